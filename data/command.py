@@ -1,0 +1,34 @@
+"""From a command line to a stage: one frozen dataclass of options in, an exit status out."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from data.errors import UserError
+
+Options = TypeVar("Options")
+
+USER_ERROR, SOME_FAILED, INTERRUPTED = 2, 3, 130
+"""Exit statuses beside 0 (all done) and 1 (a bug, with Python's traceback)."""
+
+
+def run_command(
+    options_type: type[Options], main: Callable[[Options], Path], prog: str, status: Callable[[Path], int] = lambda _path: 0
+) -> None:
+    """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
+
+    `status` looks at what `main` left behind and says how it went, where that is not simply 0.
+    """
+    options = tyro.cli(options_type, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+    try:
+        path = main(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(status(path))

@@ -1,0 +1,129 @@
+"""Retrieval metrics from scores and explicit answers, counted block by block.
+
+Each text has one video that answers it (`answers`); a video may be described by several texts. The field's protocol: text to video, every
+text is a query over all videos; video to text, a video's texts count as one entry with the best of their scores, ranked among the videos
+that have texts. Ties are credited by expectation over their orders, so constant scores give R@K = K/N and never a perfect score.
+
+Shape suffixes: A texts, B videos, G videos of a block that have texts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Metrics = dict[str, Any]
+
+RECALLS = (1, 5, 10)
+
+
+class RankCounter:
+    """Counts, for every query of both directions, the entries that score higher than its answer and those that tie with it.
+
+    Blocks of scores may come in any order; each is looked at once, and the score of an answer is taken from its own block. A block
+    whose answers are not all known yet waits in memory, so blocks that hold answers should come first. All texts of a video have
+    to be in the same block.
+    """
+
+    def __init__(self, answers: Sequence[int] | NDArray[np.integer] | Tensor, videos: int) -> None:
+        """`answers` [A]: the index of each text's video; `videos`: how many videos there are. Raises ValueError for other indices."""
+        answer_A = torch.tensor(np.asarray(answers, dtype=np.int64)).reshape(-1)
+        if len(answer_A) == 0:
+            raise ValueError("there are no texts to rank")
+        if answer_A.min() < 0 or answer_A.max() >= videos:
+            raise ValueError(f"answers name videos outside of 0 to {videos - 1}")
+        self.answer_A = answer_A
+        self._own_A = torch.full((len(answer_A),), float("nan"), dtype=torch.float64)
+        self._own_B = torch.full((videos,), float("nan"), dtype=torch.float64)
+        self._has_text_B = torch.zeros(videos, dtype=torch.bool)
+        self._has_text_B[answer_A] = True
+        self._higher_A, self._tied_A = (torch.zeros(len(answer_A), dtype=torch.int64) for _ in range(2))
+        self._higher_B, self._tied_B = (torch.zeros(videos, dtype=torch.int64) for _ in range(2))
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._texts_of_video_B = torch.bincount(answer_A, minlength=videos)
+        self._seen = 0
+
+    def update(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> None:
+        """Take the block of scores between these texts and videos, given by their indices. Raises ValueError at a score that is NaN."""
+        scores_AB = scores_AB.detach().to("cpu", torch.float64)
+        nan = scores_AB.isnan().nonzero()
+        if len(nan):
+            a, b = nan[0].tolist()
+            raise ValueError(f"the score of text {int(texts[a])} and video {int(videos[b])} is NaN")
+        block_answer_A = self.answer_A[texts]
+        owners, count = block_answer_A.unique(return_counts=True)
+        assert bool((self._texts_of_video_B[owners] == count).all()), "the texts of a video are split between blocks"
+        hit_AB = block_answer_A[:, None] == videos[None, :]
+        rows, columns = hit_AB.nonzero(as_tuple=True)
+        self._own_A[texts[rows]] = scores_AB[rows, columns]
+        best_B = scores_AB.masked_fill(~hit_AB, -torch.inf).amax(dim=0)
+        answered = hit_AB.any(dim=0)
+        self._own_B[videos[answered]] = best_B[answered]
+        self._seen += scores_AB.numel()
+        self._waiting.append((scores_AB, texts, videos))
+        self._waiting = [block for block in self._waiting if not self._count(*block)]
+
+    def _count(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> bool:
+        """Count the block if all of its answers are known."""
+        own_A = self._own_A[texts]
+        asking = self._has_text_B[videos]
+        own_B = self._own_B[videos]
+        if own_A.isnan().any() or own_B[asking].isnan().any():
+            return False
+        self._higher_A[texts] += (scores_AB > own_A[:, None]).sum(dim=1)
+        self._tied_A[texts] += (scores_AB == own_A[:, None]).sum(dim=1)
+        # The texts of a video as one entry: the best of their scores.
+        owners, group_A = self.answer_A[texts].unique(return_inverse=True)
+        best_GB = torch.full((len(owners), len(videos)), -torch.inf, dtype=torch.float64)
+        best_GB = best_GB.scatter_reduce(0, group_A[:, None].expand_as(scores_AB), scores_AB, "amax")
+        self._higher_B[videos] += (best_GB > own_B).sum(dim=0)
+        self._tied_B[videos] += (best_GB == own_B).sum(dim=0)
+        return True
+
+    def metrics(self) -> Metrics:
+        """The figures of both directions, when every block was seen: see `retrieval_metrics`."""
+        assert self._seen == len(self._own_A) * len(self._own_B), "not every pair was scored"
+        assert not self._waiting
+        asking = self._has_text_B
+        # Among the ties is the answer itself.
+        text_to_video = _summary(self._higher_A, self._tied_A - 1)
+        video_to_text = _summary(self._higher_B[asking], self._tied_B[asking] - 1)
+        recalls = [f"R@{k}" for k in RECALLS]
+        return {
+            "text_to_video": text_to_video,
+            "video_to_text": video_to_text,
+            "RSum": sum(direction[name] for direction in (text_to_video, video_to_text) for name in recalls),
+        }
+
+    def ranks(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The expected rank, from 1, of each text's video [A], and of each video's texts [B] (NaN for a video without)."""
+        rank_A = 1 + self._higher_A + (self._tied_A - 1) / 2
+        rank_B = torch.where(self._has_text_B, 1 + self._higher_B + (self._tied_B - 1) / 2, torch.nan)
+        return rank_A.numpy(), rank_B.numpy()
+
+
+def retrieval_metrics(scores_AB: Tensor | NDArray[Any], answers: Sequence[int] | NDArray[np.integer] | Tensor) -> Metrics:
+    """Retrieval metrics of a whole score matrix.
+
+    `scores_AB` [A, B]: the score of every text with every video; `answers` [A]: the index of each text's video. Returns
+    {"text_to_video": {...}, "video_to_text": {...}, "RSum"} with R@1, R@5, R@10 in percent, median rank MdR and mean rank MnR (from 1).
+    Raises ValueError where a score is NaN or an answer names no video.
+    """
+    scores_AB = torch.as_tensor(scores_AB)
+    if scores_AB.ndim != 2 or len(scores_AB) != len(answers):
+        raise ValueError(f"scores of shape {tuple(scores_AB.shape)} do not go with {len(answers)} answers")
+    counter = RankCounter(answers, scores_AB.shape[1])
+    counter.update(scores_AB, torch.arange(scores_AB.shape[0]), torch.arange(scores_AB.shape[1]))
+    return counter.metrics()
+
+
+def _summary(higher_Q: Tensor, tied_Q: Tensor) -> Mapping[str, float]:
+    """Metrics of one direction from the entries above each answer and those tied with it (the answer not counted)."""
+    higher_Q, tied_Q = higher_Q.double(), tied_Q.double()
+    rank_Q = 1 + higher_Q + tied_Q / 2
+    # Any of the tied + 1 places behind `higher` is equally likely.
+    recalls = {f"R@{k}": float(((k - higher_Q) / (tied_Q + 1)).clamp(0, 1).mean()) * 100 for k in RECALLS}
+    return recalls | {"MdR": float(np.median(rank_Q.numpy())), "MnR": float(rank_Q.mean())}

@@ -1,0 +1,14 @@
+"""Stage one: videos and captions in, a feature cache out."""
+
+from pathlib import Path
+
+from extract.options import ExtractOptions
+
+__all__ = ["ExtractOptions", "main"]
+
+
+def main(options: ExtractOptions) -> Path:
+    """Extract whatever the cache lacks; returns the cache. See extract.stage.extract."""
+    from extract.stage import extract  # torch and open_clip load here, so that --help answers at once
+
+    return extract(options)

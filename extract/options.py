@@ -1,0 +1,45 @@
+"""Options of `python -m extract`, the same from the shell and from Python."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """Decode each video once, run a frozen CLIP, and cache the features of frames and text tokens. Run again to go on."""
+
+    videos: Path
+    """Folder of the video files."""
+    annotations: Path
+    """Folder of the data set's annotation files; for `table` the CSV or Parquet file."""
+    cache: Path
+    """Folder of the feature cache; made where it is missing, added to where it is there."""
+    dataset: str = "table"
+    """Data set: msrvtt, demo, or table (your own CSV or Parquet with columns video, caption, split)."""
+    preset: str | None = None
+    """Split protocol and recipe of the data set, such as msrvtt-9k or msrvtt-7k. Default: the data set's first."""
+    model: str = "ViT-B-32-quickgelu"
+    """CLIP by open_clip's name, or local-dir:PATH."""
+    pretrained: str | None = None
+    """Weights: one of open_clip's tags, a file, or `random`. Must be given unless the model brings its own."""
+    fps: float = 1.0
+    """Frames sampled a second."""
+    max_frames: int | Literal["all"] | None = None
+    """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
+    max_words: int | None = None
+    """Tokens kept of each caption, start and end included. Default: the preset's."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Number format of the cached features."""
+    allow_missing: bool = False
+    """Go on without the videos whose file is missing and without empty captions."""
+    workers: int | None = None
+    """Videos decoded side by side. Default: one per processor core."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where CLIP runs; auto takes CUDA where there is one."""
+    seed: int = 0
+    """Seed of the weights for `--pretrained random`."""
+    quiet: bool = False
+    """No progress."""
+    json: bool = False
+    """The result as one JSON line on standard output."""

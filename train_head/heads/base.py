@@ -1,0 +1,108 @@
+"""What all heads share: their configuration, their inputs, and the temporal encoder.
+
+Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S scores of a pair.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data.features import TextFeatures, VideoFeatures
+from train_head.temporal import TemporalEncoder
+
+MAX_LOGIT_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """All that is needed to build a head again before its weights are loaded."""
+
+    head: str
+    dimension: int
+    max_words: int
+    """Longest text the learned matrices take, start and end tokens included."""
+    logit_scale: float
+    """Where the factor of the scores starts: CLIP's own."""
+    temporal: str = "none"
+    temporal_positions: int = 0
+    temporal_heads: int = 1
+    temporal_activation: str = "QuickGELU"
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Texts as they come from the cache: sentence [A, D], words [A, L, D] and which of them are real [A, L]."""
+
+    sentence_AD: Tensor
+    word_ALD: Tensor
+    mask_AL: Tensor
+
+    @classmethod
+    def gather(cls, features: TextFeatures, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> "TextBatch":
+        """The texts with these indices, on the device, as float32."""
+        word_ALD, length_A = features.words.gather(indices)
+        sentence_A1D, _ = features.sentences.gather(indices)
+        mask_AL = np.arange(word_ALD.shape[1]) < length_A[:, None]
+        return cls(*(torch.from_numpy(array).to(device) for array in (sentence_A1D[:, 0], word_ALD, mask_AL)))
+
+
+@dataclass(frozen=True)
+class VideoBatch:
+    """Videos as they come from the cache: frames [B, F, D] and which of them are real [B, F]."""
+
+    frame_BFD: Tensor
+    mask_BF: Tensor
+
+    @classmethod
+    def gather(cls, features: VideoFeatures, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> "VideoBatch":
+        """The videos with these indices, on the device, as float32."""
+        frame_BFD, length_B = features.frames.gather(indices)
+        mask_BF = np.arange(frame_BFD.shape[1]) < length_B[:, None]
+        return cls(torch.from_numpy(frame_BFD).to(device), torch.from_numpy(mask_BF).to(device))
+
+
+class Head(nn.Module, ABC):
+    """Scores texts against videos. What `encode_texts` and `encode_videos` return is the head's own affair and goes to `scores` alone."""
+
+    score_names: tuple[str, ...]
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
+        """Logarithm of the factor, as in CLIP."""
+        self.temporal: TemporalEncoder | None = None
+        if config.temporal != "none":
+            self.temporal = TemporalEncoder(config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation)
+
+    def scale(self) -> Tensor:
+        """The factor of the scores."""
+        return self.logit_scale.exp()
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """Keep the factor at 100 or less. After a step, not in `scale`: there a clamp would stop the gradient for good."""
+        self.logit_scale.clamp_(max=log(MAX_LOGIT_SCALE))
+
+    def frames_in_time(self, batch: VideoBatch) -> Tensor:
+        """v of the method [B, F, D]: the frames after the temporal encoder, or as they are without one."""
+        return batch.frame_BFD if self.temporal is None else self.temporal(batch.frame_BFD, batch.mask_BF)
+
+    @abstractmethod
+    def encode_texts(self, batch: TextBatch) -> Any:
+        """Whatever of a text does not depend on the video."""
+
+    @abstractmethod
+    def encode_videos(self, batch: VideoBatch) -> Any:
+        """Whatever of a video does not depend on the text."""
+
+    @abstractmethod
+    def scores(self, texts: Any, videos: Any) -> Tensor:
+        """Scores [S, A, B] of encoded texts and videos, times the logit scale; the retrieval score is their mean over S."""

@@ -1,0 +1,49 @@
+"""GLCCL: text-guided video and frame features, and four scores (arXiv 2605.17959)."""
+
+import torch
+from torch import Tensor, nn
+
+from train_head.glim import SCORES, Frames, Guides, prepare_texts, prepare_videos, score
+from train_head.heads.base import Head, HeadConfig, TextBatch, VideoBatch
+
+# Texts are scored in blocks of like length: padding a text costs work that grows with the square of its length.
+TEXTS_A_BLOCK = 16
+
+Block = tuple[Tensor, Guides]
+"""Some texts of a batch, by their rows in it, cut to the longest of them."""
+
+
+class GlcclHead(Head):
+    """The method: GLIM's four scores with learned matrices M_g, M_l [D, D] and P1 ... P6 [max_words, max_words]."""
+
+    score_names = SCORES
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        for name in ("M_g", "M_l"):
+            self.register_parameter(name, nn.Parameter(torch.eye(config.dimension)))
+        for i in range(1, 7):
+            self.register_parameter(f"P{i}", nn.Parameter(torch.eye(config.max_words)))
+
+    def matrices(self) -> dict[str, Tensor]:
+        """The learned matrices by their names in the method."""
+        return {name: self.get_parameter(name) for name in ("M_g", "M_l", "P1", "P2", "P3", "P4", "P5", "P6")}
+
+    def encode_texts(self, batch: TextBatch) -> list[Block]:
+        matrices = self.matrices()
+        length_A = batch.mask_AL.sum(dim=1)
+        blocks = []
+        for rows in length_A.argsort(stable=True).split(TEXTS_A_BLOCK):
+            length = int(length_A[rows].max())
+            mask_AL = batch.mask_AL[rows, :length]
+            blocks.append((rows, prepare_texts(batch.sentence_AD[rows], batch.word_ALD[rows, :length], mask_AL, matrices)))
+        return blocks
+
+    def encode_videos(self, batch: VideoBatch) -> Frames:
+        return prepare_videos(self.frames_in_time(batch), batch.mask_BF)
+
+    def scores(self, texts: list[Block], videos: Frames) -> Tensor:
+        matrices = self.matrices()
+        by_length_SAB = torch.cat([score(guides, videos, matrices) for _, guides in texts], dim=1)
+        order_A = torch.cat([rows for rows, _ in texts])
+        return by_length_SAB[:, order_A.argsort()] * self.scale()

@@ -1,0 +1,22 @@
+"""CLIP4Clip's pooling (Luo et al. 2021, "mean pooling" and, with the temporal encoder, "seqTransf"): the paper's parameter-free foil."""
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from train_head.heads.base import Head, TextBatch, VideoBatch
+
+
+class MeanHead(Head):
+    """Cosine of the sentence and the mean of the frames, each frame of norm 1."""
+
+    score_names = ("video-sentence",)
+
+    def encode_texts(self, batch: TextBatch) -> Tensor:
+        return normalize(batch.sentence_AD, dim=-1)
+
+    def encode_videos(self, batch: VideoBatch) -> Tensor:
+        unit_BFD = normalize(self.frames_in_time(batch), dim=-1) * batch.mask_BF[..., None]
+        return normalize(unit_BFD.sum(dim=1), dim=-1)
+
+    def scores(self, texts: Tensor, videos: Tensor) -> Tensor:
+        return (texts @ videos.T)[None] * self.scale()

@@ -1,0 +1,49 @@
+"""Options of `python -m train_head`, the same from the shell and from Python."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a head on cached features and keep the epoch that is best on the validation split."""
+
+    cache: Path
+    """Folder of the feature cache."""
+    out: Path
+    """Folder for the run; must not hold one already."""
+    preset: str | None = None
+    """Split protocol, where the cache serves several."""
+    head: str = "glccl"
+    """glccl (the method) or mean (CLIP4Clip's pooling)."""
+    temporal: Literal["seq-transf", "none"] = "seq-transf"
+    """Temporal encoder over the frames."""
+    temporal_init: Literal["clip", "random"] = "clip"
+    """Where the temporal encoder starts: CLIP's text blocks, or random."""
+    csc_weight: float = 0.5
+    """Weight of the CSC loss; heads with a single score have none."""
+    csc_data: Literal["both", "positive", "negative"] = "both"
+    """Pairs through which the CSC gradient flows."""
+    max_frames: int | None = None
+    """Frames used of each video, chosen evenly. Default: all that are cached."""
+    epochs: int = 5
+    """Passes over the training captions."""
+    batch_size: int = 128
+    """Captions (and their videos) a step."""
+    lr: float = 1e-4
+    """Largest learning rate, after 10% linear warm-up; then a cosine to zero."""
+    weight_decay: float = 0.2
+    """Decoupled weight decay of matrices; biases, norms and the logit scale have none."""
+    allow_missing: bool = False
+    """Go on without captions and videos whose features are missing."""
+    memory_budget: float | None = None
+    """GiB of features kept in memory for each split. Default: half of the machine's memory."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA where there is one."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of captions."""
+    quiet: bool = False
+    """No progress."""
+    json: bool = False
+    """The result as one JSON line on standard output."""

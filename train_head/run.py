@@ -1,0 +1,82 @@
+"""A run on disk: the head's weights as safetensors, and JSON that says what made it and which caches it fits."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from data.cache import FeatureCache
+from data.errors import UserError
+from data.provenance import write_json
+from train_head.heads import HEADS, Head, HeadConfig, make_head
+from train_head.splits import Split
+
+WEIGHTS_FILE = "head.safetensors"
+RUN_FILE = "run.json"
+LOG_FILE = "log.csv"
+ZERO_SHOT = "zero-shot:"
+
+
+def save_run(path: Path, head: Head, record: dict[str, Any]) -> None:
+    """Write the weights, then run.json with the head's configuration and `record`; a run without run.json is not complete."""
+    temporary = path / f".{WEIGHTS_FILE}.tmp"
+    save_file({name: value.contiguous() for name, value in head.state_dict().items()}, temporary)
+    temporary.replace(path / WEIGHTS_FILE)
+    write_json(path / RUN_FILE, {"head": asdict(head.config), **record})
+
+
+def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head, dict[str, Any]]:
+    """The head of a run folder, or an untrained one for `zero-shot:HEAD`, with the run's record.
+
+    Raises UserError where there is no such run, it is damaged, or it was trained for other CLIP weights than made the cache.
+    """
+    if run.startswith(ZERO_SHOT):
+        name = run.removeprefix(ZERO_SHOT)
+        if name not in HEADS:
+            raise UserError(f"--run {run}: choose {' or '.join(ZERO_SHOT + head for head in HEADS)}")
+        scale = cache.clip_parts().logit_scale
+        config = HeadConfig(name, cache.dimension, int(cache.settings["max_words"]), scale)
+        return make_head(config).to(device), {"run": run}
+    record = _read_record(Path(run))
+    if record["weights"] != cache.weights or record["head"]["dimension"] != cache.dimension:
+        raise UserError(
+            f"--run {run} was trained on features of other CLIP weights ({record['weights'][:12]}..., D = {record['head']['dimension']}) "
+            f"than the cache {cache.path} holds ({cache.weights[:12]}..., D = {cache.dimension}): use the cache of the same CLIP"
+        )
+    head = make_head(HeadConfig(**record["head"]))
+    try:
+        head.load_state_dict(load_file(Path(run) / WEIGHTS_FILE))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({' '.join(str(error).split())[:200]}): train it again"
+        ) from error
+    return head.to(device), {"run": run, **record}
+
+
+def check_fits(head: Head, split: Split) -> None:
+    """Raises UserError where captions or frames of the split are longer than the head's matrices or positions."""
+    words, frames = int(split.texts.words.length_N.max()), int(split.videos.frames.length_N.max())
+    if words > head.config.max_words:
+        raise UserError(
+            f"captions of split {split.name!r} have up to {words} tokens, the head takes {head.config.max_words}: "
+            f"extract with --max-words {head.config.max_words}, or train on longer captions"
+        )
+    if head.temporal is not None and frames > head.config.temporal_positions:
+        raise UserError(
+            f"videos of split {split.name!r} have up to {frames} frames, the temporal encoder has {head.config.temporal_positions} "
+            f"positions: use --max-frames {head.config.temporal_positions} or less"
+        )
+
+
+def _read_record(run: Path) -> dict[str, Any]:
+    if not (run / RUN_FILE).is_file():
+        raise UserError(f"--run {run} is no finished run ({RUN_FILE} is missing): train one with python -m train_head --out {run}")
+    try:
+        record: dict[str, Any] = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{run / RUN_FILE} is damaged ({error}): train the run again") from error
+    return record

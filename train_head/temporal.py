@@ -1,0 +1,114 @@
+"""The temporal encoder ("seqTransf"): four Transformer blocks of CLIP's shape over a video's frames, inside a residual.
+
+Shape suffixes: B videos, F frames, D joint dimension.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.cache import ClipParts
+from data.errors import UserError
+
+BLOCKS = 4
+_ACTIVATIONS = ("QuickGELU", "GELU")
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Block(nn.Module):
+    """A pre-norm Transformer block; its parameters have the names of CLIP's, so that CLIP's can be loaded."""
+
+    def __init__(self, dimension: int, heads: int, activation: str) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(dimension)
+        self.attn = nn.MultiheadAttention(dimension, heads, batch_first=True)
+        self.ln_2 = nn.LayerNorm(dimension)
+        layers: list[tuple[str, nn.Module]] = [
+            ("c_fc", nn.Linear(dimension, 4 * dimension)),
+            ("gelu", QuickGELU() if activation == "QuickGELU" else nn.GELU()),
+            ("c_proj", nn.Linear(4 * dimension, dimension)),
+        ]
+        self.mlp = nn.Sequential(OrderedDict(layers))
+
+    def forward(self, x_BFD: Tensor, padding_BF: Tensor) -> Tensor:
+        y_BFD = self.ln_1(x_BFD)
+        x_BFD = x_BFD + self.attn(y_BFD, y_BFD, y_BFD, key_padding_mask=padding_BF, need_weights=False)[0]
+        out: Tensor = x_BFD + self.mlp(self.ln_2(x_BFD))
+        return out
+
+
+class TemporalEncoder(nn.Module):
+    """v = u + Transformer(u + position), padded frames left out of the attention."""
+
+    def __init__(self, dimension: int, positions: int, heads: int, activation: str) -> None:
+        super().__init__()
+        self.heads, self.activation = heads, activation
+        self.positional_embedding = nn.Parameter(torch.empty(positions, dimension))
+        self.blocks = nn.ModuleList(Block(dimension, heads, activation) for _ in range(BLOCKS))
+        self._initialise()
+
+    def shape(self) -> dict[str, Any]:
+        """What the configuration of a head says of its temporal encoder."""
+        return {
+            "temporal_positions": len(self.positional_embedding),
+            "temporal_heads": self.heads,
+            "temporal_activation": self.activation,
+        }
+
+    def _initialise(self) -> None:
+        """CLIP's own random start (Radford et al. 2021)."""
+        dimension = self.positional_embedding.shape[1]
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        for name, parameter in self.blocks.named_parameters():
+            if parameter.ndim == 2:
+                deep = "out_proj" in name or "c_proj" in name
+                scale = dimension if "c_fc" not in name else 2 * dimension
+                nn.init.normal_(parameter, std=scale**-0.5 * ((2 * BLOCKS) ** -0.5 if deep else 1.0))
+            elif "ln_" not in name:
+                nn.init.zeros_(parameter)
+
+    def load_clip(self, tensors: Mapping[str, Tensor]) -> None:
+        """Start from CLIP's text tower: its positions and first blocks. Raises UserError where they have another shape."""
+        own = self.state_dict()
+        lacking = [name for name, value in own.items() if name not in tensors or tensors[name].shape != value.shape]
+        if lacking or len(tensors) != len(own):
+            raise UserError(
+                f"the temporal encoder cannot start from this CLIP's text tower, which is not {BLOCKS} plain blocks as wide as features "
+                f"({own['positional_embedding'].shape[1]}): use --temporal-init random or --temporal none"
+            )
+        self.load_state_dict(dict(tensors))
+
+    def forward(self, frame_BFD: Tensor, mask_BF: Tensor) -> Tensor:
+        x_BFD = frame_BFD + self.positional_embedding[: frame_BFD.shape[1]]
+        for block in self.blocks:
+            x_BFD = block(x_BFD, ~mask_BF)
+        return frame_BFD + x_BFD
+
+
+def heads_for(dimension: int) -> int:
+    """CLIP's number of attention heads for a width: one for every 64."""
+    return max(1, dimension // 64)
+
+
+def make_temporal(dimension: int, parts: ClipParts, initial: str) -> TemporalEncoder:
+    """A temporal encoder for these features, started from CLIP (`clip`) or at random (`random`)."""
+    positions = len(parts.tensors["positional_embedding"])
+    if initial == "random":
+        return TemporalEncoder(dimension, positions, heads_for(dimension), "QuickGELU")
+    if parts.activation not in _ACTIVATIONS or parts.heads < 1 or dimension % parts.heads:
+        raise UserError(
+            f"the temporal encoder cannot start from text blocks with {parts.heads} heads and activation {parts.activation}: "
+            "use --temporal-init random or --temporal none"
+        )
+    encoder = TemporalEncoder(dimension, positions, parts.heads, parts.activation)
+    encoder.load_clip({name: torch.from_numpy(value) for name, value in parts.tensors.items()})
+    return encoder

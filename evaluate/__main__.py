@@ -1,0 +1,4 @@
+from data.command import run_command
+from evaluate import EvaluateOptions, main
+
+run_command(EvaluateOptions, main, prog="python -m evaluate")

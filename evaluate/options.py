@@ -1,0 +1,33 @@
+"""Options of `python -m evaluate`, the same from the shell and from Python."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score all pairs of a split with a run and report retrieval metrics in both directions."""
+
+    cache: Path
+    """Folder of the feature cache."""
+    run: str
+    """Folder of a run, or zero-shot:glccl or zero-shot:mean for a head without training."""
+    out: Path
+    """Folder for metrics.json."""
+    split: Literal["test", "val", "train"] = "test"
+    """Split to evaluate."""
+    preset: str | None = None
+    """Split protocol, where the cache serves several."""
+    max_frames: int | None = None
+    """Frames used of each video, chosen evenly. Default: as the run was trained; all that are cached for zero-shot."""
+    allow_missing: bool = False
+    """Go on without captions and videos whose features are missing; results say how many there are."""
+    memory_budget: float | None = None
+    """GiB of features kept in memory. Default: half of the machine's memory."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to score; auto takes CUDA where there is one."""
+    quiet: bool = False
+    """No progress."""
+    json: bool = False
+    """The result as one JSON line on standard output."""

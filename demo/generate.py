@@ -1,0 +1,112 @@
+"""Render the demo data set: `python -m demo.generate --out DIR` writes DIR/videos/*.mp4 and DIR/annotations in MSR-VTT's file form.
+
+Running again renders only what is missing; a DIR made with other sizes or another seed is refused.
+"""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data.command import run_command
+from data.errors import UserError
+from data.ffmpeg import encode_video
+from data.progress import Progress
+from data.provenance import write_atomically, write_json
+from demo.render import SIDE, render_event
+from demo.world import Split, caption, make_split
+
+FPS = 8
+RECIPE_FILE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Render the demo data set: videos of moving shapes, and captions that describe a part of each."""
+
+    out: Path
+    """Folder for videos/ and annotations/."""
+    train: int = 1000
+    """Training videos, four captions each."""
+    val: int = 100
+    """Validation videos, two captions each."""
+    test: int = 500
+    """Test videos, two captions each."""
+    seed: int = 0
+    """Seed of everything that happens."""
+    quiet: bool = False
+    """No progress."""
+
+
+CAPTIONS_PER_VIDEO = {"train": 4, "val": 2, "test": 2}
+
+
+def main(options: GenerateOptions) -> Path:
+    """Write the data set and return its folder. Raises UserError where the folder holds another one."""
+    sizes = {"train": options.train, "val": options.val, "test": options.test}
+    if min(sizes.values()) < 1:
+        raise UserError("--train, --val and --test: at least 1 video each")
+    recipe = {**sizes, "seed": options.seed}
+    videos, annotations = options.out / "videos", options.out / "annotations"
+    recipe_path = options.out / RECIPE_FILE
+    if recipe_path.exists() and json.loads(recipe_path.read_text()) != recipe:
+        raise UserError(f"--out {options.out} holds a demo set of other sizes or another seed: name another folder, or delete it")
+    for folder in (videos, annotations):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(recipe_path, recipe)
+    tasks = []
+    records: dict[str, list[Any]] = {"videos": [], "sentences": []}
+    number = 0
+    for index, (split, size) in enumerate(sizes.items()):
+        rng = np.random.default_rng([options.seed, index])
+        made = make_split(rng, size, CAPTIONS_PER_VIDEO[split])
+        ids = [f"video{number + v}" for v in range(size)]
+        number += size
+        _describe(made, split, ids, rng, records)
+        write_atomically(annotations / f"MSRVTT_{split}.full.csv", pd.DataFrame({"video_id": ids}).to_csv(index=False))
+        tasks += [
+            (videos / f"{video_id}.mp4", made.events_VEK[v], made.seconds_VE[v], (options.seed, index, v)) for v, video_id in enumerate(ids)
+        ]
+    write_json(annotations / "MSRVTT_data.json", records)
+    tasks = [task for task in tasks if not task[0].exists()]
+    with (
+        Progress("rendering", len(tasks), "videos", options.quiet) as progress,
+        ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool,
+    ):
+        for _ in pool.map(_render_video, tasks, chunksize=8):
+            progress.update()
+    print(f"{options.out}: {number} videos ({len(tasks)} rendered now), {len(records['sentences'])} captions")
+    return options.out
+
+
+def _describe(made: Split, split: str, ids: list[str], rng: np.random.Generator, records: dict[str, list[Any]]) -> None:
+    """The split's records in the form of MSRVTT_data.json."""
+    for v, video_id in enumerate(ids):
+        seconds = int(made.seconds_VE[v].sum())
+        records["videos"].append({"video_id": video_id, "split": split, "start time": 0, "end time": seconds, "url": ""})
+        for statement in made.statements[v]:
+            sentence = {"video_id": video_id, "caption": caption(rng, statement), "sen_id": len(records["sentences"])}
+            records["sentences"].append(sentence)
+
+
+def _render_video(task: tuple[Path, NDArray[np.int8], NDArray[np.int8], tuple[int, int, int]]) -> None:
+    """Draw the events of one video one after the other and encode them."""
+    path, events_EK, seconds_E, seed = task
+    rng = np.random.default_rng(seed)
+    stills: list[bytes] = []
+    for event_K, seconds in zip(events_EK, seconds_E, strict=True):
+        count = FPS * int(seconds)
+        if count:
+            stills += [still.tobytes() for still in render_event(event_K, [i / count for i in range(count)], rng)]
+    encode_video(path, b"".join(stills), SIDE, SIDE, FPS)
+
+
+if __name__ == "__main__":
+    run_command(GenerateOptions, main, prog="python -m demo.generate")

@@ -1,0 +1,103 @@
+"""Pictures of the demo world: one event as stills, drawn at twice the size and halved, which smooths the edges."""
+
+from math import cos, pi, sin
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from demo.world import ATTRIBUTES, NAMES
+
+SIDE = 128
+"""Width and height of a video in pixels."""
+
+_COLOURS = {
+    "red": (225, 40, 40), "orange": (255, 140, 20), "yellow": (250, 230, 50), "green": (50, 190, 60),
+    "cyan": (60, 220, 230), "blue": (50, 80, 230), "purple": (160, 60, 200), "white": (245, 245, 245),
+}  # fmt: skip
+_CENTRES = {
+    "in the middle": (0.5, 0.5), "at the top": (0.5, 0.24), "at the bottom": (0.5, 0.76),
+    "on the left": (0.24, 0.5), "on the right": (0.76, 0.5),
+}  # fmt: skip
+_DIRECTIONS = {"resting": (0, 0), "rising": (0, -1), "falling": (0, 1), "moving left": (-1, 0), "moving right": (1, 0)}
+_RADII = {"small": 0.11, "large": 0.19}
+
+Point = tuple[float, float]
+
+
+def _corners(shape: str) -> list[Point]:
+    """The outline of a shape of radius 1 round the origin, y downwards."""
+    if shape == "square":
+        return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
+    if shape == "diamond":
+        return [(0, -1.1), (0.75, 0), (0, 1.1), (-0.75, 0)]
+    if shape == "triangle":
+        return [(0, -1), (0.95, 0.75), (-0.95, 0.75)]
+    if shape == "star":
+        radii = (1.1, 0.45) * 5
+        return [(r * sin(i * pi / 5), -r * cos(i * pi / 5)) for i, r in enumerate(radii)]
+    if shape == "cross":
+        w = 0.33
+        return [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)]
+    if shape == "heart":
+        # The usual parametric heart, scaled to the radius of the others.
+        angles = [i * pi / 16 for i in range(32)]
+        return [
+            (sin(t) ** 3, -(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) / 16) for t in angles
+        ]  # fmt: skip
+    count = 36  # circle and ring
+    return [(cos(2 * pi * i / count), sin(2 * pi * i / count)) for i in range(count)]
+
+
+def _background(name: str, tone: float, phase: NDArray[np.float64], side: int) -> NDArray[np.uint8]:
+    """A quiet grey pattern [side, side, 3]; tone in 0..1 sets its brightness, phase [2] in 0..1 its position."""
+    dark, light = 35 + 20 * tone, 75 + 30 * tone
+    x, y = np.arange(side)[None, :] / side, np.arange(side)[:, None] / side
+    u, v = 6 * x + phase[0], 6 * y + phase[1]
+    mask: NDArray[np.float64]
+    if name == "striped":
+        mask = (v % 1 < 0.5).astype(float)
+    elif name == "dotted":
+        mask = ((u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.07).astype(float)
+    elif name == "checkered":
+        mask = ((u % 1 < 0.5) ^ (v % 1 < 0.5)).astype(float)
+    elif name == "gridded":
+        mask = ((u % 1 < 0.16) | (v % 1 < 0.16)).astype(float)
+    elif name == "shaded":
+        mask = y
+    else:
+        mask = np.full((1, 1), 0.3)
+    grey = (dark + (light - dark) * mask).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(grey[..., None], (side, side, 3)))
+
+
+def render_event(event_K: NDArray[np.int8], progress: list[float], rng: np.random.Generator) -> list[Image.Image]:
+    """Stills of one event at the given moments (0 its start, 1 its end), each SIDE x SIDE, RGB.
+
+    `rng` places what no caption speaks of: the exact position, the tone and phase of the background.
+    """
+    value = {name: ATTRIBUTES[name][event_K[k]] for k, name in enumerate(NAMES)}
+    side = 2 * SIDE
+    background = _background(value["background"], float(rng.random()), rng.random(2), side)
+    radius = _RADII[value["size"]] * side * float(rng.uniform(0.93, 1.07))
+    jitter = rng.uniform(-0.025, 0.025, size=2)
+    direction = _DIRECTIONS[value["motion"]]
+    colour = _COLOURS[value["colour"]]
+    corners = _corners(value["shape"])
+    stills = []
+    for moment in progress:
+        image = Image.fromarray(background)
+        draw = ImageDraw.Draw(image)
+        centre = [(_CENTRES[value["place"]][axis] + jitter[axis] + direction[axis] * 0.12 * (moment - 0.5)) * side for axis in (0, 1)]
+        moving = value["motion"] != "resting"
+        # The trail, faintest first, so that one still shows where the object comes from.
+        for step, strength in ((3, 0.2), (2, 0.35), (1, 0.55), (0, 1.0)) if moving else ((0, 1.0),):
+            at = [centre[axis] - direction[axis] * step * 0.5 * radius for axis in (0, 1)]
+            ink = tuple(round(strength * c + (1 - strength) * 60) for c in colour)
+            points = [(at[0] + radius * x, at[1] + radius * y) for x, y in corners]
+            if value["shape"] == "ring":
+                draw.line([*points, *points[:2]], fill=ink, width=round(0.42 * radius), joint="curve")
+            else:
+                draw.polygon(points, fill=ink)
+        stills.append(image.reduce(2))
+    return stills

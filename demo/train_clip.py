@@ -1,0 +1,145 @@
+"""Train the demo's tiny CLIP on rendered stills and captions of single events: `python -m demo.train_clip --out DIR`.
+
+The plain contrastive loss of CLIP (Radford et al. 2021) on random events of the demo world; half of each batch are hard negatives, one
+attribute away from the other half. The result is a folder for `--model local-dir:DIR`: open_clip's configuration and the weights as
+float16. Embeddings of tokens that no caption uses are zero, so that the file compresses and an unknown word says nothing.
+
+Shape suffixes: N stills of a batch, L text positions, D joint dimension.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from math import log
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.command import run_command
+from demo.render import render_event
+from demo.world import NAMES, caption, change_one_attribute, random_events
+from extract.clip import RANDOM, load_clip
+
+CONFIG_DIR = Path(__file__).parent / "clip"
+
+
+Batch = tuple[NDArray[np.uint8], list[str]]
+"""Stills [N, H, W, 3] and the caption of each."""
+
+
+@dataclass(frozen=True)
+class TrainClipOptions:
+    """Train the demo's tiny CLIP on rendered stills."""
+
+    out: Path
+    """Folder for open_clip_config.json and open_clip_model.safetensors."""
+    steps: int = 1800
+    """Optimiser steps."""
+    batch_size: int = 128
+    """Stills a step; half of them are hard negatives of the other half."""
+    lr: float = 1e-3
+    """Largest learning rate, reached after 5% of the steps, then a cosine to zero."""
+    seed: int = 0
+    """Seed of the weights, the stills and the captions."""
+
+
+def _make_batch(task: tuple[int, int, int]) -> Batch:
+    """One batch, from (seed, step, size): stills [N, 128, 128, 3] and a caption of each. The same wherever it is made."""
+    seed, step, size = task
+    rng = np.random.default_rng([seed, step])
+    base_NK = random_events(rng, size // 2)
+    events_NK = np.concatenate([base_NK, change_one_attribute(rng, base_NK)])
+    stills, captions = [], []
+    for event_K in events_NK:
+        stills.append(np.asarray(render_event(event_K, [float(rng.random())], rng)[0]))
+        said = rng.permutation(len(NAMES))[: rng.integers(3, len(NAMES) + 1)]
+        captions.append(caption(rng, ({NAMES[k]: int(event_K[k]) for k in said},)))
+    return np.stack(stills), captions
+
+
+def _batches(pool: ProcessPoolExecutor, options: TrainClipOptions) -> Iterator[Batch]:
+    """The batches in order, rendered by the pool at most a few steps ahead: rendering is faster than training."""
+    ahead: deque[Future[Batch]] = deque()
+    for step in range(options.steps):
+        ahead.append(pool.submit(_make_batch, (options.seed, step, options.batch_size)))
+        if len(ahead) > 8:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def clip_loss(image_ND: Tensor, sentence_ND: Tensor, logit_scale: Tensor) -> Tensor:
+    """CLIP's symmetric cross entropy over the batch."""
+    normalise = nn.functional.normalize
+    logits_NN = logit_scale * normalise(image_ND, dim=-1) @ normalise(sentence_ND, dim=-1).T
+    target_N = torch.arange(len(logits_NN))
+    return (nn.functional.cross_entropy(logits_NN, target_N) + nn.functional.cross_entropy(logits_NN.T, target_N)) / 2
+
+
+def main(options: TrainClipOptions) -> Path:
+    """Train and write the folder; returns it."""
+    clip = load_clip(f"local-dir:{CONFIG_DIR}", RANDOM, torch.device("cpu"), options.seed)
+    model = clip.model.train().requires_grad_(True)
+    with torch.no_grad():
+        model.logit_scale.fill_(log(1 / 0.07))
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=options.lr, betas=(0.9, 0.98), eps=1e-6
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.lr, total_steps=options.steps, pct_start=0.05, cycle_momentum=False)
+    seen_ids: set[int] = set()
+    start = time.perf_counter()
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        bar = tqdm(_batches(pool, options), total=options.steps, unit="step", mininterval=2)
+        for still_NHWC, captions in bar:
+            # The same shrinking as the transform of the evaluation: bicubic with antialiasing.
+            image_NCHW = nn.functional.interpolate(
+                torch.from_numpy(still_NHWC).permute(0, 3, 1, 2).float() / 255, size=64, mode="bicubic", antialias=True
+            ).clamp(0, 1)
+            ids_NL, _ = clip.tokenize(captions, clip.context_length)
+            seen_ids.update(ids_NL.unique().tolist())
+            loss = clip_loss(
+                model.encode_image((image_NCHW - 0.5) / 0.25),
+                model.encode_text(ids_NL),
+                model.logit_scale.exp(),
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=log(100))
+            bar.set_postfix(loss=f"{loss.item():.3f}", scale=f"{model.logit_scale.exp().item():.1f}")
+    _save(model, seen_ids, options.out)
+    print(f"{options.steps} steps in {time.perf_counter() - start:.0f} s -> {options.out}")
+    return options.out
+
+
+def _save(model: nn.Module, seen_ids: set[int], out: Path) -> None:
+    state = {
+        name: (value.detach().to(torch.float16) if value.is_floating_point() else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    unseen = torch.ones(len(state["token_embedding.weight"]), dtype=torch.bool)
+    unseen[list(seen_ids)] = False
+    state["token_embedding.weight"][unseen] = 0
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "open_clip_config.json").write_text((CONFIG_DIR / "open_clip_config.json").read_text())
+    temporary = out / f"open_clip_model.safetensors.{os.getpid()}.tmp"
+    save_file(state, temporary)
+    temporary.replace(out / "open_clip_model.safetensors")
+
+
+if __name__ == "__main__":
+    run_command(TrainClipOptions, main, prog="python -m demo.train_clip")

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The whole pipeline on the embedded demo set; everything lands under runs/demo. Run again, it skips what is done.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+out=runs/demo
+
+"$python" -m demo.generate --out "$out"
+"$python" -m extract --dataset demo --videos "$out/videos" --annotations "$out/annotations" \
+    --cache "$out/cache" --model local-dir:demo/clip
+for head in mean glccl; do
+    "$python" -m evaluate --cache "$out/cache" --run "zero-shot:$head" --out "$out/results/zero-shot-$head"
+done
+for head in mean glccl; do
+    [ -e "$out/$head/run.json" ] || "$python" -m train_head --cache "$out/cache" --out "$out/$head" --head "$head"
+    "$python" -m evaluate --cache "$out/cache" --run "$out/$head" --out "$out/results/$head"
+done
+
+echo
+"$python" -m evaluate.compare --out "$out/summary.json" \
+    "$out"/results/zero-shot-mean "$out"/results/zero-shot-glccl "$out"/results/mean "$out"/results/glccl
+echo "videos, cache, runs and results are under $out; this table is in $out/summary.json"

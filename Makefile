@@ -1,0 +1,28 @@
+# `make demo` and `make test` set everything up first: Python 3.11 or 3.12, make and pip are all they need.
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test clean
+
+demo: $(VENV)/ready
+	PYTHON=$(BIN)/python bash pipelines/demo.sh
+
+test: $(VENV)/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+$(VENV)/ready: requirements.txt $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt $(CONSTRAINTS:%=--constraint %)
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt $(CONSTRAINTS:%=--constraint %)
+	touch $@
+
+clean:
+	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+"""Fixtures: a small demo set of real encoded videos, its cache, and the files that some machines have beside the checkout."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data.cache import FeatureCache
+from demo import generate
+from extract import ExtractOptions, main
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+DEMO_CLIP = f"local-dir:{ROOT / 'demo' / 'clip'}"
+
+
+@pytest.fixture(scope="session")
+def shared_videos() -> Path:
+    if not (SHARED / "videos").is_dir():
+        pytest.skip("the folder of real video files, ../shared/videos, is not here")
+    return SHARED / "videos"
+
+
+@pytest.fixture(scope="session")
+def shared_annotations() -> Path:
+    if not (SHARED / "annotations").is_dir():
+        pytest.skip("the folder of genuine annotation files, ../shared/annotations, is not here")
+    return SHARED / "annotations"
+
+
+@pytest.fixture(scope="session")
+def demo_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 + 10 + 12 rendered videos with their annotations."""
+    out = tmp_path_factory.mktemp("demo")
+    return generate.main(generate.GenerateOptions(out=out, train=40, val=10, test=12, quiet=True))
+
+
+@pytest.fixture(scope="session")
+def extract_options(demo_set: Path, tmp_path_factory: pytest.TempPathFactory) -> ExtractOptions:
+    """What makes `cache_path` from `demo_set`."""
+    return ExtractOptions(
+        dataset="demo",
+        videos=demo_set / "videos",
+        annotations=demo_set / "annotations",
+        cache=tmp_path_factory.mktemp("cache") / "cache",
+        model=DEMO_CLIP,
+        device="cpu",
+        quiet=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def cache_path(extract_options: ExtractOptions) -> Path:
+    return main(extract_options)
+
+
+@pytest.fixture
+def cache(cache_path: Path) -> FeatureCache:
+    return FeatureCache(cache_path)
+
+
+@pytest.fixture
+def own_cache_options(extract_options: ExtractOptions, tmp_path: Path) -> ExtractOptions:
+    """The same extraction into a cache of this test's own."""
+    return replace(extract_options, cache=tmp_path / "cache")

@@ -1,0 +1,150 @@
+"""The cache as a file format: what is written comes back, and what does not fit is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.cache import CLIP_FILE, ClipParts, FeatureCache, TextEntry, VideoEntry
+from data.errors import UserError
+from data.sampling import choose_frames
+
+SETTINGS: dict[str, Any] = {"weights": "w" * 64, "dimension": 8, "max_words": 16, "dtype": "float16"}
+PARTS = ClipParts(
+    {"positional_embedding": np.ones((5, 8), np.float32), "blocks.0.ln_1.weight": np.arange(8, dtype=np.float32)}, 14.5, 2, "GELU"
+)
+EVERYTHING = 10**9
+
+
+def new_cache(path: Path, **changes: Any) -> FeatureCache:
+    return FeatureCache.create(path, SETTINGS | changes, PARTS, {"made by": "a test"})
+
+
+def video(rng: np.random.Generator, name: str, frames: int) -> VideoEntry:
+    return VideoEntry(name, rng.normal(size=(frames, 8)).astype(np.float32), np.arange(frames, dtype=float), 10, 20)
+
+
+def text(rng: np.random.Generator, words: str, tokens: int) -> TextEntry:
+    return TextEntry(words, rng.normal(size=(tokens, 8)).astype(np.float32), rng.normal(size=8).astype(np.float32))
+
+
+@pytest.mark.parametrize("budget", [EVERYTHING, 0])
+def test_features_come_back_in_the_order_asked_for(tmp_path: Path, budget: int) -> None:
+    """From several parts, from memory and from disk alike."""
+    rng = np.random.default_rng(0)
+    cache = new_cache(tmp_path)
+    videos = [video(rng, f"v{i}", frames) for i, frames in enumerate([3, 1, 7, 2])]
+    texts = [text(rng, f"words, \n'{i}' é", tokens) for i, tokens in enumerate([2, 9, 4])]
+    cache.write_videos(videos[:2])
+    cache.write_videos(videos[2:])
+    cache.write_texts(texts)
+    cache = FeatureCache(tmp_path)
+    order = [2, 0, 3]
+    read = cache.videos([f"v{i}" for i in order], budget)
+    frames, lengths = read.frames.gather([0, 1, 2])
+    assert lengths.tolist() == [7, 3, 2]
+    for row, i in enumerate(order):
+        np.testing.assert_array_equal(frames[row, : lengths[row]], videos[i].frames_TD.astype(np.float16))
+        assert not frames[row, lengths[row] :].any()
+        np.testing.assert_array_equal(read.seconds[row], videos[i].seconds_T)
+    read_texts = cache.texts([texts[1].text, texts[0].text], budget)
+    words, lengths = read_texts.words.gather([1, 0])
+    assert lengths.tolist() == [2, 9]
+    np.testing.assert_array_equal(words[1], texts[1].words_TD.astype(np.float16))
+    np.testing.assert_array_equal(read_texts.sentences.gather([0])[0][0, 0], texts[1].sentence_D.astype(np.float16))
+
+
+@pytest.mark.parametrize("budget", [EVERYTHING, 0])
+def test_frames_are_thinned_by_the_rule_of_extraction(tmp_path: Path, budget: int) -> None:
+    cache = new_cache(tmp_path)
+    entry = video(np.random.default_rng(0), "v", 10)
+    cache.write_videos([entry])
+    thinned = cache.videos(["v"], budget, max_frames=4)
+    expected = np.linspace(0, 9, num=4).astype(int)
+    np.testing.assert_array_equal(thinned.frames.gather([0])[0][0], entry.frames_TD[expected].astype(np.float16))
+    assert thinned.seconds[0].tolist() == expected.tolist()
+
+
+@given(available=st.integers(1, 200), max_frames=st.integers(1, 100))
+@settings(deadline=None)
+def test_chosen_frames_are_spread_over_the_video(available: int, max_frames: int) -> None:
+    chosen = choose_frames(available, max_frames)
+    assert len(chosen) == min(available, max_frames)
+    assert len(set(chosen.tolist())) == len(chosen)
+    assert chosen[0] == 0
+    assert chosen[-1] == (available - 1 if max_frames > 1 or available == 1 else 0)
+
+
+def test_clip_parts_come_back(tmp_path: Path) -> None:
+    parts = new_cache(tmp_path).clip_parts()
+    assert (parts.logit_scale, parts.heads, parts.activation) == (14.5, 2, "GELU")
+    assert parts.tensors.keys() == PARTS.tensors.keys()
+    for name, value in PARTS.tensors.items():
+        np.testing.assert_array_equal(parts.tensors[name], value)
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    new_cache(tmp_path)
+    with pytest.raises(UserError, match="max_words is 16 there and 32 here") as refusal:
+        new_cache(tmp_path, max_words=32)
+    assert "\n" not in str(refusal.value)
+
+
+def test_tables_are_no_part_of_the_identity(tmp_path: Path) -> None:
+    cache = new_cache(tmp_path)
+    frame = pd.DataFrame({"video_id": ["a"], "caption": ['NA, "quoted"\n'], "split": ["test"]})
+    cache.write_table("one", frame)
+    assert cache.table().equals(frame)
+    cache.write_table("two", frame.assign(split="val"))
+    with pytest.raises(UserError, match=r"--preset one\|two"):
+        cache.table()
+    assert cache.table("two")["split"].tolist() == ["val"]
+    with pytest.raises(UserError, match="no captions for preset three"):
+        cache.table("three")
+    assert FeatureCache(tmp_path).digest == cache.digest
+
+
+def test_a_part_of_another_cache_is_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    new_cache(tmp_path / "a").write_videos([video(rng, "v", 2)])
+    new_cache(tmp_path / "b", max_words=9)
+    part = next((tmp_path / "a").glob("videos-*"))
+    part.rename(tmp_path / "b" / part.name)
+    with pytest.raises(UserError, match="other settings"):
+        FeatureCache(tmp_path / "b")
+
+
+def test_features_too_large_for_the_format_are_refused(tmp_path: Path) -> None:
+    entry = video(np.random.default_rng(0), "v", 2)
+    huge = replace(entry, frames_TD=entry.frames_TD * 1e6)
+    with np.errstate(over="ignore"), pytest.raises(UserError, match="--dtype float32"):
+        new_cache(tmp_path / "half").write_videos([huge])
+    cache = new_cache(tmp_path / "full", dtype="float32")
+    cache.write_videos([huge])
+    assert ("videos", "v") in cache
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no cache", "cut file"])
+def test_what_is_no_cache_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "cache"
+    if damage == "no cache":
+        path.mkdir()
+    elif damage == "cut file":
+        new_cache(path)
+        (path / CLIP_FILE).write_bytes((path / CLIP_FILE).read_bytes()[:100])
+    with pytest.raises(UserError, match=str(path)) as refusal:
+        FeatureCache(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_unfinished_part_is_not_read(tmp_path: Path) -> None:
+    cache = new_cache(tmp_path)
+    (tmp_path / ".videos-0123.h5.99.tmp").write_bytes(b"half")
+    assert not FeatureCache(tmp_path).presets()
+    cache.write_videos([video(np.random.default_rng(0), "v", 2)])
+    assert ("videos", "v") in FeatureCache(tmp_path)

@@ -1,0 +1,155 @@
+"""Features as open_clip itself makes them, and models that are refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from data.errors import UserError
+from extract.clip import Clip, load_clip
+from tests.conftest import DEMO_CLIP, ROOT
+
+CPU = torch.device("cpu")
+TEXTS = [
+    "a small red star",
+    "hello!",
+    "a person is connecting something to system",
+    "first a ring, then a large blue heart at the top " * 3,
+]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return load_clip(DEMO_CLIP, None, CPU)
+
+
+def config(tmp_path: Path, change: Any) -> str:
+    """A folder with the demo's configuration, changed; it has no weights."""
+    content = json.loads((ROOT / "demo/clip/open_clip_config.json").read_text())
+    change(content["model_cfg"])
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    return f"local-dir:{tmp_path}"
+
+
+def test_preprocessing_is_open_clips_own(clip: Clip) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, size=(90, 150, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    torch.testing.assert_close(clip.to_tensor(clip.shrink(image)), clip.transform(image), rtol=0, atol=0)
+
+
+def test_tokens_follow_clips_rule(clip: Clip) -> None:
+    """Vectors of the field's own tokenizer."""
+    ids, lengths = clip.tokenize([TEXTS[2], "Happy and content\n"], 12)
+    assert ids[0, :12].tolist() == [49406, 320, 2533, 533, 41429, 2006, 531, 2422, 49407, 0, 0, 0]
+    assert ids[1, :6].tolist() == [49406, 900, 537, 4750, 49407, 0]
+    assert lengths.tolist() == [9, 5]
+    ids, lengths = clip.tokenize([TEXTS[2]], 6)
+    assert ids.shape == (1, clip.context_length)
+    assert ids[0, :7].tolist() == [49406, 320, 2533, 533, 41429, 49407, 0]
+    assert lengths.tolist() == [6]
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_token_features_are_the_text_towers(tmp_path: Path, custom: bool) -> None:
+    """Both model classes: the sentence is open_clip's own, and it is the feature of the end token."""
+    model = config(tmp_path, lambda cfg: cfg.update(custom_text=custom))
+    clip = load_clip(model, "random", CPU, seed=3)
+    assert type(clip.model).__name__ == ("CustomTextCLIP" if custom else "CLIP")
+    ids, lengths = clip.tokenize(TEXTS, clip.context_length)
+    sentences, words = clip.encode_texts(ids)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(sentences), clip.model.encode_text(ids), rtol=1e-4, atol=1e-5)
+    for i, length in enumerate(lengths):
+        np.testing.assert_allclose(words[i, length - 1], sentences[i], rtol=1e-4, atol=1e-5)
+    assert words.shape == (len(TEXTS), clip.context_length, clip.dimension)
+    assert np.abs(sentences).max() > 1.5  # not normalised
+
+
+def test_features_do_not_depend_on_their_neighbours(clip: Clip) -> None:
+    images = torch.randn(32, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    together = clip.encode_images(images)
+    for i in (0, 5, 31):
+        np.testing.assert_array_equal(clip.encode_images(images[i : i + 1])[0], together[i])
+    ids, _ = clip.tokenize([f"{text} {i}" for i in range(8) for text in TEXTS], 32)
+    sentences, words = clip.encode_texts(ids)
+    for i in (0, 7, 31):
+        sentence, word = clip.encode_texts(ids[i : i + 1])
+        np.testing.assert_array_equal(sentence[0], sentences[i])
+        np.testing.assert_array_equal(word[0], words[i])
+
+
+def test_random_weights_follow_the_seed() -> None:
+    digests = [load_clip(DEMO_CLIP, "random", CPU, seed).digest for seed in (1, 1, 2)]
+    assert digests[0] == digests[1] != digests[2]
+    assert load_clip(DEMO_CLIP, None, CPU).digest not in digests
+
+
+def test_the_digest_is_of_the_weights_not_of_the_file(clip: Clip, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "demo/clip/open_clip_config.json", tmp_path)
+    save_file({name: value.contiguous() for name, value in clip.model.state_dict().items()}, tmp_path / "model.safetensors")
+    assert load_clip(f"local-dir:{tmp_path}", None, CPU).digest == clip.digest
+
+
+def test_weights_are_taken_from_a_file(tmp_path: Path) -> None:
+    """A built-in model with a checkpoint on disk, pickled or as safetensors."""
+    name = "ViT-S-32-alt"
+    made = load_clip(name, "random", CPU, seed=5)
+    state = {key: value.contiguous() for key, value in made.model.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pt")
+    save_file(state, tmp_path / "weights.safetensors")
+
+    for file in ("weights.pt", "weights.safetensors"):
+        assert load_clip(name, str(tmp_path / file), CPU).digest == made.digest
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"broken\.pt does not hold weights of ViT-S-32-alt"):
+        load_clip(name, str(tmp_path / "broken.pt"), CPU)
+
+
+def coca(cfg: dict[str, Any]) -> None:
+    cfg["custom_text"] = True
+    cfg["text_cfg"].update(embed_cls=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "message"),
+    [
+        ("ViT-B-33", "random", "unknown to open_clip; near it: ViT-B-32"),
+        ("ViT-B-32-quickgelu", None, "--pretrained is missing: one of .*openai"),
+        ("ViT-B-32-quickgelu", "no-such-tag", "neither a file nor a tag"),
+        ("local-dir:no/such/folder", None, r"no open_clip_config\.json"),
+        (DEMO_CLIP, "openai", "brings its own weights"),
+        ("coca_ViT-B-32", "random", "CoCa"),
+    ],
+)
+def test_unknown_models_and_weights_are_refused(model: str, pretrained: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        load_clip(model, pretrained, CPU)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_clip(config(tmp_path, lambda cfg: None), None, CPU)
+
+
+def test_a_text_tower_without_tokens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not give features of text tokens"):
+        load_clip(config(tmp_path, coca), "random", CPU)
+
+
+def test_stage_two_gets_the_first_four_blocks(clip: Clip) -> None:
+    parts = clip.parts()
+    assert parts.heads == 2
+    assert parts.activation == "QuickGELU"
+    assert parts.logit_scale == pytest.approx(float(clip.model.logit_scale.exp()))
+    assert {name.split(".")[1] for name in parts.tensors if name.startswith("blocks.")} == {"0", "1", "2", "3"}
+    state = clip.model.state_dict()
+    for name, value in parts.tensors.items():
+        key = name.replace("blocks.", "transformer.resblocks.") if name.startswith("blocks.") else name
+        np.testing.assert_array_equal(value, state[key].numpy())

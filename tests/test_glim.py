@@ -1,0 +1,186 @@
+"""GLIM's scores by the identity against the plain reading of the equations."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.glim_reference import NAMES, reference_scores
+from train_head.glim import glim_scores
+from train_head.heads import HeadConfig, TextBatch, VideoBatch, make_head
+
+D = 16
+
+
+def random_head(generator: torch.Generator, max_words: int, dimension: int = D, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Matrices far from the identity and not symmetric: the identity hides wrong masks and transposed matrices."""
+
+    def matrix(n: int) -> Tensor:
+        return (torch.eye(n) + 0.3 * torch.randn(n, n, generator=generator)).to(dtype)
+
+    return {"M_g": matrix(dimension), "M_l": matrix(dimension)} | {name: matrix(max_words) for name in NAMES}
+
+
+def random_features(
+    generator: torch.Generator, word_counts: list[int], frame_counts: list[int], norm: float = 6.0
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def rows(*shape: int) -> Tensor:
+        return torch.randn(*shape, D, generator=generator).mul(norm * D**-0.5)
+
+    return [rows() for _ in word_counts], [rows(n) for n in word_counts], [rows(n) for n in frame_counts]
+
+
+def pad(rows: list[Tensor], extra: int = 0, fill: float = 0.0) -> tuple[Tensor, Tensor]:
+    length = max(map(len, rows)) + extra
+    padded = torch.full((len(rows), length, rows[0].shape[1]), fill, dtype=rows[0].dtype)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)], mask[i, : len(row)] = row, True
+    return padded, mask
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    word_counts=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    frame_counts=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+)
+def test_scores_equal_the_equations(seed: int, word_counts: list[int], frame_counts: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sentences, words, frames = random_features(generator, word_counts, frame_counts)
+    head = random_head(generator, max_words=9)
+    scores = glim_scores(torch.stack(sentences), *pad(words), *pad(frames), head)
+    torch.testing.assert_close(scores.double(), reference_scores(sentences, words, frames, head), rtol=1e-4, atol=1e-3)
+
+
+def test_the_constants_reach_the_equations() -> None:
+    generator = torch.Generator().manual_seed(1)
+    sentences, words, frames = random_features(generator, [4, 2], [3, 5])
+    head = random_head(generator, max_words=4)
+    scores = glim_scores(torch.stack(sentences), *pad(words), *pad(frames), head, tau=2.0, kappa=0.1, logit_scale=7.0)
+    expected = reference_scores(sentences, words, frames, head, tau=2.0, kappa=0.1, scale=7.0)
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_no_head_is_the_identity() -> None:
+    generator = torch.Generator().manual_seed(2)
+    sentences, words, frames = random_features(generator, [4, 2, 5], [3, 5])
+    identity = {"M_g": torch.eye(D), "M_l": torch.eye(D)} | {name: torch.eye(5) for name in NAMES}
+    scores = glim_scores(torch.stack(sentences), *pad(words), *pad(frames))
+    torch.testing.assert_close(scores.double(), reference_scores(sentences, words, frames, identity), rtol=1e-4, atol=1e-3)
+
+
+def test_padding_changes_nothing() -> None:
+    generator = torch.Generator().manual_seed(3)
+    sentences, words, frames = random_features(generator, [4, 2], [3, 5])
+    head = random_head(generator, max_words=12)
+    scores = glim_scores(torch.stack(sentences), *pad(words), *pad(frames), head)
+    padded = glim_scores(torch.stack(sentences), *pad(words, extra=5, fill=3.0), *pad(frames, extra=4, fill=-2.0), head)
+    torch.testing.assert_close(padded, scores, rtol=1e-5, atol=1e-4)
+
+
+def test_the_head_in_blocks_equals_the_function() -> None:
+    """GlcclHead scores texts in blocks of like length; the result is in the order of the batch."""
+    generator = torch.Generator().manual_seed(4)
+    word_counts = torch.randint(2, 11, (45,), generator=generator).tolist()
+    sentences, words, frames = random_features(generator, word_counts, [3, 1, 5, 4])
+    head = make_head(HeadConfig("glccl", D, 12, logit_scale=50.0)).requires_grad_(False)
+    matrices = random_head(generator, max_words=12)
+    for name, value in matrices.items():
+        head.get_parameter(name).copy_(value)
+    texts, videos = TextBatch(torch.stack(sentences), *pad(words)), VideoBatch(*pad(frames))
+    scores = head.scores(head.encode_texts(texts), head.encode_videos(videos))
+    expected = reference_scores(sentences, words, frames, matrices, scale=50.0)
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+def degenerate(kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """One text and two videos with something that divides by zero in the plain form."""
+    generator = torch.Generator().manual_seed(5)
+    sentences, words, frames = random_features(generator, [4], [3, 3])
+    if kind == "zero sentence":
+        sentences[0].zero_()
+    elif kind == "zero word":
+        words[0][1] = 0
+    elif kind == "zero frames":
+        frames[0].zero_()
+    elif kind == "one zero frame":
+        frames[0][1] = 0
+    elif kind == "cancelling frames":
+        frames[0] = torch.stack([frames[0][0], -frames[0][0]])
+        sentences[0].zero_()
+        words[0].zero_()
+    elif kind == "equal frames":
+        frames[0][:] = frames[0][0]
+    elif kind == "norm 300":
+        frames = [50 * f for f in frames]
+    elif kind == "one frame, one word":
+        frames[0], words[0] = frames[0][:1], words[0][:1]
+    return torch.stack(sentences), words[0][None], pad(frames)[0]
+
+
+KINDS = [
+    "zero sentence",
+    "zero word",
+    "zero frames",
+    "one zero frame",
+    "cancelling frames",
+    "equal frames",
+    "norm 300",
+    "one frame, one word",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_degenerate_features_give_finite_scores_and_gradients(kind: str) -> None:
+    inputs = [tensor.requires_grad_() for tensor in degenerate(kind)]
+    sentence, word, frame = inputs
+    head = {name: value.requires_grad_() for name, value in random_head(torch.Generator().manual_seed(6), 6).items()}
+    word_mask = torch.ones(word.shape[:2], dtype=torch.bool)
+    frame_mask = torch.ones(frame.shape[:2], dtype=torch.bool)
+    scores = glim_scores(sentence, word, word_mask, frame, frame_mask, head)
+    scores.square().sum().backward()
+    assert scores.isfinite().all()
+    for tensor in (*inputs, *head.values()):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+        assert tensor.grad.abs().max() < 1e8
+
+
+def test_a_zero_video_scores_zero_and_zero_frames_count_as_padding() -> None:
+    sentence, word, frame = degenerate("zero frames")
+    word_mask, frame_mask = torch.ones(1, 4, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
+    assert glim_scores(sentence, word, word_mask, frame, frame_mask)[:, 0, 0].abs().max() == 0
+    sentence, word, frame = degenerate("one zero frame")
+    without = torch.tensor([[True, False, True], [True, True, True]])
+    torch.testing.assert_close(
+        glim_scores(sentence, word, word_mask, frame, frame_mask), glim_scores(sentence, word, word_mask, frame, without)
+    )
+
+
+def test_gradients_by_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(7)
+    sentences, words, frames = random_features(generator, [3, 2], [2, 3], norm=3.0)
+    head = random_head(generator, 3, dtype=torch.float64)
+    word, word_mask = pad(words)
+    frame, frame_mask = pad(frames)
+    inputs = [t.double().requires_grad_() for t in (torch.stack(sentences), word, frame)]
+    names = list(head)
+    matrices = [head[name].requires_grad_() for name in names]
+
+    def scores(sentence: Tensor, word: Tensor, frame: Tensor, *values: Tensor) -> Tensor:
+        # A softer kappa: at 0.01 finite differences see mostly the curvature.
+        given = dict(zip(names, values, strict=True))
+        return glim_scores(sentence, word, word_mask, frame, frame_mask, given, kappa=0.5, logit_scale=1.0)
+
+    assert torch.autograd.gradcheck(scores, (*inputs, *matrices))
+
+
+def test_wrong_shapes_are_refused() -> None:
+    sentence, word, frame = degenerate("equal frames")
+    masks = torch.ones(1, 4, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="shapes"):
+        glim_scores(sentence, word, masks[0], frame[..., :-1], masks[1])
+    with pytest.raises(ValueError, match="up to 4 words"):
+        glim_scores(sentence, word, masks[0], frame, masks[1], random_head(torch.Generator(), 3))

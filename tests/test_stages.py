@@ -1,0 +1,432 @@
+"""The three stages on real encoded videos, across their boundaries."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import evaluate
+import extract
+import train_head
+from data.cache import FAILURES_FILE, FeatureCache
+from data.errors import UserError
+from data.metrics import retrieval_metrics
+from evaluate import EvaluateOptions
+from evaluate.compare import CompareOptions
+from evaluate.compare import main as compare
+from extract import ExtractOptions
+from tests.conftest import ROOT
+from train_head import TrainOptions
+from train_head.glim import glim_scores
+from train_head.pairs import score_all_pairs
+from train_head.run import load_head
+from train_head.splits import load_split
+
+BUDGET = 10**9
+
+
+@pytest.fixture(scope="module")
+def train_options(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
+    return TrainOptions(
+        cache=cache_path, out=tmp_path_factory.mktemp("runs") / "glccl", epochs=2, batch_size=32, lr=1e-3, device="cpu", quiet=True
+    )
+
+
+@pytest.fixture(scope="module")
+def run(train_options: TrainOptions) -> Path:
+    return train_head.main(train_options)
+
+
+def features(cache: FeatureCache) -> dict[str, np.ndarray]:
+    """All features of a cache by name."""
+    table = cache.table()
+    videos = cache.videos(table["video_id"].unique().tolist(), BUDGET)
+    texts = cache.texts(table["caption"].unique().tolist(), BUDGET)
+    found = {name: videos.frames.gather([i])[0][0] for i, name in enumerate(videos.ids)}
+    for i, text in enumerate(texts.texts):
+        found[f"words {text}"] = texts.words.gather([i])[0][0]
+        found[f"sentence {text}"] = texts.sentences.gather([i])[0][0]
+    return found
+
+
+def test_extraction_again_and_in_another_order_gives_the_same_bytes(
+    cache: FeatureCache, own_cache_options: ExtractOptions, demo_set: Path, tmp_path: Path
+) -> None:
+    shuffled = tmp_path / "annotations"
+    shutil.copytree(demo_set / "annotations", shuffled)
+    content = json.loads((shuffled / "MSRVTT_data.json").read_text())
+    content["sentences"] = content["sentences"][::-1]
+    (shuffled / "MSRVTT_data.json").write_text(json.dumps(content))
+    other = FeatureCache(extract.main(replace(own_cache_options, annotations=shuffled, workers=1)))
+    assert other.digest == cache.digest
+    expected, found = features(cache), features(other)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].tobytes() == values.tobytes(), name
+
+
+def test_a_rerun_does_nothing_twice(own_cache_options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    extract.main(own_cache_options)
+    files = {path: path.stat().st_mtime_ns for path in own_cache_options.cache.glob("*.h5")}
+    capsys.readouterr()
+    extract.main(replace(own_cache_options, json=True))
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["videos_extracted"], summary["texts_extracted"], summary["videos"]) == (0, 0, 62)
+    assert {path: path.stat().st_mtime_ns for path in own_cache_options.cache.glob("*.h5")} == files
+
+
+def test_a_rerun_goes_on_where_parts_are_missing(own_cache_options: ExtractOptions, cache: FeatureCache) -> None:
+    extract.main(own_cache_options)
+    next(own_cache_options.cache.glob("videos-*.h5")).unlink()
+    again = FeatureCache(extract.main(own_cache_options))
+    for name, values in features(cache).items():
+        np.testing.assert_array_equal(features(again)[name], values)
+        break
+
+
+def test_features_are_those_of_the_frames(cache: FeatureCache, demo_set: Path) -> None:
+    """One video, decoded and encoded here by hand, without batches of several videos."""
+    from extract.clip import load_clip
+    from extract.decode import sample_frames
+    from tests.conftest import DEMO_CLIP
+
+    clip = load_clip(DEMO_CLIP, None, torch.device("cpu"))
+    sampled = sample_frames(demo_set / "videos" / "video3.mp4", 1.0, clip.transform)
+    chosen = np.linspace(0, len(sampled.pictures) - 1, num=min(12, len(sampled.pictures))).astype(int)
+    with torch.no_grad():
+        expected = clip.model.encode_image(torch.stack([sampled.pictures[i] for i in chosen]))
+    frames, _ = cache.videos(["video3"], BUDGET).frames.gather([0])
+    np.testing.assert_allclose(frames[0], expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"fps": 2.0}, "fps"), ({"max_frames": 4}, "max_frames"), ({"max_words": 20}, "max_words"), ({"pretrained": "random"}, "weights")],
+)
+def test_other_settings_are_refused_and_nothing_is_lost(
+    extract_options: ExtractOptions, cache_path: Path, change: dict[str, object], named: str
+) -> None:
+    before = sorted(path.name for path in cache_path.iterdir())
+    with pytest.raises(UserError, match=rf"other settings \({named} is"):
+        extract.main(replace(extract_options, **change))  # type: ignore[arg-type]
+    assert sorted(path.name for path in cache_path.iterdir()) == before
+
+
+def test_frames_cached_whole_serve_every_number_of_frames(
+    own_cache_options: ExtractOptions, cache: FeatureCache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cache of all frames, thinned to 12, is the cache of 12 frames."""
+    whole = FeatureCache(extract.main(replace(own_cache_options, max_frames="all")))
+    ids = cache.table()["video_id"].unique().tolist()
+    thinned, direct = whole.videos(ids, BUDGET, max_frames=12), cache.videos(ids, BUDGET)
+    assert max(whole.videos(ids, BUDGET).frames.length_N) > 12
+    for i in range(len(ids)):
+        np.testing.assert_array_equal(thinned.frames.gather([i])[0], direct.frames.gather([i])[0])
+        assert thinned.seconds[i].tolist() == direct.seconds[i].tolist()
+
+
+def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cache_path: Path, tmp_path: Path) -> None:
+    """Zero-shot GLCCL through the command's path, against glim_scores on padded features in one call."""
+    options = EvaluateOptions(cache=cache_path, run="zero-shot:glccl", out=tmp_path, device="cpu", quiet=True)
+    result = json.loads((evaluate.main(options) / "metrics.json").read_text())
+    split = load_split(cache, "test", None, BUDGET)
+    words, word_lengths = split.texts.words.gather(range(len(split.texts.texts)))
+    sentences, _ = split.texts.sentences.gather(range(len(split.texts.texts)))
+    frames, frame_lengths = split.videos.frames.gather(range(len(split.videos.ids)))
+    scores = glim_scores(
+        torch.from_numpy(sentences[:, 0]),
+        torch.from_numpy(words),
+        torch.arange(words.shape[1]) < torch.from_numpy(word_lengths)[:, None],
+        torch.from_numpy(frames),
+        torch.arange(frames.shape[1]) < torch.from_numpy(frame_lengths)[:, None],
+    ).mean(dim=0)
+    expected = retrieval_metrics(scores, split.answers)
+    assert result["text_to_video"] == pytest.approx(expected["text_to_video"])
+    assert result["video_to_text"] == pytest.approx(expected["video_to_text"])
+    assert (result["queries"], result["gallery"]) == (24, 12)
+    assert result["counts"] == {"videos_expected": 12, "videos": 12, "captions_expected": 24, "captions": 24}
+    assert result["provenance"]["options"]["run"] == "zero-shot:glccl"
+
+
+class Everything:
+    """An accumulator that keeps all scores."""
+
+    def __init__(self, texts: int, videos: int) -> None:
+        self.scores_AB = torch.full((texts, videos), torch.nan)
+
+    def update(self, scores_AB: torch.Tensor, texts: torch.Tensor, videos: torch.Tensor) -> None:
+        assert self.scores_AB[texts[:, None], videos].isnan().all(), "a pair was scored twice"
+        self.scores_AB[texts[:, None], videos] = scores_AB
+
+
+@pytest.mark.parametrize("head_name", ["glccl", "mean"])
+def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = load_split(cache, "train", None, BUDGET)
+    head, _ = load_head(f"zero-shot:{head_name}", cache, torch.device("cpu"))
+    found = []
+    for texts, videos in ((10, 7), (1000, 1000)):
+        monkeypatch.setattr("train_head.pairs.TEXTS_A_STRIP", texts)
+        monkeypatch.setattr("train_head.pairs.VIDEOS_A_BLOCK", videos)
+        everything = Everything(len(split.answers), len(split.videos.ids))
+        score_all_pairs(head, split.texts, split.videos, split.answers, [everything])
+        found.append(everything.scores_AB)
+    assert not found[0].isnan().any()
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-3)
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_epoch(
+    run: Path, train_options: TrainOptions, cache: FeatureCache, tmp_path: Path
+) -> None:
+    log = pd.read_csv(run / "log.csv")
+    assert log["loss"].iloc[2] < log["loss"].iloc[1]
+    record = json.loads((run / "run.json").read_text())
+    best = log.iloc[1 + int(log["text_to_video R@1"].iloc[1:].to_numpy().argmax())]
+    assert record["best_epoch"] == best["epoch"]
+    assert record["val"]["text_to_video"]["R@1"] == best["text_to_video R@1"]
+    assert record["provenance"]["options"]["csc_weight"] == 0.5
+    options = EvaluateOptions(cache=cache.path, run=str(run), out=tmp_path, split="val", device="cpu", quiet=True)
+    result = json.loads((evaluate.main(options) / "metrics.json").read_text())
+    assert result["text_to_video"] == pytest.approx(record["val"]["text_to_video"])
+    head, _ = load_head(str(run), cache, torch.device("cpu"))
+    names = set(head.state_dict())
+    assert {"M_g", "M_l", "P1", "P2", "P3", "P4", "P5", "P6", "logit_scale"} <= names
+    assert not torch.equal(head.get_parameter("M_g"), torch.eye(cache.dimension))
+
+
+def test_training_is_reproducible(run: Path, train_options: TrainOptions, tmp_path: Path) -> None:
+    again = train_head.main(replace(train_options, out=tmp_path / "again"))
+    assert (again / "head.safetensors").read_bytes() == (run / "head.safetensors").read_bytes()
+    other = train_head.main(replace(train_options, out=tmp_path / "other", seed=1))
+    assert (other / "head.safetensors").read_bytes() != (run / "head.safetensors").read_bytes()
+
+
+def test_the_temporal_encoder_starts_from_clip(train_options: TrainOptions, cache: FeatureCache) -> None:
+    from train_head.stage import build_head
+
+    parts = cache.clip_parts()
+    clip, random, none = (
+        build_head(replace(train_options, temporal=temporal, temporal_init=initial), cache)  # type: ignore[arg-type]
+        for temporal, initial in (("seq-transf", "clip"), ("seq-transf", "random"), ("none", "clip"))
+    )
+    assert clip.temporal is not None
+    assert random.temporal is not None
+    assert none.temporal is None
+    for name, value in clip.temporal.state_dict().items():
+        np.testing.assert_array_equal(value, parts.tensors[name])
+    assert not torch.equal(random.temporal.positional_embedding, clip.temporal.positional_embedding)
+
+
+def test_a_text_tower_of_another_width_cannot_start_the_temporal_encoder(
+    own_cache_options: ExtractOptions, train_options: TrainOptions, tmp_path: Path
+) -> None:
+    content = json.loads((ROOT / "demo/clip/open_clip_config.json").read_text())
+    content["model_cfg"]["text_cfg"].update(width=64, heads=2, layers=2)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "open_clip_config.json").write_text(json.dumps(content))
+    cache = extract.main(replace(own_cache_options, model=f"local-dir:{model}", pretrained="random"))
+    options = replace(train_options, cache=cache, out=tmp_path / "run", epochs=1)
+    with pytest.raises(UserError, match="--temporal-init random or --temporal none"):
+        train_head.main(options)
+    assert not options.out.exists()
+    train_head.main(replace(options, temporal_init="random"))
+    train_head.main(replace(options, out=tmp_path / "run2", temporal="none"))
+
+
+def test_a_run_does_not_fit_other_weights(own_cache_options: ExtractOptions, run: Path, tmp_path: Path) -> None:
+    other = extract.main(replace(own_cache_options, pretrained="random"))
+    with pytest.raises(UserError, match="other CLIP weights"):
+        evaluate.main(EvaluateOptions(cache=other, run=str(run), out=tmp_path / "out", device="cpu", quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_fits_another_cache_of_the_same_weights_within_its_lengths(
+    own_cache_options: ExtractOptions, train_options: TrainOptions, run: Path, tmp_path: Path
+) -> None:
+    """Other frame counts and shorter captions fit; captions longer than the matrices do not."""
+    short = extract.main(replace(own_cache_options, max_words=12, max_frames="all"))
+    options = EvaluateOptions(cache=short, run=str(run), out=tmp_path / "out", device="cpu", quiet=True)
+    assert (evaluate.main(options) / "metrics.json").is_file()
+    narrow_run = train_head.main(replace(train_options, cache=short, out=tmp_path / "narrow", epochs=1))
+    with pytest.raises(UserError, match="the head takes 12"):
+        evaluate.main(replace(options, cache=train_options.cache, run=str(narrow_run)))
+
+
+def test_frames_can_be_fewer_than_cached(cache_path: Path, run: Path, tmp_path: Path) -> None:
+    options = EvaluateOptions(cache=cache_path, run=str(run), out=tmp_path / "3", max_frames=3, device="cpu", quiet=True)
+    three = json.loads((evaluate.main(options) / "metrics.json").read_text())
+    assert three["max_frames"] == 3
+    with pytest.raises(UserError, match="--max-frames 0"):
+        evaluate.main(replace(options, max_frames=0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 1000}, "more than the 160 training captions"),
+        ({"batch_size": 1}, "at least 2"),
+        ({"head": "nope"}, "choose one of glccl, mean"),
+        ({"cache": Path("no/such/cache")}, "there is no cache"),
+        ({"preset": "msrvtt-9k"}, "it has: demo"),
+    ],
+)
+def test_training_refuses(train_options: TrainOptions, tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        train_head.main(replace(train_options, out=tmp_path / "run", **change))  # type: ignore[arg-type]
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_overwritten(train_options: TrainOptions, run: Path) -> None:
+    with pytest.raises(UserError, match="holds a run already"):
+        train_head.main(replace(train_options, out=run))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"run": "zero-shot:nope"}, "choose zero-shot:glccl or zero-shot:mean"),
+        ({"run": "no/such/run"}, "no finished run"),
+        ({"split": "dev"}, "no split 'dev'; it has: train, val, test"),
+    ],
+)
+def test_evaluation_refuses(cache_path: Path, tmp_path: Path, change: dict[str, str], message: str) -> None:
+    options = EvaluateOptions(cache=cache_path, run="zero-shot:mean", out=tmp_path / "out", device="cpu", quiet=True)
+    with pytest.raises(UserError, match=message):
+        evaluate.main(replace(options, **change))  # type: ignore[arg-type]
+
+
+def test_a_damaged_run_is_refused(cache_path: Path, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    weights = copy / "head.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    options = EvaluateOptions(cache=cache_path, run=str(copy), out=tmp_path / "out", device="cpu", quiet=True)
+    with pytest.raises(UserError, match="damaged"):
+        evaluate.main(options)
+
+
+def stage(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A stage as the shell runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ
+    )
+
+
+def test_a_broken_video_is_listed_and_the_rest_goes_on(demo_set: Path, tmp_path: Path) -> None:
+    """From the shell: status 3, failures.csv, then the later stages, which do not leave the video out in silence."""
+    videos, cache = tmp_path / "videos", tmp_path / "cache"
+    videos.mkdir()
+    for i in (0, 1):
+        shutil.copy(demo_set / "videos" / f"video{i}.mp4", videos)
+    (videos / "broken.mp4").write_text("no video")
+    (videos / "not in the table.mp4").write_text("left alone")
+    table = tmp_path / "table.csv"
+    table.write_text("video,caption,split\nvideo0.mp4,a red star,test\nvideo1.mp4,a ring,test\nbroken.mp4,what is broken,test\n")
+    model = f"local-dir:{ROOT / 'demo' / 'clip'}"
+    arguments: list[str | Path] = [
+        "--dataset",
+        "table",
+        "--videos",
+        videos,
+        "--annotations",
+        table,
+        "--cache",
+        cache,
+        "--model",
+        model,
+        "--device",
+        "cpu",
+    ]
+    done = stage("extract", *arguments)
+    assert done.returncode == 3, done.stderr
+    assert "1 other files" in done.stderr
+    failures = pd.read_csv(cache / FAILURES_FILE)
+    assert failures["video_id"].tolist() == ["broken.mp4"]
+    assert "Invalid data" in failures["reason"][0]
+    options = EvaluateOptions(cache=cache, run="zero-shot:mean", out=tmp_path / "out", device="cpu", quiet=True)
+    with pytest.raises(UserError, match=r"video broken\.mp4: run extract again, or go on without them with --allow-missing"):
+        evaluate.main(options)
+    result = json.loads((evaluate.main(replace(options, allow_missing=True)) / "metrics.json").read_text())
+    assert (result["queries"], result["gallery"]) == (2, 2)
+    assert (result["counts"]["captions_expected"], result["counts"]["videos_expected"]) == (3, 3)
+    shutil.copy(demo_set / "videos" / "video2.mp4", videos / "broken.mp4")
+    assert stage("extract", *arguments, "--quiet").returncode == 0
+    assert not (cache / FAILURES_FILE).exists()
+
+
+def test_missing_files_and_empty_captions_are_refused(demo_set: Path, own_cache_options: ExtractOptions, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    options = replace(own_cache_options, dataset="table", annotations=table)
+    table.write_text("video,caption,split\nvideo0.mp4,a red star,test\ngone.mp4,a ring,test\n")
+    with pytest.raises(UserError, match=r"1 of 2 videos have no file .* such as gone.mp4: .*--allow-missing"):
+        extract.main(options)
+    table.write_text("video,caption,split\nvideo0.mp4,a red star,test\nvideo1.mp4, ,test\n")
+    with pytest.raises(UserError, match="1 captions are empty"):
+        extract.main(options)
+    assert not options.cache.exists()
+    cache = FeatureCache(extract.main(replace(options, allow_missing=True)))
+    assert ("texts", " ") not in cache
+    with pytest.raises(UserError, match="1 of 2 captions"):
+        load_split(cache, "test", None, BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "--videos", "no/such", "--annotations", "x", "--cache", "c"], "error: --videos no/such is no folder"),
+        (["train_head", "--cache", "no/such", "--out", "o"], "error: there is no cache at no/such"),
+        (["evaluate", "--cache", "no/such", "--run", "zero-shot:mean", "--out", "o"], "error: there is no cache at no/such"),
+    ],
+)
+def test_the_shell_sees_one_line_and_status_2(arguments: list[str], message: str) -> None:
+    done = stage(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(message)
+    assert done.stdout == ""
+
+
+def test_unknown_and_shortened_options_are_refused() -> None:
+    done = stage("evaluate", "--cache", "c", "--run", "zero-shot:mean", "--out", "o", "--max-frame", "3")
+    assert done.returncode == 2
+    assert "--max-frame" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["extract", "train_head", "evaluate"])
+def test_help_explains_every_option_without_loading_torch(name: str) -> None:
+    program = f"""
+import runpy, sys
+sys.argv = ["x", "--help"]
+try:
+    runpy.run_module({name!r}, run_name="__main__")
+except SystemExit:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+    assert "--device" in done.stdout
+    assert "(required)" in done.stdout
+
+
+def test_results_side_by_side(cache_path: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders: list[Path] = []
+    for name in ("zero-shot:mean", "zero-shot:glccl", str(run)):
+        folders.append(tmp_path / str(len(folders)))
+        evaluate.main(EvaluateOptions(cache=cache_path, run=name, out=folders[-1], device="cpu", quiet=True))
+    capsys.readouterr()
+    rows = json.loads(compare(CompareOptions(tuple(folders), out=tmp_path / "summary.json")).read_text())
+    assert [row["run"] for row in rows] == ["zero-shot:mean", "zero-shot:glccl", str(run)]
+    assert rows[0].keys() == {"run", "split", "queries", "gallery", "text_to_video", "video_to_text", "RSum"}
+    table = capsys.readouterr().out
+    assert all(f"{row['RSum']:.1f}" in table for row in rows)
+    with pytest.raises(UserError, match="holds no"):
+        compare(CompareOptions((tmp_path / "nothing",), out=tmp_path / "s.json"))

@@ -35,7 +35,7 @@ class GenerateOptions:
     """Folder for videos/ and annotations/."""
     train: int = 1000
     """Training videos, four captions each."""
-    val: int = 100
+    val: int = 200
     """Validation videos, two captions each."""
     test: int = 500
     """Test videos, two captions each."""

@@ -5,6 +5,7 @@ Shape suffixes: N images or texts, L text positions, D joint dimension, W width 
 
 import hashlib
 import importlib
+import json
 import logging
 import pickle
 import warnings
@@ -60,7 +61,8 @@ def _import_open_clip() -> ModuleType:
 class Clip:
     """A CLIP model in evaluation mode with the transform and tokenizer that belong to it.
 
-    `digest` is the SHA-256 of the weights' names, shapes and float32 values, whatever file they came from.
+    `digest` is the SHA-256 of the weights' names, shapes and float32 values, whatever file they came from; `architecture` that of
+    open_clip's configuration, which decides what is computed with them (the activation, the number of heads).
     """
 
     name: str
@@ -71,6 +73,7 @@ class Clip:
     dimension: int
     context_length: int
     digest: str
+    architecture: str
 
     def image_settings(self) -> dict[str, Any]:
         """What the transform does to a picture, as plain values for the cache's settings."""
@@ -177,8 +180,9 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
         # A TorchScript archive (the form OpenAI published) is no pickle, but torch.load wants to be told.
         pickled = not (is_file and _is_torchscript(str(pretrained)))
         arguments |= {"pretrained": pretrained, "require_pretrained": True, "weights_only": pickled}
-    quiet = logging.getLogger().level
-    logging.getLogger().setLevel(logging.CRITICAL)  # open_clip logs what it raises, and that random weights are random
+    # open_clip logs what it raises anyway, and the download of weights logs every retry.
+    logged_before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("error", message="QuickGELU mismatch")
@@ -189,9 +193,9 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
         other = model.removesuffix("-quickgelu") if model.endswith("-quickgelu") else f"{model}-quickgelu"
         raise UserError(f"--pretrained {pretrained} belongs to another activation than --model {model}: use --model {other}") from error
     except (RuntimeError, OSError, ValueError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(_explain(model, pretrained, is_file, brings_weights, error)) from error
+        raise UserError(_explain(open_clip, model, pretrained, is_file, error)) from error
     finally:
-        logging.getLogger().setLevel(quiet)
+        logging.disable(logged_before)
     _check_tokens(open_clip, model, network, tokenizer)
     network.eval().requires_grad_(False)
     tower = _text_tower(network)
@@ -206,6 +210,7 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
         dimension=int(network.visual.output_dim),
         context_length=int(tower.positional_embedding.shape[0]),
         digest=weights_digest(network),
+        architecture=hashlib.sha256(json.dumps(open_clip.get_model_config(model), sort_keys=True).encode()).hexdigest(),
     )
 
 
@@ -255,18 +260,20 @@ def _text_tower(model: nn.Module) -> Any:
     return getattr(model, "text", model)
 
 
-def _explain(model: str, pretrained: str | None, is_file: bool, brings_weights: bool, error: BaseException) -> str:
+def _explain(open_clip: ModuleType, model: str, pretrained: str | None, is_file: bool, error: BaseException) -> str:
     """One line for weights that cannot be had or used."""
     reason = " ".join(str(error).split())[:200]
-    if brings_weights and model.startswith("local-dir:"):
+    if model.startswith("local-dir:"):
         return f"--model {model} cannot be loaded: {reason}"
     if is_file:
         return f"--pretrained {pretrained} does not hold weights of {model}: {reason}"
     if pretrained == RANDOM:
         return f"--model {model} cannot be built: {reason}"
+    config = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
+    source = config.get("hf_hub") or config.get("url") or model
     return (
-        f"the weights of {model} ({pretrained}) cannot be downloaded here; fetch them where there is a network, copy the file to this "
-        f"machine, and name it: --pretrained FILE ({reason})"
+        f"the weights of {model} ({pretrained}) cannot be downloaded here: get them from {source} "
+        f"where there is a network, place the file anywhere on this machine, and name it with --pretrained FILE ({reason})"
     )
 
 

@@ -63,6 +63,7 @@ def extract(options: ExtractOptions) -> Path:
     _check_complete(dataset, options)
     if not options.quiet:
         print(_inventory(dataset, preset, options.videos), file=sys.stderr)
+        print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
     clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed)
     max_words = options.max_words or min(preset.max_words, clip.context_length)
     if max_words > clip.context_length:
@@ -140,6 +141,7 @@ def _settings(options: ExtractOptions, preset: Preset, clip: Clip, max_words: in
     """Exactly the options that decide the bytes of the features."""
     return {
         "weights": clip.digest,
+        "architecture": clip.architecture,
         "dimension": clip.dimension,
         **clip.image_settings(),
         "fps": options.fps,

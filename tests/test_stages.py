@@ -120,6 +120,16 @@ def test_other_settings_are_refused_and_nothing_is_lost(
     assert sorted(path.name for path in cache_path.iterdir()) == before
 
 
+def test_the_same_weights_with_another_activation_are_another_cache(
+    extract_options: ExtractOptions, cache_path: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "demo/clip", tmp_path / "clip")
+    config = tmp_path / "clip" / "open_clip_config.json"
+    config.write_text(config.read_text().replace('"quick_gelu": true', '"quick_gelu": false'))
+    with pytest.raises(UserError, match=r"other settings \(architecture is"):
+        extract.main(replace(extract_options, cache=cache_path, model=f"local-dir:{tmp_path / 'clip'}"))
+
+
 def test_frames_cached_whole_serve_every_number_of_frames(
     own_cache_options: ExtractOptions, cache: FeatureCache, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -324,6 +324,26 @@ def test_a_damaged_run_is_refused(cache_path: Path, run: Path, tmp_path: Path) -
         evaluate.main(options)
 
 
+def test_every_real_file_through_a_published_architecture(shared_videos: Path, own_cache_options: ExtractOptions, tmp_path: Path) -> None:
+    """ViT-B/32 with random weights: H.264, HEVC, AV1, 8 and 10 bits, several streams, from files that others made."""
+    names = sorted(path.name for path in shared_videos.iterdir() if path.suffix in (".mp4", ".mkv"))
+    assert len(names) == 8
+    table = tmp_path / "table.csv"
+    pd.DataFrame({"video": names, "caption": [f"a caption of {name}" for name in names], "split": "test"}).to_csv(table, index=False)
+    options = replace(
+        own_cache_options, dataset="table", videos=shared_videos, annotations=table, model="ViT-B-32-quickgelu", pretrained="random"
+    )
+    cache = FeatureCache(extract.main(options))
+    assert not (cache.path / FAILURES_FILE).exists()
+    assert cache.dimension == 512
+    frames = cache.videos(names, BUDGET).frames
+    assert frames.length_N.tolist() == [5, 6, 10, 5, 1, 1, 1, 12]
+    parts = cache.clip_parts()
+    assert (parts.heads, parts.activation, parts.tensors["positional_embedding"].shape) == (8, "QuickGELU", (77, 512))
+    result = evaluate.main(EvaluateOptions(cache=cache.path, run="zero-shot:glccl", out=tmp_path / "out", device="cpu", quiet=True))
+    assert json.loads((result / "metrics.json").read_text())["gallery"] == 8
+
+
 def stage(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """A stage as the shell runs it."""
     return subprocess.run(

@@ -189,7 +189,9 @@ def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monke
         score_all_pairs(head, split.texts, split.videos, split.answers, [everything])
         found.append(everything.scores_AB)
     assert not found[0].isnan().any()
-    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-3)
+    if head_name == "glccl":
+        assert torch.equal(found[0], found[1]), "scores depend on the blocks"
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-4)
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(

@@ -18,7 +18,7 @@ from train_head.heads import Head, TextBatch, VideoBatch
 
 # A head scores so many at once; a strip of texts holds at least so many, and all texts of a video.
 TEXTS_A_STRIP = 512
-VIDEOS_A_BLOCK = 256
+VIDEOS_A_BLOCK = 1024
 
 
 class Accumulator(Protocol):

@@ -1,6 +1,7 @@
 """The heads: each turns cached features into scores; training, evaluation and search call nothing else of them."""
 
-from train_head.heads.base import Head, HeadConfig, TextBatch, VideoBatch
+from train_head.batches import TextBatch, VideoBatch
+from train_head.heads.base import Head, HeadConfig
 from train_head.heads.glccl import GlcclHead
 from train_head.heads.mean import MeanHead
 

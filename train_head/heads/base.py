@@ -1,20 +1,17 @@
-"""What all heads share: their configuration, their inputs, and the temporal encoder.
+"""What all heads share: their configuration, what they offer, and the temporal encoder.
 
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S scores of a pair.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.features import TextFeatures, VideoFeatures
+from train_head.batches import TextBatch, VideoBatch
 from train_head.temporal import TemporalEncoder
 
 MAX_LOGIT_SCALE = 100.0
@@ -34,38 +31,6 @@ class HeadConfig:
     temporal_positions: int = 0
     temporal_heads: int = 1
     temporal_activation: str = "QuickGELU"
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """Texts as they come from the cache: sentence [A, D], words [A, L, D] and which of them are real [A, L]."""
-
-    sentence_AD: Tensor
-    word_ALD: Tensor
-    mask_AL: Tensor
-
-    @classmethod
-    def gather(cls, features: TextFeatures, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> "TextBatch":
-        """The texts with these indices, on the device, as float32."""
-        word_ALD, length_A = features.words.gather(indices)
-        sentence_A1D, _ = features.sentences.gather(indices)
-        mask_AL = np.arange(word_ALD.shape[1]) < length_A[:, None]
-        return cls(*(torch.from_numpy(array).to(device) for array in (sentence_A1D[:, 0], word_ALD, mask_AL)))
-
-
-@dataclass(frozen=True)
-class VideoBatch:
-    """Videos as they come from the cache: frames [B, F, D] and which of them are real [B, F]."""
-
-    frame_BFD: Tensor
-    mask_BF: Tensor
-
-    @classmethod
-    def gather(cls, features: VideoFeatures, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> "VideoBatch":
-        """The videos with these indices, on the device, as float32."""
-        frame_BFD, length_B = features.frames.gather(indices)
-        mask_BF = np.arange(frame_BFD.shape[1]) < length_B[:, None]
-        return cls(torch.from_numpy(frame_BFD).to(device), torch.from_numpy(mask_BF).to(device))
 
 
 class Head(nn.Module, ABC):

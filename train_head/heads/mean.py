@@ -3,7 +3,8 @@
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from train_head.heads.base import Head, TextBatch, VideoBatch
+from train_head.batches import TextBatch, VideoBatch
+from train_head.heads.base import Head
 
 
 class MeanHead(Head):

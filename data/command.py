@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -10,25 +9,26 @@ import tyro
 from data.errors import UserError
 
 Options = TypeVar("Options")
+Result = TypeVar("Result")
 
 USER_ERROR, SOME_FAILED, INTERRUPTED = 2, 3, 130
 """Exit statuses beside 0 (all done) and 1 (a bug, with Python's traceback)."""
 
 
 def run_command(
-    options_type: type[Options], main: Callable[[Options], Path], prog: str, status: Callable[[Path], int] = lambda _path: 0
+    options_type: type[Options], main: Callable[[Options], Result], prog: str, status: Callable[[Result], int] = lambda _result: 0
 ) -> None:
     """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
 
-    `status` looks at what `main` left behind and says how it went, where that is not simply 0.
+    `status` looks at what `main` gave back and says how it went, where that is not simply 0.
     """
     options = tyro.cli(options_type, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        path = main(options)
+        result = main(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    sys.exit(status(path))
+    sys.exit(status(result))

@@ -10,9 +10,8 @@ import tyro
 from data.command import run_command
 from data.errors import UserError
 from data.provenance import write_json
-from evaluate.table import format_rows
+from evaluate.table import METRICS_FILE, format_rows
 
-METRICS_FILE = "metrics.json"
 ROW = ("run", "split", "queries", "gallery", "text_to_video", "video_to_text", "RSum")
 
 
@@ -22,19 +21,20 @@ class CompareOptions:
 
     results: tyro.conf.Positional[tuple[Path, ...]]
     """Folders that hold a metrics.json."""
-    out: Path
-    """File for the same table as JSON, a list of rows."""
+    out: Path | None = None
+    """File for the same table as JSON, a list of rows. Default: none is written."""
 
 
-def main(options: CompareOptions) -> Path:
-    """Print the table, write it to OUT and return that path. Raises UserError where a folder holds no results."""
+def main(options: CompareOptions) -> list[dict[str, Any]]:
+    """Print the table, write its rows to OUT where one is named, and return them. Raises UserError where a folder holds no results."""
     rows = [read_row(folder) for folder in options.results]
     if not rows:
         raise UserError("name at least one folder of results")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, rows)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.out, rows)
     print(format_rows(rows))
-    return options.out
+    return rows
 
 
 def read_row(folder: Path) -> dict[str, Any]:

@@ -10,12 +10,10 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.provenance import provenance, write_json
 from evaluate.options import EvaluateOptions
-from evaluate.table import format_rows
+from evaluate.table import METRICS_FILE, format_rows
 from train_head.pairs import evaluate_pairs
 from train_head.run import check_fits, load_head
 from train_head.splits import load_split
-
-METRICS_FILE = "metrics.json"
 
 
 def evaluate(options: EvaluateOptions) -> Path:

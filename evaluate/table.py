@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+METRICS_FILE = "metrics.json"
 COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 
 

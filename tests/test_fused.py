@@ -91,6 +91,18 @@ def test_equal_captions_tie() -> None:
         assert torch.equal(scores[:, row], scores[:, 5])
 
 
+@pytest.mark.parametrize("where", ["sentence", "word", "frame"])
+def test_nan_is_not_lost(where: str) -> None:
+    """A NaN among the features reaches the scores, where the metrics refuse it."""
+    texts, videos, head = problem(5, texts=3, videos=4)
+    {"sentence": texts.sentence_AD[1], "word": texts.word_ALD[1, 0], "frame": videos.frame_BFD[2, 0]}[where][3] = torch.nan
+    scores = fused(texts, videos, head).mean(dim=0)
+    hit = torch.zeros(3, 4, dtype=torch.bool)
+    hit[:, 2] |= where == "frame"
+    hit[1] |= where != "frame"
+    assert torch.equal(scores.isnan(), hit)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_degenerate_features(kind: str) -> None:
     sentence, word, frame = degenerate(kind)

@@ -455,10 +455,11 @@ def test_results_side_by_side(cache_path: Path, run: Path, tmp_path: Path, capsy
         folders.append(tmp_path / str(len(folders)))
         evaluate.main(EvaluateOptions(cache=cache_path, run=name, out=folders[-1], device="cpu", quiet=True))
     capsys.readouterr()
-    rows = json.loads(compare(CompareOptions(tuple(folders), out=tmp_path / "summary.json")).read_text())
+    rows = compare(CompareOptions(tuple(folders), out=tmp_path / "summary.json"))
+    assert json.loads((tmp_path / "summary.json").read_text()) == rows
     assert [row["run"] for row in rows] == ["zero-shot:mean", "zero-shot:glccl", str(run)]
     assert rows[0].keys() == {"run", "split", "queries", "gallery", "text_to_video", "video_to_text", "RSum"}
     table = capsys.readouterr().out
     assert all(f"{row['RSum']:.1f}" in table for row in rows)
     with pytest.raises(UserError, match="holds no"):
-        compare(CompareOptions((tmp_path / "nothing",), out=tmp_path / "s.json"))
+        compare(CompareOptions((tmp_path / "nothing",)))

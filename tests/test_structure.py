@@ -9,7 +9,7 @@ import pytest
 from extract import ExtractOptions
 from tests.conftest import ROOT
 
-ORDER = ["data", "extract", "train_head", "evaluate", "demo"]
+ORDER = ["data", "extract", "train_head", "evaluate", "demo", "benchmarks"]
 
 
 def sources(package: str) -> Iterator[Path]:

@@ -355,8 +355,10 @@ def fused_score(texts: TiledTexts, videos: LanedVideos, head: Mapping[str, Tenso
     size = -(-len(every) // shares)
     tasks = [(tile, every[first : first + size]) for tile in texts.tiles for first in range(0, len(every), size)]
     # Each worker multiplies alone: threads within a product would wait for each other between the products.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for done in [pool.submit(torch.no_grad()(work), *task) for task in tasks]:
-            done.result()
-    torch.set_num_threads(threads)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for done in [pool.submit(torch.no_grad()(work), *task) for task in tasks]:
+                done.result()
+    finally:
+        torch.set_num_threads(threads)
     return scores_SAB

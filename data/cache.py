@@ -253,7 +253,7 @@ class FeatureCache:
     def _ragged(self, dataset: str, places: Sequence[_Place], chosen: Sequence[NDArray[np.int64]], memory_budget: int) -> Ragged:
         count = np.array([len(rows) for rows in chosen], dtype=np.int64)
         if int(count.sum()) * self.dimension * np.dtype(self.settings["dtype"]).itemsize > memory_budget:
-            files = {part: h5py.File(part) for part in {place.part for place in places}}
+            files = {part: _open(part) for part in {place.part for place in places}}
             return Ragged.on_disk(
                 [files[place.part][dataset] for place in places], [p.start + rows for p, rows in zip(places, chosen, strict=True)]
             )
@@ -292,8 +292,10 @@ def _offsets(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _open(path: Path) -> h5py.File:
+    # No locks: a file that is there is complete and never changes. A lock would be kept alive by a decoder that is being started
+    # while the file is open, and some network file systems have none.
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise UserError(f"{path} is damaged or cannot be read ({error}): delete it and run extract again") from error
 
@@ -302,7 +304,7 @@ def _write_whole(path: Path, fill: Any) -> None:
     """Write an HDF5 file under a temporary name, sync it, and rename it: it is there complete or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(temporary, "w", locking=False) as file:
             fill(file)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -463,3 +465,33 @@ def test_results_side_by_side(cache_path: Path, run: Path, tmp_path: Path, capsy
     assert all(f"{row['RSum']:.1f}" in table for row in rows)
     with pytest.raises(UserError, match="holds no"):
         compare(CompareOptions((tmp_path / "nothing",)))
+
+
+def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path) -> None:
+    """Status 130 in the midst of the videos; the next run goes on, and ends with the cache of an undisturbed one."""
+    table, cache = tmp_path / "table.csv", tmp_path / "cache"
+    copies = [f"copy {i}.mp4" for i in range(600)]
+    for i, name in enumerate(copies):
+        (tmp_path / name).symlink_to(demo_set / "videos" / f"video{i % 60}.mp4")
+    pd.DataFrame({"video": copies, "caption": "a ring", "split": "test"}).to_csv(table, index=False)
+    arguments: list[str | Path] = ["--dataset", "table", "--videos", tmp_path, "--annotations", table, "--cache", cache, "--device", "cpu"]
+    arguments += ["--model", f"local-dir:{ROOT / 'demo' / 'clip'}", "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "extract", *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(cache.glob("texts-*.h5")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.5)  # some videos are encoded, none is written yet
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said == "interrupted; run the same command again to go on\n"
+    kept = len([name for name in copies if ("videos", name) in FeatureCache(cache)])
+    assert 0 < kept < len(copies)
+    done = stage("extract", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["videos_extracted"] == len(copies) - kept
+    frames = FeatureCache(cache).videos(copies, BUDGET).frames
+    for i in (0, 1, 2):
+        assert frames.gather([i])[0].tobytes() == frames.gather([i + 540])[0].tobytes()

@@ -186,10 +186,13 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("error", message="QuickGELU mismatch")
+            warnings.filterwarnings("ignore", message=".*looks like a TorchScript archive")
             torch.manual_seed(seed)
             network = open_clip.create_model(model, **arguments)
             tokenizer = open_clip.get_tokenizer(model)
     except UserWarning as error:
+        if "QuickGELU mismatch" not in str(error):
+            raise
         other = model.removesuffix("-quickgelu") if model.endswith("-quickgelu") else f"{model}-quickgelu"
         raise UserError(f"--pretrained {pretrained} belongs to another activation than --model {model}: use --model {other}") from error
     except (RuntimeError, OSError, ValueError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError) as error:

@@ -96,15 +96,20 @@ def test_the_digest_is_of_the_weights_not_of_the_file(clip: Clip, tmp_path: Path
     assert load_clip(f"local-dir:{tmp_path}", None, CPU).digest == clip.digest
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_weights_are_taken_from_a_file(tmp_path: Path) -> None:
-    """A built-in model with a checkpoint on disk, pickled or as safetensors."""
+    """A built-in model with a checkpoint on disk: pickled, safetensors, and a TorchScript archive, the form OpenAI published."""
     name = "ViT-S-32-alt"
     made = load_clip(name, "random", CPU, seed=5)
     state = {key: value.contiguous() for key, value in made.model.state_dict().items()}
     torch.save(state, tmp_path / "weights.pt")
     save_file(state, tmp_path / "weights.safetensors")
 
-    for file in ("weights.pt", "weights.safetensors"):
+    # The published archives hold the attention mask as a constant, not among the weights.
+    made.model.__dict__["attn_mask"] = made.model._buffers.pop("attn_mask")
+    inputs = torch.zeros(1, 3, 224, 224), made.tokenize(["a"], made.context_length)[0]
+    torch.jit.trace(made.model, inputs, check_trace=False).save(tmp_path / "archive.pt")
+    for file in ("weights.pt", "weights.safetensors", "archive.pt"):
         assert load_clip(name, str(tmp_path / file), CPU).digest == made.digest
     (tmp_path / "broken.pt").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"broken\.pt does not hold weights of ViT-S-32-alt"):

@@ -98,12 +98,6 @@ class RankCounter:
             "RSum": sum(direction[name] for direction in (text_to_video, video_to_text) for name in recalls),
         }
 
-    def ranks(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The expected rank, from 1, of each text's video [A], and of each video's texts [B] (NaN for a video without)."""
-        rank_A = 1 + self._higher_A + (self._tied_A - 1) / 2
-        rank_B = torch.where(self._has_text_B, 1 + self._higher_B + (self._tied_B - 1) / 2, torch.nan)
-        return rank_A.numpy(), rank_B.numpy()
-
 
 def retrieval_metrics(scores_AB: Tensor | NDArray[Any], answers: Sequence[int] | NDArray[np.integer] | Tensor) -> Metrics:
     """Retrieval metrics of a whole score matrix.

@@ -47,6 +47,7 @@ def evaluate(options: EvaluateOptions) -> Path:
         "seconds": round(time.perf_counter() - start, 2),
         "cache_digest": cache.digest,
         "weights": cache.weights,
+        "extracted": cache.provenance,
         "trained": record.get("provenance"),
         "provenance": provenance(options),
     }

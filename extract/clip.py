@@ -65,7 +65,6 @@ class Clip:
     open_clip's configuration, which decides what is computed with them (the activation, the number of heads).
     """
 
-    name: str
     model: Any
     transform: Any
     tokenizer: Any
@@ -203,7 +202,6 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
     network.eval().requires_grad_(False)
     tower = _text_tower(network)
     return Clip(
-        name=model,
         model=network,
         transform=open_clip.transform.image_transform_v2(
             open_clip.transform.PreprocessCfg(**network.visual.preprocess_cfg), is_train=False

@@ -89,12 +89,3 @@ def test_nan_names_the_pair() -> None:
 def test_answers_that_name_no_video_are_refused(answers: list[int]) -> None:
     with pytest.raises(ValueError, match="answers"):
         retrieval_metrics(torch.eye(3), answers)
-
-
-def test_ranks_are_expected_ranks() -> None:
-    counter = RankCounter([0, 2], 3)
-    counter.update(torch.tensor([[1.0, 1.0, 0.0], [0.0, 5.0, 2.0]]), torch.arange(2), torch.arange(3))
-    of_texts, of_videos = counter.ranks()
-    assert of_texts.tolist() == [1.5, 2.0]
-    assert of_videos[0] == 1
-    assert torch.tensor(of_videos).isnan().tolist() == [False, True, False]

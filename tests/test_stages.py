@@ -166,6 +166,7 @@ def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cac
     assert (result["queries"], result["gallery"]) == (24, 12)
     assert result["counts"] == {"videos_expected": 12, "videos": 12, "captions_expected": 24, "captions": 24}
     assert result["provenance"]["options"]["run"] == "zero-shot:glccl"
+    assert result["extracted"]["options"]["dataset"] == "demo"
 
 
 class Everything:

@@ -27,11 +27,11 @@ from train_head.batches import TextBatch
 from train_head.glim import KAPPA, TAU, Frames, inverse_norm
 
 LANES = 64
-"""Videos side by side: enough for several independent vector instructions, few enough for the first-level cache."""
+"""Videos side by side: several independent vector instructions a step; a gallery is padded to a multiple of it."""
 ROWS = 192
 """Rows of a tile: whole texts, padded to this. A longer text has a tile of its own, padded to a multiple."""
 COLUMNS = 3072
-"""About so many columns (frames of all videos of a few blocks) meet a tile at once: both products then fit into the cache."""
+"""About so many columns (frames of all videos of a few blocks) meet a tile at once: both products of a tile are then a few MB."""
 
 Floats = NDArray[np.float32]
 

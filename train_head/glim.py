@@ -16,7 +16,6 @@ from torch import Tensor
 
 TAU = 5.0
 KAPPA = 0.01
-SCORES = ("video-sentence", "video-word", "sentence-frame", "word-frame")
 
 # What stands in for minus infinity behind the end of a text or video: finite, so that no infinity meets a zero.
 _FAR_BELOW = -1e30

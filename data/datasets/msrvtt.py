@@ -25,7 +25,6 @@ PRESETS = (
         {"train": "MSRVTT_train.full.csv", "val": "MSRVTT_val.full.csv", "test": "MSRVTT_test.full.csv"},
         max_words=40,
         max_frames=12,
-        epochs=10,
     ),
 )
 

@@ -9,23 +9,16 @@ from data.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
-VIDEO_EXTENSIONS = (
-    ".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".3g2",
-    ".mts", ".m2ts", ".ts", ".asf", ".qt", ".divx", ".ogv", ".vob",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Preset:
-    """A split protocol with the recipe published for it (words and frames at most, batch, epochs)."""
+    """A split protocol, and how many words and frames are kept under it."""
 
     name: str
     files: dict[str, str]
     """Annotation files by their part in the protocol."""
     max_words: int = 32
     max_frames: int = 12
-    batch_size: int = 128
-    epochs: int = 5
 
 
 @dataclass(frozen=True)

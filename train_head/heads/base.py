@@ -36,8 +36,6 @@ class HeadConfig:
 class Head(nn.Module, ABC):
     """Scores texts against videos. What `encode_texts` and `encode_videos` return is the head's own affair and goes to `scores` alone."""
 
-    score_names: tuple[str, ...]
-
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.config = config

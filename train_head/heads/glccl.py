@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.fused import LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
-from train_head.glim import SCORES, Frames, Guides, prepare_texts, prepare_videos, score
+from train_head.glim import Frames, Guides, prepare_texts, prepare_videos, score
 from train_head.heads.base import Head, HeadConfig
 
 # Texts are scored in blocks of like length: padding a text costs work that grows with the square of its length.
@@ -17,8 +17,6 @@ Block = tuple[Tensor, Guides]
 
 class GlcclHead(Head):
     """The method: GLIM's four scores with learned matrices M_g, M_l [D, D] and P1 ... P6 [max_words, max_words]."""
-
-    score_names = SCORES
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)

@@ -10,8 +10,6 @@ from train_head.heads.base import Head
 class MeanHead(Head):
     """Cosine of the sentence and the mean of the frames, each frame of norm 1."""
 
-    score_names = ("video-sentence",)
-
     def encode_texts(self, batch: TextBatch) -> Tensor:
         return normalize(batch.sentence_AD, dim=-1)
 

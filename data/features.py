@@ -1,46 +1,67 @@
-"""Features as the cache gives them: ragged, in a given order, in memory or on disk.
+"""Features as the cache gives them: ragged, in a given order, in memory, on a device or on disk.
 
-Shape suffixes: N entries, T rows of all entries together, L rows of the longest entry of a batch, D joint dimension.
+Shape suffixes: N entries, T rows of all entries together, R rows of the entries of a batch together, D joint dimension.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+_SPARE = 0.5
+"""Share of a device's free memory that features may take; the rest is for the work."""
 
 
 class Ragged:
-    """N matrices of different lengths and one width D, gathered into padded batches."""
+    """N matrices of different lengths and one width D, gathered into batches without padding."""
 
-    def __init__(self, length_N: NDArray[np.int64], rows: Callable[[int], NDArray[Any]], dimension: int) -> None:
+    def __init__(self, length_N: NDArray[np.int64], values_TD: Tensor | None, sources: Sequence[tuple[Any, NDArray[np.int64]]]) -> None:
         self.length_N = length_N
-        self._rows = rows
-        self._dimension = dimension
+        self._first_N = np.cumsum(length_N) - length_N
+        self._values_TD = values_TD
+        self._sources = sources
 
     @classmethod
     def in_memory(cls, values_TD: NDArray[Any], offsets: NDArray[np.int64]) -> "Ragged":
         """From one array of all rows; entry i has the rows offsets[i] to offsets[i + 1]."""
-        return cls(np.diff(offsets), lambda i: values_TD[offsets[i] : offsets[i + 1]], values_TD.shape[1])
+        return cls(np.diff(offsets), torch.from_numpy(values_TD), [])
 
     @classmethod
     def on_disk(cls, sources: Sequence[Any], rows: Sequence[NDArray[np.int64]]) -> "Ragged":
         """From array-likes that are read when they are used; entry i has the ascending `rows[i]` of `sources[i]`."""
-        lengths = np.array([len(r) for r in rows], dtype=np.int64)
-        return cls(lengths, lambda i: sources[i][rows[i]], sources[0].shape[1] if sources else 0)
+        return cls(np.array([len(r) for r in rows], dtype=np.int64), None, list(zip(sources, rows, strict=True)))
 
     def __len__(self) -> int:
         return len(self.length_N)
 
-    def gather(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The entries with these indices as one array [N, L, D] of float32, zero behind each end, and their lengths [N]."""
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return int((self._sources[0][0] if self._values_TD is None else self._values_TD).shape[1])
+
+    def to(self, device: torch.device) -> "Ragged":
+        """The same on a CUDA device, where it is in memory and the device has room for it; else as it is."""
+        if self._values_TD is None or device.type != "cuda" or self._values_TD.nbytes > _SPARE * torch.cuda.mem_get_info(device)[0]:
+            return self
+        return Ragged(self.length_N, self._values_TD.to(device), [])
+
+    def gather(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """The rows of the entries with these indices, one entry after the other [R, D] as float32 on the device, and their lengths [N]."""
         index_N = np.asarray(indices, dtype=np.int64)
         length_N = self.length_N[index_N]
-        padded_NLD = np.zeros((len(index_N), int(length_N.max(initial=0)), self._dimension), dtype=np.float32)
-        for row, index in enumerate(index_N):
-            padded_NLD[row, : length_N[row]] = self._rows(int(index))
-        return padded_NLD, length_N
+        device = device or torch.device("cpu")
+        if self._values_TD is None:
+            parts = [source[rows] for source, rows in (self._sources[i] for i in index_N)]
+            rows_RD = torch.from_numpy(np.concatenate(parts))
+        else:
+            within_R = np.arange(length_N.sum()) - np.repeat(np.cumsum(length_N) - length_N, length_N)
+            row_R = torch.from_numpy(np.repeat(self._first_N[index_N], length_N) + within_R)
+            rows_RD = self._values_TD[row_R.to(self._values_TD.device)]
+        return rows_RD.to(device).float(), torch.from_numpy(length_N)
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,10 @@ class VideoFeatures:
     frames: Ragged
     seconds: list[NDArray[np.float64]]
 
+    def to(self, device: torch.device) -> "VideoFeatures":
+        """The same with features on the device where they fit: see `Ragged.to`."""
+        return replace(self, frames=self.frames.to(device))
+
 
 @dataclass(frozen=True)
 class TextFeatures:
@@ -59,3 +84,7 @@ class TextFeatures:
     texts: list[str]
     words: Ragged
     sentences: Ragged
+
+    def to(self, device: torch.device) -> "TextFeatures":
+        """The same with features on the device where they fit: see `Ragged.to`."""
+        return replace(self, words=self.words.to(device), sentences=self.sentences.to(device))

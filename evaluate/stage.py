@@ -24,13 +24,14 @@ def evaluate(options: EvaluateOptions) -> Path:
     start = time.perf_counter()
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
+    budget = budget_bytes(options.memory_budget)
     head, record = load_head(options.run, cache, device)
     trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
     max_frames = trained_frames if options.max_frames is None else options.max_frames
-    split = load_split(cache, options.split, options.preset, budget_bytes(options.memory_budget), max_frames, options.allow_missing)
+    split = load_split(cache, options.split, options.preset, budget, max_frames, options.allow_missing)
     check_fits(head, split)
     try:
-        metrics = evaluate_pairs(head, split.texts, split.videos, split.answers, options.quiet)
+        metrics = evaluate_pairs(head, split.texts, split.videos, split.answers, budget, options.quiet)
     except ValueError as error:
         raise UserError(f"--run {options.run} on {options.cache}: {error}") from error
     row: dict[str, Any] = {

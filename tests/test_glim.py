@@ -40,6 +40,10 @@ def pad(rows: list[Tensor], extra: int = 0, fill: float = 0.0) -> tuple[Tensor, 
     return padded, mask
 
 
+def text_batch(sentences: list[Tensor], words: list[Tensor]) -> TextBatch:
+    return TextBatch(torch.stack(sentences), torch.cat(words), torch.tensor([len(w) for w in words]))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -89,10 +93,24 @@ def test_the_head_in_blocks_equals_the_function() -> None:
     matrices = random_head(generator, max_words=12)
     for name, value in matrices.items():
         head.get_parameter(name).copy_(value)
-    texts, videos = TextBatch(torch.stack(sentences), *pad(words)), VideoBatch(*pad(frames))
+    texts, videos = text_batch(sentences, words), VideoBatch(*pad(frames))
     scores = head.scores(head.encode_texts(texts), head.encode_videos(videos))
     expected = reference_scores(sentences, words, frames, matrices, scale=50.0)
     torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_plain_path_in_blocks_equals_the_function() -> None:
+    """What the head does where the compiled loops do not run (on CUDA): here in float64."""
+    generator = torch.Generator().manual_seed(4)
+    word_counts = torch.randint(2, 11, (45,), generator=generator).tolist()
+    sentences, words, frames = ([t.double() for t in some] for some in random_features(generator, word_counts, [3, 1, 5, 4]))
+    matrices = random_head(generator, max_words=12, dtype=torch.float64)
+    head = make_head(HeadConfig("glccl", D, 12, logit_scale=50.0)).double()
+    for name, value in matrices.items():
+        head.get_parameter(name).copy_(value)
+    scores = head.scores(head.encode_texts(text_batch(sentences, words)), head.encode_videos(VideoBatch(*pad(frames))))
+    torch.testing.assert_close(scores, reference_scores(sentences, words, frames, matrices, scale=50.0), rtol=1e-6, atol=1e-6)
 
 
 def degenerate(kind: str) -> tuple[Tensor, Tensor, Tensor]:

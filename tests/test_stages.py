@@ -26,6 +26,7 @@ from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from extract import ExtractOptions
 from tests.conftest import ROOT
+from tests.test_glim import pad
 from train_head import TrainOptions
 from train_head.glim import glim_scores
 from train_head.pairs import score_all_pairs
@@ -52,10 +53,10 @@ def features(cache: FeatureCache) -> dict[str, np.ndarray]:
     table = cache.table()
     videos = cache.videos(table["video_id"].unique().tolist(), BUDGET)
     texts = cache.texts(table["caption"].unique().tolist(), BUDGET)
-    found = {name: videos.frames.gather([i])[0][0] for i, name in enumerate(videos.ids)}
+    found = {name: videos.frames.gather([i])[0].numpy() for i, name in enumerate(videos.ids)}
     for i, text in enumerate(texts.texts):
-        found[f"words {text}"] = texts.words.gather([i])[0][0]
-        found[f"sentence {text}"] = texts.sentences.gather([i])[0][0]
+        found[f"words {text}"] = texts.words.gather([i])[0].numpy()
+        found[f"sentence {text}"] = texts.sentences.gather([i])[0].numpy()
     return found
 
 
@@ -106,7 +107,7 @@ def test_features_are_those_of_the_frames(cache: FeatureCache, demo_set: Path) -
     with torch.no_grad():
         expected = clip.model.encode_image(torch.stack([sampled.pictures[i] for i in chosen]))
     frames, _ = cache.videos(["video3"], BUDGET).frames.gather([0])
-    np.testing.assert_allclose(frames[0], expected, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(frames, expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -153,13 +154,8 @@ def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cac
     words, word_lengths = split.texts.words.gather(range(len(split.texts.texts)))
     sentences, _ = split.texts.sentences.gather(range(len(split.texts.texts)))
     frames, frame_lengths = split.videos.frames.gather(range(len(split.videos.ids)))
-    scores = glim_scores(
-        torch.from_numpy(sentences[:, 0]),
-        torch.from_numpy(words),
-        torch.arange(words.shape[1]) < torch.from_numpy(word_lengths)[:, None],
-        torch.from_numpy(frames),
-        torch.arange(frames.shape[1]) < torch.from_numpy(frame_lengths)[:, None],
-    ).mean(dim=0)
+    word, frame = words.split(word_lengths.tolist()), frames.split(frame_lengths.tolist())
+    scores = glim_scores(sentences, *pad(list(word)), *pad(list(frame))).mean(dim=0)
     expected = retrieval_metrics(scores, split.answers)
     assert result["text_to_video"] == pytest.approx(expected["text_to_video"])
     assert result["video_to_text"] == pytest.approx(expected["video_to_text"])
@@ -185,16 +181,17 @@ def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monke
     split = load_split(cache, "train", None, BUDGET)
     head, _ = load_head(f"zero-shot:{head_name}", cache, torch.device("cpu"))
     found = []
-    for texts, videos in ((10, 7), (1000, 1000)):
-        monkeypatch.setattr("train_head.pairs.TEXTS_A_STRIP", texts)
-        monkeypatch.setattr("train_head.pairs.VIDEOS_A_BLOCK", videos)
+    for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
+        monkeypatch.setattr("train_head.pairs.WORDS_A_STRIP", words)
+        monkeypatch.setattr("train_head.pairs.FRAMES_A_BLOCK", frames)
         everything = Everything(len(split.answers), len(split.videos.ids))
-        score_all_pairs(head, split.texts, split.videos, split.answers, [everything])
+        score_all_pairs(head, split.texts, split.videos, split.answers, [everything], budget)
         found.append(everything.scores_AB)
     assert not found[0].isnan().any()
     if head_name == "glccl":
-        assert torch.equal(found[0], found[1]), "scores depend on the blocks"
-    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-4)
+        assert torch.equal(found[0], found[1]), "scores depend on the budget"
+        assert torch.equal(found[0], found[2]), "scores depend on the blocks"
+    torch.testing.assert_close(found[0], found[2], rtol=1e-5, atol=1e-4)
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(
@@ -495,4 +492,4 @@ def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path) -> N
     assert json.loads(done.stdout)["videos_extracted"] == len(copies) - kept
     frames = FeatureCache(cache).videos(copies, BUDGET).frames
     for i in (0, 1, 2):
-        assert frames.gather([i])[0].tobytes() == frames.gather([i + 540])[0].tobytes()
+        assert torch.equal(frames.gather([i])[0], frames.gather([i + 540])[0])

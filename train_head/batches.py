@@ -1,6 +1,6 @@
-"""What goes into a head: padded batches of cached features on a device.
+"""What goes into a head: batches of cached features on a device.
 
-Shape suffixes: A texts, B videos, L words, F frames, D joint dimension.
+Shape suffixes: A texts, B videos, R words of all texts of a batch together, F frames, D joint dimension.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,23 @@ from data.features import TextFeatures, VideoFeatures
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Texts as they come from the cache: sentence [A, D], words [A, L, D] and which of them are real [A, L]."""
+    """Texts as they come from the cache: sentences [A, D], the words of one text after the other [R, D], and how many each has."""
 
     sentence_AD: Tensor
-    word_ALD: Tensor
-    mask_AL: Tensor
+    word_RD: Tensor
+    length_A: Tensor
+    """On the CPU, wherever the features are: it decides how the work is divided."""
 
     @classmethod
     def gather(cls, features: TextFeatures, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> "TextBatch":
         """The texts with these indices, on the device, as float32."""
-        word_ALD, length_A = features.words.gather(indices)
-        sentence_A1D, _ = features.sentences.gather(indices)
-        mask_AL = np.arange(word_ALD.shape[1]) < length_A[:, None]
-        return cls(*(torch.from_numpy(array).to(device) for array in (sentence_A1D[:, 0], word_ALD, mask_AL)))
+        word_RD, length_A = features.words.gather(indices, device)
+        return cls(features.sentences.gather(indices, device)[0], word_RD, length_A)
 
 
 @dataclass(frozen=True)
 class VideoBatch:
-    """Videos as they come from the cache: frames [B, F, D] and which of them are real [B, F]."""
+    """Videos as they come from the cache: frames [B, F, D], zero behind the last, and which of them are real [B, F]."""
 
     frame_BFD: Tensor
     mask_BF: Tensor
@@ -41,6 +40,10 @@ class VideoBatch:
     @classmethod
     def gather(cls, features: VideoFeatures, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> "VideoBatch":
         """The videos with these indices, on the device, as float32."""
-        frame_BFD, length_B = features.frames.gather(indices)
-        mask_BF = np.arange(frame_BFD.shape[1]) < length_B[:, None]
-        return cls(torch.from_numpy(frame_BFD).to(device), torch.from_numpy(mask_BF).to(device))
+        rows_RD, length_B = features.frames.gather(indices, device)
+        mask_BF = (torch.arange(int(length_B.max())) < length_B[:, None]).to(device)
+        if bool((length_B == length_B[0]).all()):
+            return cls(rows_RD.unflatten(0, mask_BF.shape), mask_BF)
+        frame_BFD = rows_RD.new_zeros(*mask_BF.shape, rows_RD.shape[1])
+        frame_BFD[mask_BF] = rows_RD
+        return cls(frame_BFD, mask_BF)

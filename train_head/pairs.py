@@ -3,8 +3,9 @@
 Shape suffixes: A texts, B videos, S scores of a pair.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ from data.features import TextFeatures, VideoFeatures
 from data.metrics import Metrics, RankCounter
 from data.progress import Progress
 from train_head.heads import Head, TextBatch, VideoBatch
+from train_head.threads import parallel
 
-# A head scores so many at once; a strip of texts holds at least so many, and all texts of a video.
-TEXTS_A_STRIP = 512
-VIDEOS_A_BLOCK = 1024
+WORDS_A_STRIP = 380
+"""A head scores so many words (and sentences) of texts at once: a little under one tile of the compiled loops."""
+FRAMES_A_BLOCK = 1536
+"""And so many frames of videos: two of their chunks."""
 
 
 class Accumulator(Protocol):
@@ -35,45 +38,82 @@ def score_all_pairs(
     videos: VideoFeatures,
     answers: NDArray[np.int64],
     accumulators: Sequence[Accumulator],
+    memory_budget: int,
     quiet: bool = True,
 ) -> None:
     """Score every text with every video once and feed the accumulators.
 
-    `answers` [A]: the index of each text's video. The texts of a video stay in one block, and blocks that hold answers come first,
-    so that a RankCounter has little to keep.
+    `answers` [A]: the index of each text's video. `memory_budget`: bytes of encoded videos to hold at once; where it is too small for
+    all, they are encoded twice. The texts of a video stay in one block, and blocks that hold answers come first, so that a RankCounter
+    has little to keep.
     """
     device = head.logit_scale.device
     head.eval()
-    video_blocks = [np.arange(first, min(first + VIDEOS_A_BLOCK, len(videos.ids))) for first in range(0, len(videos.ids), VIDEOS_A_BLOCK)]
-    encoded_videos = [head.encode_videos(VideoBatch.gather(videos, block, device)) for block in video_blocks]
-    strips = list(_strips(answers))
-    with Progress("scoring", len(strips) * len(video_blocks), "blocks", quiet) as progress:
-        for answered in (True, False):
-            for strip in strips:
-                chosen = [i for i, block in enumerate(video_blocks) if np.isin(answers[strip], block).any() == answered]
-                if not chosen:
-                    continue
-                encoded_texts = head.encode_texts(TextBatch.gather(texts, strip, device))
-                for i in chosen:
-                    scores_AB = head.scores(encoded_texts, encoded_videos[i]).mean(dim=0)
+    texts, videos = texts.to(device), videos.to(device)
+    strips, groups = _strips(answers, texts), _groups(videos, memory_budget)
+    held: list[range] = []
+    encoded: dict[range, Any] = {}
+    one_at_a_time = Lock()
+    with Progress("scoring", len(strips) * sum(map(len, groups)), "blocks", quiet) as progress:
+
+        def work(job: tuple[NDArray[np.int64], list[range]], _: None) -> None:
+            strip, blocks = job
+            encoded_texts = head.encode_texts(TextBatch.gather(texts, strip, device))
+            for block in blocks:
+                scores_AB = head.scores(encoded_texts, encoded[block]).mean(dim=0)
+                with one_at_a_time:
                     for accumulator in accumulators:
-                        accumulator.update(scores_AB, torch.from_numpy(strip), torch.from_numpy(video_blocks[i]))
+                        accumulator.update(scores_AB, torch.from_numpy(strip), torch.arange(block.start, block.stop))
                     progress.update()
 
+        for answered in (True, False):
+            # Back through the groups the second time: the last one is still there.
+            for group in groups if answered else reversed(groups):
+                jobs = [(strip, [block for block in group if _has_answer(answers[strip], block) == answered]) for strip in strips]
+                jobs = [(strip, blocks) for strip, blocks in jobs if blocks]
+                if jobs and held != group:
+                    encoded.clear()
+                    encoded.update((block, head.encode_videos(VideoBatch.gather(videos, block, device))) for block in group)
+                    held = group
+                parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
 
-def evaluate_pairs(head: Head, texts: TextFeatures, videos: VideoFeatures, answers: NDArray[np.int64], quiet: bool = True) -> Metrics:
-    """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`."""
+
+def evaluate_pairs(
+    head: Head, texts: TextFeatures, videos: VideoFeatures, answers: NDArray[np.int64], memory_budget: int, quiet: bool = True
+) -> Metrics:
+    """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs` for the budget."""
     counter = RankCounter(answers, len(videos.ids))
-    score_all_pairs(head, texts, videos, answers, [counter], quiet)
+    score_all_pairs(head, texts, videos, answers, [counter], memory_budget, quiet)
     return counter.metrics()
 
 
-def _strips(answers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Text indices in the order of their videos, cut between videos into strips of TEXTS_A_STRIP or a little more."""
+def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
+    return bool(((answers >= block.start) & (answers < block.stop)).any())
+
+
+def _groups(videos: VideoFeatures, memory_budget: int) -> list[list[range]]:
+    """All videos in blocks of one size, and as many blocks to a group as may be encoded at once."""
+    frames, count = videos.frames, len(videos.ids)
+    size = max(1, FRAMES_A_BLOCK // int(frames.length_N.max()))
+    blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    # Frames and their products with each other, as float32.
+    group = max(1, memory_budget // (FRAMES_A_BLOCK * (frames.dimension + int(frames.length_N.max())) * 4))
+    return [blocks[first : first + group] for first in range(0, len(blocks), group)]
+
+
+def _strips(answers: NDArray[np.int64], texts: TextFeatures) -> list[NDArray[np.int64]]:
+    """Text indices in the order of their videos, cut between videos into strips of WORDS_A_STRIP words, or some times that.
+
+    So many times that a video's texts are at most a quarter of a strip: little room is left at its end.
+    """
     order = np.argsort(answers, kind="stable")
     starts = np.flatnonzero(np.diff(answers[order], prepend=-1))
-    first = 0
-    for start in [*starts[1:], len(order)]:
-        if start - first >= TEXTS_A_STRIP or start == len(order):
-            yield order[first:start]
+    words = np.concatenate([[0], np.cumsum(texts.words.length_N[order] + 1)])
+    stops = [*starts[1:].tolist(), len(order)]
+    most = -(-4 * int(np.diff(words[[0, *stops]]).max()) // WORDS_A_STRIP) * WORDS_A_STRIP
+    strips, first = [], 0
+    for start, stop in zip(starts.tolist(), stops, strict=True):
+        if start > first and words[stop] - words[first] > most:
+            strips.append(order[first:start])
             first = start
+    return [*strips, order[first:]]

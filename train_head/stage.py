@@ -60,7 +60,7 @@ def train(options: TrainOptions) -> Path:
         start = time.perf_counter()
         losses = trainer.run_epoch(epoch) if epoch else {}  # epoch 0: the figures before training
         seconds = time.perf_counter() - start
-        metrics = evaluate_pairs(head, val_split.texts, val_split.videos, val_split.answers)
+        metrics = evaluate_pairs(head, val_split.texts, val_split.videos, val_split.answers, budget)
         rows.append({"epoch": epoch, **losses, **_flat(metrics), "seconds": round(seconds, 2)})
         _write_log(options.out / LOG_FILE, rows)
         if epoch and metrics["text_to_video"]["R@1"] > best:

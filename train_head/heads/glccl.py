@@ -12,7 +12,7 @@ from train_head.heads.base import Head, HeadConfig
 TEXTS_A_BLOCK = 16
 
 Block = tuple[Tensor, Guides]
-"""Some texts of a batch, by their rows in it, cut to the longest of them."""
+"""Some texts of a batch, by their rows in it, padded to the longest of them."""
 
 
 class GlcclHead(Head):
@@ -29,31 +29,42 @@ class GlcclHead(Head):
         """The learned matrices by their names in the method."""
         return {name: self.get_parameter(name) for name in ("M_g", "M_l", "P1", "P2", "P3", "P4", "P5", "P6")}
 
-    def _fused(self) -> bool:
-        """Whether to score by the compiled loop: it runs on the CPU and has no gradient."""
-        return self.logit_scale.device.type == "cpu" and not torch.is_grad_enabled()
-
     def encode_texts(self, batch: TextBatch) -> list[Block] | TiledTexts:
-        if self._fused():
-            return tile_texts(batch)
-        length_A = batch.mask_AL.sum(dim=1)
-        blocks = []
-        for rows in length_A.argsort(stable=True).split(TEXTS_A_BLOCK):
-            length = int(length_A[rows].max())
-            mask_AL = batch.mask_AL[rows, :length]
-            blocks.append((rows, prepare_texts(batch.sentence_AD[rows], batch.word_ALD[rows, :length], mask_AL, self.matrices())))
-        return blocks
+        if _compiled(batch.sentence_AD):
+            return tile_texts(batch, self.matrices(), torch.get_num_threads())
+        return [
+            (rows, prepare_texts(sentence_AD, word_ALD, mask_AL, self.matrices()))
+            for rows, sentence_AD, word_ALD, mask_AL in by_length(batch)
+        ]
 
     def encode_videos(self, batch: VideoBatch) -> Frames | LanedVideos:
-        videos = prepare_videos(self.frames_in_time(batch), batch.mask_BF)
-        return lane_videos(videos) if self._fused() else videos
+        in_time = VideoBatch(self.frames_in_time(batch), batch.mask_BF)
+        return lane_videos(in_time) if _compiled(batch.frame_BFD) else prepare_videos(in_time.frame_BFD, in_time.mask_BF)
 
     def scores(self, texts: list[Block] | TiledTexts, videos: Frames | LanedVideos) -> Tensor:
-        matrices = self.matrices()
         if isinstance(texts, TiledTexts):
-            assert isinstance(videos, LanedVideos), "texts and videos were encoded in different modes"
-            return fused_score(texts, videos, matrices) * self.scale()
-        assert isinstance(videos, Frames), "texts and videos were encoded in different modes"
-        by_length_SAB = torch.cat([score(guides, videos, matrices) for _, guides in texts], dim=1)
+            assert isinstance(videos, LanedVideos), "texts and videos were on different devices"
+            return fused_score(texts, videos, self.matrices(), torch.get_num_threads()) * self.scale()
+        assert isinstance(videos, Frames), "texts and videos were on different devices"
+        by_length_SAB = torch.cat([score(guides, videos, self.matrices()) for _, guides in texts], dim=1)
         order_A = torch.cat([rows for rows, _ in texts])
-        return by_length_SAB[:, order_A.argsort()] * self.scale()
+        return by_length_SAB[:, order_A.argsort().to(by_length_SAB.device)] * self.scale()
+
+
+def _compiled(features: Tensor) -> bool:
+    """Whether the compiled loops take these features."""
+    return features.device.type == "cpu" and features.dtype == torch.float32
+
+
+def by_length(batch: TextBatch) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Texts of like length together: their rows in the batch, sentences [A, D], words [A, L, D] and mask [A, L]."""
+    first_A = batch.length_A.cumsum(dim=0) - batch.length_A
+    blocks = []
+    for rows in batch.length_A.argsort(stable=True).split(TEXTS_A_BLOCK):
+        position_L = torch.arange(int(batch.length_A[rows].max()))
+        mask_AL = position_L < batch.length_A[rows, None]
+        # Behind its end a text repeats its last word; the mask tells.
+        word_AL = first_A[rows, None] + torch.minimum(position_L, batch.length_A[rows, None] - 1)
+        device = batch.word_RD.device
+        blocks.append((rows, batch.sentence_AD[rows.to(device)], batch.word_RD[word_AL.to(device)], mask_AL.to(device)))
+    return blocks

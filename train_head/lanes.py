@@ -1,0 +1,169 @@
+"""A vector of LANES float32 numbers as one value of compiled code: a type for numba, with the few operations that scoring needs.
+
+Compilers find such vectors in loops over numbers only where they happen to; here a sum over frames or words stays in registers because it
+is written as one value. A machine with narrower registers uses several for a vector.
+
+numba keeps compiled loops on disk and compiles a file anew when it changes, but does not look at what the file imports: who changes this
+one deletes `__pycache__`.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+LANES = 16
+
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_INTEGERS = ir.VectorType(ir.IntType(32), LANES)
+# Products and sums may be rounded once together, as fused multiply-add does.
+_CONTRACT = ("contract",)
+_LOWEST_EXPONENT = -87.0
+# exp(r) - 1 - r for |r| <= ln(2) / 2, from its Taylor series bent to the smallest largest error.
+_LOG2_E, _LN_2_HIGH, _LN_2_LOW = 1.44269504, 0.693359375, -2.12194440e-4
+_POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+
+
+class LanesType(types.Type):  # type: ignore[misc]
+    """The type of a vector."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+VECTOR = LanesType()
+
+
+@register_model(LanesType)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _FLOATS)
+
+
+def _constant(value: float) -> Any:
+    return ir.Constant(_FLOATS, [float(np.float32(value))] * LANES)
+
+
+def _splat(builder: Any, number: Any) -> Any:
+    nothing = ir.Constant(_FLOATS, ir.Undefined)
+    first = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(_INTEGERS, [0] * LANES))
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [offset]), _FLOATS.as_pointer())
+
+
+def _call(builder: Any, name: str, argument: Any) -> Any:
+    """A function of LLVM's own, such as a root, of every lane."""
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS, [_FLOATS]), f"llvm.{name}.v{LANES}f32")
+    return builder.call(function, [argument])
+
+
+def _load(_context: Any, array: Any, offset: Any) -> Any:
+    """LANES numbers of a flat float32 array from this offset on; nothing checks that they are there."""
+
+    def generate(context: Any, builder: Any, called: Any, arguments: Any) -> Any:
+        return builder.load(_pointer(context, builder, called.args[0], *arguments), align=4)
+
+    return VECTOR(array, types.intp), generate
+
+
+def _store(_context: Any, array: Any, offset: Any, x: Any) -> Any:
+    """Put a vector into a flat float32 array from this offset on."""
+
+    def generate(context: Any, builder: Any, called: Any, arguments: Any) -> Any:
+        builder.store(arguments[2], _pointer(context, builder, called.args[0], *arguments[:2]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, VECTOR), generate
+
+
+def _factor(_context: Any, x: Any, offset: Any) -> Any:
+    """What `load` gives; of a tuple's only array, a single number in every lane."""
+    numbers = isinstance(x, types.BaseTuple)
+    array = x[0] if numbers else x
+
+    def generate(context: Any, builder: Any, _called: Any, arguments: Any) -> Any:
+        if numbers:
+            data = context.make_array(array)(context, builder, builder.extract_value(arguments[0], 0)).data
+            return _splat(builder, builder.load(builder.gep(data, [arguments[1]])))
+        return builder.load(_pointer(context, builder, array, *arguments), align=4)
+
+    return VECTOR(x, types.intp), generate
+
+
+def _fill(_context: Any, number: Any) -> Any:
+    """The same number in every lane."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _splat(builder, arguments[0])
+
+    return VECTOR(types.float32), generate
+
+
+def _where_greater(_context: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
+    """x in lanes where a > b, else y (also where a or b is NaN)."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        a, b, x, y = arguments
+        return builder.select(builder.fcmp_ordered(">", a, b), x, y)
+
+    return VECTOR(VECTOR, VECTOR, VECTOR, VECTOR), generate
+
+
+def _root(_context: Any, x: Any) -> Any:
+    """The square root of every lane."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _call(builder, "sqrt", arguments[0])
+
+    return VECTOR(VECTOR), generate
+
+
+def _exp(_context: Any, x: Any) -> Any:
+    """exp(x) of x <= 0 to about 1e-7 of its value; a NaN stays one."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        def times(a: Any, b: Any) -> Any:
+            return builder.fmul(a, b, flags=_CONTRACT)
+
+        def plus(a: Any, b: Any) -> Any:
+            return builder.fadd(a, b, flags=_CONTRACT)
+
+        low = _constant(_LOWEST_EXPONENT)
+        x = builder.select(builder.fcmp_ordered("<", arguments[0], low), low, arguments[0])
+        whole = _call(builder, "floor", plus(times(x, _constant(_LOG2_E)), _constant(0.5)))
+        r = plus(plus(x, times(whole, _constant(-_LN_2_HIGH))), times(whole, _constant(-_LN_2_LOW)))
+        poly = _constant(_POLYNOMIAL[0])
+        for factor in _POLYNOMIAL[1:]:
+            poly = plus(times(poly, r), _constant(factor))
+        poly = plus(plus(times(times(poly, r), r), r), _constant(1.0))
+        exponent = builder.add(builder.fptosi(whole, _INTEGERS), ir.Constant(_INTEGERS, [127] * LANES))
+        return builder.fmul(poly, builder.bitcast(builder.shl(exponent, ir.Constant(_INTEGERS, [23] * LANES)), _FLOATS))
+
+    return VECTOR(VECTOR), generate
+
+
+load, factor, store, fill, where_greater, root, exp = map(intrinsic, (_load, _factor, _store, _fill, _where_greater, _root, _exp))
+
+
+def _implement(operation: Callable[[Any, Any], Any], instruction: str) -> None:
+    """Let an operator of Python work on two vectors."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return getattr(builder, instruction)(*arguments, flags=_CONTRACT)
+
+    infer_global(operation)(type(instruction, (ConcreteTemplate,), {"cases": [signature(VECTOR, VECTOR, VECTOR)]}))
+    lower_builtin(operation, LanesType, LanesType)(generate)
+
+
+for _operation, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+    _implement(_operation, _instruction)

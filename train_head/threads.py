@@ -1,0 +1,51 @@
+"""Threads for the CPU's share of scoring, each doing whole jobs alone."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+Job = TypeVar("Job")
+State = TypeVar("State")
+
+
+def parallel(threads: int, work: Callable[[Job, State], object], jobs: Sequence[Job], prepare: Callable[[], State]) -> None:
+    """Do all jobs, without gradients, on so many threads; each has memory of its own from `prepare`. One is the calling thread itself."""
+    waiting = iter(jobs)
+
+    @torch.no_grad()
+    def worker() -> None:
+        state = prepare()
+        for job in waiting:
+            work(job, state)
+
+    if threads == 1:
+        worker()
+        return
+    for done in [_pool(threads).submit(worker) for _ in range(min(threads, len(jobs)))]:
+        done.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: a new one would first fetch memory for its products again, at every call.
+
+    Each multiplies alone: threads within a product would wait for each other between the products.
+    """
+    started, before = Barrier(threads + 1), torch.get_num_threads()
+
+    def initialise() -> None:
+        torch.set_num_threads(1)
+        # torch gives a thread the number set last by any thread when it first asks: now, before the main thread sets its own again.
+        torch.get_num_threads()
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, "scoring", initialise)
+    for _ in range(threads):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(before)
+    return pool

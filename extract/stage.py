@@ -58,7 +58,7 @@ def extract(options: ExtractOptions) -> Path:
     """
     start = time.perf_counter()
     _check_numbers(options)
-    preset = find_preset(options.dataset, options.preset)
+    preset = find_preset(options.dataset, options.preset, options.annotations)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
     _check_complete(dataset, options)
     if not options.quiet:

@@ -26,6 +26,8 @@ def run_command(
     try:
         result = main(options)
     except UserError as error:
+        for item in error.listed:
+            print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 class Ragged:
     """N matrices of different lengths and one width D, gathered into padded batches."""
 
-    def __init__(self, length_N: NDArray[np.int64], rows: Callable[[int], NDArray[Any]], dimension: int) -> None:
+    def __init__(self, length_N: NDArray[np.int64], rows: Callable[[int], NDArray[Any]], dimension: int, bytes_held: int = 0) -> None:
         self.length_N = length_N
+        self.bytes_held = bytes_held
         self._rows = rows
         self._dimension = dimension
 
     @classmethod
     def in_memory(cls, values_TD: NDArray[Any], offsets: NDArray[np.int64]) -> "Ragged":
         """From one array of all rows; entry i has the rows offsets[i] to offsets[i + 1]."""
-        return cls(np.diff(offsets), lambda i: values_TD[offsets[i] : offsets[i + 1]], values_TD.shape[1])
+        return cls(np.diff(offsets), lambda i: values_TD[offsets[i] : offsets[i + 1]], values_TD.shape[1], values_TD.nbytes)
 
     @classmethod
     def on_disk(cls, sources: Sequence[Any], rows: Sequence[NDArray[np.int64]]) -> "Ragged":

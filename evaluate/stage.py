@@ -7,13 +7,12 @@ from typing import Any
 
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
-from data.errors import UserError
 from data.provenance import provenance, write_json
 from evaluate.options import EvaluateOptions
 from evaluate.table import METRICS_FILE, format_rows
 from train_head.pairs import evaluate_pairs
 from train_head.run import check_fits, load_head
-from train_head.splits import load_split
+from train_head.splits import Split, load_split
 
 
 def evaluate(options: EvaluateOptions) -> Path:
@@ -29,20 +28,22 @@ def evaluate(options: EvaluateOptions) -> Path:
     max_frames = trained_frames if options.max_frames is None else options.max_frames
     split = load_split(cache, options.split, options.preset, budget_bytes(options.memory_budget), max_frames, options.allow_missing)
     check_fits(head, split)
-    try:
-        metrics = evaluate_pairs(head, split.texts, split.videos, split.answers, options.quiet)
-    except ValueError as error:
-        raise UserError(f"--run {options.run} on {options.cache}: {error}") from error
+    metrics = evaluate_pairs(head, split.texts, split.videos, split.answers, options.quiet, options.ties)
     row: dict[str, Any] = {
         "run": options.run,
+        "preset": split.preset,
         "split": split.name,
         "queries": len(split.answers),
         "gallery": len(split.videos.ids),
+        "counts": split.counts,
+        "train_videos": record.get("train_counts", {}).get("videos_scored"),
+        "selected_on": record.get("selected_on"),
+        "ties": options.ties,
         **metrics,
     }
     result = {
         **row,
-        "counts": split.counts,
+        "protocol": _protocol(split),
         "max_frames": max_frames,
         "seconds": round(time.perf_counter() - start, 2),
         "cache_digest": cache.digest,
@@ -53,12 +54,12 @@ def evaluate(options: EvaluateOptions) -> Path:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / METRICS_FILE, result)
-    print(json.dumps(row) if options.json else _headline(split.counts) + "\n" + format_rows([row]))
+    print(json.dumps(row) if options.json else format_rows([row]))
     return options.out
 
 
-def _headline(counts: dict[str, int]) -> str:
-    return (
-        f"scored {counts['captions']} of {counts['captions_expected']} captions "
-        f"against {counts['videos']} of {counts['videos_expected']} videos"
-    )
+def _protocol(split: Split) -> str:
+    """What is ranked, in words."""
+    if len(split.answers) == len(split.videos.ids):
+        return "one caption a video: each ranks the videos, and each video the captions"
+    return "several captions a video: each ranks the videos; a video ranks the videos by the best of their captions"

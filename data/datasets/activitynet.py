@@ -19,6 +19,7 @@ PRESETS = (
         captions=PARAGRAPH,
         max_words=64,
         max_frames=64,
+        seconds="0 to ceil(duration)",
         held_out=500,
     ),
 )

@@ -14,8 +14,8 @@ FILES = {split: f"{split}_list.txt" for split in SPLITS}
 EXPECTED = {"train": Count(8392, 8392), "val": Count(1065, 1065), "test": Count(1004, 1004)}
 
 PRESETS = (
-    Preset("didemo", FILES, EXPECTED, captions=PARAGRAPH, max_words=64, max_frames=64),
-    Preset("didemo-stems", FILES, EXPECTED, captions=PARAGRAPH, max_words=64, max_frames=64, by_stem=True),
+    Preset("didemo", FILES, EXPECTED, captions=PARAGRAPH, max_words=64, max_frames=64, seconds="0 to 31"),
+    Preset("didemo-stems", FILES, EXPECTED, captions=PARAGRAPH, max_words=64, max_frames=64, seconds="0 to 31", by_stem=True),
 )
 
 END = 32.0

@@ -40,6 +40,8 @@ class Preset:
     """Frames kept of each video, evenly from the first to the last, of those sampled."""
     fps: float = 1.0
     """Frames sampled a second."""
+    seconds: str = "whole"
+    """The part of each video that is looked at."""
     held_out: int = 0
     """Training videos kept for choosing the epoch, where the protocol has no validation split: those with the smallest hashes."""
     by_stem: bool = False

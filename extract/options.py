@@ -32,6 +32,8 @@ class ExtractOptions:
     """Tokens kept of each caption, start and end included. Default: the preset's."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the cached features."""
+    dry_run: bool = False
+    """Only say what is there and what all of it would take in time, disk and memory, measured on a few videos."""
     allow_missing: bool = False
     """Go on without the videos whose file is missing and without empty captions."""
     workers: int | None = None

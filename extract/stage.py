@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.accounting import Counts, require_complete, splits_of, summary_line
-from data.cache import FAILURES_FILE, FeatureCache, TextEntry, VideoEntry
+from data.cache import CLIP_FILE, FAILURES_FILE, FeatureCache, TextEntry, VideoEntry
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.device import find_device
 from data.errors import UserError
@@ -32,6 +32,7 @@ from data.provenance import provenance, write_atomically
 from data.sampling import choose_frames
 from extract.clip import BATCH, Clip, load_clip
 from extract.decode import DecodeFailed, sample_frames
+from extract.dry_run import dry_run
 from extract.options import ExtractOptions
 
 # A part is closed after so many entries or seconds, whichever comes first: that much work can be lost to a kill.
@@ -66,7 +67,7 @@ def extract(options: ExtractOptions) -> Path:
         print(summary_line(dataset, preset, options.videos), file=sys.stderr)
         for note in dataset.notes:
             print(note, file=sys.stderr)
-    if not options.allow_missing:
+    if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
     if not options.quiet:
         print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
@@ -75,13 +76,20 @@ def extract(options: ExtractOptions) -> Path:
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
     settings = _settings(options, clip, max_words)
-    cache = FeatureCache.create(options.cache, settings, clip.parts(), provenance(options))
+    # A dry run opens a cache that is there, which refuses other settings, and makes none.
+    cache = None
+    if not options.dry_run or (options.cache / CLIP_FILE).exists():
+        cache = FeatureCache.create(options.cache, settings, clip.parts(), provenance(options))
+    todo, texts = _lacking(dataset, cache)
+    if options.dry_run or cache is None:
+        dry_run(
+            options, todo, texts, clip, max_words, VIDEOS_A_PART, TEXTS_A_PART, lambda few: _encode(_decode_ahead(few, clip, options), clip)
+        )
+        if not options.allow_missing:
+            require_complete(dataset, preset, options.videos)
+        return options.cache
     cache.write_table(preset.name, dataset.captions, _file_names(dataset, options.videos))
-
-    texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip() and ("texts", text) not in cache]
     _extract_texts(texts, clip, cache, max_words, options.quiet)
-    videos = dataset.videos[dataset.videos["file"].notna()]
-    todo = videos[[("videos", video_id) not in cache for video_id in videos["video_id"]]]
     failures = _extract_videos(todo, clip, cache, options)
     _write_failures(options.cache / FAILURES_FILE, failures)
 
@@ -103,7 +111,7 @@ def extract(options: ExtractOptions) -> Path:
     else:
         print(
             f"{options.cache}: {summary['videos_extracted']} videos and {len(texts)} texts extracted, "
-            f"{len(videos) - len(todo)} videos were there, {len(failures)} failed, {summary['seconds']} s"
+            f"{dataset.videos['file'].notna().sum() - len(todo)} videos were there, {len(failures)} failed, {summary['seconds']} s"
         )
     return options.cache
 
@@ -126,6 +134,16 @@ def _file_names(dataset: Dataset, folder: Path) -> pd.DataFrame:
     """The table of videos with files as names under the folder, for the cache."""
     names = [None if file is None else file.relative_to(folder).as_posix() for file in dataset.videos["file"]]
     return dataset.videos.assign(file=pd.Series(names, dtype=object))
+
+
+def _lacking(dataset: Dataset, cache: FeatureCache | None) -> tuple[pd.DataFrame, list[str]]:
+    """The videos that have a file and the texts that have a word, of those that the cache lacks."""
+    videos = dataset.videos[dataset.videos["file"].notna()]
+    texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip()]
+    if cache is None:
+        return videos, texts
+    todo = videos[[("videos", video_id) not in cache for video_id in videos["video_id"]]]
+    return todo, [text for text in texts if ("texts", text) not in cache]
 
 
 def _splits(dataset: Dataset, preset: Preset, cache: FeatureCache) -> dict[str, Counts]:

@@ -36,9 +36,9 @@ class NanScore(ValueError):
 class RankCounter:
     """Counts, for every query of both directions, the entries that score higher than its answer and those that tie with it.
 
-    Blocks of scores may come in any order; each is looked at once, and the score of an answer is taken from its own block. A block
-    whose answers are not all known yet waits in memory, so blocks that hold answers should come first. All texts of a video have
-    to be in the same block.
+    Blocks of scores may come in any order; each is looked at once, and the score of an answer is taken from its own block. What of a block
+    has no known answers yet waits in memory, so blocks that hold answers should come first. All texts of a video have to be in the same
+    block: for the videos' direction it is its best scores alone that wait.
     """
 
     def __init__(self, answers: Sequence[int] | NDArray[np.integer] | Tensor, videos: int, ties: Ties = "expected") -> None:
@@ -56,7 +56,8 @@ class RankCounter:
         self._has_text_B[answer_A] = True
         self._higher_A, self._tied_A, self._tied_before_A = (torch.zeros(len(answer_A), dtype=torch.int64) for _ in range(3))
         self._higher_B, self._tied_B = (torch.zeros(videos, dtype=torch.int64) for _ in range(2))
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._texts_waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._videos_waiting: list[tuple[Tensor, Tensor]] = []
         self._texts_of_video_B = torch.bincount(answer_A, minlength=videos)
         self._seen = 0
 
@@ -66,35 +67,39 @@ class RankCounter:
         if scores_AB.isnan().any():
             a, b = scores_AB.isnan().nonzero()[0].tolist()
             raise NanScore(int(texts[a]), int(videos[b]))
-        block_answer_A = self.answer_A[texts]
-        owners, count = block_answer_A.unique(return_counts=True)
-        assert bool((self._texts_of_video_B[owners] == count).all()), "the texts of a video are split between blocks"
-        hit_AB = block_answer_A[:, None] == videos[None, :]
-        rows, columns = hit_AB.nonzero(as_tuple=True)
+        answer_A = self.answer_A[texts]
+        owner_G, group_A, count_G = answer_A.unique(return_inverse=True, return_counts=True)
+        assert bool((self._texts_of_video_B[owner_G] == count_G).all()), "the texts of a video are split between blocks"
+        # The texts of a video as one entry: the best of their scores.
+        best_GB = torch.full((len(owner_G), len(videos)), -torch.inf, dtype=scores_AB.dtype)
+        best_GB = best_GB.scatter_reduce(0, group_A[:, None].expand_as(scores_AB), scores_AB, "amax")
+        rows, columns = (answer_A[:, None] == videos).nonzero(as_tuple=True)
         self._own_A[texts[rows]] = scores_AB[rows, columns].double()
-        best_B = scores_AB.masked_fill(~hit_AB, -torch.inf).amax(dim=0)
-        answered = hit_AB.any(dim=0)
-        self._own_B[videos[answered]] = best_B[answered].double()
+        rows, columns = (owner_G[:, None] == videos).nonzero(as_tuple=True)
+        self._own_B[videos[columns]] = best_GB[rows, columns].double()
         self._seen += scores_AB.numel()
-        self._waiting.append((scores_AB, texts, videos))
-        self._waiting = [block for block in self._waiting if not self._count(*block)]
+        self._texts_waiting.append((scores_AB, texts, videos))
+        self._videos_waiting.append((best_GB, videos))
+        self._texts_waiting = [block for block in self._texts_waiting if not self._count_texts(*block)]
+        self._videos_waiting = [block for block in self._videos_waiting if not self._count_videos(*block)]
 
-    def _count(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> bool:
-        """Count the block if all of its answers are known."""
+    def _count_texts(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> bool:
+        """Count the block for its texts if all of their answers are known."""
         own_A = self._own_A[texts]
-        asking = self._has_text_B[videos]
-        own_B = self._own_B[videos]
-        if own_A.isnan().any() or own_B[asking].isnan().any():
+        if own_A.isnan().any():
             return False
         self._higher_A[texts] += (scores_AB > own_A[:, None]).sum(dim=1)
         tied_AB = scores_AB == own_A[:, None]
         self._tied_A[texts] += tied_AB.sum(dim=1)
         if self.ties == "reference":
             self._tied_before_A[texts] += (tied_AB & (videos < self.answer_A[texts][:, None])).sum(dim=1)
-        # The texts of a video as one entry: the best of their scores.
-        owners, group_A = self.answer_A[texts].unique(return_inverse=True)
-        best_GB = torch.full((len(owners), len(videos)), -torch.inf, dtype=scores_AB.dtype)
-        best_GB = best_GB.scatter_reduce(0, group_A[:, None].expand_as(scores_AB), scores_AB, "amax")
+        return True
+
+    def _count_videos(self, best_GB: Tensor, videos: Tensor) -> bool:
+        """Count the best scores of a block for its videos if those of their own texts are all known."""
+        own_B = self._own_B[videos]
+        if own_B[self._has_text_B[videos]].isnan().any():
+            return False
         self._higher_B[videos] += (best_GB > own_B).sum(dim=0)
         self._tied_B[videos] += (best_GB == own_B).sum(dim=0)
         return True
@@ -102,7 +107,8 @@ class RankCounter:
     def metrics(self) -> Metrics:
         """The figures of both directions, when every block was seen: see `retrieval_metrics`."""
         assert self._seen == len(self._own_A) * len(self._own_B), "not every pair was scored"
-        assert not self._waiting
+        assert not self._texts_waiting
+        assert not self._videos_waiting
         asking = self._has_text_B
         # Among the ties is the answer itself.
         tied_A, tied_B = self._tied_A - 1, self._tied_B[asking] - 1

@@ -3,9 +3,9 @@
 #   dataset, preset, epochs, batch_size      the recipe
 #
 # Read from the environment: VIDEOS, the folder of videos; ANNOTATIONS, the folder of annotation files (docs/datasets.md says which), for
-# a table the file. And, if you like, OUT (runs/DATASET in this checkout), PRESET (python -m data presets), MODEL, PRETRAINED (a tag or a file; empty where
-# the model brings its weights), HEADS, SEEDS, EPOCHS, BATCH_SIZE, SELECT_ON=test (the field's choice of the epoch), ALLOW_MISSING=1 (go on
-# without missing or broken videos), DEVICE. Each stage can be run again alone; what is done is not done again.
+# a table the file. And, if you like, OUT (runs/DATASET in this checkout), PRESET (python -m data presets), MODEL, PRETRAINED (a tag or a
+# file; empty where the model brings its weights), HEADS, SEEDS, EPOCHS, BATCH_SIZE, SELECT_ON=test (the field's choice of the epoch),
+# ALLOW_MISSING=1 (go on without missing or broken videos), DEVICE. Each stage can be run again alone; what is done is not done again.
 set -euo pipefail
 : "${VIDEOS:?the folder of videos}" "${ANNOTATIONS:?the folder of annotation files}"
 VIDEOS=$(realpath -- "$VIDEOS")

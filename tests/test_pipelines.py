@@ -86,5 +86,5 @@ def test_broken_videos_stop_the_pipeline_unless_allowed(demo_set: Path, tmp_path
     assert done.returncode == 0, done.stderr
     rows = json.loads((out / "results" / "table" / "summary.json").read_text())
     assert [(row["queries"], row["counts"]["videos_expected"], row["counts"]["videos_decoded"]) for row in rows] == [(1, 2, 1)] * 2
-    table = done.stdout.splitlines()[-6:]
-    assert table[0] == "table test: scored 1 of 2 videos expected (2 present, 1 decoded) and 1 of 2 captions"
+    first_of_table = done.stdout.splitlines()[-6]
+    assert first_of_table == "table test: scored 1 of 2 videos expected (2 present, 1 decoded) and 1 of 2 captions"

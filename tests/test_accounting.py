@@ -26,7 +26,7 @@ from tests.annotation_files import didemo_name, numbers, read, write_didemo, wri
 from tests.test_stages import BUDGET, stage
 from train_head import TrainOptions
 from train_head.heads import HeadConfig, make_head
-from train_head.pairs import evaluate_pairs
+from train_head.run import save_run
 from train_head.splits import load_split
 
 
@@ -193,15 +193,17 @@ def test_a_split_of_its_own_is_not_joined_to_training(cache_path: Path, tmp_path
     assert record["train_counts"]["videos_scored"] == 40
 
 
-def test_a_score_that_is_no_number_is_refused_with_its_pair(cache: FeatureCache) -> None:
-    split = load_split(cache, "test", None, BUDGET)
+def test_a_score_that_is_no_number_is_refused_with_its_pair(cache: FeatureCache, tmp_path: Path) -> None:
     head = make_head(HeadConfig("mean", cache.dimension, 40, 1.0))
     head.logit_scale.data.fill_(torch.nan)
+    save_run(tmp_path, head, {"weights": cache.weights})
     with pytest.raises(UserError) as refusal:
-        evaluate_pairs(head, split.texts, split.videos, split.answers)
+        evaluate.main(EvaluateOptions(cache=cache.path, run=str(tmp_path), out=tmp_path / "out", device="cpu", quiet=True))
     # The first pair in the order of the blocks.
+    split = load_split(cache, "test", None, BUDGET)
     assert f"caption {split.texts.texts[0]!r} and video {split.videos.ids[0]} is NaN" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_budget_is_shared_by_all_features_of_a_split(cache: FeatureCache) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from data.datasets import ADAPTERS, Dataset, find_preset, preset_named, read_dataset
 from data.datasets.activitynet import read_paragraphs
 from data.datasets.files import read_csv, read_ids
 from data.datasets.vatex import read_official
 from data.errors import UserError
+from extract.clip import load_clip
 from tests.annotation_files import (
     COUNTS,
     WRITERS,
@@ -30,6 +32,7 @@ from tests.annotation_files import (
     write_msvd,
     write_vatex,
 )
+from tests.conftest import DEMO_CLIP
 
 
 def videos_by_split(dataset: Dataset) -> dict[str, int]:
@@ -226,6 +229,11 @@ def test_genuine_msrvtt_splits_lie_as_the_protocols_say(shared_annotations: Path
     assert part["train.7k"] < part["train.9k"]
     assert not part["JSFUSION_test"] & part["train.9k"]
     assert part["JSFUSION_test"] < part["test.full"]
+    ranges = {name: sorted(int(video_id.removeprefix("video")) for video_id in part[name]) for name in part}
+    assert ranges["train.full"] == list(range(6513))
+    assert ranges["val.full"] == list(range(6513, 7010))
+    assert ranges["test.full"] == list(range(7010, 10_000))
+    assert (ranges["JSFUSION_test"][0], ranges["JSFUSION_test"][-1]) == (7020, 9975)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +262,7 @@ def test_msrvtt_on_the_genuine_lists(shared_annotations: Path, tmp_path: Path, p
 def test_genuine_sentences_of_1k_a(shared_annotations: Path) -> None:
     sentences = read_csv(shared_annotations / "msrvtt" / "MSRVTT_JSFUSION_test.csv", ("video_id", "sentence"))["sentence"]
     assert sentences.nunique() == 995
+    assert all(sentence.isascii() and sentence == sentence.lower() and not set(sentence) & set(',"') for sentence in sentences)
     assert sorted(sentences.value_counts()[lambda counts: counts > 1]) == [2, 2, 2, 3]
 
 
@@ -263,6 +272,10 @@ def test_didemo_on_the_genuine_files(shared_annotations: Path, tmp_path: Path) -
         shutil.copy(path, tmp_path)
     train = read_ids(tmp_path / "train_list.txt")
     (tmp_path / "train_data.json").write_text(json.dumps([{"video": name, "description": "d"} for name in train]))
+    assert {split: len(json.loads((tmp_path / f"{split}_data.json").read_text())) for split in ("val", "test")} == {
+        "val": 4180,
+        "test": 4021,
+    }
     found = read("didemo", tmp_path)
     assert videos_by_split(found) == {"train": 8392, "val": 1065, "test": 1004}
     assert {split: count.videos for split, count in find_preset("didemo", None, tmp_path).expected.items()} == videos_by_split(found)
@@ -322,7 +335,10 @@ def test_the_genuine_files_of_activitynet(shared_annotations: Path) -> None:
     assert counts == {"val_1": (4917, 17_505), "val_2": (4885, 17_031)}
     assert list(read_paragraphs(folder / "val_1.json")) == read_ids(folder / "val_1_list.txt")
     assert len(read_ids(folder / "train_list.txt")) == 10_009
-    assert [len(json.loads((folder / f"{name}_ids.json").read_text())) for name in ("train", "val")] == [10_024, 4926]
+    ids = {name: set(json.loads((folder / f"{name}_ids.json").read_text())) for name in ("train", "val")}
+    assert {name: len(own) for name, own in ids.items()} == {"train": 10_024, "val": 4926}
+    assert len(ids["train"] - set(read_ids(folder / "train_list.txt"))) == 15
+    assert len(ids["val"] - read_paragraphs(folder / "val_1.json").keys()) == 9
 
 
 def test_activitynet_on_the_genuine_files(shared_annotations: Path, tmp_path: Path) -> None:
@@ -336,6 +352,36 @@ def test_activitynet_on_the_genuine_files(shared_annotations: Path, tmp_path: Pa
     assert {split: count.videos for split, count in find_preset("activitynet", None, tmp_path).expected.items()} == videos_by_split(found)
     content = json.loads((tmp_path / "val_1.json").read_text())
     assert captions_of(found, "v_uqiMw7tQ1Cc") == [" ".join(content["v_uqiMw7tQ1Cc"]["sentences"])]
+
+
+def test_how_many_genuine_captions_are_cut(shared_annotations: Path, tmp_path: Path) -> None:
+    """Captions with more tokens than the recipe's words, start and end among them."""
+    clip = load_clip(DEMO_CLIP, None, torch.device("cpu"))
+    for path in (shared_annotations / "didemo").iterdir():
+        shutil.copy(path, tmp_path)
+    shutil.copy(tmp_path / "val_data.json", tmp_path / "train_data.json")
+    shutil.copy(tmp_path / "val_list.txt", tmp_path / "train_list.txt")
+    with pytest.raises(UserError, match="is in two splits"):
+        read("didemo", tmp_path)
+    (tmp_path / "train_data.json").write_text('[{"video": "a.mp4", "description": "b"}]')
+    (tmp_path / "train_list.txt").write_text("a.mp4")
+    didemo = read("didemo", tmp_path).captions
+    sentences = read_csv(shared_annotations / "msrvtt" / "MSRVTT_JSFUSION_test.csv", ("sentence",))["sentence"]
+    paragraphs = read_paragraphs(shared_annotations / "activitynet" / "val_1.json")
+    texts = {
+        "msrvtt-9k": sentences.tolist(),
+        "didemo val": didemo.loc[didemo["split"] == "val", "caption"].tolist(),
+        "didemo test": didemo.loc[didemo["split"] == "test", "caption"].tolist(),
+        "activitynet": [paragraph for _, paragraph in paragraphs.values()],
+    }
+    cut = {}
+    for name, own in texts.items():
+        preset = preset_named(name.split()[0])
+        assert preset is not None
+        # One token more than fits shows that the caption is longer.
+        longer = clip.tokenizer(own, context_length=preset.max_words + 1)
+        cut[name] = int((longer.argmax(dim=-1) + 1 > preset.max_words).sum())
+    assert cut == {"msrvtt-9k": 1, "didemo val": 10, "didemo test": 10, "activitynet": 1275}
 
 
 def test_names_of_presets_are_unique() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -64,6 +65,21 @@ def summary_line(dataset: Dataset, preset: Preset, folder: Path) -> str:
         for split, counts in splits_of(dataset, preset).items()
     ]
     return f"{preset.name}: {', '.join(parts)} are there; {other_files(dataset, folder)} other files in {folder} left alone"
+
+
+def report(name: str, dataset: Dataset, preset: Preset, folder: Path) -> dict[str, Any]:
+    """All of it as plain values for JSON."""
+    splits, missing, empty = splits_of(dataset, preset), missing_videos(dataset), empty_captions(dataset)
+    return {
+        "dataset": name,
+        "preset": preset.name,
+        "complete": not missing and not empty and all(map(as_expected, splits.values())),
+        "splits": splits,
+        "missing": missing,
+        "empty_captions": empty,
+        "other_files": other_files(dataset, folder),
+        "notes": list(dataset.notes),
+    }
 
 
 def require_complete(dataset: Dataset, preset: Preset, folder: Path) -> None:

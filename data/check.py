@@ -3,9 +3,8 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from data.accounting import as_expected, empty_captions, missing_videos, other_files, splits_of, summary_line
+from data.accounting import report, summary_line
 from data.command import SOME_FAILED
 from data.datasets import find_preset, read_dataset
 
@@ -31,30 +30,19 @@ def check(options: CheckOptions) -> int:
     """Print what there is and return the exit status. Raises UserError where annotations are missing or malformed."""
     preset = find_preset(options.dataset, options.preset, options.annotations)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
-    splits, missing, empty = splits_of(dataset, preset), missing_videos(dataset), empty_captions(dataset)
-    complete = not missing and not empty and all(map(as_expected, splits.values()))
+    found = report(options.dataset, dataset, preset, options.videos)
     if options.json:
-        report: dict[str, Any] = {
-            "dataset": options.dataset,
-            "preset": preset.name,
-            "complete": complete,
-            "splits": splits,
-            "missing": missing,
-            "empty_captions": empty,
-            "other_files": other_files(dataset, options.videos),
-            "notes": dataset.notes,
-        }
-        print(json.dumps(report))
+        print(json.dumps(found))
     else:
         print(summary_line(dataset, preset, options.videos))
-        for split, counts in splits.items():
+        for split, counts in found["splits"].items():
             videos = f"{counts['videos_expected']:,} expected, {counts['videos_listed']:,} listed, {counts['videos_present']:,} present"
             print(f"{split}: videos {videos}; captions {counts['captions_expected']:,} expected, {counts['captions_listed']:,} listed")
         for note in dataset.notes:
             print(f"note: {note}")
-        for video_id in missing:
+        for video_id in found["missing"]:
             print(f"missing: {video_id}")
-        for video_id in empty:
+        for video_id in found["empty_captions"]:
             print(f"empty caption of: {video_id}")
-        print("all of it is there" if complete else "not whole: extract, train_head and evaluate will ask for --allow-missing")
-    return 0 if complete else SOME_FAILED
+        print("all of it is there" if found["complete"] else "not whole: extract, train_head and evaluate will ask for --allow-missing")
+    return 0 if found["complete"] else SOME_FAILED

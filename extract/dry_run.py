@@ -6,9 +6,10 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,7 @@ class Measured:
 
 def dry_run(
     options: ExtractOptions,
+    found: Mapping[str, Any],
     videos: pd.DataFrame,
     texts: Sequence[str],
     clip: Clip,
@@ -49,7 +51,8 @@ def dry_run(
 ) -> None:
     """Encode a few of these videos and texts, which the cache lacks, and print what all of them would take. Nothing is written.
 
-    `encode` gives a VideoEntry for every video, or something else for one that cannot be decoded.
+    `found`: what of the data set there is, for the JSON. `encode` gives a VideoEntry for every video, or something else for one that
+    cannot be decoded.
     """
     workers = options.workers or os.cpu_count() or 1
     of_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), encode)
@@ -72,9 +75,10 @@ def dry_run(
         print(
             json.dumps(
                 {
+                    **found,
                     "dry_run": True,
-                    "videos": len(videos),
-                    "texts": len(texts),
+                    "videos_to_do": len(videos),
+                    "texts_to_do": len(texts),
                     "measured_videos": of_videos.count,
                     "measured_failed": len(of_videos.failed),
                     "measured_texts": of_texts.count,

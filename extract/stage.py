@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from data.accounting import Counts, require_complete, splits_of, summary_line
+from data.accounting import Counts, report, require_complete, splits_of, summary_line
 from data.cache import CLIP_FILE, FAILURES_FILE, FeatureCache, TextEntry, VideoEntry
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.device import find_device
@@ -82,9 +83,9 @@ def extract(options: ExtractOptions) -> Path:
         cache = FeatureCache.create(options.cache, settings, clip.parts(), provenance(options))
     todo, texts = _lacking(dataset, cache)
     if options.dry_run or cache is None:
-        dry_run(
-            options, todo, texts, clip, max_words, VIDEOS_A_PART, TEXTS_A_PART, lambda few: _encode(_decode_ahead(few, clip, options), clip)
-        )
+        found = report(options.dataset, dataset, preset, options.videos)
+        few = partial(_encode_all, clip=clip, options=options)
+        dry_run(options, found, todo, texts, clip, max_words, VIDEOS_A_PART, TEXTS_A_PART, few)
         if not options.allow_missing:
             require_complete(dataset, preset, options.videos)
         return options.cache
@@ -189,7 +190,7 @@ def _extract_videos(todo: pd.DataFrame, clip: Clip, cache: FeatureCache, options
     writer = _PartWriter(cache)
     try:
         with Progress("videos", len(todo), "videos", options.quiet) as progress:
-            for video in _encode(_decode_ahead(todo, clip, options), clip):
+            for video in _encode_all(todo, clip, options):
                 if isinstance(video, _Decoded):
                     failures.append(video)
                 else:
@@ -199,6 +200,11 @@ def _extract_videos(todo: pd.DataFrame, clip: Clip, cache: FeatureCache, options
         # Also when interrupted: what is encoded is kept.
         writer.flush()
     return failures
+
+
+def _encode_all(todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> Iterator[VideoEntry | _Decoded]:
+    """Every video decoded and encoded, or why it is not."""
+    return _encode(_decode_ahead(todo, clip, options), clip)
 
 
 class _PartWriter:

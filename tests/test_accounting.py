@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from extract import ExtractOptions
 from tests.annotation_files import didemo_name, numbers, read, write_didemo, write_vatex
+from tests.conftest import ROOT
 from tests.test_stages import BUDGET, stage
 from train_head import TrainOptions
 from train_head.heads import HeadConfig, make_head
@@ -68,6 +71,16 @@ def test_check_from_the_shell(tmp_path: Path) -> None:
     broken = stage("data", "check", "--videos", tmp_path, "--annotations", table)
     assert broken.returncode == 2
     assert broken.stderr == f"error: {table}, line 2: 2 fields where the header has 3\n"
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("video,caption,split\n" + "".join(f"{n}.mp4,a ring,test\n" for n in range(50_000)))
+    check = f"{sys.executable} -m data check --videos {tmp_path} --annotations {table}"
+    command = f"{check} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: the reader of the output is gone\n")
+    assert done.stdout.startswith("table: test 0 of 50,000 videos")
 
 
 def test_check_of_a_plain_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

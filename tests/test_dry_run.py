@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,10 +13,10 @@ from data.errors import UserError
 from extract import ExtractOptions
 
 
-def foretell(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> dict[str, int]:
+def foretell(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     capsys.readouterr()
     extract.main(replace(options, dry_run=True, json=True))
-    foretold: dict[str, int] = json.loads(capsys.readouterr().out)
+    foretold: dict[str, Any] = json.loads(capsys.readouterr().out)
     return foretold
 
 
@@ -25,8 +26,9 @@ def test_disk_is_foretold_and_nothing_is_written(
     monkeypatch.setattr("extract.dry_run.MEASURED_VIDEOS", 16)
     before = foretell(own_cache_options, capsys)
     assert not own_cache_options.cache.exists()
-    assert (before["videos"], before["measured_videos"], before["measured_failed"], before["measured_texts"]) == (62, 16, 0, 128)
+    assert (before["videos_to_do"], before["measured_videos"], before["measured_failed"], before["measured_texts"]) == (62, 16, 0, 128)
     assert before["seconds"] > 0
+    assert (before["complete"], before["missing"], before["splits"]["test"]["videos_present"]) == (True, [], 12)
     assert before["memory_bytes"] > before["disk_bytes"]
     extract.main(own_cache_options)
     written = sum(path.stat().st_size for kind in ("videos", "texts") for path in own_cache_options.cache.glob(f"{kind}-*.h5"))
@@ -34,7 +36,7 @@ def test_disk_is_foretold_and_nothing_is_written(
     assert 0.7 * written < before["disk_bytes"] < written
     files = {path.name: path.stat().st_mtime_ns for path in own_cache_options.cache.iterdir()}
     after = foretell(own_cache_options, capsys)
-    assert (after["videos"], after["texts"], after["seconds"], after["disk_bytes"]) == (0, 0, 0, 0)
+    assert (after["videos_to_do"], after["texts_to_do"], after["seconds"], after["disk_bytes"]) == (0, 0, 0, 0)
     assert {path.name: path.stat().st_mtime_ns for path in own_cache_options.cache.iterdir()} == files
     with pytest.raises(UserError, match="other settings"):
         foretell(replace(own_cache_options, fps=2.0), capsys)

@@ -177,8 +177,9 @@ def _extract_texts(texts: Sequence[str], clip: Clip, cache: FeatureCache, max_wo
                 batch = part[begin : begin + BATCH]
                 ids_NL, length_N = clip.tokenize(batch, max_words)
                 sentence_ND, token_NLD = clip.encode_texts(ids_NL)
+                # Copies: a view would keep the features of all positions of the batch until the part is written.
                 entries += [
-                    TextEntry(text, token_NLD[i, : int(length_N[i])], sentence_ND[i]) for i, text in enumerate(batch)
+                    TextEntry(text, token_NLD[i, : int(length_N[i])].copy(), sentence_ND[i]) for i, text in enumerate(batch)
                 ]  # fmt: skip
                 progress.update(len(batch))
             cache.write_texts(entries)

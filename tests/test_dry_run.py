@@ -31,9 +31,9 @@ def test_disk_is_foretold_and_nothing_is_written(
     assert (before["complete"], before["missing"], before["splits"]["test"]["videos_present"]) == (True, [], 12)
     assert before["memory_bytes"] > before["disk_bytes"]
     extract.main(own_cache_options)
-    written = sum(path.stat().st_size for kind in ("videos", "texts") for path in own_cache_options.cache.glob(f"{kind}-*.h5"))
+    written = sum(path.stat().st_size for path in own_cache_options.cache.iterdir())
     # Beside the features, a part holds names and offsets.
-    assert 0.7 * written < before["disk_bytes"] < written
+    assert 0.8 * written < before["disk_bytes"] < written
     files = {path.name: path.stat().st_mtime_ns for path in own_cache_options.cache.iterdir()}
     after = foretell(own_cache_options, capsys)
     assert (after["videos_to_do"], after["texts_to_do"], after["seconds"], after["disk_bytes"]) == (0, 0, 0, 0)

@@ -10,7 +10,7 @@ Shape suffixes: N entries (videos or texts), T rows of all entries together (fra
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,9 @@ from data.sampling import choose_frames
 FORMAT = 1
 CLIP_FILE = "clip.h5"
 FAILURES_FILE = "failures.csv"
+
+READ_BYTES = 2**24
+"""Rows of a part are read in pieces of so many bytes."""
 
 Kind = Literal["videos", "texts"]
 
@@ -176,25 +179,42 @@ class FeatureCache:
         }
         self._write_part("texts", arrays)
 
-    def write_table(self, preset: str, captions: pd.DataFrame) -> None:
-        """Keep a table of captions and splits beside the features, in place of an older one of the same preset."""
-        path = self._table_path(preset)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        captions.to_parquet(temporary, index=False)
-        temporary.replace(path)
+    def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
+        """Keep a table of captions and splits beside the features, in place of an older one of the same preset.
+
+        `videos`: columns video_id, split, file (a name, None where there is no file). By default those of the captions, each with a file.
+        """
+        if videos is None:
+            videos = captions[["video_id", "split"]].drop_duplicates().assign(file=captions["video_id"])
+        _write_parquet(self._videos_path(preset), videos[["video_id", "split", "file"]])
+        if not captions.empty:
+            _write_parquet(self._captions_path(preset), captions)
 
     def presets(self) -> list[str]:
-        """Names of the tables that are there."""
+        """Names of the tables of captions that are there."""
         return sorted(path.name.removeprefix("captions-").removesuffix(".parquet") for path in self.path.glob("captions-*.parquet"))
+
+    def preset(self, name: str | None = None) -> str:
+        """The name of a preset that is there; where the cache has one, it need not be named. Raises UserError where there is no such."""
+        there = self.presets()
+        if name is None and len(there) > 1:
+            raise UserError(f"the cache {self.path} serves several presets: name one with --preset {'|'.join(there)}")
+        if not there:
+            raise UserError(f"the cache {self.path} has no captions: extract with --annotations")
+        if name is not None and name not in there:
+            raise UserError(f"the cache {self.path} has no captions for preset {name}; it has: {', '.join(there)}")
+        return name or there[0]
 
     def table(self, preset: str | None = None) -> pd.DataFrame:
         """The captions of a preset, columns video_id, caption, split; where the cache has one table, it need not be named."""
-        there = self.presets()
-        if preset is None and len(there) > 1:
-            raise UserError(f"the cache {self.path} serves several presets: name one with --preset {'|'.join(there)}")
-        if not there or (preset is not None and preset not in there):
-            raise UserError(f"the cache {self.path} has no captions for preset {preset}; it has: {', '.join(there) or 'none'}")
-        return pd.read_parquet(self._table_path(preset or there[0]))
+        return pd.read_parquet(self._captions_path(self.preset(preset)))
+
+    def video_table(self, preset: str) -> pd.DataFrame:
+        """All videos that a preset lists, columns video_id, split, file (a name under the folder of videos, None where there was none)."""
+        path = self._videos_path(preset)
+        if not path.is_file():
+            raise UserError(f"{path} is missing: run extract again, which writes it")
+        return pd.read_parquet(path)
 
     def videos(self, video_ids: Sequence[str], memory_budget: int, max_frames: int | None = None) -> VideoFeatures:
         """The frame features of these videos, all there, in this order; thinned out to `max_frames` by the rule of extraction.
@@ -212,14 +232,15 @@ class FeatureCache:
         places = [self._places["texts"][text] for text in texts]
         whole = [np.arange(place.stop - place.start) for place in places]
         one_row = [_Place(place.part, place.entry, place.entry, place.entry + 1) for place in places]
-        return TextFeatures(
-            texts=list(texts),
-            words=self._ragged("words", places, whole, memory_budget),
-            sentences=self._ragged("sentence", one_row, [np.zeros(1, dtype=np.int64)] * len(places), memory_budget),
-        )
+        sentences = self._ragged("sentence", one_row, [np.zeros(1, dtype=np.int64)] * len(places), memory_budget)
+        words = self._ragged("words", places, whole, memory_budget - sentences.bytes_held)
+        return TextFeatures(texts=list(texts), words=words, sentences=sentences)
 
-    def _table_path(self, preset: str) -> Path:
+    def _captions_path(self, preset: str) -> Path:
         return self.path / f"captions-{preset}.parquet"
+
+    def _videos_path(self, preset: str) -> Path:
+        return self.path / f"videos-{preset}.parquet"
 
     def _index(self, kind: Kind, part: Path) -> None:
         with _open(part) as file:
@@ -264,10 +285,23 @@ class FeatureCache:
             by_part.setdefault(place.part, []).append(i)
         for part, members in by_part.items():
             with _open(part) as file:
-                rows_TD = file[dataset][()]
-            for i in members:
-                values_TD[offsets[i] : offsets[i + 1]] = rows_TD[places[i].start + chosen[i]]
+                for run in self._runs(sorted(members, key=lambda i: places[i].start), places):
+                    first = places[run[0]].start
+                    rows_TD = file[dataset][first : max(places[i].stop for i in run)]
+                    for i in run:
+                        values_TD[offsets[i] : offsets[i + 1]] = rows_TD[places[i].start - first + chosen[i]]
         return Ragged.in_memory(values_TD, offsets)
+
+    def _runs(self, members: Sequence[int], places: Sequence[_Place]) -> Iterator[list[int]]:
+        """These entries of a part, in the order of their rows, cut where READ_BYTES of rows are full: a part is never in memory whole."""
+        row_bytes = self.dimension * np.dtype(self.settings["dtype"]).itemsize
+        run: list[int] = []
+        for i in members:
+            if run and (places[i].stop - places[run[0]].start) * row_bytes > READ_BYTES:
+                yield run
+                run = []
+            run.append(i)
+        yield run
 
     def _seconds(self, places: Sequence[_Place], chosen: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
         loaded: dict[Path, NDArray[np.float64]] = {}
@@ -298,6 +332,12 @@ def _open(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise UserError(f"{path} is damaged or cannot be read ({error}): delete it and run extract again") from error
+
+
+def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    frame.to_parquet(temporary, index=False)
+    temporary.replace(path)
 
 
 def _write_whole(path: Path, fill: Any) -> None:

@@ -1,5 +1,6 @@
 """From a command line to a stage: one frozen dataclass of options in, an exit status out."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,8 +12,8 @@ from data.errors import UserError
 Options = TypeVar("Options")
 Result = TypeVar("Result")
 
-USER_ERROR, SOME_FAILED, INTERRUPTED = 2, 3, 130
-"""Exit statuses beside 0 (all done) and 1 (a bug, with Python's traceback)."""
+LOST, USER_ERROR, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
+"""Exit statuses beside 0 (all done). A bug ends with 1 too, with Python's traceback."""
 
 
 def run_command(
@@ -26,9 +27,16 @@ def run_command(
     try:
         result = main(options)
     except UserError as error:
+        for item in error.listed:
+            print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # What is still to be written at the end goes nowhere, or Python would fail over it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("error: the reader of the output is gone", file=sys.stderr)
+        sys.exit(LOST)
     sys.exit(status(result))

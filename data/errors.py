@@ -1,5 +1,14 @@
 """What the user can put right, told apart from our own mistakes."""
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
-    """One line that names what is wrong and the remedy; a stage prints it without a traceback and ends with status 2."""
+    """One line that names what is wrong and the remedy; a stage prints it without a traceback and ends with status 2.
+
+    `listed`: what the line speaks of, such as all missing videos; printed before it, an item a line.
+    """
+
+    def __init__(self, message: str, listed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.listed = tuple(listed)

@@ -43,6 +43,11 @@ class Ragged:
         """D."""
         return int((self._sources[0][0] if self._values_TD is None else self._values_TD).shape[1])
 
+    @property
+    def bytes_held(self) -> int:
+        """Memory that it takes: none where it is read from disk."""
+        return 0 if self._values_TD is None else self._values_TD.nbytes
+
     def to(self, device: torch.device) -> "Ragged":
         """The same on a CUDA device, where it is in memory and the device has room for it; else as it is."""
         if self._values_TD is None or device.type != "cuda" or self._values_TD.nbytes > _SPARE * torch.cuda.mem_get_info(device)[0]:

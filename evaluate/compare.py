@@ -12,7 +12,20 @@ from data.errors import UserError
 from data.provenance import write_json
 from evaluate.table import METRICS_FILE, format_rows
 
-ROW = ("run", "split", "queries", "gallery", "text_to_video", "video_to_text", "RSum")
+ROW = (
+    "run",
+    "preset",
+    "split",
+    "queries",
+    "gallery",
+    "counts",
+    "train_videos",
+    "selected_on",
+    "ties",
+    "text_to_video",
+    "video_to_text",
+    "RSum",
+)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,13 @@ class EvaluateOptions:
     """Split protocol, where the cache serves several."""
     max_frames: int | None = None
     """Frames used of each video, chosen evenly. Default: as the run was trained; all that are cached for zero-shot."""
+    ties: Literal["expected", "reference"] = "expected"
+    """Ties credited by expectation over their orders, or counted as the field's code does, to compare with a published figure."""
     allow_missing: bool = False
     """Go on without captions and videos whose features are missing; results say how many there are."""
     memory_budget: float | None = None
-    """GiB of features kept in memory. Default: half of the machine's memory."""
+    """GiB of memory for features and for scoring them, which takes 0.3 itself at 512 dimensions; features beyond it are read when they are
+    used. Default: half of the machine's memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes CUDA where there is one."""
     quiet: bool = False

@@ -7,13 +7,15 @@ from typing import Any
 
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
-from data.errors import UserError
 from data.provenance import provenance, write_json
 from evaluate.options import EvaluateOptions
 from evaluate.table import METRICS_FILE, format_rows
 from train_head.pairs import evaluate_pairs
 from train_head.run import check_fits, load_head
-from train_head.splits import load_split
+from train_head.splits import Split, load_split
+
+# Of the memory budget, bytes for the padded blocks being scored and for what waits to be counted; measured, growing with D.
+SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19
 
 
 def evaluate(options: EvaluateOptions) -> Path:
@@ -24,26 +26,29 @@ def evaluate(options: EvaluateOptions) -> Path:
     start = time.perf_counter()
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
-    budget = budget_bytes(options.memory_budget)
     head, record = load_head(options.run, cache, device)
     trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
     max_frames = trained_frames if options.max_frames is None else options.max_frames
-    split = load_split(cache, options.split, options.preset, budget, max_frames, options.allow_missing)
+    features_budget = max(0, budget_bytes(options.memory_budget) - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
+    split = load_split(cache, options.split, options.preset, features_budget, max_frames, options.allow_missing)
     check_fits(head, split)
-    try:
-        metrics = evaluate_pairs(head, split.texts, split.videos, split.answers, budget, options.quiet)
-    except ValueError as error:
-        raise UserError(f"--run {options.run} on {options.cache}: {error}") from error
+    left = features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames))
+    metrics = evaluate_pairs(head, split.texts, split.videos, split.answers, max(0, left), options.quiet, options.ties)
     row: dict[str, Any] = {
         "run": options.run,
+        "preset": split.preset,
         "split": split.name,
         "queries": len(split.answers),
         "gallery": len(split.videos.ids),
+        "counts": split.counts,
+        "train_videos": record.get("train_counts", {}).get("videos_scored"),
+        "selected_on": record.get("selected_on"),
+        "ties": options.ties,
         **metrics,
     }
     result = {
         **row,
-        "counts": split.counts,
+        "protocol": _protocol(split),
         "max_frames": max_frames,
         "seconds": round(time.perf_counter() - start, 2),
         "cache_digest": cache.digest,
@@ -54,12 +59,12 @@ def evaluate(options: EvaluateOptions) -> Path:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / METRICS_FILE, result)
-    print(json.dumps(row) if options.json else _headline(split.counts) + "\n" + format_rows([row]))
+    print(json.dumps(row) if options.json else format_rows([row]))
     return options.out
 
 
-def _headline(counts: dict[str, int]) -> str:
-    return (
-        f"scored {counts['captions']} of {counts['captions_expected']} captions "
-        f"against {counts['videos']} of {counts['videos_expected']} videos"
-    )
+def _protocol(split: Split) -> str:
+    """What is ranked, in words."""
+    if len(split.answers) == len(split.videos.ids):
+        return "one caption a video: each ranks the videos, and each video the captions"
+    return "several captions a video: each ranks the videos; a video ranks the videos by the best of their captions"

@@ -11,26 +11,29 @@ class ExtractOptions:
 
     videos: Path
     """Folder of the video files."""
-    annotations: Path
-    """Folder of the data set's annotation files; for `table` the CSV or Parquet file."""
     cache: Path
     """Folder of the feature cache; made where it is missing, added to where it is there."""
+    annotations: Path | None = None
+    """Folder of the data set's annotation files; for `table` the CSV or Parquet file, or none for a plain folder of videos."""
     dataset: str = "table"
-    """Data set: msrvtt, demo, or table (your own CSV or Parquet with columns video, caption, split)."""
+    """Data set: msrvtt, didemo, vatex, msvd, lsmdc, activitynet, demo, or table (your own CSV or Parquet with columns video, caption,
+    split)."""
     preset: str | None = None
-    """Split protocol and recipe of the data set, such as msrvtt-9k or msrvtt-7k. Default: the data set's first."""
+    """Split protocol and recipe of the data set: see python -m data presets. Default: the data set's first."""
     model: str = "ViT-B-32-quickgelu"
     """CLIP by open_clip's name, or local-dir:PATH."""
     pretrained: str | None = None
     """Weights: one of open_clip's tags, a file, or `random`. Must be given unless the model brings its own."""
-    fps: float = 1.0
-    """Frames sampled a second."""
+    fps: float | None = None
+    """Frames sampled a second. Default: the preset's, 1."""
     max_frames: int | Literal["all"] | None = None
     """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
     max_words: int | None = None
     """Tokens kept of each caption, start and end included. Default: the preset's."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the cached features."""
+    dry_run: bool = False
+    """Only say what is there and what all of it would take in time, disk and memory, measured on a few videos."""
     allow_missing: bool = False
     """Go on without the videos whose file is missing and without empty captions."""
     workers: int | None = None

@@ -13,7 +13,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from data.cache import FAILURES_FILE, FeatureCache, TextEntry, VideoEntry
+from data.accounting import Counts, report, require_complete, splits_of, summary_line
+from data.cache import CLIP_FILE, FAILURES_FILE, FeatureCache, TextEntry, VideoEntry
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.device import find_device
 from data.errors import UserError
@@ -31,6 +33,7 @@ from data.provenance import provenance, write_atomically
 from data.sampling import choose_frames
 from extract.clip import BATCH, Clip, load_clip
 from extract.decode import DecodeFailed, sample_frames
+from extract.dry_run import dry_run
 from extract.options import ExtractOptions
 
 # A part is closed after so many entries or seconds, whichever comes first: that much work can be lost to a kill.
@@ -58,25 +61,37 @@ def extract(options: ExtractOptions) -> Path:
     """
     start = time.perf_counter()
     _check_numbers(options)
-    preset = find_preset(options.dataset, options.preset)
+    preset = find_preset(options.dataset, options.preset, options.annotations)
+    options = _with_preset(options, preset)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
-    _check_complete(dataset, options)
     if not options.quiet:
-        print(_inventory(dataset, preset, options.videos), file=sys.stderr)
+        print(summary_line(dataset, preset, options.videos), file=sys.stderr)
+        for note in dataset.notes:
+            print(note, file=sys.stderr)
+    if not options.allow_missing and not options.dry_run:
+        require_complete(dataset, preset, options.videos)
+    if not options.quiet:
         print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
     clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed)
     max_words = options.max_words or min(preset.max_words, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
-    settings = _settings(options, preset, clip, max_words)
-    cache = FeatureCache.create(options.cache, settings, clip.parts(), provenance(options))
-    cache.write_table(preset.name, dataset.captions)
-
-    texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip() and ("texts", text) not in cache]
+    settings = _settings(options, clip, max_words)
+    # A dry run opens a cache that is there, which refuses other settings, and makes none.
+    cache = None
+    if not options.dry_run or (options.cache / CLIP_FILE).exists():
+        cache = FeatureCache.create(options.cache, settings, clip.parts(), provenance(options))
+    todo, texts = _lacking(dataset, cache)
+    if options.dry_run or cache is None:
+        found = report(options.dataset, dataset, preset, options.videos)
+        few = partial(_encode_all, clip=clip, options=options)
+        dry_run(options, found, todo, texts, clip, max_words, VIDEOS_A_PART, TEXTS_A_PART, few)
+        if not options.allow_missing:
+            require_complete(dataset, preset, options.videos)
+        return options.cache
+    cache.write_table(preset.name, dataset.captions, _file_names(dataset, options.videos))
     _extract_texts(texts, clip, cache, max_words, options.quiet)
-    videos = dataset.videos[dataset.videos["file"].notna()]
-    todo = videos[[("videos", video_id) not in cache for video_id in videos["video_id"]]]
-    failures = _extract_videos(todo, clip, cache, options, settings["max_frames"])
+    failures = _extract_videos(todo, clip, cache, options)
     _write_failures(options.cache / FAILURES_FILE, failures)
 
     summary = {
@@ -86,6 +101,7 @@ def extract(options: ExtractOptions) -> Path:
         "videos_missing": int(dataset.videos["file"].isna().sum()),
         "videos_extracted": len(todo) - len(failures),
         "videos_failed": len(failures),
+        "splits": _splits(dataset, preset, cache),
         "texts_extracted": len(texts),
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -96,7 +112,7 @@ def extract(options: ExtractOptions) -> Path:
     else:
         print(
             f"{options.cache}: {summary['videos_extracted']} videos and {len(texts)} texts extracted, "
-            f"{len(videos) - len(todo)} videos were there, {len(failures)} failed, {summary['seconds']} s"
+            f"{dataset.videos['file'].notna().sum() - len(todo)} videos were there, {len(failures)} failed, {summary['seconds']} s"
         )
     return options.cache
 
@@ -110,34 +126,34 @@ def _check_numbers(options: ExtractOptions) -> None:
         raise UserError(f"--max-words {options.max_words}: at least 3, for a word between start and end")
 
 
-def _check_complete(dataset: Dataset, options: ExtractOptions) -> None:
-    """Refuse a data set with holes unless told to go on."""
-    if options.allow_missing:
-        return
-    missing = dataset.videos.loc[dataset.videos["file"].isna(), "video_id"]
-    if len(missing):
-        raise UserError(
-            f"{len(missing)} of {len(dataset.videos)} videos have no file in {options.videos}, such as {', '.join(missing[:3])}: "
-            "add them, or go on without them with --allow-missing"
-        )
-    empty = dataset.captions.loc[dataset.captions["caption"].str.strip() == "", "video_id"]
-    if len(empty):
-        raise UserError(
-            f"{len(empty)} captions are empty, such as one of video {empty.iloc[0]}: write them, or go on without them with --allow-missing"
-        )
+def _with_preset(options: ExtractOptions, preset: Preset) -> ExtractOptions:
+    """The options with the preset's rule for frames where they say nothing."""
+    return replace(options, fps=options.fps or preset.fps, max_frames=options.max_frames or preset.max_frames)
 
 
-def _inventory(dataset: Dataset, preset: Preset, folder: Path) -> str:
-    """One line of what there is, with the files that the annotations do not name."""
-    counts = dataset.captions.groupby("split", sort=False).agg(videos=("video_id", "nunique"), captions=("caption", "size"))
-    splits = ", ".join(f"{split} {row.videos} videos and {row.captions} captions" for split, row in counts.iterrows())
-    named = set(dataset.videos["file"].dropna())
-    others = sum(1 for path in folder.iterdir() if path.is_file() and path not in named)
-    missing = int(dataset.videos["file"].isna().sum())
-    return f"{preset.name}: {splits}; {missing} videos missing; {others} other files in {folder} left alone"
+def _file_names(dataset: Dataset, folder: Path) -> pd.DataFrame:
+    """The table of videos with files as names under the folder, for the cache."""
+    names = [None if file is None else file.relative_to(folder).as_posix() for file in dataset.videos["file"]]
+    return dataset.videos.assign(file=pd.Series(names, dtype=object))
 
 
-def _settings(options: ExtractOptions, preset: Preset, clip: Clip, max_words: int) -> dict[str, Any]:
+def _lacking(dataset: Dataset, cache: FeatureCache | None) -> tuple[pd.DataFrame, list[str]]:
+    """The videos that have a file and the texts that have a word, of those that the cache lacks."""
+    videos = dataset.videos[dataset.videos["file"].notna()]
+    texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip()]
+    if cache is None:
+        return videos, texts
+    todo = videos[[("videos", video_id) not in cache for video_id in videos["video_id"]]]
+    return todo, [text for text in texts if ("texts", text) not in cache]
+
+
+def _splits(dataset: Dataset, preset: Preset, cache: FeatureCache) -> dict[str, Counts]:
+    """The counts of every split, with the videos that were decoded."""
+    done = dataset.videos["split"][[("videos", video_id) in cache for video_id in dataset.videos["video_id"]]]
+    return {split: counts | {"videos_decoded": int((done == split).sum())} for split, counts in splits_of(dataset, preset).items()}
+
+
+def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, Any]:
     """Exactly the options that decide the bytes of the features."""
     return {
         "weights": clip.digest,
@@ -145,7 +161,7 @@ def _settings(options: ExtractOptions, preset: Preset, clip: Clip, max_words: in
         "dimension": clip.dimension,
         **clip.image_settings(),
         "fps": options.fps,
-        "max_frames": options.max_frames or preset.max_frames,
+        "max_frames": options.max_frames,
         "max_words": max_words,
         "precision": "fp32",
         "dtype": options.dtype,
@@ -161,20 +177,21 @@ def _extract_texts(texts: Sequence[str], clip: Clip, cache: FeatureCache, max_wo
                 batch = part[begin : begin + BATCH]
                 ids_NL, length_N = clip.tokenize(batch, max_words)
                 sentence_ND, token_NLD = clip.encode_texts(ids_NL)
+                # Copies: a view would keep the features of all positions of the batch until the part is written.
                 entries += [
-                    TextEntry(text, token_NLD[i, : int(length_N[i])], sentence_ND[i]) for i, text in enumerate(batch)
+                    TextEntry(text, token_NLD[i, : int(length_N[i])].copy(), sentence_ND[i]) for i, text in enumerate(batch)
                 ]  # fmt: skip
                 progress.update(len(batch))
             cache.write_texts(entries)
 
 
-def _extract_videos(todo: pd.DataFrame, clip: Clip, cache: FeatureCache, options: ExtractOptions, max_frames: int | str) -> list[_Decoded]:
+def _extract_videos(todo: pd.DataFrame, clip: Clip, cache: FeatureCache, options: ExtractOptions) -> list[_Decoded]:
     """Encode these videos into the cache; those that could not be decoded."""
     failures: list[_Decoded] = []
     writer = _PartWriter(cache)
     try:
         with Progress("videos", len(todo), "videos", options.quiet) as progress:
-            for video in _encode(_decode_ahead(todo, clip, options, max_frames), clip):
+            for video in _encode_all(todo, clip, options):
                 if isinstance(video, _Decoded):
                     failures.append(video)
                 else:
@@ -184,6 +201,11 @@ def _extract_videos(todo: pd.DataFrame, clip: Clip, cache: FeatureCache, options
         # Also when interrupted: what is encoded is kept.
         writer.flush()
     return failures
+
+
+def _encode_all(todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> Iterator[VideoEntry | _Decoded]:
+    """Every video decoded and encoded, or why it is not."""
+    return _encode(_decode_ahead(todo, clip, options), clip)
 
 
 class _PartWriter:
@@ -203,10 +225,11 @@ class _PartWriter:
         self._entries, self._since = [], time.monotonic()
 
 
-def _decode_ahead(todo: pd.DataFrame, clip: Clip, options: ExtractOptions, max_frames: int | str) -> Iterator[_Decoded]:
+def _decode_ahead(todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> Iterator[_Decoded]:
     """The videos in order, each decoded by one of the workers, who stay at most two videos each ahead."""
     workers = options.workers or os.cpu_count() or 1
-    limit = None if max_frames == "all" else int(max_frames)
+    assert options.fps is not None
+    limit = None if options.max_frames == "all" else options.max_frames
     waiting: deque[Future[_Decoded]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -160,7 +160,10 @@ def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cac
     assert result["text_to_video"] == pytest.approx(expected["text_to_video"])
     assert result["video_to_text"] == pytest.approx(expected["video_to_text"])
     assert (result["queries"], result["gallery"]) == (24, 12)
-    assert result["counts"] == {"videos_expected": 12, "videos": 12, "captions_expected": 24, "captions": 24}
+    assert result["counts"] == {
+        **dict.fromkeys((f"videos_{what}" for what in ("expected", "listed", "present", "decoded", "scored")), 12),
+        **dict.fromkeys((f"captions_{what}" for what in ("expected", "listed", "encoded", "scored")), 24),
+    }
     assert result["provenance"]["options"]["run"] == "zero-shot:glccl"
     assert result["extracted"]["options"]["dataset"] == "demo"
 
@@ -458,8 +461,13 @@ def test_results_side_by_side(cache_path: Path, run: Path, tmp_path: Path, capsy
     rows = compare(CompareOptions(tuple(folders), out=tmp_path / "summary.json"))
     assert json.loads((tmp_path / "summary.json").read_text()) == rows
     assert [row["run"] for row in rows] == ["zero-shot:mean", "zero-shot:glccl", str(run)]
-    assert rows[0].keys() == {"run", "split", "queries", "gallery", "text_to_video", "video_to_text", "RSum"}
+    metrics = {"text_to_video", "video_to_text", "RSum"}
+    counts = {"queries", "gallery", "counts", "train_videos"}
+    assert rows[0].keys() == {"run", "preset", "split", "selected_on", "ties"} | counts | metrics
     table = capsys.readouterr().out
+    counted = "demo test: scored 12 of 12 videos expected (12 present, 12 decoded) and 24 of 24 captions"
+    assert table.splitlines()[0] == counted
+    assert table.splitlines()[-1] == f"{run}: trained on 40 videos; epoch chosen on val"
     assert all(f"{row['RSum']:.1f}" in table for row in rows)
     with pytest.raises(UserError, match="holds no"):
         compare(CompareOptions((tmp_path / "nothing",)))

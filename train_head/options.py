@@ -15,6 +15,9 @@ class TrainOptions:
     """Folder for the run; must not hold one already."""
     preset: str | None = None
     """Split protocol, where the cache serves several."""
+    select_on: Literal["val", "test"] = "val"
+    """Split that chooses the epoch. `test` is the field's way with splits that have no validation of their own: training videos held out
+    for it are trained on, and all results are labelled."""
     head: str = "glccl"
     """glccl (the method) or mean (CLIP4Clip's pooling)."""
     temporal: Literal["seq-transf", "none"] = "seq-transf"

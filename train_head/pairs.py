@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.errors import UserError
 from data.features import TextFeatures, VideoFeatures
-from data.metrics import Metrics, RankCounter
+from data.metrics import Metrics, NanScore, RankCounter, Ties
 from data.progress import Progress
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.threads import parallel
@@ -79,11 +80,26 @@ def score_all_pairs(
 
 
 def evaluate_pairs(
-    head: Head, texts: TextFeatures, videos: VideoFeatures, answers: NDArray[np.int64], memory_budget: int, quiet: bool = True
+    head: Head,
+    texts: TextFeatures,
+    videos: VideoFeatures,
+    answers: NDArray[np.int64],
+    memory_budget: int,
+    quiet: bool = True,
+    ties: Ties = "expected",
 ) -> Metrics:
-    """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs` for the budget."""
-    counter = RankCounter(answers, len(videos.ids))
-    score_all_pairs(head, texts, videos, answers, [counter], memory_budget, quiet)
+    """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs` for the budget.
+
+    Raises UserError, which names the caption and the video, where the score of a pair is NaN.
+    """
+    counter = RankCounter(answers, len(videos.ids), ties)
+    try:
+        score_all_pairs(head, texts, videos, answers, [counter], memory_budget, quiet)
+    except NanScore as error:
+        raise UserError(
+            f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the features of both, "
+            "or train the head again with a lower --lr"
+        ) from error
     return counter.metrics()
 
 

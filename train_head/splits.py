@@ -5,58 +5,91 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data.accounting import as_expected, count_listed, difference
 from data.cache import FeatureCache
+from data.datasets import preset_named
 from data.errors import UserError
 from data.features import TextFeatures, VideoFeatures
 
 
 @dataclass(frozen=True)
 class Split:
-    """Texts, videos, the video of each text (`answers` [A], indices), and `counts` of what the annotations ask for and what is there."""
+    """Texts, videos, the video of each text (`answers` [A], indices), and `counts` of what is expected and what is there.
+
+    `counts`: videos expected (by the protocol), listed (in the annotations), present (as files), decoded and scored; captions expected,
+    listed, encoded and scored. A video is scored if one of its captions is, and a caption if both have features.
+    """
 
     name: str
+    preset: str
     texts: TextFeatures
     videos: VideoFeatures
     answers: NDArray[np.int64]
     counts: dict[str, int]
 
+    def summary(self, verb: str = "scored") -> str:
+        """One line of the counts."""
+        return counts_line(self.preset, self.name, self.counts, verb)
+
+
+def counts_line(preset: str, split: str, counts: dict[str, int], verb: str = "scored") -> str:
+    """The counts of a split in one line for people."""
+    return (
+        f"{preset} {split}: {verb} {counts['videos_scored']:,} of {counts['videos_expected']:,} videos expected "
+        f"({counts['videos_present']:,} present, {counts['videos_decoded']:,} decoded) "
+        f"and {counts['captions_scored']:,} of {counts['captions_expected']:,} captions"
+    )
+
 
 def load_split(
     cache: FeatureCache, name: str, preset: str | None, memory_budget: int, max_frames: int | None = None, allow_missing: bool = False
 ) -> Split:
-    """Load a split from a cache, each caption a text of its own.
+    """Load a split from a cache, each caption a text of its own; "train+val" is the two splits together.
 
-    Raises UserError where the cache has no such split, or where features of the split are missing and that is not allowed.
+    What fits into `memory_budget` bytes is held in memory, frames first, the rest is read when used. Raises UserError where the cache has
+    no such split, and where it is not what its protocol has, or features of it are missing, and that is not allowed.
     """
     if max_frames is not None and max_frames < 1:
         raise UserError(f"--max-frames {max_frames}: a number above 0")
-    table = cache.table(preset)
-    rows = table[table["split"] == name]
+    preset = cache.preset(preset)
+    table, listed = cache.table(preset), cache.video_table(preset)
+    splits = name.split("+")
+    rows = table[table["split"].isin(splits)]
     if rows.empty:
         there = ", ".join(table["split"].unique())
         raise UserError(f"the cache {cache.path} has no split {name!r}; it has: {there}")
-    present = np.array([("videos", v) in cache and ("texts", t) in cache for v, t in zip(rows["video_id"], rows["caption"], strict=True)])
-    counts = {
-        "videos_expected": int(rows["video_id"].nunique()),
-        "videos": int(rows["video_id"][present].nunique()),
-        "captions_expected": len(rows),
-        "captions": int(present.sum()),
+    decoded = np.array([("videos", video_id) in cache for video_id in rows["video_id"]])
+    encoded = np.array([("texts", text) in cache for text in rows["caption"]])
+    whole = decoded & encoded
+    counts = count_listed(table, listed, preset_named(preset), splits) | {
+        "videos_decoded": int(rows["video_id"][decoded].nunique()),
+        "videos_scored": int(rows["video_id"][whole].nunique()),
+        "captions_encoded": int(encoded.sum()),
+        "captions_scored": int(whole.sum()),
     }
-    if not present.all() and not allow_missing:
-        lacking = rows["video_id"][~present].unique()
+    if not allow_missing and not as_expected(counts):
         raise UserError(
-            f"{(~present).sum()} of {len(rows)} captions of split {name!r} have no features in {cache.path}, such as those of video "
-            f"{', '.join(lacking[:3])}: run extract again, or go on without them with --allow-missing"
+            f"the cache {cache.path}: {difference(preset, name, counts)}: extract with the whole annotation files, or go on with "
+            "--allow-missing"
         )
-    if not present.any():
+    if not allow_missing and not whole.all():
+        lacking = rows["video_id"][~whole].unique()
+        raise UserError(
+            f"{(~whole).sum()} of {len(rows)} captions of split {name!r} have no features in {cache.path}, such as those of video "
+            f"{', '.join(lacking[:3])}: run extract again, or go on without them with --allow-missing",
+            [f"without features: {video_id}" for video_id in lacking],
+        )
+    if not whole.any():
         raise UserError(f"the cache {cache.path} has no features of split {name!r}: run extract")
-    rows = rows[present]
+    rows = rows[whole]
     video_ids = rows["video_id"].unique().tolist()
     position = {video_id: i for i, video_id in enumerate(video_ids)}
+    videos = cache.videos(video_ids, memory_budget, max_frames)
     return Split(
         name=name,
-        texts=cache.texts(rows["caption"].tolist(), memory_budget),
-        videos=cache.videos(video_ids, memory_budget, max_frames),
+        preset=preset,
+        texts=cache.texts(rows["caption"].tolist(), memory_budget - videos.frames.bytes_held),
+        videos=videos,
         answers=rows["video_id"].map(position).to_numpy(dtype=np.int64),
         counts=counts,
     )

@@ -5,6 +5,7 @@ Shape suffixes: A texts of a batch, B their videos (text a belongs to video a), 
 
 import csv
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, SequentialLR
 
 from data.cache import FeatureCache
+from data.datasets import preset_named
 from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.metrics import Metrics
@@ -33,7 +35,7 @@ WARM_UP = 0.1
 
 
 def train(options: TrainOptions) -> Path:
-    """Train a head on the train split, keep the epoch with the best text-to-video R@1 on val, and return the run's folder.
+    """Train a head on the train split, keep the epoch with the best text-to-video R@1 on val (or test), and return the run's folder.
 
     Raises UserError for what the user can put right, among it features that give a loss that is not finite.
     """
@@ -42,8 +44,11 @@ def train(options: TrainOptions) -> Path:
     cache = FeatureCache(options.cache)
     budget = budget_bytes(options.memory_budget)
     train_split, val_split = (
-        load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing) for name in ("train", "val")
+        load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing)
+        for name in (_training_split(cache, options), options.select_on)
     )
+    if not options.quiet:
+        print(train_split.summary("train on"), val_split.summary("choose the epoch on"), sep="\n", file=sys.stderr)
     if len(train_split.answers) < options.batch_size:
         raise UserError(
             f"--batch-size {options.batch_size} is more than the {len(train_split.answers)} training captions: use a smaller one"
@@ -69,21 +74,33 @@ def train(options: TrainOptions) -> Path:
                 "weights": cache.weights,
                 "cache_digest": cache.digest,
                 "best_epoch": epoch,
-                "selected_by": "text_to_video R@1 on val",
-                "val": metrics,
+                "selected_by": f"text_to_video R@1 on {options.select_on}",
+                "selected_on": options.select_on,
+                "preset": train_split.preset,
+                options.select_on: metrics,
                 "train_counts": train_split.counts,
-                "val_counts": val_split.counts,
+                f"{options.select_on}_counts": val_split.counts,
                 "provenance": provenance(options),
             }
             saved = {name: value.detach().clone() for name, value in head.state_dict().items()}
     head.load_state_dict(saved)
     save_run(options.out, head, record)
     if options.json:
-        print(json.dumps({"run": str(options.out), "best_epoch": record["best_epoch"], "val": record["val"]}))
+        keys = ("best_epoch", "selected_on", options.select_on, "train_counts", f"{options.select_on}_counts")
+        print(json.dumps({"run": str(options.out), **{key: record[key] for key in keys}}))
     else:
-        t2v = record["val"]["text_to_video"]
-        print(f"{options.out}: epoch {record['best_epoch']} of {options.epochs} is best on val, text to video R@1 {t2v['R@1']:.1f}")
+        recall = record[options.select_on]["text_to_video"]["R@1"]
+        print(
+            f"{options.out}: trained on {train_split.counts['videos_scored']:,} videos; epoch {record['best_epoch']} of {options.epochs} "
+            f"is best on {options.select_on}, text to video R@1 {recall:.1f}"
+        )
     return options.out
+
+
+def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
+    """The training videos; where the epoch is chosen on test, those held out for choosing it are among them."""
+    preset = preset_named(cache.preset(options.preset))
+    return "train+val" if options.select_on == "test" and preset is not None and preset.held_out else "train"
 
 
 def build_head(options: TrainOptions, cache: FeatureCache) -> Head:

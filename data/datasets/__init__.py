@@ -3,47 +3,71 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from data.datasets.msrvtt import PRESETS as MSRVTT_PRESETS
-from data.datasets.msrvtt import read_msrvtt
-from data.datasets.table import PRESETS as TABLE_PRESETS
-from data.datasets.table import read_table
-from data.datasets.types import Dataset, Preset
+from data.datasets import activitynet, didemo, lsmdc, msrvtt, msvd, table, vatex
+from data.datasets.types import Count, Dataset, Preset
 from data.errors import UserError
 
-__all__ = ["ADAPTERS", "Dataset", "Preset", "find_preset", "read_dataset"]
+__all__ = ["ADAPTERS", "Count", "Dataset", "Preset", "find_preset", "preset_named", "read_dataset"]
 
 Reader = Callable[[Preset, Path, Path], Dataset]
 
+
+def _read_table(_preset: Preset, annotations: Path, videos: Path) -> Dataset:
+    return table.read_table(annotations, videos)
+
+
 ADAPTERS: dict[str, tuple[Reader, tuple[Preset, ...]]] = {
-    "msrvtt": (read_msrvtt, tuple(p for p in MSRVTT_PRESETS if p.name != "demo")),
-    "demo": (read_msrvtt, tuple(p for p in MSRVTT_PRESETS if p.name == "demo")),
-    "table": (read_table, TABLE_PRESETS),
+    "msrvtt": (msrvtt.read_msrvtt, msrvtt.PRESETS),
+    "didemo": (didemo.read_didemo, didemo.PRESETS),
+    "vatex": (vatex.read_vatex, vatex.PRESETS),
+    "msvd": (msvd.read_msvd, msvd.PRESETS),
+    "lsmdc": (lsmdc.read_lsmdc, lsmdc.PRESETS),
+    "activitynet": (activitynet.read_activitynet, activitynet.PRESETS),
+    "demo": (msrvtt.read_msrvtt, msrvtt.DEMO_PRESETS),
+    "table": (_read_table, table.PRESETS),
 }
 """By name of the data set: its reader, and its presets, the default first."""
 
 
-def find_preset(dataset: str, preset: str | None) -> Preset:
-    """A preset of a data set by name; its first one where none is named. Raises UserError for unknown names."""
+def find_preset(dataset: str, preset: str | None, annotations: Path | None) -> Preset:
+    """A preset of a data set by name; where none is named its first one, or for `table` without annotations that of a plain folder.
+
+    Raises UserError for unknown names, and where annotations are needed or not needed.
+    """
     if dataset not in ADAPTERS:
         raise UserError(f"--dataset {dataset} is unknown: choose one of {', '.join(ADAPTERS)}")
     presets = ADAPTERS[dataset][1]
-    for candidate in presets:
-        if preset in (None, candidate.name):
-            return candidate
-    raise UserError(f"--preset {preset} is unknown for {dataset}: choose one of {', '.join(p.name for p in presets)}")
+    if preset is None and dataset == "table" and annotations is None:
+        return table.FOLDER
+    chosen = next((candidate for candidate in presets if preset in (None, candidate.name)), None)
+    if chosen is None:
+        raise UserError(f"--preset {preset} is unknown for {dataset}: choose one of {', '.join(p.name for p in presets)}")
+    if chosen == table.FOLDER and annotations is not None:
+        raise UserError(f"--preset {chosen.name} is a folder of videos without captions: leave out --annotations, or --preset")
+    if chosen != table.FOLDER and annotations is None:
+        raise UserError(f"--annotations is missing: name the annotation files of {dataset}")
+    return chosen
 
 
-def read_dataset(dataset: str, preset: Preset, annotations: Path, videos: Path) -> Dataset:
-    """Read a data set's annotations and look for its video files.
+def preset_named(name: str) -> Preset | None:
+    """The preset of this name, of whatever data set; None where there is none."""
+    return next((preset for _, presets in ADAPTERS.values() for preset in presets if preset.name == name), None)
+
+
+def read_dataset(dataset: str, preset: Preset, annotations: Path | None, videos: Path) -> Dataset:
+    """Read a data set's annotations and look for its video files; only names of files are read of the videos.
 
     Raises UserError where a folder or an annotation file is missing, malformed or empty.
     """
     if not videos.is_dir():
         raise UserError(f"--videos {videos} is no folder: name the folder that holds the video files")
+    if annotations is None:
+        return table.read_folder(videos)
     if not annotations.exists():
         raise UserError(f"--annotations {annotations} does not exist")
-    read = ADAPTERS[dataset][0]
-    found = read(preset, annotations, videos)
+    if dataset != "table" and not annotations.is_dir():
+        raise UserError(f"--annotations {annotations} is no folder: name the folder that holds the annotation files of {dataset}")
+    found = ADAPTERS[dataset][0](preset, annotations, videos)
     if found.captions.empty:
         raise UserError(f"--annotations {annotations} holds no captions for preset {preset.name}")
     return found

@@ -1,64 +1,97 @@
-"""The user's own data: a CSV or Parquet file with columns video (file name in the folder of videos), caption, split (train, val or
-test), and optionally video_id (default: the file name), start and end in seconds."""
+"""The user's own data. A CSV or Parquet file with columns video (file name in the folder of videos), caption, split (train, val or test),
+and optionally video_id (default: the file name), start and end in seconds; or no more than a folder of videos, to be searched."""
 
 import os
 from pathlib import Path
 
 import pandas as pd
 
-from data.datasets.types import SPLITS, Dataset, Preset, read_csv, require_columns
+from data.datasets.files import VIDEO_SUFFIXES, VideoFolder, check_caption, quote, read_csv, require_columns
+from data.datasets.types import SPLITS, Dataset, Preset
 from data.errors import UserError
 
-PRESETS = (Preset("table", {}),)
+PRESETS = (Preset("table", {}), Preset("folder", {}, captions="none"))
+FOLDER = PRESETS[1]
+"""The preset of a plain folder of videos."""
+
+SEARCHED = "search"
+"""The split of the videos of a plain folder."""
+
+MAX_NAME = 1000
 
 
-def read_table(preset: Preset, annotations: Path, videos: Path) -> Dataset:
+def read_folder(videos: Path) -> Dataset:
+    """Every video file anywhere under the folder, its id the path under it; no captions."""
+    paths = [path for path in VideoFolder(videos, recursive=True).paths if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
+    if not paths:
+        raise UserError(f"--videos {videos} holds no video files")
+    ids = [_check_name(path.relative_to(videos).as_posix(), str(videos)) for path in paths]
+    table = pd.DataFrame({"video_id": ids, "split": SEARCHED, "file": paths, "start": float("nan"), "end": float("nan")})
+    return Dataset(pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str), table)
+
+
+def read_table(annotations: Path, videos: Path) -> Dataset:
     """Read the table file `annotations`; relative file names are looked up in `videos`."""
     frame = _read(annotations)
-    require_columns(frame, ("video", "caption", "split"), annotations)
     if frame.empty:
         raise UserError(f"{annotations} has no rows: every row is a video, a caption and a split")
     if "video_id" not in frame:
         frame = frame.assign(video_id=frame["video"])
+    for row, values in enumerate(zip(frame["video_id"], frame["video"], frame["caption"], strict=True), start=1):
+        place = f"{annotations}, row {row}"
+        for name in values[:2]:
+            _check_name(name, place)
+        check_caption(values[2], place)
     for column in ("start", "end"):
         said = frame[column] if column in frame else pd.Series("", index=frame.index)
         seconds = pd.to_numeric(said, errors="coerce")
-        bad = frame.index[seconds.isna() & (said != "")]
+        bad = frame.index[(seconds.isna() & (said != "")) | (seconds < 0) | (seconds > 1e9)]
         if len(bad):
-            raise UserError(f"{annotations}, row {bad[0] + 1}: {column} is {said[bad[0]]!r}, not seconds")
+            raise UserError(f"{annotations}, row {bad[0] + 1}: {column} is {quote(said[bad[0]])}, not seconds")
         frame = frame.assign(**{column: seconds.astype(float)})
     unknown = frame.index[~frame["split"].isin(SPLITS)]
     if len(unknown):
-        raise UserError(f"{annotations}, row {unknown[0] + 1}: split is {frame['split'][unknown[0]]!r}, not one of {', '.join(SPLITS)}")
-    segments = frame[["video_id", "video", "start", "end"]].drop_duplicates()
-    twice = segments["video_id"][segments["video_id"].duplicated()]
-    if not twice.empty:
-        raise UserError(f"{annotations}: video_id {twice.iloc[0]!r} stands for several files or segments: give each its own id")
+        said = frame["split"][unknown[0]]
+        raise UserError(f"{annotations}, row {unknown[0] + 1}: split is {quote(said)}, not one of {', '.join(SPLITS)}")
+    segments = frame[["video_id", "split", "video", "start", "end"]].drop_duplicates()
     mixed = frame[["video_id", "split"]].drop_duplicates()["video_id"]
     if mixed.duplicated().any():
-        raise UserError(f"{annotations}: video {mixed[mixed.duplicated()].iloc[0]!r} is in several splits")
+        raise UserError(f"{annotations}: video {quote(mixed[mixed.duplicated()].iloc[0])} is in several splits")
+    twice = segments["video_id"][segments["video_id"].duplicated()]
+    if not twice.empty:
+        raise UserError(f"{annotations}: video_id {quote(twice.iloc[0])} stands for several files or segments: give each its own id")
     backwards = segments["video_id"][segments["end"] <= segments["start"].fillna(0)]
     if not backwards.empty:
-        raise UserError(f"{annotations}: segment {backwards.iloc[0]!r} ends before it starts")
+        raise UserError(f"{annotations}: segment {quote(backwards.iloc[0])} ends before it starts")
     files = [_inside(videos, name, annotations) for name in segments["video"]]
-    table = segments[["video_id", "start", "end"]].assign(file=pd.Series(files, index=segments.index, dtype=object)).reset_index(drop=True)
-    return Dataset(frame[["video_id", "caption", "split"]].reset_index(drop=True), table)
+    table = segments[["video_id", "split", "start", "end"]].assign(file=pd.Series(files, index=segments.index, dtype=object))
+    return Dataset(frame[["video_id", "caption", "split"]].reset_index(drop=True), table.reset_index(drop=True))
+
+
+def _check_name(name: str, place: str) -> str:
+    """A file name or an id of the user's own: any text that a file and a table can hold."""
+    halves = any("\ud800" <= character <= "\udfff" for character in name)
+    if not name.strip() or "\0" in name or halves or len(name) > MAX_NAME:
+        raise UserError(f"{place}: {quote(name)} can be no name of a video")
+    return name
 
 
 def _inside(videos: Path, name: str, table: Path) -> Path | None:
     path = videos / name
     if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(videos)):
-        raise UserError(f"{table}: video {name!r} lies outside of --videos {videos}")
+        raise UserError(f"{table}: video {quote(name)} lies outside of --videos {videos}")
     return path if path.is_file() else None
 
 
 def _read(path: Path) -> pd.DataFrame:
+    columns = ("video", "caption", "split")
     if path.suffix.lower() in (".parquet", ".pq"):
         try:
             frame = pd.read_parquet(path)
         except (ValueError, OSError) as error:
-            raise UserError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())}") from error
-        return frame.astype(object).where(frame.notna(), "").astype(str)
+            raise UserError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
+        require_columns(frame, columns, path)
+        return frame.reset_index(drop=True).astype(object).where(frame.notna(), "").astype(str)
     if path.suffix.lower() == ".csv":
-        return read_csv(path)
+        return read_csv(path, columns)
     raise UserError(f"--annotations {path}: a table is a .csv or .parquet file")

@@ -1,24 +1,51 @@
-"""What every adapter gives."""
+"""What every adapter gives, and how it is put together."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
+from data.datasets.files import quote, read_ids
 from data.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
+SEVERAL, SINGLE, PARAGRAPH = "several a video", "one a video", "one paragraph a video"
+"""Kinds of captions. With several, each is a query to find its video by, and a video is answered by the best of its own."""
+
+
+class Count(NamedTuple):
+    """Videos and captions that a split has under its protocol; None where nobody states a number."""
+
+    videos: int | None
+    captions: int | None = None
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A split protocol, and how many words and frames are kept under it."""
+    """A split protocol, the size of its splits, and how words and frames are chosen under it."""
 
     name: str
-    files: dict[str, str]
-    """Annotation files by their part in the protocol."""
+    files: Mapping[str, str]
+    """Annotation files by the split that they list; with `held_out`, the training file lists the validation videos too."""
+    expected: Mapping[str, Count] = field(default_factory=dict)
+    """Sizes of the splits, after `held_out` videos went from train to val; empty for data of the user's own."""
+    captions: str = SEVERAL
     max_words: int = 32
+    """Tokens kept of each caption, start and end included."""
     max_frames: int = 12
+    """Frames kept of each video, evenly from the first to the last, of those sampled."""
+    fps: float = 1.0
+    """Frames sampled a second."""
+    seconds: str = "whole"
+    """The part of each video that is looked at."""
+    held_out: int = 0
+    """Training videos kept for choosing the epoch, where the protocol has no validation split: those with the smallest hashes."""
+    by_stem: bool = False
+    """Whether descriptions go to a listed video by its stem, where the field asks for its exact name (DiDeMo)."""
 
 
 @dataclass(frozen=True)
@@ -26,38 +53,74 @@ class Dataset:
     """A data set under one preset.
 
     `captions`: columns video_id, caption, split, in the order of the annotations.
-    `videos`: a row for every video that the captions speak of, columns video_id, file (None where there is none), start and end in
-    seconds (NaN: from the beginning, to the end).
+    `videos`: a row for every video of the splits, columns video_id, split, file (None where there is none), start and end in seconds
+    (NaN: from the beginning, to the end).
+    `notes`: lines about what was left out of the annotation files.
     """
 
     captions: pd.DataFrame
     videos: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
 
-def find_file(folder: Path, names: list[str]) -> Path | None:
-    """The first of these files that is in the folder."""
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+class Row(NamedTuple):
+    """A caption of a video in a split."""
+
+    video_id: str
+    caption: str
+    split: str
 
 
-def check_video_id(video_id: str, where: Path) -> str:
-    """The id, refused where it would lead out of the folder of videos."""
-    if not video_id or "/" in video_id or "\\" in video_id or "\0" in video_id or video_id in (".", ".."):
-        raise UserError(f"{where}: {video_id!r} is no video id")
-    return video_id
+def listed_rows(preset: Preset, annotations: Path, captions: Mapping[str, list[str]], source: Path) -> Iterator[Row]:
+    """The captions of every split's listed videos, in the order of the lists.
+
+    Raises UserError where `captions`, which `source` was read for, lacks some of them.
+    """
+    for split, name in preset.files.items():
+        yield from rows_of(read_ids(annotations / name), split, captions, source, name)
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file as text, nothing taken for a missing value but an empty cell. Raises UserError where it cannot be read."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: place the annotation file there")
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} cannot be read as CSV: {' '.join(str(error).split())}") from error
+def rows_of(ids: list[str], split: str, captions: Mapping[str, list[str]], source: Path, name: str) -> Iterator[Row]:
+    """The captions of these videos, which the list `name` names for a split; see `listed_rows`."""
+    without = [video_id for video_id in ids if not captions.get(video_id)]
+    if without:
+        raise UserError(
+            f"{source} has no captions for {len(without)} of the {len(ids)} videos of {name}, such as {quote(without[0])}: "
+            f"place the whole file there, or take them out of {name}",
+            [f"without captions: {video_id}" for video_id in without],
+        )
+    for video_id in ids:
+        for caption in captions[video_id]:
+            yield Row(video_id, caption, split)
 
 
-def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
-    """Raises UserError where a column is missing."""
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
+def assemble(
+    preset: Preset,
+    rows: Iterable[Row],
+    annotations: Path,
+    find: Callable[[str], Path | None],
+    ends: Callable[[str], float] = lambda _video_id: float("nan"),
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """The data set of these captions: the validation videos held out, the file of every video looked for.
+
+    `find` gives the file of a video; `ends` the second up to which it is looked at. Raises UserError where a video is in two splits.
+    """
+    captions = pd.DataFrame(rows, columns=list(Row._fields))
+    if preset.held_out:
+        kept = held_out(captions.loc[captions["split"] == "train", "video_id"].unique(), preset.held_out)
+        captions.loc[captions["video_id"].isin(kept) & (captions["split"] == "train"), "split"] = "val"
+    videos = captions[["video_id", "split"]].drop_duplicates(ignore_index=True)
+    shared = videos["video_id"][videos["video_id"].duplicated()]
+    if not shared.empty:
+        raise UserError(f"{annotations}: {shared.iloc[0]} is in two splits of {preset.name}")
+    ids = videos["video_id"]
+    files = pd.Series([find(video_id) for video_id in ids], index=videos.index, dtype=object)
+    return Dataset(captions, videos.assign(file=files, start=float("nan"), end=[ends(video_id) for video_id in ids]), notes)
+
+
+def held_out(train: Iterable[str], count: int) -> set[str]:
+    """The training videos kept for validation: those whose ids have the smallest hashes, whatever else is in the list."""
+    by_hash = sorted(train, key=lambda video_id: hashlib.sha256(video_id.encode()).hexdigest())
+    # Of a small list (a trial on part of the data) no more than a tenth.
+    return set(by_hash[: min(count, len(by_hash) // 10)])

@@ -1,0 +1,196 @@
+"""Annotation files and folders of videos. Whatever is wrong with a file is said in one line that names the file and the place in it."""
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data.errors import UserError
+
+MAX_CAPTION = 100_000
+"""Characters. The longest genuine paragraph of the field's data sets has fewer than 5,000."""
+
+VIDEO_SUFFIXES = frozenset(
+    f".{suffix}"
+    for line in ("mp4 m4v mov qt webm mkv avi divx", "mpg mpeg ts mts m2ts wmv asf flv ogv", "3gp 3gpp 3g2 null")
+    for suffix in line.split()
+)
+"""Suffixes of video files, .null among them, under which some of DiDeMo's were published."""
+
+
+def quote(value: object) -> str:
+    """A value from a file as an error line can show it: escaped, and cut short."""
+    shown = ascii(value if not isinstance(value, str) else value[:100])
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def find_file(folder: Path, names: Iterable[str]) -> Path | None:
+    """The first of these files that is in the folder."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def require_file(folder: Path, names: tuple[str, ...]) -> Path:
+    """The first of these files that is in the folder; raises UserError where none is."""
+    path = find_file(folder, names)
+    if path is None:
+        raise UserError(f"{folder} holds {'neither ' if len(names) > 1 else 'no '}{' nor '.join(names)}: place the annotation file there")
+    return path
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file. Raises UserError where it is missing, cannot be read, or is empty."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: place the annotation file there")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if not content.strip():
+        raise UserError(f"{path} is empty: place the annotation file there again")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark. Raises UserError where it is something else, holds zero bytes or nothing."""
+    content = read_bytes(path)
+    zero = content.find(b"\0")
+    if zero >= 0:
+        raise UserError(f"{path}, line {content.count(10, 0, zero) + 1}: a zero byte; the file is damaged or no UTF-8 text")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(10, 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8") from error
+    if not text.strip():
+        raise UserError(f"{path} is empty: place the annotation file there again")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; a key that an object has twice is refused, since one of the two would be lost."""
+    try:
+        return json.loads(read_text(path), object_pairs_hook=_unique_keys)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} cannot be read as JSON: it is nested too deeply") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {quote(twice)} is there twice in one object")
+    return made
+
+
+def read_ids(path: Path) -> list[str]:
+    """A list of video ids, one a line; raises UserError at what is no id, and at an id that is there twice."""
+    ids: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        name = line.removesuffix("\r")
+        if not name.strip():
+            continue
+        check_video_id(name, f"{path}, line {number}")
+        if name in ids:
+            raise UserError(f"{path}, line {number}: {quote(name)} is there twice, first in line {ids[name]}: a video belongs there once")
+        ids[name] = number
+    return list(ids)
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV file with a header as text, nothing taken for a missing value. Raises UserError where it lacks one of `columns`."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header = next(reader)
+        rows = []
+        for row in reader:
+            if row and len(row) != len(header):
+                raise UserError(f"{path}, line {reader.line_num}: {len(row)} fields where the header has {len(header)}")
+            if row:
+                rows.append(row)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: cannot be read as CSV: {error}") from error
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}, line 1: a column is there twice: {quote(', '.join(header))}")
+    frame = pd.DataFrame(rows, columns=pd.Index(header), dtype=str)
+    require_columns(frame, columns, path)
+    return frame
+
+
+def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    """Raises UserError where a column is missing."""
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}; it has {quote(', '.join(map(str, frame.columns)))}")
+
+
+def check_video_id(value: object, place: str) -> str:
+    """The id. Raises UserError where it is no text, could lead out of the folder of videos, or could not be part of a file name."""
+    good = isinstance(value, str) and value.isprintable() and value == value.strip() and 0 < len(value) <= 250
+    if not good or value in (".", "..") or "/" in str(value) or "\\" in str(value):
+        raise UserError(f"{place}: {quote(value)} is no video id")
+    return str(value)
+
+
+def check_caption(value: object, place: str) -> str:
+    """The caption. Raises UserError where it is no text, longer than MAX_CAPTION, or holds what no text file can hold."""
+    if not isinstance(value, str):
+        raise UserError(f"{place}: the caption {quote(value)} is no text")
+    if len(value) > MAX_CAPTION:
+        raise UserError(f"{place}: a caption of {len(value):,} characters; {MAX_CAPTION:,} are allowed")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{place}: the caption {quote(value)} holds a zero or half a character")
+    return value
+
+
+def check_captions(value: object, place: str) -> list[str]:
+    """A list of captions, each checked."""
+    if not isinstance(value, list):
+        raise UserError(f"{place}: {quote(value)} is no list of captions")
+    return [check_caption(caption, f"{place}, caption {number}") for number, caption in enumerate(value, start=1)]
+
+
+class VideoFolder:
+    """The files of a folder of videos by name and by stem (the name up to its last dot). Only names are read."""
+
+    def __init__(self, folder: Path, recursive: bool) -> None:
+        """Raises UserError where a folder cannot be listed. Links to folders are not followed."""
+        self.paths: list[Path] = []
+        for parent, folders, names in os.walk(folder, onerror=_cannot_list):
+            folders.sort()
+            self.paths += [Path(parent, name) for name in sorted(names)]
+            if not recursive:
+                break
+        self._by_name: dict[str, list[Path]] = {}
+        self._by_stem: dict[str, list[Path]] = {}
+        for path in self.paths:
+            self._by_name.setdefault(path.name, []).append(path)
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                self._by_stem.setdefault(path.stem, []).append(path)
+
+    def named(self, *names: str) -> Path | None:
+        """The file with the first of these names that is there. Raises UserError where two folders have it."""
+        return next((found for name in names if (found := self._only(self._by_name.get(name, [])))), None)
+
+    def with_stem(self, stem: str) -> Path | None:
+        """The video file with this stem and any suffix of VIDEO_SUFFIXES. Raises UserError where there are two."""
+        return self._only(self._by_stem.get(stem, []))
+
+    def _only(self, paths: list[Path]) -> Path | None:
+        there = [path for path in paths if path.is_file()]
+        if len(there) > 1:
+            raise UserError(f"{there[0]} and {there[1]} could both be the same video: keep one of them in the folder")
+        return there[0] if there else None
+
+
+def _cannot_list(error: OSError) -> None:
+    raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")

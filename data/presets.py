@@ -1,0 +1,44 @@
+"""`python -m data presets`: the split protocols, with the words and frames of their recipes."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from data.datasets import ADAPTERS, Preset
+from data.errors import UserError
+
+
+@dataclass(frozen=True)
+class PresetsOptions:
+    """Print the presets: split protocols with their sizes, words and frames. extract takes one by --preset, and --fps, --max-frames and
+    --max-words in its place."""
+
+    dataset: str | None = None
+    """Only those of this data set."""
+    json: bool = False
+    """The presets as one JSON line on standard output."""
+
+
+def print_presets(options: PresetsOptions) -> int:
+    """Print them and return the exit status. Raises UserError for an unknown data set."""
+    if options.dataset not in (None, *ADAPTERS):
+        raise UserError(f"--dataset {options.dataset} is unknown: choose one of {', '.join(ADAPTERS)}")
+    chosen = [(name, preset) for name, (_, presets) in ADAPTERS.items() if options.dataset in (None, name) for preset in presets]
+    if options.json:
+        print(json.dumps([_plain(dataset, preset) for dataset, preset in chosen]))
+        return 0
+    heading = f"{'dataset':11} {'preset':12} {'words':>5} {'frames':>6} {'fps':>3}  {'seconds':19}  {'train/val/test videos':23}"
+    print(f"{heading}  captions of test")
+    for dataset, preset in chosen:
+        sizes = "/".join(f"{count.videos:,}" if count.videos else "?" for count in preset.expected.values()) or "as listed"
+        held_out = f"; {preset.held_out} training videos are val" if preset.held_out else ""
+        frames = f"{preset.max_words:5} {preset.max_frames:6} {preset.fps:3g}  {preset.seconds:19}"
+        print(f"{dataset:11} {preset.name:12} {frames}  {sizes:23}  {preset.captions}{held_out}")
+    print("fps frames a second are sampled, then evenly chosen down to frames, the first and the last among them")
+    return 0
+
+
+def _plain(dataset: str, preset: Preset) -> dict[str, Any]:
+    plain = dataclasses.asdict(preset)
+    return {"dataset": dataset, **plain, "expected": {split: count._asdict() for split, count in preset.expected.items()}}

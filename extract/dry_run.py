@@ -1,0 +1,148 @@
+"""What an extraction would take, before it is begun: time and memory measured on a few videos, disk from the sizes of their features."""
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from data.cache import CLIP_FILE, VideoEntry
+from extract.clip import BATCH, Clip
+from extract.options import ExtractOptions
+
+MEASURED_TEXTS = 4 * BATCH
+MEASURED_VIDEOS = 8
+"""At least so many, if there are, and two for every worker: fewer would leave workers idle."""
+
+# The operating system charges a child with the memory of the process that started it, so this one is not measured on the spot: an ffmpeg
+# that decodes 720p on one thread takes 40 to 65 MiB.
+DECODER_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds that some videos or texts took, how many they were, the mean number of their frames or tokens, and those that failed."""
+
+    seconds: float = 0.0
+    count: int = 0
+    mean_rows: float = 0.0
+    failed: tuple[str, ...] = ()
+
+    def seconds_for(self, count: int) -> float:
+        """The time for so many at the same rate."""
+        return self.seconds * count / self.count if self.count else 0.0
+
+
+def dry_run(
+    options: ExtractOptions,
+    found: Mapping[str, Any],
+    videos: pd.DataFrame,
+    texts: Sequence[str],
+    clip: Clip,
+    max_words: int,
+    videos_a_part: int,
+    texts_a_part: int,
+    encode: Callable[[pd.DataFrame], Iterable[object]],
+) -> None:
+    """Encode a few of these videos and texts, which the cache lacks, and print what all of them would take. Nothing is written.
+
+    `found`: what of the data set there is, for the JSON. `encode` gives a VideoEntry for every video, or something else for one that
+    cannot be decoded.
+    """
+    workers = options.workers or os.cpu_count() or 1
+    of_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), encode)
+    of_texts = _measure_texts(texts, clip, max_words)
+    # Features of a part wait as float32 and are put together into one array.
+    row = clip.dimension * 4 * 2
+    parts = max(
+        min(len(videos), videos_a_part) * of_videos.mean_rows * row,
+        min(len(texts), texts_a_part) * of_texts.mean_rows * row,
+    )
+    memory = _peak_bytes() + workers * DECODER_BYTES + int(parts)
+    value = np.dtype(options.dtype).itemsize
+    frames, tokens = len(videos) * of_videos.mean_rows, len(texts) * of_texts.mean_rows
+    kept = 0 if (options.cache / CLIP_FILE).exists() else sum(tensor.nbytes for tensor in clip.parts().tensors.values())
+    disk = kept + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
+    seconds = of_videos.seconds_for(len(videos)) + of_texts.seconds_for(len(texts))
+    free = shutil.disk_usage(_nearest_folder(options.cache)).free
+    for failure in of_videos.failed:
+        print(f"failed: {failure}", file=sys.stderr)
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    **found,
+                    "dry_run": True,
+                    "videos_to_do": len(videos),
+                    "texts_to_do": len(texts),
+                    "measured_videos": of_videos.count,
+                    "measured_failed": len(of_videos.failed),
+                    "measured_texts": of_texts.count,
+                    "seconds": round(seconds, 1),
+                    "disk_bytes": disk,
+                    "disk_free_bytes": free,
+                    "memory_bytes": memory,
+                    "memory_there_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+                    "device_memory_bytes": torch.cuda.max_memory_allocated() if clip.device.type == "cuda" else None,
+                }
+            )
+        )
+        return
+    print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
+    print(f"time: about {_duration(seconds)} with {workers} workers, from {of_videos.count} videos and {of_texts.count} texts")
+    print(f"disk: {_size(disk)} in {options.cache}, {_size(free)} are free{'' if disk <= free else ': TOO LITTLE'}")
+    print(f"memory: about {_size(memory)}, decoders and a part waiting to be written among it")
+
+
+def _measure_videos(videos: pd.DataFrame, count: int, encode: Callable[[pd.DataFrame], Iterable[object]]) -> Measured:
+    """Encode at most `count` videos from all over the table."""
+    if videos.empty:
+        return Measured()
+    sample = videos.iloc[np.unique(np.linspace(0, len(videos) - 1, count).astype(int))]
+    start = time.perf_counter()
+    done = list(encode(sample))
+    seconds = time.perf_counter() - start
+    encoded = [video for video in done if isinstance(video, VideoEntry)]
+    names = {video.video_id for video in encoded}
+    failed = tuple(str(file) for video_id, file in zip(sample["video_id"], sample["file"], strict=True) if video_id not in names)
+    mean = float(np.mean([len(video.frames_TD) for video in encoded])) if encoded else 0.0
+    return Measured(seconds, len(done), mean, failed)
+
+
+def _measure_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Measured:
+    sample = [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, MEASURED_TEXTS).astype(int))] if texts else []
+    lengths: list[int] = []
+    start = time.perf_counter()
+    for first in range(0, len(sample), BATCH):
+        ids_NL, length_N = clip.tokenize(sample[first : first + BATCH], max_words)
+        clip.encode_texts(ids_NL)
+        lengths += length_N.tolist()
+    return Measured(time.perf_counter() - start, len(sample), float(np.mean(lengths)) if lengths else 0.0)
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder itself or the nearest one above it that is there."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds) // 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# ActivityNet Captions: one paragraph a video, tested on val_1.
+#
+#   VIDEOS=/data/activitynet/videos ANNOTATIONS=/data/activitynet/annotations pipelines/activitynet.sh
+#
+# recipe.sh says what else it reads.
+dataset=activitynet preset=activitynet epochs=20 batch_size=112
+source "$(dirname "$0")/recipe.sh"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# MSVD: about 40 captions a video.
+#
+#   VIDEOS=/data/msvd/videos ANNOTATIONS=/data/msvd/annotations pipelines/msvd.sh
+#
+# recipe.sh says what else it reads.
+dataset=msvd preset=msvd epochs=5 batch_size=300
+source "$(dirname "$0")/recipe.sh"

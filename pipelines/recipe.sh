@@ -1,0 +1,58 @@
+# From a folder of videos to retrieval figures: sourced by the script of a data set, which sets
+#
+#   dataset, preset, epochs, batch_size      the recipe
+#
+# Read from the environment: VIDEOS, the folder of videos; ANNOTATIONS, the folder of annotation files (docs/datasets.md says which), for
+# a table the file. And, if you like, OUT (runs/DATASET in this checkout), PRESET (python -m data presets), MODEL, PRETRAINED (a tag or a
+# file; empty where the model brings its weights), HEADS, SEEDS, EPOCHS, BATCH_SIZE, SELECT_ON=test (the field's choice of the epoch),
+# ALLOW_MISSING=1 (go on without missing or broken videos), DEVICE. Each stage can be run again alone; what is done is not done again.
+set -euo pipefail
+: "${VIDEOS:?the folder of videos}" "${ANNOTATIONS:?the folder of annotation files}"
+VIDEOS=$(realpath -- "$VIDEOS")
+ANNOTATIONS=$(realpath -- "$ANNOTATIONS")
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-.venv/bin/python}
+out=${OUT:-runs/$dataset}
+preset=${PRESET:-$preset}
+pretrained=${PRETRAINED-openai}
+select_on=${SELECT_ON:-val}
+common=(--cache "$out/cache" --device "${DEVICE:-auto}")
+if [ -n "${ALLOW_MISSING:-}" ]; then
+    common+=(--allow-missing)
+fi
+
+# Status 3: finished, but some videos failed and are listed. Going on without them is for you to decide.
+status=0
+"$python" -m extract --dataset "$dataset" --preset "$preset" --videos "$VIDEOS" --annotations "$ANNOTATIONS" \
+    --model "${MODEL:-ViT-B-32-quickgelu}" ${pretrained:+--pretrained "$pretrained"} "${common[@]}" || status=$?
+if [ "$status" -eq 3 ]; then
+    cat "$out/cache/failures.csv" >&2
+    if [ -z "${ALLOW_MISSING:-}" ]; then
+        echo "set ALLOW_MISSING=1 to go on without these videos" >&2
+        exit 3
+    fi
+elif [ "$status" -ne 0 ]; then
+    exit "$status"
+fi
+
+results=()
+evaluate() { # the run, the name of its results
+    results+=("$out/results/$preset/$2")
+    "$python" -m evaluate --preset "$preset" --run "$1" --out "$out/results/$preset/$2" "${common[@]}"
+}
+
+heads=${HEADS:-mean glccl}
+for head in $heads; do
+    evaluate "zero-shot:$head" "zero-shot-$head"
+done
+for head in $heads; do
+    for seed in ${SEEDS:-0}; do
+        name="$head-$select_on-seed$seed"
+        run="$out/$preset/$name"
+        [ -e "$run/run.json" ] || "$python" -m train_head --preset "$preset" --out "$run" --head "$head" --seed "$seed" \
+            --epochs "${EPOCHS:-$epochs}" --batch-size "${BATCH_SIZE:-$batch_size}" --lr 1e-4 --csc-weight 0.5 --select-on "$select_on" \
+            "${common[@]}"
+        evaluate "$run" "$name"
+    done
+done
+"$python" -m evaluate.compare --out "$out/results/$preset/summary.json" "${results[@]}"

@@ -1,0 +1,99 @@
+"""The shell pipelines: their recipes, and what they do where videos fail."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tyro
+
+from data.datasets import ADAPTERS, find_preset
+from evaluate import EvaluateOptions
+from extract import ExtractOptions
+from tests.conftest import DEMO_CLIP, ROOT
+from train_head import TrainOptions
+
+# Epochs and batch of the published recipes.
+RECIPES = {
+    "msrvtt": (5, 128),
+    "didemo": (20, 64),
+    "vatex": (5, 128),
+    "msvd": (5, 300),
+    "lsmdc": (5, 300),
+    "activitynet": (20, 112),
+    "table": (5, 128),
+}
+
+
+def pipeline(name: str, **environment: object) -> subprocess.CompletedProcess[str]:
+    variables = {key: str(value) for key, value in environment.items()}
+    return subprocess.run(
+        ["bash", ROOT / "pipelines" / f"{name}.sh"], capture_output=True, text=True, check=False, env={**os.environ, **variables}
+    )
+
+
+def recorder(folder: Path, real: str = "none") -> tuple[Path, Path]:
+    """A program in place of Python that runs the module `real` and writes down the commands of all others, and where it does."""
+    python, log = folder / "python", folder / "log"
+    python.write_text(f'#!/bin/sh\n[ "$2" = {real} ] && exec "{sys.executable}" "$@"\nprintf "%s\\n" "$*" >> "{log}"\n')
+    python.chmod(0o755)
+    return python, log
+
+
+def test_every_data_set_has_a_pipeline() -> None:
+    assert {path.stem for path in (ROOT / "pipelines").glob("*.sh")} == {*ADAPTERS, "recipe"}
+    assert RECIPES.keys() == ADAPTERS.keys() - {"demo"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes(tmp_path: Path, name: str) -> None:
+    """Every command is written down instead of run; its options must be ones that the stage has."""
+    python, log = recorder(tmp_path)
+    done = pipeline(name, VIDEOS=tmp_path, ANNOTATIONS=tmp_path, PYTHON=python, OUT=tmp_path / "out", ALLOW_MISSING=1, SEEDS="0 1")
+    assert done.returncode == 0, done.stderr
+    commands = [line.split()[1:] for line in log.read_text().splitlines()]
+    assert [command[0] for command in commands] == ["extract"] + ["evaluate"] * 2 + ["train_head", "evaluate"] * 4 + ["evaluate.compare"]
+    extraction = tyro.cli(ExtractOptions, args=commands[0][1:])
+    assert (extraction.dataset, extraction.allow_missing, extraction.pretrained) == (name, True, "openai")
+    assert find_preset(name, extraction.preset, tmp_path) == ADAPTERS[name][1][0]
+    training = [tyro.cli(TrainOptions, args=command[1:]) for command in commands if command[0] == "train_head"]
+    assert {(options.epochs, options.batch_size) for options in training} == {RECIPES[name]}
+    assert [(options.head, options.seed) for options in training] == [("mean", 0), ("mean", 1), ("glccl", 0), ("glccl", 1)]
+    assert {(options.lr, options.csc_weight, options.select_on) for options in training} == {(1e-4, 0.5, "val")}
+    evaluations = [tyro.cli(EvaluateOptions, args=command[1:]) for command in commands if command[0] == "evaluate"]
+    assert all(options.split == "test" and options.preset == extraction.preset for options in evaluations)
+    assert len({options.out for options in evaluations}) == len(evaluations) == 6
+
+
+def test_broken_videos_stop_the_pipeline_unless_allowed(demo_set: Path, tmp_path: Path) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    splits = ["train"] * 3 + ["val"] * 2 + ["test"] * 2
+    for i in range(6):
+        shutil.copy(demo_set / "videos" / f"video{i}.mp4", videos)
+    (videos / "video6.mp4").write_text("no video")
+    table = pd.DataFrame({"video": [f"video{i}.mp4" for i in range(len(splits))], "caption": "a ring", "split": splits})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    python, log = recorder(tmp_path, real="extract")
+    environment = {"VIDEOS": videos, "ANNOTATIONS": tmp_path / "table.csv", "PYTHON": python, "OUT": out, "DEVICE": "cpu"}
+    environment |= {"MODEL": DEMO_CLIP, "PRETRAINED": ""}
+    stopped = pipeline("table", **environment)
+    assert stopped.returncode == 3, stopped.stderr
+    *_, listed, advice = stopped.stderr.splitlines()
+    assert next(csv.reader([listed]))[0] == "video6.mp4"
+    assert advice == "set ALLOW_MISSING=1 to go on without these videos"
+    assert not log.exists()
+    done = pipeline("table", **environment, ALLOW_MISSING=1)
+    assert done.returncode == 0, done.stderr
+    assert "video6.mp4" in done.stderr
+    commands = log.read_text().splitlines()
+    assert len(commands) == 7
+    assert all("--allow-missing" in command for command in commands[:-1])
+    (videos / "video5.mp4").unlink()
+    refused = pipeline("table", **environment)
+    assert refused.returncode == 2
+    assert "missing: video5.mp4" in refused.stderr.splitlines()

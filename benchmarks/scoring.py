@@ -9,9 +9,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -37,6 +38,13 @@ ROOT = Path(__file__).parent.parent
 DIMENSION = 512
 HELD = 12 * 2**20
 """Bytes of encoded videos held at once: the budget of `evaluate`, set so low that memory is compared at its least."""
+
+
+Shape = tuple[list[int], int, int, int]
+"""Caption lengths, videos, frames of each, most words."""
+Row = dict[str, float]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Sentences [A, D], words [A, L, D] and their mask, frames [B, F, D] and theirs."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +118,10 @@ class Problem:
         return score_AB
 
     @torch.no_grad()
-    def published(self) -> Tensor:
+    def published(self, inputs: Inputs | None = None) -> Tensor:
         """The same by the published formulation."""
-        texts, videos = self.batch()
         matrices = {name: value.detach() for name, value in self.head.named_parameters()}
-        return published_all_pairs(texts.sentence_AD, *self.padded(texts), videos.frame_BFD, videos.mask_BF, matrices)
+        return published_all_pairs(*(inputs or self.inputs()), matrices)
 
     def two_products(self) -> Callable[[], None]:
         """torch.mm of the real words with all frames, twice, into memory that is there already."""
@@ -128,19 +135,20 @@ class Problem:
 
         return run
 
-    def step(self, side: str) -> float:
+    def step(self, side: str, inputs: Inputs | None = None) -> float:
         """Forward and backward of head and loss on the batch, text a belonging to video a; the loss."""
         self.head.zero_grad()
-        texts, videos = self.batch()
         matrices, threads = self.head.matrices(), torch.get_num_threads()
         if side == "published":
-            scores_SAB = published_block(texts.sentence_AD, *self.padded(texts), videos.frame_BFD, videos.mask_BF, matrices)
+            scores_SAB = published_block(*(inputs or self.inputs()), matrices)
         elif side == "uncompiled":
+            texts, videos = self.batch()
             prepared = prepare_videos(videos.frame_BFD, videos.mask_BF)
             blocks = self.guides(texts)
             by_length_SAB = torch.cat([score(guides, prepared, matrices) for _, guides in blocks], dim=1)
             scores_SAB = by_length_SAB[:, torch.cat([rows for rows, _ in blocks]).argsort()]
         else:
+            texts, videos = self.batch()
             scores_SAB = fused_score(tile_texts(texts, matrices, threads), lane_videos(videos), matrices, threads)
         scores_SAB = scores_SAB * self.head.scale()
         loss = contrastive_loss(scores_SAB.mean(dim=0)) + 0.5 * csc_loss(scores_SAB)
@@ -162,15 +170,16 @@ class Problem:
             VideoBatch.gather(self.videos, range(len(self.videos.ids)), device),
         )
 
-    def padded(self, texts: TextBatch) -> tuple[Tensor, Tensor]:
-        """Words [A, max_words, D] and their mask: what the field's loaders give."""
+    def inputs(self) -> Inputs:
+        """Everything padded, as the field's loaders give it."""
+        texts, videos = self.batch()
         mask_AL = torch.arange(self.max_words) < texts.length_A[:, None]
         word_ALD = torch.zeros(*mask_AL.shape, DIMENSION)
         word_ALD[mask_AL] = texts.word_RD
-        return word_ALD, mask_AL
+        return texts.sentence_AD, word_ALD, mask_AL, videos.frame_BFD, videos.mask_BF
 
 
-def medians(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> Row:
     """Seconds of each side: medians of runs taken in turn, after one run that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
@@ -191,25 +200,27 @@ def extra_memory(side: str, length_A: list[int], videos: int, frames: int, max_w
         return pool.submit(_extra_memory, side, length_A, videos, frames, max_words).result()
 
 
-def _extra_memory(side: str, length_A: list[int], videos: int, frames: int, max_words: int) -> float:
+def _extra_memory(side: str, *shape: *Shape) -> float:
+    length_A, videos, frames, max_words = shape
     # A small run first, so that libraries and compiled code do not count.
-    _run_side(Problem.make(length_A[:70], 70, frames, max_words), side)
-    problem = Problem.make(length_A, videos, frames, max_words)
+    _side(Problem.make(length_A[:70], 70, frames, max_words), side)()
+    run = _side(Problem.make(*shape), side)
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is freed but not given back would hide what is taken
     before = _status_kib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again here
-    _run_side(problem, side)
+    run()
     matrix = 0 if side.startswith("step") else len(length_A) * videos * 4 / 1024
     return (_status_kib("VmHWM") - before - matrix) / 1024
 
 
-def _run_side(problem: Problem, side: str) -> None:
-    if side.startswith("step"):
-        problem.step(side.removeprefix("step "))
-    elif side == "published":
-        problem.published()
-    else:
-        problem.ours()
+def _side(problem: Problem, side: str) -> Callable[[], object]:
+    """One side, ready to run: the published one with its padded inputs made, ours with the features as they are loaded."""
+    if side == "ours":
+        return problem.ours
+    if side == "step ours":
+        return partial(problem.step, "ours")
+    inputs = problem.inputs()
+    return partial(problem.published, inputs) if side == "published" else partial(problem.step, "published", inputs)
 
 
 def _status_kib(name: str) -> int:
@@ -237,69 +248,98 @@ def caption_lengths(annotations: Path) -> tuple[list[int], list[int]]:
     return lengths(captions, 32), lengths([" ".join(parts) for parts in paragraphs.values()], 64)
 
 
+def all_pairs(shape: Shape, repeats: int) -> Row:
+    """All texts against all videos, in time and memory."""
+    problem = Problem.make(*shape)
+    sides: dict[str, Callable[[], object]] = {
+        "published": problem.published,
+        "ours": problem.ours,
+        "uncompiled": problem.uncompiled,
+        "two products": problem.two_products(),
+    }
+    row = medians(sides, repeats)
+    row["times faster than published"] = row["published"] / row["ours"]
+    row["times the two products"] = row["ours"] / row["two products"]
+    corner = Problem.make(shape[0][:64], 64, *shape[2:])
+    row["largest difference, 64 x 64"] = float((corner.ours() - corner.published()).abs().max())
+    # The published formulation goes block by block: one block is its peak.
+    return row | memory(("published", (shape[0][:64], 64, *shape[2:])), ("ours", shape))
+
+
+def training_step(shape: Shape, repeats: int) -> Row:
+    """Forward and backward of head and loss, in time and memory."""
+    problem = Problem.make(*shape)
+    row = medians({side: partial(problem.step, side) for side in ("published", "ours", "uncompiled")}, repeats)
+    row["times faster than published"] = row["published"] / row["ours"]
+    row["uncompiled, times faster"] = row["published"] / row["uncompiled"]
+    return row | memory(("step published", shape), ("step ours", shape))
+
+
+def gallery(length_A: list[int], repeats: int) -> Row:
+    """A gallery ten times as large."""
+    small, large = (Problem.make(length_A, videos, 12, 32) for videos in (1000, 10_000))
+    row = medians({"1,000 videos": small.ours, "10,000 videos": large.ours}, repeats)
+    row["time for ten times the gallery"] = row["10,000 videos"] / row["1,000 videos"]
+    del small, large
+    row["1,000 videos extra MiB"] = extra_memory("ours", length_A, 1000, 12, 32)
+    row["10,000 videos extra MiB"] = extra_memory("ours", length_A, 10_000, 12, 32)
+    return row
+
+
+def lower_precision(length_A: list[int], repeats: int) -> Row:
+    """The two products in bfloat16, against float32."""
+    exact, rough = (Problem.make(length_A, 1000, 12, 32) for _ in range(2))
+    rough.head.products = torch.bfloat16
+    row = medians({"fp32": exact.ours, "bf16": rough.ours}, repeats)
+    row["times faster"] = row["fp32"] / row["bf16"]
+    ours, theirs = exact.ours(), rough.ours()
+    row["largest difference"] = float((ours - theirs).abs().max())
+    row["queries with the same first video"] = float((ours.argmax(dim=1) == theirs.argmax(dim=1)).float().mean())
+    ranks = [(scores > scores.diagonal()[:, None]).sum(dim=1) for scores in (ours, theirs)]
+    row["queries with the same rank"] = float((ranks[0] == ranks[1]).float().mean())
+    return row
+
+
+def scaling(repeats: int) -> Row:
+    """Time where one size is doubled at a time, over that of 500 texts of 12 words, 500 videos, 12 frames."""
+    base = {"texts": 500, "words": 12, "videos": 500, "frames": 12}
+    problems = {"base": base} | {f"{name} x {times}": base | {name: base[name] * times} for name in base for times in (2, 4)}
+    sides = {
+        name: Problem.make([size["words"]] * size["texts"], size["videos"], size["frames"], size["words"]).ours
+        for name, size in problems.items()
+    }
+    row = medians(sides, repeats)
+    return {name: seconds / row["base"] for name, seconds in row.items()}
+
+
+def memory(published: tuple[str, Shape], ours: tuple[str, Shape]) -> Row:
+    """Peak memory of both sides, and their ratio."""
+    theirs, own = extra_memory(published[0], *published[1]), extra_memory(ours[0], *ours[1])
+    return {"published extra MiB": theirs, "ours extra MiB": own, "memory ratio": theirs / own}
+
+
 def main(options: ScoringOptions) -> Path:
     """Measure, print the figures and write them to OUT."""
     msrvtt, didemo = caption_lengths(options.annotations)
-    figures: dict[str, dict[str, float]] = {}
-    shapes = {"msrvtt 1000 x 1000": (msrvtt, 1000, 12, 32), "didemo 256 x 256": (didemo[:256], 256, 32, 64)}
-    for name, shape in shapes.items():
+    rows: dict[str, Callable[[], Row]] = {
+        "msrvtt 1000 x 1000": lambda: all_pairs((msrvtt, 1000, 12, 32), options.repeats),
+        "didemo 256 x 256": lambda: all_pairs((didemo[:256], 256, 32, 64), options.repeats),
+        "training step, batch 128": lambda: training_step((msrvtt[:128], 128, 12, 32), options.repeats),
+        "gallery grown tenfold, 1000 queries": lambda: gallery(msrvtt, options.repeats),
+        "products in bfloat16, 1000 x 1000": lambda: lower_precision(msrvtt, options.repeats),
+        "time over that of 500 x 500, 12 words, 12 frames": lambda: scaling(options.repeats),
+    }
+    figures: dict[str, Row] = {}
+    for name, measure in rows.items():
         print(name, file=sys.stderr)
-        problem = Problem.make(*shape)
-        sides: dict[str, Callable[[], object]] = {
-            "published": problem.published,
-            "ours": problem.ours,
-            "uncompiled": problem.uncompiled,
-            "two products": problem.two_products(),
-        }
-        row = medians(sides, options.repeats)
-        corner = Problem.make(shape[0][:64], 64, *shape[2:])
-        row["times faster than published"] = row["published"] / row["ours"]
-        row["times the two products"] = row["ours"] / row["two products"]
-        row["largest difference, 64 x 64"] = float((corner.ours() - corner.published()).abs().max())
-        row["published extra MiB"] = extra_memory("published", shape[0][:64], 64, *shape[2:])
-        row["ours extra MiB"] = extra_memory("ours", *shape)
-        row["memory ratio"] = row["published extra MiB"] / row["ours extra MiB"]
-        figures[name] = row
-    print("training step, batch 128", file=sys.stderr)
-    step_shape = (msrvtt[:128], 128, 12, 32)
-    problem = Problem.make(*step_shape)
-    row = medians(
-        {
-            "published": lambda: problem.step("published"),
-            "ours": lambda: problem.step("ours"),
-            "uncompiled": lambda: problem.step("uncompiled"),
-            "two products": problem.two_products(),
-        },
-        options.repeats,
-    )
-    row["times faster than published"] = row["published"] / row["ours"]
-    row["times the two products"] = row["ours"] / row["two products"]
-    row["published extra MiB"] = extra_memory("step published", *step_shape)
-    row["ours extra MiB"] = extra_memory("step ours", *step_shape)
-    row["memory ratio"] = row["published extra MiB"] / row["ours extra MiB"]
-    figures["training step, batch 128"] = row
-    print("gallery of 1,000 and 10,000", file=sys.stderr)
-    small, large = (Problem.make(msrvtt, videos, 12, 32) for videos in (1000, 10_000))
-    row = medians({"1,000 videos": small.ours, "10,000 videos": large.ours}, options.repeats)
-    row["time for ten times the gallery"] = row["10,000 videos"] / row["1,000 videos"]
-    del small, large
-    row["1,000 videos extra MiB"] = extra_memory("ours", msrvtt, 1000, 12, 32)
-    row["10,000 videos extra MiB"] = extra_memory("ours", msrvtt, 10_000, 12, 32)
-    figures["gallery grown tenfold, 1000 queries"] = row
+        figures[name] = measure()
     for name, values in figures.items():
         print(name)
         for key, value in values.items():
-            print(f"  {key:32} {value:10.4g}")
+            print(f"  {key:34} {value:10.4g}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, {"figures": figures, "threads": torch.get_num_threads(), "provenance": provenance(options)})
-    print(
-        json.dumps(
-            {
-                name: {key: float(np.format_float_positional(v, 4, fractional=False)) for key, v in row.items()}
-                for name, row in figures.items()
-            }
-        )
-    )
+    print(json.dumps({name: {key: float(f"{v:.4g}") for key, v in row.items()} for name, row in figures.items()}))
     return options.out
 
 

@@ -28,6 +28,8 @@ class EvaluateOptions:
     memory_budget: float | None = None
     """GiB of memory for features and for scoring them, which takes 0.3 itself at 512 dimensions; features beyond it are read when they are
     used. Default: half of the machine's memory."""
+    products: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the large matrix products alone; bf16 is faster where the processor has it, and moves scores (docs/scoring.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto takes CUDA where there is one."""
     quiet: bool = False

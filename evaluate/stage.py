@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
 from data.provenance import provenance, write_json
@@ -32,6 +34,7 @@ def evaluate(options: EvaluateOptions) -> Path:
     features_budget = max(0, budget_bytes(options.memory_budget) - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
     split = load_split(cache, options.split, options.preset, features_budget, max_frames, options.allow_missing)
     check_fits(head, split)
+    head.products = torch.bfloat16 if options.products == "bf16" else None
     left = features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames))
     metrics = evaluate_pairs(head, split.texts, split.videos, split.answers, max(0, left), options.quiet, options.ties)
     row: dict[str, Any] = {

@@ -13,6 +13,7 @@ from tests.test_glim import KINDS, degenerate, pad, random_features, random_head
 from train_head.batches import TextBatch, VideoBatch
 from train_head.fused import COLUMNS, ROWS, fused_score, lane_videos, tile_texts
 from train_head.glim import glim_scores
+from train_head.heads import HeadConfig, make_head
 
 Problem = tuple[TextBatch, VideoBatch, dict[str, Tensor]]
 
@@ -146,6 +147,23 @@ def test_equal_captions_tie() -> None:
     scores = fused(take(texts, rows), videos, head)
     for row in range(0, 100, 9):
         assert torch.equal(scores[:, row], scores[:, 5])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@torch.no_grad()
+def test_products_in_lower_precision_move_scores_a_little(compiled: bool) -> None:
+    texts, videos, matrices = problem(10, texts=40, videos=30)
+    head = make_head(HeadConfig("glccl", 16, 12, logit_scale=100.0))
+    for name, value in matrices.items():
+        head.get_parameter(name).copy_(value)
+    if not compiled:
+        head, videos = head.double(), VideoBatch(videos.frame_BFD.double(), videos.mask_BF)
+        texts = TextBatch(texts.sentence_AD.double(), texts.word_RD.double(), texts.length_A)
+    exact = head.scores(head.encode_texts(texts), head.encode_videos(videos))
+    head.products = torch.bfloat16
+    rough = head.scores(head.encode_texts(texts), head.encode_videos(videos))
+    assert rough.dtype == exact.dtype
+    assert 0 < (rough - exact).abs().mean() < 0.01 * exact.abs().mean()
 
 
 @pytest.mark.parametrize("where", ["sentence", "word", "frame"])

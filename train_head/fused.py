@@ -167,15 +167,22 @@ def lane_videos(batch: VideoBatch) -> LanedVideos:
 
 
 def fused_score(
-    texts: TiledTexts, videos: LanedVideos, head: Mapping[str, Tensor], threads: int, *, tau: float = TAU, kappa: float = KAPPA
+    texts: TiledTexts,
+    videos: LanedVideos,
+    head: Mapping[str, Tensor],
+    threads: int,
+    *,
+    products: torch.dtype = torch.float32,
+    tau: float = TAU,
+    kappa: float = KAPPA,
 ) -> Tensor:
     """The four scores [S, A, B] before the logit scale: what `glim.score` gives, for texts and videos in float32 on the CPU.
 
-    `head`: the learned matrices. Differentiable once.
+    `head`: the learned matrices. `products`: the precision of the two products, always float32 with gradients. Differentiable once.
     """
     matrices_6LL = torch.stack([head[f"P{i}"] for i in range(1, 7)])
     temperatures = np.float32(1 / tau), np.float32(1 / kappa)
-    shape = _Shape(threads, texts.memory, texts.tiles, videos.valid_NFV, videos.chunk, texts.count, videos.count, *temperatures)
+    shape = _Shape(threads, products, texts.memory, texts.tiles, videos.valid_NFV, videos.chunk, texts.count, videos.count, *temperatures)
     inputs = (texts.raw_RD, texts.mapped_RD, texts.norm_inverse_R, videos.frame_CD, videos.gram_NFFV, matrices_6LL)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         scores_SAB: Tensor = _FusedScore.apply(shape, *inputs)
@@ -188,6 +195,7 @@ class _Shape:
     """All that has no gradient: which texts and videos meet in which product, and the temperatures."""
 
     threads: int
+    products: torch.dtype
     memory: local
     tiles: list[Tile]
     valid_NFV: Tensor
@@ -251,8 +259,11 @@ class _Shape:
             column_CD = frame_CD[k * self.width : (k + 1) * self.width]
             rows_RD = raw_RD[tile.rows], mapped_RD[tile.rows]
             raw_RC, mapped_RC = products_RC[:, : len(rows_RD[0])] if keep is None else (part[k, tile.rows] for part in keep)
-            torch.mm(rows_RD[0], column_CD.T, out=raw_RC)
-            torch.mm(rows_RD[1], column_CD.T, out=mapped_RC)
+            for row_RD, product_RC in zip(rows_RD, (raw_RC, mapped_RC), strict=True):
+                if self.products == torch.float32 or keep is not None:
+                    torch.mm(row_RD, column_CD.T, out=product_RC)
+                else:
+                    product_RC.copy_(row_RD.to(self.products) @ column_CD.to(self.products).T)
             out_SAX = np.empty((4, len(tile.texts), self.chunk * LANES), np.float32)
             arguments = self.arguments(tile, k, norm_inverse_R, gram_NFFV, matrices_6LL)
             score_tile(raw_RC.numpy(), mapped_RC.numpy(), *arguments, scratch, out_SAX)

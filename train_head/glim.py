@@ -93,16 +93,17 @@ class _Products(NamedTuple):
     mapped_word_ABLF: Tensor
 
 
-def _multiply(texts: Guides, videos: Frames) -> _Products:
-    flat_RD = videos.frame_BFD.flatten(0, 1)
+def _multiply(texts: Guides, videos: Frames, precision: torch.dtype) -> _Products:
+    flat_RD = videos.frame_BFD.flatten(0, 1).to(precision)
+    kept = videos.frame_BFD.dtype
     b, f = videos.mask_BF.shape
 
     def sentences(side_AD: Tensor) -> Tensor:
-        return (side_AD @ flat_RD.T).view(len(side_AD), b, f)
+        return (side_AD.to(precision) @ flat_RD.T).to(kept).view(len(side_AD), b, f)
 
     def words(side_ALD: Tensor) -> Tensor:
         a, length = side_ALD.shape[:2]
-        return (side_ALD.flatten(0, 1) @ flat_RD.T).view(a, length, b, f).transpose(1, 2)
+        return (side_ALD.flatten(0, 1).to(precision) @ flat_RD.T).to(kept).view(a, length, b, f).transpose(1, 2)
 
     return _Products(
         sentences(texts.sentence_AD),
@@ -148,9 +149,20 @@ def aggregate(x: Tensor, mask: Tensor, matrix_LL: Tensor | None, kappa: float) -
     return (weight * x.masked_fill(~mask, 0.0)).sum(dim=-1)
 
 
-def score(texts: Guides, videos: Frames, head: Mapping[str, Tensor] | None, *, tau: float = TAU, kappa: float = KAPPA) -> Tensor:
-    """The four scores [S, A, B] of prepared texts and videos, before the logit scale."""
-    product = _multiply(texts, videos)
+def score(
+    texts: Guides,
+    videos: Frames,
+    head: Mapping[str, Tensor] | None,
+    *,
+    products: torch.dtype | None = None,
+    tau: float = TAU,
+    kappa: float = KAPPA,
+) -> Tensor:
+    """The four scores [S, A, B] of prepared texts and videos, before the logit scale.
+
+    `products`: a lower precision for the products with frames, and for nothing else.
+    """
+    product = _multiply(texts, videos, products or videos.frame_BFD.dtype)
     length = texts.mask_AL.shape[1]
     mask_A1L = texts.mask_AL[:, None, :]
 

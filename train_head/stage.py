@@ -1,37 +1,27 @@
-"""The second stage: load the cache, train the head, keep the best epoch on validation.
-
-Shape suffixes: A texts of a batch, B their videos (text a belongs to video a), S scores of a pair.
-"""
+"""The second stage: load the cache, train the head, keep the best epoch on validation."""
 
 import csv
 import json
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, SequentialLR
 
 from data.cache import FeatureCache
 from data.datasets import preset_named
 from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.metrics import Metrics
-from data.progress import Progress
 from data.provenance import provenance
-from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
-from train_head.losses import contrastive_loss, csc_loss
+from train_head.heads import HEADS, Head, HeadConfig, make_head
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
 from train_head.run import LOG_FILE, RUN_FILE, check_fits, save_run
-from train_head.splits import Split, load_split
+from train_head.splits import load_split
 from train_head.temporal import make_temporal
-
-WARM_UP = 0.1
+from train_head.trainer import Trainer
 
 
 def train(options: TrainOptions) -> Path:
@@ -58,7 +48,7 @@ def train(options: TrainOptions) -> Path:
     for split in (train_split, val_split):
         check_fits(head, split)
     options.out.mkdir(parents=True, exist_ok=True)
-    trainer = _Trainer(head, options, train_split)
+    trainer = Trainer(head, options, train_split)
     best = -1.0
     rows: list[dict[str, float]] = []
     for epoch in range(options.epochs + 1):
@@ -119,66 +109,6 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
     if head.temporal is not None and temporal is not None:
         head.temporal.load_state_dict(temporal.state_dict())
     return head
-
-
-@dataclass
-class _Trainer:
-    """Optimiser, schedule and order of the batches."""
-
-    head: Head
-    options: TrainOptions
-    split: Split
-
-    def __post_init__(self) -> None:
-        options = self.options
-        self.order = np.random.default_rng(options.seed)
-        self.steps_an_epoch = len(self.split.answers) // options.batch_size
-        matrices = [p for p in self.head.parameters() if p.ndim >= 2]
-        others = [p for p in self.head.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6)
-        self.schedule = _schedule(self.optimiser, self.steps_an_epoch * options.epochs)
-
-    def run_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training captions, the last incomplete batch left out; mean losses."""
-        options, device = self.options, self.head.logit_scale.device
-        self.head.train()
-        order = self.order.permutation(len(self.split.answers))
-        sums = {"loss": 0.0, "contrastive": 0.0, "csc": 0.0}
-        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", options.quiet) as progress:
-            for step in range(self.steps_an_epoch):
-                texts = order[step * options.batch_size : (step + 1) * options.batch_size]
-                scores_SAB = self.head.scores(
-                    self.head.encode_texts(TextBatch.gather(self.split.texts, texts, device)),
-                    self.head.encode_videos(VideoBatch.gather(self.split.videos, self.split.answers[texts], device)),
-                )
-                contrastive = contrastive_loss(scores_SAB.mean(dim=0))
-                csc = csc_loss(scores_SAB, data=options.csc_data) if len(scores_SAB) > 1 else torch.zeros_like(contrastive)
-                loss = contrastive + options.csc_weight * csc
-                if not loss.isfinite():
-                    videos = [self.split.videos.ids[i] for i in self.split.answers[texts]]
-                    raise UserError(
-                        f"the loss is {loss.item()} in epoch {epoch}, step {step + 1}: look at the features of videos "
-                        f"{', '.join(videos[:5])}, ..., or lower --lr"
-                    )
-                self.optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
-                self.optimiser.step()
-                self.schedule.step()
-                self.head.clamp_scale()
-                for name, value in (("loss", loss), ("contrastive", contrastive), ("csc", csc)):
-                    sums[name] += value.item()
-                progress.update(note=f"loss {sums['loss'] / (step + 1):.3f}")
-        return {name: value / self.steps_an_epoch for name, value in sums.items()}
-
-
-def _schedule(optimiser: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """Linear warm-up over the first tenth, then a cosine to zero."""
-    warm_up = max(1, round(WARM_UP * steps))
-    rise = LambdaLR(optimiser, lambda step: (step + 1) / warm_up)
-    fall = CosineAnnealingLR(optimiser, T_max=max(1, steps - warm_up))
-    return SequentialLR(optimiser, [rise, fall], milestones=[warm_up])
 
 
 def _check(options: TrainOptions) -> None:

@@ -41,6 +41,8 @@ class Head(nn.Module, ABC):
         self.config = config
         self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
         """Logarithm of the factor, as in CLIP."""
+        self.products: torch.dtype | None = None
+        """A lower precision for the products of texts with frames, without gradients."""
         self.temporal: TemporalEncoder | None = None
         if config.temporal != "none":
             self.temporal = TemporalEncoder(config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation)

@@ -44,9 +44,11 @@ class GlcclHead(Head):
     def scores(self, texts: list[Block] | TiledTexts, videos: Frames | LanedVideos) -> Tensor:
         if isinstance(texts, TiledTexts):
             assert isinstance(videos, LanedVideos), "texts and videos were on different devices"
-            return fused_score(texts, videos, self.matrices(), torch.get_num_threads()) * self.scale()
+            return (
+                fused_score(texts, videos, self.matrices(), torch.get_num_threads(), products=self.products or torch.float32) * self.scale()
+            )
         assert isinstance(videos, Frames), "texts and videos were on different devices"
-        by_length_SAB = torch.cat([score(guides, videos, self.matrices()) for _, guides in texts], dim=1)
+        by_length_SAB = torch.cat([score(guides, videos, self.matrices(), products=self.products) for _, guides in texts], dim=1)
         order_A = torch.cat([rows for rows, _ in texts])
         return by_length_SAB[:, order_A.argsort().to(by_length_SAB.device)] * self.scale()
 

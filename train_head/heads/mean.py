@@ -18,4 +18,5 @@ class MeanHead(Head):
         return normalize(unit_BFD.sum(dim=1), dim=-1)
 
     def scores(self, texts: Tensor, videos: Tensor) -> Tensor:
-        return (texts @ videos.T)[None] * self.scale()
+        precision = self.products or texts.dtype
+        return (texts.to(precision) @ videos.T.to(precision)).to(texts.dtype)[None] * self.scale()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from data.errors import UserError
 from data.sampling import choose_frames
-from data.sealed import SEAL_BYTES, is_sound, sweep, write_sealed, written_whole
+from data.sealed import SEAL_BYTES, is_sound, seal, sweep, write_sealed, written_whole
 
 if TYPE_CHECKING:  # writing a part needs no torch
     from data.features import Ragged, TextFeatures, VideoFeatures
@@ -260,6 +260,56 @@ class FeatureCache:
         }
         self._write_part("texts", arrays)
 
+    def merge(self, out: Path) -> None:
+        """Write the whole cache into one file, readable as a cache: the clip's attributes and tensors at its root, a group for each kind
+        that is laid out as a part, and the tables as they are. Entries that newer ones replace stay behind."""
+        with written_whole(out) as temporary:
+            with h5py.File(temporary, "w", userblock_size=SEAL_BYTES) as file:
+                _fill_clip(file, self.settings, self.clip_parts(), self.provenance)
+                for kind, index in self._indices.items():
+                    group = file.create_group(kind)
+                    group.attrs["digest"] = self.digest
+                    group.attrs["written_ns"] = max(index.written_ns.values(), default=0)
+                    self._merge_kind(kind, group)
+                for name in self.tables():
+                    content = np.frombuffer((self.path / name).read_bytes(), dtype=np.uint8)
+                    file.create_dataset(f"tables/{name}", data=content)
+                file.require_group("tables")
+            seal(temporary)
+
+    def _merge_kind(self, kind: Kind, group: h5py.Group) -> None:
+        places = self._indices[kind].places
+        # In the order of the parts, each of which is then read from its beginning to its end.
+        names = sorted(places, key=lambda name: places[name][:2])
+        offsets = _offsets([places[name].stop - places[name].start for name in names])
+        text = h5py.string_dtype()
+        group.create_dataset(_NAMES[kind], data=np.array(names, dtype=object), dtype=text)
+        group.create_dataset("offsets", data=offsets)
+        for part in dict.fromkeys(places[name].part for name in names):
+            members = [name for name in names if places[name].part == part]
+            with _open(part.path) as file:
+                source = file[part.group]
+                for dataset in _ENTRIES[kind]:
+                    rows = source[dataset][()][[places[name].entry for name in members]]
+                    _append(group, dataset, rows)
+                for dataset in _ROWS[kind]:
+                    for run in self._runs(range(len(members)), [places[name] for name in members]):
+                        begin = places[members[run[0]]].start
+                        block = source[dataset][begin : places[members[run[-1]]].stop]
+                        kept = [np.arange(places[members[i]].start, places[members[i]].stop) - begin for i in run]
+                        _append(group, dataset, block[np.concatenate(kept)])
+                for dataset in _IMAGES[kind]:
+                    begins = source[f"{dataset}_offsets"][()]
+                    for name in members:
+                        of_rows = begins[places[name].start : places[name].stop + 1]
+                        _append(group, dataset, source[dataset][of_rows[0] : of_rows[-1]])
+                        _append(group, f"{dataset}_lengths", np.diff(of_rows))
+        for dataset in _IMAGES[kind]:
+            lengths = group[f"{dataset}_lengths"][()] if names else []
+            group.create_dataset(f"{dataset}_offsets", data=_offsets(lengths))
+            if names:
+                del group[f"{dataset}_lengths"]
+
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
         """Keep a table of captions and splits beside the features, in place of an older one of the same preset.
 
@@ -472,6 +522,26 @@ def _fill_clip(file: h5py.File, settings: Mapping[str, Any], clip: ClipParts, pr
     file.attrs["activation"] = clip.activation
     for name, tensor in clip.tensors.items():
         file.create_dataset(name, data=tensor)
+
+
+def _append(group: h5py.Group, name: str, rows: NDArray[Any]) -> None:
+    """Add rows to a dataset of a file that is being merged, which grows with them."""
+    if name not in group:
+        dtype = h5py.string_dtype() if rows.dtype == object else rows.dtype
+        # Pieces of about a MiB: read alone, an entry costs little more than itself.
+        row_bytes = max(rows.dtype.itemsize * int(np.prod(rows.shape[1:])), 1)
+        chunk = (max(1, 2**20 // row_bytes), *rows.shape[1:])
+        group.create_dataset(name, shape=(0, *rows.shape[1:]), maxshape=(None, *rows.shape[1:]), dtype=dtype, chunks=chunk)
+    dataset = group[name]
+    dataset.resize(len(dataset) + len(rows), axis=0)
+    if len(rows):
+        dataset[len(dataset) - len(rows) :] = rows
+
+
+def names_in(part: Path) -> list[str]:
+    """The ids of the videos of a part."""
+    with _open(part) as file:
+        return list(file[_NAMES["videos"]].asstr()[()])
 
 
 def _hdf5(fill: Callable[[h5py.File], None]) -> memoryview:

@@ -119,27 +119,52 @@ class Clip:
         feature_ND = self.model.encode_image(_pad(image_NCHW).to(self.device))
         return np.asarray(feature_ND[:count].float().cpu())
 
+    def positions(self, length: int) -> int:
+        """How many positions the text tower runs at for a text of so many tokens: never more than it needs, but few different numbers.
+
+        It depends on nothing but the text, so that its features do not depend on the texts beside it.
+        """
+        if not _is_causal(_text_tower(self.model)):
+            return self.context_length
+        return min(length + length % 2, self.context_length)
+
     @torch.no_grad()
     def encode_texts(self, ids_NL: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Sentence features [N, D] and the features of every token [N, L, D], unnormalised, of at most BATCH texts.
 
-        A token's feature is its last hidden state after ln_final and the text projection, as CLIP makes the sentence's from the end token.
+        L is the number of positions of `ids_NL`: all that the tower has, or as few as `positions` says. A token's feature is its last
+        hidden state after ln_final and the text projection, as CLIP makes the sentence's from the end token.
         """
         count = len(ids_NL)
+        ids_NL = _pad(ids_NL).to(self.device)
         tower = _text_tower(self.model)
-        hidden: list[Tensor] = []
-        hook = tower.ln_final.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
-        try:
-            sentence_ND = self.model.encode_text(_pad(ids_NL).to(self.device))
-        finally:
-            hook.remove()
+        if not _is_causal(tower):
+            assert ids_NL.shape[1] == self.context_length
+            sentence_ND, token_NLW = self._encode_whole(tower, ids_NL)
+        else:
+            length = ids_NL.shape[1]
+            dtype = tower.transformer.get_cast_dtype()
+            embedded_NLW = tower.token_embedding(ids_NL).to(dtype) + tower.positional_embedding[:length].to(dtype)
+            token_NLW = tower.ln_final(tower.transformer(embedded_NLW, attn_mask=tower.attn_mask[:length, :length]))
+            sentence_ND = None
         projection = tower.text_projection
-        token_NLW = hidden[0]
         if isinstance(projection, nn.Module):
             token_NLD = projection(token_NLW)
         else:
             token_NLD = token_NLW if projection is None else token_NLW @ projection
+        if sentence_ND is None:
+            sentence_ND = token_NLD[torch.arange(len(ids_NL), device=self.device), ids_NL.argmax(dim=-1)]
         return np.asarray(sentence_ND[:count].float().cpu()), np.asarray(token_NLD[:count].float().cpu())
+
+    def _encode_whole(self, tower: Any, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """The sentence features by open_clip's own path, and the hidden states of all positions on it."""
+        hidden: list[Tensor] = []
+        hook = tower.ln_final.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
+        try:
+            sentence_ND = self.model.encode_text(ids_NL)
+        finally:
+            hook.remove()
+        return sentence_ND, hidden[0]
 
     def parts(self) -> ClipParts:
         """What stage two takes from this model."""
@@ -259,6 +284,16 @@ def _check_tokens(open_clip: ModuleType, name: str, model: nn.Module, tokenizer:
 def _text_tower(model: nn.Module) -> Any:
     """The module that holds transformer, ln_final and text_projection: the model itself (CLIP) or its part `text` (CustomTextCLIP)."""
     return getattr(model, "text", model)
+
+
+def _is_causal(tower: Any) -> bool:
+    """Whether no token sees a later one and the sentence is the end token's: then positions after the end change nothing."""
+    mask: Tensor | None = getattr(tower, "attn_mask", None)
+    pooling = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    if mask is None or pooling != "argmax":
+        return False
+    later = torch.ones_like(mask, dtype=torch.bool).triu(1)
+    return bool((mask[later] == -torch.inf).all() and (mask[~later] == 0).all())
 
 
 def _explain(open_clip: ModuleType, model: str, pretrained: str | None, is_file: bool, error: BaseException) -> str:

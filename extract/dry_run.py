@@ -18,6 +18,7 @@ import torch
 from data.cache import CLIP_FILE, VideoEntry
 from extract.clip import BATCH, Clip
 from extract.options import ExtractOptions
+from extract.texts import encode_texts
 from extract.videos import VideoFeaturesAhead, worker_count
 
 MEASURED_TEXTS = 4 * BATCH
@@ -122,10 +123,8 @@ def _measure_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Measured
     sample = [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, MEASURED_TEXTS).astype(int))] if texts else []
     lengths: list[int] = []
     start = time.perf_counter()
-    for first in range(0, len(sample), BATCH):
-        ids_NL, length_N = clip.tokenize(sample[first : first + BATCH], max_words)
-        clip.encode_texts(ids_NL)
-        lengths += length_N.tolist()
+    for batch in encode_texts(sample, clip, max_words) if sample else ():
+        lengths += [len(entry.words_TD) for entry in batch]
     return Measured(time.perf_counter() - start, len(sample), float(np.mean(lengths)) if lengths else 0.0)
 
 

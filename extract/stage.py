@@ -20,15 +20,16 @@ from data.device import find_device
 from data.errors import UserError
 from data.progress import Progress
 from data.provenance import provenance
-from extract.clip import BATCH, Clip, load_clip
+from extract.clip import Clip, load_clip
 from extract.dry_run import dry_run
 from extract.failures import Failure, failures_file, read_failures, write_failures
 from extract.options import ExtractOptions
+from extract.texts import encode_texts
 from extract.videos import Clock, VideoFeaturesAhead, worker_count
 
 # A part is closed after so many entries, bytes or seconds, whichever comes first: that much work can be lost to a kill.
 VIDEOS_A_PART = 1024
-TEXTS_A_PART = 16384
+TEXTS_A_PART = 4096
 BYTES_A_PART = 2**26
 SECONDS_A_PART = 300.0
 
@@ -221,15 +222,8 @@ def _extract_texts(texts: Sequence[str], clip: Clip, cache: FeatureCache, max_wo
     with Progress("texts", len(texts), "texts", quiet) as progress:
         for first in range(0, len(texts), TEXTS_A_PART):
             entries: list[TextEntry] = []
-            part = texts[first : first + TEXTS_A_PART]
-            for begin in range(0, len(part), BATCH):
-                batch = part[begin : begin + BATCH]
-                ids_NL, length_N = clip.tokenize(batch, max_words)
-                sentence_ND, token_NLD = clip.encode_texts(ids_NL)
-                # Copies: a view would keep the features of all positions of the batch until the part is written.
-                entries += [
-                    TextEntry(text, token_NLD[i, : int(length_N[i])].copy(), sentence_ND[i]) for i, text in enumerate(batch)
-                ]  # fmt: skip
+            for batch in encode_texts(texts[first : first + TEXTS_A_PART], clip, max_words):
+                entries += batch
                 progress.update(len(batch))
             cache.write_texts(entries)
 

@@ -10,12 +10,13 @@ import logging
 import pickle
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from data.cache import ClipParts
 from data.errors import UserError
 
 RANDOM = "random"
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # The encoder always sees this many images or texts, the last batch padded: matrix products of another shape may round
 # differently, and a feature must not depend on what happens to be encoded beside it.
@@ -57,6 +59,9 @@ def _import_open_clip() -> ModuleType:
     return importlib.import_module("open_clip")
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
 @dataclass(frozen=True)
 class Clip:
     """A CLIP model in evaluation mode with the transform and tokenizer that belong to it.
@@ -73,6 +78,7 @@ class Clip:
     context_length: int
     digest: str
     architecture: str
+    precision: Precision
 
     def image_settings(self) -> dict[str, Any]:
         """What the transform does to a picture, as plain values for the cache's settings."""
@@ -116,7 +122,8 @@ class Clip:
     def encode_images(self, image_NCHW: Tensor) -> NDArray[np.float32]:
         """Image features [N, D], unnormalised, of at most BATCH preprocessed pictures."""
         count = len(image_NCHW)
-        feature_ND = self.model.encode_image(_pad(image_NCHW).to(self.device))
+        with _without_tf32():
+            feature_ND = self.model.encode_image(_pad(image_NCHW).to(self.device, _DTYPES[self.precision]))
         return np.asarray(feature_ND[:count].float().cpu())
 
     def positions(self, length: int) -> int:
@@ -135,8 +142,10 @@ class Clip:
         L is the number of positions of `ids_NL`: all that the tower has, or as few as `positions` says. A token's feature is its last
         hidden state after ln_final and the text projection, as CLIP makes the sentence's from the end token.
         """
-        count = len(ids_NL)
-        ids_NL = _pad(ids_NL).to(self.device)
+        with _without_tf32():
+            return self._encode_texts(_pad(ids_NL).to(self.device), len(ids_NL))
+
+    def _encode_texts(self, ids_NL: Tensor, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         tower = _text_tower(self.model)
         if not _is_causal(tower):
             assert ids_NL.shape[1] == self.context_length
@@ -186,11 +195,12 @@ class Clip:
         )
 
 
-def load_clip(model: str, pretrained: str | None, device: torch.device, seed: int = 0) -> Clip:
+def load_clip(model: str, pretrained: str | None, device: torch.device, seed: int = 0, precision: Precision = "fp32") -> Clip:
     """Load a CLIP by open_clip's names.
 
     `model` is one of open_clip's model names, `local-dir:PATH` or `hf-hub:NAME`; `pretrained` one of open_clip's tags, a weights file,
-    `random` (weights drawn from `seed`), or None where the model brings its own weights. Raises UserError where model or weights are
+    `random` (weights drawn from `seed`), or None where the model brings its own weights. The digest is that of the weights before they are
+    brought to `precision`. Raises UserError where model or weights are
     unknown, cannot be had, or do not fit each other, and where the features of the text tokens cannot be had.
     """
     open_clip = _import_open_clip()
@@ -214,6 +224,11 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
             torch.manual_seed(seed)
             network = open_clip.create_model(model, **arguments)
             tokenizer = open_clip.get_tokenizer(model)
+            digest = weights_digest(network)
+            if precision != "fp32":
+                state = network.state_dict()
+                network = open_clip.create_model(model, precision=precision, device=device, load_weights=False)
+                network.load_state_dict(state)
     except UserWarning as error:
         if "QuickGELU mismatch" not in str(error):
             raise
@@ -235,8 +250,9 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
         device=device,
         dimension=int(network.visual.output_dim),
         context_length=int(tower.positional_embedding.shape[0]),
-        digest=weights_digest(network),
+        digest=digest,
         architecture=hashlib.sha256(json.dumps(open_clip.get_model_config(model), sort_keys=True).encode()).hexdigest(),
+        precision=precision,
     )
 
 
@@ -284,6 +300,18 @@ def _check_tokens(open_clip: ModuleType, name: str, model: nn.Module, tokenizer:
 def _text_tower(model: nn.Module) -> Any:
     """The module that holds transformer, ln_final and text_projection: the model itself (CLIP) or its part `text` (CustomTextCLIP)."""
     return getattr(model, "text", model)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Products and convolutions of float32 in float32: a GPU would round their factors to 10 bits."""
+    products = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = products
 
 
 def _is_causal(tower: Any) -> bool:

@@ -30,6 +30,8 @@ class ExtractOptions:
     """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
     max_words: int | None = None
     """Tokens kept of each caption, start and end included. Default: the preset's."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Numbers that CLIP computes with; part of the features' identity. fp32 is never rounded to TF32."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the cached features."""
     dry_run: bool = False

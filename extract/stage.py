@@ -71,7 +71,7 @@ def extract(options: ExtractOptions) -> Outcome:
         require_complete(dataset, preset, options.videos)
     if not options.quiet:
         print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
-    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed)
+    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision)
     max_words = options.max_words or min(preset.max_words, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
@@ -213,7 +213,7 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "fps": options.fps,
         "max_frames": options.max_frames,
         "max_words": max_words,
-        "precision": "fp32",
+        "precision": clip.precision,
         "dtype": options.dtype,
     }
 

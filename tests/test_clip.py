@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -124,6 +124,19 @@ def test_other_towers_run_at_full_length(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = clip.model.encode_text(clip.tokenize(TEXTS[:1], 32)[0])
     np.testing.assert_allclose(entry.sentence_D, expected[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_is_the_same_model_roughly(clip: Clip, precision: Literal["bf16", "fp16"]) -> None:
+    low = load_clip(DEMO_CLIP, None, CPU, precision=precision)
+    assert (low.digest, low.precision) == (clip.digest, precision)
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for one, other in [
+        (clip.encode_images(images), low.encode_images(images)),
+        *zip(clip.encode_texts(clip.tokenize(TEXTS, 32)[0]), low.encode_texts(clip.tokenize(TEXTS, 32)[0]), strict=True),
+    ]:
+        assert not np.array_equal(one, other)
+        assert np.linalg.norm(one - other) < 0.03 * np.linalg.norm(one)
 
 
 def test_random_weights_follow_the_seed() -> None:

@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,10 @@ def open_cache(path: Path) -> FeatureCache:
     return FeatureCache.create(path, SETTINGS, CLIP, {})
 
 
-def write_all(path: Path, videos: int, a_part: int = 4) -> None:
-    """Write what is missing of the first videos."""
+def write_all(path: Path, videos: int, a_part: int = 4, opened: Callable[[], object] = lambda: None) -> None:
+    """Write what is missing of the first videos; `opened` is called before the first part."""
     cache = open_cache(path)
+    opened()
     lacking = [i for i in range(videos) if not cache.is_current(f"v{i}", i, i)]
     for first in range(0, len(lacking), a_part):
         cache.write_videos([entry(i) for i in lacking[first : first + a_part]])
@@ -42,14 +44,20 @@ def main(path: Path, kills: int) -> None:
     rng = random.Random(0)
     videos = 20 * kills
     before: dict[str, int] = {}
-    for _ in range(kills):
+    for kill in range(kills):
+        ready, say_ready = os.pipe()
         writer = os.fork()
         if writer == 0:
-            write_all(path, videos)
+            write_all(path, videos, opened=lambda pipe=say_ready: os.write(pipe, b"!"))  # type: ignore[misc]
             os._exit(0)
-        time.sleep(rng.uniform(0, 0.05))
+        # Some are killed while they make or open the cache, most while they write.
+        if kill % 4:
+            os.read(ready, 1)
+        time.sleep(rng.uniform(0, 0.03))
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
+        os.close(ready)
+        os.close(say_ready)
         renamed = {file.name: file.stat().st_mtime_ns for file in path.glob("*.h5")}
         assert before.items() <= renamed.items(), "renamed work was done again"
         if "clip.h5" in renamed:

@@ -44,7 +44,7 @@ def test_a_hundred_kills_of_the_part_writer(tmp_path: Path) -> None:
         [sys.executable, "-m", "tests.part_writer", tmp_path, "100"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 20
+    assert int(done.stdout) > 1  # clip.h5 and parts
     check_whole(tmp_path, 2000)
 
 

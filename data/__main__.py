@@ -4,13 +4,24 @@ import tyro
 
 from data.check import CheckOptions, check
 from data.command import run_command
+from data.merge import MergeOptions, merge
 from data.presets import PresetsOptions, print_presets
+from data.verify import VerifyOptions, verify
 
-Command = Annotated[CheckOptions, tyro.conf.subcommand("check")] | Annotated[PresetsOptions, tyro.conf.subcommand("presets")]
+Command = (
+    Annotated[CheckOptions, tyro.conf.subcommand("check")]
+    | Annotated[PresetsOptions, tyro.conf.subcommand("presets")]
+    | Annotated[VerifyOptions, tyro.conf.subcommand("verify")]
+    | Annotated[MergeOptions, tyro.conf.subcommand("merge")]
+)
 
 
-def main(options: CheckOptions | PresetsOptions) -> int:
-    return check(options) if isinstance(options, CheckOptions) else print_presets(options)
+def main(options: CheckOptions | PresetsOptions | VerifyOptions | MergeOptions) -> int:
+    if isinstance(options, CheckOptions):
+        return check(options)
+    if isinstance(options, PresetsOptions):
+        return print_presets(options)
+    return verify(options) if isinstance(options, VerifyOptions) else merge(options)
 
 
 # tyro makes subcommands of a union, which has no type of its own.

@@ -1,8 +1,10 @@
 """From a command line to a stage: one frozen dataclass of options in, an exit status out."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import TypeVar
 
 import tyro
@@ -21,9 +23,10 @@ def run_command(
 ) -> None:
     """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
 
-    `status` looks at what `main` gave back and says how it went, where that is not simply 0.
+    `status` looks at what `main` gave back and says how it went, where that is not simply 0. SIGTERM ends it as an interrupt does.
     """
     options = tyro.cli(options_type, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = main(options)
     except UserError as error:
@@ -40,3 +43,7 @@ def run_command(
         print("error: the reader of the output is gone", file=sys.stderr)
         sys.exit(LOST)
     sys.exit(status(result))
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

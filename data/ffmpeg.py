@@ -5,7 +5,9 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -15,11 +17,69 @@ import imageio_ffmpeg
 SOURCE = "SOURCE"
 """Stands for the input file in a graph. ffmpeg-python cannot take every name a file may have, so the path is put in afterwards."""
 
+SAID_BYTES = 2**16
+"""Of a longer log, so much of the beginning and as much of the end is read: a damaged file can make ffmpeg say a million lines."""
+
 Result = TypeVar("Result")
 
 
 class FfmpegFailed(Exception):
-    """ffmpeg could not do it; the text is one line with its last words."""
+    """ffmpeg could not do it: `reason` in one line, and `words`, its last ones, also in one line and maybe empty."""
+
+    def __init__(self, reason: str, words: str) -> None:
+        super().__init__(f"{reason}: {words}" if words else reason)
+        self.reason, self.words = reason, words
+
+
+@dataclass(frozen=True)
+class Running:
+    """An ffmpeg at work: its standard output, and what it says meanwhile."""
+
+    stdout: IO[bytes]
+    log: IO[bytes]
+
+    def said(self) -> str:
+        """The log so far. The header of the input stands in it before the first frame comes out."""
+        size = os.fstat(self.log.fileno()).st_size
+        text = os.pread(self.log.fileno(), SAID_BYTES, 0)
+        if size > SAID_BYTES:
+            text += b"\n" + os.pread(self.log.fileno(), SAID_BYTES, max(SAID_BYTES, size - SAID_BYTES))
+        return text.decode("utf-8", "replace")
+
+
+class Processes:
+    """The processes that run side by side, so that an interrupt can end all of them: a decoder may hang."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    @contextmanager
+    def holding(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Count the process as running for as long as the block takes."""
+        with self._lock:
+            self._running.add(process)
+            if self._stopped:
+                kill_group(process)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def stop(self) -> None:
+        """Kill what runs, and at once whatever is started later."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                kill_group(process)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that was started in a session of its own, with everything it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_ffmpeg(
@@ -27,13 +87,15 @@ def run_ffmpeg(
     *,
     source: Path | None = None,
     feed: bytes | None = None,
-    read: Callable[[IO[bytes]], Result],
+    read: Callable[[Running], Result],
     time_limit_s: float,
+    processes: Processes | None = None,
 ) -> tuple[Result, str]:
-    """Run the graph in a process of its own; what `read` makes of its standard output, and all that ffmpeg said on stderr.
+    """Run the graph in a process of its own; what `read` makes of its standard output, and what ffmpeg said on stderr.
 
-    `source` replaces SOURCE in the graph; `feed` is written to its standard input. Raises FfmpegFailed where ffmpeg ends with
-    an error or is still running after `time_limit_s` seconds (it is killed then, with whatever it started).
+    `source` replaces SOURCE in the graph; `feed` is written to its standard input; `processes` can end it from another thread. Raises
+    FfmpegFailed where ffmpeg ends with an error or is still running after `time_limit_s` seconds (it is killed then, with whatever it
+    started).
     """
     command = graph.global_args("-nostdin" if feed is None else "-hide_banner", "-nostats", "-loglevel", "repeat+level+info").compile(
         cmd=imageio_ffmpeg.get_ffmpeg_exe()
@@ -42,35 +104,37 @@ def run_ffmpeg(
         # The file: prefix keeps a name with a colon, or one that starts with a dash, from being read as something else.
         command = [f"file:{os.path.abspath(source)}" if argument == SOURCE else argument for argument in command]
     # stderr goes to a file: a pipe that nobody empties fills up and stops the process.
-    with tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as log:
         stdin = subprocess.DEVNULL if feed is None else subprocess.PIPE
-        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=words, start_new_session=True)
+        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+        assert process.stdout is not None
+        running = Running(process.stdout, log)
         timed_out = threading.Event()
 
         def kill() -> None:
             timed_out.set()
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
 
         timer = threading.Timer(time_limit_s, kill)
         timer.start()
         try:
-            if feed is not None:
-                _write_all(process, feed)
-            assert process.stdout is not None
-            result = read(process.stdout)
-            process.stdout.close()
-            status = process.wait()
+            with (processes or Processes()).holding(process):
+                if feed is not None:
+                    _write_all(process, feed)
+                result = read(running)
+                process.stdout.close()
+                status = process.wait()
         finally:
             timer.cancel()
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill_group(process)
                 process.wait()
-        words.seek(0)
-        said = words.read().decode("utf-8", "replace")
+            process.stdout.close()
+        said = running.said()
     if timed_out.is_set():
-        raise FfmpegFailed(f"still running after {time_limit_s:.0f} s")
+        raise FfmpegFailed(f"still running after {time_limit_s:.0f} s", last_words(said))
     if status != 0:
-        raise FfmpegFailed(last_words(said) or f"ffmpeg ended with status {status}")
+        raise FfmpegFailed(f"ffmpeg ended with status {status}", last_words(said))
     return result, said
 
 
@@ -88,7 +152,7 @@ def encode_video(path: Path, frames: bytes, width: int, height: int, fps: int) -
         .output(str(temporary), format="mp4", vcodec="libx264", pix_fmt="yuv420p", preset="veryfast", crf=20, threads=1)
         .overwrite_output()
     )
-    run_ffmpeg(graph, feed=frames, read=lambda stdout: stdout.read(), time_limit_s=600)
+    run_ffmpeg(graph, feed=frames, read=lambda running: running.stdout.read(), time_limit_s=600)
     temporary.replace(path)
 
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LINES = 60.0
 
 
 class Progress:

@@ -11,4 +11,4 @@ def main(options: ExtractOptions) -> Path:
     """Extract whatever the cache lacks; returns the cache. See extract.stage.extract."""
     from extract.stage import extract  # torch and open_clip load here, so that --help answers at once
 
-    return extract(options)
+    return extract(options).cache

@@ -1,13 +1,16 @@
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.command import SOME_FAILED, run_command
-from extract import ExtractOptions, main
+from extract import ExtractOptions
+
+if TYPE_CHECKING:
+    from extract.stage import Outcome
 
 
-def _status(cache: Path) -> int:
-    from data.cache import FAILURES_FILE
+def main(options: ExtractOptions) -> "Outcome":
+    from extract.stage import extract
 
-    return SOME_FAILED if (cache / FAILURES_FILE).exists() else 0
+    return extract(options)
 
 
-run_command(ExtractOptions, main, prog="python -m extract", status=_status)
+run_command(ExtractOptions, main, prog="python -m extract", status=lambda outcome: SOME_FAILED if outcome.failed else 0)

@@ -10,12 +10,13 @@ import logging
 import pickle
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from data.cache import ClipParts
 from data.errors import UserError
 
 RANDOM = "random"
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # The encoder always sees this many images or texts, the last batch padded: matrix products of another shape may round
 # differently, and a feature must not depend on what happens to be encoded beside it.
@@ -57,6 +59,9 @@ def _import_open_clip() -> ModuleType:
     return importlib.import_module("open_clip")
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
 @dataclass(frozen=True)
 class Clip:
     """A CLIP model in evaluation mode with the transform and tokenizer that belong to it.
@@ -73,6 +78,7 @@ class Clip:
     context_length: int
     digest: str
     architecture: str
+    precision: Precision
 
     def image_settings(self) -> dict[str, Any]:
         """What the transform does to a picture, as plain values for the cache's settings."""
@@ -116,30 +122,58 @@ class Clip:
     def encode_images(self, image_NCHW: Tensor) -> NDArray[np.float32]:
         """Image features [N, D], unnormalised, of at most BATCH preprocessed pictures."""
         count = len(image_NCHW)
-        feature_ND = self.model.encode_image(_pad(image_NCHW).to(self.device))
+        with _without_tf32():
+            feature_ND = self.model.encode_image(_pad(image_NCHW).to(self.device, _DTYPES[self.precision]))
         return np.asarray(feature_ND[:count].float().cpu())
+
+    def positions(self, length: int) -> int:
+        """How many positions the text tower runs at for a text of so many tokens: never more than it needs, but few different numbers.
+
+        It depends on nothing but the text, so that its features do not depend on the texts beside it.
+        """
+        if not _is_causal(_text_tower(self.model)):
+            return self.context_length
+        return min(length + length % 2, self.context_length)
 
     @torch.no_grad()
     def encode_texts(self, ids_NL: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Sentence features [N, D] and the features of every token [N, L, D], unnormalised, of at most BATCH texts.
 
-        A token's feature is its last hidden state after ln_final and the text projection, as CLIP makes the sentence's from the end token.
+        L is the number of positions of `ids_NL`: all that the tower has, or as few as `positions` says. A token's feature is its last
+        hidden state after ln_final and the text projection, as CLIP makes the sentence's from the end token.
         """
-        count = len(ids_NL)
+        with _without_tf32():
+            return self._encode_texts(_pad(ids_NL).to(self.device), len(ids_NL))
+
+    def _encode_texts(self, ids_NL: Tensor, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         tower = _text_tower(self.model)
-        hidden: list[Tensor] = []
-        hook = tower.ln_final.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
-        try:
-            sentence_ND = self.model.encode_text(_pad(ids_NL).to(self.device))
-        finally:
-            hook.remove()
+        if not _is_causal(tower):
+            assert ids_NL.shape[1] == self.context_length
+            sentence_ND, token_NLW = self._encode_whole(tower, ids_NL)
+        else:
+            length = ids_NL.shape[1]
+            dtype = tower.transformer.get_cast_dtype()
+            embedded_NLW = tower.token_embedding(ids_NL).to(dtype) + tower.positional_embedding[:length].to(dtype)
+            token_NLW = tower.ln_final(tower.transformer(embedded_NLW, attn_mask=tower.attn_mask[:length, :length]))
+            sentence_ND = None
         projection = tower.text_projection
-        token_NLW = hidden[0]
         if isinstance(projection, nn.Module):
             token_NLD = projection(token_NLW)
         else:
             token_NLD = token_NLW if projection is None else token_NLW @ projection
+        if sentence_ND is None:
+            sentence_ND = token_NLD[torch.arange(len(ids_NL), device=self.device), ids_NL.argmax(dim=-1)]
         return np.asarray(sentence_ND[:count].float().cpu()), np.asarray(token_NLD[:count].float().cpu())
+
+    def _encode_whole(self, tower: Any, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """The sentence features by open_clip's own path, and the hidden states of all positions on it."""
+        hidden: list[Tensor] = []
+        hook = tower.ln_final.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
+        try:
+            sentence_ND = self.model.encode_text(ids_NL)
+        finally:
+            hook.remove()
+        return sentence_ND, hidden[0]
 
     def parts(self) -> ClipParts:
         """What stage two takes from this model."""
@@ -161,11 +195,12 @@ class Clip:
         )
 
 
-def load_clip(model: str, pretrained: str | None, device: torch.device, seed: int = 0) -> Clip:
+def load_clip(model: str, pretrained: str | None, device: torch.device, seed: int = 0, precision: Precision = "fp32") -> Clip:
     """Load a CLIP by open_clip's names.
 
     `model` is one of open_clip's model names, `local-dir:PATH` or `hf-hub:NAME`; `pretrained` one of open_clip's tags, a weights file,
-    `random` (weights drawn from `seed`), or None where the model brings its own weights. Raises UserError where model or weights are
+    `random` (weights drawn from `seed`), or None where the model brings its own weights. The digest is that of the weights before they are
+    brought to `precision`. Raises UserError where model or weights are
     unknown, cannot be had, or do not fit each other, and where the features of the text tokens cannot be had.
     """
     open_clip = _import_open_clip()
@@ -189,6 +224,11 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
             torch.manual_seed(seed)
             network = open_clip.create_model(model, **arguments)
             tokenizer = open_clip.get_tokenizer(model)
+            digest = weights_digest(network)
+            if precision != "fp32":
+                state = network.state_dict()
+                network = open_clip.create_model(model, precision=precision, device=device, load_weights=False)
+                network.load_state_dict(state)
     except UserWarning as error:
         if "QuickGELU mismatch" not in str(error):
             raise
@@ -210,8 +250,9 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
         device=device,
         dimension=int(network.visual.output_dim),
         context_length=int(tower.positional_embedding.shape[0]),
-        digest=weights_digest(network),
+        digest=digest,
         architecture=hashlib.sha256(json.dumps(open_clip.get_model_config(model), sort_keys=True).encode()).hexdigest(),
+        precision=precision,
     )
 
 
@@ -259,6 +300,28 @@ def _check_tokens(open_clip: ModuleType, name: str, model: nn.Module, tokenizer:
 def _text_tower(model: nn.Module) -> Any:
     """The module that holds transformer, ln_final and text_projection: the model itself (CLIP) or its part `text` (CustomTextCLIP)."""
     return getattr(model, "text", model)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Products and convolutions of float32 in float32: a GPU would round their factors to 10 bits."""
+    products = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = products
+
+
+def _is_causal(tower: Any) -> bool:
+    """Whether no token sees a later one and the sentence is the end token's: then positions after the end change nothing."""
+    mask: Tensor | None = getattr(tower, "attn_mask", None)
+    pooling = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    if mask is None or pooling != "argmax":
+        return False
+    later = torch.ones_like(mask, dtype=torch.bool).triu(1)
+    return bool((mask[later] == -torch.inf).all() and (mask[~later] == 0).all())
 
 
 def _explain(open_clip: ModuleType, model: str, pretrained: str | None, is_file: bool, error: BaseException) -> str:

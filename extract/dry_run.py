@@ -6,7 +6,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import torch
 from data.cache import CLIP_FILE, VideoEntry
 from extract.clip import BATCH, Clip
 from extract.options import ExtractOptions
+from extract.texts import encode_texts
+from extract.videos import VideoFeaturesAhead, worker_count
 
 MEASURED_TEXTS = 4 * BATCH
 MEASURED_VIDEOS = 8
@@ -51,15 +53,13 @@ def dry_run(
     max_words: int,
     videos_a_part: int,
     texts_a_part: int,
-    encode: Callable[[pd.DataFrame], Iterable[object]],
 ) -> None:
     """Encode a few of these videos and texts, which the cache lacks, and print what all of them would take. Nothing is written.
 
-    `found`: what of the data set there is, for the JSON. `encode` gives a VideoEntry for every video, or something else for one that
-    cannot be decoded.
+    `found`: what of the data set there is, for the JSON.
     """
-    workers = options.workers or os.cpu_count() or 1
-    of_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), encode)
+    workers = worker_count(options)
+    of_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options)
     of_texts = _measure_texts(texts, clip, max_words)
     # Features of a part wait as float32 and are put together into one array.
     row = clip.dimension * 4 * 2
@@ -103,13 +103,14 @@ def dry_run(
     print(f"memory: about {_size(memory)}, decoders and a part waiting to be written among it")
 
 
-def _measure_videos(videos: pd.DataFrame, count: int, encode: Callable[[pd.DataFrame], Iterable[object]]) -> Measured:
+def _measure_videos(videos: pd.DataFrame, count: int, clip: Clip, options: ExtractOptions) -> Measured:
     """Encode at most `count` videos from all over the table."""
     if videos.empty:
         return Measured()
     sample = videos.iloc[np.unique(np.linspace(0, len(videos) - 1, count).astype(int))]
     start = time.perf_counter()
-    done = list(encode(sample))
+    with VideoFeaturesAhead(sample, clip, options) as ahead:
+        done = list(ahead)
     seconds = time.perf_counter() - start
     encoded = [video for video in done if isinstance(video, VideoEntry)]
     names = {video.video_id for video in encoded}
@@ -122,10 +123,8 @@ def _measure_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Measured
     sample = [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, MEASURED_TEXTS).astype(int))] if texts else []
     lengths: list[int] = []
     start = time.perf_counter()
-    for first in range(0, len(sample), BATCH):
-        ids_NL, length_N = clip.tokenize(sample[first : first + BATCH], max_words)
-        clip.encode_texts(ids_NL)
-        lengths += length_N.tolist()
+    for batch in encode_texts(sample, clip, max_words) if sample else ():
+        lengths += [len(entry.words_TD) for entry in batch]
     return Measured(time.perf_counter() - start, len(sample), float(np.mean(lengths)) if lengths else 0.0)
 
 

@@ -30,12 +30,24 @@ class ExtractOptions:
     """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
     max_words: int | None = None
     """Tokens kept of each caption, start and end included. Default: the preset's."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Numbers that CLIP computes with; part of the features' identity. fp32 is never rounded to TF32."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the cached features."""
     dry_run: bool = False
     """Only say what is there and what all of it would take in time, disk and memory, measured on a few videos."""
     allow_missing: bool = False
     """Go on without the videos whose file is missing and without empty captions."""
+    allow_partial: bool = False
+    """Take files that are cut short with the frames they have, marked as partial, instead of listing them as failed."""
+    retry_failed: bool = False
+    """Try the videos again that failed in an earlier run. Those whose file has changed since are tried in any case."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of the folder of videos."""
+    time_limit: float = 1800.0
+    """Seconds that the decoding of one video may take before it is ended and listed as failed."""
+    shard: str = "0/1"
+    """Of N processes or machines that share the work in one cache, which this is: I/N, counting from 0."""
     workers: int | None = None
     """Videos decoded side by side. Default: one per processor core."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,66 +1,65 @@
-"""The first stage: read the table, find what the cache lacks, encode it, and write it in parts.
+"""The first stage: read the table, find what the cache lacks, encode it, and write it in parts."""
 
-Decoding runs in threads (each waits for an ffmpeg process of its own), some videos ahead of the encoder, which takes frames of several
-videos at a time. Shape suffixes: N frames of a batch, C channels, H and W sides, T rows, D joint dimension.
-"""
-
-import csv
-import io
 import json
 import os
+import re
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import NDArray
 
 from data.accounting import Counts, report, require_complete, splits_of, summary_line
-from data.cache import CLIP_FILE, FAILURES_FILE, FeatureCache, TextEntry, VideoEntry
+from data.cache import CLIP_FILE, FeatureCache, TextEntry, VideoEntry
 from data.datasets import Dataset, Preset, find_preset, read_dataset
+from data.datasets.files import printable
 from data.device import find_device
 from data.errors import UserError
 from data.progress import Progress
-from data.provenance import provenance, write_atomically
-from data.sampling import choose_frames
-from extract.clip import BATCH, Clip, load_clip
-from extract.decode import DecodeFailed, sample_frames
+from data.provenance import provenance
+from extract.clip import Clip, load_clip
 from extract.dry_run import dry_run
+from extract.failures import Failure, failures_file, read_failures, write_failures
 from extract.options import ExtractOptions
+from extract.texts import encode_texts
+from extract.videos import Clock, VideoFeaturesAhead, worker_count
 
-# A part is closed after so many entries or seconds, whichever comes first: that much work can be lost to a kill.
+# A part is closed after so many entries, bytes or seconds, whichever comes first: that much work can be lost to a kill.
 VIDEOS_A_PART = 1024
-TEXTS_A_PART = 16384
+TEXTS_A_PART = 4096
+BYTES_A_PART = 2**26
 SECONDS_A_PART = 300.0
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    """A video ready for the encoder, or why it is not."""
+class Outcome:
+    """The cache, and how many videos of the data set (of this process's share of it) are listed as failed."""
 
-    video_id: str
-    file: Path
-    image_NCHW: torch.Tensor | None = None
-    seconds_N: NDArray[np.float64] | None = None
-    failure: str = ""
+    cache: Path
+    failed: int
 
 
-def extract(options: ExtractOptions) -> Path:
-    """Bring the cache up to date with the data set and return its folder.
+@dataclass
+class _Work:
+    """What is to be done: videos, texts; and videos that failed before and are not tried again."""
+
+    videos: pd.DataFrame
+    texts: list[str]
+    known: list[Failure]
+
+
+def extract(options: ExtractOptions) -> Outcome:
+    """Bring the cache up to date with the data set.
 
     Raises UserError for what the user can put right. Videos that cannot be decoded are listed in CACHE/failures.csv, with the decoder's
     last words; the file is absent where none failed.
     """
     start = time.perf_counter()
     _check_numbers(options)
+    shard = _shard(options.shard)
     preset = find_preset(options.dataset, options.preset, options.annotations)
     options = _with_preset(options, preset)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
@@ -72,53 +71,86 @@ def extract(options: ExtractOptions) -> Path:
         require_complete(dataset, preset, options.videos)
     if not options.quiet:
         print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
-    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed)
+    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision)
     max_words = options.max_words or min(preset.max_words, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
     settings = _settings(options, clip, max_words)
-    # A dry run opens a cache that is there, which refuses other settings, and makes none.
-    cache = None
-    if not options.dry_run or (options.cache / CLIP_FILE).exists():
-        cache = FeatureCache.create(options.cache, settings, clip.parts(), provenance(options))
-    todo, texts = _lacking(dataset, cache)
+    cache = _open_cache(options, clip, settings, shard)
+    work = _lacking(dataset, cache, options, shard)
     if options.dry_run or cache is None:
         found = report(options.dataset, dataset, preset, options.videos)
-        few = partial(_encode_all, clip=clip, options=options)
-        dry_run(options, found, todo, texts, clip, max_words, VIDEOS_A_PART, TEXTS_A_PART, few)
+        dry_run(options, found, work.videos, work.texts, clip, max_words, VIDEOS_A_PART, TEXTS_A_PART)
         if not options.allow_missing:
             require_complete(dataset, preset, options.videos)
-        return options.cache
+        return Outcome(options.cache, 0)
     cache.write_table(preset.name, dataset.captions, _file_names(dataset, options.videos))
-    _extract_texts(texts, clip, cache, max_words, options.quiet)
-    failures = _extract_videos(todo, clip, cache, options)
-    _write_failures(options.cache / FAILURES_FILE, failures)
-
-    summary = {
-        "cache": str(options.cache),
-        "preset": preset.name,
-        "videos": len(dataset.videos),
-        "videos_missing": int(dataset.videos["file"].isna().sum()),
-        "videos_extracted": len(todo) - len(failures),
-        "videos_failed": len(failures),
-        "splits": _splits(dataset, preset, cache),
-        "texts_extracted": len(texts),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    for failure in failures:
-        print(f"failed: {failure.file}: {failure.failure}", file=sys.stderr)
+    # Decoding begins while the texts are encoded.
+    with VideoFeaturesAhead(work.videos, clip, options) as videos:
+        _extract_texts(work.texts, clip, cache, max_words, options.quiet)
+        writer = _Writer(cache, options, shard, work.known)
+        failures = _extract_videos(videos, len(work.videos), writer, options)
+    failed = sorted([*work.known, *failures], key=lambda failure: failure.video_id)
+    seconds = time.perf_counter() - start
+    done = len(work.videos) - len(failures)
+    for failure in failed:
+        print(f"failed: {failure.file}: {failure.reason}{': ' * bool(failure.last_words)}{failure.last_words}", file=sys.stderr)
+    if work.known:
+        print(f"{len(work.known)} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
     if options.json:
+        summary = {
+            "cache": str(options.cache),
+            "preset": preset.name,
+            "videos": len(dataset.videos),
+            "videos_missing": int(dataset.videos["file"].isna().sum()),
+            "videos_extracted": done,
+            "videos_failed": len(failed),
+            "splits": _splits(dataset, preset, cache),
+            "texts_extracted": len(work.texts),
+            "seconds": round(seconds, 1),
+            "frames": videos.clock.frames,
+            "decode_seconds": round(videos.clock.decode_s, 3),
+            "encode_seconds": round(videos.clock.encode_s, 3),
+            "encoder_wait_seconds": round(videos.clock.wait_s, 3),
+            "write_seconds": round(writer.seconds, 3),
+        }
         print(json.dumps(summary))
     else:
+        there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
         print(
-            f"{options.cache}: {summary['videos_extracted']} videos and {len(texts)} texts extracted, "
-            f"{dataset.videos['file'].notna().sum() - len(todo)} videos were there, {len(failures)} failed, {summary['seconds']} s"
+            f"{options.cache}: {done} videos and {len(work.texts)} texts extracted, {there} videos were there, {len(failed)} failed, "
+            f"{seconds:.1f} s"
         )
-    return options.cache
+    return Outcome(options.cache, len(failed))
+
+
+def _open_cache(options: ExtractOptions, clip: Clip, settings: dict[str, Any], shard: tuple[int, int]) -> FeatureCache | None:
+    """The cache, made or repaired; for a dry run as it is, None where there is none."""
+    if options.dry_run:
+        if not (options.cache / CLIP_FILE).exists():
+            return None
+        cache = FeatureCache(options.cache)
+        cache.require(settings)
+        return cache
+
+    def damaged(path: Path) -> None:
+        print(f"{path} is damaged: what it held is extracted again", file=sys.stderr)
+
+    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged)
+
+
+def _shard(option: str) -> tuple[int, int]:
+    """I and N of "I/N"."""
+    found = re.fullmatch(r"(\d+)/(\d+)", option)
+    shard = (int(found[1]), int(found[2])) if found else (0, 0)
+    if shard[0] >= shard[1]:
+        raise UserError(f"--shard {option}: I/N with I from 0 to N - 1, such as 0/4 to 3/4 for four processes")
+    return shard
 
 
 def _check_numbers(options: ExtractOptions) -> None:
     positive = {"fps": options.fps, "max_frames": options.max_frames, "max_words": options.max_words, "workers": options.workers}
+    positive |= {"time_limit": options.time_limit}
     for name, value in positive.items():
         if isinstance(value, int | float) and not 0 < value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {value}: a number above 0")
@@ -133,18 +165,36 @@ def _with_preset(options: ExtractOptions, preset: Preset) -> ExtractOptions:
 
 def _file_names(dataset: Dataset, folder: Path) -> pd.DataFrame:
     """The table of videos with files as names under the folder, for the cache."""
-    names = [None if file is None else file.relative_to(folder).as_posix() for file in dataset.videos["file"]]
+    names = [None if file is None else printable(file.relative_to(folder)) for file in dataset.videos["file"]]
     return dataset.videos.assign(file=pd.Series(names, dtype=object))
 
 
-def _lacking(dataset: Dataset, cache: FeatureCache | None) -> tuple[pd.DataFrame, list[str]]:
-    """The videos that have a file and the texts that have a word, of those that the cache lacks."""
-    videos = dataset.videos[dataset.videos["file"].notna()]
-    texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip()]
+def _lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOptions, shard: tuple[int, int]) -> _Work:
+    """What this process has to do: of its share of videos with a file and of texts with a word, what the cache lacks."""
+    texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip()][shard[0] :: shard[1]]
+    videos = dataset.videos.iloc[shard[0] :: shard[1]]
+    videos = videos[videos["file"].notna()]
     if cache is None:
-        return videos, texts
-    todo = videos[[("videos", video_id) not in cache for video_id in videos["video_id"]]]
-    return todo, [text for text in texts if ("texts", text) not in cache]
+        return _Work(videos, texts, [])
+    failed = read_failures(options.cache)
+    wanted: list[bool] = []
+    known: list[Failure] = []
+    for video_id, file in zip(videos["video_id"], videos["file"], strict=True):
+        stat = file.stat()
+        current = cache.is_current(video_id, stat.st_size, stat.st_mtime_ns)
+        failure = failed.get(video_id)
+        skipped = not current and failure is not None and _stays_failed(failure, stat, options)
+        if skipped and failure is not None:
+            known.append(failure)
+        wanted.append(not current and not skipped)
+    return _Work(videos[wanted], [text for text in texts if ("texts", text) not in cache], known)
+
+
+def _stays_failed(failure: Failure, stat: os.stat_result, options: ExtractOptions) -> bool:
+    """Whether trying the video again would end as it did."""
+    if options.retry_failed or (options.allow_partial and failure.frames_decoded):
+        return False
+    return (failure.file_size, failure.file_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
 
 
 def _splits(dataset: Dataset, preset: Preset, cache: FeatureCache) -> dict[str, Counts]:
@@ -163,7 +213,7 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "fps": options.fps,
         "max_frames": options.max_frames,
         "max_words": max_words,
-        "precision": "fp32",
+        "precision": clip.precision,
         "dtype": options.dtype,
     }
 
@@ -172,126 +222,73 @@ def _extract_texts(texts: Sequence[str], clip: Clip, cache: FeatureCache, max_wo
     with Progress("texts", len(texts), "texts", quiet) as progress:
         for first in range(0, len(texts), TEXTS_A_PART):
             entries: list[TextEntry] = []
-            part = texts[first : first + TEXTS_A_PART]
-            for begin in range(0, len(part), BATCH):
-                batch = part[begin : begin + BATCH]
-                ids_NL, length_N = clip.tokenize(batch, max_words)
-                sentence_ND, token_NLD = clip.encode_texts(ids_NL)
-                # Copies: a view would keep the features of all positions of the batch until the part is written.
-                entries += [
-                    TextEntry(text, token_NLD[i, : int(length_N[i])].copy(), sentence_ND[i]) for i, text in enumerate(batch)
-                ]  # fmt: skip
+            for batch in encode_texts(texts[first : first + TEXTS_A_PART], clip, max_words):
+                entries += batch
                 progress.update(len(batch))
             cache.write_texts(entries)
 
 
-def _extract_videos(todo: pd.DataFrame, clip: Clip, cache: FeatureCache, options: ExtractOptions) -> list[_Decoded]:
+def _extract_videos(videos: VideoFeaturesAhead, count: int, writer: "_Writer", options: ExtractOptions) -> list[Failure]:
     """Encode these videos into the cache; those that could not be decoded."""
-    failures: list[_Decoded] = []
-    writer = _PartWriter(cache)
+    failures: list[Failure] = []
     try:
-        with Progress("videos", len(todo), "videos", options.quiet) as progress:
-            for video in _encode_all(todo, clip, options):
-                if isinstance(video, _Decoded):
+        with Progress("videos", count, "videos", options.quiet) as progress:
+            for done, video in enumerate(videos, start=1):
+                if isinstance(video, Failure):
                     failures.append(video)
+                    writer.failures.append(video)
                 else:
                     writer.add(video)
-                progress.update(note=f"{len(failures)} failed" if failures else "")
+                progress.update(note=_note(videos.clock, writer, len(failures), count - done, worker_count(options)))
     finally:
         # Also when interrupted: what is encoded is kept.
         writer.flush()
     return failures
 
 
-def _encode_all(todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> Iterator[VideoEntry | _Decoded]:
-    """Every video decoded and encoded, or why it is not."""
-    return _encode(_decode_ahead(todo, clip, options), clip)
+def _note(clock: Clock, writer: "_Writer", failed: int, left: int, workers: int) -> str:
+    """What a line of progress says beside videos done, their rate and the time left."""
+    return ", ".join(part for part in (f"{failed} failed", f"{left} left", clock.rates(workers), writer.rate()) if part)
 
 
-class _PartWriter:
-    """Collects videos and writes them as a part when there are enough of them, or when the last part is long ago."""
+class _Writer:
+    """Collects videos and writes them as a part, with the list of failures, when there are enough or the last part is long ago."""
 
-    def __init__(self, cache: FeatureCache) -> None:
-        self._cache, self._entries, self._since = cache, list[VideoEntry](), time.monotonic()
+    def __init__(self, cache: FeatureCache, options: ExtractOptions, shard: tuple[int, int], known: Sequence[Failure]) -> None:
+        self.failures = list(known)
+        self.seconds = 0.0
+        self._written = 0
+        self._cache, self._file = cache, options.cache / failures_file(shard)
+        self._whole = shard[1] == 1
+        self._entries, self._bytes, self._since = list[VideoEntry](), 0, time.monotonic()
 
     def add(self, entry: VideoEntry) -> None:
         self._entries.append(entry)
-        if len(self._entries) >= VIDEOS_A_PART or time.monotonic() - self._since > SECONDS_A_PART:
+        self._bytes += entry.frames_TD.nbytes + sum(map(len, entry.thumbnails)) + sum(map(len, entry.pixels))
+        full = len(self._entries) >= VIDEOS_A_PART or self._bytes >= BYTES_A_PART
+        if full or time.monotonic() - self._since > SECONDS_A_PART:
             self.flush()
 
     def flush(self) -> None:
+        begin = time.perf_counter()
         if self._entries:
             self._cache.write_videos(self._entries)
-        self._entries, self._since = [], time.monotonic()
+            self._written += self._bytes
+        self._write_failures()
+        self._entries, self._bytes, self._since = [], 0, time.monotonic()
+        self.seconds += time.perf_counter() - begin
 
+    def rate(self) -> str:
+        """Bytes a second that writing could reach alone."""
+        return f"write {self._written / self.seconds / 2**20:.0f} MiB/s" if self._written else ""
 
-def _decode_ahead(todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> Iterator[_Decoded]:
-    """The videos in order, each decoded by one of the workers, who stay at most two videos each ahead."""
-    workers = options.workers or os.cpu_count() or 1
-    assert options.fps is not None
-    limit = None if options.max_frames == "all" else options.max_frames
-    waiting: deque[Future[_Decoded]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for row in todo.itertuples(index=False):
-                waiting.append(pool.submit(_decode, row, clip, options.fps, limit))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _decode(row: Any, clip: Clip, fps: float, max_frames: int | None) -> _Decoded:
-    begin, end = (None if np.isnan(value) else float(value) for value in (row.start, row.end))
-    try:
-        sampled = sample_frames(row.file, fps, clip.shrink, begin, end)
-    except DecodeFailed as error:
-        return _Decoded(row.video_id, row.file, failure=str(error))
-    chosen = choose_frames(len(sampled.pictures), max_frames)
-    images = torch.stack([clip.to_tensor(sampled.pictures[i]) for i in chosen])
-    return _Decoded(row.video_id, row.file, images, np.array(sampled.seconds)[chosen])
-
-
-def _encode(videos: Iterator[_Decoded], clip: Clip) -> Iterator[VideoEntry | _Decoded]:
-    """Encode frames in batches that run across videos; each video when all of its frames are done, a failed one as it is."""
-    pending: deque[tuple[_Decoded, list[NDArray[np.float32]]]] = deque()
-    frames = torch.empty(0)
-
-    def run(image_NCHW: torch.Tensor) -> Iterator[VideoEntry]:
-        rest_ND = clip.encode_images(image_NCHW)
-        while pending and len(rest_ND):
-            video, done = pending[0]
-            assert video.image_NCHW is not None
-            assert video.seconds_N is not None
-            lacking = len(video.image_NCHW) - sum(map(len, done))
-            done.append(rest_ND[:lacking])
-            rest_ND = rest_ND[lacking:]
-            if len(done[-1]) == lacking:
-                pending.popleft()
-                stat = video.file.stat()
-                yield VideoEntry(video.video_id, np.concatenate(done), video.seconds_N, stat.st_size, stat.st_mtime_ns)
-
-    for video in videos:
-        if video.image_NCHW is None:
-            yield video
-            continue
-        pending.append((video, []))
-        frames = video.image_NCHW if not len(frames) else torch.cat([frames, video.image_NCHW])
-        while len(frames) >= BATCH:
-            yield from run(frames[:BATCH])
-            frames = frames[BATCH:]
-    if len(frames):
-        yield from run(frames)
-
-
-def _write_failures(path: Path, failures: Sequence[_Decoded]) -> None:
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["video_id", "file", "reason"])
-    writer.writerows([video.video_id, str(video.file), video.failure] for video in failures)
-    write_atomically(path, text.getvalue())
+    def _write_failures(self) -> None:
+        """Those of this run, and those of earlier ones that still are not in the cache."""
+        own = {failure.video_id: failure for failure in self.failures}
+        # A process that shares the work writes down its share alone: two must not write one file.
+        earlier = read_failures(self._cache.path).items() if self._whole else ()
+        listed = own | {name: failure for name, failure in earlier if name not in own and ("videos", name) not in self._cache}
+        write_failures(self._file, [listed[name] for name in sorted(listed)])
+        if self._whole:
+            for shared in self._cache.path.glob("failures-*-of-*.csv"):
+                shared.unlink(missing_ok=True)

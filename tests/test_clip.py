@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from data.cache import TextEntry
 from data.errors import UserError
 from extract.clip import Clip, load_clip
+from extract.texts import encode_texts
 from tests.conftest import DEMO_CLIP, ROOT
 
 CPU = torch.device("cpu")
@@ -82,6 +84,59 @@ def test_features_do_not_depend_on_their_neighbours(clip: Clip) -> None:
         sentence, word = clip.encode_texts(ids[i : i + 1])
         np.testing.assert_array_equal(sentence[0], sentences[i])
         np.testing.assert_array_equal(word[0], words[i])
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_causal_towers_run_at_the_length_of_the_text(tmp_path: Path, custom: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features equal those of all 77 positions, and do not depend on the order of the texts."""
+    clip = load_clip(config(tmp_path, lambda cfg: cfg.update(custom_text=custom)), "random", CPU, seed=3)
+    texts = [f"{text} {i}" for i in range(12) for text in [*TEXTS, "a", "a ring and " * 12]]
+    run: list[int] = []
+    clip.model.get_submodule("text" if custom else "").ln_final.register_forward_hook(lambda _m, _i, output: run.append(output.shape[1]))
+    found = {entry.text: entry for batch in encode_texts(texts, clip, 32) for entry in batch}
+    assert len(found) == len(texts)
+    ids, lengths = clip.tokenize(texts, 32)
+    assert set(run) == {int(length) + int(length) % 2 for length in lengths}
+    other = {entry.text: entry for batch in encode_texts(texts[:40][::-1], clip, 32) for entry in batch}
+    for i, text in enumerate(texts):
+        sentences, _ = clip._encode_whole(getattr(clip.model, "text", clip.model), ids[i : i + 1])
+        np.testing.assert_allclose(found[text].sentence_D, sentences[0].detach(), rtol=0, atol=1e-5)
+        if text in other:
+            assert other[text].words_TD.tobytes() == found[text].words_TD.tobytes()
+    whole = {entry.text: entry for batch in _at_full_length(texts, clip, monkeypatch) for entry in batch}
+    for text in texts:
+        np.testing.assert_allclose(found[text].words_TD, whole[text].words_TD, rtol=0, atol=1e-5)
+
+
+def _at_full_length(texts: list[str], clip: Clip, monkeypatch: pytest.MonkeyPatch) -> list[list[TextEntry]]:
+    monkeypatch.setattr("extract.clip._is_causal", lambda _tower: False)
+    return list(encode_texts(texts, clip, 32))
+
+
+def test_other_towers_run_at_full_length(tmp_path: Path) -> None:
+    def change(cfg: dict[str, Any]) -> None:
+        cfg["custom_text"] = True
+        cfg["text_cfg"].update(no_causal_mask=True)
+
+    clip = load_clip(config(tmp_path, change), "random", CPU, seed=3)
+    assert clip.positions(5) == clip.context_length
+    entry = next(encode_texts(TEXTS[:1], clip, 32))[0]
+    with torch.no_grad():
+        expected = clip.model.encode_text(clip.tokenize(TEXTS[:1], 32)[0])
+    np.testing.assert_allclose(entry.sentence_D, expected[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_is_the_same_model_roughly(clip: Clip, precision: Literal["bf16", "fp16"]) -> None:
+    low = load_clip(DEMO_CLIP, None, CPU, precision=precision)
+    assert (low.digest, low.precision) == (clip.digest, precision)
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for one, other in [
+        (clip.encode_images(images), low.encode_images(images)),
+        *zip(clip.encode_texts(clip.tokenize(TEXTS, 32)[0]), low.encode_texts(clip.tokenize(TEXTS, 32)[0]), strict=True),
+    ]:
+        assert not np.array_equal(one, other)
+        assert np.linalg.norm(one - other) < 0.03 * np.linalg.norm(one)
 
 
 def test_random_weights_follow_the_seed() -> None:

@@ -51,7 +51,9 @@ def test_it_ends_as_the_extraction_would_begin(
     (videos / "broken.mp4").write_text("no video")
     names = ["video0.mp4", "broken.mp4", "gone.mp4"]
     pd.DataFrame({"video": names, "caption": "a ring", "split": "test"}).to_csv(tmp_path / "table.csv", index=False)
-    options = replace(own_cache_options, dataset="table", videos=videos, annotations=tmp_path / "table.csv", dry_run=True, quiet=False)
+    options = replace(
+        own_cache_options, dataset="table", videos=videos, annotations=tmp_path / "table.csv", dry_run=True, quiet=False, follow_links=True
+    )
     with pytest.raises(UserError, match="1 of 3 videos have no file") as refusal:
         extract.main(options)
     assert refusal.value.listed == ("missing: gone.mp4",)

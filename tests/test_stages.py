@@ -18,13 +18,14 @@ import torch
 import evaluate
 import extract
 import train_head
-from data.cache import FAILURES_FILE, FeatureCache
+from data.cache import FeatureCache
 from data.errors import UserError
 from data.metrics import retrieval_metrics
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from extract import ExtractOptions
+from extract.failures import FAILURES_FILE
 from tests.conftest import ROOT
 from tests.test_glim import pad
 from train_head import TrainOptions
@@ -98,11 +99,11 @@ def test_a_rerun_goes_on_where_parts_are_missing(own_cache_options: ExtractOptio
 def test_features_are_those_of_the_frames(cache: FeatureCache, demo_set: Path) -> None:
     """One video, decoded and encoded here by hand, without batches of several videos."""
     from extract.clip import load_clip
-    from extract.decode import sample_frames
+    from extract.decode import Sampling, sample_frames
     from tests.conftest import DEMO_CLIP
 
     clip = load_clip(DEMO_CLIP, None, torch.device("cpu"))
-    sampled = sample_frames(demo_set / "videos" / "video3.mp4", 1.0, clip.transform)
+    sampled = sample_frames(demo_set / "videos" / "video3.mp4", Sampling(), clip.transform)
     chosen = np.linspace(0, len(sampled.pictures) - 1, num=min(12, len(sampled.pictures))).astype(int)
     with torch.no_grad():
         expected = clip.model.encode_image(torch.stack([sampled.pictures[i] for i in chosen]))
@@ -386,7 +387,7 @@ def test_a_broken_video_is_listed_and_the_rest_goes_on(demo_set: Path, tmp_path:
     assert "1 other files" in done.stderr
     failures = pd.read_csv(cache / FAILURES_FILE)
     assert failures["video_id"].tolist() == ["broken.mp4"]
-    assert "Invalid data" in failures["reason"][0]
+    assert "Invalid data" in failures["last_words"][0]
     options = EvaluateOptions(cache=cache, run="zero-shot:mean", out=tmp_path / "out", device="cpu", quiet=True)
     with pytest.raises(UserError, match=r"video broken\.mp4: run extract again, or go on without them with --allow-missing"):
         evaluate.main(options)
@@ -481,7 +482,7 @@ def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path) -> N
         (tmp_path / name).symlink_to(demo_set / "videos" / f"video{i % 60}.mp4")
     pd.DataFrame({"video": copies, "caption": "a ring", "split": "test"}).to_csv(table, index=False)
     arguments: list[str | Path] = ["--dataset", "table", "--videos", tmp_path, "--annotations", table, "--cache", cache, "--device", "cpu"]
-    arguments += ["--model", f"local-dir:{ROOT / 'demo' / 'clip'}", "--quiet"]
+    arguments += ["--model", f"local-dir:{ROOT / 'demo' / 'clip'}", "--quiet", "--follow-links"]
     process = subprocess.Popen(
         [sys.executable, "-m", "extract", *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

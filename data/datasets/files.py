@@ -30,9 +30,19 @@ def quote(value: object) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
+def printable(path: Path) -> str:
+    """A file name as text: bytes that are none are written \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def find_file(folder: Path, names: Iterable[str]) -> Path | None:
     """The first of these files that is in the folder."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something under a video's name that is no folder. A pipe is there: extract says what is wrong with it."""
+    return path.exists() and not path.is_dir()
 
 
 def require_file(folder: Path, names: tuple[str, ...]) -> Path:
@@ -186,7 +196,7 @@ class VideoFolder:
         return self._only(self._by_stem.get(stem, []))
 
     def _only(self, paths: list[Path]) -> Path | None:
-        there = [path for path in paths if path.is_file()]
+        there = [path for path in paths if is_there(path)]
         if len(there) > 1:
             raise UserError(f"{there[0]} and {there[1]} could both be the same video: keep one of them in the folder")
         return there[0] if there else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.datasets.files import VIDEO_SUFFIXES, VideoFolder, check_caption, quote, read_csv, require_columns
+from data.datasets.files import VIDEO_SUFFIXES, VideoFolder, check_caption, is_there, printable, quote, read_csv, require_columns
 from data.datasets.types import SPLITS, Dataset, Preset
 from data.errors import UserError
 
@@ -22,10 +22,10 @@ MAX_NAME = 1000
 
 def read_folder(videos: Path) -> Dataset:
     """Every video file anywhere under the folder, its id the path under it; no captions."""
-    paths = [path for path in VideoFolder(videos, recursive=True).paths if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
+    paths = [path for path in VideoFolder(videos, recursive=True).paths if path.suffix.lower() in VIDEO_SUFFIXES and is_there(path)]
     if not paths:
         raise UserError(f"--videos {videos} holds no video files")
-    ids = [_check_name(path.relative_to(videos).as_posix(), str(videos)) for path in paths]
+    ids = [_check_name(printable(path.relative_to(videos)), str(videos)) for path in paths]
     table = pd.DataFrame({"video_id": ids, "split": SEARCHED, "file": paths, "start": float("nan"), "end": float("nan")})
     return Dataset(pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str), table)
 
@@ -80,7 +80,7 @@ def _inside(videos: Path, name: str, table: Path) -> Path | None:
     path = videos / name
     if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(videos)):
         raise UserError(f"{table}: video {quote(name)} lies outside of --videos {videos}")
-    return path if path.is_file() else None
+    return path if is_there(path) else None
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -1,0 +1,39 @@
+"""`python -m data merge CACHE OUT.h5`: one file to hand on, readable as a cache."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from data.cache import FeatureCache
+from data.errors import UserError
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Put a cache into one file, to be read by --cache OUT.h5."""
+
+    cache: Annotated[Path, tyro.conf.Positional]
+    """Folder of the cache."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The file to write; it must not be there."""
+    json: bool = False
+    """The result as one JSON line on standard output."""
+
+
+def merge(options: MergeOptions) -> int:
+    """Write the file and return the exit status. Raises UserError where it is there already, or there is no whole cache."""
+    if options.out.exists():
+        raise UserError(f"{options.out} is there already: name a new file, or remove it")
+    if not options.out.parent.is_dir():
+        raise UserError(f"{options.out.parent} is no folder: make it, or name a file elsewhere")
+    cache = FeatureCache(options.cache)
+    cache.merge(options.out)
+    counts = {"videos": len(cache.names("videos")), "texts": len(cache.names("texts")), "bytes": options.out.stat().st_size}
+    if options.json:
+        print(json.dumps({"out": str(options.out), **counts}))
+    else:
+        print(f"{options.out}: {counts['videos']:,} videos and {counts['texts']:,} texts, {counts['bytes'] / 2**20:.1f} MiB")
+    return 0

@@ -1,0 +1,68 @@
+"""`python -m data verify CACHE`: every byte of a cache against the checksums written with it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import tyro
+
+from data.cache import CLIP_FILE, checksum_file, names_in
+from data.command import SOME_FAILED
+from data.errors import UserError
+from data.sealed import is_sound
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Find every damaged byte of a cache and say what has to be extracted again. Ends with status 3 where there is damage."""
+
+    cache: Annotated[Path, tyro.conf.Positional]
+    """Folder of the cache, or a merged file."""
+    json: bool = False
+    """The result as one JSON line on standard output."""
+
+
+def verify(options: VerifyOptions) -> int:
+    """Print what is damaged and return the exit status. Raises UserError where there is no cache."""
+    path = options.cache
+    if not path.is_file() and not (path / CLIP_FILE).exists() and not list(path.glob("videos-*.h5")):
+        raise UserError(f"there is no cache at {path}: name the folder that extract wrote, or a merged file")
+    files = [path] if path.is_file() else sorted([*path.glob("*.h5"), *path.glob("*.parquet")])
+    damaged = [file for file in files if not (_table_is_sound(file) if file.suffix == ".parquet" else is_sound(file))]
+    if path.is_dir() and not (path / CLIP_FILE).exists():
+        damaged.append(path / CLIP_FILE)
+    videos = sorted(_lost(path, damaged)) if path.is_dir() and damaged else []
+    if options.json:
+        print(json.dumps({"files": len(files), "damaged": [str(file) for file in damaged], "videos_to_extract": videos}))
+        return SOME_FAILED if damaged else 0
+    for file in damaged:
+        print(f"damaged: {file}")
+    for video_id in videos:
+        print(f"to extract again: {video_id}")
+    if not damaged:
+        print(f"{path}: {len(files)} files are sound")
+    elif path.is_file():
+        print(f"{path} is damaged: merge it again from the folder it was made from")
+    else:
+        print(f"{len(damaged)} of {len(files)} files are damaged: run extract again with the same options, which repairs them")
+    return SOME_FAILED if damaged else 0
+
+
+def _table_is_sound(table: Path) -> bool:
+    checksum = checksum_file(table)
+    expected = f"{hashlib.sha256(table.read_bytes()).hexdigest()}  {table.name}\n"
+    return checksum.is_file() and checksum.read_bytes() == expected.encode()
+
+
+def _lost(cache: Path, damaged: list[Path]) -> set[str]:
+    """The videos with a file that the sound tables list and no sound part holds."""
+    listed: set[str] = set()
+    for table in set(cache.glob("videos-*.parquet")) - set(damaged):
+        frame = pd.read_parquet(table)
+        listed |= set(frame.loc[frame["file"].notna(), "video_id"])
+    for part in set(cache.glob("videos-*.h5")) - set(damaged):
+        listed -= set(names_in(part))
+    return listed

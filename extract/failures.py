@@ -1,0 +1,70 @@
+"""Videos that failed, and why: CACHE/failures.csv, or of a process that shares the work CACHE/failures-I-of-N.csv.
+
+It speaks of all runs: a video stays listed until it is in the cache, and is not tried again as long as its file stays what it was.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from data.errors import UserError
+from data.provenance import write_atomically
+
+FAILURES_FILE = "failures.csv"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that failed: why, in one line, and the decoder's last words.
+
+    `frames_expected` and `frames_decoded` count the sampled frames of a file that is cut short. `file_size` and `file_mtime_ns` are those
+    of the file when it failed; without them the video is tried again by every run, the cause being no matter of the file's content.
+    """
+
+    video_id: str
+    file: str
+    reason: str
+    last_words: str = ""
+    frames_expected: int | None = None
+    frames_decoded: int | None = None
+    file_size: int | None = None
+    file_mtime_ns: int | None = None
+
+
+def failures_file(shard: tuple[int, int]) -> str:
+    """The name of the file of one of the processes that share the work."""
+    return FAILURES_FILE if shard[1] == 1 else f"failures-{shard[0]}-of-{shard[1]}.csv"
+
+
+def read_failures(cache: Path) -> dict[str, Failure]:
+    """All failures by video, of all processes. Raises UserError where a file is not what was written."""
+    found: dict[str, Failure] = {}
+    for path in sorted(cache.glob("failures*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                try:
+                    failure = _from_row(row)
+                except (KeyError, ValueError, TypeError) as error:
+                    raise UserError(f"{path} is damaged or of another version: delete it, and the videos in it are tried again") from error
+                found[failure.video_id] = failure
+    return found
+
+
+def write_failures(path: Path, failures: Iterable[Failure]) -> None:
+    """Write the file whole; where nothing failed there is none."""
+    rows = [astuple(failure) for failure in failures]
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([field.name for field in fields(Failure)])
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def _from_row(row: dict[str, str]) -> Failure:
+    numbers = {name: int(row[name]) if row[name] else None for name in ("frames_expected", "frames_decoded", "file_size", "file_mtime_ns")}
+    return Failure(row["video_id"], row["file"], row["reason"], row["last_words"], **numbers)

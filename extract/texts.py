@@ -1,0 +1,24 @@
+"""Texts to features, in batches of like length: a causal text tower needs no more positions than a text has tokens.
+
+Shape suffixes: N texts of a batch, L text positions, D joint dimension.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from data.cache import TextEntry
+from extract.clip import BATCH, Clip
+
+
+def encode_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Iterator[list[TextEntry]]:
+    """The features of these texts, batch by batch, the shortest texts first."""
+    ids_NL, length_N = clip.tokenize(texts, max_words)
+    positions = np.array([clip.positions(int(length)) for length in length_N])
+    for count in np.unique(positions):
+        alike = np.flatnonzero(positions == count)
+        for first in range(0, len(alike), BATCH):
+            batch = alike[first : first + BATCH]
+            sentence_ND, token_NLD = clip.encode_texts(ids_NL[batch, :count])
+            # Copies: a view would keep the features of all positions of the batch until the part is written.
+            yield [TextEntry(texts[i], token_NLD[n, : int(length_N[i])].copy(), sentence_ND[n]) for n, i in enumerate(batch)]

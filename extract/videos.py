@@ -1,0 +1,208 @@
+"""Videos to features: decoded ahead by threads (each waits for an ffmpeg of its own), encoded in batches that run across videos.
+
+Frames go to the encoder in pieces, so that no more of them are held than workers and queue allow, whatever the length of a video. A feature
+does not depend on the order in which videos come.
+
+Shape suffixes: N frames of a piece or a batch, C channels, H and W sides, D joint dimension.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.cache import VideoEntry
+from data.datasets.files import printable
+from data.ffmpeg import Processes
+from extract.ahead import Ahead
+from extract.clip import BATCH, Clip
+from extract.decode import DecodeFailed, Sampled, Sampling, sample_frames
+from extract.failures import Failure
+from extract.options import ExtractOptions
+
+PIECES_AHEAD = 2
+"""Pieces of frames that wait for the encoder, for every worker."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some frames of a video, preprocessed, in order."""
+
+    video_id: str
+    image_NCHW: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Done:
+    """All frames of a video have been handed over."""
+
+    video_id: str
+    sampled: Sampled[None]
+    file: os.stat_result
+    decode_s: float
+
+
+@dataclass
+class _Waiting:
+    """A video on its way: the features of its frames so far, and how many more the encoder has in hand."""
+
+    feature_ND: list[NDArray[np.float32]] = field(default_factory=list)
+    in_hand: int = 0
+    done: _Done | None = None
+
+
+@dataclass
+class Clock:
+    """Seconds and frames of the work: how long decoders ran (all workers together), the encoder computed, and waited for frames."""
+
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+    wait_s: float = 0.0
+    frames: int = 0
+
+    def rates(self, workers: int) -> str:
+        """Frames a second that decoding and encoding could reach alone."""
+        if not self.decode_s or not self.encode_s:
+            return ""
+        return f"decode {self.frames * workers / self.decode_s:.0f}, encode {self.frames / self.encode_s:.0f} frames/s"
+
+
+def worker_count(options: ExtractOptions) -> int:
+    """Videos decoded side by side."""
+    return options.workers or os.cpu_count() or 1
+
+
+class VideoFeaturesAhead:
+    """Iterate over these videos encoded, or why they are not, in no order. Decoding begins when the context is entered."""
+
+    def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> None:
+        assert options.fps is not None
+        self.clock = Clock()
+        self._clip, self._options = clip, options
+        processes = Processes()
+        limit = None if options.max_frames == "all" else options.max_frames
+        self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes)
+        self._root = options.videos.resolve()
+        workers = worker_count(options)
+        self._ahead: Ahead[Any, _Piece | _Done | Failure] = Ahead(
+            todo.itertuples(index=False), self._decode, workers, PIECES_AHEAD * workers, processes.stop
+        )
+
+    def __enter__(self) -> "VideoFeaturesAhead":
+        self._ahead.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._ahead.__exit__(*error)
+
+    def __iter__(self) -> Iterator[VideoEntry | Failure]:
+        """Encode what comes; a video when all of its frames are done."""
+        waiting: dict[str, _Waiting] = {}
+        owners: deque[tuple[str, int]] = deque()
+        frames = torch.empty(0)
+
+        def encode(image_NCHW: torch.Tensor) -> Iterator[VideoEntry]:
+            begin = time.perf_counter()
+            rest_ND = self._clip.encode_images(image_NCHW)
+            self.clock.encode_s += time.perf_counter() - begin
+            self.clock.frames += len(rest_ND)
+            while len(rest_ND):
+                video_id, count = owners.popleft()
+                taken = min(count, len(rest_ND))
+                if taken < count:
+                    owners.appendleft((video_id, count - taken))
+                video = waiting.get(video_id)
+                if video is not None:
+                    video.feature_ND.append(rest_ND[:taken])
+                    video.in_hand -= taken
+                    if video.done and not video.in_hand:
+                        yield _entry(waiting.pop(video_id))
+                rest_ND = rest_ND[taken:]
+
+        for item in self._ahead:
+            self.clock.wait_s = self._ahead.waited_s
+            if isinstance(item, Failure):
+                # Frames that are in the encoder's hand already are thrown away when they come out.
+                waiting.pop(item.video_id, None)
+                yield item
+            elif isinstance(item, _Done):
+                self.clock.decode_s += item.decode_s
+                video = waiting[item.video_id]
+                video.done = item
+                if not video.in_hand:
+                    yield _entry(waiting.pop(item.video_id))
+            else:
+                waiting.setdefault(item.video_id, _Waiting()).in_hand += len(item.image_NCHW)
+                owners.append((item.video_id, len(item.image_NCHW)))
+                frames = item.image_NCHW if not len(frames) else torch.cat([frames, item.image_NCHW])
+                while len(frames) >= BATCH:
+                    yield from encode(frames[:BATCH])
+                    frames = frames[BATCH:]
+        if len(frames):
+            yield from encode(frames)
+
+    def _decode(self, row: Any, give: Callable[[_Piece | _Done | Failure], None]) -> None:
+        begin = time.perf_counter()
+        given = 0.0
+        piece: list[torch.Tensor] = []
+
+        def hand_over(final: bool) -> None:
+            nonlocal given
+            if piece and (final or len(piece) == BATCH):
+                before = time.perf_counter()
+                give(_Piece(row.video_id, torch.stack(piece)))
+                given += time.perf_counter() - before
+                piece.clear()
+
+        def take(image: Image.Image) -> None:
+            piece.append(self._clip.to_tensor(image))
+            hand_over(final=False)
+
+        start, end = (None if np.isnan(value) else float(value) for value in (row.start, row.end))
+        stat = None
+        try:
+            if not self._options.follow_links and not row.file.resolve().is_relative_to(self._root):
+                raise DecodeFailed("a symbolic link that leads out of the folder of videos: --follow-links takes it")
+            stat = row.file.stat()
+            if self._sampling.max_frames is None:
+                sampled = sample_frames(row.file, self._sampling, lambda image: take(self._clip.shrink(image)), start, end)
+            else:
+                chosen = sample_frames(row.file, self._sampling, self._clip.shrink, start, end)
+                for image in chosen.pictures:
+                    take(image)
+                sampled = Sampled([None] * len(chosen.pictures), chosen.seconds, chosen.expected, chosen.hdr)
+            hand_over(final=True)
+            outcome: _Done | Failure = _Done(row.video_id, sampled, stat, time.perf_counter() - begin - given)
+        except DecodeFailed as error:
+            outcome = _failure(row, error, stat)
+        except OSError as error:
+            outcome = _failure(row, DecodeFailed(f"the file cannot be read: {error.strerror}"), None)
+        give(outcome)
+
+
+def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None) -> Failure:
+    size, mtime_ns = (stat.st_size, stat.st_mtime_ns) if stat is not None and Path(row.file).is_file() else (None, None)
+    return Failure(row.video_id, printable(row.file), error.reason, error.words, error.expected, error.decoded, size, mtime_ns)
+
+
+def _entry(video: _Waiting) -> VideoEntry:
+    assert video.done is not None
+    done = video.done
+    return VideoEntry(
+        done.video_id,
+        np.concatenate(video.feature_ND),
+        np.array(done.sampled.seconds),
+        done.file.st_size,
+        done.file.st_mtime_ns,
+        frames_expected=done.sampled.expected or 0,
+        hdr=done.sampled.hdr,
+    )

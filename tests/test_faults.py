@@ -1,0 +1,179 @@
+"""Kills, two writers, a full disk, a reader during writing, damaged bytes: nothing lost, half-written, or done twice."""
+
+import json
+import multiprocessing
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import extract
+from data.cache import CLIP_FILE, FeatureCache
+from data.errors import UserError
+from data.merge import MergeOptions, merge
+from data.verify import VerifyOptions, verify
+from extract import ExtractOptions
+from tests.conftest import DEMO_CLIP, ROOT
+from tests.part_writer import entry, open_cache, write_all
+from tests.videos import numbered_video
+
+BUDGET = 10**9
+
+
+def check_whole(path: Path, videos: int) -> None:
+    """The cache is sound and equal, feature by feature, to one that nobody disturbed."""
+    assert verify(VerifyOptions(path)) == 0
+    found = FeatureCache(path)
+    assert len(found.names("videos")) == videos
+    features = found.videos([f"v{i}" for i in range(videos)], BUDGET)
+    for i in range(videos):
+        expected = entry(i)
+        np.testing.assert_array_equal(features.frames.gather([i])[0], expected.frames_TD.astype(np.float16))
+        assert features.seconds[i].tolist() == expected.seconds_T.tolist()
+
+
+def test_a_hundred_kills_of_the_part_writer(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.part_writer", tmp_path, "100"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1  # clip.h5 and parts
+    check_whole(tmp_path, 2000)
+
+
+def test_two_writers_at_once_and_a_reader(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    open_cache(tmp_path)
+    writers = [spawn.Process(target=write_all, args=(tmp_path, 400, a_part)) for a_part in (3, 5)]
+    for writer in writers:
+        writer.start()
+    seen: list[int] = []
+    while any(writer.is_alive() for writer in writers):
+        cache = FeatureCache(tmp_path)
+        names = cache.names("videos")
+        seen.append(len(names))
+        lengths = cache.videos(names, BUDGET).frames.length_N.tolist()
+        assert lengths == [len(entry(int(name[1:])).frames_TD) for name in names]
+        time.sleep(0.05)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert seen == sorted(seen)
+    check_whole(tmp_path, 400)
+
+
+def _write_with_little_room(path: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+    with pytest.raises(UserError, match=r"cannot be written \(File too large\): make room"):
+        write_all(path, 200, a_part=50)
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    write_all(tmp_path, 10)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    process = multiprocessing.get_context("spawn").Process(target=_write_with_little_room, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    write_all(tmp_path, 200)
+    check_whole(tmp_path, 200)
+
+
+def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    cache.write_videos([entry(i) for i in range(3)])
+    cache.write_table("one", pd.DataFrame({"video_id": ["v0"], "caption": ["a ring"], "split": ["test"]}))
+    rng = np.random.default_rng(0)
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        for place in {0, len(content) - 1, *rng.integers(0, len(content), 20).tolist()}:
+            path.write_bytes(content[:place] + bytes([content[place] ^ (1 << int(rng.integers(8)))]) + content[place + 1 :])
+            assert verify(VerifyOptions(tmp_path)) == 3, (path, place)
+        path.write_bytes(content)
+    assert verify(VerifyOptions(tmp_path)) == 0
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ExtractOptions:
+    for i in range(12):
+        numbered_video(tmp_path / "videos" / f"v{i}.mp4", 10 + 5 * i, 5)
+    return ExtractOptions(videos=tmp_path / "videos", cache=tmp_path / "cache", model=DEMO_CLIP, device="cpu", quiet=True, json=True)
+
+
+def test_verify_says_what_extract_repairs(options: ExtractOptions, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    whole = FeatureCache(extract.main(options)).videos(["v3.mp4"], BUDGET).frames.gather([0])[0]
+    for victim in (next(options.cache.glob("videos-*.h5")), options.cache / CLIP_FILE):
+        content = bytearray(victim.read_bytes())
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+        capsys.readouterr()
+        assert verify(VerifyOptions(options.cache, json=True)) == 3
+        found = json.loads(capsys.readouterr().out)
+        assert found["damaged"] == [str(victim)]
+        assert len(found["videos_to_extract"]) == (0 if victim.name == CLIP_FILE else 12)
+        if victim.name == CLIP_FILE:
+            with pytest.raises(UserError, match=r"other settings \(fps is"):
+                extract.main(replace(options, fps=2.0))
+        extract.main(options)
+        assert "is damaged" in capsys.readouterr().err
+        assert verify(VerifyOptions(options.cache)) == 0
+    np.testing.assert_array_equal(FeatureCache(options.cache).videos(["v3.mp4"], BUDGET).frames.gather([0])[0], whole)
+    with pytest.raises(UserError, match="there is no cache"):
+        verify(VerifyOptions(tmp_path / "nothing"))
+
+
+def test_three_kills_of_the_extraction(options: ExtractOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of two videos, so that some are renamed before each kill."""
+    program = "import sys, extract.stage\nfrom data.command import run_command\nfrom extract import ExtractOptions, main\n"
+    program += "extract.stage.VIDEOS_A_PART = 2\nrun_command(ExtractOptions, main, prog='extract')"
+    command = ["--videos", options.videos, "--cache", options.cache, "--model", DEMO_CLIP, "--device", "cpu", "--quiet", "--workers", "1"]
+    for kill in range(1, 4):
+        process = subprocess.Popen([sys.executable, "-c", program, *map(str, command)], cwd=ROOT, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(list(options.cache.glob("videos-*.h5"))) < kill and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    renamed = {path: path.stat().st_mtime_ns for path in options.cache.glob("*.h5")}
+    found = FeatureCache(extract.main(options))
+    assert renamed.items() <= {path: path.stat().st_mtime_ns for path in options.cache.glob("*.h5")}.items()
+    calm = FeatureCache(extract.main(replace(options, cache=options.cache.with_name("calm"))))
+    names = [f"v{i}.mp4" for i in range(12)]
+    first, second = found.videos(names, BUDGET), calm.videos(names, BUDGET)
+    for i in range(12):
+        np.testing.assert_array_equal(first.frames.gather([i])[0], second.frames.gather([i])[0])
+
+
+@pytest.mark.parametrize("budget", [BUDGET, 0])
+def test_a_merged_cache_is_read_as_the_folder_is(cache_path: Path, tmp_path: Path, budget: int) -> None:
+    copy, out = tmp_path / "copy", tmp_path / "out.h5"
+    shutil.copytree(cache_path, copy)
+    cache = FeatureCache(copy)
+    name = cache.names("videos")[0]
+    assert merge(MergeOptions(copy, out)) == 0
+    merged = FeatureCache(out)
+    assert (merged.digest, merged.presets(), merged.settings) == (cache.digest, cache.presets(), cache.settings)
+    assert merged.table().equals(cache.table())
+    assert merged.video_table("demo").equals(cache.video_table("demo"))
+    assert sorted(merged.names("videos")) == sorted(cache.names("videos"))
+    videos, texts = cache.names("videos"), cache.names("texts")
+    one, other = (found.videos(videos, budget) for found in (cache, merged))
+    for i in range(len(videos)):
+        np.testing.assert_array_equal(one.frames.gather([i])[0], other.frames.gather([i])[0])
+        assert one.seconds[i].tolist() == other.seconds[i].tolist()
+    one_text, other_text = (found.texts(texts, budget) for found in (cache, merged))
+    np.testing.assert_array_equal(one_text.words.gather(range(len(texts)))[0], other_text.words.gather(range(len(texts)))[0])
+    np.testing.assert_array_equal(one_text.sentences.gather(range(len(texts)))[0], other_text.sentences.gather(range(len(texts)))[0])
+    assert merged.images("thumbnails", name) == cache.images("thumbnails", name)
+    assert merged.clip_parts().tensors.keys() == cache.clip_parts().tensors.keys()
+    assert verify(VerifyOptions(out)) == 0
+    with pytest.raises(UserError, match="is there already"):
+        merge(MergeOptions(copy, out))
+    out.write_bytes(out.read_bytes()[:-1])
+    assert verify(VerifyOptions(out)) == 3

@@ -19,7 +19,10 @@ class TrainOptions:
     """Split that chooses the epoch. `test` is the field's way with splits that have no validation of their own: training videos held out
     for it are trained on, and all results are labelled."""
     head: str = "glccl"
-    """glccl (the method) or mean (CLIP4Clip's pooling)."""
+    """glccl (the method), its halves glim-global and glim-local, mean (CLIP4Clip's pooling), xclip (the four scores without text guidance),
+    wti (DRL's weighted token-wise interaction) or xpool (X-Pool's language-video attention)."""
+    scores: str = "all"
+    """Scores of a head that has several, with a + between them: video-sentence+word-frame, say; also sentence-frame and video-word."""
     temporal: Literal["seq-transf", "none"] = "seq-transf"
     """Temporal encoder over the frames."""
     temporal_init: Literal["clip", "random"] = "clip"

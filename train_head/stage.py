@@ -15,10 +15,10 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.metrics import Metrics
 from data.provenance import provenance
-from train_head.heads import HEADS, Head, HeadConfig, make_head
+from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
-from train_head.run import LOG_FILE, RUN_FILE, check_fits, save_run
+from train_head.run import LOG_FILE, RUN_FILE, check_fits, max_frames, save_run
 from train_head.splits import load_split
 from train_head.temporal import make_temporal
 from train_head.trainer import Trainer
@@ -102,6 +102,8 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         dimension=cache.dimension,
         max_words=int(cache.settings["max_words"]),
         logit_scale=parts.logit_scale,
+        max_frames=max_frames(parts),
+        scores=options.scores,
         temporal=options.temporal,
         **({} if temporal is None else temporal.shape()),
     )
@@ -114,6 +116,10 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
 def _check(options: TrainOptions) -> None:
     if options.head not in HEADS:
         raise UserError(f"--head {options.head} is unknown: choose one of {', '.join(HEADS)}")
+    offered = HEADS[options.head].NAMES
+    if options.scores != ALL_SCORES and len(offered) == 1:
+        raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
+    chosen_scores(options.scores, offered)
     if options.batch_size < 2 or options.epochs < 1:
         raise UserError("--batch-size must be at least 2 and --epochs at least 1")
     if (options.out / RUN_FILE).exists():

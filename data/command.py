@@ -1,9 +1,10 @@
 """From a command line to a stage: one frozen dataclass of options in, an exit status out."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -21,8 +22,10 @@ def run_command(
 ) -> None:
     """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
 
-    `status` looks at what `main` gave back and says how it went, where that is not simply 0.
+    `status` looks at what `main` gave back and says how it went, where that is not simply 0. SIGTERM, which batch systems send, ends a
+    stage as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     options = tyro.cli(options_type, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     try:
         result = main(options)
@@ -31,8 +34,8 @@ def run_command(
             print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # What is still to be written at the end goes nowhere, or Python would fail over it once more.
@@ -40,3 +43,7 @@ def run_command(
         print("error: the reader of the output is gone", file=sys.stderr)
         sys.exit(LOST)
     sys.exit(status(result))
+
+
+def _interrupt(_signal: int, _frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

@@ -286,7 +286,7 @@ def test_frames_can_be_fewer_than_cached(cache_path: Path, run: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 1000}, "more than the 160 training captions"),
+        ({"batch_size": 1000}, "more than the 40 training videos"),
         ({"batch_size": 1}, "at least 2"),
         ({"head": "nope"}, "choose one of glccl, glim-global, glim-local, mean"),
         ({"cache": Path("no/such/cache")}, "there is no cache"),

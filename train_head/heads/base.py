@@ -57,7 +57,9 @@ class Head(nn.Module, ABC):
         self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
         """Logarithm of the factor, as in CLIP."""
         self.products: torch.dtype | None = None
-        """A lower precision for the products of texts with frames, without gradients."""
+        """A lower precision for the products of texts with frames. The compiled loops take it without gradients alone."""
+        self.encoder_in_bf16 = False
+        """Whether the temporal encoder's products run in bfloat16."""
         self.temporal: TemporalEncoder | None = None
         if config.temporal != "none":
             self.temporal = TemporalEncoder(config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation)
@@ -73,7 +75,11 @@ class Head(nn.Module, ABC):
 
     def frames_in_time(self, batch: VideoBatch) -> Tensor:
         """v of the method [B, F, D]: the frames after the temporal encoder, or as they are without one."""
-        return batch.frame_BFD if self.temporal is None else self.temporal(batch.frame_BFD, batch.mask_BF)
+        if self.temporal is None:
+            return batch.frame_BFD
+        with torch.autocast(batch.frame_BFD.device.type, torch.bfloat16, enabled=self.encoder_in_bf16):
+            in_time_BFD: Tensor = self.temporal(batch.frame_BFD, batch.mask_BF)
+        return in_time_BFD.to(batch.frame_BFD.dtype)
 
     def encode_videos(self, batch: VideoBatch) -> Any:
         """Whatever of a video does not depend on the text."""

@@ -14,7 +14,7 @@ class TrainOptions:
     out: Path
     """Folder for the run; must be empty, or hold the run that --resume goes on with."""
     resume: bool = False
-    """Go on with the unfinished run in OUT, to the same end as if it had never stopped; start where there is none."""
+    """Go on with the unfinished run in OUT, on a CPU to the same bits as if it had never stopped; start where there is none."""
     checkpoint_steps: int = 200
     """Steps between checkpoints, of which there is also one after every epoch."""
     preset: str | None = None

@@ -4,8 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -23,7 +22,8 @@ def run_command(
 ) -> None:
     """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
 
-    `status` looks at what `main` gave back and says how it went, where that is not simply 0. SIGTERM ends it as an interrupt does.
+    `status` looks at what `main` gave back and says how it went, where that is not simply 0. SIGTERM, which batch systems send, ends a
+    stage as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
     options = tyro.cli(options_type, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     signal.signal(signal.SIGTERM, _interrupt)
@@ -34,8 +34,8 @@ def run_command(
             print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # What is still to be written at the end goes nowhere, or Python would fail over it once more.
@@ -45,5 +45,5 @@ def run_command(
     sys.exit(status(result))
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def _interrupt(_signal: int, _frame: Any) -> NoReturn:
     raise KeyboardInterrupt

@@ -12,7 +12,7 @@ class EvaluateOptions:
     cache: Path
     """Folder of the feature cache."""
     run: str
-    """Folder of a run, or zero-shot:glccl or zero-shot:mean for a head without training."""
+    """Folder of a run, or zero-shot:HEAD for a head without training: glccl, glim-global, glim-local, mean or xclip."""
     out: Path
     """Folder for metrics.json."""
     split: Literal["test", "val", "train"] = "test"

@@ -13,7 +13,7 @@ for head in mean glccl; do
 done
 for head in mean glccl; do
     # A larger learning rate than the published one: the set is small, and 155 steps are few.
-    [ -e "$out/$head/run.json" ] || "$python" -m train_head --cache "$out/cache" --out "$out/$head" --head "$head" --lr 1e-3
+    [ -e "$out/$head/run.json" ] || "$python" -m train_head --cache "$out/cache" --out "$out/$head" --head "$head" --lr 1e-3 --resume
     "$python" -m evaluate --cache "$out/cache" --run "$out/$head" --out "$out/results/$head"
 done
 

@@ -51,7 +51,7 @@ for head in $heads; do
         run="$out/$preset/$name"
         [ -e "$run/run.json" ] || "$python" -m train_head --preset "$preset" --out "$run" --head "$head" --seed "$seed" \
             --epochs "${EPOCHS:-$epochs}" --batch-size "${BATCH_SIZE:-$batch_size}" --lr 1e-4 --csc-weight 0.5 --select-on "$select_on" \
-            "${common[@]}"
+            --resume "${common[@]}"
         evaluate "$run" "$name"
     done
 done

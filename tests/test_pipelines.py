@@ -11,11 +11,14 @@ import pandas as pd
 import pytest
 import tyro
 
+from benchmarks.ablations import AblationOptions
 from data.datasets import ADAPTERS, find_preset
 from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
+from train_head.heads import HEADS
+from train_head.sweep import SweepOptions, expand
 
 # Epochs and batch of the published recipes.
 RECIPES = {
@@ -45,7 +48,7 @@ def recorder(folder: Path, real: str = "none") -> tuple[Path, Path]:
 
 
 def test_every_data_set_has_a_pipeline() -> None:
-    assert {path.stem for path in (ROOT / "pipelines").glob("*.sh")} == {*ADAPTERS, "recipe"}
+    assert {path.stem for path in (ROOT / "pipelines").glob("*.sh")} == {*ADAPTERS, "recipe", "ablate_csc"}
     assert RECIPES.keys() == ADAPTERS.keys() - {"demo"}
 
 
@@ -97,3 +100,22 @@ def test_broken_videos_stop_the_pipeline_unless_allowed(demo_set: Path, tmp_path
     refused = pipeline("table", **environment)
     assert refused.returncode == 2
     assert "missing: video5.mp4" in refused.stderr.splitlines()
+
+
+def test_the_ablations_are_sweeps_into_one_csv(tmp_path: Path) -> None:
+    """From a cache that is there to the text, as commands."""
+    python, log = recorder(tmp_path)
+    (tmp_path / "clip.h5").touch()
+    done = pipeline("ablate_csc", PYTHON=python, CACHE=tmp_path, OUT=tmp_path / "out", SEEDS=2, DOC=tmp_path / "doc.md")
+    assert done.returncode == 0, done.stderr
+    *sweeps, text = [line.split()[1:] for line in log.read_text().splitlines()]
+    assert {command[0] for command in sweeps} == {"train_head.sweep"}
+    grids = [tyro.cli(SweepOptions, args=command[1:]) for command in sweeps]
+    assert {(grid.out, grid.seeds) for grid in grids} == {(tmp_path / "out", 2)}
+    runs = [run for grid in grids for run in expand(grid)]
+    assert len(runs) == len(set(runs))
+    assert {run.head for run in runs} == HEADS.keys()
+    assert {run.csc_weight for run in runs if run.head == "glccl"} == {0, 0.1, 0.3, 0.5, 0.7, 1}
+    assert text[0] == "benchmarks.ablations"
+    options = tyro.cli(AblationOptions, args=text[1:])
+    assert (options.runs, options.out) == (tmp_path / "out" / "runs.csv", tmp_path / "doc.md")

@@ -287,9 +287,9 @@ def test_frames_can_be_fewer_than_cached(cache_path: Path, run: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 1000}, "more than the 160 training captions"),
+        ({"batch_size": 1000}, "more than the 40 training videos"),
         ({"batch_size": 1}, "at least 2"),
-        ({"head": "nope"}, "choose one of glccl, mean"),
+        ({"head": "nope"}, "choose one of glccl, glim-global, glim-local, mean"),
         ({"cache": Path("no/such/cache")}, "there is no cache"),
         ({"preset": "msrvtt-9k"}, "it has: demo"),
     ],
@@ -309,7 +309,7 @@ def test_a_finished_run_is_not_overwritten(train_options: TrainOptions, run: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"run": "zero-shot:nope"}, "choose zero-shot:glccl or zero-shot:mean"),
+        ({"run": "zero-shot:nope"}, "choose zero-shot:glccl or zero-shot:glim-global or zero-shot:glim-local or zero-shot:mean"),
         ({"run": "no/such/run"}, "no finished run"),
         ({"split": "dev"}, "no split 'dev'; it has: train, val, test"),
     ],

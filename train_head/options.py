@@ -12,14 +12,21 @@ class TrainOptions:
     cache: Path
     """Folder of the feature cache."""
     out: Path
-    """Folder for the run; must not hold one already."""
+    """Folder for the run; must be empty, or hold the run that --resume goes on with."""
+    resume: bool = False
+    """Go on with the unfinished run in OUT, on a CPU to the same bits as if it had never stopped; start where there is none."""
+    checkpoint_steps: int = 200
+    """Steps between checkpoints, of which there is also one after every epoch."""
     preset: str | None = None
     """Split protocol, where the cache serves several."""
     select_on: Literal["val", "test"] = "val"
     """Split that chooses the epoch. `test` is the field's way with splits that have no validation of their own: training videos held out
     for it are trained on, and all results are labelled."""
     head: str = "glccl"
-    """glccl (the method) or mean (CLIP4Clip's pooling)."""
+    """glccl (the method), its halves glim-global and glim-local, mean (CLIP4Clip's pooling), xclip (the four scores without text guidance),
+    wti (DRL's weighted token-wise interaction) or xpool (X-Pool's language-video attention)."""
+    scores: str = "all"
+    """Scores of a head that has several, with a + between them: video-sentence+word-frame, say; also sentence-frame and video-word."""
     temporal: Literal["seq-transf", "none"] = "seq-transf"
     """Temporal encoder over the frames."""
     temporal_init: Literal["clip", "random"] = "clip"
@@ -28,12 +35,14 @@ class TrainOptions:
     """Weight of the CSC loss; heads with a single score have none."""
     csc_data: Literal["both", "positive", "negative"] = "both"
     """Pairs through which the CSC gradient flows."""
+    mask_same_video: bool = False
+    """Leave other captions of the same video out of both losses; without it they count as captions of another, as in the field."""
     max_frames: int | None = None
     """Frames used of each video, chosen evenly. Default: all that are cached."""
     epochs: int = 5
     """Passes over the training captions."""
     batch_size: int = 128
-    """Captions (and their videos) a step."""
+    """Captions (and their videos) a step, of all processes together."""
     lr: float = 1e-4
     """Largest learning rate, after 10% linear warm-up; then a cosine to zero."""
     weight_decay: float = 0.2
@@ -42,6 +51,8 @@ class TrainOptions:
     """Go on without captions and videos whose features are missing."""
     memory_budget: float | None = None
     """GiB of features kept in memory for each split. Default: half of the machine's memory."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """On CUDA: bf16 runs the temporal encoder and the products of texts with frames in bfloat16, and nothing else."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is one."""
     seed: int = 0

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from data.cache import FeatureCache
+from data.cache import ClipParts, FeatureCache
 from data.errors import UserError
 from data.provenance import write_json
 from train_head.heads import HEADS, Head, HeadConfig, make_head
@@ -36,10 +36,15 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
     """
     if run.startswith(ZERO_SHOT):
         name = run.removeprefix(ZERO_SHOT)
+        ready = [ZERO_SHOT + other for other, kind in HEADS.items() if not kind.TRAINED_ONLY]
         if name not in HEADS:
-            raise UserError(f"--run {run}: choose {' or '.join(ZERO_SHOT + head for head in HEADS)}")
-        scale = cache.clip_parts().logit_scale
-        config = HeadConfig(name, cache.dimension, int(cache.settings["max_words"]), scale)
+            raise UserError(f"--run {run}: choose {' or '.join(ready)}")
+        if HEADS[name].TRAINED_ONLY:
+            raise UserError(
+                f"--run {run}: this head scores nothing before training; train it with --head {name}, or choose {', '.join(ready)}"
+            )
+        parts = cache.clip_parts()
+        config = HeadConfig(name, cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
         return make_head(config).to(device), {"run": run}
     record = _read_record(Path(run))
     if record["weights"] != cache.weights or record["head"]["dimension"] != cache.dimension:
@@ -57,6 +62,11 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
     return head.to(device), {"run": run, **record}
 
 
+def max_frames(parts: ClipParts) -> int:
+    """So many frames learned matrices take: as many as the temporal encoder has positions."""
+    return len(parts.tensors["positional_embedding"])
+
+
 def check_fits(head: Head, split: Split) -> None:
     """Raises UserError where captions or frames of the split are longer than the head's matrices or positions."""
     words, frames = int(split.texts.words.length_N.max()), int(split.videos.frames.length_N.max())
@@ -64,6 +74,11 @@ def check_fits(head: Head, split: Split) -> None:
         raise UserError(
             f"captions of split {split.name!r} have up to {words} tokens, the head takes {head.config.max_words}: "
             f"extract with --max-words {head.config.max_words}, or train on longer captions"
+        )
+    if head.FRAME_MATRICES and frames > head.config.max_frames:
+        raise UserError(
+            f"videos of split {split.name!r} have up to {frames} frames, the matrices of head {head.config.head} take "
+            f"{head.config.max_frames}: use --max-frames {head.config.max_frames} or less"
         )
     if head.temporal is not None and frames > head.config.temporal_positions:
         raise UserError(

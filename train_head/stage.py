@@ -4,24 +4,40 @@ import csv
 import json
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data.cache import FeatureCache
 from data.datasets import preset_named
 from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.metrics import Metrics
-from data.provenance import provenance
-from train_head.heads import HEADS, Head, HeadConfig, make_head
+from data.provenance import plain, provenance
+from train_head.checkpoint import CHECKPOINT_FILE, drop_checkpoint, load_checkpoint, save_checkpoint
+from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
-from train_head.run import LOG_FILE, RUN_FILE, check_fits, save_run
-from train_head.splits import load_split
+from train_head.processes import Processes
+from train_head.run import LOG_FILE, RUN_FILE, check_fits, max_frames, save_run
+from train_head.splits import Split, load_split
 from train_head.temporal import make_temporal
 from train_head.trainer import Trainer
+
+FREE_TO_CHANGE = {"cache", "out", "resume", "checkpoint_steps", "memory_budget", "quiet", "json"}
+"""Options that do not decide the result of a run; the cache is told by its digest."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What training reads: the captions and videos to train on, those that choose the epoch, and the cache they come from."""
+
+    cache: FeatureCache
+    train: Split
+    select: Split
 
 
 def train(options: TrainOptions) -> Path:
@@ -29,62 +45,163 @@ def train(options: TrainOptions) -> Path:
 
     Raises UserError for what the user can put right, among it features that give a loss that is not finite.
     """
-    _check(options)
+    check_options(options)
     device = find_device(options.device)
+    if options.precision == "bf16" and device.type != "cuda":
+        raise UserError("--precision bf16 is for CUDA: leave it out on the CPU")
+    if (options.out / RUN_FILE).exists() and options.resume:
+        record = _read_finished(options.out)
+        _check_same(options, record["provenance"]["options"], options.out)
+        _report(options, record)
+        return options.out
+    if options.out.is_dir() and any(options.out.iterdir()) and not options.resume:
+        held = "a run already" if (options.out / RUN_FILE).exists() else "an unfinished run: add --resume to go on with it"
+        if not any((options.out / name).exists() for name in (RUN_FILE, CHECKPOINT_FILE)):
+            held = "other files"
+        raise UserError(f"--out {options.out} holds {held}; or name another folder, or delete it first")
+    loaded = load(options)
+    processes = Processes.join(device)
+    if options.batch_size % processes.count:
+        raise UserError(f"--batch-size {options.batch_size} cannot be shared by {processes.count} processes evenly: use a multiple")
+    if not options.quiet and processes.rank == 0:
+        print(loaded.train.summary("train on"), loaded.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
+    try:
+        head, record = fit(options, loaded, device, processes, keep=True)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop
+    if processes.rank == 0:
+        save_run(options.out, head, record)
+        drop_checkpoint(options.out)
+        _report(options, record)
+    processes.leave()
+    return options.out
+
+
+def load(options: TrainOptions) -> Loaded:
+    """The cache and its splits as these options use them. Raises UserError where they do not fit."""
     cache = FeatureCache(options.cache)
     budget = budget_bytes(options.memory_budget)
-    train_split, val_split = (
+    train_split, select_split = (
         load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing)
         for name in (_training_split(cache, options), options.select_on)
     )
-    if not options.quiet:
-        print(train_split.summary("train on"), val_split.summary("choose the epoch on"), sep="\n", file=sys.stderr)
-    if len(train_split.answers) < options.batch_size:
+    if len(train_split.videos.ids) < options.batch_size:
         raise UserError(
-            f"--batch-size {options.batch_size} is more than the {len(train_split.answers)} training captions: use a smaller one"
+            f"--batch-size {options.batch_size} is more than the {len(train_split.videos.ids)} training videos: use a smaller one"
         )
+    return Loaded(cache, train_split, select_split)
+
+
+def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: Processes, keep: bool) -> tuple[Head, dict[str, Any]]:
+    """Train; the head with the weights of the best epoch, and what run.json says of it.
+
+    With `keep` the log and checkpoints are written to OUT, and training goes on from a checkpoint that is there.
+    """
     torch.manual_seed(options.seed)
-    head = build_head(options, cache).to(device)
-    for split in (train_split, val_split):
+    head = build_head(options, loaded.cache).to(device)
+    for split in (loaded.train, loaded.select):
         check_fits(head, split)
-    options.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(head, options, train_split)
-    best = -1.0
-    rows: list[dict[str, float]] = []
-    for epoch in range(options.epochs + 1):
+    if options.precision == "bf16":
+        head.encoder_in_bf16, head.products = True, torch.bfloat16
+    trainer = Trainer(head, options, loaded.train, processes)
+    identity = {
+        "options": provenance_options(options),
+        "cache_digest": loaded.cache.digest,
+        "train_counts": loaded.train.counts,
+        "processes": processes.count,
+    }
+    epoch, rows = 0, list[dict[str, Any]]()
+    record: dict[str, Any] = {}
+    best: dict[str, Tensor] = {}
+    found = load_checkpoint(options.out) if keep else None
+    if found is not None:
+        tensors, state = found
+        _check_same(options, state["options"], options.out)
+        differing = [name for name in ("cache_digest", "train_counts", "processes") if state[name] != identity[name]]
+        if differing:
+            raise UserError(f"--resume: the run in {options.out} had other {' and '.join(differing)}: use the same, or another --out")
+        trainer.load_state(tensors, state["trainer"])
+        epoch, rows, record = state["epoch"], state["rows"], state["record"]
+        best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
+    # Others must have read the checkpoint before it is replaced.
+    processes.wait()
+
+    def checkpoint() -> None:
+        if keep and processes.rank == 0:
+            tensors, values = trainer.state()
+            state = {**identity, "epoch": epoch, "rows": rows, "record": record, "trainer": values}
+            name = f"{epoch}-{trainer.steps_done}"
+            save_checkpoint(options.out, name, tensors | {f"best.{name}": value for name, value in best.items()}, state)
+
+    if keep:
+        options.out.mkdir(parents=True, exist_ok=True)
+    while epoch <= options.epochs:
         start = time.perf_counter()
-        losses = trainer.run_epoch(epoch) if epoch else {}  # epoch 0: the figures before training
+        losses = trainer.run_epoch(epoch, checkpoint) if epoch else {}  # epoch 0: the figures before training
         seconds = time.perf_counter() - start
-        metrics = evaluate_pairs(head, val_split.texts, val_split.videos, val_split.answers, budget)
-        rows.append({"epoch": epoch, **losses, **_flat(metrics), "seconds": round(seconds, 2)})
-        _write_log(options.out / LOG_FILE, rows)
-        if epoch and metrics["text_to_video"]["R@1"] > best:
-            best = metrics["text_to_video"]["R@1"]
-            record: dict[str, Any] = {
-                "weights": cache.weights,
-                "cache_digest": cache.digest,
-                "best_epoch": epoch,
-                "selected_by": f"text_to_video R@1 on {options.select_on}",
-                "selected_on": options.select_on,
-                "preset": train_split.preset,
-                options.select_on: metrics,
-                "train_counts": train_split.counts,
-                f"{options.select_on}_counts": val_split.counts,
-                "provenance": provenance(options),
-            }
-            saved = {name: value.detach().clone() for name, value in head.state_dict().items()}
-    head.load_state_dict(saved)
-    save_run(options.out, head, record)
+        if processes.rank == 0:
+            select = loaded.select
+            metrics = evaluate_pairs(head, select.texts, select.videos, select.answers, budget_bytes(options.memory_budget))
+            rows.append({"epoch": epoch, **losses, **_flat(metrics), "seconds": round(seconds, 2)})
+            if keep:
+                _write_log(options.out / LOG_FILE, rows)
+            if epoch and (not record or metrics["text_to_video"]["R@1"] > record[options.select_on]["text_to_video"]["R@1"]):
+                record = {
+                    "weights": loaded.cache.weights,
+                    "cache_digest": loaded.cache.digest,
+                    "best_epoch": epoch,
+                    "selected_by": f"text_to_video R@1 on {options.select_on}",
+                    "selected_on": options.select_on,
+                    "preset": loaded.train.preset,
+                    options.select_on: metrics,
+                    "train_counts": loaded.train.counts,
+                    f"{options.select_on}_counts": select.counts,
+                    "processes": processes.count,
+                    "provenance": provenance(options),
+                }
+                best = {name: value.detach().clone() for name, value in head.state_dict().items()}
+        epoch += 1
+        if epoch <= options.epochs:
+            checkpoint()
+    if processes.rank == 0:
+        head.load_state_dict(best)
+    return head, record
+
+
+def _report(options: TrainOptions, record: dict[str, Any]) -> None:
     if options.json:
         keys = ("best_epoch", "selected_on", options.select_on, "train_counts", f"{options.select_on}_counts")
         print(json.dumps({"run": str(options.out), **{key: record[key] for key in keys}}))
-    else:
-        recall = record[options.select_on]["text_to_video"]["R@1"]
-        print(
-            f"{options.out}: trained on {train_split.counts['videos_scored']:,} videos; epoch {record['best_epoch']} of {options.epochs} "
-            f"is best on {options.select_on}, text to video R@1 {recall:.1f}"
-        )
-    return options.out
+        return
+    recall = record[options.select_on]["text_to_video"]["R@1"]
+    print(
+        f"{options.out}: trained on {record['train_counts']['videos_scored']:,} videos; epoch {record['best_epoch']} of {options.epochs} "
+        f"is best on {options.select_on}, text to video R@1 {recall:.1f}"
+    )
+
+
+def provenance_options(options: TrainOptions) -> dict[str, Any]:
+    """The options as plain values."""
+    return {key: plain(value) for key, value in asdict(options).items()}
+
+
+def _read_finished(out: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{out / RUN_FILE} is damaged ({error!r}): delete {out} and train again") from error
+    return record
+
+
+def _check_same(options: TrainOptions, before: dict[str, Any], out: Path) -> None:
+    """Raises UserError, naming them, where options that decide the result are not those of the run in OUT."""
+    differing = [
+        f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
+        for name, value in provenance_options(options).items()
+        if name not in FREE_TO_CHANGE and before.get(name) != value
+    ]
+    if differing:
+        raise UserError(f"--resume: the run in {out} was started with other options ({'; '.join(differing)}): use them, or another --out")
 
 
 def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
@@ -102,6 +219,8 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         dimension=cache.dimension,
         max_words=int(cache.settings["max_words"]),
         logit_scale=parts.logit_scale,
+        max_frames=max_frames(parts),
+        scores=options.scores,
         temporal=options.temporal,
         **({} if temporal is None else temporal.shape()),
     )
@@ -111,13 +230,16 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
     return head
 
 
-def _check(options: TrainOptions) -> None:
+def check_options(options: TrainOptions) -> None:
+    """Raises UserError for options that fit no cache."""
     if options.head not in HEADS:
         raise UserError(f"--head {options.head} is unknown: choose one of {', '.join(HEADS)}")
-    if options.batch_size < 2 or options.epochs < 1:
-        raise UserError("--batch-size must be at least 2 and --epochs at least 1")
-    if (options.out / RUN_FILE).exists():
-        raise UserError(f"--out {options.out} holds a run already: name another folder, or delete it first")
+    offered = HEADS[options.head].NAMES
+    if options.scores != ALL_SCORES and len(offered) == 1:
+        raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
+    chosen_scores(options.scores, offered)
+    if options.batch_size < 2 or options.epochs < 1 or options.checkpoint_steps < 1:
+        raise UserError("--batch-size must be at least 2, --epochs and --checkpoint-steps at least 1")
 
 
 def _flat(metrics: Metrics) -> dict[str, float]:

@@ -1,14 +1,18 @@
 """The steps of training: batches in random order, losses, optimiser, schedule.
 
-Shape suffixes: A texts of a batch, B their videos (text a belongs to video a), S scores of a pair.
+Shape suffixes: A texts of a batch, B their videos (text a belongs to video a), F frames, D joint dimension, S scores of a pair.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, SequentialLR
 
 from data.errors import UserError
@@ -17,11 +21,12 @@ from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Head
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.options import TrainOptions
+from train_head.processes import Processes
 from train_head.splits import Split
 
 WARM_UP = 0.1
 STEPS_A_LOOK = 20
-"""The losses are looked at once in so many steps: to look is to wait for the device."""
+"""On CUDA the losses are looked at once in so many steps: to look is to wait for the device."""
 LOSSES = ("loss", "contrastive", "csc")
 
 
@@ -32,6 +37,7 @@ class Trainer:
     head: Head
     options: TrainOptions
     split: Split
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:
         options = self.options
@@ -44,56 +50,147 @@ class Trainer:
         groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6)
         self.schedule = _schedule(self.optimiser, self.steps_an_epoch * options.epochs)
+        self.begin_epoch()
 
-    def run_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training captions, the last incomplete batch left out; mean losses.
+    def begin_epoch(self) -> None:
+        """Set out on a new order of the captions."""
+        self.steps_done = 0
+        self.sums = torch.zeros(len(LOSSES), dtype=torch.float64)
+        self.order_before = self.order.bit_generator.state
 
-        Raises UserError where a loss is not finite.
+    def run_epoch(self, epoch: int, checkpoint: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """One pass over the training captions, or what is left of it, the last incomplete batch left out; mean losses.
+
+        `checkpoint` is called after every `checkpoint_steps` steps. Raises UserError, which names the batch, where features or a loss are
+        not finite.
         """
         options = self.options
         self.head.train()
         batches = self.order.permutation(len(self.split.answers))[: self.steps_an_epoch * options.batch_size].reshape(
             self.steps_an_epoch, -1
         )
-        sums = torch.zeros(len(LOSSES), dtype=torch.float64)
+        steps_a_look = STEPS_A_LOOK if self.device.type == "cuda" else 1
+        quiet = options.quiet or self.processes.rank > 0
         recent: list[Tensor] = []
-        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", options.quiet) as progress:
-            for step, texts in enumerate(batches, 1):
+        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet) as progress:
+            progress.update(self.steps_done)
+            for texts in batches[self.steps_done :]:
                 recent.append(self.step(texts))
-                if step % STEPS_A_LOOK == 0 or step == self.steps_an_epoch:
-                    losses = torch.stack(recent).cpu().double()
-                    self._check(epoch, losses, batches[step - len(recent) : step])
-                    sums += losses.sum(dim=0)
+                self.steps_done += 1
+                keep = self.steps_done % options.checkpoint_steps == 0
+                if keep or self.steps_done % steps_a_look == 0 or self.steps_done == self.steps_an_epoch:
+                    losses_NK = torch.stack(recent).cpu().double()
+                    self._check(epoch, losses_NK, batches[self.steps_done - len(recent) : self.steps_done])
+                    # One after the other: the sum is the same wherever it is looked at.
+                    for losses_K in losses_NK:
+                        self.sums += losses_K
                     recent.clear()
-                progress.update(note=f"loss {sums[0] / max(1, step - len(recent)):.3f}")
-        return dict(zip(LOSSES, (sums / self.steps_an_epoch).tolist(), strict=True))
+                if keep and self.steps_done < self.steps_an_epoch:
+                    checkpoint()
+                progress.update(note=f"loss {self.sums[0] / max(1, self.steps_done - len(recent)):.3f}")
+        means = dict(zip(LOSSES, (self.sums / self.steps_an_epoch).tolist(), strict=True))
+        self.begin_epoch()
+        return means
 
     def step(self, texts: NDArray[np.int64]) -> Tensor:
-        """One step on the captions with these indices and their videos; the losses, in the order of LOSSES, on the device."""
-        text_batch, video_batch = self.batches(texts)
-        scores_SAB = self.head.scores(self.head.encode_texts(text_batch), self.head.encode_videos(video_batch))
-        contrastive = contrastive_loss(scores_SAB.mean(dim=0))
-        csc = csc_loss(scores_SAB, data=self.options.csc_data) if len(scores_SAB) > 1 else torch.zeros_like(contrastive)
+        """One step on the captions with these indices and their videos; the losses, in the order of LOSSES, on the device.
+
+        In several processes `texts` is the batch of all together. Losses are NaN where a feature is not finite.
+        """
+        scores_SAB, finite = self._scores(texts)
+        left_out_AB = self._same_video(texts) if self.options.mask_same_video else None
+        contrastive = contrastive_loss(scores_SAB.mean(dim=0), left_out_AB)
+        csc = torch.zeros_like(contrastive)
+        if len(scores_SAB) > 1:
+            csc = csc_loss(scores_SAB, data=self.options.csc_data, left_out_AB=left_out_AB)
         loss = contrastive + self.options.csc_weight * csc
         self.optimiser.zero_grad()
         loss.backward()
+        self.processes.sum_gradients(self.head.parameters())
         nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
         self.optimiser.step()
         self.schedule.step()
         self.head.clamp_scale()
-        return torch.stack([loss, contrastive, csc]).detach()
+        losses_K = torch.stack([loss, contrastive, csc]).detach()
+        return torch.where(finite, losses_K, torch.nan)
 
     def batches(self, texts: NDArray[np.int64]) -> tuple[TextBatch, VideoBatch]:
         """The features of the captions with these indices, and of their videos."""
         return TextBatch.gather(self.texts, texts, self.device), VideoBatch.gather(self.videos, self.split.answers[texts], self.device)
 
-    def _check(self, epoch: int, losses: Tensor, batches: NDArray[np.int64]) -> None:
-        for (loss, *_), texts in zip(losses.tolist(), batches, strict=True):
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that decides the steps to come: tensors, and values for JSON."""
+        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        optimiser = self.optimiser.state_dict()
+        for i, moments in optimiser["state"].items():
+            tensors |= {f"optimiser.{i}.{name}": value for name, value in moments.items()}
+        values = {
+            "steps_done": self.steps_done,
+            "sums": self.sums.tolist(),
+            "order_before": self.order_before,
+            "lr": [group["lr"] for group in optimiser["param_groups"]],
+            "schedule": self.schedule.state_dict(),
+        }
+        # As JSON at once: what comes back later must not be changed by the steps in between.
+        return tensors, json.loads(json.dumps(values))
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.head.load_state_dict({name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, i, name = key.split(".", 2)
+                moments.setdefault(int(i), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        for group, lr in zip(groups, values["lr"], strict=True):
+            group["lr"] = lr
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.schedule.load_state_dict(values["schedule"])
+        self.order.bit_generator.state = values["order_before"]
+        self.begin_epoch()
+        self.steps_done, self.sums = values["steps_done"], torch.tensor(values["sums"], dtype=torch.float64)
+
+    def _scores(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The scores of all captions of the batch with all of their videos, and whether all features are finite."""
+        text_batch, video_batch = self.batches(texts[self.processes.share(len(texts))])
+        given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
+        finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
+        if self.processes.count == 1:
+            return self.head.scores(self.head.encode_texts(text_batch), self.head.encode_videos(video_batch)), finite
+        frame_BFD = self.head.frames_in_time(video_batch)
+        more = int(self.split.videos.frames.length_N[self.split.answers[texts]].max()) - frame_BFD.shape[1]
+        videos = VideoBatch(
+            self.processes.gather(pad(frame_BFD, (0, 0, 0, more)), summed=True), self.processes.gather(pad(video_batch.mask_BF, (0, more)))
+        )
+        own_SAB = self.head.scores(self.head.encode_texts(text_batch), self.head.encode_frames(videos))
+        return self.processes.gather(own_SAB, dim=1), self.processes.gather(finite[None]).all()
+
+    def _same_video(self, texts: NDArray[np.int64]) -> Tensor:
+        """True [A, B] where a text is one of the other captions of a video."""
+        video_A = torch.from_numpy(self.split.answers[texts])
+        return ((video_A[:, None] == video_A) & ~torch.eye(len(video_A), dtype=torch.bool)).to(self.device)
+
+    def _check(self, epoch: int, losses_NK: Tensor, batches: NDArray[np.int64]) -> None:
+        for (loss, *_), texts in zip(losses_NK.tolist(), batches, strict=True):
             if not np.isfinite(loss):
                 videos = [self.split.videos.ids[i] for i in self.split.answers[texts]]
+                listed = [f"{video}: {self.split.texts.texts[a]}" for video, a in zip(videos, texts, strict=True)]
+                broken = [f"{video}: {self.split.texts.texts[a]}" for video, a in zip(videos, texts, strict=True) if self._broken(a)]
+                if broken:
+                    raise UserError(
+                        f"features are not finite of {broken[0]!r}, epoch {epoch}: delete the cache and run extract again", broken
+                    )
                 raise UserError(
-                    f"the loss is {loss} in epoch {epoch}: look at the features of videos {', '.join(videos[:5])}, ..., or lower --lr"
+                    f"the loss is {loss} in epoch {epoch}, on videos {', '.join(videos[:3])} and the others listed: train again with a "
+                    "lower --lr",
+                    listed,
                 )
+
+    def _broken(self, text: int) -> bool:
+        """Whether features of the caption or its video are not finite."""
+        texts, videos = self.batches(np.array([text]))
+        return not all(bool(tensor.isfinite().all()) for tensor in (texts.sentence_AD, texts.word_RD, videos.frame_BFD))
 
 
 def _schedule(optimiser: torch.optim.Optimizer, steps: int) -> LRScheduler:

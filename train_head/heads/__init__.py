@@ -1,13 +1,26 @@
 """The heads: each turns cached features into scores; training, evaluation and search call nothing else of them."""
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import Head, HeadConfig
+from train_head.heads.base import ALL_SCORES, Head, HeadConfig, chosen_scores
 from train_head.heads.glccl import GlcclHead
+from train_head.heads.glim_global import GlimGlobalHead
+from train_head.heads.glim_local import GlimLocalHead
 from train_head.heads.mean import MeanHead
+from train_head.heads.wti import WtiHead
+from train_head.heads.xclip import XclipHead
+from train_head.heads.xpool import XpoolHead
 
-__all__ = ["HEADS", "Head", "HeadConfig", "TextBatch", "VideoBatch", "make_head"]
+__all__ = ["ALL_SCORES", "HEADS", "Head", "HeadConfig", "TextBatch", "VideoBatch", "chosen_scores", "make_head"]
 
-HEADS: dict[str, type[Head]] = {"glccl": GlcclHead, "mean": MeanHead}
+HEADS: dict[str, type[Head]] = {
+    "glccl": GlcclHead,
+    "glim-global": GlimGlobalHead,
+    "glim-local": GlimLocalHead,
+    "mean": MeanHead,
+    "xclip": XclipHead,
+    "wti": WtiHead,
+    "xpool": XpoolHead,
+}
 
 
 def make_head(config: HeadConfig) -> Head:

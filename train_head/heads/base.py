@@ -6,15 +6,19 @@ Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S score
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from train_head.batches import TextBatch, VideoBatch
 from train_head.temporal import TemporalEncoder
 
 MAX_LOGIT_SCALE = 100.0
+SCORES = ("video-sentence", "video-word", "sentence-frame", "word-frame")
+"""The four scores of GLCCL, in their order."""
+ALL_SCORES = "all"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class HeadConfig:
     """Longest text the learned matrices take, start and end tokens included."""
     logit_scale: float
     """Where the factor of the scores starts: CLIP's own."""
+    max_frames: int = 0
+    """Most frames of a video that matrices learned for frames take; heads without such matrices take any number."""
+    scores: str = ALL_SCORES
+    """Which of a head's scores are made: their names with a + between them, or all."""
     temporal: str = "none"
     temporal_positions: int = 0
     temporal_heads: int = 1
@@ -36,13 +44,22 @@ class HeadConfig:
 class Head(nn.Module, ABC):
     """Scores texts against videos. What `encode_texts` and `encode_videos` return is the head's own affair and goes to `scores` alone."""
 
+    NAMES: ClassVar[tuple[str, ...]] = ("score",)
+    """Its scores, in their order."""
+    TRAINED_ONLY: ClassVar[bool] = False
+    """Whether it has layers that start at random: scores before training then mean nothing."""
+    FRAME_MATRICES: ClassVar[bool] = False
+    """Whether it has matrices that take no more than `max_frames` frames."""
+
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.config = config
         self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
         """Logarithm of the factor, as in CLIP."""
         self.products: torch.dtype | None = None
-        """A lower precision for the products of texts with frames, without gradients."""
+        """A lower precision for the products of texts with frames. The compiled loops take it without gradients alone."""
+        self.encoder_in_bf16 = False
+        """Whether the temporal encoder's products run in bfloat16."""
         self.temporal: TemporalEncoder | None = None
         if config.temporal != "none":
             self.temporal = TemporalEncoder(config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation)
@@ -58,16 +75,34 @@ class Head(nn.Module, ABC):
 
     def frames_in_time(self, batch: VideoBatch) -> Tensor:
         """v of the method [B, F, D]: the frames after the temporal encoder, or as they are without one."""
-        return batch.frame_BFD if self.temporal is None else self.temporal(batch.frame_BFD, batch.mask_BF)
+        if self.temporal is None:
+            return batch.frame_BFD
+        with torch.autocast(batch.frame_BFD.device.type, torch.bfloat16, enabled=self.encoder_in_bf16):
+            in_time_BFD: Tensor = self.temporal(batch.frame_BFD, batch.mask_BF)
+        return in_time_BFD.to(batch.frame_BFD.dtype)
+
+    def encode_videos(self, batch: VideoBatch) -> Any:
+        """Whatever of a video does not depend on the text."""
+        return self.encode_frames(VideoBatch(self.frames_in_time(batch), batch.mask_BF))
 
     @abstractmethod
     def encode_texts(self, batch: TextBatch) -> Any:
         """Whatever of a text does not depend on the video."""
 
     @abstractmethod
-    def encode_videos(self, batch: VideoBatch) -> Any:
-        """Whatever of a video does not depend on the text."""
+    def encode_frames(self, batch: VideoBatch) -> Any:
+        """The rest of `encode_videos`, after the temporal encoder."""
 
     @abstractmethod
     def scores(self, texts: Any, videos: Any) -> Tensor:
         """Scores [S, A, B] of encoded texts and videos, times the logit scale; the retrieval score is their mean over S."""
+
+
+def chosen_scores(names: str, offered: tuple[str, ...]) -> list[int]:
+    """Which of the scores `offered` are meant by `names`, by their places. Raises UserError for others, and for one named twice."""
+    if names == ALL_SCORES:
+        return list(range(len(offered)))
+    given = names.split("+")
+    if not set(given) <= set(offered) or len(set(given)) < len(given):
+        raise UserError(f"--scores {names}: {ALL_SCORES}, or some of {', '.join(offered)} with a + between them, each once")
+    return [i for i, name in enumerate(offered) if name in given]

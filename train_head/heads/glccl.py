@@ -1,33 +1,51 @@
 """GLCCL: text-guided video and frame features, and four scores (arXiv 2605.17959)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.fused import LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
 from train_head.glim import Frames, Guides, prepare_texts, prepare_videos, score
-from train_head.heads.base import Head, HeadConfig
+from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores
 
 # Texts are scored in blocks of like length: padding a text costs work that grows with the square of its length.
 TEXTS_A_BLOCK = 16
+MATRICES = {
+    "video-sentence": ("M_g",),
+    "video-word": ("P1",),
+    "sentence-frame": ("P2",),
+    "word-frame": ("M_l", "P3", "P4", "P5", "P6"),
+}
+"""The learned matrices that each score reads."""
 
 Block = tuple[Tensor, Guides]
 """Some texts of a batch, by their rows in it, padded to the longest of them."""
 
 
 class GlcclHead(Head):
-    """The method: GLIM's four scores with learned matrices M_g, M_l [D, D] and P1 ... P6 [max_words, max_words]."""
+    """The method: GLIM's four scores with learned matrices M_g, M_l [D, D] and P1 ... P6 [max_words, max_words].
+
+    All four are made, whichever are asked for: in one compiled pass they share nearly all of their work.
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = SCORES
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
-        for name in ("M_g", "M_l"):
-            self.register_parameter(name, nn.Parameter(torch.eye(config.dimension)))
-        for i in range(1, 7):
-            self.register_parameter(f"P{i}", nn.Parameter(torch.eye(config.max_words)))
+        self.chosen = [SCORES.index(self.NAMES[i]) for i in chosen_scores(config.scores, self.NAMES)]
+        trained = {name for i in self.chosen for name in MATRICES[SCORES[i]]}
+        for name in sorted(name for names in MATRICES.values() for name in names):
+            identity = torch.eye(config.dimension if name.startswith("M") else config.max_words)
+            if name in trained:
+                self.register_parameter(name, nn.Parameter(identity))
+            else:
+                self.register_buffer(name, identity, persistent=False)
 
     def matrices(self) -> dict[str, Tensor]:
-        """The learned matrices by their names in the method."""
-        return {name: self.get_parameter(name) for name in ("M_g", "M_l", "P1", "P2", "P3", "P4", "P5", "P6")}
+        """The matrices by their names in the method; those that none of the chosen scores reads stay at the identity."""
+        return {name: getattr(self, name) for names in MATRICES.values() for name in names}
 
     def encode_texts(self, batch: TextBatch) -> list[Block] | TiledTexts:
         if _compiled(batch.sentence_AD):
@@ -37,20 +55,20 @@ class GlcclHead(Head):
             for rows, sentence_AD, word_ALD, mask_AL in by_length(batch)
         ]
 
-    def encode_videos(self, batch: VideoBatch) -> Frames | LanedVideos:
-        in_time = VideoBatch(self.frames_in_time(batch), batch.mask_BF)
-        return lane_videos(in_time) if _compiled(batch.frame_BFD) else prepare_videos(in_time.frame_BFD, in_time.mask_BF)
+    def encode_frames(self, batch: VideoBatch) -> Frames | LanedVideos:
+        return lane_videos(batch) if _compiled(batch.frame_BFD) else prepare_videos(batch.frame_BFD, batch.mask_BF)
 
     def scores(self, texts: list[Block] | TiledTexts, videos: Frames | LanedVideos) -> Tensor:
         if isinstance(texts, TiledTexts):
             assert isinstance(videos, LanedVideos), "texts and videos were on different devices"
-            return (
-                fused_score(texts, videos, self.matrices(), torch.get_num_threads(), products=self.products or torch.float32) * self.scale()
-            )
+            threads, products = torch.get_num_threads(), self.products or torch.float32
+            return self._choose(fused_score(texts, videos, self.matrices(), threads, products=products)) * self.scale()
         assert isinstance(videos, Frames), "texts and videos were on different devices"
-        by_length_SAB = torch.cat([score(guides, videos, self.matrices(), products=self.products) for _, guides in texts], dim=1)
-        order_A = torch.cat([rows for rows, _ in texts])
-        return by_length_SAB[:, order_A.argsort().to(by_length_SAB.device)] * self.scale()
+        scored = [(rows, score(guides, videos, self.matrices(), products=self.products)) for rows, guides in texts]
+        return self._choose(in_batch_order(scored)) * self.scale()
+
+    def _choose(self, score_SAB: Tensor) -> Tensor:
+        return score_SAB if len(self.chosen) == len(SCORES) else score_SAB[self.chosen]
 
 
 def _compiled(features: Tensor) -> bool:
@@ -70,3 +88,10 @@ def by_length(batch: TextBatch) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         device = batch.word_RD.device
         blocks.append((rows, batch.sentence_AD[rows.to(device)], batch.word_RD[word_AL.to(device)], mask_AL.to(device)))
     return blocks
+
+
+def in_batch_order(scored: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Scores [S, A, B] of blocks of texts, each with its rows in the batch, in the order of the batch."""
+    order_A = torch.cat([rows for rows, _ in scored])
+    score_SAB = torch.cat([part_SAB for _, part_SAB in scored], dim=1)
+    return score_SAB[:, order_A.argsort().to(score_SAB.device)]

@@ -13,8 +13,8 @@ class MeanHead(Head):
     def encode_texts(self, batch: TextBatch) -> Tensor:
         return normalize(batch.sentence_AD, dim=-1)
 
-    def encode_videos(self, batch: VideoBatch) -> Tensor:
-        unit_BFD = normalize(self.frames_in_time(batch), dim=-1) * batch.mask_BF[..., None]
+    def encode_frames(self, batch: VideoBatch) -> Tensor:
+        unit_BFD = normalize(batch.frame_BFD, dim=-1) * batch.mask_BF[..., None]
         return normalize(unit_BFD.sum(dim=1), dim=-1)
 
     def scores(self, texts: Tensor, videos: Tensor) -> Tensor:

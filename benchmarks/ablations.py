@@ -1,0 +1,214 @@
+"""docs/ablations.md from the CSV of sweeps: `python -m benchmarks.ablations --runs runs/ablations/runs.csv`.
+
+Every comparison is of runs that differ in one option alone, and paired: the same seeds on both sides. Nothing is judged by hand: the words
+follow from the figures.
+"""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.scoring import ROOT
+from data.command import run_command
+from data.errors import UserError
+from data.provenance import write_atomically
+
+FIGURES = ("t2v R@1", "t2v R@5", "v2t R@1", "RSum")
+# Two-sided 95% points of Student's t for 1, 2, ... degrees of freedom.
+STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+SEVERAL_SCORES = ("glccl", "glim-global", "glim-local", "xclip")
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """Write docs/ablations.md from the CSV of sweeps."""
+
+    runs: Path = ROOT / "runs" / "ablations" / "runs.csv"
+    """The CSV that python -m train_head.sweep wrote."""
+    out: Path = ROOT / "docs" / "ablations.md"
+    """File for the text."""
+    split: str = "test"
+    """Split whose figures are shown: test or val."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One table: runs at the defaults of the sweep but for what `where` names, one row for each value of `varies`."""
+
+    title: str
+    varies: str
+    where: dict[str, Any]
+    base: Any
+    """The value that the others are compared with."""
+    claim: str
+    """What the paper claims, in words; empty where it says nothing."""
+    better: Any = None
+    """The value that the claim calls better than `base` (or, where it is `base`, better than all others)."""
+
+
+DEFAULTS: dict[str, Any] = {
+    "head": "glccl",
+    "scores": "all",
+    "temporal": "seq-transf",
+    "temporal_init": "clip",
+    "csc_weight": 0.5,
+    "csc_data": "both",
+    "mask_same_video": False,
+    "max_frames": "all",
+}
+
+STUDIES = (
+    Study("Heads", "head", {}, "glccl", "GLCCL is better than the mean of frames, and than scores without text guidance", "glccl"),
+    Study(
+        "Scores",
+        "scores",
+        {},
+        "all",
+        "the four scores together are better than fewer",
+        "all",
+    ),
+    Study("The weight of the CSC loss", "csc_weight", {}, 0.0, "CSC at 0.5 is better than none", 0.5),
+    Study("CSC with global scores alone", "csc_weight", {"head": "glim-global"}, 0.0, "CSC at 0.5 is better than none", 0.5),
+    Study("CSC with local scores alone", "csc_weight", {"head": "glim-local"}, 0.0, "CSC at 0.5 is better than none", 0.5),
+    Study("CSC with X-CLIP's scores", "csc_weight", {"head": "xclip"}, 0.0, "", None),
+    Study("The data of the CSC loss", "csc_data", {}, "both", "both kinds of pairs are better than one", "both"),
+    Study("Temporal encoder", "temporal", {}, "none", "a temporal encoder helps", "seq-transf"),
+    Study("Start of the temporal encoder", "temporal_init", {}, "random", "", None),
+    Study("Other captions of the same video", "mask_same_video", {}, False, "", None),
+    Study("Number of frames", "max_frames", {}, "all", "", None),
+)
+
+
+def main(options: AblationOptions) -> Path:
+    """Write the text and return its path. Raises UserError where there is no such CSV."""
+    if not options.runs.is_file():
+        raise UserError(f"--runs {options.runs} is not there: write it with pipelines/ablate_csc.sh")
+    table = pd.read_csv(options.runs)
+    if f"{options.split} RSum" not in table:
+        raise UserError(f"--split {options.split}: {options.runs} has no figures of it")
+    write_atomically(options.out, "\n".join(_text(_normal(table), options.split)) + "\n")
+    print(options.out)
+    return options.out
+
+
+def _normal(table: pd.DataFrame) -> pd.DataFrame:
+    """The options as DEFAULTS writes them."""
+    frames = table["max_frames"].map(lambda value: "all" if pd.isna(value) else str(int(value)))
+    table = table.assign(max_frames=frames)
+    # A head with one score has no CSC: its weight changes nothing.
+    return table.assign(csc_weight=table["csc_weight"].where(table["head"].isin(SEVERAL_SCORES), DEFAULTS["csc_weight"]))
+
+
+def _text(table: pd.DataFrame, split: str) -> Iterator[str]:
+    first = table.iloc[0]
+    yield "# Ablations on the demo set"
+    yield ""
+    yield "Written by `python -m benchmarks.ablations` from the CSV of `pipelines/ablate_csc.sh`; not by hand."
+    yield ""
+    yield (
+        f"{len(table)} runs on {first['train_videos']:,} training videos, learning rate "
+        f"{' and '.join(f'{lr:g}' for lr in sorted(set(table['lr'])))}, {' and '.join(map(str, sorted(set(table['epochs']))))} epochs of "
+        f"batches of {' and '.join(map(str, sorted(set(table['batch_size']))))}; the epoch is chosen on val. Figures are of {split} "
+        f"({first['queries']:,} captions, {first['gallery']:,} videos), mean ± standard deviation over the seeds named. A difference is "
+        "paired (same seed on both sides), with its 95% interval by Student's t; where that holds 0, no difference was shown. Seeds "
+        "stand for the order of captions and random starts alone: all runs share one cache and one test split. Many intervals are "
+        "shown: one in twenty misses its value by chance."
+    )
+    for study in STUDIES:
+        yield from _study(table, study, split)
+    yield from _cost(table)
+
+
+def _study(table: pd.DataFrame, study: Study, split: str) -> Iterator[str]:
+    fixed = {name: value for name, value in (DEFAULTS | study.where).items() if name != study.varies}
+    rows = table
+    for name, value in fixed.items():
+        rows = rows[rows[name] == value]
+    groups = {value: group.set_index("seed").sort_index() for value, group in rows.groupby(study.varies, sort=True)}
+    if study.base not in groups or len(groups) < 2:
+        yield from ("", f"## {study.title}", "", "Not measured: runs.csv has no two values of it.")
+        return
+    base = groups[study.base]
+    yield from ("", f"## {study.title}", "")
+    yield f"| {study.varies.replace('_', ' ')} | seeds | " + " | ".join(FIGURES) + f" | RSum against {_said(study.base)} |"
+    yield "| --- " * (len(FIGURES) + 3) + "|"
+    intervals: dict[Any, tuple[float, float]] = {}
+    for value, group in groups.items():
+        cells = [_spread(group[f"{split} {figure}"].tolist()) for figure in FIGURES]
+        difference = "" if value == study.base else "no seeds in common"
+        paired = (group[f"{split} RSum"] - base[f"{split} RSum"]).dropna().tolist()
+        if value != study.base and paired:
+            intervals[value] = _interval(paired)
+            difference = _said_interval(paired)
+        yield f"| {_said(value)} | {len(group)} | " + " | ".join(cells) + f" | {difference} |"
+    if study.claim:
+        yield from ("", _verdict(study, intervals))
+
+
+def _verdict(study: Study, intervals: dict[Any, tuple[float, float]]) -> str:
+    """Where the claim holds by RSum and where not."""
+    holds: list[str] = []
+    fails: list[str] = []
+    open_: list[str] = []
+    # What is compared with the base: the better value alone, or all where the base is the better one.
+    for value, interval in intervals.items():
+        if study.better not in (study.base, value):
+            continue
+        low, high = (-interval[1], -interval[0]) if study.better == study.base else interval
+        (holds if low > 0 else fails if high < 0 else open_).append(_said(study.base if study.better != study.base else value))
+    parts = []
+    for words, against in (("holds", holds), ("does not hold (the opposite was measured)", fails), ("is not decided", open_)):
+        if against:
+            parts.append(f"{words} against {', '.join(against)}")
+    return f"The claim that {study.claim}: " + ("; ".join(parts) if parts else "not measured") + "."
+
+
+def _cost(table: pd.DataFrame) -> Iterator[str]:
+    default = {name: value for name, value in DEFAULTS.items() if name != "head"}
+    rows = table
+    for name, value in default.items():
+        rows = rows[rows[name] == value]
+    yield from ("", "## What each head costs", "")
+    threads = " and ".join(str(count) for count in sorted(set(rows["threads"])))
+    yield f"Medians over the runs above, {threads} thread(s) on {' and '.join(sorted(set(rows['device'])))}, with the temporal encoder."
+    yield "Training has its evaluations on val in it; scoring is that of all pairs of the split shown, features encoded again."
+    yield "The halves of GLCCL are made by the same compiled pass as the whole, so they cost as much. Other work on the machine shows here."
+    yield from ("", "| head | parameters | training, seconds | scoring, seconds |", "| --- | --- | --- | --- |")
+    for head, group in rows.groupby("head"):
+        training, scoring = statistics.median(group["training_seconds"]), statistics.median(group["scoring_seconds"])
+        yield f"| {head} | {int(group['parameters'].iloc[0]):,} | {training:.1f} | {scoring:.2f} |"
+
+
+def _said(value: Any) -> str:
+    names = {"True": "left out", "False": "counted as others"}
+    return names.get(str(value), f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def _interval(differences: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of a mean of paired differences; of one alone, everything."""
+    n, mean = len(differences), statistics.mean(differences)
+    if n < 2:
+        return float("-inf"), float("inf")
+    half = STUDENT_95[min(n - 2, len(STUDENT_95) - 1)] * statistics.stdev(differences) / n**0.5
+    return mean - half, mean + half
+
+
+def _said_interval(differences: Sequence[float]) -> str:
+    if len(differences) < 2:
+        return f"{differences[0]:+.1f} (one seed)"
+    low, high = _interval(differences)
+    return f"{statistics.mean(differences):+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+if __name__ == "__main__":
+    run_command(AblationOptions, main, prog="python -m benchmarks.ablations")

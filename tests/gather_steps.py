@@ -1,0 +1,55 @@
+"""One process of several that take a step of training together: `torchrun -m tests.gather_steps CACHE OUT`.
+
+The first process writes the losses and gradients of each case to OUT.
+"""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from train_head import TrainOptions
+from train_head.processes import Processes
+from train_head.stage import Loaded, build_head, load
+from train_head.trainer import Trainer
+
+CASES: tuple[tuple[str, Literal["seq-transf", "none"]], ...] = (("glccl", "seq-transf"), ("wti", "none"))
+
+
+def step(options: TrainOptions, loaded: Loaded, processes: Processes) -> dict[str, Tensor]:
+    """Losses and gradients of one step from weights that are the same everywhere."""
+    torch.manual_seed(0)
+    head = build_head(options, loaded.cache)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            if parameter.ndim == 2:
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    trainer = Trainer(head, options, loaded.train, processes)
+    losses = trainer.step(np.random.default_rng(0).permutation(len(loaded.train.answers))[: options.batch_size])
+    return {"losses": losses} | {name: value.grad for name, value in head.named_parameters() if value.grad is not None}
+
+
+def main(cache: str, out: str) -> None:
+    # Clipped gradients would hide a wrong factor.
+    torch.nn.utils.clip_grad_norm_ = lambda *_: torch.ones(())
+    processes = Processes.join(torch.device("cpu"))
+    loaded: Loaded | None = None
+    found: dict[str, Tensor] = {}
+    for head, temporal in CASES:
+        options = TrainOptions(
+            cache=Path(cache), out=Path(out), head=head, temporal=temporal, batch_size=32, mask_same_video=True, device="cpu", quiet=True
+        )
+        loaded = loaded or load(options)
+        found |= {f"{head} {name}": value for name, value in step(options, loaded, processes).items()}
+    if processes.rank == 0:
+        save_file(found, out)
+    processes.leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,230 @@
+"""Every head against a plain reading of its equations: one pair at a time, in float64, from ragged lists."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear
+
+import evaluate
+import train_head
+from data.cache import FeatureCache
+from data.errors import UserError
+from evaluate import EvaluateOptions
+from tests.glim_reference import agg, reference_scores, unit
+from tests.test_glim import D, pad, random_features, text_batch
+from train_head import TrainOptions
+from train_head.heads import HEADS, Head, HeadConfig, VideoBatch, make_head
+from train_head.heads.base import SCORES
+
+WORDS, FRAMES = 9, 7
+Parameters = dict[str, Tensor]
+
+
+def random_parameters(head: Head, seed: int) -> Parameters:
+    """All parameters moved away from where they start, which hides wrong masks and transposed matrices; and what they are, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in head.named_parameters():
+            if name != "logit_scale":
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return {name: parameter.detach().double() for name, parameter in head.named_parameters()}
+
+
+def mean_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    return [unit(s) @ unit(torch.stack([unit(frame) for frame in v]).mean(dim=0))]
+
+
+def xclip_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    words, frames = [unit(word) for word in w], [unit(frame) for frame in v]
+    video = unit(v.mean(dim=0))
+    z = torch.stack([torch.stack([(word @ p["M_l"]) @ frame for frame in frames]) for word in words])
+    first = agg(torch.stack([agg(z[:, j], p["P3"], 0.01) for j in range(len(v))]), p["P4"], 0.01)
+    second = agg(torch.stack([agg(z[k], p["P5"], 0.01) for k in range(len(w))]), p["P6"], 0.01)
+    return [
+        (unit(s) @ p["M_g"]) @ video,
+        agg(torch.stack([word @ video for word in words]), p["P1"], 0.01),
+        agg(torch.stack([unit(s) @ frame for frame in frames]), p["P2"], 0.01),
+        (first + second) / 2,
+    ]
+
+
+def wti_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    def weights(tokens: Tensor, kind: str) -> Tensor:
+        said = []
+        for token in tokens:
+            hidden = linear(token, p[f"{kind}_weight.0.weight"], p[f"{kind}_weight.0.bias"]).relu()
+            said.append(linear(hidden, p[f"{kind}_weight.2.weight"], p[f"{kind}_weight.2.bias"])[0])
+        return torch.stack(said).softmax(dim=0)
+
+    cosine = torch.stack([torch.stack([unit(word) @ unit(frame) for frame in v]) for word in w])
+    text = sum((weights(w, "word")[i] * cosine[i].max() for i in range(len(w))), start=torch.zeros((), dtype=w.dtype))
+    video = sum((weights(v, "frame")[j] * cosine[:, j].max() for j in range(len(v))), start=torch.zeros((), dtype=w.dtype))
+    return [(text + video) / 2]
+
+
+def xpool_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    def norm(x: Tensor, name: str) -> Tensor:
+        return layer_norm(x, (D,), p[f"{name}.weight"], p[f"{name}.bias"])
+
+    def project(x: Tensor, name: str) -> Tensor:
+        return p[f"{name}.weight"] @ x + p[f"{name}.bias"]
+
+    query = project(norm(s, "norm_in"), "query")
+    attention = torch.stack([query @ project(norm(frame, "norm_in"), "key") / D**0.5 for frame in v]).softmax(dim=0)
+    given_ = torch.stack([project(norm(frame, "norm_in"), "value") for frame in v])
+    pooled = norm(project(attention @ given_, "out"), "norm_pooled")
+    return [unit(s) @ unit(norm(project(pooled, "fc") + pooled, "norm_out"))]
+
+
+PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Parameters], list[Tensor]]] = {
+    "mean": mean_pair,
+    "xclip": xclip_pair,
+    "wti": wti_pair,
+    "xpool": xpool_pair,
+}
+
+
+def plain_scores(name: str, sentences: list[Tensor], words: list[Tensor], frames: list[Tensor], parameters: Parameters) -> Tensor:
+    """[S, A, B] without the logit scale."""
+    if name in PLAIN:
+        rows = [
+            [torch.stack(PLAIN[name](s.double(), w.double(), v.double(), parameters)) for v in frames]
+            for s, w in zip(sentences, words, strict=True)
+        ]
+        return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+    size = {"M_g": D, "M_l": D} | {f"P{i}": WORDS for i in range(1, 7)}
+    matrices = {key: parameters.get(key, torch.eye(n)) for key, n in size.items()}
+    chosen = [SCORES.index(score) for score in HEADS[name].NAMES]
+    return reference_scores(sentences, words, frames, matrices, scale=1.0)[chosen]
+
+
+def config(name: str, scores: str = "all") -> HeadConfig:
+    return HeadConfig(name, D, WORDS, logit_scale=1.0, max_frames=FRAMES, scores=scores)
+
+
+def scored(head: Head, sentences: list[Tensor], words: list[Tensor], frames: list[Tensor], extra: int = 0) -> Tensor:
+    videos = VideoBatch(*pad(frames, extra=extra, fill=2.0))
+    return head.scores(head.encode_texts(text_batch(sentences, words)), head.encode_videos(videos))
+
+
+@pytest.mark.parametrize("name", HEADS)
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    word_counts=st.lists(st.integers(1, WORDS), min_size=1, max_size=4),
+    frame_counts=st.lists(st.integers(1, FRAMES - 2), min_size=1, max_size=4),
+)
+def test_scores_equal_the_equations_and_padding_changes_nothing(
+    name: str, seed: int, word_counts: list[int], frame_counts: list[int]
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    features = random_features(generator, word_counts, frame_counts)
+    torch.manual_seed(seed)
+    head = make_head(config(name))
+    parameters = random_parameters(head, seed)
+    with torch.no_grad():
+        scores = scored(head, *features)
+        padded = scored(head, *features, extra=2)
+    assert scores.shape == (len(head.NAMES), len(word_counts), len(frame_counts))
+    torch.testing.assert_close(scores.double(), plain_scores(name, *features, parameters), rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(padded, scores, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_texts_keep_their_order_over_many_blocks(name: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    word_counts = torch.randint(1, WORDS + 1, (45,), generator=generator).tolist()
+    sentences, words, frames = random_features(generator, word_counts, [3, 1, 5, 4])
+    torch.manual_seed(0)
+    head = make_head(config(name)).requires_grad_(False)
+    random_parameters(head, 1)
+    together = scored(head, sentences, words, frames)
+    for a in (0, 7, 44):
+        torch.testing.assert_close(scored(head, sentences[a : a + 1], words[a : a + 1], frames), together[:, a : a + 1])
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
+    """With a zero sentence, a zero word, a zero frame and a video of zeros among the features."""
+    generator = torch.Generator().manual_seed(5)
+    sentences, words, frames = random_features(generator, [4, 2, 5], [3, 5, 2])
+    sentences[0].zero_()
+    words[1][1] = 0
+    frames[0][1] = 0
+    frames[2].zero_()
+    torch.manual_seed(0)
+    head = make_head(replace(config(name), temporal="seq-transf", temporal_positions=FRAMES))
+    random_parameters(head, 2)
+    scores = scored(head, sentences, words, frames)
+    scores.square().sum().backward()
+    assert scores.isfinite().all()
+    for parameter, value in head.named_parameters():
+        assert value.grad is not None, parameter
+        assert value.grad.isfinite().all(), parameter
+        # A bias of all keys adds the same to every weight of a softmax; so does the last bias of a network before one.
+        if parameter not in ("key.bias", "word_weight.2.bias", "frame_weight.2.bias") and "attn.in_proj_bias" not in parameter:
+            assert value.grad.any(), parameter
+
+
+@pytest.mark.parametrize(
+    ("name", "scores"), [("glccl", "word-frame+video-sentence"), ("xclip", "sentence-frame"), ("glim-local", "word-frame")]
+)
+def test_a_subset_of_the_scores(name: str, scores: str) -> None:
+    generator = torch.Generator().manual_seed(6)
+    features = random_features(generator, [4, 2], [3, 5])
+    whole, part = make_head(config(name)), make_head(config(name, scores))
+    chosen = [i for i, score in enumerate(whole.NAMES) if score in scores.split("+")]
+    assert torch.equal(scored(part, *features), scored(whole, *features)[chosen])
+    if name == "glccl":
+        assert set(part.state_dict()) == {"logit_scale", "M_g", "M_l", "P3", "P4", "P5", "P6"}
+
+
+@pytest.fixture
+def options(cache_path: Path, tmp_path: Path) -> TrainOptions:
+    return TrainOptions(cache=cache_path, out=tmp_path / "run", epochs=1, batch_size=32, lr=1e-3, device="cpu", quiet=True)
+
+
+@pytest.mark.parametrize("name", sorted(HEADS.keys() - {"glccl", "mean"}))
+def test_every_head_trains_and_evaluates(options: TrainOptions, name: str, tmp_path: Path) -> None:
+    run = train_head.main(replace(options, head=name))
+    evaluation = EvaluateOptions(cache=options.cache, run=str(run), out=tmp_path / "out", split="val", device="cpu", quiet=True)
+    result = json.loads((evaluate.main(evaluation) / "metrics.json").read_text())
+    assert result["text_to_video"] == pytest.approx(json.loads((run / "run.json").read_text())["val"]["text_to_video"])
+    zero_shot = replace(evaluation, run=f"zero-shot:{name}", out=tmp_path / "zero")
+    if HEADS[name].TRAINED_ONLY:
+        with pytest.raises(UserError, match=rf"scores nothing before training; train it with --head {name}"):
+            evaluate.main(zero_shot)
+    else:
+        assert json.loads((evaluate.main(zero_shot) / "metrics.json").read_text())["queries"] == 20
+
+
+@pytest.mark.parametrize(
+    ("head", "scores", "message"),
+    [
+        ("mean", "video-word", "head mean has one score"),
+        ("glccl", "video", "all, or some of video-sentence, video-word"),
+        ("glim-global", "word-frame", "all, or some of video-sentence, video-word with"),
+        ("glccl", "video-word+video-word", "each once"),
+    ],
+)
+def test_wrong_scores_are_refused(options: TrainOptions, head: str, scores: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train_head.main(replace(options, head=head, scores=scores))
+    assert not options.out.exists()
+
+
+def test_more_frames_than_the_matrices_take_are_refused(cache: FeatureCache, tmp_path: Path) -> None:
+    from train_head.run import check_fits
+    from train_head.splits import load_split
+
+    head = make_head(replace(config("xclip"), dimension=cache.dimension, max_words=40, max_frames=2))
+    with pytest.raises(UserError, match=r"the matrices of head xclip take 2: use --max-frames 2 or less"):
+        check_fits(head, load_split(cache, "test", None, 10**9))
+    check_fits(head, load_split(cache, "test", None, 10**9, max_frames=2))

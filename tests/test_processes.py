@@ -1,0 +1,63 @@
+"""Training in two real gloo processes against one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+import train_head
+from data.errors import UserError
+from tests.conftest import ROOT
+from train_head import TrainOptions
+from train_head.processes import Processes
+
+
+def launch(processes: int, *arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
+    """`torchrun -m ...` with so many processes, or plain Python for one."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    return subprocess.run(
+        [sys.executable, "-m", *(torchrun if processes > 1 else []), *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+    )
+
+
+def test_two_processes_give_the_loss_and_gradients_of_one(cache_path: Path, tmp_path: Path) -> None:
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.safetensors"
+        done = launch(processes, "tests.gather_steps", cache_path, out)
+        assert done.returncode == 0, done.stderr
+        found.append(load_file(out))
+    one, two = found
+    assert one.keys() == two.keys()
+    for name, expected in one.items():
+        share = (two[name] - expected).norm() / expected.norm().clamp(min=1e-3)
+        assert share < (1e-5 if name.endswith("losses") else 1e-3), f"{name}: {share:.1e} is wrong"
+
+
+def test_a_run_of_two_processes_is_that_of_one(cache_path: Path, tmp_path: Path) -> None:
+    one = TrainOptions(cache=cache_path, out=tmp_path / "1", batch_size=32, epochs=1, lr=1e-3, temporal="none", device="cpu", quiet=True)
+    train_head.main(one)
+    out = tmp_path / "2"
+    options: list[str | Path | int] = ["--cache", cache_path, "--batch-size", 32, "--epochs", 1, "--lr", "1e-3", "--temporal", "none"]
+    done = launch(2, "train_head", "--out", out, *options, "--device", "cpu", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "run.json").read_text())["processes"] == 2
+    losses = [pd.read_csv(run / "log.csv")["loss"].iloc[1] for run in (one.out, out)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(cache_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Processes, "join", lambda device: Processes(0, 2))
+    with pytest.raises(UserError, match="--batch-size 31 cannot be shared by 2 processes"):
+        train_head.main(TrainOptions(cache=cache_path, out=tmp_path / "run", batch_size=31, device="cpu", quiet=True))

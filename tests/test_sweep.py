@@ -1,0 +1,128 @@
+"""Sweeps: a grid over one loaded cache, its CSV, and the text written from it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import train_head
+from benchmarks.ablations import AblationOptions
+from benchmarks.ablations import main as ablations
+from data.errors import UserError
+from train_head import TrainOptions
+from train_head.stage import fit
+from train_head.sweep import SweepOptions, expand
+from train_head.sweep import main as sweep
+
+
+@pytest.fixture
+def options(cache_path: Path, tmp_path: Path) -> SweepOptions:
+    return SweepOptions(
+        cache=cache_path,
+        out=tmp_path / "sweep",
+        seeds=2,
+        csc_weight="0,0.5",
+        epochs="1",
+        batch_size="32",
+        lr="1e-3",
+        temporal="none",
+        device="cpu",
+        quiet=True,
+    )
+
+
+def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(
+    options: SweepOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained: list[TrainOptions] = []
+
+    def counted(run: TrainOptions, *arguments: object, **more: object) -> object:
+        trained.append(run)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return fit(run, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("train_head.sweep.fit", counted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(options)
+    assert len(pd.read_csv(options.out / "runs.csv")) == 2
+    table = pd.read_csv(sweep(options))
+    assert len(trained) == 3 + 2
+    assert table[["csc_weight", "seed"]].to_numpy().tolist() == [[0.0, 0], [0.0, 1], [0.5, 0], [0.5, 1]]
+    assert table["run"].is_unique
+    sweep(options)
+    sweep(replace(options, csc_weight="0.5", seeds=1))
+    assert len(trained) == 5
+    row = table.iloc[3]
+    alone = TrainOptions(
+        cache=options.cache, out=tmp_path / "alone", epochs=1, batch_size=32, lr=1e-3, temporal="none", seed=1, device="cpu", quiet=True
+    )
+    run = train_head.main(alone)
+    assert (run / "head.safetensors").read_bytes() == (options.out / str(row["run"]) / "head.safetensors").read_bytes()
+    assert {"test t2v R@1", "val RSum", "training_seconds", "scoring_seconds", "commit", "cache_digest", "date"} <= set(table.columns)
+
+
+def test_a_grid_is_every_combination(options: SweepOptions) -> None:
+    grid = expand(replace(options, head="glccl,xclip", max_frames="2,all", mask_same_video="no,yes", scores="all,word-frame"))
+    assert len(grid) == len(set(grid)) == 2 * 2 * 2 * 2 * 2 * 2
+    assert {run.max_frames for run in grid} == {2, None}
+    assert {run.mask_same_video for run in grid} == {False, True}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"csc_weight": "0,half"}, "--csc-weight 0,half: 'half' is none of its values"),
+        ({"temporal": "lstm"}, r"\(seq-transf, none\)"),
+        ({"head": "glccl,nope"}, "--head nope is unknown"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"batch_size": "1000"}, "more than the 40 training videos"),
+    ],
+)
+def test_a_wrong_grid_is_refused(options: SweepOptions, change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sweep(replace(options, **change))  # type: ignore[arg-type]
+    assert not (options.out / "runs.csv").exists()
+
+
+def made_up_runs(folder: Path) -> Path:
+    """Runs whose figures are known: CSC adds 4 and 6 to RSum at 0.5, takes 10 or adds 10 at 1."""
+    base = {
+        "head": "glccl",
+        "scores": "all",
+        "temporal": "seq-transf",
+        "temporal_init": "clip",
+        "csc_data": "both",
+        "mask_same_video": False,
+        "max_frames": None,
+        "lr": 1e-3,
+        "epochs": 5,
+        "batch_size": 128,
+        "train_videos": 1000,
+        "queries": 1000,
+        "gallery": 500,
+        "parameters": 7,
+        "training_seconds": 3.0,
+        "scoring_seconds": 0.5,
+        "device": "cpu",
+        "threads": 1,
+    }
+    sums = {(0.0, 0): 400.0, (0.0, 1): 410.0, (0.5, 0): 404.9, (0.5, 1): 415.1, (1.0, 0): 390.0, (1.0, 1): 420.0}
+    rows = [
+        {**base, "csc_weight": weight, "seed": seed, "test RSum": rsum, "test t2v R@1": 1.0, "test t2v R@5": 2.0, "test v2t R@1": 3.0}
+        for (weight, seed), rsum in sums.items()
+    ]
+    pd.DataFrame(rows).to_csv(folder / "runs.csv", index=False)
+    return folder / "runs.csv"
+
+
+def test_the_text_follows_from_the_figures(tmp_path: Path) -> None:
+    text = ablations(AblationOptions(runs=made_up_runs(tmp_path), out=tmp_path / "ablations.md")).read_text()
+    # 4.9 and 5.1: mean 5, standard error 0.1, t of one degree of freedom 12.71.
+    assert "| 0.5 | 2 | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 | 410.0 ± 7.2 | +5.0 [+3.7, +6.3] |" in text
+    assert "| 1 | 2 | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 | 405.0 ± 21.2 | +0.0 [-127.1, +127.1] |" in text
+    assert "The claim that CSC at 0.5 is better than none: holds against 0." in text
+    assert "## Temporal encoder\n\nNot measured" in text
+    with pytest.raises(UserError, match=r"pipelines/ablate_csc\.sh"):
+        ablations(AblationOptions(runs=tmp_path / "none.csv"))

@@ -1,0 +1,53 @@
+"""Checkpoints of unfinished training: tensors as safetensors, the rest as JSON, the two always of the same step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data.errors import UserError
+from data.provenance import write_json
+
+CHECKPOINT_FILE = "checkpoint.json"
+_TENSORS = "checkpoint-*.safetensors"
+
+
+def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Replace the folder's checkpoint by this one; `name` tells them apart.
+
+    checkpoint.json names the file of tensors it goes with, and is renamed into place last: killed at any moment, the folder holds a whole
+    checkpoint.
+    """
+    path = folder / f"checkpoint-{name}.safetensors"
+    temporary = folder / f".{path.name}.tmp"
+    # A copy of each: tensors that share memory are refused.
+    save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, temporary)
+    temporary.replace(path)
+    write_json(folder / CHECKPOINT_FILE, {"tensors": path.name, **state})
+    for old in folder.glob(_TENSORS):
+        if old != path:
+            old.unlink()
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The folder's checkpoint, None where there is none. Raises UserError where it is damaged."""
+    path = folder / CHECKPOINT_FILE
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return load_file(folder / state["tensors"]), state
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"{path} or its tensors are damaged ({' '.join(str(error).split())[:200]}): delete {folder} and train again"
+        ) from error
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Delete the folder's checkpoint, of a run that is finished."""
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    for path in folder.glob(_TENSORS):
+        path.unlink()

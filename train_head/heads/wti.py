@@ -1,0 +1,66 @@
+"""DRL's weighted token-wise interaction (Wang et al. 2022, "Disentangled Representation Learning for Text-Video Retrieval").
+
+    score = 1/2 ( sum_i p_i max_j c_ij + sum_j q_j max_i c_ij )      c_ij: cosine of word i and frame j
+
+p is a softmax over the words of what a small network says of each word, q one over the frames. The networks have two layers here, of
+width D; they start at random.
+
+Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the one score.
+"""
+
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from train_head.batches import TextBatch, VideoBatch
+from train_head.glim import inverse_norm
+from train_head.heads.base import Head, HeadConfig
+from train_head.heads.glccl import by_length, in_batch_order
+
+_FAR_BELOW = -1e30
+
+
+class Tokens(NamedTuple):
+    """Words or frames of norm 1 [N, T, D], their weights [N, T], zero at padding, and which are real [N, T]."""
+
+    unit_NTD: Tensor
+    weight_NT: Tensor
+    mask_NT: Tensor
+
+
+class WtiHead(Head):
+    """Every word with its best frame and every frame with its best word, weighted by what the network of its kind says."""
+
+    TRAINED_ONLY: ClassVar[bool] = True
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        self.word_weight, self.frame_weight = (
+            nn.Sequential(nn.Linear(config.dimension, config.dimension), nn.ReLU(), nn.Linear(config.dimension, 1)) for _ in range(2)
+        )
+
+    def encode_texts(self, batch: TextBatch) -> list[tuple[Tensor, Tokens]]:
+        return [(rows, _tokens(word_ALD, mask_AL, self.word_weight)) for rows, _, word_ALD, mask_AL in by_length(batch)]
+
+    def encode_frames(self, batch: VideoBatch) -> Tokens:
+        return _tokens(batch.frame_BFD, batch.mask_BF, self.frame_weight)
+
+    def scores(self, texts: list[tuple[Tensor, Tokens]], videos: Tokens) -> Tensor:
+        return in_batch_order([(rows, self._block(words, videos)[None]) for rows, words in texts]) * self.scale()
+
+    def _block(self, words: Tokens, frames: Tokens) -> Tensor:
+        """The score [A, B] before the logit scale."""
+        (a, length), (b, count) = words.mask_NT.shape, frames.mask_NT.shape
+        precision = self.products or words.unit_NTD.dtype
+        product = words.unit_NTD.flatten(0, 1).to(precision) @ frames.unit_NTD.flatten(0, 1).T.to(precision)
+        cosine_ALBF = product.to(words.unit_NTD.dtype).view(a, length, b, count)
+        best_frame_ALB = cosine_ALBF.masked_fill(~frames.mask_NT, _FAR_BELOW).amax(dim=3)
+        best_word_ABF = cosine_ALBF.masked_fill(~words.mask_NT[:, :, None, None], _FAR_BELOW).amax(dim=1)
+        text_AB = (best_frame_ALB * words.weight_NT[..., None]).sum(dim=1)
+        return (text_AB + (best_word_ABF * frames.weight_NT).sum(dim=2)) / 2
+
+
+def _tokens(token_NTD: Tensor, mask_NT: Tensor, network: nn.Module) -> Tokens:
+    token_NTD = token_NTD.masked_fill(~mask_NT[..., None], 0.0)
+    weight_NT = network(token_NTD)[..., 0].masked_fill(~mask_NT, _FAR_BELOW).softmax(dim=-1)
+    return Tokens(token_NTD * inverse_norm(token_NTD.square().sum(dim=-1, keepdim=True)), weight_NT.masked_fill(~mask_NT, 0.0), mask_NT)

@@ -1,0 +1,85 @@
+"""X-CLIP (Ma et al. 2022, "X-CLIP: End-to-End Multi-grained Contrastive Learning for Video-Text Retrieval"): multi-grained contrast.
+
+Its four similarities and its attention over similarity matrices (AOSM), in the form that GLCCL gives to them: the same four scores, with a
+learned matrix in every aggregation, but frames that no text guides. The feature of a video is the mean of its frames, and the frames
+themselves take the place of the mixtures that words ask for; matrices that weigh frames are [max_frames, max_frames].
+
+Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from train_head.batches import TextBatch, VideoBatch
+from train_head.glim import KAPPA, Guides, aggregate, inverse_norm, prepare_texts
+from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores
+from train_head.heads.glccl import by_length, in_batch_order
+
+
+@dataclass(frozen=True)
+class PooledVideos:
+    """Videos of norm 1 [B, D], their frames of norm 1 [B, F, D], and which of the frames are real [B, F]."""
+
+    unit_video_BD: Tensor
+    unit_frame_BFD: Tensor
+    mask_BF: Tensor
+
+
+class XclipHead(Head):
+    """The four scores of GLCCL without guidance: P1, P3 and P6 weigh words, P2, P4 and P5 frames."""
+
+    NAMES: ClassVar[tuple[str, ...]] = SCORES
+    FRAME_MATRICES: ClassVar[bool] = True
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        self.chosen = chosen_scores(config.scores, SCORES)
+        size = {"M_g": config.dimension, "M_l": config.dimension}
+        size |= {"P1": config.max_words, "P3": config.max_words, "P6": config.max_words}
+        size |= {"P2": config.max_frames, "P4": config.max_frames, "P5": config.max_frames}
+        for name in sorted(size):
+            self.register_parameter(name, nn.Parameter(torch.eye(size[name])))
+
+    def encode_texts(self, batch: TextBatch) -> list[tuple[Tensor, Guides]]:
+        head = {"M_g": self.get_parameter("M_g"), "M_l": self.get_parameter("M_l")}
+        return [(rows, prepare_texts(sentence_AD, word_ALD, mask_AL, head)) for rows, sentence_AD, word_ALD, mask_AL in by_length(batch)]
+
+    def encode_frames(self, batch: VideoBatch) -> PooledVideos:
+        frame_BFD = batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0)
+        # The sum has the direction of the mean.
+        video_BD = frame_BFD.sum(dim=1)
+        return PooledVideos(_unit(video_BD), _unit(frame_BFD), batch.mask_BF)
+
+    def scores(self, texts: list[tuple[Tensor, Guides]], videos: PooledVideos) -> Tensor:
+        return in_batch_order([(rows, self._block(guides, videos)[self.chosen]) for rows, guides in texts]) * self.scale()
+
+    def _block(self, texts: Guides, videos: PooledVideos) -> Tensor:
+        """The four scores [S, A, B] before the logit scale."""
+        (a, length), (b, frames) = texts.mask_AL.shape, videos.mask_BF.shape
+        precision, kept = self.products or videos.unit_frame_BFD.dtype, videos.unit_frame_BFD.dtype
+        flat_RD = videos.unit_frame_BFD.flatten(0, 1).to(precision)
+        mask_A1L, mask_1BF = texts.mask_AL[:, None], videos.mask_BF[None]
+
+        def matrix(name: str, size: int) -> Tensor:
+            return self.get_parameter(name)[:size, :size]
+
+        unit_word_ALD = texts.word_ALD * texts.word_norm_inverse_AL[..., None]
+        video_sentence_AB = texts.mapped_sentence_AD @ videos.unit_video_BD.T
+        x_ABL = (unit_word_ALD @ videos.unit_video_BD.T).transpose(1, 2)
+        video_word_AB = aggregate(x_ABL, mask_A1L, matrix("P1", length), KAPPA)
+        y_ABF = (texts.unit_sentence_AD.to(precision) @ flat_RD.T).to(kept).view(a, b, frames)
+        sentence_frame_AB = aggregate(y_ABF, mask_1BF, matrix("P2", frames), KAPPA)
+
+        z_ABLF = (texts.mapped_word_ALD.flatten(0, 1).to(precision) @ flat_RD.T).to(kept).view(a, length, b, frames).transpose(1, 2)
+        over_words_ABF = aggregate(z_ABLF.transpose(-1, -2), mask_A1L[..., None, :], matrix("P3", length), KAPPA)
+        first_AB = aggregate(over_words_ABF, mask_1BF, matrix("P4", frames), KAPPA)
+        over_frames_ABL = aggregate(z_ABLF, mask_1BF[..., None, :], matrix("P5", frames), KAPPA)
+        second_AB = aggregate(over_frames_ABL, mask_A1L, matrix("P6", length), KAPPA)
+        return torch.stack([video_sentence_AB, video_word_AB, sentence_frame_AB, (first_AB + second_AB) / 2])
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * inverse_norm(x.square().sum(dim=-1, keepdim=True))

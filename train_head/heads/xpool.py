@@ -1,0 +1,72 @@
+"""X-Pool's language-video attention (Gorti et al. 2022, "X-Pool: Cross-Modal Language-Video Attention for Text-Video Retrieval").
+
+From its section on cross-modal language-video attention, with s the sentence and v_j the frames of a video:
+
+    q = LN(s) W_Q      k_j = LN(v_j) W_K      m_j = LN(v_j) W_V      a = softmax_j( q . k_j / sqrt(D) )
+    r = LN( (sum_j a_j m_j) W_O )             z = LN( FC(r) + r )    score = cosine of s and z
+
+One LN for what enters the attention, projections from the identity and without biases in their start, as the paper has them; its dropout
+is left out. The layers after the attention work on D numbers for every pair: that is the cost of this head.
+
+Shape suffixes: A texts, B videos, F frames, D joint dimension, S the one score.
+"""
+
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from train_head.batches import TextBatch, VideoBatch
+from train_head.glim import inverse_norm
+from train_head.heads.base import Head, HeadConfig
+
+_FAR_BELOW = -1e30
+
+
+class Queries(NamedTuple):
+    """Sentences of norm 1 and what they ask for, both [A, D]."""
+
+    unit_AD: Tensor
+    query_AD: Tensor
+
+
+class Memory(NamedTuple):
+    """What frames answer to [B, F, D], what they give, already times W_O [B, F, D], and which are real [B, F]."""
+
+    key_BFD: Tensor
+    value_BFD: Tensor
+    mask_BF: Tensor
+
+
+class XpoolHead(Head):
+    """Cosine of a sentence and the frames pooled by its attention."""
+
+    TRAINED_ONLY: ClassVar[bool] = True
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        d = config.dimension
+        self.norm_in, self.norm_pooled, self.norm_out = (nn.LayerNorm(d) for _ in range(3))
+        self.query, self.key, self.value, self.out, self.fc = (nn.Linear(d, d) for _ in range(5))
+        for layer in (self.query, self.key, self.value, self.out, self.fc):
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def encode_texts(self, batch: TextBatch) -> Queries:
+        unit_AD = batch.sentence_AD * inverse_norm(batch.sentence_AD.square().sum(dim=-1, keepdim=True))
+        return Queries(unit_AD, self.query(self.norm_in(batch.sentence_AD)) * batch.sentence_AD.shape[1] ** -0.5)
+
+    def encode_frames(self, batch: VideoBatch) -> Memory:
+        frame_BFD = self.norm_in(batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))
+        # W_O before the sum over frames: the weights of the attention add up to 1, so its bias may go in as well.
+        return Memory(self.key(frame_BFD), self.out(self.value(frame_BFD)), batch.mask_BF)
+
+    def scores(self, texts: Queries, videos: Memory) -> Tensor:
+        b, frames, _ = videos.key_BFD.shape
+        precision, kept = self.products or texts.query_AD.dtype, texts.query_AD.dtype
+        weight_ABF = (texts.query_AD.to(precision) @ videos.key_BFD.flatten(0, 1).T.to(precision)).to(kept).view(-1, b, frames)
+        weight_ABF = weight_ABF.masked_fill(~videos.mask_BF, _FAR_BELOW).softmax(dim=-1)
+        pooled_BAD = self.norm_pooled(weight_ABF.transpose(0, 1) @ videos.value_BFD)
+        guided_BAD = self.norm_out(self.fc(pooled_BAD) + pooled_BAD)
+        inverse_BA = inverse_norm(guided_BAD.square().sum(dim=-1))
+        score_AB: Tensor = ((guided_BAD * texts.unit_AD).sum(dim=-1) * inverse_BA).T
+        return score_AB[None] * self.scale()

@@ -127,6 +127,15 @@ def test_gradients_of_the_matrices_alone() -> None:
         assert torch.equal(value.grad, expected)
 
 
+def test_gradients_are_not_taken_twice() -> None:
+    """They take the place of what they are made from: a second time would be wrong, and is refused."""
+    texts, videos, head = problem(11, texts=4, videos=4)
+    loss = fused(texts, videos, {name: value.requires_grad_() for name, value in head.items()}).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="taken once"):
+        loss.backward()
+
+
 def test_not_a_bit_depends_on_the_number_of_threads() -> None:
     given_ = problem(3, texts=60, videos=200)
     before = torch.get_num_threads()

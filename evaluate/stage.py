@@ -16,7 +16,7 @@ from train_head.pairs import evaluate_pairs
 from train_head.run import check_fits, load_head
 from train_head.splits import Split, load_split
 
-# Of the memory budget, bytes for the padded blocks being scored and for what waits to be counted; measured, growing with D.
+# Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
 SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19
 
 

@@ -13,7 +13,7 @@ test: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 $(VENV)/ready: requirements.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

@@ -14,7 +14,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -229,18 +229,9 @@ class FeatureCache:
         """The ids of all videos, or all texts, that are there."""
         return list(self._indices[kind].places)
 
-    def is_current(
-        self,
-        video_id: str,
-        file_size: int,
-        file_mtime_ns: int,
-        start: float = 0.0,
-        end: float = math.inf,
-        images: Collection[Images] = (),
-    ) -> bool:
-        """Whether a video is there as its file is now, cut out from `start` to `end` seconds of it, and with these images of its frames."""
-        found = self._indices["videos"].sources.get(video_id)
-        return found == (file_size, file_mtime_ns, start, end) and self.images_of(video_id).issuperset(images)
+    def is_current(self, video_id: str, file_size: int, file_mtime_ns: int, start: float = 0.0, end: float = math.inf) -> bool:
+        """Whether a video is there as its file is now, and made from the part of it from `start` to `end` seconds."""
+        return self._indices["videos"].sources.get(video_id) == (file_size, file_mtime_ns, start, end)
 
     def images_of(self, video_id: str) -> frozenset[Images]:
         """The kinds of images that are there of a video's frames; none where the video is not there."""

@@ -1,10 +1,11 @@
 """From a command line to a stage: one frozen dataclass of options in, an exit status out."""
 
+import dataclasses
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
@@ -30,9 +31,10 @@ def run_command(
     even those without a default of their own. SIGTERM, which batch systems send, ends a
     stage as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
-    options = tyro.cli(
-        options_type, prog=prog, default=tyro.MISSING_NONPROP if default is None else default, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    fields = dataclasses.fields(cast(Any, options_type))
+    # Where a flag is on by default, every flag has its --no- form; elsewhere none has, and the help is the shorter for it.
+    config = () if any(field.default is True for field in fields) else (tyro.conf.FlagCreatePairsOff,)
+    options = tyro.cli(options_type, prog=prog, default=tyro.MISSING_NONPROP if default is None else default, config=config)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = main(options)

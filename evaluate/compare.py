@@ -13,10 +13,10 @@ from data.command import run_command
 from data.errors import UserError
 from data.metrics import DIRECTIONS
 from data.provenance import write_atomically, write_json
-from evaluate.curves import FORMATS, draw_match_curves, draw_sweep
+from evaluate.curves import FORMATS, check_sweep, draw_match_curves, draw_sweep
 from evaluate.folder import check_out, clear
 from evaluate.results import SAME, Group, Result, differences, group_by_seed
-from evaluate.significance import TESTED, Comparison, compare_groups
+from evaluate.significance import TESTED, Comparison, compare_with_base
 from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
 from train_head.splits import counts_line
 
@@ -97,14 +97,15 @@ def compare(options: CompareOptions) -> Compared:
     if different and not options.allow_different:
         raise UserError(f"these results are not of the same queries ({'; '.join(different)}): compare others, or add --allow-different")
     groups = group_by_seed(results)
+    if options.sweep is not None:
+        check_sweep(groups, options.sweep)
     base_folder = None if options.base is None else folders[options.base.resolve()]
     base = next((group for group in groups for result in group.results if result.folder == base_folder), None)
     tests: dict[str, Comparison] = {}
     if base is not None:
-        for group in groups:
-            same = all(result.ranks.same_queries(base.first.ranks) for result in (*group.results, *base.results))
-            if group is not base and same:
-                tests[group.label] = compare_groups(group, base, options.seed)
+        queries = base.first.ranks
+        others = [g for g in groups if g is not base and all(result.ranks.same_queries(queries) for result in (*g.results, *base.results))]
+        tests = dict(zip((group.label for group in others), compare_with_base(others, base, options.seed), strict=True))
     return Compared(groups, base, tests, different)
 
 

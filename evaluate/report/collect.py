@@ -47,7 +47,7 @@ class ReportCollector:
 
     def __init__(self, answers: NDArray[np.int64], videos: int, scores: int) -> None:
         """`answers` [A]: the index of each text's video; `videos`: how many there are; `scores`: S."""
-        self._answer_A = torch.from_numpy(answers)
+        self._answer_A = torch.tensor(answers)
         self._videos = _Running(len(answers), scores)
         self._texts = _Running(videos, scores)
         self._positive_SA = torch.full((scores, len(answers)), torch.nan)

@@ -12,6 +12,7 @@ Shape suffixes: A texts, B videos, G videos of a block that have texts, Q querie
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,29 @@ Metrics = dict[str, Any]
 Ties = Literal["expected", "reference"]
 
 RECALLS = (1, 5, 10)
+DIRECTIONS = ("text_to_video", "video_to_text")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The rank, from 1, of the answer of every query of a direction."""
+
+    query_Q: NDArray[np.int64]
+    """The queries: indices of texts, or of the videos that have texts."""
+    best_Q: NDArray[np.int64]
+    """The rank where the answer is the first of all that ties with it."""
+    worst_Q: NDArray[np.int64]
+    """And where it is the last."""
+
+    @property
+    def expected(self) -> NDArray[np.float64]:
+        """The mean of the ranks that it may have."""
+        return (self.best_Q + self.worst_Q) / 2
+
+    def recall(self, k: int) -> NDArray[np.float64]:
+        """The chance that the answer is among the first k: any of its ranks is equally likely."""
+        recall_Q: NDArray[np.float64] = np.clip((k + 1 - self.best_Q) / (self.worst_Q - self.best_Q + 1), 0, 1)
+        return recall_Q
 
 
 class NanScore(ValueError):
@@ -104,27 +128,35 @@ class RankCounter:
         self._tied_B[videos] += (best_GB == own_B).sum(dim=0)
         return True
 
-    def metrics(self) -> Metrics:
-        """The figures of both directions, when every block was seen: see `retrieval_metrics`."""
+    def ranks(self) -> tuple[Ranks, Ranks]:
+        """The ranks of both directions, text to video first, when every block was seen."""
         assert self._seen == len(self._own_A) * len(self._own_B), "not every pair was scored"
         assert not self._texts_waiting
         assert not self._videos_waiting
-        asking = self._has_text_B
-        # Among the ties is the answer itself.
-        tied_A, tied_B = self._tied_A - 1, self._tied_B[asking] - 1
-        higher_B = self._higher_B[asking]
+        asking = self._has_text_B.nonzero()[:, 0]
+
+        def ranks(query_Q: Tensor, higher_Q: Tensor, tied_Q: Tensor) -> Ranks:
+            # Among the ties is the answer itself.
+            return Ranks(query_Q.numpy(), (higher_Q + 1).numpy(), (higher_Q + tied_Q).numpy())
+
+        text_to_video = ranks(torch.arange(len(self.answer_A)), self._higher_A, self._tied_A)
+        return text_to_video, ranks(asking, self._higher_B[asking], self._tied_B[asking])
+
+    def metrics(self) -> Metrics:
+        """The figures of both directions, when every block was seen: see `retrieval_metrics`."""
+        ranks = self.ranks()
         if self.ties == "expected":
-            text_to_video, video_to_text = _summary(self._higher_A, tied_A), _summary(higher_B, tied_B)
+            text_to_video, video_to_text = map(_summary, ranks)
         else:
             several = bool((self._texts_of_video_B > 1).any())
-            text_to_video = _lower_median(self._higher_A + self._tied_before_A) if several else _entries(self._higher_A, tied_A)
-            video_to_text = _entries(higher_B, tied_B)
-        recalls = [f"R@{k}" for k in RECALLS]
-        return {
-            "text_to_video": text_to_video,
-            "video_to_text": video_to_text,
-            "RSum": sum(direction[name] for direction in (text_to_video, video_to_text) for name in recalls),
-        }
+            text_to_video = _lower_median(self._higher_A + self._tied_before_A) if several else _entries(ranks[0])
+            video_to_text = _entries(ranks[1])
+        return {"text_to_video": text_to_video, "video_to_text": video_to_text, "RSum": recall_sum(text_to_video, video_to_text)}
+
+
+def recall_sum(text_to_video: Mapping[str, float], video_to_text: Mapping[str, float]) -> float:
+    """RSum: R@1, R@5 and R@10 of both directions together."""
+    return sum(direction[f"R@{k}"] for direction in (text_to_video, video_to_text) for k in RECALLS)
 
 
 def retrieval_metrics(
@@ -145,28 +177,25 @@ def retrieval_metrics(
     return counter.metrics()
 
 
-def _summary(higher_Q: Tensor, tied_Q: Tensor) -> Mapping[str, float]:
-    """Metrics of one direction from the entries above each answer and those tied with it (the answer not counted)."""
-    higher_Q, tied_Q = higher_Q.double(), tied_Q.double()
-    rank_Q = 1 + higher_Q + tied_Q / 2
-    # Any of the tied + 1 places behind `higher` is equally likely.
-    recalls = {f"R@{k}": float(((k - higher_Q) / (tied_Q + 1)).clamp(0, 1).mean()) * 100 for k in RECALLS}
-    return recalls | {"MdR": float(np.median(rank_Q.numpy())), "MnR": float(rank_Q.mean())}
+def _summary(ranks: Ranks) -> Mapping[str, float]:
+    """Metrics of one direction, ties credited by expectation."""
+    recalls = {f"R@{k}": float(ranks.recall(k).mean()) * 100 for k in RECALLS}
+    return recalls | {"MdR": float(np.median(ranks.expected)), "MnR": float(ranks.expected.mean())}
 
 
-def _entries(higher_Q: Tensor, tied_Q: Tensor) -> Mapping[str, float]:
+def _entries(ranks: Ranks) -> Mapping[str, float]:
     """The same as the field counts it: an entry for the answer and for each entry that ties with it, at successive ranks."""
-    count_Q = tied_Q + 1
-    first_of_query = torch.repeat_interleave(count_Q.cumsum(0) - count_Q, count_Q)
-    above = torch.repeat_interleave(higher_Q, count_Q) + torch.arange(len(first_of_query)) - first_of_query
-    return _of_ranks(above + 1, float(np.median(above.numpy())) + 1)
+    count_Q = ranks.worst_Q - ranks.best_Q + 1
+    after_first = np.arange(count_Q.sum()) - np.repeat(np.cumsum(count_Q) - count_Q, count_Q)
+    rank = np.repeat(ranks.best_Q, count_Q) + after_first
+    return _of_ranks(rank, float(np.median(rank)))
 
 
 def _lower_median(above_Q: Tensor) -> Mapping[str, float]:
     """One entry a query; of two middle ranks the lower is the median."""
-    return _of_ranks(above_Q + 1, float(above_Q.median()) + 1)
+    return _of_ranks((above_Q + 1).numpy(), float(above_Q.median()) + 1)
 
 
-def _of_ranks(rank: Tensor, median: float) -> Mapping[str, float]:
-    recalls = {f"R@{k}": float((rank <= k).double().mean()) * 100 for k in RECALLS}
-    return recalls | {"MdR": median, "MnR": float(rank.double().mean()), "entries": len(rank)}
+def _of_ranks(rank: NDArray[np.int64], median: float) -> Mapping[str, float]:
+    recalls = {f"R@{k}": float((rank <= k).mean()) * 100 for k in RECALLS}
+    return recalls | {"MdR": median, "MnR": float(rank.mean()), "entries": len(rank)}

@@ -11,7 +11,6 @@ from data.command import run_command
 from data.errors import UserError
 from data.provenance import write_json
 from evaluate.folder import METRICS_FILE
-from evaluate.table import Table
 
 ROW = (
     "run",

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from data.errors import UserError
 from evaluate.ranks import RANKS_FILES
+from evaluate.report import PLOT_FORMATS, PLOT_NAMES, PLOTS_FOLDER, REPORT_FILE
 
 METRICS_FILE = "metrics.json"
-OWN_FILES = (METRICS_FILE, *RANKS_FILES.values())
-"""All that an evaluation writes. metrics.json is the last to be written: results without it are not complete."""
+OWN_FILES = (METRICS_FILE, *RANKS_FILES.values(), REPORT_FILE, PLOTS_FOLDER)
+"""All that an evaluation writes. Results without metrics.json are not complete; the report comes after it."""
 
 
 def check_out(out: Path) -> None:
@@ -23,5 +24,6 @@ def check_out(out: Path) -> None:
 def clear(out: Path) -> None:
     """Make the folder, or remove what an earlier evaluation wrote into it, so that files of two never stand together."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in OWN_FILES:
+    plots = [f"{PLOTS_FOLDER}/{name}.{form}" for name in PLOT_NAMES for form in PLOT_FORMATS]
+    for name in [*(name for name in OWN_FILES if name != PLOTS_FOLDER), *plots]:
         (out / name).unlink(missing_ok=True)

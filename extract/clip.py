@@ -274,8 +274,9 @@ def token_texts(model: str, texts: Sequence[str], lengths: Sequence[int]) -> lis
     spelled = []
     for text, length in zip(texts, lengths, strict=True):
         ids_L = tokenizer([text], context_length=length)[0]
-        if int(ids_L.argmax()) + 1 != length:
-            raise UserError(f"the tokenizer of --model {model} makes {int(ids_L.argmax()) + 1} tokens of {text!r}, the cache holds {length}")
+        made = int(ids_L.argmax()) + 1
+        if made != length:
+            raise UserError(f"the tokenizer of --model {model} makes {made} tokens of {text!r}, the cache holds {length}")
         spelled.append([tokenizer.decode([token]) for token in ids_L.tolist()])
     return spelled
 

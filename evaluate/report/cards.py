@@ -1,12 +1,13 @@
 """The queries that the report shows: their best entries, the answer among or below them, and how texts weigh the frames of videos.
 
-A card has strips (videos) and texts. Text to video it is one text and several strips, video to text several texts and one strip. Every text
-has buttons, one for its sentence and one for each of its words; all buttons of a card are numbered through, and so are the rows of weights of
-each of its strips.
+A card has strips (videos) and texts. Text to video it is one text and several strips, video to text several texts and one strip. Every
+text has buttons, one for its sentence and one for each of its words; all buttons of a card are numbered through, and so are the rows of
+weights of each of its strips.
 
 Shape suffixes: A texts, B videos, S scores, Q queries, R buttons, C columns of a strip, L words, F frames.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -172,7 +173,7 @@ class CardMaker:
     def _strip(self, video: int, rows: list[NDArray[np.float32]]) -> Strip:
         seconds_F = self._split.videos.seconds[video]
         edges = column_edges(len(seconds_F))
-        middle = [float(seconds_F[(first + last) // 2]) for first, last in zip(edges[:-1], edges[1:], strict=True)]
+        middle = [float(seconds_F[(first + last) // 2]) for first, last in itertools.pairwise(edges)]
         summed = [np.add.reduceat(row[: len(seconds_F)].astype(np.float64), edges[:-1]) for row in rows]
         return Strip(self._split.videos.ids[video], middle, [np.rint(row * PARTS).astype(int).tolist() for row in summed])
 

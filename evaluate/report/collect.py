@@ -1,4 +1,4 @@
-"""What the report keeps of all scores: the best entries of every query in both directions, and the scores of positives and hardest negatives.
+"""What the report keeps of all scores: the best entries of every query of both directions, positives, and hardest negatives.
 
 Memory grows with texts and videos, never with their pairs. Ties are in the order of the entries, so that nothing depends on the order in
 which blocks come.
@@ -22,7 +22,7 @@ _NONE = torch.iinfo(torch.int64).max
 
 
 class Best(NamedTuple):
-    """The best entries of each query, the best first: indices [Q, K], and all scores of each [S, Q, K]; K is smaller where there are fewer."""
+    """The best entries of each query, the best first: their indices, and all scores of each. K is KEPT, or less where there are fewer."""
 
     entry_QK: NDArray[np.int64]
     score_SQK: NDArray[np.float32]

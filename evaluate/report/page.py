@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,15 @@ from markupsafe import Markup
 from data.cache import FeatureCache
 from data.metrics import DIRECTIONS, Ranks
 from data.provenance import write_atomically
+from evaluate.report import PLOTS_FOLDER, REPORT_FILE
 from evaluate.report.cards import PARTS, Card, CardMaker
 from evaluate.report.collect import Collected
 from evaluate.report.findings import HUB_DEPTHS, LISTED, choose_queries, find_hubs, shared_captions
 from evaluate.report.pictures import Pictures
-from evaluate.report.plots import DIRECTION_NAMES, PLOTS_FOLDER, draw_plots
+from evaluate.report.plots import DIRECTION_NAMES, draw_plots
 from train_head.heads import Head
 from train_head.splits import Split
 
-REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -64,25 +63,32 @@ def write_report(
     entries = (len(split.videos.ids), len(np.unique(split.answers)))
     plots = draw_plots(out / PLOTS_FOLDER, ranks, entries, collected, head.score_names(), float(head.scale().detach()), hubs[-1])
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    page = _environment().get_template("report.html.j2").render(
-        result=result,
-        directions=list(zip(DIRECTIONS, DIRECTION_NAMES, strict=True)),
-        provenance=_provenance(result),
-        plots=plots,
-        plots_folder=PLOTS_FOLDER,
-        groups=groups,
-        pictures=pictures.encode(),
-        score_names=head.score_names(),
-        parts=PARTS,
-        no_spelling=maker.no_spelling,
-        hubs=hubs,
-        hub_rows=[(split.videos.ids[video], [int(of.count_B[video]) for of in hubs]) for video in hubs[-1].top if hubs[-1].count_B[video]],
-        shared=[(item.caption, [split.videos.ids[video] for video in item.videos]) for item in shared[:LISTED]],
-        shared_count=len(shared),
-        most_found=most_found,
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            columns=("R@1", "R@5", "R@10", "MdR", "MnR"),
+            directions=list(zip(DIRECTIONS, DIRECTION_NAMES, strict=True)),
+            provenance=_provenance(result),
+            plots=plots,
+            plots_folder=PLOTS_FOLDER,
+            groups=groups,
+            pictures=pictures.encode(),
+            score_names=head.score_names(),
+            parts=PARTS,
+            no_spelling=maker.no_spelling,
+            hubs=hubs,
+            hub_rows=[
+                (split.videos.ids[video], [int(of.count_B[video]) for of in hubs]) for video in hubs[-1].top if hubs[-1].count_B[video]
+            ],
+            shared=[(item.caption, [split.videos.ids[video] for video in item.videos]) for item in shared[:LISTED]],
+            shared_count=len(shared),
+            most_found=most_found,
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        )
     )
     write_atomically(out / REPORT_FILE, page)
     return out / REPORT_FILE
@@ -129,7 +135,9 @@ def _options(stage: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _environment() -> Environment:
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["figure"] = lambda value: f"{value:,.1f}"
     environment.filters["seconds"] = _seconds
     return environment
@@ -141,5 +149,3 @@ def _seconds(value: float) -> str:
         return f"{value:.1f} s".replace(".0 s", " s")
     minutes, second = divmod(int(value), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}" if minutes >= 60 else f"{minutes}:{second:02d}"
-
-

@@ -5,6 +5,7 @@ A strip has a column for every frame that the head saw, or for a run of neighbou
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,8 @@ class Pictures:
                 break
         names = {file: f"p{i}" for i, file in enumerate(dict.fromkeys(files.values()))}
         return {
-            video_id: Picture(names[file], strips[video_id].width, base64.b64encode(file).decode("ascii")) for video_id, file in files.items()
+            video_id: Picture(names[file], strips[video_id].width, base64.b64encode(file).decode("ascii"))
+            for video_id, file in files.items()
         }
 
     def _strip(self, video_id: str, files: Sequence[bytes]) -> Image.Image:
@@ -63,9 +65,11 @@ class Pictures:
         seen = choose_frames(len(files), self._max_frames)
         edges = column_edges(len(seen))
         try:
-            frames = [_small(files[seen[(first + last) // 2]]) for first, last in zip(edges[:-1], edges[1:], strict=True)]
+            frames = [_small(files[seen[(first + last) // 2]]) for first, last in itertools.pairwise(edges)]
         except OSError as error:
-            raise UserError(f"a thumbnail of video {video_id} cannot be read ({error}): python -m data verify {self._cache.path}") from error
+            raise UserError(
+                f"a thumbnail of video {video_id} cannot be read ({error}): python -m data verify {self._cache.path}"
+            ) from error
         width = max(frame.width for frame in frames)
         strip = Image.new("RGB", (width * len(frames), HEIGHT))
         for column, frame in enumerate(frames):

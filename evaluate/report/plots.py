@@ -1,4 +1,4 @@
-"""The plots of the report: as SVG inside the page, in its colours and letters, and as PNG and SVG files for papers. The same bytes each time.
+"""The plots of the report: as SVG inside the page, in its colours and letters, and as PNG and SVG files for papers; always the same bytes.
 
 Shape suffixes: A texts, S scores of a pair, Q queries, B videos.
 """
@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,10 +17,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from data.metrics import Ranks
+from data.sealed import written_whole
+from evaluate.report import PLOT_FORMATS, PLOT_NAMES
 from evaluate.report.collect import Collected
 from evaluate.report.findings import Hubs
 
-PLOTS_FOLDER = "plots"
 DIRECTION_NAMES = ("text to video", "video to text")
 
 # Colours of the files. In the page each is the variable of its name, which is another in the dark; no two may be the same.
@@ -33,7 +35,7 @@ BINS = 40
 RANK_BINS = (1, 2, 6, 11, 21, 51, 101, 501)
 """The first rank of each bin of the rank histogram, as far as there are so many ranks."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "report",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -60,16 +62,23 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot for the page: the name of its files, what it shows in a sentence, and its SVG."""
+    """A plot for the page: the name of its files, its title and caption, its figures for those who cannot see it, and its SVG."""
 
     name: str
     title: str
-    description: str
+    caption: str
+    figures: str
     svg: str
 
 
 def draw_plots(
-    folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int], collected: Collected, score_names: Sequence[str], scale: float, hubs: Hubs
+    folder: Path,
+    ranks: tuple[Ranks, Ranks],
+    entries: tuple[int, int],
+    collected: Collected,
+    score_names: Sequence[str],
+    scale: float,
+    hubs: Hubs,
 ) -> list[Plot]:
     """Draw all plots, write each into `folder` as PNG and SVG, and return them for the page.
 
@@ -103,7 +112,7 @@ def _cmc(folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int]) -> 
         f"{name}: {', '.join(f'{100 * of.recall(k).mean():.1f}% at {k}' for k in (1, 5, 10))}"
         for name, of in zip(DIRECTION_NAMES, ranks, strict=True)
     )
-    return _render(folder, "cmc", "Cumulative match", f"Share of queries whose answer is among the first K. {at}.", draw)
+    return _render(folder, "cmc", "Cumulative match", "Queries whose answer is among the first K.", f"{at}.", draw)
 
 
 def _rank_histogram(folder: Path, ranks: tuple[Ranks, Ranks]) -> Plot:
@@ -127,7 +136,7 @@ def _rank_histogram(folder: Path, ranks: tuple[Ranks, Ranks]) -> Plot:
         f"{name}: {', '.join(f'rank {label} {share:.1f}%' for label, share in zip(labels, of, strict=True))}"
         for name, of in zip(DIRECTION_NAMES, shares, strict=True)
     )
-    return _render(folder, "ranks", "Ranks of the answers", f"Share of queries by the rank of their answer. {listed}.", draw)
+    return _render(folder, "ranks", "Ranks of the answers", "Queries by the rank of their answer.", f"{listed}.", draw)
 
 
 def _score_distributions(folder: Path, collected: Collected, names: Sequence[str], scale: float) -> Plot:
@@ -149,8 +158,9 @@ def _score_distributions(folder: Path, collected: Collected, names: Sequence[str
     means = "; ".join(
         f"{name}: {own.mean():.3f} and {_mean(other)}" for name, own, other in zip(names, positive_SA, negative_SA, strict=True)
     )
-    text = f"Each score on the pairs that belong together and on each caption's hardest negative. Means: {means}."
-    return _render(folder, "scores", "Scores", text, draw, HEIGHT if len(names) < 3 else 1.35 * HEIGHT)
+    text = "Each score on the pairs that belong together, and on each caption's hardest negative."
+    height = HEIGHT if len(names) < 3 else 1.35 * HEIGHT
+    return _render(folder, "scores", "Scores of positives and hardest negatives", text, f"Means: {means}.", draw, height)
 
 
 def _variance_distributions(folder: Path, collected: Collected, scale: float) -> Plot:
@@ -170,10 +180,10 @@ def _variance_distributions(folder: Path, collected: Collected, scale: float) ->
 
     ratio = f"; their ratio is {own_A.mean() / other_A.mean():.2f}" if np.isfinite(other_A).any() and other_A.mean() > 0 else ""
     text = (
-        "The CSC loss wants a pair's scores to agree where text and video belong together, and to differ elsewhere. "
-        f"Mean variance: {own_A.mean():.2e} on positives, {_mean(other_A, '.2e')} on hardest negatives{ratio}."
+        "The CSC loss wants a pair's scores to agree where text and video belong together, and to differ elsewhere. Mean variance: "
+        f"{_power(own_A)} on positives, {_power(other_A)} on hardest negatives{ratio}."
     )
-    return _render(folder, "variance", "Variance over a pair's scores", text, draw)
+    return _render(folder, "variance", "Variance over a pair's scores", text, "", draw, 1.35 * HEIGHT)
 
 
 def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
@@ -181,25 +191,24 @@ def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
         axes = figure.subplots()
         most = int(hubs.count_B.max())
         width = -(-(most + 1) // BINS)
-        axes.hist(hubs.count_B, bins=np.arange(0, most + width + 1, width) - 0.5, color=FIRST, edgecolor=FIRST)
-        axes.set(xlabel=f"queries that have the video in their first {hubs.depth}", ylabel="videos", yscale="log")
-        axes.set_ylim(bottom=0.7)
+        axes.hist(hubs.count_B, bins=(np.arange(0, most + width + 1, width) - 0.5).tolist(), color=FIRST, edgecolor=FIRST)
+        axes.set(xlabel=f"queries that have the video among their first {hubs.depth}", ylabel="videos")
 
     text = (
-        f"In how many queries' first {hubs.depth} a video stands: {hubs.count_B.mean():.1f} on average, {int(hubs.count_B.max())} at most, "
-        f"never for {int((hubs.count_B == 0).sum()):,} of {len(hubs.count_B):,} videos; skewness {hubs.skewness:.2f}."
+        f"A video is among the first {hubs.depth} of {hubs.count_B.mean():.1f} queries on average, of {int(hubs.count_B.max()):,} at most; "
+        f"{int((hubs.count_B == 0).sum()):,} of {len(hubs.count_B):,} videos never are."
     )
-    return _render(folder, "hubs", "Hubs", text, draw)
+    return _render(folder, "hubs", "How often videos are found", text, "", draw)
 
 
-def _two_histograms(axes: Axes, own_A: NDArray[np.floating], other_A: NDArray[np.floating], bins: NDArray[np.float64]) -> None:
-    for value_A, label, colour, fill in ((own_A, "positives", FIRST, True), (other_A, "hardest negatives", SECOND, False)):
-        shown = value_A[np.isfinite(value_A)].astype(np.float64)
-        weights = np.full(len(shown), 100 / max(len(shown), 1))
-        line = {"color": colour, "linewidth": 1.4, "linestyle": "-" if fill else "--"}
-        axes.hist(shown, bins=bins, weights=weights, histtype="step", label=label, **line)
-        if fill:
-            axes.hist(shown, bins=bins, weights=weights, histtype="stepfilled", color=colour, alpha=0.25, linewidth=0)
+def _two_histograms(axes: Axes, own_A: NDArray[np.floating], other_A: NDArray[np.floating], edges: NDArray[np.float64]) -> None:
+    for value_A, label, colour, style in ((own_A, "positives", FIRST, "-"), (other_A, "hardest negatives", SECOND, "--")):
+        share, _ = np.histogram(value_A[np.isfinite(value_A)], edges)
+        share = 100 * share / max(len(value_A), 1)
+        axes.stairs(share, edges, color=colour, linewidth=1.4, linestyle=style, label=label)
+        if label == "positives":
+            axes.stairs(share, edges, color=colour, alpha=0.25, linewidth=0, fill=True)
+    axes.set_ylim(bottom=0)
 
 
 def _linear_bins(*values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -209,12 +218,23 @@ def _linear_bins(*values: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.linspace(low - room / 2, high + room / 2, BINS + 1)
 
 
-def _mean(value_A: NDArray[np.floating], form: str = ".3f") -> str:
-    return format(float(value_A.mean()), form) if np.isfinite(value_A).all() else "none"
+def _mean(value_A: NDArray[np.floating]) -> str:
+    return f"{value_A.mean():.3f}" if np.isfinite(value_A).all() else "none"
 
 
-def _render(folder: Path, name: str, title: str, description: str, draw: Callable[[Figure], None], height: float = HEIGHT) -> Plot:
+def _power(value_A: NDArray[np.floating]) -> str:
+    """The mean of small numbers, as people write it: 3.9 × 10⁻³."""
+    if not np.isfinite(value_A).all():
+        return "none"
+    digits, power = f"{value_A.mean():.1e}".split("e")
+    return f"{digits} \N{MULTIPLICATION SIGN} 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def _render(
+    folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT
+) -> Plot:
     """Draw a figure once for the page, with letters as text, and once for the files, with letters as outlines."""
+    assert name in PLOT_NAMES
 
     def figure(fonts: str) -> Figure:
         mpl.rcParams["svg.fonttype"] = fonts
@@ -224,11 +244,12 @@ def _render(folder: Path, name: str, title: str, description: str, draw: Callabl
 
     with mpl.rc_context(_STYLE):
         for_page = io.StringIO()
-        figure("none").savefig(for_page, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure("none").savefig(for_page, format="svg", transparent=True, metadata={"Date": None})
         for_files = figure("path")
-        for_files.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        for_files.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
-    return Plot(name, title, description, _page_svg(for_page.getvalue(), name))
+        for form, own in zip(PLOT_FORMATS, ({"Software": None}, {"Date": None}), strict=True):
+            with written_whole(folder / f"{name}.{form}") as temporary:
+                for_files.savefig(temporary, format=form, dpi=DPI, metadata=own)
+    return Plot(name, title, caption, figures, _page_svg(for_page.getvalue(), name))
 
 
 def _page_svg(svg: str, name: str) -> str:

@@ -100,10 +100,6 @@ class Head(nn.Module, ABC):
         """The text-guided weights behind the scores of these texts and videos; a head without text guidance has none."""
         return FrameWeights()
 
-    def score_names(self) -> tuple[str, ...]:
-        """Names of the scores S, in their order."""
-        return tuple(self.NAMES[i] for i in chosen_scores(self.config.scores, self.NAMES))
-
     @abstractmethod
     def encode_texts(self, batch: TextBatch) -> Any:
         """Whatever of a text does not depend on the video."""

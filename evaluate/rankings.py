@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.metrics import RankCounter, Ties
-from train_head.pairs import RankedScore
+from data.metrics import Metrics, RankCounter, Ranks, Ties
+from train_head.pairs import RankedScores
 
 
-class ScoreRankings:
-    """By each score alone, and by the mean of the others; nothing for a head with one score.
+class Rankings:
+    """By the retrieval score; and for a head with several scores by each alone, and by the mean of the others.
 
     Of two scores, the mean of the others is the other alone, and is not counted twice.
     """
@@ -23,11 +23,17 @@ class ScoreRankings:
         if len(names) > 2:
             chosen |= {f"without {name}": [j for j in places if j != i] for i, name in enumerate(names)}
         self._scores = {row: [names[i] for i in some] for row, some in chosen.items()}
-        self.accumulators = [RankedScore(RankCounter(answers, videos, ties), some) for some in chosen.values()]
+        self._counter = RankCounter(answers, videos, ties, 1 + len(chosen))
+        self.accumulator = RankedScores(self._counter, list(chosen.values()))
+
+    def metrics(self) -> Metrics:
+        """The figures of the retrieval score."""
+        return self._counter.metrics()
+
+    def ranks(self) -> tuple[Ranks, Ranks]:
+        """Its ranks, text to video first."""
+        return self._counter.ranks()
 
     def rows(self) -> list[dict[str, Any]]:
-        """The figures of each ranking, with its name and the scores that it reads."""
-        return [
-            {"name": name, "scores": scores, **accumulator.counter.metrics()}
-            for (name, scores), accumulator in zip(self._scores.items(), self.accumulators, strict=True)
-        ]
+        """The figures of the other rankings, with their names and the scores that they read."""
+        return [{"name": name, "scores": scores, **self._counter.metrics(1 + i)} for i, (name, scores) in enumerate(self._scores.items())]

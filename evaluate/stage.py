@@ -10,7 +10,6 @@ import torch
 
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
-from data.metrics import RankCounter
 from data.provenance import provenance, write_json
 from evaluate.bank import load_bank
 from evaluate.bootstrap import intervals
@@ -18,12 +17,12 @@ from evaluate.cost import Cost, flops_a_pair, measured, warm_up
 from evaluate.folder import METRICS_FILE, check_out, clear
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
-from evaluate.rankings import ScoreRankings
+from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
 from evaluate.report.collect import ReportCollector
 from evaluate.table import format_evaluation
 from train_head.heads import Head
-from train_head.pairs import RankedScore, score_all_pairs
+from train_head.pairs import score_all_pairs
 from train_head.run import check_fits, load_head
 from train_head.splits import Split, load_split
 
@@ -57,8 +56,7 @@ def evaluate(options: EvaluateOptions) -> Path:
     check_out(options.out)
     loaded = load(options)
     head, split = loaded.head, loaded.split
-    counter = RankCounter(split.answers, len(split.videos.ids), options.ties)
-    by_score = ScoreRankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
+    rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
     bank = None
     if options.query_bank is not None:
         bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, loaded.memory_left)
@@ -66,14 +64,9 @@ def evaluate(options: EvaluateOptions) -> Path:
     collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
     warm_up(head, split)
     with measured(head.logit_scale.device) as cost:
-        accumulators = [
-            RankedScore(counter),
-            *by_score.accumulators,
-            *post_processing.accumulators,
-            *([collector] if options.report else []),
-        ]
+        accumulators = [rankings.accumulator, *post_processing.accumulators, *([collector] if options.report else [])]
         score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, loaded.memory_left, options.quiet)
-    ranks = RankTables.of(split, counter.ranks())
+    ranks = RankTables.of(split, rankings.ranks())
     result: dict[str, Any] = {
         "run": options.run,
         "preset": split.preset,
@@ -84,9 +77,9 @@ def evaluate(options: EvaluateOptions) -> Path:
         "train_videos": loaded.record.get("train_counts", {}).get("videos_scored"),
         "selected_on": loaded.record.get("selected_on"),
         "ties": options.ties,
-        **counter.metrics(),
+        **rankings.metrics(),
         "intervals": intervals(ranks.ranks(), ranks.owners(), options.seed),
-        "scores": by_score.rows(),
+        "scores": rankings.rows(),
         "post_processing": post_processing.rows(loaded.memory_left, options.quiet),
         "cost": _cost_row(cost, head, split),
         "protocol": _protocol(split),
@@ -106,7 +99,7 @@ def evaluate(options: EvaluateOptions) -> Path:
     if options.report:
         from evaluate.report.page import write_report  # matplotlib takes half a second to load
 
-        write_report(options.out, result, split, head, loaded.cache, counter.ranks(), collector.collected(), options.seed)
+        write_report(options.out, result, split, head, loaded.cache, rankings.ranks(), collector.collected(), options.seed)
     return options.out
 
 

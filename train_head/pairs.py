@@ -35,16 +35,17 @@ class Accumulator(Protocol):
         """
 
 
-class RankedScore:
-    """An accumulator that ranks by the retrieval score, or by the mean of some of the head's scores."""
+class RankedScores:
+    """An accumulator that ranks by the mean of a head's scores, the retrieval score, and by means of some of them."""
 
-    def __init__(self, counter: RankCounter, chosen: Sequence[int] | None = None) -> None:
-        """`chosen`: places of scores among those of the head; None takes them all."""
-        self.counter, self._chosen = counter, None if chosen is None else list(chosen)
+    def __init__(self, counter: RankCounter, chosen: Sequence[Sequence[int]] = ()) -> None:
+        """`counter`: of 1 + len(chosen) rankings; `chosen`: places of scores among those of the head, for each ranking but the first."""
+        self._counter, self._chosen = counter, [list(places) for places in chosen]
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Count the block."""
-        self.counter.update((scores_SAB if self._chosen is None else scores_SAB[self._chosen]).mean(dim=0), texts, videos)
+        means = [scores_SAB.mean(dim=0), *(scores_SAB[places].mean(dim=0) for places in self._chosen)]
+        self._counter.update(torch.stack(means), texts, videos)
 
 
 @torch.no_grad()
@@ -114,7 +115,7 @@ def evaluate_pairs(
 ) -> Metrics:
     """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs`."""
     counter = RankCounter(answers, len(videos.ids), ties)
-    score_all_pairs(head, texts, videos, answers, [RankedScore(counter)], memory_budget, quiet)
+    score_all_pairs(head, texts, videos, answers, [RankedScores(counter)], memory_budget, quiet)
     return counter.metrics()
 
 

@@ -10,6 +10,7 @@ Shape suffixes: A texts, B videos, S scores, Q queries, R buttons, C columns of 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from data.errors import UserError
 from data.metrics import Ranks
 from evaluate.report.collect import Collected
 from evaluate.report.pictures import column_edges
-from extract.clip import token_texts
+from extract.clip import load_tokenizer, spell
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.splits import Split
 
@@ -103,12 +104,14 @@ class Card:
 class CardMaker:
     """Makes cards from the features of a split and what was collected of its scores."""
 
-    def __init__(self, head: Head, split: Split, collected: Collected, model: str) -> None:
-        """`model`: the name of the CLIP that made the features, whose tokenizer spells the words."""
-        self._head, self._split, self._collected, self._model = head, split, collected, model
+    def __init__(self, head: Head, split: Split, collected: Collected, model: str, max_words: int) -> None:
+        """`model`: the name of the CLIP that made the features, whose tokenizer spells the words; `max_words`: where it cut them."""
+        self._head, self._split, self._collected = head, split, collected
+        self._model, self._max_words = model, max_words
         self._device = head.logit_scale.device
+        self._tokenizer: Any = None
         self.no_spelling: str | None = None
-        """Why words are numbered and not spelled, once a card could not have them."""
+        """Why words are numbered and not spelled, where a card has such."""
 
     def of_text(self, ranks: Ranks, query: int) -> Card:
         """A text and the videos found for it."""
@@ -151,7 +154,7 @@ class CardMaker:
         weights = self._head.frame_weights(text_batch, VideoBatch.gather(video_features, videos, self._device))
         lengths = [int(text_features.words.length_N[text]) for text in texts]
         captions = [text_features.texts[text] for text in texts]
-        tokens = self._spell(captions, lengths) if weights.word_ABLF is not None else [[] for _ in texts]
+        tokens = [self._spell(*text) if weights.word_ABLF is not None else [] for text in zip(captions, lengths, strict=True)]
         shown: list[Text] = []
         rows: list[list[NDArray[np.float32]]] = [[] for _ in videos]
         for a, (caption, spelled) in enumerate(zip(captions, tokens, strict=True)):
@@ -177,12 +180,19 @@ class CardMaker:
         summed = [np.add.reduceat(row[: len(seconds_F)].astype(np.float64), edges[:-1]) for row in rows]
         return Strip(self._split.videos.ids[video], middle, [np.rint(row * PARTS).astype(int).tolist() for row in summed])
 
-    def _spell(self, captions: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
-        try:
-            return token_texts(self._model, captions, lengths)
-        except UserError as error:
-            self.no_spelling = str(error)
-            return [[f"word {i} " for i in range(length)] for length in lengths]
+    def _spell(self, caption: str, length: int) -> list[str]:
+        """The tokens of a caption in letters, or by number where they cannot be spelled."""
+        if self.no_spelling is None:
+            try:
+                self._tokenizer = self._tokenizer or load_tokenizer(self._model)
+            except UserError as error:
+                self.no_spelling = str(error)
+            else:
+                tokens = spell(self._tokenizer, caption, self._max_words)
+                if len(tokens) == length:
+                    return tokens
+                self.no_spelling = f"the tokenizer of {self._model} makes {len(tokens)} tokens of a caption that has {length} in the cache"
+        return [f"word {i} " for i in range(length)]
 
 
 def rank_text(rank: float) -> str:

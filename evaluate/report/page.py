@@ -51,7 +51,7 @@ def write_report(
     `result`: what metrics.json holds; `ranks` of both directions, text to video first; `seed` draws the queries that are shown among those
     found. The same arguments give the same bytes. Raises UserError where a thumbnail of the cache is damaged.
     """
-    maker = CardMaker(head, split, collected, str(cache.provenance["options"]["model"]))
+    maker = CardMaker(head, split, collected, str(cache.provenance["options"]["model"]), int(cache.settings["max_words"]))
     groups = _groups(maker, ranks, seed)
     pictures = Pictures(cache, result["max_frames"])
     for group in groups:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def test_headings_and_landmarks_are_in_order(glccl: Written) -> None:
     levels = [int(tag.name[1]) for tag in glccl.soup.find_all(re.compile("^h[1-6]$"))]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert len(glccl.soup.find_all("main")) == 1
     assert isinstance(glccl.soup.html, Tag)
     assert glccl.soup.html["lang"] == "en"
@@ -235,7 +236,7 @@ def test_weights_of_frames_are_those_of_the_method(glccl: Written, report_cache:
     split = split_of(report_cache)
     checked = 0
     for card in glccl.cards():
-        kind, query = query_of(card)
+        kind, _ = query_of(card)
         strips = card.select(".strip")
         captions = [tag.get_text() for tag in (card.select(".asked bdi") if kind == "text" else card.select(".caption bdi"))]
         assert len(strips) == 1 if kind == "video" else len(strips) == len(card.select("li.entry"))
@@ -339,7 +340,7 @@ def test_a_damaged_thumbnail_is_named_and_the_figures_are_kept(report_cache: Pat
             for i, name in enumerate(ids)
         ]
     )
-    with pytest.raises(UserError, match="thumbnail of video .* cannot be read"):
+    with pytest.raises(UserError, match=r"thumbnail of video .* cannot be read"):
         evaluate.main(EvaluateOptions(cache=bare, run="zero-shot:mean", out=tmp_path / "out", device="cpu", quiet=True))
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["queries"] > 0
 
@@ -373,8 +374,8 @@ def test_the_best_entries_are_those_of_the_whole_matrix(data: st.DataObject) -> 
         np.testing.assert_array_equal(collected.negative_SA[:, a], np.full(scores, np.nan) if other is None else score_SAB[:, a, other])
     for b in range(videos):
         of_video = [min(np.flatnonzero(answers == owner), key=lambda a: (-mean_AB[a, b], a)) for owner in range(videos)]
-        best = sorted(of_video, key=lambda a: (-mean_AB[a, b], a))[:KEPT]
-        assert collected.texts_of_videos.entry_QK[b].tolist() == best
+        texts_of_video = sorted(of_video, key=lambda a: (-mean_AB[a, b], a))[:KEPT]
+        assert collected.texts_of_videos.entry_QK[b].tolist() == texts_of_video
 
 
 def test_hubs_and_shared_captions_are_counted(glccl: Written) -> None:
@@ -405,17 +406,20 @@ def test_columns_hold_every_frame_once(frames: int) -> None:
 
 def test_a_split_of_one_video_has_a_report(report_cache: Path, tmp_path: Path) -> None:
     cache = FeatureCache(copy_without_pictures(FeatureCache(report_cache), tmp_path / "cache"))
-    preset, only = cache.preset(), cache.names("videos")[0]
-    cache.write_table(preset, cache.table().query("video_id == @only"), cache.video_table(preset).query("video_id == @only"))
+    preset = cache.preset()
+    captions, videos = cache.table(), cache.video_table(preset)
+    only = videos["video_id"].iloc[0]
+    cache.write_table(preset, captions[captions["video_id"] == only], videos[videos["video_id"] == only])
     out = evaluate.main(EvaluateOptions(cache=tmp_path / "cache", run="zero-shot:glccl", out=tmp_path / "out", device="cpu", quiet=True))
     written = Written.at(out)
     assert all(len(card.select("li.entry")) == 1 for card in written.cards())
 
 
-def heights(page: Page, card: str) -> list[list[str]]:
-    """Of every strip of a card the heights of its bars."""
+def heights(page: Page, card: str) -> list[list[float]]:
+    """Of every strip of a card the heights of its bars in percent."""
     strips = page.locator(f'[data-card="{card}"] .strip')
-    return strips.evaluate_all("strips => strips.map(strip => [...strip.querySelectorAll('.bars i')].map(bar => bar.style.height))")
+    said = strips.evaluate_all("strips => strips.map(strip => [...strip.querySelectorAll('.bars i')].map(bar => bar.style.height))")
+    return [[float(height.removesuffix("%")) for height in strip] for strip in said]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -455,29 +459,26 @@ def test_words_show_their_weights_when_hovered_focused_and_tapped(glccl: Written
         def expected(row: int, strips: list[np.ndarray] = strips, peak: float = peak) -> list[list[float]]:
             return [(100 * rows[row] / peak).tolist() for rows in strips]
 
-        def shown(page: Page, name: str = name) -> list[list[float]]:
-            return [[float(height.removesuffix("%")) for height in strip] for strip in heights(page, name)]
-
         page = open_page(glccl.out / "report.html", has_touch=True)
         page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
         buttons = page.locator(f'[data-card="{name}"] button[data-row]')
         said = page.locator(f'[data-card="{name}"] .said b')
         last = buttons.count() - 1
-        assert_close(shown(page), expected(0), 0.06)
+        assert_close(heights(page, name), expected(0), 0.06)
         buttons.nth(2).hover()
-        assert_close(shown(page), expected(2))
+        assert_close(heights(page, name), expected(2))
         page.mouse.move(0, 0)
-        assert_close(shown(page), expected(0))
+        assert_close(heights(page, name), expected(0))
         buttons.nth(0).focus()
         page.keyboard.press("Tab")
-        assert_close(shown(page), expected(1))
+        assert_close(heights(page, name), expected(1))
         assert said.inner_text() == "start of text"
         page.keyboard.press("Enter")
         assert buttons.nth(1).get_attribute("aria-pressed") == "true"
         assert buttons.nth(0).get_attribute("aria-pressed") == "false"
         buttons.nth(last).tap()
         assert buttons.nth(last).get_attribute("aria-pressed") == "true"
-        assert_close(shown(page), expected(last))
+        assert_close(heights(page, name), expected(last))
         bars = page.locator(f'[data-card="{name}"] .bars').first
         assert f"{round(100 * strips[0][last][0])}%" in (bars.get_attribute("aria-label") or "")
 

@@ -233,22 +233,20 @@ def _power(value_A: NDArray[np.floating]) -> str:
 def _render(
     folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT
 ) -> Plot:
-    """Draw a figure once for the page, with letters as text, and once for the files, with letters as outlines."""
+    """Draw a figure, and save it for the page, with letters as text, and for the files, with letters as outlines."""
     assert name in PLOT_NAMES
-
-    def figure(fonts: str) -> Figure:
-        mpl.rcParams["svg.fonttype"] = fonts
-        drawn = Figure(figsize=(WIDTH, height))
-        draw(drawn)
-        return drawn
-
+    for_page = io.StringIO()
     with mpl.rc_context(_STYLE):
-        for_page = io.StringIO()
-        figure("none").savefig(for_page, format="svg", transparent=True, metadata={"Date": None})
-        for_files = figure("path")
+        figure = Figure(figsize=(WIDTH, height))
+        draw(figure)
+        mpl.rcParams["svg.fonttype"] = "none"
+        figure.savefig(for_page, format="svg", transparent=True, metadata={"Date": None})
+        # The layout is found: the most of the work, and it need not be found again.
+        figure.set_layout_engine("none")
+        mpl.rcParams["svg.fonttype"] = "path"
         for form, own in zip(PLOT_FORMATS, ({"Software": None}, {"Date": None}), strict=True):
             with written_whole(folder / f"{name}.{form}") as temporary:
-                for_files.savefig(temporary, format=form, dpi=DPI, metadata=own)
+                figure.savefig(temporary, format=form, dpi=DPI, metadata=own)
     return Plot(name, title, caption, figures, _page_svg(for_page.getvalue(), name))
 
 

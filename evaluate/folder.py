@@ -1,29 +1,41 @@
-"""The folder of results: which files in it are this stage's own."""
+"""Folders of results: which files in them are a command's own."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from data.errors import UserError
 from evaluate.ranks import RANKS_FILES
-from evaluate.report import PLOT_FORMATS, PLOT_NAMES, PLOTS_FOLDER, REPORT_FILE
+from evaluate.report import PLOT_FILES, REPORT_FILE
 
 METRICS_FILE = "metrics.json"
-OWN_FILES = (METRICS_FILE, *RANKS_FILES.values(), REPORT_FILE, PLOTS_FOLDER)
-"""All that an evaluation writes. Results without metrics.json are not complete; the report comes after it."""
+EVALUATION = (METRICS_FILE, *RANKS_FILES.values(), REPORT_FILE, *PLOT_FILES)
+"""All that an evaluation writes, as patterns of names. Results without the first are not complete; only the report comes after it."""
 
 
-def check_out(out: Path) -> None:
-    """Raises UserError where OUT is no folder for results: a file, or a folder of others' files."""
+def check_out(out: Path, own: Sequence[str]) -> None:
+    """Raises UserError where OUT is no folder for such results: a file, or a folder of others' files.
+
+    `own`: patterns of the command's file names; a folder that holds the first of them is one of its results.
+    """
     if out.is_dir():
-        names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-        if names and METRICS_FILE not in names and not names <= set(OWN_FILES):
-            raise UserError(f"--out {out} holds other files, such as {sorted(names - set(OWN_FILES))[0]}: name a folder of its own")
+        names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        others = [name for name in names if not _is_own(name, own)]
+        if others and own[0] not in names:
+            raise UserError(f"--out {out} holds other files, such as {others[0]}: name a folder for these results alone")
     elif out.exists():
         raise UserError(f"--out {out} is a file: name a folder")
 
 
-def clear(out: Path) -> None:
-    """Make the folder, or remove what an earlier evaluation wrote into it, so that files of two never stand together."""
+def clear(out: Path, own: Sequence[str]) -> None:
+    """Make the folder, or remove what the command wrote into it before, so that files of two runs never stand together.
+
+    What else a user has put beside results is left alone.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    plots = [f"{PLOTS_FOLDER}/{name}.{form}" for name in PLOT_NAMES for form in PLOT_FORMATS]
-    for name in [*(name for name in OWN_FILES if name != PLOTS_FOLDER), *plots]:
-        (out / name).unlink(missing_ok=True)
+    for path in [path for pattern in own for path in sorted(out.glob(pattern))]:
+        path.unlink()
+
+
+def _is_own(name: str, own: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern.split("/")[0]) for pattern in own)

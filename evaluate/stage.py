@@ -14,7 +14,7 @@ from data.provenance import provenance, write_json
 from evaluate.bank import load_bank
 from evaluate.bootstrap import intervals
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
-from evaluate.folder import METRICS_FILE, check_out, clear
+from evaluate.folder import EVALUATION, METRICS_FILE, check_out, clear
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
@@ -53,7 +53,7 @@ def evaluate(options: EvaluateOptions) -> Path:
     holds other files.
     """
     start = time.perf_counter()
-    check_out(options.out)
+    check_out(options.out, EVALUATION)
     loaded = load(options)
     head, split = loaded.head, loaded.split
     rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
@@ -91,7 +91,7 @@ def evaluate(options: EvaluateOptions) -> Path:
         "trained": loaded.record.get("provenance"),
         "provenance": provenance(options),
     }
-    clear(options.out)
+    clear(options.out, EVALUATION)
     ranks.write(options.out)
     write_json(options.out / METRICS_FILE, result)
     shown = (*ROW, "text_to_video", "video_to_text", "RSum")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data.metrics import Ranks
 from data.sealed import written_whole
+from evaluate.curves import match_curve
 from evaluate.report import PLOT_FORMATS, PLOT_NAMES
 from evaluate.report.collect import Collected
 from evaluate.report.findings import Hubs
@@ -102,8 +103,14 @@ def _cmc(folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int]) -> 
         axes = figure.subplots()
         for of_direction, count, name, colour, style in zip(ranks, entries, DIRECTION_NAMES, (FIRST, SECOND), ("-", "--"), strict=True):
             depths = np.unique(np.geomspace(1, count, 200).astype(np.int64))
-            found = [100 * of_direction.recall(int(k)).mean() for k in depths]
-            axes.plot(depths, found, style, color=colour, label=name, marker="o" if len(depths) == 1 else None)
+            axes.plot(
+                depths,
+                match_curve(of_direction, count)[depths - 1],
+                style,
+                color=colour,
+                label=name,
+                marker="o" if len(depths) == 1 else None,
+            )
         axes.set(xscale="log", ylim=(0, 101), xlabel="rank K", ylabel="answers among the first K (%)")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.legend(loc="lower right")

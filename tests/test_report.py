@@ -410,8 +410,11 @@ def test_a_split_of_one_video_has_a_report(report_cache: Path, tmp_path: Path) -
     captions, videos = cache.table(), cache.video_table(preset)
     only = videos["video_id"].iloc[0]
     cache.write_table(preset, captions[captions["video_id"] == only], videos[videos["video_id"] == only])
-    out = evaluate.main(EvaluateOptions(cache=tmp_path / "cache", run="zero-shot:glccl", out=tmp_path / "out", device="cpu", quiet=True))
-    written = Written.at(out)
+    options = EvaluateOptions(
+        cache=tmp_path / "cache", run="zero-shot:glccl", out=tmp_path / "out", ties="reference", device="cpu", quiet=True
+    )
+    written = Written.at(evaluate.main(options))
+    assert "Ties are counted as the field" in written.soup.get_text()
     assert all(len(card.select("li.entry")) == 1 for card in written.cards())
 
 

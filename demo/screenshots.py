@@ -92,10 +92,11 @@ def _first_query(browser: "Browser", report: Path, word: int, dark: bool) -> byt
 def _small_enough(png: bytes) -> bytes:
     """The picture with as many colours as it may have to stay under LARGEST."""
     colours = 256
+    with Image.open(io.BytesIO(png)) as opened:
+        image = opened.convert("RGB")
     while len(png) > LARGEST and colours >= FEWEST_COLOURS:
-        with Image.open(io.BytesIO(png)) as image:
-            file = io.BytesIO()
-            image.convert("RGB").quantize(colours).save(file, format="PNG", optimize=True)
+        file = io.BytesIO()
+        image.quantize(colours, kmeans=1).save(file, format="PNG", optimize=True)
         png, colours = file.getvalue(), colours // 2
     return png
 

@@ -1,9 +1,10 @@
 """GLIM's four scores on a CPU: two matrix products, and compiled loops that keep everything else in cache; with gradients.
 
 The same mathematics as `glim.score`. The words of all texts are rows of one matrix, each text with its real length; whole texts fill
-tiles of ROWS rows, or of FEW_ROWS where texts come one at a time. Videos stand side by side in blocks of LANES, so that the compiled loops treat LANES videos with every instruction.
-The products of a tile always have the same shape, padded where texts or videos run out, and every lane is computed alike: a score does
-not depend on the order of texts and videos, on what is scored beside them, or on the number of threads.
+tiles of ROWS rows, or of FEW_ROWS where texts come one at a time. Videos stand side by side in blocks of LANES, so that the compiled
+loops treat LANES videos with every instruction. The products of a tile always have the same shape, padded where texts or videos run out,
+and every lane is computed alike: a score does not depend on the order of texts and videos, on what is scored beside them, or on the
+number of threads.
 
 Shape suffixes: A texts, B videos, R rows (words and sentences) of all tiles, F frames, V the LANES videos of a block, N blocks, X videos
 of some blocks, C columns (all frames of some blocks), K chunks of blocks, D joint dimension, L words, S the four scores.

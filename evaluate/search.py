@@ -14,7 +14,7 @@ from data.errors import UserError
 from evaluate.retrieval.options import RetrievalOptions
 
 if TYPE_CHECKING:  # torch loads late, so that --help answers at once
-    from evaluate.retrieval.searcher import CaptionHit, Hit, Searcher
+    from evaluate.retrieval.searcher import Answer, CaptionHit, Searcher
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,7 @@ class SearchOptions(RetrievalOptions):
     """The results as JSON on standard output, a line for each query."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What was asked, and what was found."""
-
-    query: str
-    hits: list["Hit"]
-
-
-def main(options: SearchOptions) -> list[Answer]:
+def main(options: SearchOptions) -> list["Answer"]:
     """Print what was found, write it to HTML where a file is named, and return it (nothing for --video, which is printed alone).
 
     Raises UserError where nothing is asked for, the video is unknown, or the cache, run or CLIP do not fit.
@@ -92,7 +84,7 @@ def _lines(name: str, option: str) -> list[str]:
     return found
 
 
-def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions) -> list[Answer]:
+def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions) -> list["Answer"]:
     from data.progress import Progress
     from evaluate.retrieval.moments import MEANING
     from evaluate.retrieval.page import write_page
@@ -104,14 +96,14 @@ def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions
             progress.update()
             print(json.dumps(_plain(answer, searcher, options)) if options.json else "\n".join(_text(answer)), flush=True)
     if not options.json:
-        print(f"{len(searcher.gallery.ids):,} videos; the moment is the frame with the largest {MEANING[searcher.measure]}")
+        print(f"{len(searcher.gallery.ids):,} videos; the moment is that of the frame with the largest {MEANING[answers[0].measure]}")
     if options.html is not None:
         write_page(options.html, searcher, answers, options.run)
         print(f"the same with thumbnails: {options.html}", file=sys.stderr)
     return answers
 
 
-def _text(answer: Answer) -> Iterator[str]:
+def _text(answer: "Answer") -> Iterator[str]:
     """An answer for people."""
     from evaluate.retrieval.moments import clock
 
@@ -121,7 +113,7 @@ def _text(answer: Answer) -> Iterator[str]:
         yield f"{hit.rank:4} {hit.score:8.3f}  {clock(hit.moment.seconds)}  {printable(name)}"
 
 
-def _plain(answer: Answer, searcher: "Searcher", options: SearchOptions) -> dict[str, Any]:
+def _plain(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> dict[str, Any]:
     """An answer for programs."""
     from evaluate.retrieval.moments import clock
 
@@ -138,7 +130,7 @@ def _plain(answer: Answer, searcher: "Searcher", options: SearchOptions) -> dict
                 "moment": {
                     "seconds": hit.moment.seconds,
                     "clock": clock(hit.moment.seconds),
-                    "by": searcher.measure,
+                    "by": answer.measure,
                     "weight": hit.moment.weight_F[hit.moment.frame],
                 },
             }

@@ -256,6 +256,32 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
     )
 
 
+def token_texts(model: str, texts: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
+    """The tokens of each text as the tokenizer of `model` spells them, start and end included, cut to so many as Clip.tokenize cuts them.
+
+    A token that ends a word ends with a space. No weights are read. Raises UserError, which says why, where the tokenizer cannot be had or
+    makes another number of tokens of a text.
+    """
+    if model.startswith("hf-hub:"):
+        raise UserError(f"the tokenizer of --model {model} would have to be fetched from a network")
+    open_clip = _import_open_clip()
+    try:
+        tokenizer = open_clip.get_tokenizer(model)
+    except (RuntimeError, OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"the tokenizer of --model {model} cannot be had ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        raise UserError(f"the tokenizer of --model {model} is a {type(tokenizer).__name__}, which does not spell its tokens")
+    spelled = []
+    for text, length in zip(texts, lengths, strict=True):
+        ids_L = tokenizer([text], context_length=length)[0]
+        if int(ids_L.argmax()) + 1 != length:
+            raise UserError(
+                f"the tokenizer of --model {model} makes {int(ids_L.argmax()) + 1} tokens of {text!r}, the cache holds {length}"
+            )
+        spelled.append([tokenizer.decode([token]) for token in ids_L.tolist()])
+    return spelled
+
+
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, shapes and float32 values of all weights, in the order of their names."""
     sha = hashlib.sha256()

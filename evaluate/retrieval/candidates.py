@@ -12,7 +12,7 @@ class Candidates(Protocol):
     """Names the videos of a gallery that are scored exactly for a query."""
 
     def candidates(self, query: TextBatch, count: int) -> NDArray[np.int64]:
-        """Ascending indices of the videos to score for this one text, so that its best `count` are among them as surely as may be."""
+        """Ascending indices of the videos to score for this one text, at least one: its best `count` should be among them."""
 
 
 class WholeGallery:

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from data.features import VideoFeatures
-from train_head.glim import TAU, guidance, prepare_videos
 from train_head.heads import Head, TextBatch, VideoBatch
-from train_head.heads.glccl import GlcclHead
 
-Measure = Literal["attention", "cosine"]
+Measure = Literal["sentence", "words", "cosine"]
 MEANING: dict[Measure, str] = {
-    "attention": "weight of the frame under the sentence (alpha of GLCCL)",
-    "cosine": "cosine of the frame and the sentence",
+    "sentence": "weight under the whole sentence (alpha of GLCCL)",
+    "words": "weight under its words, on average (beta of GLCCL)",
+    "cosine": "cosine with the sentence",
 }
 
 
@@ -36,35 +35,31 @@ class Moment:
     weight_F: list[float]
 
 
-def measure(head: Head) -> Measure:
-    """What tells frames apart: the weights of text-guided pooling where the head has it, else cosines."""
-    return "attention" if isinstance(head, GlcclHead) else "cosine"
-
-
 @torch.no_grad()
-def find_moments(head: Head, text: TextBatch, videos: VideoFeatures, members: Sequence[int] | NDArray[np.int64]) -> list[Moment]:
-    """The best moment of each of these videos for one text.
+def find_moments(
+    head: Head, text: TextBatch, videos: VideoFeatures, members: Sequence[int] | NDArray[np.int64]
+) -> tuple[Measure, list[Moment]]:
+    """The best moment of each of these videos for one text, and what tells their frames apart.
 
-    Frames are those behind the temporal encoder where the head has one. Text-guided heads weigh them by softmax(s . v / tau), GLCCL's
-    alpha; of others it is the cosine of frame and sentence, which ranks frames but takes no part in their scores.
+    Heads with text-guided pooling weigh frames themselves. Of others it is the cosine of the sentence and the frame, behind the temporal
+    encoder where the head has one: it ranks frames, but the scores are not made of it.
     """
-    if len(members) == 0:
-        return []
-    device = head.logit_scale.device
-    batch = VideoBatch.gather(videos, members, device)
-    prepared = prepare_videos(head.frames_in_time(batch), batch.mask_BF)
-    if measure(head) == "attention":
-        product_ABF = torch.einsum("ad,bfd->abf", text.sentence_AD, prepared.frame_BFD)
-        weight_BF = guidance(product_ABF, prepared.mask_BF, TAU)[0]
+    batch = VideoBatch.gather(videos, members, head.logit_scale.device)
+    weights = head.frame_weights(text, batch)
+    measure: Measure
+    if weights.sentence_ABF is not None:
+        measure, weight_BF = "sentence", weights.sentence_ABF[0]
+    elif weights.word_ABLF is not None:
+        measure, weight_BF = "words", weights.word_ABLF[0].mean(dim=1)
     else:
-        weight_BF = normalize(prepared.frame_BFD, dim=-1) @ normalize(text.sentence_AD[0], dim=-1)
+        measure, weight_BF = "cosine", normalize(head.frames_in_time(batch), dim=-1) @ normalize(text.sentence_AD[0], dim=-1)
     found = []
     for i, padded_F in zip(members, weight_BF.cpu().numpy(), strict=True):
         seconds_F = videos.seconds[i]
         weight_F = padded_F[: len(seconds_F)]
         best = int(weight_F.argmax())
         found.append(Moment(best, float(seconds_F[best]), seconds_F.tolist(), weight_F.tolist()))
-    return found
+    return measure, found
 
 
 def clock(seconds: float) -> str:

@@ -64,7 +64,7 @@ def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: s
         run=run,
         cache=str(searcher.cache.path),
         videos=len(searcher.gallery.ids),
-        meaning=MEANING[searcher.measure],
+        meaning=MEANING[answers[0].measure],
         style=(TEMPLATES / "search.css").read_text(encoding="utf-8"),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from data.features import TextFeatures
 from data.sampling import choose_frames
 from evaluate.retrieval.candidates import Candidates, WholeGallery
 from evaluate.retrieval.gallery import Gallery
-from evaluate.retrieval.moments import Moment, find_moments, measure
+from evaluate.retrieval.moments import Measure, Moment, find_moments
 from evaluate.retrieval.options import RetrievalOptions
 from evaluate.retrieval.queries import QueryEncoder
 from train_head.heads import TextBatch
@@ -53,6 +53,8 @@ class Answer:
     """A query and the videos found, best first."""
 
     query: str
+    measure: Measure
+    """What tells the frames of a video apart."""
     hits: list[Hit]
 
 
@@ -75,7 +77,6 @@ class Searcher:
         budget = budget_bytes(options.memory_budget)
         self.gallery = Gallery(self.cache, self._head, self._max_frames, budget, options.quiet)
         self.index: Candidates = WholeGallery(len(self.gallery.ids))
-        self.measure = measure(self._head)
         self.files = _files(self.cache)
         self._encoder: QueryEncoder | None = None
 
@@ -107,13 +108,13 @@ class Searcher:
             video_id = self.gallery.ids[videos[int(np.isnan(score_B).argmax())]]
             raise UserError(f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr")
         order = np.argsort(-score_B, kind="stable")[: self._options.top]
-        moments = find_moments(self._head, text, self.gallery.videos, videos[order])
+        measure, moments = find_moments(self._head, text, self.gallery.videos, videos[order])
         hits = []
         for rank, (place, moment) in enumerate(zip(order.tolist(), moments, strict=True), start=1):
             number = int(videos[place])
             video_id = self.gallery.ids[number]
             hits.append(Hit(rank, number, video_id, self.files.get(video_id, ""), float(score_B[place]), moment))
-        return Answer(query, hits)
+        return Answer(query, measure, hits)
 
     def number(self, video_id: str) -> int:
         """The place of a video in the gallery. Raises UserError, naming videos of like names, where it is not there."""

@@ -6,7 +6,7 @@ Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S score
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import log
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,15 @@ class HeadConfig:
     temporal_positions: int = 0
     temporal_heads: int = 1
     temporal_activation: str = "QuickGELU"
+
+
+class FrameWeights(NamedTuple):
+    """How texts weigh the frames of videos; None where no score of a head reads such weights."""
+
+    sentence_ABF: Tensor | None = None
+    """alpha of the method."""
+    word_ABLF: Tensor | None = None
+    """beta of the method, 0 behind the last word of a text."""
 
 
 class Head(nn.Module, ABC):
@@ -86,6 +95,14 @@ class Head(nn.Module, ABC):
     def encode_videos(self, batch: VideoBatch) -> Any:
         """Whatever of a video does not depend on the text."""
         return self.encode_frames(VideoBatch(self.frames_in_time(batch), batch.mask_BF))
+
+    def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
+        """The text-guided weights behind the scores of these texts and videos; a head without text guidance has none."""
+        return FrameWeights()
+
+    def score_names(self) -> tuple[str, ...]:
+        """Names of the scores S, in their order."""
+        return tuple(self.NAMES[i] for i in chosen_scores(self.config.scores, self.NAMES))
 
     @abstractmethod
     def encode_texts(self, batch: TextBatch) -> Any:

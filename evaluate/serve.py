@@ -1,5 +1,6 @@
 """Search as a page on this machine: `python -m evaluate.serve --cache DIR --run RUN`."""
 
+import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from data.command import run_command
 from data.errors import UserError
 from evaluate.retrieval.options import RetrievalOptions
 
-MAX_HEADER = 2**21
-"""Bytes of a request's address and headers. More than a browser sends: a query that is too long is then answered by the page."""
+MAX_HEADER = 2**22
+"""Bytes of a request's address and headers, more than a browser sends: a query that is too long is then answered by the page. Whoever sends
+more yet is cut off."""
 MAX_BODY = 2**16
 """Bytes of a request's body, which nothing reads."""
-REQUESTS_AT_ONCE = 4
+REQUESTS_AT_ONCE = 8
+"""More than the connections that a browser opens to one server."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def make_server(options: ServeOptions, listening: socket.socket) -> Any:
     from evaluate.retrieval.searcher import Searcher
     from evaluate.retrieval.web import make_app
 
+    # A picture that waits for another needs no line in the terminal.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     searcher = Searcher(options)
     for _ in searcher.search(["anything"]):
         pass

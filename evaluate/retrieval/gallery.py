@@ -47,7 +47,7 @@ class Gallery:
         check_frames(head, longest, f"videos of {cache.path}")
         self._head = head.eval()
         # Taken here: a thread of a web server may have another number.
-        self._threads = 1 if self.device.type == "cuda" else torch.get_num_threads()
+        self.threads = 1 if self.device.type == "cuda" else torch.get_num_threads()
         self._size = max(1, FRAMES_A_BLOCK // longest)
         # Frames and their products with each other, as float32.
         held = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)
@@ -77,7 +77,7 @@ class Gallery:
             score_AB[:, first : first + len(block.videos)] = found_AB.cpu().numpy()
 
         firsts = range(0, len(members), self._size)
-        parallel(self._threads, work, list(zip(firsts, blocks, strict=True)), lambda: None)
+        parallel(self.threads, work, list(zip(firsts, blocks, strict=True)), lambda: None)
         return score_AB
 
     def _cut(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:

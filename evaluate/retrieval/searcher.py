@@ -70,12 +70,12 @@ class Searcher:
             raise UserError(f"--top {options.top}: a number above 0")
         self._options, self._device = options, find_device(options.device)
         self.cache = FeatureCache(options.cache)
-        self._head, record = load_head(options.run, self.cache, self._device)
-        self._head.few_texts = True
+        self.head, record = load_head(options.run, self.cache, self._device)
+        self.head.few_texts = True
         trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
         self._max_frames: int | None = trained_frames if options.max_frames is None else options.max_frames
         budget = budget_bytes(options.memory_budget)
-        self.gallery = Gallery(self.cache, self._head, self._max_frames, budget, options.quiet)
+        self.gallery = Gallery(self.cache, self.head, self._max_frames, budget, options.quiet)
         self.index: Candidates = WholeGallery(len(self.gallery.ids))
         self.files = _files(self.cache)
         self._encoder: QueryEncoder | None = None
@@ -85,7 +85,7 @@ class Searcher:
         """The cache's CLIP, loaded when the first text needs it: a video's captions may all be cached."""
         if self._encoder is None:
             # A longer query is cut, as extraction cuts a caption.
-            max_words = min(int(self.cache.settings["max_words"]), self._head.config.max_words)
+            max_words = min(int(self.cache.settings["max_words"]), self.head.config.max_words)
             self._encoder = QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, max_words)
         return self._encoder
 
@@ -108,7 +108,7 @@ class Searcher:
             video_id = self.gallery.ids[videos[int(np.isnan(score_B).argmax())]]
             raise UserError(f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr")
         order = np.argsort(-score_B, kind="stable")[: self._options.top]
-        measure, moments = find_moments(self._head, text, self.gallery.videos, videos[order])
+        measure, moments = find_moments(self.head, text, self.gallery.videos, videos[order])
         hits = []
         for rank, (place, moment) in enumerate(zip(order.tolist(), moments, strict=True), start=1):
             number = int(videos[place])

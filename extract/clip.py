@@ -136,14 +136,14 @@ class Clip:
         return min(length + length % 2, self.context_length)
 
     @torch.no_grad()
-    def encode_texts(self, ids_NL: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Sentence features [N, D] and the features of every token [N, L, D], unnormalised, of at most BATCH texts.
+    def encode_texts(self, ids_NL: Tensor, batch: int = BATCH) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Sentence features [N, D] and the features of every token [N, L, D], unnormalised, of at most `batch` texts.
 
         L is the number of positions of `ids_NL`: all that the tower has, or as few as `positions` says. A token's feature is its last
         hidden state after ln_final and the text projection, as CLIP makes the sentence's from the end token.
         """
         with _without_tf32():
-            return self._encode_texts(_pad(ids_NL).to(self.device), len(ids_NL))
+            return self._encode_texts(_pad(ids_NL, batch).to(self.device), len(ids_NL))
 
     def _encode_texts(self, ids_NL: Tensor, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         tower = _text_tower(self.model)
@@ -384,7 +384,7 @@ def _is_torchscript(path: str) -> bool:
         return any("/code/" in f"/{name}" for name in archive.namelist())
 
 
-def _pad(batch_N: Tensor) -> Tensor:
-    """The batch with its first row repeated up to BATCH rows."""
-    assert 0 < len(batch_N) <= BATCH
-    return torch.cat([batch_N, batch_N[:1].expand(BATCH - len(batch_N), *batch_N.shape[1:])])
+def _pad(batch_N: Tensor, size: int = BATCH) -> Tensor:
+    """The batch with its first row repeated up to `size` rows."""
+    assert 0 < len(batch_N) <= size
+    return torch.cat([batch_N, batch_N[:1].expand(size - len(batch_N), *batch_N.shape[1:])])

@@ -69,6 +69,8 @@ class Head(nn.Module, ABC):
         """Logarithm of the factor, as in CLIP."""
         self.products: torch.dtype | None = None
         """A lower precision for the products of texts with frames. The compiled loops take it without gradients alone."""
+        self.few_texts = False
+        """Whether texts come one or a few at a time, as in a search: the compiled loops then work on small tiles."""
         self.encoder_in_bf16 = False
         """Whether the temporal encoder's products run in bfloat16."""
         self.temporal: TemporalEncoder | None = None

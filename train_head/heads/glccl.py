@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.fused import LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
+from train_head.fused import FEW_ROWS, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
 from train_head.glim import Frames, Guides, frame_weights, prepare_texts, prepare_videos, score
 from train_head.heads.base import SCORES, FrameWeights, Head, HeadConfig, chosen_scores
 
@@ -55,7 +55,7 @@ class GlcclHead(Head):
 
     def encode_texts(self, batch: TextBatch) -> list[Block] | TiledTexts:
         if _compiled(batch.sentence_AD):
-            return tile_texts(batch, self.matrices(), torch.get_num_threads())
+            return tile_texts(batch, self.matrices(), torch.get_num_threads(), FEW_ROWS if self.few_texts else ROWS)
         return [
             (rows, prepare_texts(sentence_AD, word_ALD, mask_AL, self.matrices()))
             for rows, sentence_AD, word_ALD, mask_AL in by_length(batch)

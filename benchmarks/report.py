@@ -25,7 +25,7 @@ from data.provenance import provenance, write_json
 from evaluate import EvaluateOptions
 from evaluate.report import REPORT_FILE
 from extract.clip import load_tokenizer, spell
-from extract.pictures import thumbnail
+from extract.pictures import small, thumbnail_file
 
 ROOT = Path(__file__).parent.parent
 DIMENSION = 512
@@ -62,7 +62,7 @@ def make_cache(path: Path, videos: int, frames: int) -> FeatureCache:
         entries, texts = [], []
         for video_id in ids[first : first + ENTRIES_A_PART]:
             frames_TD = _features(rng, frames)
-            pictures = [thumbnail(picture) for picture in _pictures(rng, frames)]
+            pictures = [thumbnail_file(small(picture)) for picture in _pictures(rng, frames)]
             entries.append(VideoEntry(video_id, frames_TD, np.arange(frames, dtype=np.float64), 1, 1, thumbnails=pictures))
             captions.append(" ".join([*rng.choice(WORDS, rng.integers(5, 14)), f"{len(captions)}"]))
             sentence_D = 0.25 * frames_TD[rng.integers(frames)] + _features(rng, 1)[0]

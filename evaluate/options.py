@@ -34,7 +34,9 @@ class EvaluateOptions:
     """Add a row of figures after QB-Norm with a bank of so many training captions; scores all pairs once more, and the bank's. Published
     results have 5,000 or more. Default: none."""
     seed: int = 0
-    """Seed of the resampled queries behind the 95% intervals, and of the choice of the query bank."""
+    """Seed of the resampled queries behind the 95% intervals, of the choice of the query bank, and of the report's choice among queries."""
+    report: bool = True
+    """Write report.html, which needs nothing beside it, and its plots for papers."""
     products: Literal["fp32", "bf16"] = "fp32"
     """Precision of the large matrix products alone; bf16 is faster where the processor has it, and moves scores (docs/scoring.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -19,6 +19,7 @@ from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
+from evaluate.report.collect import ReportCollector
 from evaluate.table import format_evaluation
 from train_head.heads import Head
 from train_head.pairs import score_all_pairs
@@ -46,7 +47,7 @@ class Loaded:
 
 
 def evaluate(options: EvaluateOptions) -> Path:
-    """Score all pairs and write metrics.json and the ranks of all queries to OUT; returns OUT.
+    """Score all pairs and write metrics.json, the ranks of all queries, and the report to OUT; returns OUT.
 
     Raises UserError for what the user can put right: no such cache, run or split, a run that does not fit, missing features, an OUT that
     holds other files.
@@ -60,9 +61,10 @@ def evaluate(options: EvaluateOptions) -> Path:
     if options.query_bank is not None:
         bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, loaded.memory_left)
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
+    collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
     warm_up(head, split)
     with measured(head.logit_scale.device) as cost:
-        accumulators = [rankings.accumulator, *post_processing.accumulators]
+        accumulators = [rankings.accumulator, *post_processing.accumulators, *([collector] if options.report else [])]
         score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, loaded.memory_left, options.quiet)
     ranks = RankTables.of(split, rankings.ranks())
     result: dict[str, Any] = {
@@ -94,6 +96,10 @@ def evaluate(options: EvaluateOptions) -> Path:
     write_json(options.out / METRICS_FILE, result)
     shown = (*ROW, "text_to_video", "video_to_text", "RSum")
     print(json.dumps({name: result[name] for name in shown}) if options.json else format_evaluation(result))
+    if options.report:
+        from evaluate.report.page import write_report  # matplotlib takes half a second to load
+
+        write_report(options.out, result, split, head, loaded.cache, rankings.ranks(), collector.collected(), options.seed)
     return options.out
 
 

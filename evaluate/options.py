@@ -14,7 +14,7 @@ class EvaluateOptions:
     run: str
     """Folder of a run, or zero-shot:HEAD for a head without training: glccl, glim-global, glim-local, mean or xclip."""
     out: Path
-    """Folder for metrics.json."""
+    """Folder for the results: empty, or of an earlier evaluation, whose files are replaced."""
     split: Literal["test", "val", "train"] = "test"
     """Split to evaluate."""
     preset: str | None = None
@@ -28,6 +28,15 @@ class EvaluateOptions:
     memory_budget: float | None = None
     """GiB of memory for features and for scoring them, which takes 0.3 itself at 512 dimensions; features beyond it are read when they are
     used. Default: half of the machine's memory."""
+    dual_softmax: bool = False
+    """Add a row of figures after dual softmax, which reads the whole test matrix; scores all pairs once more."""
+    query_bank: int | None = None
+    """Add a row of figures after QB-Norm with a bank of so many training captions; scores all pairs once more, and the bank's. Published
+    results have 5,000 or more. Default: none."""
+    seed: int = 0
+    """Seed of the resampled queries behind the 95% intervals, of the choice of the query bank, and of the report's choice among queries."""
+    report: bool = True
+    """Write report.html, which needs nothing beside it, and its plots for papers."""
     products: Literal["fp32", "bf16"] = "fp32"
     """Precision of the large matrix products alone; bf16 is faster where the processor has it, and moves scores (docs/scoring.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,100 @@ import torch
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
 from data.provenance import provenance, write_json
+from evaluate.bank import load_bank
+from evaluate.bootstrap import intervals
+from evaluate.cost import Cost, flops_a_pair, measured, warm_up
+from evaluate.folder import EVALUATION, METRICS_FILE, check_out, clear
 from evaluate.options import EvaluateOptions
-from evaluate.table import METRICS_FILE, format_rows
-from train_head.pairs import evaluate_pairs
+from evaluate.post_processing import PostProcessing
+from evaluate.rankings import Rankings
+from evaluate.ranks import RankTables
+from evaluate.report.collect import ReportCollector
+from evaluate.table import format_evaluation
+from train_head.heads import Head
+from train_head.pairs import score_all_pairs
 from train_head.run import check_fits, load_head
 from train_head.splits import Split, load_split
 
 # Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
 SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19
+ROW = ("run", "preset", "split", "queries", "gallery", "counts", "train_videos", "selected_on", "ties")
+"""What stands before the figures, in metrics.json and in the line of --json."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is evaluated."""
+
+    cache: FeatureCache
+    head: Head
+    record: dict[str, Any]
+    """What run.json says of the head."""
+    split: Split
+    max_frames: int | None
+    memory_left: int
+    """Bytes for encoded videos."""
 
 
 def evaluate(options: EvaluateOptions) -> Path:
-    """Score all pairs and write OUT/metrics.json; returns OUT.
+    """Score all pairs and write metrics.json, the ranks of all queries, and the report to OUT; returns OUT.
 
-    Raises UserError for what the user can put right: no such cache, run or split, a run that does not fit, missing features.
+    Raises UserError for what the user can put right: no such cache, run or split, a run that does not fit, missing features, an OUT that
+    holds other files.
     """
     start = time.perf_counter()
+    check_out(options.out, EVALUATION)
+    loaded = load(options)
+    head, split = loaded.head, loaded.split
+    rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
+    bank = None
+    if options.query_bank is not None:
+        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, loaded.memory_left)
+    post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
+    collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
+    warm_up(head, split)
+    with measured(head.logit_scale.device) as cost:
+        accumulators = [rankings.accumulator, *post_processing.accumulators, *([collector] if options.report else [])]
+        score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, loaded.memory_left, options.quiet)
+    ranks = RankTables.of(split, rankings.ranks())
+    result: dict[str, Any] = {
+        "run": options.run,
+        "preset": split.preset,
+        "split": split.name,
+        "queries": len(split.answers),
+        "gallery": len(split.videos.ids),
+        "counts": split.counts,
+        "train_videos": loaded.record.get("train_counts", {}).get("videos_scored"),
+        "selected_on": loaded.record.get("selected_on"),
+        "ties": options.ties,
+        **rankings.metrics(),
+        "intervals": intervals(ranks.ranks(), ranks.owners(), options.seed),
+        "scores": rankings.rows(),
+        "post_processing": post_processing.rows(loaded.memory_left, options.quiet),
+        "cost": _cost_row(cost, head, split),
+        "protocol": _protocol(split),
+        "max_frames": loaded.max_frames,
+        "seconds": round(time.perf_counter() - start, 2),
+        "cache_digest": loaded.cache.digest,
+        "weights": loaded.cache.weights,
+        "extracted": loaded.cache.provenance,
+        "trained": loaded.record.get("provenance"),
+        "provenance": provenance(options),
+    }
+    clear(options.out, EVALUATION)
+    ranks.write(options.out)
+    write_json(options.out / METRICS_FILE, result)
+    shown = (*ROW, "text_to_video", "video_to_text", "RSum")
+    print(json.dumps({name: result[name] for name in shown}) if options.json else format_evaluation(result))
+    if options.report:
+        from evaluate.report.page import write_report  # matplotlib takes half a second to load
+
+        write_report(options.out, result, split, head, loaded.cache, rankings.ranks(), collector.collected(), options.seed)
+    return options.out
+
+
+def load(options: EvaluateOptions) -> Loaded:
+    """The run and the split as these options use them. Raises UserError where they do not fit."""
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
     head, record = load_head(options.run, cache, device)
@@ -36,34 +115,24 @@ def evaluate(options: EvaluateOptions) -> Path:
     check_fits(head, split)
     head.products = torch.bfloat16 if options.products == "bf16" else None
     left = features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames))
-    metrics = evaluate_pairs(head, split.texts, split.videos, split.answers, max(0, left), options.quiet, options.ties)
-    row: dict[str, Any] = {
-        "run": options.run,
-        "preset": split.preset,
-        "split": split.name,
-        "queries": len(split.answers),
-        "gallery": len(split.videos.ids),
-        "counts": split.counts,
-        "train_videos": record.get("train_counts", {}).get("videos_scored"),
-        "selected_on": record.get("selected_on"),
-        "ties": options.ties,
-        **metrics,
+    return Loaded(cache, head, record, split, max_frames, max(0, left))
+
+
+def _cost_row(cost: Cost, head: Head, split: Split) -> dict[str, Any]:
+    """What scoring took; what other machines, and this one at another time, would measure otherwise stands under "measured"."""
+    queries = len(split.answers)
+    return {
+        "flops_a_pair": flops_a_pair(head, split),
+        "pairs": queries * len(split.videos.ids),
+        "device": str(head.logit_scale.device),
+        "threads": torch.get_num_threads(),
+        "measured": {
+            "seconds": cost.seconds,
+            "ms_a_query": 1000 * cost.seconds / queries,
+            "queries_a_second": queries / cost.seconds,
+            "peak_extra_mib": cost.peak_extra_mib,
+        },
     }
-    result = {
-        **row,
-        "protocol": _protocol(split),
-        "max_frames": max_frames,
-        "seconds": round(time.perf_counter() - start, 2),
-        "cache_digest": cache.digest,
-        "weights": cache.weights,
-        "extracted": cache.provenance,
-        "trained": record.get("provenance"),
-        "provenance": provenance(options),
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / METRICS_FILE, result)
-    print(json.dumps(row) if options.json else format_rows([row]))
-    return options.out
 
 
 def _protocol(split: Split) -> str:

@@ -35,16 +35,17 @@ class Accumulator(Protocol):
         """
 
 
-class RankedScore:
-    """An accumulator that ranks by the retrieval score, or by the mean of some of the head's scores."""
+class RankedScores:
+    """An accumulator that ranks by the mean of a head's scores, the retrieval score, and by means of some of them."""
 
-    def __init__(self, counter: RankCounter, chosen: Sequence[int] | None = None) -> None:
-        """`chosen`: places of scores among those of the head; None takes them all."""
-        self.counter, self._chosen = counter, None if chosen is None else list(chosen)
+    def __init__(self, counter: RankCounter, chosen: Sequence[Sequence[int]] = ()) -> None:
+        """`counter`: of 1 + len(chosen) rankings; `chosen`: places of scores among those of the head, for each ranking but the first."""
+        self._counter, self._chosen = counter, [list(places) for places in chosen]
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Count the block."""
-        self.counter.update((scores_SAB if self._chosen is None else scores_SAB[self._chosen]).mean(dim=0), texts, videos)
+        means = [scores_SAB.mean(dim=0), *(scores_SAB[places].mean(dim=0) for places in self._chosen)]
+        self._counter.update(torch.stack(means), texts, videos)
 
 
 @torch.no_grad()
@@ -52,19 +53,22 @@ def score_all_pairs(
     head: Head,
     texts: TextFeatures,
     videos: VideoFeatures,
-    answers: NDArray[np.int64],
+    answers: NDArray[np.int64] | None,
     accumulators: Sequence[Accumulator],
     memory_budget: int,
     quiet: bool = True,
 ) -> None:
     """Score every text with every video once and feed the accumulators.
 
-    `answers` [A]: the index of each text's video. `memory_budget`: bytes of encoded videos to hold at once; where it is too small for
-    all, they are encoded twice. The texts of a video stay in one block, and blocks that hold answers come first, so that a RankCounter
-    has little to keep.
+    `answers` [A]: the index of each text's video; None where texts have none among the videos. `memory_budget`: bytes of encoded videos
+    to hold at once; where it is too small for all, they are encoded twice. The texts of a video stay in one block, and blocks that hold
+    answers come first, so that a RankCounter has little to keep. Raises UserError, which names the caption and the video, where an
+    accumulator finds the score of a pair to be NaN.
     """
     device = head.logit_scale.device
     head.eval()
+    if answers is None:
+        answers = len(videos.ids) + np.arange(len(texts.texts))
     texts, videos = texts.to(device), videos.to(device)
     strips, groups = _strips(answers, texts), _groups(videos, memory_budget)
     held: list[range] = []
@@ -91,7 +95,13 @@ def score_all_pairs(
                     encoded.clear()
                     encoded.update((block, head.encode_videos(VideoBatch.gather(videos, block, device))) for block in group)
                     held = group
-                parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
+                try:
+                    parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
+                except NanScore as error:
+                    raise UserError(
+                        f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the "
+                        "features of both, or train the head again with a lower --lr"
+                    ) from error
 
 
 def evaluate_pairs(
@@ -103,18 +113,9 @@ def evaluate_pairs(
     quiet: bool = True,
     ties: Ties = "expected",
 ) -> Metrics:
-    """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs` for the budget.
-
-    Raises UserError, which names the caption and the video, where the score of a pair is NaN.
-    """
+    """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs`."""
     counter = RankCounter(answers, len(videos.ids), ties)
-    try:
-        score_all_pairs(head, texts, videos, answers, [RankedScore(counter)], memory_budget, quiet)
-    except NanScore as error:
-        raise UserError(
-            f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the features of both, "
-            "or train the head again with a lower --lr"
-        ) from error
+    score_all_pairs(head, texts, videos, answers, [RankedScores(counter)], memory_budget, quiet)
     return counter.metrics()
 
 

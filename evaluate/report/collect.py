@@ -1,4 +1,4 @@
-"""What the report keeps of all scores: the best entries of every query in both directions, and the scores of positives and hardest negatives.
+"""What the report keeps of all scores: the best entries of every query of both directions, positives, and hardest negatives.
 
 Memory grows with texts and videos, never with their pairs. Ties are in the order of the entries, so that nothing depends on the order in
 which blocks come.
@@ -22,7 +22,7 @@ _NONE = torch.iinfo(torch.int64).max
 
 
 class Best(NamedTuple):
-    """The best entries of each query, the best first: indices [Q, K], and all scores of each [S, Q, K]; K is smaller where there are fewer."""
+    """The best entries of each query, the best first: their indices, and all scores of each. K is KEPT, or less where there are fewer."""
 
     entry_QK: NDArray[np.int64]
     score_SQK: NDArray[np.float32]
@@ -47,7 +47,7 @@ class ReportCollector:
 
     def __init__(self, answers: NDArray[np.int64], videos: int, scores: int) -> None:
         """`answers` [A]: the index of each text's video; `videos`: how many there are; `scores`: S."""
-        self._answer_A = torch.from_numpy(answers)
+        self._answer_A = torch.tensor(answers)
         self._videos = _Running(len(answers), scores)
         self._texts = _Running(videos, scores)
         self._positive_SA = torch.full((scores, len(answers)), torch.nan)

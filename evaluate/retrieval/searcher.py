@@ -143,6 +143,10 @@ class Searcher:
             raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one a line")
         return self.cache.texts(names, budget_bytes(self._options.memory_budget))
 
+    def has_thumbnails(self, number: int) -> bool:
+        """Whether the cache keeps pictures of a video."""
+        return "thumbnails" in self.cache.images_of(self.gallery.ids[number])
+
     def thumbnails(self, number: int) -> list[bytes]:
         """JPEG files of the frames that the head sees of a video; none where the cache keeps none."""
         images = self.cache.images("thumbnails", self.gallery.ids[number])

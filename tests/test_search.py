@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -258,8 +259,8 @@ def test_a_folder_of_videos_without_captions_is_extracted_and_searched(
         ({"query": ("\x00\x1b",)}, "the query is empty"),
         ({"query": ("a" * (MAX_QUERY + 1),)}, "has 10,001 characters: shorten it to 10,000"),
         ({"query": (), "queries": "nowhere.txt"}, "--queries nowhere.txt cannot be read: No such file"),
-        ({"query": (), "video": "vdeo3"}, "has no video 'vdeo3'; near it: 'video3', "),
-        ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J'; the first of 62 is 'video0'"),
+        ({"query": (), "video": "vdeo3"}, "has no video 'vdeo3': name one that it has, near it: 'video3', "),
+        ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J': name one that it has, such as 'video0'"),
         ({"video": "video3"}, "--video asks for captions: leave out the queries"),
         ({"captions": Path("texts.txt")}, "--captions texts.txt belongs to --video"),
         ({"top": 0}, "--top 0: a number above 0"),
@@ -332,7 +333,7 @@ def test_the_readmes_commands_are_understood() -> None:
     kinds = {"extract": ExtractOptions, "evaluate.search": SearchOptions, "evaluate.serve": ServeOptions}
     assert [command[2] for command in commands] == list(kinds)
     for command in commands:
-        options = tyro.cli(kinds[command[2]], args=command[3:], config=(tyro.conf.FlagCreatePairsOff,))
+        options: Any = tyro.cli(kinds[command[2]], args=command[3:], config=(tyro.conf.FlagCreatePairsOff,))
         assert options.cache == Path("cache")
 
 

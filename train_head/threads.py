@@ -36,8 +36,8 @@ def parallel(threads: int, work: Callable[[Job, State], object], jobs: Sequence[
 def without_subnormals() -> Iterator[None]:
     """Let this thread take numbers below 1e-38 for zero, where the processor can.
 
-    The softmaxes of the method leave weights of 1e-30 and less, whose products are such numbers; a processor handles each of them apart, and
-    training took four times as long. What they would add is far below the rounding of what they are added to.
+    The softmaxes of the method leave weights of 1e-30 and less, whose products are such numbers. Processors treat each of them apart, and
+    a step of training took four times as long. What they would add is far below the rounding of what they are added to.
     """
     before = bool(np.float32(1e-39) * np.float32(1) == 0)
     torch.set_flush_denormal(True)

@@ -122,6 +122,9 @@ class _Run:
     options: TrainOptions
     name: str
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def main(options: SweepOptions) -> Path:
     """Train what is missing and return runs.csv. Raises UserError for what the user can put right."""

@@ -1,16 +1,19 @@
 """Whole jobs in processes of their own, each on one thread: runs of a sweep that do not wait for each other."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from data.errors import UserError
+from data.errors import LostProcess, UserError
+
+_WHY = "a traceback is above; or it was killed, for memory perhaps (fewer --processes take less); run again to go on"
 
 Job = TypeVar("Job")
 State = TypeVar("State")
@@ -20,8 +23,8 @@ Result = TypeVar("Result")
 def in_processes(count: int, work: Callable[[State, Job], Result], state: State, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
     """Do `work(state, job)` for all jobs in so many processes, and give each job with its result, in the order in which they end.
 
-    `state` goes to every process once. A UserError of a job is raised here; a process that is lost, or that ends over another exception
-    (with its traceback), is a RuntimeError. Whatever ends the iteration early ends the processes.
+    `state` goes to every process once. A UserError of a job is raised here. Raises LostProcess where a process ends before its job, be it
+    over another exception, whose traceback it prints. Whatever ends the iteration early ends the processes.
     """
     # Not forked: threads of this process, of torch or of a BLAS, would be missing in its copies.
     context = get_context("spawn")
@@ -46,7 +49,7 @@ def in_processes(count: int, work: Callable[[State, Job], Result], state: State,
                     result = connection.recv()
                 except EOFError:
                     process.join()
-                    raise RuntimeError(f"a process ended with status {process.exitcode} over {job}") from None
+                    raise LostProcess(f"the process at work on {job} ended with status {process.exitcode}: {_WHY}") from None
                 if isinstance(result, UserError):
                     raise result
                 following = next(waiting, None)
@@ -67,6 +70,8 @@ def _serve(connection: Connection, work: Callable[[State, Job], Result], state: 
     """Do what the connection asks for until it ends."""
     # Control-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not killed at once: libraries have semaphores to give back.
+    signal.signal(signal.SIGTERM, _leave)
     torch.set_num_threads(1)
     while True:
         try:
@@ -80,3 +85,7 @@ def _serve(connection: Connection, work: Callable[[State, Job], Result], state: 
             result = error
         with suppress(BrokenPipeError):
             connection.send(result)
+
+
+def _leave(_signal: int, _frame: Any) -> NoReturn:
+    sys.exit()

@@ -88,7 +88,7 @@ def test_runs_side_by_side_are_those_one_after_the_other(options: SweepOptions) 
         path = sweep(replace(options, processes=processes, out=options.out / str(processes)))
         assert not list(path.parent.glob(".*"))
         tables.append(pd.read_csv(path))
-    measured = [name for name in tables[0] if "seconds" in name or name == "date"]
+    measured = [name for name in map(str, tables[0]) if "seconds" in name or name == "date"]
     assert len(measured) == 5
     pd.testing.assert_frame_equal(tables[0].drop(columns=measured), tables[1].drop(columns=measured))
     for run in tables[0]["run"]:

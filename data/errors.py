@@ -12,3 +12,7 @@ class UserError(ValueError):
     def __init__(self, message: str, listed: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.listed = tuple(listed)
+
+
+class LostProcess(Exception):
+    """A process of ours ended before its work did; the line names it, and a stage prints it without a traceback and ends with status 1."""

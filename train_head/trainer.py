@@ -48,7 +48,7 @@ class Trainer:
         matrices = [p for p in self.head.parameters() if p.ndim >= 2]
         others = [p for p in self.head.parameters() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6)
+        self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
         self.schedule = _schedule(self.optimiser, self.steps_an_epoch * options.epochs)
         self.begin_epoch()
 

@@ -4,19 +4,23 @@ Frame k of a video is the one on the screen k / fps seconds after the start of t
 that begins at or before that moment, or the first of all.
 """
 
+import itertools
 import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ffmpeg
 from PIL import Image
 
 from data.ffmpeg import SOURCE, FfmpegFailed, Processes, Running, last_words, run_ffmpeg
 from data.sampling import choose_frames
+from extract.ppm import read_ppm
+from extract.pyav import NotPlain, PyavProcesses
 
 TIME_LIMIT_S = 1800.0
 MAX_PIXELS = 8192 * 8192
@@ -33,6 +37,9 @@ TAIL_S = 10.0
 
 GUESS = 2
 """How many sampled frames the length in the header may be wrong by before a video is decoded a second time."""
+
+CUDA_FAILURES = 5
+"""After so many videos in a row that the GPU could not decode and the CPU could, the CPU decodes what is left."""
 
 Picture = TypeVar("Picture")
 
@@ -59,6 +66,10 @@ class Sampling:
     allow_partial: bool = False
     """Whether a file that is cut short gives the frames it has."""
     processes: Processes = field(default_factory=Processes)
+    pyav: PyavProcesses | None = None
+    """What is tried before ffmpeg."""
+    cuda: "Cuda | None" = None
+    """Whether ffmpeg decodes on the GPU, as long as that works."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +77,32 @@ class Sampled(Generic[Picture]):
     """The chosen frames of a video, what was made of each, and their times in seconds from the start of the video.
 
     `expected` is the number of sampled frames that the header of a cut file announces, None of a whole one; `hdr` the transfer function of
-    a video of high dynamic range, whose values are taken as they are, empty otherwise.
+    a video of high dynamic range, whose values are taken as they are, empty otherwise; `decoder` is what decoded it: ffmpeg on the `cpu` or
+    by `cuda`, or `pyav`.
     """
 
     pictures: list[Picture]
     seconds: list[float]
     expected: int | None = None
     hdr: str = ""
+    decoder: str = "cpu"
+
+
+class Cuda:
+    """Whether the GPU still decodes: it is left alone after several failures one after the other."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    @property
+    def works(self) -> bool:
+        return self._failures < CUDA_FAILURES
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+    def failed(self) -> None:
+        self._failures += 1
 
 
 @dataclass(frozen=True)
@@ -123,6 +153,61 @@ def sample_frames(
         raise DecodeFailed("the file is empty")
     part = _Part(path, start or 0.0, end)
     deadline = time.monotonic() + sampling.time_limit_s
+    # Where every frame is handed over once, in order, what a decoder gave before it failed is not handed over again.
+    takes = _made_once(shrink) if sampling.max_frames is None else itertools.repeat(shrink)
+    if sampling.pyav is not None:
+        with suppress(NotPlain):
+            return _by_pyav(sampling.pyav, part, sampling, next(takes), deadline)
+    if sampling.cuda is not None and sampling.cuda.works:
+        try:
+            sampled = _by_ffmpeg(part, sampling, next(takes), deadline)
+        except DecodeFailed:
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            sampling.cuda.succeeded()
+            return replace(sampled, decoder="cuda")
+        sampled = _by_ffmpeg(part, replace(sampling, cuda=None), next(takes), deadline)
+        # Only now: a video that the CPU cannot decode either says nothing about the GPU.
+        sampling.cuda.failed()
+        return sampled
+    return _by_ffmpeg(part, replace(sampling, cuda=None), next(takes), deadline)
+
+
+def _made_once(shrink: Callable[[Image.Image], Picture]) -> Iterator[Callable[[Image.Image], Picture]]:
+    """`shrink` for one attempt after the other at the same frames: each frame is handed to it once, and remembered."""
+    made: list[Picture] = []
+    while True:
+        count = itertools.count()
+
+        def take(image: Image.Image, count: Iterator[int] = count) -> Picture:
+            place = next(count)
+            if place == len(made):
+                made.append(shrink(image))
+            return made[place]
+
+        yield take
+
+
+def _by_pyav(
+    pyav: PyavProcesses, part: _Part, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float
+) -> Sampled[Picture]:
+    """What PyAV makes of a plain video. Raises NotPlain for any other, which ffmpeg is to judge."""
+
+    def choose(count: int) -> list[int]:
+        return [int(k) for k in choose_frames(count, sampling.max_frames)]
+
+    try:
+        pictures, chosen = pyav.decode(
+            part.path, (part.start, part.end), sampling.fps, MAX_PIXELS, choose, shrink, max(deadline - time.monotonic(), 0.0)
+        )
+    except TimeoutError as error:
+        raise DecodeFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)") from error
+    return Sampled(pictures, [part.start + i / sampling.fps for i in chosen], decoder="pyav")
+
+
+def _by_ffmpeg(part: _Part, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float) -> Sampled[Picture]:
+    """What ffmpeg makes of any video: in sequence, or sought where the chosen frames are far apart."""
     try:
         return _in_sequence(part, sampling, shrink, deadline)
     except _FarApart as far:
@@ -148,7 +233,7 @@ def _in_sequence(
     def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int]:
         kept: dict[int, Picture] = {}
         count = 0
-        for image in _read_ppm(running.stdout):
+        for image in read_ppm(running.stdout):
             if wanted is None and limit is not None:
                 length = part.length(running.said())
                 if seek and length is not None and length >= SEEK_APART_S * limit and length * sampling.fps > limit:
@@ -179,7 +264,7 @@ def _by_seeking(
     fps = sampling.fps
     assert sampling.max_frames is not None
     first = max(0, math.floor((length - TAIL_S) * fps))
-    counted, said = _run(_from(part, first / fps), sampling, deadline, lambda running: sum(1 for _ in _read_ppm(running.stdout)))
+    counted, said = _run(_from(part, first / fps), sampling, deadline, lambda running: sum(1 for _ in read_ppm(running.stdout)))
     if not counted:
         raise _NotThere
     chosen = choose_frames(first + counted, sampling.max_frames).tolist()
@@ -193,7 +278,7 @@ def _by_seeking(
             _from(part, before),
             replace(sampling, fps=1 / lead),
             deadline,
-            lambda running, count=count: [shrink(image) for i, image in enumerate(_read_ppm(running.stdout)) if i == count - 1],  # type: ignore[misc]
+            lambda running, count=count: [shrink(image) for i, image in enumerate(read_ppm(running.stdout)) if i == count - 1],  # type: ignore[misc]
             frames=count,
         )
         if not found:
@@ -218,6 +303,9 @@ def _run(
     cut: dict[str, Any] = {"ss": part.start} if part.start else {}
     if part.end is not None:
         cut["t"] = max(part.end - part.start, 0.001)
+    # On the GPU the frames stay there until those wanted are chosen. Of 10 bits, or turned, they fail here and go to the CPU.
+    cut |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
+    fetch = "" if sampling.cuda is None else ",hwdownload,format=nv12"
     # One thread: files are decoded side by side, and more threads in each would only add overhead.
     graph = ffmpeg.input(
         SOURCE, protocol_whitelist="file", format_whitelist=FORMATS, max_pixels=MAX_PIXELS, threads=1, **cut
@@ -225,7 +313,7 @@ def _run(
         "pipe:",
         # round=up: without it the filter's frames are half a period late. start_time: else a stream that begins a moment after the start
         # (of the file, of the part) would lose its first second.
-        vf=f"fps={sampling.fps}:round=up:start_time=0",
+        vf=f"fps={sampling.fps}:round=up:start_time=0{fetch}",
         fps_mode="passthrough",
         format="image2pipe",
         vcodec="ppm",
@@ -247,16 +335,6 @@ def _could_be_chosen(length: float | None, fps: float, limit: int) -> Collection
         return range(3 * limit)
     guess = math.ceil(length * fps)
     return {i for count in range(max(guess - GUESS, 1), max(guess + GUESS, 1) + 1) for i in choose_frames(count, limit).tolist()}
-
-
-def _read_ppm(stdout: IO[bytes]) -> Iterator[Image.Image]:
-    """The pictures of a stream of binary PPM files, whose headers carry the size, so that nobody has to probe the file first."""
-    while stdout.readline() == b"P6\n":
-        width, height = map(int, stdout.readline().split())
-        stdout.readline()  # the largest value, 255 for rgb24
-        pixels = stdout.read(3 * width * height)
-        if len(pixels) == 3 * width * height:
-            yield Image.frombytes("RGB", (width, height), pixels)
 
 
 def _check(said: str, count: int, part: _Part, sampling: Sampling) -> int | None:

@@ -30,15 +30,18 @@ class NotPlain(Exception):
     """PyAV's process leaves this video to ffmpeg."""
 
 
+def require_pyav() -> None:
+    """Raises UserError where PyAV is not installed, or does not work here."""
+    try:
+        importlib.import_module("av")
+    except ImportError as error:
+        raise UserError(f"--decoder pyav needs PyAV: pip install -r requirements-pyav.txt ({error})") from error
+
+
 class PyavProcesses:
     """Processes that decode, as many as threads ask at once. Close it, or they stay until this process ends."""
 
     def __init__(self, processes: Processes) -> None:
-        """Raises UserError where PyAV is not installed."""
-        try:
-            importlib.import_module("av")
-        except ImportError as error:
-            raise UserError(f"--decoder pyav needs PyAV: pip install -r requirements-pyav.txt ({error})") from error
         self._processes = processes
         self._lock = threading.Lock()
         self._idle: list[subprocess.Popen[bytes]] = []

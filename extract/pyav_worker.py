@@ -84,11 +84,12 @@ class Video:
             stamps, stop = [stamp for stamp in stamps if stamp < limit], min(stop, limit)
         if not stamps or len(set(stamps)) < len(stamps):
             raise NotPlain("no frames, or several at one time")
-        count = math.ceil((stop - begin) * base * fps)
+        a_tick = 1 / (base * fps)
         self.ticks: list[int] = []
         place = 0
-        for k in range(count):
-            while place + 1 < len(stamps) and (stamps[place + 1] - begin) * base * fps <= k:
+        for k in range(math.ceil((stop - begin) / a_tick)):
+            latest = math.floor(begin + k * a_tick)
+            while place + 1 < len(stamps) and stamps[place + 1] <= latest:
                 place += 1
             self.ticks.append(stamps[place])
 

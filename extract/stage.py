@@ -21,6 +21,7 @@ from data.errors import UserError
 from data.progress import Progress
 from data.provenance import provenance
 from extract.clip import Clip, load_clip
+from extract.decoders import check_decoder
 from extract.dry_run import dry_run
 from extract.failures import Failure, failures_file, read_failures, write_failures
 from extract.options import ExtractOptions
@@ -59,6 +60,7 @@ def extract(options: ExtractOptions) -> Outcome:
     """
     start = time.perf_counter()
     _check_numbers(options)
+    check_decoder(options)
     shard = _shard(options.shard)
     preset = find_preset(options.dataset, options.preset, options.annotations)
     options = _with_preset(options, preset)
@@ -215,6 +217,7 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "max_words": max_words,
         "precision": clip.precision,
         "dtype": options.dtype,
+        **({"decode_device": "cuda"} if options.decode_device == "cuda" else {}),
     }
 
 

@@ -27,7 +27,9 @@ from extract.ahead import Ahead
 from extract.clip import BATCH, Clip
 from extract.decode import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.failures import Failure
+from extract.frames import Cuda
 from extract.options import ExtractOptions
+from extract.pyav import PyavProcesses
 
 PIECES_AHEAD = 2
 """Pieces of frames that wait for the encoder, for every worker."""
@@ -90,7 +92,9 @@ class VideoFeaturesAhead:
         self._clip, self._options = clip, options
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
-        self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes)
+        self._pyav = PyavProcesses(processes) if options.decoder == "pyav" else None
+        cuda = Cuda() if options.decode_device == "cuda" else None
+        self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes, self._pyav, cuda)
         self._root = options.videos.resolve()
         workers = worker_count(options)
         self._ahead: Ahead[Any, _Piece | _Done | Failure] = Ahead(
@@ -103,6 +107,8 @@ class VideoFeaturesAhead:
 
     def __exit__(self, *error: Any) -> None:
         self._ahead.__exit__(*error)
+        if self._pyav is not None:
+            self._pyav.close()
 
     def __iter__(self) -> Iterator[VideoEntry | Failure]:
         """Encode what comes; a video when all of its frames are done."""
@@ -179,7 +185,7 @@ class VideoFeaturesAhead:
                 chosen = sample_frames(row.file, self._sampling, self._clip.shrink, start, end)
                 for image in chosen.pictures:
                     take(image)
-                sampled = Sampled([None] * len(chosen.pictures), chosen.seconds, chosen.expected, chosen.hdr)
+                sampled = Sampled([None] * len(chosen.pictures), chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder)
             hand_over(final=True)
             outcome: _Done | Failure = _Done(row.video_id, sampled, stat, time.perf_counter() - begin - given)
         except DecodeFailed as error:
@@ -205,4 +211,5 @@ def _entry(video: _Waiting) -> VideoEntry:
         done.file.st_mtime_ns,
         frames_expected=done.sampled.expected or 0,
         hdr=done.sampled.hdr,
+        decoder=done.sampled.decoder,
     )

@@ -1,6 +1,7 @@
 """The one place that starts ffmpeg: the binary that pip brought, told what to do by a graph of ffmpeg-python."""
 
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -150,7 +151,9 @@ def run_ffmpeg(
 def last_words(said: str) -> str:
     """The last error lines of ffmpeg's log in one line; empty where there is none."""
     errors = [line for line in said.splitlines() if "[error]" in line or "[fatal]" in line]
-    return "; ".join(line.split("] ", 1)[-1].replace("[error] ", "").replace("[fatal] ", "").strip() for line in errors[-2:])
+    # That nothing could be written follows from what was said before.
+    causes = [line for line in errors if "Error opening output file" not in line] or errors
+    return "; ".join(re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in causes[-2:])
 
 
 def encode_video(path: Path, frames: bytes, width: int, height: int, fps: int) -> None:

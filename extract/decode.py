@@ -42,9 +42,9 @@ def sample_frames(
     deadline = time.monotonic() + sampling.time_limit_s
     # Where every frame is handed over once, in order, what a decoder gave before it failed is not handed over again.
     takes = _made_once(shrink) if sampling.max_frames is None else itertools.repeat(shrink)
-    if sampling.pyav is not None:
+    if sampling.pyav is not None and not start and end is None:
         with suppress(NotPlain):
-            return _by_pyav(sampling.pyav, part, sampling, next(takes), deadline)
+            return _by_pyav(sampling.pyav, path, sampling, next(takes), deadline)
     if sampling.cuda is not None and sampling.cuda.works:
         try:
             sampled = by_ffmpeg(part, sampling, next(takes), deadline)
@@ -77,7 +77,7 @@ def _made_once(shrink: Callable[[Image.Image], Picture]) -> Iterator[Callable[[I
 
 
 def _by_pyav(
-    pyav: PyavProcesses, part: Part, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float
+    pyav: PyavProcesses, path: Path, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float
 ) -> Sampled[Picture]:
     """What PyAV makes of a plain video. Raises NotPlain for any other, which ffmpeg is to judge."""
 
@@ -85,9 +85,7 @@ def _by_pyav(
         return [int(k) for k in choose_frames(count, sampling.max_frames)]
 
     try:
-        pictures, chosen = pyav.decode(
-            part.path, (part.start, part.end), sampling.fps, MAX_PIXELS, choose, shrink, max(deadline - time.monotonic(), 0.0)
-        )
+        pictures, chosen = pyav.decode(path, sampling.fps, MAX_PIXELS, choose, shrink, max(deadline - time.monotonic(), 0.0))
     except TimeoutError as error:
         raise DecodeFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)") from error
-    return Sampled(pictures, [part.start + i / sampling.fps for i in chosen], decoder="pyav")
+    return Sampled(pictures, [i / sampling.fps for i in chosen], decoder="pyav")

@@ -49,7 +49,6 @@ class PyavProcesses:
     def decode(
         self,
         path: Path,
-        part: tuple[float, float | None],
         fps: float,
         max_pixels: int,
         choose: Callable[[int], Sequence[int]],
@@ -58,12 +57,12 @@ class PyavProcesses:
     ) -> tuple[list[Picture], list[int]]:
         """What `take` makes of the sampled frames that `choose` chooses by their number, and which they are.
 
-        `part` is start and end in seconds. Raises NotPlain where ffmpeg should decode it, and TimeoutError.
+        Raises NotPlain where ffmpeg should decode it, and TimeoutError.
         """
         process = self._borrow()
         with killing_after(process, time_limit_s) as timed_out, self._processes.holding(process):
             try:
-                asked = {"path": os.path.abspath(path), "fps": str(fps), "start": part[0], "end": part[1], "max_pixels": max_pixels}
+                asked = {"path": os.path.abspath(path), "fps": str(fps), "max_pixels": max_pixels}
                 count = _ask(process, asked).get("count")
                 chosen = list(choose(count)) if count is not None else []
                 pictures = _take(process, chosen, take) if chosen else []

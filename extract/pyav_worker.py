@@ -22,7 +22,10 @@ HDR = {16, 18}
 """Transfer functions smpte2084 and arib-std-b67, as H.273 counts them."""
 
 LARGEST_BYTES = 2**26
-"""The packets of a file are held while it is read. Longer videos are better sought, which ffmpeg does."""
+"""The packets of a file are held while it is read."""
+
+LONGEST_S = 600
+"""In a longer video the frames may be better sought, which ffmpeg does."""
 
 MICROSECONDS = 1_000_000
 
@@ -45,9 +48,11 @@ def container_of(path: str) -> str:
 class Video:
     """The packets of a plain video, and which frame is on the screen at which moment."""
 
-    def __init__(self, container: Any, fps: Fraction, start: float, end: float | None) -> None:
+    def __init__(self, container: Any, fps: Fraction) -> None:
         if len(container.streams.video) != 1:
             raise NotPlain("not one video stream")
+        if container.duration is None or container.duration > LONGEST_S * MICROSECONDS:
+            raise NotPlain("long, or of unknown length")
         stream = container.streams.video[0]
         context = stream.codec_context
         if context.name not in CODECS or context.pix_fmt not in PLAIN_PIXELS or context.color_trc in HDR:
@@ -56,51 +61,21 @@ class Video:
         context.thread_count = 1
         context.thread_type = "NONE"
         self.context = context
-        self.packets = [packet for packet in container.demux(stream) if packet.size]
-        shown = [packet for packet in self.packets if not packet.is_discard]
-        if not shown or any(packet.pts is None or packet.is_corrupt for packet in self.packets):
-            raise NotPlain("packets without times, or damaged")
         self.size: tuple[int, int] = (context.width, context.height)
-        self._place_frames(shown, stream.time_base, container.start_time or 0, fps, start, end)
-        if container.duration is not None:
-            length = container.duration / MICROSECONDS
-            self._require_whole((min(length, length if end is None else end) - start) * fps)
-
-    def _place_frames(self, shown: list[Any], base: Fraction, origin: int, fps: Fraction, start: float, end: float | None) -> None:
-        """`ticks`: for sampled frame k the time stamp of the frame on the screen at k / fps.
-
-        As ffmpeg's filter `fps` has it with round=up and start_time=0, the whole in integers.
-        """
-        begin = _rounded(Fraction(origin + round(start * MICROSECONDS), MICROSECONDS) / base)
-        stamps = sorted(packet.pts for packet in shown)
-        last = max(shown, key=lambda packet: packet.pts)
-        if not last.duration:
-            raise NotPlain("the last frame has no duration")
-        stop = last.pts + last.duration
-        if start:
-            stamps = [stamp for stamp in stamps if stamp >= begin]
-        if end is not None:
-            limit = begin + _rounded(Fraction(round(max(end - start, 0.001) * MICROSECONDS), MICROSECONDS) / base)
-            stamps, stop = [stamp for stamp in stamps if stamp < limit], min(stop, limit)
-        if not stamps or len(set(stamps)) < len(stamps):
-            raise NotPlain("no frames, or several at one time")
-        a_tick = 1 / (base * fps)
-        self.ticks: list[int] = []
-        place = 0
-        for k in range(math.ceil((stop - begin) / a_tick)):
-            latest = math.floor(begin + k * a_tick)
-            while place + 1 < len(stamps) and stamps[place + 1] <= latest:
-                place += 1
-            self.ticks.append(stamps[place])
-
-    def _require_whole(self, expected: Fraction | float) -> None:
-        if not self.ticks or len(self.ticks) < int(expected):
+        self.packets = [packet for packet in container.demux(stream) if packet.size]
+        if any(packet.pts is None or packet.is_corrupt for packet in self.packets):
+            raise NotPlain("packets without times, or damaged")
+        shown = [packet for packet in self.packets if not packet.is_discard]
+        start = _rounded(Fraction(container.start_time or 0, MICROSECONDS) / stream.time_base)
+        self.stamps = _on_screen(shown, start, 1 / (stream.time_base * fps))
+        """For sampled frame k the time stamp of the frame that is on the screen at k / fps."""
+        if len(self.stamps) < int(container.duration * fps / MICROSECONDS):
             raise NotPlain("fewer frames than the header announces")
 
     def pictures(self, wanted: list[int]) -> Iterator[Any]:
-        """The pictures of these sampled frames, in order, decoding no frame that nothing wanted is made from."""
-        times = Counter(self.ticks[k] for k in wanted)
-        for packet in self._needed(times):
+        """The pictures of these sampled frames, in order."""
+        times = Counter(self.stamps[k] for k in wanted)
+        for packet in [*self.packets, None]:
             # A frame that no other is predicted from is decoded only for its own sake.
             self.context.skip_frame = "DEFAULT" if packet is None or packet.pts in times else "NONREF"
             for frame in self.context.decode(packet):
@@ -111,19 +86,30 @@ class Video:
                     raise NotPlain("a frame that is damaged, turned, or of another size")
                 for _ in range(repeats):
                     yield frame
-        if times:
-            raise NotPlain("frames that the decoder does not give")
+            if not times:
+                return
+        raise NotPlain("frames that the decoder does not give")
 
-    def _needed(self, times: Counter[int]) -> Iterator[Any]:
-        """Packets up to the last wanted frame of each group from one key frame to the next; None ends them."""
-        first = 0
-        for place in range(1, len(self.packets) + 1):
-            if place == len(self.packets) or self.packets[place].is_keyframe:
-                group = self.packets[first:place]
-                wanted = [i for i, packet in enumerate(group) if packet.pts in times]
-                yield from group[: wanted[-1] + 1] if wanted else []
-                first = place
-        yield None
+
+def _on_screen(packets: list[Any], start: int, a_tick: Fraction) -> list[int]:
+    """The time stamps of the frames on the screen at 0, 1, 2, … ticks after the start, as long as there is one.
+
+    As ffmpeg's filter `fps` has it with round=up and start_time=0.
+    """
+    stamps = sorted(packet.pts for packet in packets)
+    if not stamps or len(set(stamps)) < len(stamps):
+        raise NotPlain("no frames, or several at one time")
+    last = max(packets, key=lambda packet: packet.pts)
+    if not last.duration:
+        raise NotPlain("the last frame has no duration")
+    found: list[int] = []
+    place = 0
+    for k in range(math.ceil((last.pts + last.duration - start) / a_tick)):
+        latest = math.floor(start + k * a_tick)
+        while place + 1 < len(stamps) and stamps[place + 1] <= latest:
+            place += 1
+        found.append(stamps[place])
+    return found
 
 
 def _rounded(value: Fraction) -> int:
@@ -137,12 +123,12 @@ def answer(request: dict[str, Any], requests: BinaryIO, out: BinaryIO) -> None:
         raise NotPlain("a large file")
     options = {"protocol_whitelist": "file", "max_pixels": str(request["max_pixels"])}
     with av.open(f"file:{path}", format=container_of(path), options=options, metadata_errors="replace") as container:
-        video = Video(container, Fraction(request["fps"]), request["start"], request["end"])
-        _say(out, {"count": len(video.ticks)})
+        video = Video(container, Fraction(request["fps"]))
+        _say(out, {"count": len(video.stamps)})
         for frame in video.pictures(json.loads(requests.readline())):
-            pixels = frame.to_ndarray(format="rgb24")
+            pixels = frame.to_ndarray(format="rgb24").tobytes()
             out.write(b"P6\n%d %d\n255\n" % (frame.width, frame.height))
-            out.write(pixels.data)
+            out.write(pixels)
         _say(out, {"done": True})
 
 

@@ -197,13 +197,13 @@ def test_memory_holds_the_frames_that_may_be_chosen(tmp_path: Path, sampling: Ma
             assert len(ready) <= 6 * limit + 2
 
 
-def test_frames_of_a_long_video_are_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling: MakeSampling) -> None:
+def test_frames_of_a_long_video_are_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three hours, and parts of them: the same frames as decoding all of it gives."""
     path = numbered_video(tmp_path / "long.mp4", 3 * 3600, 1)
     asked = [(None, None), (3600.0, None), (1800.5, 7200.0)]
-    sought = [sample_frames(path, sampling(max_frames=12), frame_number, *part) for part in asked]
+    sought = [sample_frames(path, Sampling(max_frames=12), frame_number, *part) for part in asked]
     monkeypatch.setattr("extract.by_ffmpeg.SEEK_APART_S", float("inf"))
-    assert sought == [sample_frames(path, sampling(max_frames=12), frame_number, *part) for part in asked]
+    assert sought == [sample_frames(path, Sampling(max_frames=12), frame_number, *part) for part in asked]
     assert sought[0].pictures == (np.linspace(0, 3 * 3600 - 1, num=12).astype(int) % 60).tolist()
 
 

@@ -55,7 +55,7 @@ class Video:
             raise NotPlain("long, or of unknown length")
         stream = container.streams.video[0]
         context = stream.codec_context
-        if context.name not in CODECS or context.pix_fmt not in PLAIN_PIXELS or context.color_trc in HDR:
+        if context is None or context.name not in CODECS or context.pix_fmt not in PLAIN_PIXELS or context.color_trc in HDR:
             raise NotPlain("pixels that need more than the plain conversion")
         # More threads give frames later, and whether to skip a frame is said packet by packet.
         context.thread_count = 1

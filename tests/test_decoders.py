@@ -102,6 +102,26 @@ def test_a_copy_that_begins_between_key_frames_gives_the_same(tmp_path: Path, py
     assert_same(sample_frames(path, Sampling(pyav=pyav), pixels), sample_frames(path, Sampling(), pixels), bound=0)
 
 
+def test_damaged_files_end_as_with_ffmpeg(tmp_path: Path, pyav: PyavProcesses, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same frames, or the same failure, and no words but the failure's."""
+    whole, path = tmp_path / "whole.mp4", tmp_path / "damaged.mp4"
+    convert(pattern(size="130x98", rate=25, duration=4).output(str(whole), g=25, **H264))
+    rng = np.random.default_rng(1)
+
+    def outcome(sampling: Sampling) -> Sampled[bytes] | str:
+        try:
+            return replace(sample_frames(path, sampling, Image.Image.tobytes), decoder="any")
+        except DecodeFailed as error:
+            return str(error)
+
+    for flips in [1, 3, 20] * 5:
+        content = np.fromfile(whole, np.uint8)
+        content[rng.integers(len(content), size=flips)] ^= np.uint8(1) << rng.integers(8, size=flips, dtype=np.uint8)
+        content.tofile(path)
+        assert outcome(Sampling(pyav=pyav)) == outcome(Sampling())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_worker_that_hangs_is_killed_with_its_children(tmp_path: Path, pyav: PyavProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
     path = numbered_video(tmp_path / "v.mp4", 5, 5)
     program, child = tmp_path / "worker.py", tmp_path / "child"

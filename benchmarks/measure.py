@@ -1,11 +1,15 @@
-"""What runs cost: wall time beside processor time, which other work on the machine changes less."""
+"""What runs cost: wall time beside processor time, which other work on the machine changes less, and memory."""
 
+import re
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -36,3 +40,17 @@ def in_turn(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
         name: Cost(statistics.median(cost.wall_s for cost in costs), statistics.median(cost.cpu_s for cost in costs))
         for name, costs in runs.items()
     }
+
+
+def peak_mib(process: subprocess.Popen[bytes]) -> float:
+    """The largest resident memory of a process, in MiB, waiting for its end.
+
+    Linux counts it in what `wait4` gives from before the process became another program: that would be our own.
+    """
+    peak = 0
+    while process.poll() is None:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if found := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text()):
+                peak = max(peak, int(found[1]))
+        time.sleep(0.02)
+    return peak / 1024

@@ -1,43 +1,49 @@
-"""Decoding against a plain OpenCV loader, the stage against the bare encoder, text towers against their full length:
-`python -m benchmarks.extraction` (needs benchmarks/requirements.txt).
+"""Decoding against a plain OpenCV loader, the stage against the bare encoder, text towers against their full length, and memory:
+`python -m benchmarks.extraction` (needs benchmarks/requirements.txt; measures PyAV too where requirements-pyav.txt is installed).
 
-Clips are real ones cut to the shapes of MSR-VTT and DiDeMo. All sides of a row run in turn, several times, and the medians are compared;
-the last line is JSON. Shape suffixes: N frames, H and W sides, C colour channels.
+Clips are real ones cut to the shapes of MSR-VTT and DiDeMo. All sides of a row run in turn, several times, and the medians are compared.
+A Markdown table comes out, and a last line of JSON. Shape suffixes: N frames, H and W sides, C colour channels.
 """
 
+import importlib.util
 import io
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ffmpeg
-import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
 
+from benchmarks.measure import Cost, in_turn, peak_mib
 from data.command import run_command
 from data.errors import UserError
-from data.ffmpeg import run_ffmpeg
+from data.ffmpeg import Processes, encode_video, run_ffmpeg
 from data.provenance import provenance, write_json
 from data.sampling import choose_frames
 from extract import ExtractOptions, main
 from extract.clip import BATCH, Clip, load_clip
 from extract.decode import Sampling, sample_frames
+from extract.pyav import PyavProcesses
 from extract.texts import encode_texts
 
 ROOT = Path(__file__).parent.parent
+DEMO_CLIP = f"local-dir:{ROOT / 'demo' / 'clip'}"
 CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "nasa_13013.mp4")
 WORKERS = 2
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,12 @@ class ExtractionOptions:
     """Folder with videos/ and annotations/msrvtt/MSRVTT_JSFUSION_test.csv."""
     model: str = "ViT-B-32-quickgelu"
     """CLIP by open_clip's name, with random weights."""
-    clips: int = 12
+    clips: int = 18
     """Clips of MSR-VTT's shape, and a third as many of DiDeMo's."""
-    texts: int = 400
-    """Captions of 1k-A."""
+    texts: int = 1000
+    """Captions of 1k-A. Of few, most batches would be padded."""
+    videos: int = 2000
+    """Short videos whose extraction shows the memory, against a tenth of them."""
     repeats: int = 3
     """Runs of each side; medians are compared."""
     out: Path = ROOT / "runs" / "benchmarks" / "extraction.json"
@@ -65,6 +73,14 @@ def make_clip(source: Path, out: Path, width: int, height: int, seconds: float) 
         picture, ffmpeg.input("sine", f="lavfi", t=seconds), str(out), vcodec="libx264", acodec="aac", pix_fmt="yuv420p", threads=1
     )
     run_ffmpeg(graph.overwrite_output(), read=lambda running: running.stdout.read(), time_limit_s=600)
+
+
+def key_frames(path: Path) -> int:
+    """How many frames a decoder can begin at: what seeking costs depends on it."""
+    graph = ffmpeg.input(str(path), skip_frame="nokey").output(
+        "pipe:", format="rawvideo", vf="scale=1:1", pix_fmt="gray", fps_mode="passthrough"
+    )
+    return len(run_ffmpeg(graph, read=lambda running: running.stdout.read(), time_limit_s=600)[0])
 
 
 def load_by_opencv(cv2: Any, clip: Clip, max_frames: int, path: Path) -> torch.Tensor:
@@ -83,9 +99,9 @@ def load_by_opencv(cv2: Any, clip: Clip, max_frames: int, path: Path) -> torch.T
     return torch.stack([pictures[i] for i in choose_frames(len(pictures), max_frames)])
 
 
-def load_by_us(clip: Clip, max_frames: int, path: Path) -> torch.Tensor:
+def load_by_us(clip: Clip, sampling: Sampling, path: Path) -> torch.Tensor:
     """The same frames by the code of the stage."""
-    sampled = sample_frames(path, Sampling(max_frames=max_frames), clip.shrink)
+    sampled = sample_frames(path, sampling, clip.shrink)
     return torch.stack([clip.to_tensor(picture) for picture in sampled.pictures])
 
 
@@ -94,53 +110,81 @@ def load_all(load: Callable[[Path], torch.Tensor], paths: list[Path]) -> list[to
         return list(pool.map(load, paths))
 
 
-def medians(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Seconds of each side: medians of runs taken in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-            print(f"  {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def load_all_by_pyav(clip: Clip, sampling: Sampling, paths: list[Path]) -> list[torch.Tensor]:
+    """The start of PyAV's processes included."""
+    processes = PyavProcesses(Processes())
+    try:
+        return load_all(partial(load_by_us, clip, replace(sampling, pyav=processes)), paths)
+    finally:
+        processes.close()
 
 
-def compare_decoding(cv2: Any, clip: Clip, paths: list[Path], max_frames: int, repeats: int) -> dict[str, float]:
-    """Both loaders on the same files with two workers each, and the largest difference of their tensors."""
-    opencv, ours = partial(load_by_opencv, cv2, clip, max_frames), partial(load_by_us, clip, max_frames)
-    difference = max(float((opencv(path) - ours(path)).abs().max()) for path in paths)
-    row = medians({"opencv": lambda: load_all(opencv, paths), "ours": lambda: load_all(ours, paths)}, repeats)
-    return {**row, "times faster": row["opencv"] / row["ours"], "largest difference": difference}
+def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    return max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
 
 
-def stage_row(options: ExtractionOptions, clip: Clip, videos: Path, folder: Path) -> dict[str, float]:
-    """The stage into a new cache each time, against the encoder alone on as many frames."""
-    waits: list[float] = []
-    frames = 0
+def compare_decoding(cv2: Any, clip: Clip, work: str, paths: list[Path], max_frames: int, repeats: int) -> list[Row]:
+    """The loaders on the same files with two threads each: all leave Python's lock while they decode."""
+    sampling = Sampling(max_frames=max_frames)
+    sides: dict[str, Callable[[], list[torch.Tensor]]] = {
+        "OpenCV, seeking": partial(load_all, partial(load_by_opencv, cv2, clip, max_frames), paths),
+        "ffmpeg": partial(load_all, partial(load_by_us, clip, sampling), paths),
+    }
+    if importlib.util.find_spec("av") is not None:
+        sides["PyAV"] = partial(load_all_by_pyav, clip, sampling, paths)
+    tensors = {name: run() for name, run in sides.items()}
+    costs = in_turn(sides, repeats)
+    keys = statistics.mean(key_frames(path) for path in paths)
+    field, reference = costs["OpenCV, seeking"], tensors["OpenCV, seeking"]
+    return [
+        row_of(work, name, cost, field)
+        | {"clips a second": len(paths) / cost.wall_s, "largest difference": largest_difference(tensors[name], reference)}
+        | {"key frames a clip": keys}
+        for name, cost in costs.items()
+    ]
+
+
+def row_of(work: str, side: str, cost: Cost, reference: Cost) -> Row:
+    faster = {"times faster": reference.wall_s / cost.wall_s, "times less processor time": reference.cpu_s / cost.cpu_s}
+    return {"work": work, "side": side, **asdict(cost), **faster}
+
+
+def long_rows(clip: Clip, folder: Path, source: Path, repeats: int) -> list[Row]:
+    """Twelve frames of 4 minutes and of 2 hours."""
+    paths = {"4 minutes": folder / "short.mp4", "2 hours": folder / "long.mp4"}
+    make_clip(source, paths["4 minutes"], 320, 240, 240)
+    repeated = ffmpeg.input(str(paths["4 minutes"]), stream_loop=29).output(str(paths["2 hours"]), c="copy")
+    run_ffmpeg(repeated, read=lambda running: running.stdout.read(), time_limit_s=600)
+    costs = in_turn({length: partial(load_by_us, clip, Sampling(max_frames=12), path) for length, path in paths.items()}, repeats)
+    return [row_of("12 frames of a long video", length, cost, costs["4 minutes"]) for length, cost in costs.items()]
+
+
+def stage_rows(options: ExtractionOptions, clip: Clip, videos: Path, folder: Path) -> list[Row]:
+    """The stage into a new cache each time, against the encoder alone on as many frames: one thread computes, one worker decodes."""
+    summaries: list[dict[str, Any]] = []
 
     def stage() -> None:
-        nonlocal frames
         said = io.StringIO()
-        cache = folder / f"cache{len(waits)}"
+        cache = folder / f"cache{len(summaries)}"
         with redirect_stdout(said):
-            main(ExtractOptions(videos, cache, model=options.model, pretrained="random", max_frames=12, quiet=True, json=True))
-        summary = json.loads(said.getvalue())
-        frames = summary["frames"]
-        waits.append(summary["encoder_wait_seconds"] / (summary["encoder_wait_seconds"] + summary["encode_seconds"]))
+            main(ExtractOptions(videos, cache, model=options.model, pretrained="random", max_frames=12, workers=1, quiet=True, json=True))
+        summaries.append(json.loads(said.getvalue()))
 
     stage()
     image_NCHW = torch.randn(BATCH, 3, 224, 224)
 
     def encoder() -> None:
-        for _ in range(-(-frames // BATCH)):
+        for _ in range(-(-int(summaries[0]["frames"]) // BATCH)):
             clip.encode_images(image_NCHW)
 
-    row = medians({"stage": stage, "encoder": encoder}, options.repeats)
-    return {**row, "frames": frames, "share waited": statistics.median(waits[1:])}
+    costs = in_turn({"encoder alone": encoder, "stage": stage}, options.repeats)
+    waited = [one["encoder_wait_seconds"] / (one["encoder_wait_seconds"] + one["encode_seconds"]) for one in summaries[1:]]
+    rows = [row_of("whole stage, one thread for each", side, cost, costs["encoder alone"]) for side, cost in costs.items()]
+    rows[1] |= {"share waited": statistics.median(waited), "clips a second": summaries[0]["videos"] / costs["stage"].wall_s}
+    return rows
 
 
-def text_row(clip: Clip, texts: list[str], repeats: int) -> dict[str, float]:
+def text_rows(clip: Clip, texts: list[str], repeats: int) -> list[Row]:
     """Captions at their own length, against all positions of the tower."""
 
     def full() -> None:
@@ -148,8 +192,60 @@ def text_row(clip: Clip, texts: list[str], repeats: int) -> dict[str, float]:
         for first in range(0, len(ids_NL), BATCH):
             clip.encode_texts(ids_NL[first : first + BATCH])
 
-    row = medians({"full length": full, "ours": lambda: list(encode_texts(texts, clip, 32))}, repeats)
-    return {**row, "times faster": row["full length"] / row["ours"]}
+    costs = in_turn({"full length": full, "own length": lambda: list(encode_texts(texts, clip, 32))}, repeats)
+    return [row_of(f"{len(texts)} captions of 1k-A", side, cost, costs["full length"]) for side, cost in costs.items()]
+
+
+def memory_rows(videos: int, folder: Path) -> list[Row]:
+    """The stage with the demonstration's CLIP, its decoders not counted, over few and many short videos."""
+    source = folder / "source.mp4"
+    encode_video(source, bytes(64 * 64 * 3) * 50, 64, 64, 25)
+    rows: list[Row] = []
+    for count in (videos // 10, videos):
+        names = folder / f"{count} videos"
+        names.mkdir()
+        for i in range(count):
+            os.link(source, names / f"{i}.mp4")
+        command = [
+            sys.executable,
+            "-m",
+            "extract",
+            "--videos",
+            names,
+            "--cache",
+            folder / f"cache of {count}",
+            "--model",
+            DEMO_CLIP,
+            "--quiet",
+        ]
+        process = subprocess.Popen([*map(str, command), "--workers", str(WORKERS)], cwd=ROOT, stdout=subprocess.DEVNULL)
+        rows.append({"work": "memory of the stage", "side": f"{count} videos", "peak MiB": peak_mib(process)})
+        assert process.returncode == 0
+    return rows
+
+
+def markdown(rows: list[Row]) -> str:
+    """A table, the first columns those that all rows have."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_cell(row.get(column)) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def make_shape(options: ExtractionOptions, folder: Path, shape: str) -> list[Path]:
+    """The clips of one shape, in a folder of that name."""
+    width, height, count = (320, 240, options.clips) if shape == "MSR-VTT" else (640, 480, max(options.clips // 3, 1))
+    (folder / shape).mkdir()
+    paths = [folder / shape / f"{i}.mp4" for i in range(count)]
+    for i, path in enumerate(paths):
+        make_clip(
+            options.shared / "videos" / CLIPS[i % len(CLIPS)], path, width, height, 10 + i * 15 // count if shape == "MSR-VTT" else 30
+        )
+    return paths
 
 
 def measure(options: ExtractionOptions) -> Path:
@@ -162,39 +258,28 @@ def measure(options: ExtractionOptions) -> Path:
     if not captions.is_file() or not (options.shared / "videos").is_dir():
         raise UserError(f"--shared {options.shared} lacks videos/ or {captions}: name the folder that holds them")
     cv2.setNumThreads(1)
+    # One core computes while another decodes; more threads would take turns with the decoders.
+    torch.set_num_threads(1)
     clip = load_clip(options.model, "random", torch.device("cpu"))
-    figures: dict[str, dict[str, float]] = {}
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shapes = {"msrvtt": (options.clips, 320, 240, 12), "didemo": (options.clips // 3, 640, 480, 64)}
-        for shape, (count, width, height, max_frames) in shapes.items():
-            (folder / shape).mkdir()
-            paths = [folder / shape / f"{i}.mp4" for i in range(count)]
-            for i, path in enumerate(paths):
-                seconds = 30 if shape == "didemo" else 10 + i * 15 // count
-                make_clip(options.shared / "videos" / CLIPS[i % len(CLIPS)], path, width, height, seconds)
-            print(shape, file=sys.stderr)
-            figures[f"decoding, {shape}"] = compare_decoding(cv2, clip, paths, max_frames, options.repeats)
-        hours = {"4 minutes": folder / "short.mp4", "2 hours": folder / "long.mp4"}
-        make_clip(options.shared / "videos" / CLIPS[0], hours["4 minutes"], 320, 240, 240)
-        repeated = ffmpeg.input(str(hours["4 minutes"]), stream_loop=29).output(str(hours["2 hours"]), c="copy")
-        run_ffmpeg(repeated, read=lambda running: running.stdout.read(), time_limit_s=600)
+        for shape, max_frames in (("MSR-VTT", 12), ("DiDeMo", 64)):
+            print(f"clips of {shape}'s shape", file=sys.stderr)
+            paths = make_shape(options, folder, shape)
+            rows += compare_decoding(cv2, clip, f"decoding {len(paths)} clips of {shape}'s shape", paths, max_frames, options.repeats)
         print("long videos", file=sys.stderr)
-        figures["12 frames of a long video"] = medians(
-            {length: partial(load_by_us, clip, 12, path) for length, path in hours.items()}, options.repeats
-        )
+        rows += long_rows(clip, folder, options.shared / "videos" / CLIPS[0], options.repeats)
         print("stage", file=sys.stderr)
-        figures["stage"] = stage_row(options, clip, folder / "msrvtt", folder)
+        rows += stage_rows(options, clip, folder / "MSR-VTT", folder)
+        print("memory", file=sys.stderr)
+        rows += memory_rows(options.videos, folder)
     print("texts", file=sys.stderr)
-    figures["texts"] = text_row(clip, pd.read_csv(captions)["sentence"].tolist()[: options.texts], options.repeats)
-    for row, values in figures.items():
-        print(row)
-        for key, value in values.items():
-            print(f"  {key:24} {value:10.4g}")
+    rows += text_rows(clip, pd.read_csv(captions)["sentence"].tolist()[: options.texts], options.repeats)
+    print(markdown(rows))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, {"figures": figures, "threads": torch.get_num_threads(), "provenance": provenance(options)})
-    rounded = {row: {key: float(np.format_float_positional(v, 4, fractional=False)) for key, v in r.items()} for row, r in figures.items()}
-    print(json.dumps(rounded))
+    write_json(options.out, {"rows": rows, "provenance": provenance(options)})
+    print(json.dumps([{key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in row.items()} for row in rows]))
     return options.out
 
 

@@ -158,6 +158,12 @@ class FeatureCache:
         with open_file(place.part.path) as file:
             return int(file[place.part.group]["frames_expected"][place.entry]) > 0
 
+    def decoder(self, video_id: str) -> str:
+        """What decoded a video: `cpu` or `cuda` (ffmpeg), or `pyav`."""
+        place = self._indices["videos"].places[video_id]
+        with _open(place.part.path) as file:
+            return str(file[place.part.group]["decoder"].asstr()[place.entry])
+
     def write_videos(self, entries: Sequence[VideoEntry]) -> None:
         """Add one part of videos."""
         self._write_part("videos", video_arrays(entries, self.settings["dtype"]))

@@ -1,6 +1,7 @@
 """The one place that starts ffmpeg: the binary that pip brought, told what to do by a graph of ffmpeg-python."""
 
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -82,6 +83,24 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+@contextmanager
+def killing_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
+    """Kill the process, with everything it started, where the block takes longer; the event says that it did."""
+    timed_out = threading.Event()
+
+    def kill() -> None:
+        timed_out.set()
+        kill_group(process)
+
+    timer = threading.Timer(seconds, kill)
+    timer.start()
+    try:
+        yield timed_out
+    finally:
+        timer.cancel()
+        timer.join()  # it must not kill who comes after
+
+
 def run_ffmpeg(
     graph: Any,
     *,
@@ -109,23 +128,14 @@ def run_ffmpeg(
         process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
         assert process.stdout is not None
         running = Running(process.stdout, log)
-        timed_out = threading.Event()
-
-        def kill() -> None:
-            timed_out.set()
-            kill_group(process)
-
-        timer = threading.Timer(time_limit_s, kill)
-        timer.start()
         try:
-            with (processes or Processes()).holding(process):
+            with killing_after(process, time_limit_s) as timed_out, (processes or Processes()).holding(process):
                 if feed is not None:
                     _write_all(process, feed)
                 result = read(running)
                 process.stdout.close()
                 status = process.wait()
         finally:
-            timer.cancel()
             if process.poll() is None:
                 kill_group(process)
                 process.wait()
@@ -141,7 +151,9 @@ def run_ffmpeg(
 def last_words(said: str) -> str:
     """The last error lines of ffmpeg's log in one line; empty where there is none."""
     errors = [line for line in said.splitlines() if "[error]" in line or "[fatal]" in line]
-    return "; ".join(line.split("] ", 1)[-1].replace("[error] ", "").replace("[fatal] ", "").strip() for line in errors[-2:])
+    # That nothing could be written follows from what was said before.
+    causes = [line for line in errors if "Error opening output file" not in line] or errors
+    return "; ".join(re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in causes[-2:])
 
 
 def encode_video(path: Path, frames: bytes, width: int, height: int, fps: int) -> None:

@@ -4,104 +4,21 @@ Frame k of a video is the one on the screen k / fps seconds after the start of t
 that begins at or before that moment, or the first of all.
 """
 
-import math
-import re
+import itertools
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
 
-import ffmpeg
 from PIL import Image
 
-from data.ffmpeg import SOURCE, FfmpegFailed, Processes, Running, last_words, run_ffmpeg
 from data.sampling import choose_frames
+from extract.by_ffmpeg import Part, by_ffmpeg
+from extract.frames import MAX_PIXELS, DecodeFailed, Picture, Sampled, Sampling
+from extract.pyav import NotPlain, PyavProcesses
 
-TIME_LIMIT_S = 1800.0
-MAX_PIXELS = 8192 * 8192
-
-# Containers that hold their own pictures. Anything else that ffmpeg can open (playlists, scripts of file names) could make it
-# read other files or the network.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,dv,rm,wtv"
-
-SEEK_APART_S = 15.0
-"""Chosen frames so many seconds apart or more are sought one by one: decoding from the last key frame then costs less than all between."""
-
-TAIL_S = 10.0
-"""The end of a long video, decoded to count its frames as a decoding of the whole would."""
-
-GUESS = 2
-"""How many sampled frames the length in the header may be wrong by before a video is decoded a second time."""
-
-Picture = TypeVar("Picture")
-
-
-class DecodeFailed(Exception):
-    """The video gives no frames that could be trusted.
-
-    `reason` is one line, `words` the decoder's last ones; `expected` and `decoded` count the sampled frames of a file that is cut short.
-    """
-
-    def __init__(self, reason: str, words: str = "", expected: int | None = None, decoded: int | None = None) -> None:
-        super().__init__(f"{reason}: {words}" if words else reason)
-        self.reason, self.words, self.expected, self.decoded = reason, words, expected, decoded
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which frames are wanted of a video and how long it may take."""
-
-    fps: float = 1.0
-    max_frames: int | None = None
-    """Chosen evenly of those sampled; None keeps all."""
-    time_limit_s: float = TIME_LIMIT_S
-    allow_partial: bool = False
-    """Whether a file that is cut short gives the frames it has."""
-    processes: Processes = field(default_factory=Processes)
-
-
-@dataclass(frozen=True)
-class Sampled(Generic[Picture]):
-    """The chosen frames of a video, what was made of each, and their times in seconds from the start of the video.
-
-    `expected` is the number of sampled frames that the header of a cut file announces, None of a whole one; `hdr` the transfer function of
-    a video of high dynamic range, whose values are taken as they are, empty otherwise.
-    """
-
-    pictures: list[Picture]
-    seconds: list[float]
-    expected: int | None = None
-    hdr: str = ""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The part of a file that is looked at, in seconds."""
-
-    path: Path
-    start: float
-    end: float | None
-
-    def length(self, said: str) -> float | None:
-        """Its seconds, as far as the header tells."""
-        found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", said)
-        if not found:
-            return None
-        duration = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
-        return min(duration, self.end if self.end is not None else duration) - self.start
-
-
-class _FarApart(Exception):
-    """The frames to choose are so far apart that they are better sought; `length` in seconds is the header's."""
-
-    def __init__(self, length: float) -> None:
-        super().__init__()
-        self.length = length
-
-
-class _NotThere(Exception):
-    """Seeking gave no frame where the header announces one."""
+__all__ = ["DecodeFailed", "Sampled", "Sampling", "sample_frames"]
 
 
 def sample_frames(
@@ -121,172 +38,54 @@ def sample_frames(
         raise DecodeFailed("no regular file")
     if path.stat().st_size == 0:
         raise DecodeFailed("the file is empty")
-    part = _Part(path, start or 0.0, end)
+    part = Part(path, start or 0.0, end)
     deadline = time.monotonic() + sampling.time_limit_s
-    try:
-        return _in_sequence(part, sampling, shrink, deadline)
-    except _FarApart as far:
-        length = far.length
-    except FfmpegFailed as error:
-        raise DecodeFailed(error.reason, error.words) from error
-    try:
+    # Where every frame is handed over once, in order, what a decoder gave before it failed is not handed over again.
+    takes = _made_once(shrink) if sampling.max_frames is None else itertools.repeat(shrink)
+    if sampling.pyav is not None and not start and end is None:
+        with suppress(NotPlain):
+            return _by_pyav(sampling.pyav, path, sampling, next(takes), deadline)
+    if sampling.cuda is not None and sampling.cuda.works:
         try:
-            return _by_seeking(part, length, sampling, shrink, deadline)
-        except (_NotThere, FfmpegFailed):
-            # Cut short, damaged, or without an index: decoding all of it says which frames there are.
-            return _in_sequence(part, sampling, shrink, deadline, seek=False)
-    except FfmpegFailed as error:
-        raise DecodeFailed(error.reason, error.words) from error
+            sampled = by_ffmpeg(part, sampling, next(takes), deadline)
+        except DecodeFailed:
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            sampling.cuda.succeeded()
+            return replace(sampled, decoder="cuda")
+        sampled = by_ffmpeg(part, replace(sampling, cuda=None), next(takes), deadline)
+        # Only now: a video that the CPU cannot decode either says nothing about the GPU.
+        sampling.cuda.failed()
+        return sampled
+    return by_ffmpeg(part, replace(sampling, cuda=None), next(takes), deadline)
 
 
-def _in_sequence(
-    part: _Part, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float, *, seek: bool = True
+def _made_once(shrink: Callable[[Image.Image], Picture]) -> Iterator[Callable[[Image.Image], Picture]]:
+    """`shrink` for one attempt after the other at the same frames: each frame is handed to it once, and remembered."""
+    made: list[Picture] = []
+    while True:
+        count = itertools.count()
+
+        def take(image: Image.Image, count: Iterator[int] = count) -> Picture:
+            place = next(count)
+            if place == len(made):
+                made.append(shrink(image))
+            return made[place]
+
+        yield take
+
+
+def _by_pyav(
+    pyav: PyavProcesses, path: Path, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float
 ) -> Sampled[Picture]:
-    """Decode everything from start to end, keeping what is wanted."""
-    limit = sampling.max_frames
+    """What PyAV makes of a plain video. Raises NotPlain for any other, which ffmpeg is to judge."""
 
-    def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int]:
-        kept: dict[int, Picture] = {}
-        count = 0
-        for image in _read_ppm(running.stdout):
-            if wanted is None and limit is not None:
-                length = part.length(running.said())
-                if seek and length is not None and length >= SEEK_APART_S * limit and length * sampling.fps > limit:
-                    raise _FarApart(length)
-                wanted = _could_be_chosen(length, sampling.fps, limit)
-            if wanted is None or count in wanted:
-                kept[count] = shrink(image)
-            count += 1
-        return kept, count
+    def choose(count: int) -> list[int]:
+        return [int(k) for k in choose_frames(count, sampling.max_frames)]
 
-    (kept, count), said = _run(part, sampling, deadline, lambda running: keep(running, None))
-    expected = _check(said, count, part, sampling)
-    chosen = choose_frames(count, limit).tolist()
-    if not kept.keys() >= set(chosen):
-        (kept, _), _ = _run(part, sampling, deadline, lambda running: keep(running, set(chosen)))
-        if not kept.keys() >= set(chosen):
-            raise DecodeFailed("decoded twice, it gave different numbers of frames: was it being written?")
-    return Sampled([kept[i] for i in chosen], [part.start + i / sampling.fps for i in chosen], expected, _hdr(said))
-
-
-def _by_seeking(
-    part: _Part, length: float, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float
-) -> Sampled[Picture]:
-    """Decode the chosen frames alone: the same that decoding in sequence gives, as long as the key frames can be found.
-
-    Raises _NotThere where there is no frame at a moment before the announced end.
-    """
-    fps = sampling.fps
-    assert sampling.max_frames is not None
-    first = max(0, math.floor((length - TAIL_S) * fps))
-    counted, said = _run(_from(part, first / fps), sampling, deadline, lambda running: sum(1 for _ in _read_ppm(running.stdout)))
-    if not counted:
-        raise _NotThere
-    chosen = choose_frames(first + counted, sampling.max_frames).tolist()
-    # Seeking gives frames that begin at or after a moment, so it goes to a moment before: the second frame is then the one on the screen.
-    lead = min(1.0, 1 / fps)
-    pictures: list[Picture] = []
-    for k in chosen:
-        before = max(0.0, k / fps - lead)
-        count = 2 if k else 1
-        found, _ = _run(
-            _from(part, before),
-            replace(sampling, fps=1 / lead),
-            deadline,
-            lambda running, count=count: [shrink(image) for i, image in enumerate(_read_ppm(running.stdout)) if i == count - 1],  # type: ignore[misc]
-            frames=count,
-        )
-        if not found:
-            raise _NotThere
-        pictures += found
-    _require_no_cover(said)
-    return Sampled(pictures, [part.start + k / fps for k in chosen], None, _hdr(said))
-
-
-def _from(part: _Part, seconds: float) -> _Part:
-    """The part without its first seconds."""
-    return replace(part, start=part.start + seconds)
-
-
-Result = TypeVar("Result")
-
-
-def _run(
-    part: _Part, sampling: Sampling, deadline: float, read: Callable[[Running], Result], frames: int | None = None
-) -> tuple[Result, str]:
-    """`read` of the frames of a part of a file as a stream of PPM, no more than `frames`, and what ffmpeg said."""
-    cut: dict[str, Any] = {"ss": part.start} if part.start else {}
-    if part.end is not None:
-        cut["t"] = max(part.end - part.start, 0.001)
-    # One thread: files are decoded side by side, and more threads in each would only add overhead.
-    graph = ffmpeg.input(
-        SOURCE, protocol_whitelist="file", format_whitelist=FORMATS, max_pixels=MAX_PIXELS, threads=1, **cut
-    ).output(
-        "pipe:",
-        # round=up: without it the filter's frames are half a period late. start_time: else a stream that begins a moment after the start
-        # (of the file, of the part) would lose its first second.
-        vf=f"fps={sampling.fps}:round=up:start_time=0",
-        fps_mode="passthrough",
-        format="image2pipe",
-        vcodec="ppm",
-        pix_fmt="rgb24",
-        **({} if frames is None else {"frames:v": frames}),
-    )  # fmt: skip
-    left = deadline - time.monotonic()
     try:
-        return run_ffmpeg(graph, source=part.path, read=read, time_limit_s=max(left, 0.0), processes=sampling.processes)
-    except FfmpegFailed as error:
-        if time.monotonic() < deadline:
-            raise
-        raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.words) from error
-
-
-def _could_be_chosen(length: float | None, fps: float, limit: int) -> Collection[int]:
-    """The frames that may be among the chosen ones, the header's length being about right: no others need be held."""
-    if length is None:
-        return range(3 * limit)
-    guess = math.ceil(length * fps)
-    return {i for count in range(max(guess - GUESS, 1), max(guess + GUESS, 1) + 1) for i in choose_frames(count, limit).tolist()}
-
-
-def _read_ppm(stdout: IO[bytes]) -> Iterator[Image.Image]:
-    """The pictures of a stream of binary PPM files, whose headers carry the size, so that nobody has to probe the file first."""
-    while stdout.readline() == b"P6\n":
-        width, height = map(int, stdout.readline().split())
-        stdout.readline()  # the largest value, 255 for rgb24
-        pixels = stdout.read(3 * width * height)
-        if len(pixels) == 3 * width * height:
-            yield Image.frombytes("RGB", (width, height), pixels)
-
-
-def _check(said: str, count: int, part: _Part, sampling: Sampling) -> int | None:
-    """ffmpeg ends with status 0 also where a file is cut short: its log tells. How many frames were expected then, else None."""
-    errors = last_words(said)
-    length = part.length(said)
-    expected = None if length is None else int(length * sampling.fps)
-    if count == 0:
-        cut = bool(errors and expected)
-        raise DecodeFailed("no video frames", errors, expected if cut else None, 0 if cut else None)
-    _require_no_cover(said)
-    if expected is None or count >= expected or not errors:
-        return None
-    if not sampling.allow_partial:
-        raise DecodeFailed(f"cut short: {count} of about {expected} frames; --allow-partial takes them", errors, expected, count)
-    return expected
-
-
-def _require_no_cover(said: str) -> None:
-    if re.search(r"\(attached pic\)", _video_line(said)):
-        raise DecodeFailed("no video, only a cover picture")
-
-
-def _hdr(said: str) -> str:
-    found = re.search(r"smpte2084|arib-std-b67", _video_line(said))
-    return found[0] if found else ""
-
-
-def _video_line(said: str) -> str:
-    """What ffmpeg says of the stream that it decodes."""
-    chosen = re.search(r"Stream #0:(\d+) -> #0:0", said)
-    line = chosen and re.search(rf"Stream #0:{chosen[1]}\b.*Video: .*", said)
-    return line[0] if line else ""
+        pictures, chosen = pyav.decode(path, sampling.fps, MAX_PIXELS, choose, shrink, max(deadline - time.monotonic(), 0.0))
+    except TimeoutError as error:
+        raise DecodeFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)") from error
+    return Sampled(pictures, [i / sampling.fps for i in chosen], decoder="pyav")

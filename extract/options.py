@@ -58,6 +58,12 @@ class ExtractOptions:
     """Of N processes or machines that share the work in one cache, which this is: I/N, counting from 0."""
     workers: int | None = None
     """Videos decoded side by side. Default: one per processor core."""
+    decoder: Literal["ffmpeg", "pyav"] = "ffmpeg"
+    """What decodes: ffmpeg, or PyAV (pip install -r requirements-pyav.txt) where a video is plain and ffmpeg where not. The frames are the
+    same."""
+    decode_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where ffmpeg decodes. CUDA must be asked for and is part of the features' identity, for how far its pixels differ is not measured;
+    until it is, auto is the CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where CLIP runs; auto takes CUDA where there is one."""
     seed: int = 0

@@ -21,6 +21,7 @@ from data.errors import UserError
 from data.progress import Progress
 from data.provenance import provenance
 from extract.clip import Clip, load_clip
+from extract.decoders import check_decoder
 from extract.dry_run import dry_run
 from extract.failures import Failure
 from extract.fetch import fetch_model
@@ -57,6 +58,7 @@ def extract(options: ExtractOptions) -> Outcome:
         fetch_model(options)
         return Outcome(options.cache, 0)
     _check_numbers(options)
+    check_decoder(options)
     shard = _shard(options.shard)
     preset = find_preset(options.dataset, options.preset, options.annotations)
     options = _with_preset(options, preset)
@@ -206,6 +208,7 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "max_words": max_words,
         "precision": clip.precision,
         "dtype": options.dtype,
+        **({"decode_device": "cuda"} if options.decode_device == "cuda" else {}),
     }
 
 

@@ -28,8 +28,10 @@ from extract.ahead import Ahead
 from extract.clip import BATCH, Clip
 from extract.decode import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.failures import Failure
+from extract.frames import Cuda
 from extract.options import ExtractOptions
 from extract.pictures import pixels_file, small, thumbnail_file
+from extract.pyav import PyavProcesses
 
 PIECES_AHEAD = 2
 """Pieces of frames that wait for the encoder, for every worker."""
@@ -111,7 +113,9 @@ class VideoFeaturesAhead:
         self._clip, self._options = clip, options
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
-        self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes)
+        self._pyav = PyavProcesses(processes) if options.decoder == "pyav" else None
+        cuda = Cuda() if options.decode_device == "cuda" else None
+        self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes, self._pyav, cuda)
         workers = worker_count(options)
         self._ahead: Ahead[Any, _Piece | _Done | Failure] = Ahead(
             todo.itertuples(index=False), self._decode, workers, PIECES_AHEAD * workers, processes.stop
@@ -123,6 +127,8 @@ class VideoFeaturesAhead:
 
     def __exit__(self, *error: Any) -> None:
         self._ahead.__exit__(*error)
+        if self._pyav is not None:
+            self._pyav.close()
 
     def __iter__(self) -> Iterator[VideoEntry | Failure]:
         """Encode what comes; a video when all of its frames are done."""
@@ -209,7 +215,7 @@ class VideoFeaturesAhead:
                 chosen = sample_frames(row.file, self._sampling, shrink, start, end)
                 for shrunk in chosen.pictures:
                     take(shrunk)
-                sampled = Sampled([None] * len(chosen.pictures), chosen.seconds, chosen.expected, chosen.hdr)
+                sampled = Sampled([None] * len(chosen.pictures), chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder)
             hand_over(final=True)
             decode_s = time.perf_counter() - begin - given
             outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, start, end, decode_s)
@@ -247,4 +253,5 @@ def _entry(video: _Waiting) -> VideoEntry:
         hdr=done.sampled.hdr,
         thumbnails=done.kept.thumbnails,
         pixels=done.kept.pixels,
+        decoder=done.sampled.decoder,
     )

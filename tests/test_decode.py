@@ -3,7 +3,9 @@
 import os
 import socket
 import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import ffmpeg
@@ -12,8 +14,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.ffmpeg import Processes
 from extract.decode import DecodeFailed, Sampling, sample_frames
+from extract.pyav import PyavProcesses
 from tests.videos import convert, cut_video, frame_number, numbered_video, pattern
+
+MakeSampling = Callable[..., Sampling]
+
+
+@pytest.fixture(scope="module")
+def pyav() -> Iterator[PyavProcesses]:
+    pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
+    processes = PyavProcesses(Processes())
+    yield processes
+    processes.close()
+
+
+@pytest.fixture(params=["ffmpeg", "pyav"])
+def sampling(request: pytest.FixtureRequest) -> MakeSampling:
+    """What is asked of either decoder."""
+    return Sampling if request.param == "ffmpeg" else partial(Sampling, pyav=request.getfixturevalue("pyav"))
 
 
 @pytest.mark.parametrize(
@@ -26,14 +46,16 @@ from tests.videos import convert, cut_video, frame_number, numbered_video, patte
         (40, 10, 0.5, [0, 20]),
     ],
 )
-def test_frames_are_those_at_whole_seconds(tmp_path: Path, frames: int, fps: int, rate: float, expected: list[int]) -> None:
-    sampled = sample_frames(numbered_video(tmp_path / "v.mp4", frames, fps), Sampling(rate), frame_number)
+def test_frames_are_those_at_whole_seconds(
+    tmp_path: Path, frames: int, fps: int, rate: float, expected: list[int], sampling: MakeSampling
+) -> None:
+    sampled = sample_frames(numbered_video(tmp_path / "v.mp4", frames, fps), sampling(rate), frame_number)
     assert sampled.pictures == expected
     assert sampled.seconds == [i / rate for i in range(len(expected))]
 
 
-def test_a_segment_is_cut_out(tmp_path: Path) -> None:
-    sampled = sample_frames(numbered_video(tmp_path / "v.mp4", 60, 10), Sampling(), frame_number, start=2.0, end=5.0)
+def test_a_segment_is_cut_out(tmp_path: Path, sampling: MakeSampling) -> None:
+    sampled = sample_frames(numbered_video(tmp_path / "v.mp4", 60, 10), sampling(), frame_number, start=2.0, end=5.0)
     assert sampled.pictures == [20, 30, 40]
     assert sampled.seconds == [2.0, 3.0, 4.0]
 
@@ -41,14 +63,14 @@ def test_a_segment_is_cut_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["plain.mp4", "with space.mp4", "-dash.mp4", "co:lon.mp4", "quote'\".mp4", "per%dcent.mp4", "ünï.mp4", "new\nline.mp4"]
 )
-def test_any_file_name_is_read(tmp_path: Path, name: str) -> None:
+def test_any_file_name_is_read(tmp_path: Path, name: str, sampling: MakeSampling) -> None:
     video = numbered_video(tmp_path / "v.mp4", 5, 5)
-    assert sample_frames(video.rename(tmp_path / name), Sampling(), frame_number).pictures == [0]
+    assert sample_frames(video.rename(tmp_path / name), sampling(), frame_number).pictures == [0]
 
 
-def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
+def test_a_name_that_is_no_text_is_read(tmp_path: Path, sampling: MakeSampling) -> None:
     video = numbered_video(tmp_path / "v.mp4", 5, 5)
-    assert sample_frames(video.rename(tmp_path / "caf\udce9.mp4"), Sampling(), frame_number).pictures == [0]
+    assert sample_frames(video.rename(tmp_path / "caf\udce9.mp4"), sampling(), frame_number).pictures == [0]
 
 
 REAL = {
@@ -64,9 +86,9 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_files(shared_videos: Path, name: str) -> None:
+def test_real_files(shared_videos: Path, name: str, sampling: MakeSampling) -> None:
     """One frame a second of the best stream, 8 bits, in the video's own size."""
-    sampled = sample_frames(shared_videos / name, Sampling(), lambda image: (image.size, image.mode, float(np.asarray(image).std())))
+    sampled = sample_frames(shared_videos / name, sampling(), lambda image: (image.size, image.mode, float(np.asarray(image).std())))
     count, size = REAL[name]
     assert len(sampled.pictures) == count
     assert {picture[:2] for picture in sampled.pictures} == {(size, "RGB")}
@@ -106,31 +128,31 @@ BAD = ["missing", "empty", "text", "folder", "pipe", "playlist", "list of files"
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_gives_no_frames_to_trust_fails_in_one_line(tmp_path: Path, kind: str) -> None:
+def test_what_gives_no_frames_to_trust_fails_in_one_line(tmp_path: Path, kind: str, sampling: MakeSampling) -> None:
     with pytest.raises(DecodeFailed) as failure:
-        sample_frames(make_bad(kind, tmp_path), Sampling(), frame_number)
+        sample_frames(make_bad(kind, tmp_path), sampling(), frame_number)
     assert str(failure.value)
     assert "\n" not in str(failure.value)
 
 
-def test_a_cut_file_says_how_much_of_it_is_there(tmp_path: Path) -> None:
+def test_a_cut_file_says_how_much_of_it_is_there(tmp_path: Path, sampling: MakeSampling) -> None:
     path = cut_video(tmp_path / "cut.mp4")
     with pytest.raises(DecodeFailed, match=r"of about 20 frames; --allow-partial") as failure:
-        sample_frames(path, Sampling(), frame_number)
+        sample_frames(path, sampling(), frame_number)
     assert failure.value.expected == 20
     assert failure.value.decoded is not None
     assert 0 < failure.value.decoded < 20
     assert failure.value.words
-    sampled = sample_frames(path, Sampling(allow_partial=True), frame_number)
+    sampled = sample_frames(path, sampling(allow_partial=True), frame_number)
     assert sampled.pictures == [5 * i for i in range(failure.value.decoded)]
     assert sampled.expected == 20
-    few = sample_frames(path, Sampling(allow_partial=True, max_frames=2), frame_number)
+    few = sample_frames(path, sampling(allow_partial=True, max_frames=2), frame_number)
     assert few.pictures == [sampled.pictures[0], sampled.pictures[-1]]
 
 
 @pytest.mark.parametrize(("frames", "fps"), [(8, 10), (47, 10), (333, 30)])
 @pytest.mark.parametrize("rate", [0.7, 1.0, 3.0])
-def test_frames_are_those_on_the_screen(tmp_path: Path, frames: int, fps: int, rate: float) -> None:
+def test_frames_are_those_on_the_screen(tmp_path: Path, frames: int, fps: int, rate: float, sampling: MakeSampling) -> None:
     """At 29.97 frames a second and others, of a whole file and of parts, against the times of the frames."""
     step = Fraction(1001, 1000) / fps
     path = tmp_path / "v.mkv"
@@ -139,7 +161,7 @@ def test_frames_are_those_on_the_screen(tmp_path: Path, frames: int, fps: int, r
         ffmpeg.input(str(numbers)).filter("setpts", "PTS*1001/1000").output(str(path), enc_time_base="1/1000", fps_mode="passthrough", qp=0)
     )
     for start in (0.0, 0.25):
-        sampled = sample_frames(path, Sampling(rate), frame_number, start=start or None)
+        sampled = sample_frames(path, sampling(rate), frame_number, start=start or None)
         # Matroska keeps whole milliseconds.
         times = [round(1000 * i * step) / Fraction(1000) for i in range(frames)]
         there = [i for i in range(frames) if times[i] >= start]
@@ -154,7 +176,7 @@ def test_frames_are_those_on_the_screen(tmp_path: Path, frames: int, fps: int, r
         assert len(sampled.pictures) in (len(expected) - 1, len(expected), 1)
 
 
-def test_memory_holds_the_frames_that_may_be_chosen(tmp_path: Path) -> None:
+def test_memory_holds_the_frames_that_may_be_chosen(tmp_path: Path, sampling: MakeSampling) -> None:
     """Whatever the header says of the length, the frames are those of the rule, and few others are made ready."""
     numbered = numbered_video(tmp_path / "v.mp4", 50, 1)
     unknown = tmp_path / "unknown.mkv"
@@ -169,7 +191,7 @@ def test_memory_holds_the_frames_that_may_be_chosen(tmp_path: Path) -> None:
                 ready.append(frame_number(image))
                 return ready[-1]
 
-            sampled = sample_frames(path, Sampling(max_frames=limit), shrink)
+            sampled = sample_frames(path, sampling(max_frames=limit), shrink)
             assert sampled.pictures == np.linspace(0, 49, num=min(limit, 50)).astype(int).tolist(), path
             assert sampled.seconds == sampled.pictures
             assert len(ready) <= 6 * limit + 2
@@ -180,17 +202,17 @@ def test_frames_of_a_long_video_are_sought(tmp_path: Path, monkeypatch: pytest.M
     path = numbered_video(tmp_path / "long.mp4", 3 * 3600, 1)
     asked = [(None, None), (3600.0, None), (1800.5, 7200.0)]
     sought = [sample_frames(path, Sampling(max_frames=12), frame_number, *part) for part in asked]
-    monkeypatch.setattr("extract.decode.SEEK_APART_S", float("inf"))
+    monkeypatch.setattr("extract.by_ffmpeg.SEEK_APART_S", float("inf"))
     assert sought == [sample_frames(path, Sampling(max_frames=12), frame_number, *part) for part in asked]
     assert sought[0].pictures == (np.linspace(0, 3 * 3600 - 1, num=12).astype(int) % 60).tolist()
 
 
-def test_a_long_cut_file_is_counted(tmp_path: Path) -> None:
+def test_a_long_cut_file_is_counted(tmp_path: Path, sampling: MakeSampling) -> None:
     with pytest.raises(DecodeFailed, match="of about 2000 frames"):
-        sample_frames(cut_video(tmp_path / "cut.mp4", frames=2000, fps=1), Sampling(max_frames=4), frame_number)
+        sample_frames(cut_video(tmp_path / "cut.mp4", frames=2000, fps=1), sampling(max_frames=4), frame_number)
 
 
-def test_uncommon_files_give_the_right_frames(tmp_path: Path) -> None:
+def test_uncommon_files_give_the_right_frames(tmp_path: Path, sampling: MakeSampling) -> None:
     """Variable frame rate, an edit list, a stream that starts late."""
     plain = numbered_video(tmp_path / "plain.mp4", 50, 10)
     varying = tmp_path / "varying.mkv"
@@ -198,16 +220,16 @@ def test_uncommon_files_give_the_right_frames(tmp_path: Path) -> None:
         ffmpeg.input(str(plain)).filter("setpts", "(N*N/500)/TB").output(str(varying), enc_time_base="1/1000", fps_mode="passthrough", qp=0)
     )
     on_screen = [max(i for i in range(50) if i * i / 500 <= k) for k in range(5)]
-    assert sample_frames(varying, Sampling(), frame_number).pictures == on_screen
+    assert sample_frames(varying, sampling(), frame_number).pictures == on_screen
     edited = tmp_path / "edited.mp4"
     convert(ffmpeg.input(str(plain), ss=1.5).output(str(edited), c="copy"))
-    assert sample_frames(edited, Sampling(), frame_number).pictures == [15, 25, 35, 45]
+    assert sample_frames(edited, sampling(), frame_number).pictures == [15, 25, 35, 45]
     late = tmp_path / "late.mkv"
     convert(ffmpeg.output(ffmpeg.input(str(plain), itsoffset=0.5), ffmpeg.input("sine=d=5", f="lavfi"), str(late), vcodec="copy"))
-    assert sample_frames(late, Sampling(), frame_number).pictures[:5] == [0, 5, 15, 25, 35]
+    assert sample_frames(late, sampling(), frame_number).pictures[:5] == [0, 5, 15, 25, 35]
 
 
-def test_uncommon_pictures_come_as_they_are_meant(tmp_path: Path) -> None:
+def test_uncommon_pictures_come_as_they_are_meant(tmp_path: Path, sampling: MakeSampling) -> None:
     """Rotation, high dynamic range, odd sizes, several streams, 8K."""
     source = numbered_video(tmp_path / "plain.mp4", 5, 5)
     wide = tmp_path / "wide.mp4"
@@ -216,15 +238,15 @@ def test_uncommon_pictures_come_as_they_are_meant(tmp_path: Path) -> None:
     convert(ffmpeg.input(str(wide), display_rotation=90).output(str(turned), c="copy"))
 
     def size(path: Path) -> list[tuple[int, int]]:
-        return sample_frames(path, Sampling(), lambda image: image.size).pictures
+        return sample_frames(path, sampling(), lambda image: image.size).pictures
 
     assert (size(wide), size(turned)) == ([(64, 32)], [(32, 64)])
     hdr = tmp_path / "hdr.mp4"
     tags = {"color_trc": "smpte2084", "color_primaries": "bt2020", "colorspace": "bt2020nc"}
     tagged = pattern(size="64x32", rate=5, duration=1).filter("setparams", **tags)
     convert(tagged.output(str(hdr), pix_fmt="yuv420p10le", vcodec="libx264", **tags))
-    assert sample_frames(hdr, Sampling(), frame_number).hdr == "smpte2084"
-    assert sample_frames(source, Sampling(), frame_number).hdr == ""
+    assert sample_frames(hdr, sampling(), frame_number).hdr == "smpte2084"
+    assert sample_frames(source, sampling(), frame_number).hdr == ""
     odd = tmp_path / "odd.mp4"
     convert(pattern(size="65x33", rate=5, duration=1).output(str(odd), pix_fmt="yuv444p"))
     assert size(odd) == [(65, 33)]
@@ -256,7 +278,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".m3u8", ".mkv"])
-def test_nothing_but_the_file_given_is_read(tmp_path: Path, suffix: str) -> None:
+def test_nothing_but_the_file_given_is_read(tmp_path: Path, suffix: str, sampling: MakeSampling) -> None:
     """Files that point elsewhere, a listener that must not be called, and names that are patterns or protocols elsewhere."""
     other = numbered_video(tmp_path / "other.mp4", 5, 5)
     canary = tmp_path / "canary.txt"
@@ -268,22 +290,22 @@ def test_nothing_but_the_file_given_is_read(tmp_path: Path, suffix: str) -> None
             path = tmp_path / f"hostile{suffix}"
             path.write_text(text.format(other=other, canary=canary, port=port, url=f"http://127.0.0.1:{port}"))
             with pytest.raises(DecodeFailed) as failure:
-                sample_frames(path, Sampling(time_limit_s=20), frame_number)
+                sample_frames(path, sampling(time_limit_s=20), frame_number)
             assert "secret" not in str(failure.value), name
         with pytest.raises(BlockingIOError):
             listener.accept()
 
 
 @pytest.mark.parametrize("name", ["pattern%03d.png", "concat:other.mp4", "http:", "*.mp4", "pipe:0"])
-def test_names_that_mean_more_elsewhere_are_names(tmp_path: Path, name: str) -> None:
+def test_names_that_mean_more_elsewhere_are_names(tmp_path: Path, name: str, sampling: MakeSampling) -> None:
     numbered_video(tmp_path / "other.mp4", 5, 5)
     for i in range(3):
         Image.new("RGB", (64, 64), "red").save(tmp_path / f"pattern{i:03}.png")
     with pytest.raises(DecodeFailed, match="no regular file"):
-        sample_frames(tmp_path / name, Sampling(), frame_number)
+        sample_frames(tmp_path / name, sampling(), frame_number)
     (tmp_path / name).write_text("no video")
     with pytest.raises(DecodeFailed, match="Invalid"):
-        sample_frames(tmp_path / name, Sampling(), frame_number)
+        sample_frames(tmp_path / name, sampling(), frame_number)
 
 
 def hanging_decoder(folder: Path) -> tuple[Path, Path]:

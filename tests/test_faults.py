@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import extract
+from benchmarks.kills import assert_equal_caches, kill_when_parts_are_there, renamed, start_extraction
 from data.cache import CLIP_FILE, FeatureCache
 from data.errors import UserError
 from data.merge import MergeOptions, merge
@@ -128,26 +129,15 @@ def test_verify_says_what_extract_repairs(options: ExtractOptions, capsys: pytes
         verify(VerifyOptions(tmp_path / "nothing"))
 
 
-def test_three_kills_of_the_extraction(options: ExtractOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of two videos, so that some are renamed before each kill."""
-    program = "import sys, extract.stage\nfrom data.command import run_command\nfrom extract import ExtractOptions, main\n"
-    program += "extract.stage.VIDEOS_A_PART = 2\nrun_command(ExtractOptions, main, prog='extract')"
-    command = ["--videos", options.videos, "--cache", options.cache, "--model", DEMO_CLIP, "--device", "cpu", "--quiet", "--workers", "1"]
+def test_three_kills_of_the_extraction(options: ExtractOptions) -> None:
+    """Some parts are renamed before each kill."""
     for kill in range(1, 4):
-        process = subprocess.Popen([sys.executable, "-c", program, *map(str, command)], cwd=ROOT, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while len(list(options.cache.glob("videos-*.h5"))) < kill and time.monotonic() < deadline:
-            time.sleep(0.002)
-        process.kill()
-        process.wait()
-    renamed = {path: path.stat().st_mtime_ns for path in options.cache.glob("*.h5")}
-    found = FeatureCache(extract.main(options))
-    assert renamed.items() <= {path: path.stat().st_mtime_ns for path in options.cache.glob("*.h5")}.items()
-    calm = FeatureCache(extract.main(replace(options, cache=options.cache.with_name("calm"))))
-    names = [f"v{i}.mp4" for i in range(12)]
-    first, second = found.videos(names, BUDGET), calm.videos(names, BUDGET)
-    for i in range(12):
-        np.testing.assert_array_equal(first.frames.gather([i])[0], second.frames.gather([i])[0])
+        assert kill_when_parts_are_there(start_extraction(options), options.cache, kill)
+    before = renamed(options.cache)
+    extract.main(options)
+    assert before.items() <= renamed(options.cache).items()
+    calm = extract.main(replace(options, cache=options.cache.with_name("calm")))
+    assert_equal_caches(options.cache, calm)
 
 
 @pytest.mark.parametrize("budget", [BUDGET, 0])

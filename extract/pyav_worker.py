@@ -1,0 +1,150 @@
+"""The process behind `--decoder pyav`: it opens a video with PyAV, says how many frames there are, and writes those asked for as PPM.
+
+It gives up wherever ffmpeg might do anything but decode plain frames in order, and says why: the video is then ffmpeg's. Run by its path,
+it imports nothing of this project. One request on standard input is two lines of JSON: the file and the rate, answered by a line with the
+number of frames, and then the numbers of those wanted, answered by the pictures and a line that says how it ended.
+"""
+
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+
+CODECS = {"h264", "hevc", "vp9", "av1", "libdav1d"}
+PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
+HDR = {16, 18}
+"""Transfer functions smpte2084 and arib-std-b67, as H.273 counts them."""
+
+LARGEST_BYTES = 2**26
+"""The packets of a file are held while it is read."""
+
+LONGEST_S = 600
+"""In a longer video the frames may be better sought, which ffmpeg does."""
+
+MICROSECONDS = 1_000_000
+
+
+class NotPlain(Exception):
+    """Better left to ffmpeg."""
+
+
+def container_of(path: str) -> str:
+    """The container that the first bytes show, by libavformat's name. Raises NotPlain for any but MP4 and Matroska."""
+    with Path(path).open("rb") as file:
+        first = file.read(8)
+    if first[4:] == b"ftyp":
+        return "mp4"
+    if first[:4] == b"\x1aE\xdf\xa3":
+        return "matroska"
+    raise NotPlain("neither MP4 nor Matroska")
+
+
+class Video:
+    """The packets of a plain video, and which frame is on the screen at which moment."""
+
+    def __init__(self, container: Any, fps: Fraction) -> None:
+        if len(container.streams.video) != 1:
+            raise NotPlain("not one video stream")
+        if container.duration is None or container.duration > LONGEST_S * MICROSECONDS:
+            raise NotPlain("long, or of unknown length")
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        if context is None or context.name not in CODECS or context.pix_fmt not in PLAIN_PIXELS or context.color_trc in HDR:
+            raise NotPlain("pixels that need more than the plain conversion")
+        # More threads give frames later, and whether to skip a frame is said packet by packet.
+        context.thread_count = 1
+        context.thread_type = "NONE"
+        self.context = context
+        self.size: tuple[int, int] = (context.width, context.height)
+        self.packets = [packet for packet in container.demux(stream) if packet.size]
+        if any(packet.pts is None or packet.is_corrupt for packet in self.packets):
+            raise NotPlain("packets without times, or damaged")
+        shown = [packet for packet in self.packets if not packet.is_discard]
+        start = _rounded(Fraction(container.start_time or 0, MICROSECONDS) / stream.time_base)
+        self.stamps = _on_screen(shown, start, 1 / (stream.time_base * fps))
+        """For sampled frame k the time stamp of the frame that is on the screen at k / fps."""
+        if len(self.stamps) < int(container.duration * fps / MICROSECONDS):
+            raise NotPlain("fewer frames than the header announces")
+
+    def pictures(self, wanted: list[int]) -> Iterator[Any]:
+        """The pictures of these sampled frames, in order."""
+        times = Counter(self.stamps[k] for k in wanted)
+        for packet in [*self.packets, None]:
+            # A frame that no other is predicted from is decoded only for its own sake.
+            self.context.skip_frame = "DEFAULT" if packet is None or packet.pts in times else "NONREF"
+            for frame in self.context.decode(packet):
+                repeats = times.pop(frame.pts, 0)
+                if not repeats:
+                    continue
+                if frame.is_corrupt or frame.rotation or (frame.width, frame.height) != self.size or frame.format.name not in PLAIN_PIXELS:
+                    raise NotPlain("a frame that is damaged, turned, or of another size")
+                for _ in range(repeats):
+                    yield frame
+            if not times:
+                return
+        raise NotPlain("frames that the decoder does not give")
+
+
+def _on_screen(packets: list[Any], start: int, a_tick: Fraction) -> list[int]:
+    """The time stamps of the frames on the screen at 0, 1, 2, … ticks after the start, as long as there is one.
+
+    As ffmpeg's filter `fps` has it with round=up and start_time=0.
+    """
+    stamps = sorted(packet.pts for packet in packets)
+    if not stamps or len(set(stamps)) < len(stamps):
+        raise NotPlain("no frames, or several at one time")
+    last = max(packets, key=lambda packet: packet.pts)
+    if not last.duration:
+        raise NotPlain("the last frame has no duration")
+    found: list[int] = []
+    place = 0
+    for k in range(math.ceil((last.pts + last.duration - start) / a_tick)):
+        latest = math.floor(start + k * a_tick)
+        while place + 1 < len(stamps) and stamps[place + 1] <= latest:
+            place += 1
+        found.append(stamps[place])
+    return found
+
+
+def _rounded(value: Fraction) -> int:
+    """To the nearest integer, halves away from zero, as libavutil scales time stamps."""
+    return math.floor(abs(value) + Fraction(1, 2)) * (1 if value >= 0 else -1)
+
+
+def answer(request: dict[str, Any], requests: BinaryIO, out: BinaryIO) -> None:
+    path = request["path"]
+    if Path(path).stat().st_size > LARGEST_BYTES:
+        raise NotPlain("a large file")
+    options = {"protocol_whitelist": "file", "max_pixels": str(request["max_pixels"])}
+    with av.open(f"file:{path}", format=container_of(path), options=options, metadata_errors="replace") as container:
+        video = Video(container, Fraction(request["fps"]))
+        _say(out, {"count": len(video.stamps)})
+        for frame in video.pictures(json.loads(requests.readline())):
+            pixels = frame.to_ndarray(format="rgb24").tobytes()
+            out.write(b"P6\n%d %d\n255\n" % (frame.width, frame.height))
+            out.write(pixels)
+        _say(out, {"done": True})
+
+
+def _say(out: BinaryIO, what: dict[str, Any]) -> None:
+    out.write(json.dumps(what).encode() + b"\n")
+    out.flush()
+
+
+def serve(requests: BinaryIO, out: BinaryIO) -> None:
+    """Answer until the other side closes the pipe, or ends."""
+    while line := requests.readline():
+        try:
+            answer(json.loads(line), requests, out)
+        except (NotPlain, av.FFmpegError, OSError) as error:
+            _say(out, {"refused": str(error)})
+
+
+if __name__ == "__main__":
+    serve(sys.stdin.buffer, sys.stdout.buffer)

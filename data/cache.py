@@ -221,6 +221,10 @@ class FeatureCache:
         found = self._indices["videos"].files.get(video_id)
         return found is not None and found[:2] == (file_size, file_mtime_ns) and (found[2] or not with_pixels)
 
+    def has_pixels(self, video_id: str) -> bool:
+        """Whether the pixels of a video's frames are there."""
+        return self._indices["videos"].files[video_id][2]
+
     def is_partial(self, video_id: str) -> bool:
         """Whether a video's file was cut short and gave only some of its frames."""
         place = self._indices["videos"].places[video_id]

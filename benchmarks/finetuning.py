@@ -1,9 +1,9 @@
 """Fine-tuning against the frozen CLIP on the demo set: `python -m benchmarks.finetuning --cache CACHE --videos DIR --annotations DIR`.
 
 CACHE was extracted with --store-pixels. For every seed a head is trained on its features, and one together with CLIP; each fine-tuned CLIP
-extracts a cache of its own, and both sides are measured on the test split from their caches. Epochs and the learning rate of CLIP
-are chosen on the validation split. The difference comes with its interval, from a bootstrap over videos (with their captions) and seeds. What is
-done is not done again. The last line is JSON.
+extracts a cache of its own, and both sides are measured on the test split from their caches. Epochs and the learning rate of CLIP are
+chosen on the validation split. The difference comes with its interval, from a bootstrap over videos (with their captions) and seeds. What
+is done is not done again. The last line is JSON.
 
 Shape suffixes: S seeds, A captions, B videos, K the recalls at 1, 5 and 10, N draws.
 """

@@ -12,6 +12,7 @@ Shape suffixes: N entries (videos or texts), T rows of all entries together (fra
 import hashlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,21 +32,22 @@ from data.sealed import SEAL_BYTES, is_sound, seal, sweep, write_sealed, written
 if TYPE_CHECKING:  # writing a part needs no torch
     from data.features import Ragged, TextFeatures, VideoFeatures
 
-FORMAT = 2
+FORMAT = 3
 CLIP_FILE = "clip.h5"
 
 READ_BYTES = 2**24
 """Rows of a part are read in pieces of so many bytes."""
 
 Kind = Literal["videos", "texts"]
+Images = Literal["thumbnails", "pixels"]
 
 # The datasets of a part: those with a row for every frame or token, and those with a row for every entry.
 _ROWS: dict[Kind, tuple[str, ...]] = {"videos": ("frames", "seconds"), "texts": ("words",)}
 _ENTRIES: dict[Kind, tuple[str, ...]] = {
-    "videos": ("file_size", "file_mtime_ns", "frames_expected", "hdr", "decoder"),
+    "videos": ("file_size", "file_mtime_ns", "start", "end", "frames_expected", "hdr", "decoder"),
     "texts": ("sentence",),
 }
-_IMAGES: dict[Kind, tuple[str, ...]] = {"videos": ("thumbnails", "pixels"), "texts": ()}
+_IMAGES: dict[Kind, tuple[Images, ...]] = {"videos": ("thumbnails", "pixels"), "texts": ()}
 """Datasets of the bytes of JPEG files one after the other, one for every row or none; `NAME_offsets` says where each begins."""
 _NAMES: dict[Kind, str] = {"videos": "video_id", "texts": "text"}
 
@@ -66,11 +68,11 @@ class ClipParts:
 
 @dataclass(frozen=True)
 class VideoEntry:
-    """One video to write: its frame features [T, D], the time of each in seconds, and the file it came from.
+    """One video to write: its frame features [T, D], the time of each in seconds from the beginning of the file, and the file.
 
-    `frames_expected` is the number of sampled frames that the header of a file announces that is cut short, 0 for a whole one; `hdr` the
-    transfer function of a video of high dynamic range, else empty; `decoder` what decoded it. `thumbnails` and `pixels` are JPEG files, one
-    for every frame, or none.
+    `start` and `end`, in seconds, are the part of the file that was looked at. `frames_expected` is the number of sampled frames that the
+    header of a file announces that is cut short, 0 for a whole one; `hdr` the transfer function of a video of high dynamic range, else
+    empty; `decoder` what decoded it. `thumbnails` and `pixels` are JPEG files, one for every frame, or none.
     """
 
     video_id: str
@@ -78,6 +80,8 @@ class VideoEntry:
     seconds_T: NDArray[np.float64]
     file_size: int
     file_mtime_ns: int
+    start: float = 0.0
+    end: float = math.inf
     frames_expected: int = 0
     hdr: str = ""
     decoder: str = "cpu"
@@ -110,14 +114,23 @@ class _Place(NamedTuple):
     stop: int
 
 
+class _Source(NamedTuple):
+    """What an entry of a video was made from: the file as it was, and the part of it in seconds."""
+
+    file_size: int
+    file_mtime_ns: int
+    start: float
+    end: float
+
+
 @dataclass
 class _Index:
-    """Where every entry of a kind lies, and when it was written; of videos also size and modification time of the file, and whether its
-    pixels are there."""
+    """Where every entry of a kind lies, and when it was written; of videos also what they were made from and the images there."""
 
     places: dict[str, _Place] = field(default_factory=dict)
     written_ns: dict[str, int] = field(default_factory=dict)
-    files: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
+    sources: dict[str, _Source] = field(default_factory=dict)
+    images: dict[str, frozenset[Images]] = field(default_factory=dict)
 
 
 class FeatureCache:
@@ -216,10 +229,13 @@ class FeatureCache:
         """The ids of all videos, or all texts, that are there."""
         return list(self._indices[kind].places)
 
-    def is_current(self, video_id: str, file_size: int, file_mtime_ns: int, with_pixels: bool = False) -> bool:
-        """Whether a video is there as its file is now, and with its pixels if those are wanted."""
-        found = self._indices["videos"].files.get(video_id)
-        return found is not None and found[:2] == (file_size, file_mtime_ns) and (found[2] or not with_pixels)
+    def is_current(self, video_id: str, file_size: int, file_mtime_ns: int, start: float = 0.0, end: float = math.inf) -> bool:
+        """Whether a video is there as its file is now, and made from the part of it from `start` to `end` seconds."""
+        return self._indices["videos"].sources.get(video_id) == (file_size, file_mtime_ns, start, end)
+
+    def images_of(self, video_id: str) -> frozenset[Images]:
+        """The kinds of images that are there of a video's frames; none where the video is not there."""
+        return self._indices["videos"].images.get(video_id, frozenset())
 
     def has_pixels(self, video_id: str) -> bool:
         """Whether the pixels of a video's frames are there."""
@@ -240,6 +256,8 @@ class FeatureCache:
             "seconds": np.concatenate([entry.seconds_T for entry in entries]),
             "file_size": np.array([entry.file_size for entry in entries], dtype=np.int64),
             "file_mtime_ns": np.array([entry.file_mtime_ns for entry in entries], dtype=np.int64),
+            "start": np.array([entry.start for entry in entries], dtype=np.float64),
+            "end": np.array([entry.end for entry in entries], dtype=np.float64),
             "frames_expected": np.array([entry.frames_expected for entry in entries], dtype=np.int64),
             "hdr": [entry.hdr for entry in entries],
             "decoder": [entry.decoder for entry in entries],
@@ -317,11 +335,13 @@ class FeatureCache:
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
         """Keep a table of captions and splits beside the features, in place of an older one of the same preset.
 
-        `videos`: columns video_id, split, file (a name, None where there is no file). By default those of the captions, each with a file.
+        `videos`: columns video_id, split, file (a name, None where there is no file), start and end (the part of the file in seconds; NaN:
+        from the beginning, to the end). By default those of the captions, each a whole file.
         """
         if videos is None:
-            videos = captions[["video_id", "split"]].drop_duplicates().assign(file=captions["video_id"])
-        _write_parquet(self.path / _videos_file(preset), videos[["video_id", "split", "file"]])
+            listed = captions[["video_id", "split"]].drop_duplicates()
+            videos = listed.assign(file=captions["video_id"], start=math.nan, end=math.nan)
+        _write_parquet(self.path / _videos_file(preset), videos[["video_id", "split", "file", "start", "end"]])
         if not captions.empty:
             _write_parquet(self.path / _captions_file(preset), captions)
 
@@ -352,7 +372,8 @@ class FeatureCache:
         return self._read_table(_captions_file(self.preset(preset)))
 
     def video_table(self, preset: str) -> pd.DataFrame:
-        """All videos that a preset lists, columns video_id, split, file (a name under the folder of videos, None where there was none)."""
+        """All videos that a preset lists: columns video_id, split, file (a name under the folder of videos, None where there was none),
+        start and end (the part of the file in seconds; NaN: from the beginning, to the end)."""
         if _videos_file(preset) not in self.tables():
             raise UserError(f"{self.path / _videos_file(preset)} is missing: run extract again, which writes it")
         return self._read_table(_videos_file(preset))
@@ -381,7 +402,7 @@ class FeatureCache:
         words = self._ragged("words", places, whole, memory_budget - sentences.bytes_held)
         return TextFeatures(texts=list(texts), words=words, sentences=sentences)
 
-    def images(self, name: Literal["thumbnails", "pixels"], video_id: str) -> list[bytes]:
+    def images(self, name: Images, video_id: str) -> list[bytes]:
         """The JPEG files of a video's frames; none where they were not kept."""
         place = self._indices["videos"].places[video_id]
         with _open(place.part.path) as file:
@@ -406,8 +427,9 @@ class FeatureCache:
                     raise UserError(f"{part.path} was made with other settings than {self._clip_path}: move it out of the cache")
                 names, offsets, written_ns = group[_NAMES[kind]].asstr()[()], group["offsets"][()], int(group.attrs["written_ns"])
                 if kind == "videos":
-                    file_info = zip(group["file_size"][()], group["file_mtime_ns"][()], _have_pixels(group, offsets), strict=True)
-                    files = [(int(size), int(mtime_ns), bool(pixels)) for size, mtime_ns, pixels in file_info]
+                    columns = [group[column][()].tolist() for column in _Source._fields]
+                    sources = [_Source(*values) for values in zip(*columns, strict=True)]
+                    images = _images_there(group, offsets)
             except (KeyError, OSError, RuntimeError, AttributeError) as error:
                 raise _damaged(part.path, error) from error
         for entry, name in enumerate(names):
@@ -415,11 +437,11 @@ class FeatureCache:
                 index.written_ns[name] = written_ns
                 index.places[name] = _Place(part, entry, int(offsets[entry]), int(offsets[entry + 1]))
                 if kind == "videos":
-                    index.files[name] = files[entry]
+                    index.sources[name], index.images[name] = sources[entry], images[entry]
 
     def _write_part(self, kind: Kind, arrays: Mapping[str, Any]) -> None:
-        for name in (*_ROWS[kind], *_ENTRIES[kind]):
-            if not isinstance(arrays[name], list) and not np.isfinite(arrays[name]).all():
+        for name in ("frames", "words", "sentence"):
+            if name in arrays and not np.isfinite(arrays[name]).all():
                 raise UserError(f"{name} features are not finite as {self.settings['dtype']}: extract with --dtype float32")
         sha = hashlib.sha256()
         for name, value in sorted(arrays.items()):
@@ -511,10 +533,11 @@ def _require_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any])
         raise UserError(f"the cache {path} was made with other settings ({'; '.join(differing)}): use them, or another --cache")
 
 
-def _have_pixels(group: h5py.Group, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Of every video of a part, whether the pixels of its frames are there."""
-    begin = group["pixels_offsets"][()]
-    return begin[offsets[1:]] > begin[offsets[:-1]]  # type: ignore[no-any-return]
+def _images_there(group: h5py.Group, offsets: NDArray[np.int64]) -> list[frozenset[Images]]:
+    """Of every video of a part, the kinds of images that are there of its frames."""
+    begins = {name: group[f"{name}_offsets"][()] for name in _IMAGES["videos"]}
+    there = {name: begin[offsets[1:]] > begin[offsets[:-1]] for name, begin in begins.items()}
+    return [frozenset(name for name in there if there[name][entry]) for entry in range(len(offsets) - 1)]
 
 
 def _fill_clip(file: h5py.File, settings: Mapping[str, Any], clip: ClipParts, provenance: Mapping[str, Any]) -> None:

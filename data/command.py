@@ -18,14 +18,21 @@ LOST, USER_ERROR, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 
 
 def run_command(
-    options_type: type[Options], main: Callable[[Options], Result], prog: str, status: Callable[[Result], int] = lambda _result: 0
+    options_type: type[Options],
+    main: Callable[[Options], Result],
+    prog: str,
+    status: Callable[[Result], int] = lambda _result: 0,
+    default: Options | None = None,
 ) -> None:
     """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
 
-    `status` looks at what `main` gave back and says how it went, where that is not simply 0. SIGTERM, which batch systems send, ends a
+    `status` looks at what `main` gave back and says how it went, where that is not simply 0. With a `default`, no option must be given, not
+    even those without a default of their own. SIGTERM, which batch systems send, ends a
     stage as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
-    options = tyro.cli(options_type, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+    options = tyro.cli(
+        options_type, prog=prog, default=tyro.MISSING_NONPROP if default is None else default, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = main(options)

@@ -237,10 +237,6 @@ class FeatureCache:
         """The kinds of images that are there of a video's frames; none where the video is not there."""
         return self._indices["videos"].images.get(video_id, frozenset())
 
-    def has_pixels(self, video_id: str) -> bool:
-        """Whether the pixels of a video's frames are there."""
-        return self._indices["videos"].files[video_id][2]
-
     def is_partial(self, video_id: str) -> bool:
         """Whether a video's file was cut short and gave only some of its frames."""
         place = self._indices["videos"].places[video_id]

@@ -33,7 +33,7 @@ class Pixels:
     to_tensor: Callable[[Image.Image], Tensor]
 
     def __post_init__(self) -> None:
-        lacking = [video_id for video_id in self.ids if not self.cache.has_pixels(video_id)]
+        lacking = [video_id for video_id in self.ids if "pixels" not in self.cache.images_of(video_id)]
         if lacking:
             raise UserError(
                 f"--finetune: the cache {self.cache.path} has no pictures of {len(lacking)} of the {len(self.ids)} videos, such as "

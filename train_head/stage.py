@@ -84,8 +84,7 @@ def train(options: TrainOptions) -> Path:
 def load(options: TrainOptions) -> Loaded:
     """The cache and its splits as these options use them. Raises UserError where they do not fit."""
     cache = FeatureCache(options.cache)
-    # Fine-tuning makes its own features.
-    budget = 0 if options.finetune else budget_bytes(options.memory_budget)
+    budget = budget_bytes(options.memory_budget)
     train_split, select_split = (
         load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing)
         for name in (_training_split(cache, options), options.select_on)

@@ -247,9 +247,9 @@ def test_fine_tuning_refuses(options: TrainOptions, change: dict[str, object], m
 
 
 def test_a_cache_without_pictures_is_refused(options: TrainOptions, cache_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no pictures of 40 of the 40 videos, .*: extract again with --store-pixels") as refusal:
+    with pytest.raises(UserError, match=r"no pictures of 50 of 50 videos, such as video.*: extract again with --store-pixels") as refusal:
         train_head.main(replace(options, cache=cache_path))
-    assert len(refusal.value.listed) == 40
+    assert len(refusal.value.listed) == 50
     assert not options.out.exists()
 
 

@@ -24,22 +24,13 @@ from data.sampling import choose_frames
 class Pixels:
     """The frames of these videos, thinned out to `max_frames` as their features are; `to_tensor` is CLIP's own normalisation.
 
-    Pictures are read when they are used, and decoded by threads. Raises UserError where a video has none.
+    Pictures are read when they are used, and decoded by threads.
     """
 
     cache: FeatureCache
     ids: Sequence[str]
     max_frames: int | None
     to_tensor: Callable[[Image.Image], Tensor]
-
-    def __post_init__(self) -> None:
-        lacking = [video_id for video_id in self.ids if "pixels" not in self.cache.images_of(video_id)]
-        if lacking:
-            raise UserError(
-                f"--finetune: the cache {self.cache.path} has no pictures of {len(lacking)} of the {len(self.ids)} videos, such as "
-                f"{', '.join(lacking[:3])}: extract again with --store-pixels",
-                [f"without pictures: {video_id}" for video_id in lacking],
-            )
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> list[Tensor]:
         """The frames [F, C, H, W] of each of the videos with these indices, normalised, float32."""
@@ -53,3 +44,14 @@ class Pixels:
         except (OSError, UnidentifiedImageError) as error:
             raise UserError(f"the pictures of {video_id} in {self.cache.path} are damaged ({error}): run extract again") from error
         return torch.stack([self.to_tensor(image) for image in chosen])
+
+
+def require_pixels(cache: FeatureCache, ids: Sequence[str]) -> None:
+    """Raises UserError, which lists them, where the cache has no pictures of some of these videos."""
+    lacking = [video_id for video_id in ids if "pixels" not in cache.images_of(video_id)]
+    if lacking:
+        raise UserError(
+            f"--finetune: the cache {cache.path} has no pictures of {len(lacking)} of {len(ids)} videos, such as "
+            f"{', '.join(lacking[:3])}: extract again with --store-pixels",
+            [f"without pictures: {video_id}" for video_id in lacking],
+        )

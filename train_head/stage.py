@@ -33,6 +33,7 @@ FREE_TO_CHANGE = {
 }
 """Options that do not decide the result of a run; the cache is told by its digest, and so is CLIP."""
 ONLY_FINETUNE = ("clip_lr", "freeze_layers", "grad_checkpointing", "model", "pretrained")
+"""Options that say how CLIP is trained, and go with --finetune alone."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,9 @@ def make_trainer(head: Head, options: TrainOptions, loaded: Loaded, processes: P
         return Trainer(head, options, loaded.train, processes)
     # Training on cached features needs no CLIP: it runs where open_clip and the weights are not.
     from train_head.finetune import FinetuneTrainer, load_trained
+    from train_head.pixels import require_pixels
 
+    require_pixels(loaded.cache, [*loaded.train.videos.ids, *loaded.select.videos.ids])
     clip = load_trained(options, loaded.cache, head.logit_scale.device)
     return FinetuneTrainer(head, options, loaded.train, processes, cache=loaded.cache, clip=clip)
 

@@ -117,11 +117,11 @@ def main(options: FinetuningOptions) -> Path:
     print(f"RSum on val by learning rate of CLIP: {on_val}; chosen: {rate:g}", file=sys.stderr)
     tuned = [tune(rate, seed) for seed in seeds]
     hits = [
-        (_hits(run, options.cache, options), _hits(other, _extract(other, options), options))
+        (credit_of(run, options.cache, options), credit_of(other, _extract(other, options), options))
         for run, other in zip(frozen, tuned, strict=True)
     ]
-    figures = {"frozen": [_figures(side) for side, _ in hits], "fine-tuned": [_figures(side) for _, side in hits]}
-    differences = {name: _difference(hits, name, options.draws) for name in FIGURES}
+    figures = {"frozen": [figures_of(side) for side, _ in hits], "fine-tuned": [figures_of(side) for _, side in hits]}
+    differences = {name: difference_of(hits, name, options.draws) for name in FIGURES}
     _print(figures, differences)
     result = {
         "clip_lr": rate,
@@ -178,7 +178,7 @@ def _extract(run: Path, options: FinetuningOptions) -> Path:
     )
 
 
-def _hits(run: Path, path: Path, options: FinetuningOptions) -> Hits:
+def credit_of(run: Path, path: Path, options: FinetuningOptions) -> Hits:
     """The credit of every query of the test split, from the run and the cache of its CLIP."""
     cache = FeatureCache(path)
     head, _ = load_head(str(run), cache, find_device(options.device))
@@ -186,7 +186,7 @@ def _hits(run: Path, path: Path, options: FinetuningOptions) -> Hits:
     videos = len(split.videos.ids)
     everything = Everything(len(split.answers), videos)
     score_all_pairs(head, split.texts, split.videos, split.answers, [everything], budget_bytes(None))
-    answer_A = torch.from_numpy(split.answers)
+    answer_A = torch.tensor(split.answers)
     best_BB = torch.full((videos, videos), -torch.inf, dtype=torch.float64)
     best_BB.scatter_reduce_(0, answer_A[:, None].expand_as(everything.scores_AB), everything.scores_AB, "amax")
     credit_AK = _credit(everything.scores_AB, answer_A)
@@ -203,7 +203,7 @@ def _credit(scores_QN: Tensor, answer_Q: Tensor) -> NDArray[np.float64]:
     return np.asarray(((torch.tensor(RECALLS) - higher_Q1) / entries_Q1).clamp(0, 1).double())
 
 
-def _figures(hits: Hits) -> dict[str, float]:
+def figures_of(hits: Hits) -> dict[str, float]:
     """Text-to-video R@1 and RSum in percent."""
     every = np.arange(len(hits.texts_B))[None]
     return {name: float(_drawn(hits, every, name)[0]) for name in FIGURES}
@@ -217,7 +217,7 @@ def _drawn(hits: Hits, video_NB: NDArray[np.int64], figure: str) -> NDArray[np.f
     return np.asarray(100 * (text_NK.sum(axis=1) + hits.video_BK[video_NB].mean(axis=1).sum(axis=1)))
 
 
-def _difference(hits: Sequence[tuple[Hits, Hits]], figure: str, draws: int) -> dict[str, float]:
+def difference_of(hits: Sequence[tuple[Hits, Hits]], figure: str, draws: int) -> dict[str, float]:
     """Fine-tuned less frozen: the mean over seeds, and the 95% interval of it by a paired bootstrap.
 
     A draw takes as many seeds and videos as there are, with replacement, the same videos for both sides of all seeds.
@@ -231,7 +231,7 @@ def _difference(hits: Sequence[tuple[Hits, Hits]], figure: str, draws: int) -> d
         seed_NS = rng.integers(len(hits), size=(100, len(hits)))
         drawn.append(np.take_along_axis(of_seed_SN.T, seed_NS, axis=1).mean(axis=1))
     low, high = np.percentile(np.concatenate(drawn), INTERVAL)
-    mean = statistics.mean(_figures(tuned)[figure] - _figures(frozen)[figure] for frozen, tuned in hits)
+    mean = statistics.mean(figures_of(tuned)[figure] - figures_of(frozen)[figure] for frozen, tuned in hits)
     return {"mean": mean, "low": float(low), "high": float(high)}
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import evaluate
 import extract
 import train_head
+from benchmarks.finetuning import FinetuningOptions, Hits, credit_of, difference_of, figures_of
 from data.cache import FeatureCache
 from data.errors import UserError
 from evaluate import EvaluateOptions
@@ -208,6 +209,9 @@ def test_from_pictures_to_a_new_cache_and_its_metrics(
     assert torch.equal(made.texts.words.gather(range(20))[0], split.texts.words.gather(range(20))[0])
     frames, expected = (side.videos.frames.gather(range(10))[0] for side in (made, split))
     assert torch.nn.functional.cosine_similarity(frames, expected).min() > 0.99
+    tested = json.loads((evaluate.main(replace(asked, split="test", out=tmp_path / "test")) / "metrics.json").read_text())
+    figures = figures_of(credit_of(run, new.path, FinetuningOptions(max_frames=2, device="cpu")))
+    assert figures == pytest.approx({"R@1": tested["text_to_video"]["R@1"], "RSum": tested["RSum"]})
     with pytest.raises(UserError, match=r"has trained CLIP too, and the cache .* run extract with --model local-dir:") as refusal:
         evaluate.main(replace(asked, cache=cache.path, out=tmp_path / "other"))
     assert "\n" not in str(refusal.value)
@@ -276,3 +280,19 @@ def test_a_clip_lr_that_is_too_large_is_named(options: TrainOptions, monkeypatch
     monkeypatch.setattr(Clip, "image_features", diverged)
     with pytest.raises(UserError, match=r"features are not finite of 'video.*, epoch 1: train again with a lower --clip-lr"):
         trainer.run_epoch(1)
+
+
+def test_the_interval_of_a_difference_is_that_of_its_videos() -> None:
+    """Beside the interval of the normal distribution, where seeds agree; and nothing where all videos differ alike."""
+    rng = np.random.default_rng(1)
+    count_B = rng.integers(1, 4, 400).astype(float)
+    none = Hits(np.zeros((400, 3)), count_B, np.zeros((400, 3)))
+    all_first = Hits(np.repeat(count_B[:, None], 3, axis=1), count_B, np.ones((400, 3)))
+    assert difference_of([(none, all_first)] * 3, "RSum", 200) == pytest.approx({"mean": 600, "low": 600, "high": 600})
+    better = rng.random(400) < 0.3
+    some = Hits(np.repeat((count_B * better)[:, None], 3, axis=1), count_B, np.zeros((400, 3)))
+    found = difference_of([(none, some)] * 2, "R@1", 4000)
+    share = (count_B * better).sum() / count_B.sum()
+    error = np.sqrt((count_B**2 * (better - share) ** 2).sum()) / count_B.sum()
+    expected = {"mean": 100 * share, "low": 100 * (share - 1.96 * error), "high": 100 * (share + 1.96 * error)}
+    assert found == pytest.approx(expected, abs=0.5)

@@ -236,11 +236,14 @@ def difference_of(hits: Sequence[tuple[Hits, Hits]], figure: str, draws: int) ->
 
 
 def _print(figures: dict[str, list[dict[str, float]]], differences: dict[str, dict[str, float]]) -> None:
+    """The comparison as a table of Markdown: mean and standard deviation over seeds, and the difference with its interval."""
+    print(f"| test | {' | '.join(figures)} | difference |")
+    print("| --- " * (len(figures) + 2) + "|")
     for figure in FIGURES:
-        for side, values in figures.items():
-            print(f"{figure:5} {side:11}" + "".join(f"{value[figure]:8.1f}" for value in values))
+        values = [[of_seed[figure] for of_seed in side] for side in figures.values()]
+        cells = [f"{statistics.mean(side):.1f} ± {statistics.stdev(side) if len(side) > 1 else 0.0:.1f}" for side in values]
         difference = differences[figure]
-        print(f"{figure:5} difference {difference['mean']:+8.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]")
+        print(f"| {figure} | {' | '.join(cells)} | {difference['mean']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}] |")
 
 
 if __name__ == "__main__":

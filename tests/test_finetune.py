@@ -27,7 +27,7 @@ from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_processes import launch
 from tests.test_training import logged, stop_at
 from train_head import TrainOptions
-from train_head.finetune import FinetuneTrainer, load_trained
+from train_head.finetune import FinetuneTrainer, load_trained, save_clip
 from train_head.processes import Processes
 from train_head.splits import load_split
 from train_head.stage import build_head, load, make_trainer
@@ -114,6 +114,18 @@ def test_layers_of_vision_transformers_are_counted_from_the_input() -> None:
     for wrong in (13, -2):
         with pytest.raises(UserError, match=f"--freeze-layers {wrong}: the image tower of this CLIP has 12 blocks"):
             train_above(clip.model, both, wrong)
+    unknown = replace(both[0], blocks=None)
+    assert len(train_above(clip.model, (unknown, both[1]), -1)) > 100
+    with pytest.raises(UserError, match="--freeze-layers 0: the blocks of a VisionTransformer are not known; -1 trains all of it"):
+        train_above(clip.model, (unknown, both[1]), 0)
+
+
+def test_a_clip_that_is_written_is_the_same_when_it_is_loaded(tmp_path: Path) -> None:
+    clip = load_clip("ViT-S-32", "random", torch.device("cpu"), seed=1)
+    assert save_clip(clip, tmp_path / "clip") == clip.digest
+    again = load_clip(f"local-dir:{tmp_path / 'clip'}", None, torch.device("cpu"))
+    assert (again.digest, again.architecture, again.image_settings()) == (clip.digest, clip.architecture, clip.image_settings())
+    assert torch.equal(again.tokenize(["a red ball"], 32)[0], clip.tokenize(["a red ball"], 32)[0])
 
 
 def test_without_a_step_the_features_are_those_of_the_cache(options: TrainOptions, cache: FeatureCache) -> None:

@@ -56,7 +56,7 @@ class TrainOptions:
     """With --finetune: so many blocks of each tower of CLIP, from the input on, stay as they are, and the embeddings below them. 0: the
     embeddings alone; -1: nothing."""
     grad_checkpointing: bool = False
-    """With --finetune: compute the activations of CLIP a second time rather than keep them; a third more time, for memory."""
+    """With --finetune: compute the activations of CLIP a second time rather than keep them: more time, less memory."""
     model: str | None = None
     """With --finetune: the CLIP that made the cache, where it is no longer what it was extracted with. Default: what that was."""
     pretrained: str | None = None

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cache import FeatureCache, names_in
+from data.cache import FeatureCache
 from data.command import run_command
 from data.errors import UserError
 from data.ffmpeg import encode_video
+from data.index import names_in
 from data.progress import Progress
 from data.provenance import provenance, write_json
 from extract import ExtractOptions

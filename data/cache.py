@@ -161,7 +161,7 @@ class FeatureCache:
     def decoder(self, video_id: str) -> str:
         """What decoded a video: `cpu` or `cuda` (ffmpeg), or `pyav`."""
         place = self._indices["videos"].places[video_id]
-        with _open(place.part.path) as file:
+        with open_file(place.part.path) as file:
             return str(file[place.part.group]["decoder"].asstr()[place.entry])
 
     def write_videos(self, entries: Sequence[VideoEntry]) -> None:

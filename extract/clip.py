@@ -1,4 +1,4 @@
-"""A frozen CLIP of open_clip: loading it, and the features of images and of every text token. The only file that imports open_clip.
+"""A CLIP of open_clip: loading it, and the features of images and of every text token. The only file that imports open_clip.
 
 Shape suffixes: N images or texts, L text positions, D joint dimension, W width of the text tower, C colour channels, H and W image sides.
 """
@@ -67,7 +67,7 @@ class Clip:
     """A CLIP model in evaluation mode with the transform and tokenizer that belong to it.
 
     `digest` is the SHA-256 of the weights' names, shapes and float32 values, whatever file they came from; `architecture` that of
-    open_clip's configuration, which decides what is computed with them (the activation, the number of heads).
+    open_clip's configuration `config`, which decides what is computed with them (the activation, the number of heads).
     """
 
     model: Any
@@ -77,8 +77,19 @@ class Clip:
     dimension: int
     context_length: int
     digest: str
-    architecture: str
+    config: dict[str, Any]
     precision: Precision
+
+    @property
+    def architecture(self) -> str:
+        """SHA-256 of the configuration."""
+        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """The module that holds the text blocks: the model itself, or its part `text`."""
+        tower: nn.Module = _text_tower(self.model)
+        return tower
 
     def image_settings(self) -> dict[str, Any]:
         """What the transform does to a picture, as plain values for the cache's settings."""
@@ -121,10 +132,14 @@ class Clip:
     @torch.no_grad()
     def encode_images(self, image_NCHW: Tensor) -> NDArray[np.float32]:
         """Image features [N, D], unnormalised, of at most BATCH preprocessed pictures."""
-        count = len(image_NCHW)
+        feature_ND = self.image_features(_pad(image_NCHW).to(self.device, _DTYPES[self.precision]))
+        return np.asarray(feature_ND[: len(image_NCHW)].float().cpu())
+
+    def image_features(self, image_NCHW: Tensor) -> Tensor:
+        """Image features [N, D], unnormalised, of any number of preprocessed pictures on the device; with gradients."""
         with _without_tf32():
-            feature_ND = self.model.encode_image(_pad(image_NCHW).to(self.device, _DTYPES[self.precision]))
-        return np.asarray(feature_ND[:count].float().cpu())
+            feature_ND: Tensor = self.model.encode_image(image_NCHW)
+        return feature_ND
 
     def positions(self, length: int) -> int:
         """How many positions the text tower runs at for a text of so many tokens: never more than it needs, but few different numbers.
@@ -142,10 +157,15 @@ class Clip:
         L is the number of positions of `ids_NL`: all that the tower has, or as few as `positions` says. A token's feature is its last
         hidden state after ln_final and the text projection, as CLIP makes the sentence's from the end token.
         """
-        with _without_tf32():
-            return self._encode_texts(_pad(ids_NL, batch).to(self.device), len(ids_NL))
+        sentence_ND, token_NLD = self.text_features(_pad(ids_NL, batch).to(self.device))
+        return np.asarray(sentence_ND[: len(ids_NL)].float().cpu()), np.asarray(token_NLD[: len(ids_NL)].float().cpu())
 
-    def _encode_texts(self, ids_NL: Tensor, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def text_features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """What `encode_texts` gives, of any number of texts on the device; with gradients."""
+        with _without_tf32():
+            return self._text_features(ids_NL)
+
+    def _text_features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
         tower = _text_tower(self.model)
         if not _is_causal(tower):
             assert ids_NL.shape[1] == self.context_length
@@ -163,7 +183,7 @@ class Clip:
             token_NLD = token_NLW if projection is None else token_NLW @ projection
         if sentence_ND is None:
             sentence_ND = token_NLD[torch.arange(len(ids_NL), device=self.device), ids_NL.argmax(dim=-1)]
-        return np.asarray(sentence_ND[:count].float().cpu()), np.asarray(token_NLD[:count].float().cpu())
+        return sentence_ND, token_NLD
 
     def _encode_whole(self, tower: Any, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
         """The sentence features by open_clip's own path, and the hidden states of all positions on it."""
@@ -251,7 +271,7 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
         dimension=int(network.visual.output_dim),
         context_length=int(tower.positional_embedding.shape[0]),
         digest=digest,
-        architecture=hashlib.sha256(json.dumps(open_clip.get_model_config(model), sort_keys=True).encode()).hexdigest(),
+        config=open_clip.get_model_config(model),
         precision=precision,
     )
 

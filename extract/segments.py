@@ -20,7 +20,8 @@ from data.datasets import Dataset
 from data.ffmpeg import SOURCE, FfmpegFailed, Processes, Running, run_ffmpeg
 from data.progress import Progress
 from extract.ahead import Ahead
-from extract.decode import FORMATS, MAX_PIXELS
+from extract.by_ffmpeg import FORMATS
+from extract.frames import MAX_PIXELS
 from extract.options import ExtractOptions
 from extract.videos import leads_out, worker_count
 

@@ -29,7 +29,7 @@ from extract.options import ExtractOptions
 from extract.segments import cut
 from extract.texts import encode_texts
 from extract.videos import Clock, VideoFeaturesAhead, worker_count
-from extract.work import lacking
+from extract.work import Work, lacking
 from extract.writer import PartLimits, Writer
 
 # See PartLimits.
@@ -96,8 +96,23 @@ def extract(options: ExtractOptions) -> Outcome:
         writer = Writer(cache, _limits(), shard, work.known, work.outdated)
         failures = _extract_videos(videos, len(work.videos), writer, options)
     failed = sorted([*work.known, *failures], key=lambda failure: failure.video_id)
-    seconds = time.perf_counter() - start
-    done = len(work.videos) - len(failures)
+    _say(options, dataset, preset, cache, work, failed, videos.clock, writer, time.perf_counter() - start)
+    return Outcome(options.cache, len(failed))
+
+
+def _say(
+    options: ExtractOptions,
+    dataset: Dataset,
+    preset: Preset,
+    cache: FeatureCache,
+    work: Work,
+    failed: Sequence[Failure],
+    clock: Clock,
+    writer: Writer,
+    seconds: float,
+) -> None:
+    """The failures on stderr, and on stdout what was done: a line, or JSON."""
+    done = len(work.videos) - (len(failed) - len(work.known))
     for failure in failed:
         print(f"failed: {failure.file}: {failure.reason}{': ' * bool(failure.last_words)}{failure.last_words}", file=sys.stderr)
     if work.known:
@@ -114,21 +129,21 @@ def extract(options: ExtractOptions) -> Outcome:
             "splits": _splits(dataset, preset, cache),
             "texts_extracted": len(work.texts),
             "seconds": round(seconds, 1),
-            "frames": videos.clock.frames,
-            "decode_seconds": round(videos.clock.decode_s, 3),
-            "encode_seconds": round(videos.clock.encode_s, 3),
-            "encoder_wait_seconds": round(videos.clock.wait_s, 3),
+            "frames": clock.frames,
+            "decode_seconds": round(clock.decode_s, 3),
+            "encode_seconds": round(clock.encode_s, 3),
+            "encoder_wait_seconds": round(clock.wait_s, 3),
             "write_seconds": round(writer.seconds, 3),
             "picture_bytes": writer.picture_bytes,
         }
         print(json.dumps(summary))
     else:
+        shard = _shard(options.shard)
         there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
         print(
             f"{options.cache}: {done} videos and {len(work.texts)} texts extracted, {there} videos were there, {len(failed)} failed, "
             f"{seconds:.1f} s"
         )
-    return Outcome(options.cache, len(failed))
 
 
 def _open_cache(options: ExtractOptions, clip: Clip, settings: dict[str, Any], shard: tuple[int, int]) -> FeatureCache | None:

@@ -1,6 +1,6 @@
 """What goes into a head: batches of cached features on a device.
 
-Shape suffixes: A texts, B videos, R words of all texts of a batch together, F frames, D joint dimension.
+Shape suffixes: A texts, B videos, R words of all texts (or frames of all videos) of a batch together, F frames, D joint dimension.
 """
 
 from collections.abc import Sequence
@@ -40,8 +40,12 @@ class VideoBatch:
     @classmethod
     def gather(cls, features: VideoFeatures, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> "VideoBatch":
         """The videos with these indices, on the device, as float32."""
-        rows_RD, length_B = features.frames.gather(indices, device)
-        mask_BF = (torch.arange(int(length_B.max())) < length_B[:, None]).to(device)
+        return cls.of_rows(*features.frames.gather(indices, device))
+
+    @classmethod
+    def of_rows(cls, rows_RD: Tensor, length_B: Tensor) -> "VideoBatch":
+        """Videos of so many frames each, whose frames are given one video after the other [R, D]."""
+        mask_BF = (torch.arange(int(length_B.max())) < length_B[:, None]).to(rows_RD.device)
         if bool((length_B == length_B[0]).all()):
             return cls(rows_RD.unflatten(0, mask_BF.shape), mask_BF)
         frame_BFD = rows_RD.new_zeros(*mask_BF.shape, rows_RD.shape[1])

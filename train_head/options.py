@@ -47,6 +47,20 @@ class TrainOptions:
     """Largest learning rate, after 10% linear warm-up; then a cosine to zero."""
     weight_decay: float = 0.2
     """Decoupled weight decay of matrices; biases, norms and the logit scale have none."""
+    finetune: bool = False
+    """Train CLIP too, on the pictures that extract --store-pixels keeps in the cache. The new CLIP is left in OUT/clip: extract with it
+    before evaluating."""
+    clip_lr: float = 1e-7
+    """With --finetune: largest learning rate of CLIP, after the same warm-up."""
+    freeze_layers: int = 0
+    """With --finetune: so many blocks of each tower of CLIP, from the input on, stay as they are, and the embeddings below them. 0: the
+    embeddings alone; -1: nothing."""
+    grad_checkpointing: bool = False
+    """With --finetune: compute the activations of CLIP a second time rather than keep them: more time, less memory."""
+    model: str | None = None
+    """With --finetune: the CLIP that made the cache, where it is no longer what it was extracted with. Default: what that was."""
+    pretrained: str | None = None
+    """With --finetune: the weights that made the cache, where they are no longer where they were. Default: where they were."""
     allow_missing: bool = False
     """Go on without captions and videos whose features are missing."""
     memory_budget: float | None = None

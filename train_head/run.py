@@ -18,6 +18,8 @@ from train_head.splits import Split
 WEIGHTS_FILE = "head.safetensors"
 RUN_FILE = "run.json"
 LOG_FILE = "log.csv"
+CLIP_FOLDER = "clip"
+"""The CLIP of a run that has trained it too, in the form of open_clip's local-dir."""
 ZERO_SHOT = "zero-shot:"
 
 
@@ -47,6 +49,10 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
         config = HeadConfig(name, cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
         return make_head(config).to(device), {"run": run}
     record = _read_record(Path(run))
+    if record.get("finetuned_from") == cache.weights != record["weights"]:
+        raise UserError(
+            f"--run {run} has trained CLIP too, and the cache {cache.path} was made by CLIP as it was before: {extract_with(Path(run))}"
+        )
     if record["weights"] != cache.weights or record["head"]["dimension"] != cache.dimension:
         raise UserError(
             f"--run {run} was trained on features of other CLIP weights ({record['weights'][:12]}..., D = {record['head']['dimension']}) "
@@ -60,6 +66,11 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
             f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({' '.join(str(error).split())[:200]}): train it again"
         ) from error
     return head.to(device), {"run": run, **record}
+
+
+def extract_with(run: Path) -> str:
+    """How to make a cache of the CLIP that a run has trained, in words."""
+    return f"run extract with --model local-dir:{run / CLIP_FOLDER} and another --cache, and use that"
 
 
 def max_frames(parts: ClipParts) -> int:

@@ -22,13 +22,18 @@ from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores,
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
 from train_head.processes import Processes
-from train_head.run import LOG_FILE, RUN_FILE, check_fits, max_frames, save_run
+from train_head.run import LOG_FILE, RUN_FILE, check_fits, extract_with, max_frames, save_run
 from train_head.splits import Split, load_split
 from train_head.temporal import make_temporal
 from train_head.trainer import Trainer
 
-FREE_TO_CHANGE = {"cache", "out", "resume", "checkpoint_steps", "memory_budget", "quiet", "json"}
-"""Options that do not decide the result of a run; the cache is told by its digest."""
+FREE_TO_CHANGE = {
+    *("cache", "out", "resume", "checkpoint_steps", "memory_budget", "quiet", "json"),
+    *("model", "pretrained", "grad_checkpointing"),
+}
+"""Options that do not decide the result of a run; the cache is told by its digest, and so is CLIP."""
+ONLY_FINETUNE = ("clip_lr", "freeze_layers", "grad_checkpointing", "model", "pretrained")
+"""Options that say how CLIP is trained, and go with --finetune alone."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
         check_fits(head, split)
     if options.precision == "bf16":
         head.encoder_in_bf16, head.products = True, torch.bfloat16
-    trainer = Trainer(head, options, loaded.train, processes)
+    trainer = make_trainer(head, options, loaded, processes)
     identity = {
         "options": provenance_options(options),
         "cache_digest": loaded.cache.digest,
@@ -140,7 +145,7 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
         losses = trainer.run_epoch(epoch, checkpoint) if epoch else {}  # epoch 0: the figures before training
         seconds = time.perf_counter() - start
         if processes.rank == 0:
-            select = loaded.select
+            select = trainer.validation(loaded.select)
             metrics = evaluate_pairs(head, select.texts, select.videos, select.answers, budget_bytes(options.memory_budget))
             rows.append({"epoch": epoch, **losses, **_flat(metrics), "seconds": round(seconds, 2)})
             if keep:
@@ -159,13 +164,28 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
                     "processes": processes.count,
                     "provenance": provenance(options),
                 }
-                best = {name: value.detach().clone() for name, value in head.state_dict().items()}
+                best = {name: value.detach().clone() for name, value in trainer.weights().items()}
         epoch += 1
         if epoch <= options.epochs:
             checkpoint()
     if processes.rank == 0:
-        head.load_state_dict(best)
+        trainer.load_weights(best)
+        if keep:
+            record |= trainer.save_encoder(options.out)
     return head, record
+
+
+def make_trainer(head: Head, options: TrainOptions, loaded: Loaded, processes: Processes) -> Trainer:
+    """What takes the steps: on cached features, or with CLIP. Raises UserError where that is not to be had."""
+    if not options.finetune:
+        return Trainer(head, options, loaded.train, processes)
+    # Training on cached features needs no CLIP: it runs where open_clip and the weights are not.
+    from train_head.finetune import FinetuneTrainer, load_trained
+    from train_head.pixels import require_pixels
+
+    require_pixels(loaded.cache, [*loaded.train.videos.ids, *loaded.select.videos.ids])
+    clip = load_trained(options, loaded.cache, head.logit_scale.device)
+    return FinetuneTrainer(head, options, loaded.train, processes, cache=loaded.cache, clip=clip)
 
 
 def _report(options: TrainOptions, record: dict[str, Any]) -> None:
@@ -178,6 +198,8 @@ def _report(options: TrainOptions, record: dict[str, Any]) -> None:
         f"{options.out}: trained on {record['train_counts']['videos_scored']:,} videos; epoch {record['best_epoch']} of {options.epochs} "
         f"is best on {options.select_on}, text to video R@1 {recall:.1f}"
     )
+    if options.finetune:
+        print(f"before evaluating, extract with the new CLIP: {extract_with(options.out)}")
 
 
 def provenance_options(options: TrainOptions) -> dict[str, Any]:
@@ -240,6 +262,12 @@ def check_options(options: TrainOptions) -> None:
     chosen_scores(options.scores, offered)
     if options.batch_size < 2 or options.epochs < 1 or options.checkpoint_steps < 1:
         raise UserError("--batch-size must be at least 2, --epochs and --checkpoint-steps at least 1")
+    if not options.clip_lr >= 0:
+        raise UserError(f"--clip-lr {options.clip_lr}: a number, 0 or above")
+    defaults = TrainOptions(options.cache, options.out)
+    unread = [f"--{name.replace('_', '-')}" for name in ONLY_FINETUNE if getattr(options, name) != getattr(defaults, name)]
+    if unread and not options.finetune:
+        raise UserError(f"{' and '.join(unread)} {'go' if len(unread) > 1 else 'goes'} with --finetune: add it, or leave that out")
 
 
 def _flat(metrics: Metrics) -> dict[str, float]:

@@ -37,7 +37,7 @@ from train_head.pairs import evaluate_pairs
 from train_head.processes import Processes
 from train_head.run import check_fits, save_run
 from train_head.splits import Split, load_split
-from train_head.stage import FREE_TO_CHANGE, Loaded, check_options, fit, load, provenance_options
+from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, check_options, fit, load, provenance_options
 from train_head.workers import in_processes
 
 RUNS_FILE = "runs.csv"
@@ -250,7 +250,9 @@ def _values(name: str, given: str) -> list[Any]:
 
 def run_name(run: TrainOptions, cache: FeatureCache, report_on: str) -> str:
     """A name for the run: its head and seed for people, and a digest of all that decides its row."""
-    deciding = {name: value for name, value in provenance_options(run).items() if name not in FREE_TO_CHANGE}
+    # A sweep trains heads alone: how CLIP would be trained decides nothing.
+    left_out = {*FREE_TO_CHANGE, "finetune", *ONLY_FINETUNE}
+    deciding = {name: value for name, value in provenance_options(run).items() if name not in left_out}
     text = json.dumps([deciding, cache.digest, report_on], sort_keys=True)
     return f"{run.head}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

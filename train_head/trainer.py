@@ -6,7 +6,8 @@ Shape suffixes: A texts of a batch, B their videos (text a belongs to video a), 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,18 +40,39 @@ class Trainer:
     split: Split
     processes: Processes = field(default_factory=Processes)
 
+    NOT_FINITE: ClassVar[str] = "delete the cache and run extract again"
+    """What to do about features that are not finite."""
+
     def __post_init__(self) -> None:
         options = self.options
         self.device = self.head.logit_scale.device
         self.texts, self.videos = self.split.texts.to(self.device), self.split.videos.to(self.device)
         self.order = np.random.default_rng(options.seed)
         self.steps_an_epoch = len(self.split.answers) // options.batch_size
-        matrices = [p for p in self.head.parameters() if p.ndim >= 2]
-        others = [p for p in self.head.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [group for parameters, lr in self.trained() for group in _groups(parameters, lr, options.weight_decay)]
         self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
         self.schedule = _schedule(self.optimiser, self.steps_an_epoch * options.epochs)
         self.begin_epoch()
+
+    def trained(self) -> list[tuple[list[nn.Parameter], float]]:
+        """What is trained, and the largest learning rate of each part."""
+        return [(list(self.head.parameters()), self.options.lr)]
+
+    def validation(self, split: Split) -> Split:
+        """The split that chooses the epoch, as it is to be scored now."""
+        return split
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that training changes, by name: what the best epoch is kept by."""
+        return self.head.state_dict()
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Go back to these `weights`."""
+        self.head.load_state_dict(weights)
+
+    def save_encoder(self, folder: Path) -> dict[str, Any]:
+        """Write into the run's folder what was trained beside the head, and return what run.json says of it: nothing here."""
+        return {}
 
     def begin_epoch(self) -> None:
         """Set out on a new order of the captions."""
@@ -106,8 +128,9 @@ class Trainer:
         loss = contrastive + self.options.csc_weight * csc
         self.optimiser.zero_grad()
         loss.backward()
-        self.processes.sum_gradients(self.head.parameters())
-        nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
+        parameters = [parameter for part, _ in self.trained() for parameter in part]
+        self.processes.sum_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimiser.step()
         self.schedule.step()
         self.head.clamp_scale()
@@ -120,7 +143,7 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that decides the steps to come: tensors, and values for JSON."""
-        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        tensors = {f"weights.{name}": value for name, value in self.weights().items()}
         optimiser = self.optimiser.state_dict()
         for i, moments in optimiser["state"].items():
             tensors |= {f"optimiser.{i}.{name}": value for name, value in moments.items()}
@@ -136,7 +159,7 @@ class Trainer:
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self.head.load_state_dict({name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")})
+        self.load_weights({name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")})
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimiser."):
@@ -178,9 +201,7 @@ class Trainer:
                 listed = [f"{video}: {self.split.texts.texts[a]}" for video, a in zip(videos, texts, strict=True)]
                 broken = [f"{video}: {self.split.texts.texts[a]}" for video, a in zip(videos, texts, strict=True) if self._broken(a)]
                 if broken:
-                    raise UserError(
-                        f"features are not finite of {broken[0]!r}, epoch {epoch}: delete the cache and run extract again", broken
-                    )
+                    raise UserError(f"features are not finite of {broken[0]!r}, epoch {epoch}: {self.NOT_FINITE}", broken)
                 raise UserError(
                     f"the loss is {loss} in epoch {epoch}, on videos {', '.join(videos[:3])} and the others listed: train again with a "
                     "lower --lr",
@@ -191,6 +212,12 @@ class Trainer:
         """Whether features of the caption or its video are not finite."""
         texts, videos = self.batches(np.array([text]))
         return not all(bool(tensor.isfinite().all()) for tensor in (texts.sentence_AD, texts.word_RD, videos.frame_BFD))
+
+
+def _groups(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for the optimiser: matrices decay; biases, norms and the logit scale do not."""
+    matrices, others = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    return [{"params": matrices, "lr": lr, "weight_decay": weight_decay}, {"params": others, "lr": lr, "weight_decay": 0.0}]
 
 
 def _schedule(optimiser: torch.optim.Optimizer, steps: int) -> LRScheduler:

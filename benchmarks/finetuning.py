@@ -1,0 +1,250 @@
+"""Fine-tuning against the frozen CLIP on the demo set: `python -m benchmarks.finetuning --cache CACHE --videos DIR --annotations DIR`.
+
+CACHE was extracted with --store-pixels. For every seed a head is trained on its features, and one together with CLIP; each fine-tuned CLIP
+extracts a cache of its own, and both sides are measured on the test split from their caches. Epochs and the learning rate of CLIP are
+chosen on the validation split. The difference comes with its interval, from a bootstrap over videos (with their captions) and seeds. What
+is done is not done again. The last line is JSON.
+
+Shape suffixes: S seeds, A captions, B videos, K the recalls at 1, 5 and 10, N draws.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import extract
+import train_head
+from benchmarks.scoring import ROOT
+from data.cache import FeatureCache
+from data.command import run_command
+from data.device import budget_bytes, find_device
+from data.errors import UserError
+from data.metrics import RECALLS
+from data.provenance import provenance, write_json
+from extract import ExtractOptions
+from train_head.options import TrainOptions
+from train_head.pairs import score_all_pairs
+from train_head.run import CLIP_FOLDER, LOG_FILE, RUN_FILE, load_head
+from train_head.splits import load_split
+
+FIGURES = ("R@1", "RSum")
+INTERVAL = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class FinetuningOptions:
+    """Compare heads on a frozen CLIP with heads trained together with CLIP, on the test split of the demo set."""
+
+    cache: Path = ROOT / "runs" / "finetuning" / "cache"
+    """Cache of the demo set with pictures (extract --store-pixels)."""
+    videos: Path = ROOT / "runs" / "demo" / "videos"
+    """Folder of the demo set's videos."""
+    annotations: Path = ROOT / "runs" / "demo" / "annotations"
+    """Folder of its annotations."""
+    out: Path = ROOT / "runs" / "finetuning"
+    """Folder for runs, caches and finetuning.json."""
+    seeds: int = 5
+    """Seeds 0, 1, ... of both sides."""
+    clip_lrs: str = "1e-6,1e-5,1e-4"
+    """Learning rates of CLIP to choose from, with commas between them."""
+    choosing_seeds: int = 1
+    """So many of the seeds, the first ones, choose among them."""
+    epochs: int = 5
+    """Passes over the training captions."""
+    lr: float = 1e-3
+    """Largest learning rate of the head."""
+    batch_size: int = 128
+    """Captions a step."""
+    max_frames: int | None = None
+    """Frames used of each video. Default: all that are cached."""
+    draws: int = 10_000
+    """Draws of the bootstrap."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train and extract."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Credit of every query on the test split: of captions summed over those of a video [B, K], how many it has [B], of videos [B, K]."""
+
+    text_BK: NDArray[np.float64]
+    texts_B: NDArray[np.float64]
+    video_BK: NDArray[np.float64]
+
+
+class Everything:
+    """An accumulator that keeps all scores."""
+
+    def __init__(self, texts: int, videos: int) -> None:
+        self.scores_AB = torch.full((texts, videos), torch.nan, dtype=torch.float64)
+
+    def update(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> None:
+        """Keep a block."""
+        self.scores_AB[texts[:, None], videos] = scores_AB.cpu().double()
+
+
+def main(options: FinetuningOptions) -> Path:
+    """Train what is missing, measure, print the comparison and write OUT/finetuning.json; returns its path."""
+    rates = _rates(options.clip_lrs)
+    shared = TrainOptions(
+        cache=options.cache,
+        out=options.out,
+        resume=True,
+        max_frames=options.max_frames,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        device=options.device,
+    )
+    seeds = range(options.seeds)
+    frozen = [train_head.main(replace(shared, seed=seed, out=options.out / f"frozen-seed{seed}")) for seed in seeds]
+
+    def tune(rate: float, seed: int) -> Path:
+        return train_head.main(replace(shared, finetune=True, clip_lr=rate, seed=seed, out=options.out / f"tuned-{rate:g}-seed{seed}"))
+
+    on_val = {rate: [_chosen_by(tune(rate, seed))["RSum"] for seed in range(options.choosing_seeds)] for rate in rates}
+    rate = max(rates, key=lambda rate: statistics.mean(on_val[rate]))
+    print(f"RSum on val by learning rate of CLIP: {on_val}; chosen: {rate:g}", file=sys.stderr)
+    tuned = [tune(rate, seed) for seed in seeds]
+    hits = [
+        (credit_of(run, options.cache, options), credit_of(other, _extract(other, options), options))
+        for run, other in zip(frozen, tuned, strict=True)
+    ]
+    figures = {"frozen": [figures_of(side) for side, _ in hits], "fine-tuned": [figures_of(side) for _, side in hits]}
+    differences = {name: difference_of(hits, name, options.draws) for name in FIGURES}
+    _print(figures, differences)
+    result = {
+        "clip_lr": rate,
+        "val RSum by clip_lr": {f"{rate:g}": values for rate, values in on_val.items()},
+        "best epochs": {name: [_record(run)["best_epoch"] for run in runs] for name, runs in (("frozen", frozen), ("fine-tuned", tuned))},
+        "training seconds": {name: [_seconds(run) for run in runs] for name, runs in (("frozen", frozen), ("fine-tuned", tuned))},
+        "test": figures,
+        "difference": differences,
+    }
+    write_json(options.out / "finetuning.json", {**result, "provenance": provenance(options)})
+    print(json.dumps(result))
+    return options.out / "finetuning.json"
+
+
+def _rates(given: str) -> list[float]:
+    try:
+        return [float(text) for text in given.split(",")]
+    except ValueError as error:
+        raise UserError(f"--clip-lrs {given}: numbers with commas between them") from error
+
+
+def _record(run: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+    return record
+
+
+def _chosen_by(run: Path) -> dict[str, Any]:
+    """The figures on the validation split of a run's best epoch."""
+    metrics: dict[str, Any] = _record(run)["val"]
+    return metrics
+
+
+def _seconds(run: Path) -> float:
+    """Seconds of a run's steps, without its evaluations."""
+    return float(pd.read_csv(run / LOG_FILE)["seconds"].sum())
+
+
+def _extract(run: Path, options: FinetuningOptions) -> Path:
+    """The cache that a run's CLIP makes of the videos, as the first one was made."""
+    made = FeatureCache(options.cache).settings
+    return extract.main(
+        ExtractOptions(
+            videos=options.videos,
+            annotations=options.annotations,
+            dataset="demo",
+            cache=options.out / f"cache-{run.name}",
+            model=f"local-dir:{run / CLIP_FOLDER}",
+            fps=made["fps"],
+            max_frames=made["max_frames"],
+            max_words=made["max_words"],
+            dtype=made["dtype"],
+            device=options.device,
+        )
+    )
+
+
+def credit_of(run: Path, path: Path, options: FinetuningOptions) -> Hits:
+    """The credit of every query of the test split, from the run and the cache of its CLIP."""
+    cache = FeatureCache(path)
+    head, _ = load_head(str(run), cache, find_device(options.device))
+    split = load_split(cache, "test", None, budget_bytes(None), options.max_frames)
+    videos = len(split.videos.ids)
+    everything = Everything(len(split.answers), videos)
+    score_all_pairs(head, split.texts, split.videos, split.answers, [everything], budget_bytes(None))
+    answer_A = torch.tensor(split.answers)
+    best_BB = torch.full((videos, videos), -torch.inf, dtype=torch.float64)
+    best_BB.scatter_reduce_(0, answer_A[:, None].expand_as(everything.scores_AB), everything.scores_AB, "amax")
+    credit_AK = _credit(everything.scores_AB, answer_A)
+    text_BK = np.zeros((videos, len(RECALLS)))
+    np.add.at(text_BK, split.answers, credit_AK)
+    return Hits(text_BK, np.bincount(split.answers, minlength=videos).astype(float), _credit(best_BB.T, torch.arange(videos)))
+
+
+def _credit(scores_QN: Tensor, answer_Q: Tensor) -> NDArray[np.float64]:
+    """How much each query counts for each recall, ties by expectation as in data.metrics."""
+    own_Q1 = scores_QN.gather(1, answer_Q[:, None])
+    higher_Q1 = (scores_QN > own_Q1).sum(dim=1, keepdim=True)
+    entries_Q1 = (scores_QN == own_Q1).sum(dim=1, keepdim=True)
+    return np.asarray(((torch.tensor(RECALLS) - higher_Q1) / entries_Q1).clamp(0, 1).double())
+
+
+def figures_of(hits: Hits) -> dict[str, float]:
+    """Text-to-video R@1 and RSum in percent."""
+    every = np.arange(len(hits.texts_B))[None]
+    return {name: float(_drawn(hits, every, name)[0]) for name in FIGURES}
+
+
+def _drawn(hits: Hits, video_NB: NDArray[np.int64], figure: str) -> NDArray[np.float64]:
+    """A figure [N] on draws of the test videos, each with its captions; what they are ranked among stays the whole split."""
+    text_NK = hits.text_BK[video_NB].sum(axis=1) / hits.texts_B[video_NB].sum(axis=1)[:, None]
+    if figure == "R@1":
+        return np.asarray(100 * text_NK[:, 0])
+    return np.asarray(100 * (text_NK.sum(axis=1) + hits.video_BK[video_NB].mean(axis=1).sum(axis=1)))
+
+
+def difference_of(hits: Sequence[tuple[Hits, Hits]], figure: str, draws: int) -> dict[str, float]:
+    """Fine-tuned less frozen: the mean over seeds, and the 95% interval of it by a paired bootstrap.
+
+    A draw takes as many seeds and videos as there are, with replacement, the same videos for both sides of all seeds.
+    """
+    rng = np.random.default_rng(0)
+    videos = len(hits[0][0].texts_B)
+    drawn = []
+    for _ in range(0, draws, 100):
+        video_NB = rng.integers(videos, size=(100, videos))
+        of_seed_SN = np.stack([_drawn(tuned, video_NB, figure) - _drawn(frozen, video_NB, figure) for frozen, tuned in hits])
+        seed_NS = rng.integers(len(hits), size=(100, len(hits)))
+        drawn.append(np.take_along_axis(of_seed_SN.T, seed_NS, axis=1).mean(axis=1))
+    low, high = np.percentile(np.concatenate(drawn), INTERVAL)
+    mean = statistics.mean(figures_of(tuned)[figure] - figures_of(frozen)[figure] for frozen, tuned in hits)
+    return {"mean": mean, "low": float(low), "high": float(high)}
+
+
+def _print(figures: dict[str, list[dict[str, float]]], differences: dict[str, dict[str, float]]) -> None:
+    """The comparison as a table of Markdown: mean and standard deviation over seeds, and the difference with its interval."""
+    print(f"| test | {' | '.join(figures)} | difference |")
+    print("| --- " * (len(figures) + 2) + "|")
+    for figure in FIGURES:
+        values = [[of_seed[figure] for of_seed in side] for side in figures.values()]
+        cells = [f"{statistics.mean(side):.1f} ± {statistics.stdev(side) if len(side) > 1 else 0.0:.1f}" for side in values]
+        difference = differences[figure]
+        print(f"| {figure} | {' | '.join(cells)} | {difference['mean']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}] |")
+
+
+if __name__ == "__main__":
+    run_command(FinetuningOptions, main, prog="python -m benchmarks.finetuning")

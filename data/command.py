@@ -23,16 +23,16 @@ def run_command(
     prog: str,
     status: Callable[[Result], int] = lambda _result: 0,
     default: Options | None = None,
+    pairs: bool = False,
 ) -> None:
     """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
 
     `status` looks at what `main` gave back and says how it went, where that is not simply 0. With a `default`, no option must be given, not
-    even those without a default of their own. SIGTERM, which batch systems send, ends a
-    stage as an interrupt does. A KeyboardInterrupt may say how to go on.
+    even those without a default of their own. With `pairs`, each flag can be given as --FLAG and as --no-FLAG. SIGTERM, which batch systems
+    send, ends a stage as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
-    options = tyro.cli(
-        options_type, prog=prog, default=tyro.MISSING_NONPROP if default is None else default, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    config = () if pairs else (tyro.conf.FlagCreatePairsOff,)
+    options = tyro.cli(options_type, prog=prog, default=tyro.MISSING_NONPROP if default is None else default, config=config)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = main(options)

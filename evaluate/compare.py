@@ -13,10 +13,10 @@ from data.command import run_command
 from data.errors import UserError
 from data.metrics import DIRECTIONS
 from data.provenance import write_atomically, write_json
-from evaluate.curves import FORMATS, draw_match_curves, draw_sweep
+from evaluate.curves import FORMATS, check_sweep, draw_match_curves, draw_sweep
 from evaluate.folder import check_out, clear
 from evaluate.results import SAME, Group, Result, differences, group_by_seed
-from evaluate.significance import TESTED, Comparison, compare_groups
+from evaluate.significance import TESTED, Comparison, compare_with_base
 from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
 from train_head.splits import counts_line
 
@@ -32,7 +32,8 @@ class CompareOptions:
     results: tyro.conf.Positional[tuple[Path, ...]]
     """Folders that python -m evaluate wrote. Those that differ in the seed of their training alone share a row."""
     base: Path | None = None
-    """Folder of results from which the differences of all others are tested: paired bootstrap and McNemar. Default: no tests."""
+    """Folder of results from which the differences of all others are tested, together with those that differ from it in the seed alone:
+    paired bootstrap and McNemar. Default: no tests."""
     sweep: str | None = None
     """Option of the training, such as csc_weight, to draw R@1 and RSum against, with standard deviations over seeds; wants --out."""
     allow_different: bool = False
@@ -97,14 +98,15 @@ def compare(options: CompareOptions) -> Compared:
     if different and not options.allow_different:
         raise UserError(f"these results are not of the same queries ({'; '.join(different)}): compare others, or add --allow-different")
     groups = group_by_seed(results)
+    if options.sweep is not None:
+        check_sweep(groups, options.sweep)
     base_folder = None if options.base is None else folders[options.base.resolve()]
     base = next((group for group in groups for result in group.results if result.folder == base_folder), None)
     tests: dict[str, Comparison] = {}
     if base is not None:
-        for group in groups:
-            same = all(result.ranks.same_queries(base.first.ranks) for result in (*group.results, *base.results))
-            if group is not base and same:
-                tests[group.label] = compare_groups(group, base, options.seed)
+        queries = base.first.ranks
+        others = [g for g in groups if g is not base and all(result.ranks.same_queries(queries) for result in (*g.results, *base.results))]
+        tests = dict(zip((group.label for group in others), compare_with_base(others, base, options.seed), strict=True))
     return Compared(groups, base, tests, different)
 
 
@@ -120,15 +122,14 @@ def figures_table(compared: Compared) -> Table:
 
 
 def tests_table(compared: Compared) -> Table | None:
-    """A row for each group but the base: differences with their intervals and p. None without a base."""
-    if compared.base is None:
+    """A row for each group but the base: differences with their intervals and p. None without a base, or with nothing else."""
+    others = [group for group in compared.groups if group is not compared.base]
+    if compared.base is None or not others:
         return None
     columns = [("", "run"), *((_tested(name), column) for name in TESTED for column in ("difference", "95% interval", "p"))]
     columns += [("McNemar, R@1", column) for column in ("gained", "lost", "p")]
     rows = []
-    for group in compared.groups:
-        if group is compared.base:
-            continue
+    for group in others:
         test = compared.tests.get(group.label)
         if test is None:
             rows.append([group.label, *[NONE] * (len(columns) - 1)])

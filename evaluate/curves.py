@@ -57,18 +57,23 @@ def draw_match_curves(groups: Sequence[Group], out: Path) -> None:
     _save(figure, out, "cmc")
 
 
-def draw_sweep(groups: Sequence[Group], base: Group | None, option: str, out: Path) -> None:
-    """Write text-to-video R@1 and RSum against a training option, with standard deviations over seeds, as sweep-OPTION.svg and .png.
-
-    Results that differ in other settings too are lines of their own; the base is a level line. Raises UserError where fewer than two
-    values of the option are among the results.
-    """
+def check_sweep(groups: Sequence[Group], option: str) -> tuple[list[Group], set[object]]:
+    """The groups that were trained with the option, and its values. Raises UserError where these are fewer than two."""
     swept = [group for group in groups if option in group.first.training]
     values = {group.first.training[option] for group in swept}
     if len(values) < 2:
-        known = sorted({name for group in groups for name in group.first.training})
+        known = sorted({name for group in groups for name in group.first.training.keys() & group.first.settings.keys()})
         which = f"it is one of {', '.join(known)}" if known else "untrained heads have none"
         raise UserError(f"--sweep {option}: needs results of at least two values of a training option ({which}); there are {len(values)}")
+    return swept, values
+
+
+def draw_sweep(groups: Sequence[Group], base: Group | None, option: str, out: Path) -> None:
+    """Write text-to-video R@1 and RSum against a training option, with standard deviations over seeds, as sweep-OPTION.svg and .png.
+
+    Results that differ in other settings too are lines of their own; the base is a level line.
+    """
+    swept, values = check_sweep(groups, option)
     figure, panels = _figure()
     for panel, (key, name) in zip(panels, (("text_to_video R@1", "text-to-video R@1 (%)"), ("RSum", "RSum (points)")), strict=True):
         looks = zip(cycle(COLOURS), cycle(MARKERS), cycle(STYLES), strict=False)

@@ -8,6 +8,7 @@ Over several seeds, the difference is that of the means: it holds for these seed
 either side. No p is corrected for the number of tests that are made.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,9 +61,13 @@ class Comparison:
         return asdict(self)
 
 
-def compare_groups(group: Group, base: Group, seed: int) -> Comparison:
-    """Test all differences; both have results on the same queries."""
-    ours, theirs = _mean_samples(group, seed), _mean_samples(base, seed)
+def compare_with_base(groups: Sequence[Group], base: Group, seed: int) -> list[Comparison]:
+    """Test all differences of each group; all have results on the queries of the base."""
+    theirs = _mean_samples(base, seed) if groups else {}
+    return [_compare(group, base, _mean_samples(group, seed), theirs) for group in groups]
+
+
+def _compare(group: Group, base: Group, ours: Samples, theirs: Samples) -> Comparison:
     figures = {}
     for name in TESTED:
         sample_N = ours[name] - theirs[name]
@@ -91,6 +96,6 @@ def mcnemar(result: Result, base: Result) -> McNemar:
 def _mean_samples(group: Group, seed: int) -> Samples:
     """The tested figures in every resample, their means over the seeds of the group."""
     owner_A = group.first.ranks.owners()
-    samples = [resample(result.ranks.ranks(), owner_A, RESAMPLES, seed) for result in group.results]
+    samples = [resample(result.ranks.ranks(), owner_A, RESAMPLES, seed, recalls_alone=True) for result in group.results]
     recalls = {name: np.mean([sample["text_to_video"][name] for sample in samples], axis=0) for name in RECALLS}
     return {**recalls, "RSum": np.mean([sample["RSum"] for sample in samples], axis=0)}

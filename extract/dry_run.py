@@ -34,12 +34,12 @@ DECODER_BYTES = 2**26
 @dataclass(frozen=True)
 class Measured:
     """Seconds that some videos or texts took, how many they were, those that failed, and of the others the mean number of frames or tokens
-    and the mean bytes of their images."""
+    and the mean bytes of their pictures."""
 
     seconds: float = 0.0
     count: int = 0
     mean_rows: float = 0.0
-    mean_image_bytes: float = 0.0
+    mean_picture_bytes: float = 0.0
     failed: tuple[str, ...] = ()
 
     def seconds_for(self, count: int) -> float:
@@ -64,17 +64,17 @@ def dry_run(
     workers = worker_count(options)
     of_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options)
     of_texts = _measure_texts(texts, clip, max_words)
-    # Features of a part wait as float32 and are put together into one array, images into another.
+    # Features of a part wait as float32 and are put together into one array, pictures into another.
     row = clip.dimension * 4
-    of_a_video = of_videos.mean_rows * row + of_videos.mean_image_bytes
+    of_a_video = of_videos.mean_rows * row + of_videos.mean_picture_bytes
     of_a_part = min(min(len(videos), limits.videos) * of_a_video, limits.bytes + of_a_video)
     parts = 2 * max(of_a_part, min(len(texts), texts_a_part) * of_texts.mean_rows * row)
     memory = _peak_bytes() + workers * DECODER_BYTES + int(parts)
     value = np.dtype(options.dtype).itemsize
     frames, tokens = len(videos) * of_videos.mean_rows, len(texts) * of_texts.mean_rows
     kept = 0 if (options.cache / CLIP_FILE).exists() else sum(tensor.nbytes for tensor in clip.parts().tensors.values())
-    images = int(len(videos) * of_videos.mean_image_bytes)
-    disk = kept + images + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
+    pictures = int(len(videos) * of_videos.mean_picture_bytes)
+    disk = kept + pictures + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
     seconds = of_videos.seconds_for(len(videos)) + of_texts.seconds_for(len(texts))
     free = shutil.disk_usage(_nearest_folder(options.cache)).free
     for failure in of_videos.failed:
@@ -92,7 +92,7 @@ def dry_run(
                     "measured_texts": of_texts.count,
                     "seconds": round(seconds, 1),
                     "disk_bytes": disk,
-                    "disk_bytes_images": images,
+                    "picture_bytes": pictures,
                     "disk_free_bytes": free,
                     "memory_bytes": memory,
                     "memory_there_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -104,7 +104,7 @@ def dry_run(
     print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
     print(f"time: about {_duration(seconds)} with {workers} workers, from {of_videos.count} videos and {of_texts.count} texts")
     room = f"{_size(free)} are free{'' if disk <= free else ': TOO LITTLE'}"
-    print(f"disk: {_size(disk)} in {options.cache}, {_size(images)} of it images; {room}")
+    print(f"disk: {_size(disk)} in {options.cache}, {_size(pictures)} of it pictures; {room}")
     print(f"memory: about {_size(memory)}, decoders and a part waiting to be written among it")
 
 
@@ -121,8 +121,8 @@ def _measure_videos(videos: pd.DataFrame, count: int, clip: Clip, options: Extra
     names = {video.video_id for video in encoded}
     failed = tuple(str(file) for video_id, file in zip(sample["video_id"], sample["file"], strict=True) if video_id not in names)
     rows = [len(video.frames_TD) for video in encoded]
-    images = [sum(map(len, [*video.thumbnails, *video.pixels])) for video in encoded]
-    return Measured(seconds, len(done), _mean(rows), _mean(images), failed)
+    pictures = [sum(map(len, [*video.thumbnails, *video.pixels])) for video in encoded]
+    return Measured(seconds, len(done), _mean(rows), _mean(pictures), failed)
 
 
 def _measure_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Measured:

@@ -85,6 +85,8 @@ def extract(options: ExtractOptions) -> Outcome:
         if not options.allow_missing:
             require_complete(dataset, preset, options.videos)
         return Outcome(options.cache, 0)
+    if work.for_pictures and not options.quiet:
+        print(f"{work.for_pictures} videos are there without the pictures asked for and are extracted again", file=sys.stderr)
     cache.write_table(preset.name, dataset.captions, _file_names(dataset, options.videos))
     # Decoding begins while the texts are encoded.
     with VideoFeaturesAhead(work.videos, clip, options) as videos:
@@ -103,6 +105,7 @@ def extract(options: ExtractOptions) -> Outcome:
             "cache": str(options.cache),
             "preset": preset.name,
             "videos": len(dataset.videos),
+            "files": int(dataset.videos["file"].nunique()),
             "videos_missing": int(dataset.videos["file"].isna().sum()),
             "videos_extracted": done,
             "videos_failed": len(failed),
@@ -114,6 +117,7 @@ def extract(options: ExtractOptions) -> Outcome:
             "encode_seconds": round(videos.clock.encode_s, 3),
             "encoder_wait_seconds": round(videos.clock.wait_s, 3),
             "write_seconds": round(writer.seconds, 3),
+            "picture_bytes": writer.picture_bytes,
         }
         print(json.dumps(summary))
     else:

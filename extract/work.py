@@ -21,13 +21,15 @@ class Work:
     """What is to be done.
 
     `videos`: the columns of `Dataset.videos`, and which images are to be kept, `thumbnails` and `pixels`. `known`: videos that failed
-    before and are not tried again. `outdated`: ids under which a failure is listed that says nothing any more.
+    before and are not tried again. `outdated`: ids under which a failure is listed that says nothing any more. `for_pictures`: how many of
+    the videos are there, but without the pictures asked for.
     """
 
     videos: pd.DataFrame
     texts: list[str]
     known: list[Failure]
     outdated: set[str]
+    for_pictures: int = 0
 
 
 def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOptions, shard: tuple[int, int]) -> Work:
@@ -41,11 +43,14 @@ def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOption
     failed = read_failures(options.cache)
     wanted: list[bool] = []
     known: list[Failure] = []
+    for_pictures = 0
     rows: Iterator[Any] = videos.itertuples(index=False)
     for row in rows:
         stat = row.file.stat()
         start, end = part_of(row)
-        current = cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, start or 0.0, math.inf if end is None else end, asked)
+        there = cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, start or 0.0, math.inf if end is None else end)
+        current = there and cache.images_of(row.video_id) >= asked
+        for_pictures += there and not current
         failure = failed.get(row.video_id)
         skipped = not current and failure is not None and _stays_failed(failure, row, stat, options)
         if skipped and failure is not None:
@@ -55,7 +60,7 @@ def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOption
     # Images that are there stay there when a video is extracted again for another reason.
     keep = [asked | cache.images_of(video_id) for video_id in work["video_id"]]
     work = work.assign(thumbnails=["thumbnails" in kinds for kinds in keep], pixels=["pixels" in kinds for kinds in keep])
-    return Work(work, [text for text in texts if ("texts", text) not in cache], known, _outdated(failed, dataset))
+    return Work(work, [text for text in texts if ("texts", text) not in cache], known, _outdated(failed, dataset), for_pictures)
 
 
 def _images_asked_for(options: ExtractOptions) -> frozenset[Images]:

@@ -21,7 +21,8 @@ class PartLimits:
 class Writer:
     """Collects videos and writes them as a part, with the list of failures, when there are enough or the last part is long ago.
 
-    `known` are failures that stay listed, `outdated` the ids of listed ones that do not.
+    `known` are failures that stay listed, `outdated` the ids of listed ones that do not. `seconds` counts the time of writing,
+    `picture_bytes` the thumbnails and pixels.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Writer:
     ) -> None:
         self.failures = list(known)
         self.seconds = 0.0
+        self.picture_bytes = 0
         self._outdated = outdated
         self._written = 0
         self._cache, self._limits = cache, limits
@@ -39,7 +41,9 @@ class Writer:
     def add(self, entry: VideoEntry) -> None:
         """Take a video, and write a part if it is time."""
         self._entries.append(entry)
-        self._bytes += entry.frames_TD.nbytes + sum(map(len, entry.thumbnails)) + sum(map(len, entry.pixels))
+        pictures = sum(map(len, [*entry.thumbnails, *entry.pixels]))
+        self.picture_bytes += pictures
+        self._bytes += entry.frames_TD.nbytes + pictures
         full = len(self._entries) >= self._limits.videos or self._bytes >= self._limits.bytes
         if full or time.monotonic() - self._since > self._limits.seconds:
             self.flush()

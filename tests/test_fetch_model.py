@@ -48,7 +48,7 @@ def test_fetched_weights_are_found_without_a_network(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "demo" / "clip", model / "snapshots" / "0123")
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text("0123")
-    done = shell(tmp_path, "--fetch-model", "--model", "hf-hub:somebody/tiny")
+    done = shell(tmp_path, "--fetch-model", "--model", "hf-hub:somebody/tiny", "--thumbnails")  # a flag that is on by default can be said
     assert done.returncode == 0, done.stderr
     assert str(model / "snapshots" / "0123" / "open_clip_model.safetensors") in done.stdout
     assert "HF_HUB_OFFLINE=1" in done.stdout

@@ -57,13 +57,14 @@ def score_all_pairs(
     accumulators: Sequence[Accumulator],
     memory_budget: int,
     quiet: bool = True,
+    what: str = "scoring",
 ) -> None:
     """Score every text with every video once and feed the accumulators.
 
     `answers` [A]: the index of each text's video; None where texts have none among the videos. `memory_budget`: bytes of encoded videos
     to hold at once; where it is too small for all, they are encoded twice. The texts of a video stay in one block, and blocks that hold
     answers come first, so that a RankCounter has little to keep. Raises UserError, which names the caption and the video, where an
-    accumulator finds the score of a pair to be NaN.
+    accumulator finds the score of a pair to be NaN. `what` stands before the progress.
     """
     device = head.logit_scale.device
     head.eval()
@@ -74,7 +75,7 @@ def score_all_pairs(
     held: list[range] = []
     encoded: dict[range, Any] = {}
     one_at_a_time = Lock()
-    with Progress("scoring", len(strips) * sum(map(len, groups)), "blocks", quiet) as progress:
+    with Progress(what, len(strips) * sum(map(len, groups)), "blocks", quiet) as progress:
 
         def work(job: tuple[NDArray[np.int64], list[range]], _: None) -> None:
             strip, blocks = job

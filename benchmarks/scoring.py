@@ -65,9 +65,9 @@ class Matrix:
     def __init__(self, texts: int, videos: int) -> None:
         self.score_AB = torch.empty(texts, videos)
 
-    def update(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> None:
+    def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Put a block in its place."""
-        self.score_AB[texts[:, None], videos] = scores_AB
+        self.score_AB[texts[:, None], videos] = scores_SAB.mean(dim=0)
 
 
 @dataclass(frozen=True)

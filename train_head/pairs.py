@@ -28,8 +28,23 @@ FRAMES_A_BLOCK = 1536
 class Accumulator(Protocol):
     """Something that reads all pairs, a block at a time, in any order, each pair once."""
 
-    def update(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> None:
-        """Take the retrieval scores between these texts and these videos, given by their indices."""
+    def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
+        """Take a head's scores [S, A, B], on its device, between these texts [A] and these videos [B], given by their indices.
+
+        The retrieval score is their mean over S. The block is the caller's: keep a copy, or better only what follows from it.
+        """
+
+
+class RankedScore:
+    """An accumulator that ranks by the retrieval score, or by the mean of some of the head's scores."""
+
+    def __init__(self, counter: RankCounter, chosen: Sequence[int] | None = None) -> None:
+        """`chosen`: places of scores among those of the head; None takes them all."""
+        self.counter, self._chosen = counter, None if chosen is None else list(chosen)
+
+    def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
+        """Count the block."""
+        self.counter.update((scores_SAB if self._chosen is None else scores_SAB[self._chosen]).mean(dim=0), texts, videos)
 
 
 @torch.no_grad()
@@ -61,10 +76,10 @@ def score_all_pairs(
             strip, blocks = job
             encoded_texts = head.encode_texts(TextBatch.gather(texts, strip, device))
             for block in blocks:
-                scores_AB = head.scores(encoded_texts, encoded[block]).mean(dim=0)
+                scores_SAB = head.scores(encoded_texts, encoded[block])
                 with one_at_a_time:
                     for accumulator in accumulators:
-                        accumulator.update(scores_AB, torch.from_numpy(strip), torch.arange(block.start, block.stop))
+                        accumulator.update(scores_SAB, torch.from_numpy(strip), torch.arange(block.start, block.stop))
                     progress.update()
 
         for answered in (True, False):
@@ -94,7 +109,7 @@ def evaluate_pairs(
     """
     counter = RankCounter(answers, len(videos.ids), ties)
     try:
-        score_all_pairs(head, texts, videos, answers, [counter], memory_budget, quiet)
+        score_all_pairs(head, texts, videos, answers, [RankedScore(counter)], memory_budget, quiet)
     except NanScore as error:
         raise UserError(
             f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the features of both, "

@@ -8,13 +8,13 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from data.errors import UserError
+from data.errors import ProcessLost, UserError
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
 
 LOST, USER_ERROR, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
-"""Exit statuses beside 0 (all done). A bug ends with 1 too, with Python's traceback."""
+"""Exit statuses beside 0 (all done); LOST is a process of several, or the reader of the output. A bug ends with 1 too, with a traceback."""
 
 
 def run_command(
@@ -25,6 +25,9 @@ def run_command(
     `status` looks at what `main` gave back and says how it went, where that is not simply 0. SIGTERM, which batch systems send, ends a
     stage as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
+    if "WORLD_SIZE" in os.environ:
+        # Read when torch loads. A peer that is gone would be warned of with a stack trace of C++; data.processes names it in a line.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     options = tyro.cli(options_type, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -34,6 +37,9 @@ def run_command(
             print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except ProcessLost as lost:
+        print(f"error: {lost}: run the same command again, with as many processes as you like", file=sys.stderr)
+        sys.exit(LOST)
     except KeyboardInterrupt as stop:
         print(f"interrupted; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
         sys.exit(INTERRUPTED)

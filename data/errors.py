@@ -1,4 +1,4 @@
-"""What the user can put right, told apart from our own mistakes."""
+"""What the user can put right, and processes that are lost, told apart from our own mistakes."""
 
 from collections.abc import Sequence
 
@@ -12,3 +12,7 @@ class UserError(ValueError):
     def __init__(self, message: str, listed: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.listed = tuple(listed)
+
+
+class ProcessLost(RuntimeError):
+    """One line that names the process of several that is lost; a stage prints it without a traceback and ends with status 1."""

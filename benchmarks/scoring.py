@@ -25,6 +25,7 @@ from benchmarks.published import published_all_pairs, published_block
 from data.command import run_command
 from data.errors import UserError
 from data.features import Ragged, TextFeatures, VideoFeatures
+from data.processes import ProcessGroup
 from data.provenance import provenance, write_json
 from extract.clip import load_clip
 from train_head.fused import fused_score, lane_videos, tile_texts
@@ -68,6 +69,11 @@ class Matrix:
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Put a block in its place."""
         self.score_AB[texts[:, None], videos] = scores_SAB.mean(dim=0)
+
+    def share_answers(self, processes: ProcessGroup) -> None:
+        assert processes.count == 1
+
+    share_counts = share_answers
 
 
 @dataclass(frozen=True)

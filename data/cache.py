@@ -216,6 +216,12 @@ class FeatureCache:
         """The ids of all videos, or all texts, that are there."""
         return list(self._indices[kind].places)
 
+    def fingerprint(self, video_ids: Sequence[str]) -> str:
+        """SHA-256 of the settings and of which entries, written when, these videos are: other features have another."""
+        written_ns = self._indices["videos"].written_ns
+        entries = [[name, written_ns[name]] for name in video_ids]
+        return hashlib.sha256(json.dumps([self.digest, entries]).encode()).hexdigest()
+
     def is_current(self, video_id: str, file_size: int, file_mtime_ns: int, with_pixels: bool = False) -> bool:
         """Whether a video is there as its file is now, and with its pixels if those are wanted."""
         found = self._indices["videos"].files.get(video_id)

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.processes import ProcessGroup
+
 Metrics = dict[str, Any]
 Ties = Literal["expected", "reference"]
 
@@ -104,6 +106,20 @@ class RankCounter:
         self._tied_B[videos] += (best_GB == own_B).sum(dim=0)
         return True
 
+    def share_answers(self, processes: ProcessGroup) -> None:
+        """Take over the scores of answers that other processes found; when every block that holds answers was seen, by one of them."""
+        own_A, own_B = (own.nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf) for own in (self._own_A, self._own_B))
+        processes.maximum(own_A, own_B)
+        self._own_A, self._own_B = own_A, own_B.masked_fill(~self._has_text_B, torch.nan)
+        self._texts_waiting = [block for block in self._texts_waiting if not self._count_texts(*block)]
+        self._videos_waiting = [block for block in self._videos_waiting if not self._count_videos(*block)]
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        """Add up what all processes counted, when every block was seen by one of them."""
+        seen = torch.tensor(self._seen)
+        processes.sum(seen, self._higher_A, self._tied_A, self._tied_before_A, self._higher_B, self._tied_B)
+        self._seen = int(seen)
+
     def metrics(self) -> Metrics:
         """The figures of both directions, when every block was seen: see `retrieval_metrics`."""
         assert self._seen == len(self._own_A) * len(self._own_B), "not every pair was scored"
@@ -114,7 +130,7 @@ class RankCounter:
         tied_A, tied_B = self._tied_A - 1, self._tied_B[asking] - 1
         higher_B = self._higher_B[asking]
         if self.ties == "expected":
-            text_to_video, video_to_text = _summary(self._higher_A, tied_A), _summary(higher_B, tied_B)
+            text_to_video, video_to_text = summary(self._higher_A, tied_A), summary(higher_B, tied_B)
         else:
             several = bool((self._texts_of_video_B > 1).any())
             text_to_video = _lower_median(self._higher_A + self._tied_before_A) if several else _entries(self._higher_A, tied_A)
@@ -145,8 +161,11 @@ def retrieval_metrics(
     return counter.metrics()
 
 
-def _summary(higher_Q: Tensor, tied_Q: Tensor) -> Mapping[str, float]:
-    """Metrics of one direction from the entries above each answer and those tied with it (the answer not counted)."""
+def summary(higher_Q: Tensor, tied_Q: Tensor) -> Mapping[str, float]:
+    """Metrics of one direction, ties credited by expectation.
+
+    `higher_Q`: entries above the answer of each query; `tied_Q`: those that tie with it, itself not counted.
+    """
     higher_Q, tied_Q = higher_Q.double(), tied_Q.double()
     rank_Q = 1 + higher_Q + tied_Q / 2
     # Any of the tied + 1 places behind `higher` is equally likely.

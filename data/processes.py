@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from data.errors import ProcessLost, UserError
 
@@ -140,7 +141,7 @@ class _MeetingPoint:
         with self._named_if_lost():
             distributed.init_process_group(
                 "gloo",
-                store=distributed.PrefixStore("gloo", self._store),
+                store=PrefixStore("gloo", self._store),
                 rank=self._rank,
                 world_size=self._count,
                 timeout=timedelta(seconds=self._limit),
@@ -186,12 +187,12 @@ class _MeetingPoint:
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
-    def _connect(self, holds: bool) -> distributed.TCPStore:
+    def _connect(self, holds: bool) -> TCPStore:
         limit = timedelta(seconds=self._limit)
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return distributed.TCPStore(*address, is_master=holds, timeout=limit, wait_for_workers=False)
+        return TCPStore(*address, is_master=holds, timeout=limit, wait_for_workers=False)
 
-    def _pulse(self, store: distributed.TCPStore) -> None:
+    def _pulse(self, store: TCPStore) -> None:
         beat = 0
         while not self._over.is_set():
             beat += 1

@@ -15,6 +15,7 @@ from torch import Tensor
 from data.errors import UserError
 from data.features import TextFeatures, VideoFeatures
 from data.metrics import Metrics, NanScore, RankCounter, Ties
+from data.processes import ProcessGroup
 from data.progress import Progress
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.threads import parallel
@@ -34,6 +35,12 @@ class Accumulator(Protocol):
         The retrieval score is their mean over S. The block is the caller's: keep a copy, or better only what follows from it.
         """
 
+    def share_answers(self, processes: ProcessGroup) -> None:
+        """Exchange with other processes what follows from the blocks that hold answers, when all of those were seen and no others yet."""
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        """Merge with other processes what follows from all blocks. Never a block itself."""
+
 
 class RankedScore:
     """An accumulator that ranks by the retrieval score, or by the mean of some of the head's scores."""
@@ -46,6 +53,12 @@ class RankedScore:
         """Count the block."""
         self.counter.update((scores_SAB if self._chosen is None else scores_SAB[self._chosen]).mean(dim=0), texts, videos)
 
+    def share_answers(self, processes: ProcessGroup) -> None:
+        self.counter.share_answers(processes)
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        self.counter.share_counts(processes)
+
 
 @torch.no_grad()
 def score_all_pairs(
@@ -56,9 +69,11 @@ def score_all_pairs(
     accumulators: Sequence[Accumulator],
     memory_budget: int,
     quiet: bool = True,
+    processes: ProcessGroup | None = None,
 ) -> None:
     """Score every text with every video once and feed the accumulators.
 
+    Several `processes` share the videos; what their accumulators found is merged, and is that of one process to the last bit.
     `answers` [A]: the index of each text's video. `memory_budget`: bytes of encoded videos to hold at once; where it is too small for
     all, they are encoded twice. The texts of a video stay in one block, and blocks that hold answers come first, so that a RankCounter
     has little to keep.
@@ -66,11 +81,12 @@ def score_all_pairs(
     device = head.logit_scale.device
     head.eval()
     texts, videos = texts.to(device), videos.to(device)
-    strips, groups = _strips(answers, texts), _groups(videos, memory_budget)
+    processes = processes or ProcessGroup()
+    strips, groups = _strips(answers, texts), _groups(videos, memory_budget, processes)
     held: list[range] = []
     encoded: dict[range, Any] = {}
     one_at_a_time = Lock()
-    with Progress("scoring", len(strips) * sum(map(len, groups)), "blocks", quiet) as progress:
+    with Progress("scoring", len(strips) * sum(map(len, groups)), "blocks", quiet or processes.rank > 0) as progress:
 
         def work(job: tuple[NDArray[np.int64], list[range]], _: None) -> None:
             strip, blocks = job
@@ -92,6 +108,11 @@ def score_all_pairs(
                     encoded.update((block, head.encode_videos(VideoBatch.gather(videos, block, device))) for block in group)
                     held = group
                 parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
+            for accumulator in accumulators:
+                if answered:
+                    accumulator.share_answers(processes)
+                else:
+                    accumulator.share_counts(processes)
 
 
 def evaluate_pairs(
@@ -102,6 +123,7 @@ def evaluate_pairs(
     memory_budget: int,
     quiet: bool = True,
     ties: Ties = "expected",
+    processes: ProcessGroup | None = None,
 ) -> Metrics:
     """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs` for the budget.
 
@@ -109,7 +131,7 @@ def evaluate_pairs(
     """
     counter = RankCounter(answers, len(videos.ids), ties)
     try:
-        score_all_pairs(head, texts, videos, answers, [RankedScore(counter)], memory_budget, quiet)
+        score_all_pairs(head, texts, videos, answers, [RankedScore(counter)], memory_budget, quiet, processes)
     except NanScore as error:
         raise UserError(
             f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the features of both, "
@@ -122,11 +144,12 @@ def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
     return bool(((answers >= block.start) & (answers < block.stop)).any())
 
 
-def _groups(videos: VideoFeatures, memory_budget: int) -> list[list[range]]:
-    """All videos in blocks of one size, and as many blocks to a group as may be encoded at once."""
+def _groups(videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
+    """All videos in blocks of one size, this process's share of them, and as many blocks to a group as may be encoded at once."""
     frames, count = videos.frames, len(videos.ids)
     size = max(1, FRAMES_A_BLOCK // int(frames.length_N.max()))
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    blocks = blocks[len(blocks) * processes.rank // processes.count : len(blocks) * (processes.rank + 1) // processes.count]
     # Frames and their products with each other, as float32.
     group = max(1, memory_budget // (FRAMES_A_BLOCK * (frames.dimension + int(frames.length_N.max())) * 4))
     return [blocks[first : first + group] for first in range(0, len(blocks), group)]

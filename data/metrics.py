@@ -8,10 +8,11 @@ The field counts ties otherwise, and `ties="reference"` does so too, for a figur
 and once for all that ties with it, at each of their ranks, so that there are more entries than queries. Only text to video with several
 texts a video has an entry a query, ties in the order of the videos, and for its median rank the lower of two middle ones.
 
-Shape suffixes: A texts, B videos, G videos of a block that have texts, Q queries.
+Shape suffixes: A texts, B videos, G videos of a block that have texts, Q queries, R rankings.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,29 @@ Metrics = dict[str, Any]
 Ties = Literal["expected", "reference"]
 
 RECALLS = (1, 5, 10)
+DIRECTIONS = ("text_to_video", "video_to_text")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The rank, from 1, of the answer of every query of a direction."""
+
+    query_Q: NDArray[np.int64]
+    """The queries: indices of texts, or of the videos that have texts."""
+    best_Q: NDArray[np.int64]
+    """The rank where the answer is the first of all that ties with it."""
+    worst_Q: NDArray[np.int64]
+    """And where it is the last."""
+
+    @property
+    def expected(self) -> NDArray[np.float64]:
+        """The mean of the ranks that it may have."""
+        return (self.best_Q + self.worst_Q) / 2
+
+    def recall(self, k: int) -> NDArray[np.float64]:
+        """The chance that the answer is among the first k: any of its ranks is equally likely."""
+        recall_Q: NDArray[np.float64] = np.clip((k + 1 - self.best_Q) / (self.worst_Q - self.best_Q + 1), 0, 1)
+        return recall_Q
 
 
 class NanScore(ValueError):
@@ -43,8 +67,13 @@ class RankCounter:
     block: for the videos' direction it is its best scores alone that wait.
     """
 
-    def __init__(self, answers: Sequence[int] | NDArray[np.integer] | Tensor, videos: int, ties: Ties = "expected") -> None:
-        """`answers` [A]: the index of each text's video; `videos`: how many videos there are. Raises ValueError for other indices."""
+    def __init__(
+        self, answers: Sequence[int] | NDArray[np.integer] | Tensor, videos: int, ties: Ties = "expected", rankings: int = 1
+    ) -> None:
+        """`answers` [A]: the index of each text's video; `videos`: how many videos there are. Raises ValueError for other indices.
+
+        `rankings`: so many scores of each pair are ranked, each by itself.
+        """
         self.ties = ties
         answer_A = torch.tensor(np.asarray(answers, dtype=np.int64)).reshape(-1)
         if len(answer_A) == 0:
@@ -52,95 +81,113 @@ class RankCounter:
         if answer_A.min() < 0 or answer_A.max() >= videos:
             raise ValueError(f"answers name videos outside of 0 to {videos - 1}")
         self.answer_A = answer_A
-        self._own_A = torch.full((len(answer_A),), float("nan"), dtype=torch.float64)
-        self._own_B = torch.full((videos,), float("nan"), dtype=torch.float64)
-        self._has_text_B = torch.zeros(videos, dtype=torch.bool)
-        self._has_text_B[answer_A] = True
-        self._higher_A, self._tied_A, self._tied_before_A = (torch.zeros(len(answer_A), dtype=torch.int64) for _ in range(3))
-        self._higher_B, self._tied_B = (torch.zeros(videos, dtype=torch.int64) for _ in range(2))
+        self._texts_of_video_B = torch.bincount(answer_A, minlength=videos)
+        self._has_text_B = self._texts_of_video_B > 0
+        self._own_RA = torch.full((rankings, len(answer_A)), float("nan"), dtype=torch.float64)
+        self._own_RB = torch.full((rankings, videos), float("nan"), dtype=torch.float64)
+        self._higher_RA, self._tied_RA, self._tied_before_RA = (torch.zeros(self._own_RA.shape, dtype=torch.int64) for _ in range(3))
+        self._higher_RB, self._tied_RB = (torch.zeros(self._own_RB.shape, dtype=torch.int64) for _ in range(2))
         self._texts_waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         self._videos_waiting: list[tuple[Tensor, Tensor]] = []
-        self._texts_of_video_B = torch.bincount(answer_A, minlength=videos)
         self._seen = 0
 
-    def update(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> None:
-        """Take the block of scores between these texts and videos, given by their indices. Raises NanScore at a score that is NaN."""
-        scores_AB = scores_AB.detach().cpu()
-        if scores_AB.isnan().any():
-            a, b = scores_AB.isnan().nonzero()[0].tolist()
+    def update(self, scores_RAB: Tensor, texts: Tensor, videos: Tensor) -> None:
+        """Take the block of scores [R, A, B], or [A, B] for one ranking, between these texts and videos, given by their indices.
+
+        Raises NanScore at a score that is NaN.
+        """
+        scores_RAB = scores_RAB.detach().cpu()
+        if scores_RAB.ndim == 2:
+            scores_RAB = scores_RAB[None]
+        if scores_RAB.isnan().any():
+            _, a, b = scores_RAB.isnan().nonzero()[0].tolist()
             raise NanScore(int(texts[a]), int(videos[b]))
         answer_A = self.answer_A[texts]
-        owner_G, group_A, count_G = answer_A.unique(return_inverse=True, return_counts=True)
+        by_owner = answer_A.argsort(stable=True)
+        owner_G, count_G = answer_A[by_owner].unique_consecutive(return_counts=True)
         assert bool((self._texts_of_video_B[owner_G] == count_G).all()), "the texts of a video are split between blocks"
         # The texts of a video as one entry: the best of their scores.
-        best_GB = torch.full((len(owner_G), len(videos)), -torch.inf, dtype=scores_AB.dtype)
-        best_GB = best_GB.scatter_reduce(0, group_A[:, None].expand_as(scores_AB), scores_AB, "amax")
+        first_G = (count_G.cumsum(0) - count_G).numpy()
+        best_RGB = torch.from_numpy(np.maximum.reduceat(scores_RAB[:, by_owner].numpy(), first_G, axis=1))
         rows, columns = (answer_A[:, None] == videos).nonzero(as_tuple=True)
-        self._own_A[texts[rows]] = scores_AB[rows, columns].double()
+        self._own_RA[:, texts[rows]] = scores_RAB[:, rows, columns].double()
         rows, columns = (owner_G[:, None] == videos).nonzero(as_tuple=True)
-        self._own_B[videos[columns]] = best_GB[rows, columns].double()
-        self._seen += scores_AB.numel()
-        self._texts_waiting.append((scores_AB, texts, videos))
-        self._videos_waiting.append((best_GB, videos))
+        self._own_RB[:, videos[columns]] = best_RGB[:, rows, columns].double()
+        self._seen += scores_RAB[0].numel()
+        self._texts_waiting.append((scores_RAB, texts, videos))
+        self._videos_waiting.append((best_RGB, videos))
         self._texts_waiting = [block for block in self._texts_waiting if not self._count_texts(*block)]
         self._videos_waiting = [block for block in self._videos_waiting if not self._count_videos(*block)]
 
-    def _count_texts(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> bool:
+    def _count_texts(self, scores_RAB: Tensor, texts: Tensor, videos: Tensor) -> bool:
         """Count the block for its texts if all of their answers are known."""
-        own_A = self._own_A[texts]
-        if own_A.isnan().any():
+        own_RA = self._own_RA[:, texts]
+        if own_RA.isnan().any():
             return False
-        self._higher_A[texts] += (scores_AB > own_A[:, None]).sum(dim=1)
-        tied_AB = scores_AB == own_A[:, None]
-        self._tied_A[texts] += tied_AB.sum(dim=1)
+        own_RA1 = own_RA.to(scores_RAB.dtype)[..., None]
+        self._higher_RA[:, texts] += (scores_RAB > own_RA1).count_nonzero(dim=2)
+        tied_RAB = scores_RAB == own_RA1
+        self._tied_RA[:, texts] += tied_RAB.count_nonzero(dim=2)
         if self.ties == "reference":
-            self._tied_before_A[texts] += (tied_AB & (videos < self.answer_A[texts][:, None])).sum(dim=1)
+            self._tied_before_RA[:, texts] += (tied_RAB & (videos < self.answer_A[texts][:, None])).count_nonzero(dim=2)
         return True
 
-    def _count_videos(self, best_GB: Tensor, videos: Tensor) -> bool:
+    def _count_videos(self, best_RGB: Tensor, videos: Tensor) -> bool:
         """Count the best scores of a block for its videos if those of their own texts are all known."""
-        own_B = self._own_B[videos]
-        if own_B[self._has_text_B[videos]].isnan().any():
+        own_RB = self._own_RB[:, videos]
+        if own_RB[:, self._has_text_B[videos]].isnan().any():
             return False
-        self._higher_B[videos] += (best_GB > own_B).sum(dim=0)
-        self._tied_B[videos] += (best_GB == own_B).sum(dim=0)
+        own_R1B = own_RB.to(best_RGB.dtype)[:, None]
+        self._higher_RB[:, videos] += (best_RGB > own_R1B).count_nonzero(dim=1)
+        self._tied_RB[:, videos] += (best_RGB == own_R1B).count_nonzero(dim=1)
         return True
 
     def share_answers(self, processes: ProcessGroup) -> None:
-        """Take over the scores of answers that other processes found; when every block that holds answers was seen, by one of them."""
-        own_A, own_B = (own.nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf) for own in (self._own_A, self._own_B))
-        processes.maximum(own_A, own_B)
-        self._own_A, self._own_B = own_A, own_B.masked_fill(~self._has_text_B, torch.nan)
+        """Take over the scores of answers that other processes found; when every block that holds answers was seen by one of them."""
+        for own in (self._own_RA, self._own_RB):
+            # Of each answer one process has the score; the others have NaN.
+            own.masked_fill_(own.isnan(), -torch.inf)
+            processes.maximum(own)
+        self._own_RB[:, ~self._has_text_B] = torch.nan
         self._texts_waiting = [block for block in self._texts_waiting if not self._count_texts(*block)]
         self._videos_waiting = [block for block in self._videos_waiting if not self._count_videos(*block)]
 
     def share_counts(self, processes: ProcessGroup) -> None:
         """Add up what all processes counted, when every block was seen by one of them."""
         seen = torch.tensor(self._seen)
-        processes.sum(seen, self._higher_A, self._tied_A, self._tied_before_A, self._higher_B, self._tied_B)
+        processes.sum(seen, self._higher_RA, self._tied_RA, self._tied_before_RA, self._higher_RB, self._tied_RB)
         self._seen = int(seen)
 
-    def metrics(self) -> Metrics:
-        """The figures of both directions, when every block was seen: see `retrieval_metrics`."""
-        assert self._seen == len(self._own_A) * len(self._own_B), "not every pair was scored"
+    def ranks(self, ranking: int = 0) -> tuple[Ranks, Ranks]:
+        """The ranks of both directions, text to video first, when every block was seen."""
+        assert self._seen == len(self.answer_A) * len(self._has_text_B), "not every pair was scored"
         assert not self._texts_waiting
         assert not self._videos_waiting
-        asking = self._has_text_B
-        # Among the ties is the answer itself.
-        tied_A, tied_B = self._tied_A - 1, self._tied_B[asking] - 1
-        higher_B = self._higher_B[asking]
+        asking = self._has_text_B.nonzero()[:, 0]
+
+        def ranks(query_Q: Tensor, higher_Q: Tensor, tied_Q: Tensor) -> Ranks:
+            # Among the ties is the answer itself.
+            return Ranks(query_Q.numpy(), (higher_Q + 1).numpy(), (higher_Q + tied_Q).numpy())
+
+        text_to_video = ranks(torch.arange(len(self.answer_A)), self._higher_RA[ranking], self._tied_RA[ranking])
+        return text_to_video, ranks(asking, self._higher_RB[ranking, asking], self._tied_RB[ranking, asking])
+
+    def metrics(self, ranking: int = 0) -> Metrics:
+        """The figures of both directions, when every block was seen: see `retrieval_metrics`."""
+        ranks = self.ranks(ranking)
         if self.ties == "expected":
-            text_to_video, video_to_text = summary(self._higher_A, tied_A), summary(higher_B, tied_B)
+            text_to_video, video_to_text = map(summary, ranks)
         else:
             several = bool((self._texts_of_video_B > 1).any())
-            text_to_video = _lower_median(self._higher_A + self._tied_before_A) if several else _entries(self._higher_A, tied_A)
-            video_to_text = _entries(higher_B, tied_B)
-        recalls = [f"R@{k}" for k in RECALLS]
-        return {
-            "text_to_video": text_to_video,
-            "video_to_text": video_to_text,
-            "RSum": sum(direction[name] for direction in (text_to_video, video_to_text) for name in recalls),
-        }
+            placed_A = self._higher_RA[ranking] + self._tied_before_RA[ranking]
+            text_to_video = _lower_median(placed_A) if several else _entries(ranks[0])
+            video_to_text = _entries(ranks[1])
+        return {"text_to_video": text_to_video, "video_to_text": video_to_text, "RSum": recall_sum(text_to_video, video_to_text)}
+
+
+def recall_sum(text_to_video: Mapping[str, float], video_to_text: Mapping[str, float]) -> float:
+    """RSum: R@1, R@5 and R@10 of both directions together."""
+    return sum(direction[f"R@{k}"] for direction in (text_to_video, video_to_text) for k in RECALLS)
 
 
 def retrieval_metrics(
@@ -161,31 +208,25 @@ def retrieval_metrics(
     return counter.metrics()
 
 
-def summary(higher_Q: Tensor, tied_Q: Tensor) -> Mapping[str, float]:
-    """Metrics of one direction, ties credited by expectation.
-
-    `higher_Q`: entries above the answer of each query; `tied_Q`: those that tie with it, itself not counted.
-    """
-    higher_Q, tied_Q = higher_Q.double(), tied_Q.double()
-    rank_Q = 1 + higher_Q + tied_Q / 2
-    # Any of the tied + 1 places behind `higher` is equally likely.
-    recalls = {f"R@{k}": float(((k - higher_Q) / (tied_Q + 1)).clamp(0, 1).mean()) * 100 for k in RECALLS}
-    return recalls | {"MdR": float(np.median(rank_Q.numpy())), "MnR": float(rank_Q.mean())}
+def summary(ranks: Ranks) -> Mapping[str, float]:
+    """Metrics of one direction, ties credited by expectation."""
+    recalls = {f"R@{k}": float(ranks.recall(k).mean()) * 100 for k in RECALLS}
+    return recalls | {"MdR": float(np.median(ranks.expected)), "MnR": float(ranks.expected.mean())}
 
 
-def _entries(higher_Q: Tensor, tied_Q: Tensor) -> Mapping[str, float]:
+def _entries(ranks: Ranks) -> Mapping[str, float]:
     """The same as the field counts it: an entry for the answer and for each entry that ties with it, at successive ranks."""
-    count_Q = tied_Q + 1
-    first_of_query = torch.repeat_interleave(count_Q.cumsum(0) - count_Q, count_Q)
-    above = torch.repeat_interleave(higher_Q, count_Q) + torch.arange(len(first_of_query)) - first_of_query
-    return _of_ranks(above + 1, float(np.median(above.numpy())) + 1)
+    count_Q = ranks.worst_Q - ranks.best_Q + 1
+    after_first = np.arange(count_Q.sum()) - np.repeat(np.cumsum(count_Q) - count_Q, count_Q)
+    rank = np.repeat(ranks.best_Q, count_Q) + after_first
+    return _of_ranks(rank, float(np.median(rank)))
 
 
 def _lower_median(above_Q: Tensor) -> Mapping[str, float]:
     """One entry a query; of two middle ranks the lower is the median."""
-    return _of_ranks(above_Q + 1, float(above_Q.median()) + 1)
+    return _of_ranks((above_Q + 1).numpy(), float(above_Q.median()) + 1)
 
 
-def _of_ranks(rank: Tensor, median: float) -> Mapping[str, float]:
-    recalls = {f"R@{k}": float((rank <= k).double().mean()) * 100 for k in RECALLS}
-    return recalls | {"MdR": median, "MnR": float(rank.double().mean()), "entries": len(rank)}
+def _of_ranks(rank: NDArray[np.int64], median: float) -> Mapping[str, float]:
+    recalls = {f"R@{k}": float((rank <= k).mean()) * 100 for k in RECALLS}
+    return recalls | {"MdR": median, "MnR": float(rank.mean()), "entries": len(rank)}

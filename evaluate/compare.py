@@ -10,7 +10,8 @@ import tyro
 from data.command import run_command
 from data.errors import UserError
 from data.provenance import write_json
-from evaluate.table import METRICS_FILE, format_rows
+from evaluate.folder import METRICS_FILE
+from evaluate.table import Table
 
 ROW = (
     "run",

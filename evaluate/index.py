@@ -39,11 +39,11 @@ class VideoIndex:
     Of several processes, number `part[0]` of `part[1]` keeps its share of the shards; all of them are given every video.
     """
 
-    def __init__(self, dimension: int, fingerprint: str, part: tuple[int, int] = (0, 1), shard_vectors: int = SHARD_VECTORS) -> None:
+    def __init__(self, dimension: int, fingerprint: str, part: tuple[int, int] = (0, 1)) -> None:
         self.dimension, self.fingerprint = dimension, fingerprint
         self.videos = 0
         """Videos that were added, in all processes together."""
-        self._part, self._shard_vectors = part, shard_vectors
+        self._part = part
         self._shards: list[Any] = []
         self._vectors = 0
         self._cut = 0
@@ -59,7 +59,7 @@ class VideoIndex:
             first += count
             self.videos += 1
             self._vectors += count
-            if self._vectors >= self._shard_vectors:
+            if self._vectors >= SHARD_VECTORS:
                 self.close_shard()
 
     def close_shard(self) -> None:

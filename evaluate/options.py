@@ -14,7 +14,7 @@ class EvaluateOptions:
     run: str
     """Folder of a run, or zero-shot:HEAD for a head without training: glccl, glim-global, glim-local, mean or xclip."""
     out: Path
-    """Folder for metrics.json."""
+    """Folder for the results: empty, or of an earlier evaluation, whose files are replaced."""
     split: Literal["test", "val", "train"] = "test"
     """Split to evaluate."""
     preset: str | None = None
@@ -28,6 +28,13 @@ class EvaluateOptions:
     memory_budget: float | None = None
     """GiB of memory for features and for scoring them, which takes 0.3 itself at 512 dimensions; features beyond it are read when they are
     used. Default: half of the machine's memory."""
+    dual_softmax: bool = False
+    """Add a row of figures after dual softmax, which reads the whole test matrix; scores all pairs once more."""
+    query_bank: int | None = None
+    """Add a row of figures after QB-Norm with a bank of so many training captions; scores all pairs once more, and the bank's. Published
+    results have 5,000 or more. Default: none."""
+    seed: int = 0
+    """Seed of the resampled queries behind the 95% intervals, and of the choice of the query bank."""
     candidates: str | None = None
     """Numbers K of candidates, with commas between them: add rows of figures of two-stage retrieval, text to video, where K videos from an
     index are scored exactly for each caption, and what that loses against scoring all. Default: none."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.features import TextFeatures, VideoFeatures
-from data.metrics import NanScore, summary
+from data.metrics import NanScore, Ranks, summary
 from data.processes import ProcessGroup
 from data.progress import Progress
 from train_head.heads import Head, TextBatch, VideoBatch
-from train_head.pairs import FRAMES_A_BLOCK, WORDS_A_STRIP
+from train_head.pairs import FRAMES_A_BLOCK, WORDS_A_STRIP, not_a_number
 from train_head.threads import parallel
 
 BLOCKS_A_BIN = 2
@@ -48,7 +48,7 @@ def rerank(
     """The retrieval scores [A, K] of every text with its candidates, on the CPU: those of scoring all pairs, with glccl to the last bit.
 
     `candidate_AK`: indices of videos, each once for a text. `memory_budget`: bytes of encoded videos to hold at once. Processes share the
-    videos. Raises NanScore where a score is NaN.
+    videos. Raises UserError where a score is NaN.
     """
     group = processes or ProcessGroup()
     device = head.logit_scale.device
@@ -68,10 +68,10 @@ def rerank(
 
             threads = 1 if device.type == "cuda" or len(strips) == 1 else torch.get_num_threads()
             parallel(threads, work, strips, lambda: None)
-    group.maximum(score_AK)
     if score_AK.isnan().any():
         a, k = score_AK.isnan().nonzero()[0].tolist()
-        raise NanScore(a, int(candidates[a, k]))
+        raise not_a_number(texts, videos, NanScore(a, int(candidates[a, k])))
+    group.maximum(score_AK)
     return score_AK
 
 
@@ -84,9 +84,10 @@ def candidate_metrics(candidate_AK: Tensor, score_AK: Tensor, answers: NDArray[n
     own_AK = candidate_AK == torch.tensor(answers)[:, None]
     there_A = own_AK.any(dim=1)
     own_A = torch.where(own_AK, score_AK, -torch.inf).amax(dim=1)
-    higher_A = torch.where(there_A, (score_AK > own_A[:, None]).sum(dim=1), videos - 1)
-    tied_A = torch.where(there_A, (score_AK == own_A[:, None]).sum(dim=1) - 1, 0)
-    return {"text_to_video": summary(higher_A, tied_A), "answers_among_candidates": float(there_A.double().mean()) * 100}
+    best_A = torch.where(there_A, 1 + (score_AK > own_A[:, None]).sum(dim=1), videos)
+    worst_A = torch.where(there_A, (score_AK >= own_A[:, None]).sum(dim=1), videos)
+    ranks = Ranks(np.arange(len(answers)), best_A.numpy(), worst_A.numpy())
+    return {"text_to_video": summary(ranks), "answers_among_candidates": float(there_A.double().mean()) * 100}
 
 
 def _strips(texts: TextFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:

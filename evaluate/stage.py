@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +14,148 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.processes import ProcessGroup, on_this_machine
 from data.provenance import plain, provenance, write_json
+from evaluate.bank import load_bank
+from evaluate.bootstrap import intervals
+from evaluate.cost import Cost, flops_a_pair, measured, warm_up
+from evaluate.folder import METRICS_FILE, check_out, clear
 from evaluate.options import EvaluateOptions
-from evaluate.table import METRICS_FILE, format_rows
+from evaluate.post_processing import PostProcessing
+from evaluate.rankings import Rankings
+from evaluate.ranks import RankTables
+from evaluate.table import format_evaluation
 from evaluate.two_stage import candidate_rows, format_candidates, parse_candidates
 from train_head.heads import Head
-from train_head.pairs import evaluate_pairs
+from train_head.pairs import score_all_pairs
 from train_head.run import check_fits, load_head
 from train_head.splits import Split, load_split
 
 # Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
 SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19
-
-
+ROW = ("run", "preset", "split", "queries", "gallery", "counts", "train_videos", "selected_on", "ties")
+"""What stands before the figures, in metrics.json and in the line of --json."""
 FREE_TO_DIFFER = {"cache", "run", "out", "index", "memory_budget", "device", "process_timeout", "quiet", "json"}
 """Options that may differ between processes: they do not decide the result, or what they name is compared by its content."""
 
 
-def evaluate(options: EvaluateOptions) -> Path:
-    """Score all pairs and write OUT/metrics.json; returns OUT. Under torchrun processes share the videos, and the first one writes.
+@dataclass(frozen=True)
+class Loaded:
+    """What is evaluated."""
 
-    Raises UserError for what the user can put right: no such cache, run or split, a run that does not fit, missing features, processes
-    that were given different ones.
+    cache: FeatureCache
+    head: Head
+    record: dict[str, Any]
+    """What run.json says of the head."""
+    split: Split
+    max_frames: int | None
+    memory_left: int
+    """Bytes for encoded videos."""
+    candidates: list[int]
+    """Numbers of candidates to try."""
+
+
+def evaluate(options: EvaluateOptions) -> Path:
+    """Score all pairs and write metrics.json and the ranks of all queries to OUT; returns OUT. Under torchrun, processes share the videos,
+    and the first one writes.
+
+    Raises UserError for what the user can put right: no such cache, run or split, a run that does not fit, missing features, an OUT that
+    holds other files, processes that were given different work.
     """
-    if options.candidates and options.ties == "reference":
+    check_out(options.out)
+    _check_options(options)
+    with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
+        if options.index is not None and processes.count > 1:
+            raise UserError("--index is for one process: leave it out under torchrun, where each builds its share")
+        return _evaluate(options, processes)
+
+
+def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
+    start = time.perf_counter()
+    loaded = load(options)
+    processes.agree(_facts(options, loaded))
+    head, split = loaded.head, loaded.split
+    rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
+    bank = None
+    if options.query_bank is not None:
+        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, loaded.memory_left)
+    post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
+    warm_up(head, split)
+    with measured(head.logit_scale.device) as cost:
+        accumulators = [rankings.accumulator, *post_processing.accumulators]
+        score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, loaded.memory_left, options.quiet, processes)
+    post_processed = post_processing.rows(loaded.memory_left, options.quiet, processes)
+    candidates = candidate_rows(
+        loaded.candidates,
+        options.candidates_from,
+        loaded.cache,
+        head,
+        split,
+        rankings.metrics()["text_to_video"],
+        loaded.memory_left,
+        options.index,
+        processes,
+        options.quiet,
+    )
+    if processes.rank > 0:
+        return options.out
+    ranks = RankTables.of(split, rankings.ranks())
+    result: dict[str, Any] = {
+        "run": options.run,
+        "preset": split.preset,
+        "split": split.name,
+        "queries": len(split.answers),
+        "gallery": len(split.videos.ids),
+        "counts": split.counts,
+        "train_videos": loaded.record.get("train_counts", {}).get("videos_scored"),
+        "selected_on": loaded.record.get("selected_on"),
+        "ties": options.ties,
+        **rankings.metrics(),
+        "intervals": intervals(ranks.ranks(), ranks.owners(), options.seed),
+        "scores": rankings.rows(),
+        "post_processing": post_processed,
+        "candidates": candidates,
+        "cost": _cost_row(cost, head, split),
+        "processes": processes.count,
+        "protocol": _protocol(split),
+        "max_frames": loaded.max_frames,
+        "seconds": round(time.perf_counter() - start, 2),
+        "cache_digest": loaded.cache.digest,
+        "weights": loaded.cache.weights,
+        "extracted": loaded.cache.provenance,
+        "trained": loaded.record.get("provenance"),
+        "provenance": provenance(options),
+    }
+    clear(options.out)
+    ranks.write(options.out)
+    write_json(options.out / METRICS_FILE, result)
+    shown = (*ROW, "text_to_video", "video_to_text", "RSum", *(("candidates",) if candidates else ()))
+    print(json.dumps({name: result[name] for name in shown}) if options.json else format_evaluation(result))
+    if candidates and not options.json:
+        print(format_candidates(candidates))
+    return options.out
+
+
+def _check_options(options: EvaluateOptions) -> None:
+    if options.candidates is not None and options.ties == "reference":
         raise UserError("--candidates credits ties by expectation: leave --ties reference out")
     if options.candidates is None and (options.index is not None or options.candidates_from != "frames"):
         raise UserError("--index and --candidates-from are for --candidates: name how many, such as --candidates 100")
+
+
+def _facts(options: EvaluateOptions, loaded: Loaded) -> dict[str, Any]:
+    """What must be the same in all processes."""
+    weights = hashlib.sha256()
+    for name, value in sorted(loaded.head.state_dict().items()):
+        weights.update(name.encode() + value.cpu().numpy().tobytes())
+    given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
+    captions = hashlib.sha256("\0".join(loaded.split.texts.texts).encode()).hexdigest()
+    # By content: on another machine the same cache may be elsewhere.
+    content = {"the cache": loaded.cache.fingerprint(loaded.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}
+    return given | content
+
+
+def load(options: EvaluateOptions) -> Loaded:
+    """The run and the split as these options use them. Raises UserError where they do not fit."""
     device = find_device(options.device)
-    with ProcessGroup.joined(device, options.process_timeout) as processes:
-        if options.index is not None and processes.count > 1:
-            raise UserError("--index is for one process: leave it out under torchrun, where each builds its share")
-        return _evaluate(options, device, processes)
-
-
-def _evaluate(options: EvaluateOptions, device: torch.device, processes: ProcessGroup) -> Path:
-    start = time.perf_counter()
     cache = FeatureCache(options.cache)
     head, record = load_head(options.run, cache, device)
     trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
@@ -58,69 +165,26 @@ def _evaluate(options: EvaluateOptions, device: torch.device, processes: Process
     split = load_split(cache, options.split, options.preset, features_budget, max_frames, options.allow_missing)
     check_fits(head, split)
     head.products = torch.bfloat16 if options.products == "bf16" else None
-    numbers = parse_candidates(options.candidates, len(split.videos.ids)) if options.candidates else []
-    processes.agree(_facts(options, cache, head, split))
-    left = max(0, features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames)))
-    metrics = evaluate_pairs(head, split.texts, split.videos, split.answers, left, options.quiet, options.ties, processes)
-    candidates = candidate_rows(
-        numbers,
-        options.candidates_from,
-        cache,
-        head,
-        split,
-        metrics["text_to_video"],
-        left,
-        options.index,
-        processes,
-        options.quiet,
-    )
-    row: dict[str, Any] = {
-        "run": options.run,
-        "preset": split.preset,
-        "split": split.name,
-        "queries": len(split.answers),
-        "gallery": len(split.videos.ids),
-        "counts": split.counts,
-        "train_videos": record.get("train_counts", {}).get("videos_scored"),
-        "selected_on": record.get("selected_on"),
-        "ties": options.ties,
-        **metrics,
-        **({"candidates": candidates} if candidates else {}),
-    }
-    result = {
-        **row,
-        "protocol": _protocol(split),
-        "max_frames": max_frames,
-        "processes": processes.count,
-        "seconds": round(time.perf_counter() - start, 2),
-        "cache_digest": cache.digest,
-        "weights": cache.weights,
-        "extracted": cache.provenance,
-        "trained": record.get("provenance"),
-        "provenance": provenance(options),
-    }
-    if processes.rank == 0:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_json(options.out / METRICS_FILE, result)
-        if options.json:
-            print(json.dumps(row))
-        else:
-            print(format_rows([row]))
-            if candidates:
-                print(format_candidates(candidates))
-    return options.out
+    candidates = [] if options.candidates is None else parse_candidates(options.candidates, len(split.videos.ids))
+    left = features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames))
+    return Loaded(cache, head, record, split, max_frames, max(0, left), candidates)
 
 
-def _facts(options: EvaluateOptions, cache: FeatureCache, head: Head, split: Split) -> dict[str, Any]:
-    """What must be the same in all processes."""
-    weights = hashlib.sha256()
-    for name, value in sorted(head.state_dict().items()):
-        weights.update(name.encode() + value.cpu().numpy().tobytes())
-    given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
-    captions = hashlib.sha256("\0".join(split.texts.texts).encode()).hexdigest()
-    # By content: the same cache may be mounted elsewhere on another machine.
-    content = {"the cache": cache.fingerprint(split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}
-    return given | content
+def _cost_row(cost: Cost, head: Head, split: Split) -> dict[str, Any]:
+    """What scoring took; what other machines, and this one at another time, would measure otherwise stands under "measured"."""
+    queries = len(split.answers)
+    return {
+        "flops_a_pair": flops_a_pair(head, split),
+        "pairs": queries * len(split.videos.ids),
+        "device": str(head.logit_scale.device),
+        "threads": torch.get_num_threads(),
+        "measured": {
+            "seconds": cost.seconds,
+            "ms_a_query": 1000 * cost.seconds / queries,
+            "queries_a_second": queries / cost.seconds,
+            "peak_extra_mib": cost.peak_extra_mib,
+        },
+    }
 
 
 def _protocol(split: Split) -> str:

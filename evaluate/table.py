@@ -1,38 +1,106 @@
-"""Results as a table for people."""
+"""Tables of results: as text for people, as Markdown, as LaTeX."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+import pandas as pd
+
+from data.metrics import DIRECTIONS
 from train_head.splits import counts_line
 
-METRICS_FILE = "metrics.json"
 COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+FIGURES = [(direction.replace("_", " "), name) for direction in DIRECTIONS for name in COLUMNS] + [("", "RSum")]
+"""The columns of figures: their group and name."""
+NONE = "-"
 
 
-def format_rows(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of metrics.json as text: how much of each split was scored, then text to video, video to text, RSum, and what to know."""
-    counted = [counts_line(row["preset"], row["split"], row["counts"]) for row in rows]
-    # One line where all rows were measured on the same.
-    head = counted[:1] if len(set(counted)) == 1 else [f"{row['run']}: {line}" for row, line in zip(rows, counted, strict=True)]
-    width = max(len("run"), *(len(row["run"]) for row in rows))
-    figures = " ".join(f"{name:>6}" for name in COLUMNS)
-    lines = [
-        *head,
-        f"{'':{width}}  {'':5} {'':>7} {'':>7}  {'text to video':^{len(figures)}}  {'video to text':^{len(figures)}}",
-        f"{'run':{width}}  {'split':5} {'queries':>7} {'gallery':>7}  {figures}  {figures}  {'RSum':>6}",
+@dataclass(frozen=True)
+class Table:
+    """Cells of text under columns, each with the name of its group or "" for none. The first column is a name, the others are figures."""
+
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """In columns of spaces."""
+        width = [max(len(name), *(len(row[i]) for row in self.rows)) for i, (_, name) in enumerate(self.columns)]
+        cells = [[name for _, name in self.columns], *self.rows]
+        lines = [
+            "  ".join(cell.ljust(size) if i == 0 else cell.rjust(size) for i, (cell, size) in enumerate(zip(row, width, strict=True)))
+            for row in cells
+        ]
+        if any(group for group, _ in self.columns):
+            spans = groupby(zip(self.columns, width, strict=True), key=lambda column: column[0][0])
+            groups = [(name, [size for _, size in members]) for name, members in spans]
+            lines.insert(0, "  ".join(name.center(sum(sizes) + 2 * len(sizes) - 2) for name, sizes in groups))
+        return "\n".join(line.rstrip() for line in lines)
+
+    def markdown(self) -> str:
+        """As a table of GitHub's Markdown, the group before the name of a column."""
+        head = [f"{group} {name}".strip() for group, name in self.columns]
+        rule = [":--", *["--:"] * (len(head) - 1)]
+        # A | would end the cell, and < begin a tag.
+        rows = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
+
+    def latex(self) -> str:
+        """As a tabular environment that wants the package booktabs."""
+        frame = pd.DataFrame([list(row) for row in self.rows], columns=pd.MultiIndex.from_tuples(list(self.columns)))
+        written = frame.to_latex(index=False, escape=True, column_format="l" + "r" * (len(self.columns) - 1), multicolumn_format="c")
+        for sign, command in {"±": r"$\pm$", "Δ": r"$\Delta$"}.items():
+            written = written.replace(sign, command)
+        return written.rstrip("\n")
+
+
+def figures(metrics: Mapping[str, Any]) -> list[str]:
+    """The cells of FIGURES; where there is no such figure, NONE."""
+    cells = []
+    for group, name in FIGURES:
+        found = metrics.get(group.replace(" ", "_"), {}) if group else metrics
+        cells.append(f"{found[name]:.1f}" if name in found else NONE)
+    return cells
+
+
+def format_evaluation(result: Mapping[str, Any]) -> str:
+    """What metrics.json says of one evaluation, as text: how much of the split was scored, the figures and their intervals, those of
+    single scores and after post-processing, what to know, and what scoring cost."""
+    columns = [("", "run"), ("", "split"), ("", "queries"), ("", "gallery"), *FIGURES]
+    rows = [
+        [result["run"], result["split"], str(result["queries"]), str(result["gallery"]), *figures(result)],
+        ["  95% interval, half of it", "", "", "", *_half_widths(result["intervals"])],
+        *(["  " + row["name"], "", "", "", *figures(row)] for row in [*result["scores"], *result["post_processing"]]),
     ]
-    for row in rows:
-        cells = "  ".join(" ".join(f"{row[direction][name]:6.1f}" for name in COLUMNS) for direction in ("text_to_video", "video_to_text"))
-        lines.append(f"{row['run']:{width}}  {row['split']:5} {row['queries']:7} {row['gallery']:7}  {cells}  {row['RSum']:6.1f}")
-    return "\n".join([*lines, *(note for row in rows for note in _notes(row))])
+    notes = [f"{row['name']}: reads {row['reads']}" for row in result["post_processing"]]
+    lines = [counts_line(result["preset"], result["split"], result["counts"]), Table(columns, rows).text()]
+    return "\n".join([*lines, *notes, *result_notes(result), _cost_line(result["cost"])])
 
 
-def _notes(row: dict[str, Any]) -> Iterator[str]:
-    if row["selected_on"] is not None:
-        chosen = f"epoch chosen on {row['selected_on']}"
-        if row["selected_on"] == "test":
+def result_notes(result: Mapping[str, Any]) -> Iterator[str]:
+    """What must be known of a result beside its figures."""
+    if result["selected_on"] is not None:
+        chosen = f"epoch chosen on {result['selected_on']}"
+        if result["selected_on"] == "test":
             chosen += ", as the field does: it is no figure on unseen data"
-        yield f"{row['run']}: trained on {row['train_videos']:,} videos; {chosen}"
-    if row["ties"] == "reference":
-        entries = " and ".join(f"{row[direction]['entries']:,}" for direction in ("text_to_video", "video_to_text"))
-        yield f"{row['run']}: ties counted as the field does, {entries} entries"
+        yield f"{result['run']}: trained on {result['train_videos']:,} videos; {chosen}"
+    if result["ties"] == "reference":
+        entries = " and ".join(f"{result[direction]['entries']:,}" for direction in DIRECTIONS)
+        yield f"{result['run']}: ties counted as the field does, {entries} entries; intervals and tests credit them by expectation"
+
+
+def _half_widths(intervals: Mapping[str, Any]) -> list[str]:
+    cells = []
+    for group, name in FIGURES:
+        low, high = (intervals[group.replace(" ", "_")] if group else intervals)[name]
+        cells.append(f"±{(high - low) / 2:.1f}")
+    return cells
+
+
+def _cost_line(cost: Mapping[str, Any]) -> str:
+    measured = cost["measured"]
+    peak = "" if measured["peak_extra_mib"] is None else f", {measured['peak_extra_mib']:,.0f} MiB of memory beside the features"
+    return (
+        f"scoring: {measured['ms_a_query']:.2f} ms a query ({measured['queries_a_second']:,.0f} queries a second) on {cost['device']} "
+        f"with {cost['threads']} threads{peak}; {cost['flops_a_pair'] / 1e6:.3g} MFLOP a pair"
+    )

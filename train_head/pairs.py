@@ -39,25 +39,26 @@ class Accumulator(Protocol):
         """Exchange with other processes what follows from the blocks that hold answers, when all of those were seen and no others yet."""
 
     def share_counts(self, processes: ProcessGroup) -> None:
-        """Merge with other processes what follows from all blocks. Never a block itself."""
+        """Merge with other processes what follows from all blocks; never the blocks."""
 
 
-class RankedScore:
-    """An accumulator that ranks by the retrieval score, or by the mean of some of the head's scores."""
+class RankedScores:
+    """An accumulator that ranks by the mean of a head's scores, the retrieval score, and by means of some of them."""
 
-    def __init__(self, counter: RankCounter, chosen: Sequence[int] | None = None) -> None:
-        """`chosen`: places of scores among those of the head; None takes them all."""
-        self.counter, self._chosen = counter, None if chosen is None else list(chosen)
+    def __init__(self, counter: RankCounter, chosen: Sequence[Sequence[int]] = ()) -> None:
+        """`counter`: of 1 + len(chosen) rankings; `chosen`: places of scores among those of the head, for each ranking but the first."""
+        self._counter, self._chosen = counter, [list(places) for places in chosen]
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Count the block."""
-        self.counter.update((scores_SAB if self._chosen is None else scores_SAB[self._chosen]).mean(dim=0), texts, videos)
+        means = [scores_SAB.mean(dim=0), *(scores_SAB[places].mean(dim=0) for places in self._chosen)]
+        self._counter.update(torch.stack(means), texts, videos)
 
     def share_answers(self, processes: ProcessGroup) -> None:
-        self.counter.share_answers(processes)
+        self._counter.share_answers(processes)
 
     def share_counts(self, processes: ProcessGroup) -> None:
-        self.counter.share_counts(processes)
+        self._counter.share_counts(processes)
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def score_all_pairs(
     head: Head,
     texts: TextFeatures,
     videos: VideoFeatures,
-    answers: NDArray[np.int64],
+    answers: NDArray[np.int64] | None,
     accumulators: Sequence[Accumulator],
     memory_budget: int,
     quiet: bool = True,
@@ -73,15 +74,19 @@ def score_all_pairs(
 ) -> None:
     """Score every text with every video once and feed the accumulators.
 
-    Several `processes` share the videos; what their accumulators found is merged, and is that of one process to the last bit.
-    `answers` [A]: the index of each text's video. `memory_budget`: bytes of encoded videos to hold at once; where it is too small for
-    all, they are encoded twice. The texts of a video stay in one block, and blocks that hold answers come first, so that a RankCounter
-    has little to keep.
+    `answers` [A]: the index of each text's video; None where texts have none among the videos. `memory_budget`: bytes of encoded videos
+    to hold at once; where it is too small for all, they are encoded twice. The texts of a video stay in one block, and blocks that hold
+    answers come first, so that a RankCounter has little to keep. Raises UserError, which names the caption and the video, where an
+    accumulator finds the score of a pair to be NaN.
+
+    Several `processes` share the videos; their accumulators then have what those of one would have.
     """
+    processes = processes or ProcessGroup()
     device = head.logit_scale.device
     head.eval()
+    if answers is None:
+        answers = len(videos.ids) + np.arange(len(texts.texts))
     texts, videos = texts.to(device), videos.to(device)
-    processes = processes or ProcessGroup()
     strips, groups = _strips(answers, texts), _groups(videos, memory_budget, processes)
     held: list[range] = []
     encoded: dict[range, Any] = {}
@@ -107,12 +112,23 @@ def score_all_pairs(
                     encoded.clear()
                     encoded.update((block, head.encode_videos(VideoBatch.gather(videos, block, device))) for block in group)
                     held = group
-                parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
+                try:
+                    parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
+                except NanScore as error:
+                    raise not_a_number(texts, videos, error) from error
             for accumulator in accumulators:
                 if answered:
                     accumulator.share_answers(processes)
                 else:
                     accumulator.share_counts(processes)
+
+
+def not_a_number(texts: TextFeatures, videos: VideoFeatures, error: NanScore) -> UserError:
+    """What to tell of a score that is NaN."""
+    return UserError(
+        f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the features of both, or "
+        "train the head again with a lower --lr"
+    )
 
 
 def evaluate_pairs(
@@ -123,20 +139,10 @@ def evaluate_pairs(
     memory_budget: int,
     quiet: bool = True,
     ties: Ties = "expected",
-    processes: ProcessGroup | None = None,
 ) -> Metrics:
-    """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs` for the budget.
-
-    Raises UserError, which names the caption and the video, where the score of a pair is NaN.
-    """
+    """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs`."""
     counter = RankCounter(answers, len(videos.ids), ties)
-    try:
-        score_all_pairs(head, texts, videos, answers, [RankedScore(counter)], memory_budget, quiet, processes)
-    except NanScore as error:
-        raise UserError(
-            f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the features of both, "
-            "or train the head again with a lower --lr"
-        ) from error
+    score_all_pairs(head, texts, videos, answers, [RankedScores(counter)], memory_budget, quiet)
     return counter.metrics()
 
 
@@ -145,7 +151,7 @@ def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
 
 
 def _groups(videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
-    """All videos in blocks of one size, this process's share of them, and as many blocks to a group as may be encoded at once."""
+    """All videos in blocks of one size, of them this process's share, and as many blocks to a group as may be encoded at once."""
     frames, count = videos.frames, len(videos.ids)
     size = max(1, FRAMES_A_BLOCK // int(frames.length_N.max()))
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from math import log
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.errors import UserError
@@ -96,6 +98,18 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def scores(self, texts: Any, videos: Any) -> Tensor:
         """Scores [S, A, B] of encoded texts and videos, times the logit scale; the retrieval score is their mean over S."""
+
+    @abstractmethod
+    def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Floating-point operations that `scores` takes for a text of so many words and a video of so many frames.
+
+        By the head's formula: those of products of matrices and vectors, a multiplication with its addition as two. Softmax, norms and
+        masks are left out, and so is what is done once for a text or a video.
+        """
+
+    def score_names(self) -> list[str]:
+        """The names of the scores that it makes, in their order."""
+        return [self.NAMES[i] for i in chosen_scores(self.config.scores, self.NAMES)]
 
 
 def chosen_scores(names: str, offered: tuple[str, ...]) -> list[int]:

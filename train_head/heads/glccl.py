@@ -2,7 +2,9 @@
 
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
@@ -69,6 +71,20 @@ class GlcclHead(Head):
 
     def _choose(self, score_SAB: Tensor) -> Tensor:
         return score_SAB if len(self.chosen) == len(SCORES) else score_SAB[self.chosen]
+
+    def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        d = self.config.dimension
+        # Words and the sentence, raw and mapped, with every frame; their guided norms through the Gram matrix.
+        flops = (words + 1) * (4 * frames * d + 2 * frames**2 + 2 * frames)
+        # Guided dot products: of the sentence, x and y of every word, Z of every two.
+        flops += 2 * frames + 4 * words * frames + 2 * words**2 * frames
+        # P1, P2, P4 and P6 aggregate over the words once, P3 and P5 for every word.
+        return flops + (4 + 2 * words) * aggregate_flops(words)
+
+
+def aggregate_flops(length: NDArray[np.float64]) -> NDArray[np.float64]:
+    """agg(x; P) over so many similarities: weights times P, and their dot product with x."""
+    return 2 * length**2 + 2 * length
 
 
 def _compiled(features: Tensor) -> bool:

@@ -1,5 +1,7 @@
 """CLIP4Clip's pooling (Luo et al. 2021, "mean pooling" and, with the temporal encoder, "seqTransf"): the paper's parameter-free foil."""
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -20,3 +22,6 @@ class MeanHead(Head):
     def scores(self, texts: Tensor, videos: Tensor) -> Tensor:
         precision = self.products or texts.dtype
         return (texts.to(precision) @ videos.T.to(precision)).to(texts.dtype)[None] * self.scale()
+
+    def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.full(np.broadcast_shapes(words.shape, frames.shape), 2.0 * self.config.dimension)

@@ -10,6 +10,8 @@ Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the o
 
 from typing import ClassVar, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
@@ -58,6 +60,10 @@ class WtiHead(Head):
         best_word_ABF = cosine_ALBF.masked_fill(~words.mask_NT[:, :, None, None], _FAR_BELOW).amax(dim=1)
         text_AB = (best_frame_ALB * words.weight_NT[..., None]).sum(dim=1)
         return (text_AB + (best_word_ABF * frames.weight_NT).sum(dim=2)) / 2
+
+    def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        # All cosines, and the two weighted sums of the best.
+        return 2 * words * frames * self.config.dimension + 2 * words + 2 * frames
 
 
 def _tokens(token_NTD: Tensor, mask_NT: Tensor, network: nn.Module) -> Tokens:

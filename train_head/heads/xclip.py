@@ -10,13 +10,15 @@ Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the s
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.glim import KAPPA, Guides, aggregate, inverse_norm, prepare_texts
 from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores
-from train_head.heads.glccl import by_length, in_batch_order
+from train_head.heads.glccl import aggregate_flops, by_length, in_batch_order
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ class XclipHead(Head):
         over_frames_ABL = aggregate(z_ABLF, mask_1BF[..., None, :], matrix("P5", frames), KAPPA)
         second_AB = aggregate(over_frames_ABL, mask_A1L, matrix("P6", length), KAPPA)
         return torch.stack([video_sentence_AB, video_word_AB, sentence_frame_AB, (first_AB + second_AB) / 2])
+
+    def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        d = self.config.dimension
+        # The sentence and the words with the video, the sentence and the words with every frame.
+        flops = 2 * d * (1 + words + frames + words * frames)
+        over_words, over_frames = aggregate_flops(words), aggregate_flops(frames)
+        # P1 and P6, P2 and P4 once; P3 for every frame, P5 for every word.
+        return flops + (2 + frames) * over_words + (2 + words) * over_frames
 
 
 def _unit(x: Tensor) -> Tensor:

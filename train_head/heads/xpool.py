@@ -13,6 +13,8 @@ Shape suffixes: A texts, B videos, F frames, D joint dimension, S the one score.
 
 from typing import ClassVar, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
@@ -70,3 +72,8 @@ class XpoolHead(Head):
         inverse_BA = inverse_norm(guided_BAD.square().sum(dim=-1))
         score_AB: Tensor = ((guided_BAD * texts.unit_AD).sum(dim=-1) * inverse_BA).T
         return score_AB[None] * self.scale()
+
+    def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        d = self.config.dimension
+        # Query with keys, weights with values, the layer after the attention, the cosine.
+        return 4 * frames * d + 2 * d**2 + 2 * d + 0 * words

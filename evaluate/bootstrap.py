@@ -1,0 +1,99 @@
+"""How far figures would move with other queries: the bootstrap (Efron 1979) over queries, by percentiles.
+
+Queries are drawn with replacement, as many as there are: captions for text to video, videos for video to text. RSum joins both directions,
+whose ranks of a pair hang together, so for RSum videos are drawn, each with all of its captions. Captions of one video are not
+independent of each other: with many captions a video, the intervals of text to video hold for other captions, not for other videos.
+Ties are credited by expectation, whichever rule counts those of the headline.
+
+One draw serves all figures, and the same seed draws the same queries for any result on the same split, so that the difference of two
+results is that of their arrays here. scipy.stats.bootstrap gives the same limits (a test compares them), but draws anew for every
+statistic, takes several times as long, and a second to import.
+
+Shape suffixes: N resamples, A texts, B videos that have texts, Q queries, K recalls.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.metrics import RECALLS, Ranks
+
+LEVEL = 0.95
+RESAMPLES = 2000
+_BLOCK = 2**22
+"""Numbers held at once: resamples come in blocks."""
+
+Samples = dict[str, Any]
+"""As `data.metrics.Metrics`, with an array [N] in place of every figure."""
+
+
+def resample(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], resamples: int, seed: int) -> Samples:
+    """The figures of both directions and RSum in every resample.
+
+    `ranks`: text to video, then video to text; `owner_A` [A]: the place of each text's video among the queries of video to text.
+    """
+    texts, videos = ranks
+    rng = np.random.default_rng(seed)
+    by_text = [_figures(texts, weight_NA) for weight_NA in _draws(len(texts.best_Q), resamples, rng)]
+    by_video, sums = [], []
+    for weight_NB in _draws(len(videos.best_Q), resamples, rng):
+        by_video.append(_figures(videos, weight_NB))
+        sums.append(_recalls(texts, weight_NB[:, owner_A]).sum(axis=1) + _recalls(videos, weight_NB).sum(axis=1))
+    return {"text_to_video": _joined(by_text), "video_to_text": _joined(by_video), "RSum": np.concatenate(sums)}
+
+
+def intervals(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """The limits [low, high] of every figure, and how they were found, as plain values for JSON."""
+    samples = resample(ranks, owner_A, RESAMPLES, seed)
+    return {
+        "level": LEVEL,
+        "method": "percentile bootstrap over queries",
+        "resamples": RESAMPLES,
+        "seed": seed,
+        **{name: {key: limits(value) for key, value in samples[name].items()} for name in ("text_to_video", "video_to_text")},
+        "RSum": limits(samples["RSum"]),
+    }
+
+
+def limits(sample_N: NDArray[np.float64]) -> list[float]:
+    """The ends of the interval that leaves out as many resamples above as below."""
+    low, high = np.quantile(sample_N, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [float(low), float(high)]
+
+
+def _draws(count: int, resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+    """How often each query was drawn [N, Q], in blocks of resamples."""
+    size = max(1, _BLOCK // count)
+    for first in range(0, resamples, size):
+        rows = min(size, resamples - first)
+        drawn_NQ = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        yield np.bincount(drawn_NQ.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+
+
+def _figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    recall_NK = _recalls(ranks, weight_NQ)
+    total_N = weight_NQ.sum(axis=1)
+    order_Q = np.argsort(ranks.expected, kind="stable")
+    sorted_Q = ranks.expected[order_Q]
+    below_NQ = np.cumsum(weight_NQ[:, order_Q], axis=1)
+    # The two middle entries, the same one where their number is odd.
+    middles_N2 = np.stack([(total_N + 1) // 2, total_N // 2 + 1], axis=1)
+    places = np.array([np.searchsorted(below_Q, middle_2) for below_Q, middle_2 in zip(below_NQ, middles_N2, strict=True)])
+    return {
+        **{f"R@{k}": recall_NK[:, i] for i, k in enumerate(RECALLS)},
+        "MdR": sorted_Q[places].mean(axis=1),
+        "MnR": weight_NQ @ ranks.expected / total_N,
+    }
+
+
+def _recalls(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R@1, R@5 and R@10 [N, K] in percent."""
+    recall_NK: NDArray[np.float64] = weight_NQ @ np.stack([ranks.recall(k) for k in RECALLS], axis=1)
+    recall_NK *= 100 / weight_NQ.sum(axis=1, keepdims=True)
+    return recall_NK
+
+
+def _joined(blocks: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

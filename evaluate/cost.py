@@ -1,0 +1,84 @@
+"""What scoring costs: time, memory, and arithmetic for a pair."""
+
+import ctypes
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from train_head.batches import TextBatch, VideoBatch
+from train_head.heads import Head
+from train_head.splits import Split
+
+_RESET_PEAK = Path("/proc/self/clear_refs")
+_MIB = 2**20
+
+
+@dataclass
+class Cost:
+    """Filled when the work is done."""
+
+    seconds: float = 0.0
+    peak_extra_mib: float | None = None
+    """Most memory at a time beyond what was held before, in MiB: of CUDA's allocator there, else of the process. None where the system
+    does not tell, which is anywhere but on Linux."""
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[Cost]:
+    """Time and memory of what is done inside."""
+    cost = Cost()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        process = _resident_bytes_from_here()
+    start = time.perf_counter()
+    yield cost
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    cost.seconds = time.perf_counter() - start
+    if device.type == "cuda":
+        cost.peak_extra_mib = (torch.cuda.max_memory_allocated(device) - before) / _MIB
+    elif process is not None:
+        cost.peak_extra_mib = (_status_bytes("VmHWM") - process) / _MIB
+
+
+def warm_up(head: Head, split: Split) -> None:
+    """Score one pair, so that loading compiled code does not count."""
+    device = head.logit_scale.device
+    head.eval()
+    with torch.no_grad():
+        texts = head.encode_texts(TextBatch.gather(split.texts, [0], device))
+        head.scores(texts, head.encode_videos(VideoBatch.gather(split.videos, [0], device)))
+
+
+def flops_a_pair(head: Head, split: Split) -> float:
+    """The head's arithmetic for a pair (see `Head.pair_flops`), its mean over all pairs of texts and videos."""
+    words_W, texts_W = np.unique(split.texts.words.length_N, return_counts=True)
+    frames_V, videos_V = np.unique(split.videos.frames.length_N, return_counts=True)
+    flops_WV = head.pair_flops(words_W[:, None].astype(np.float64), frames_V.astype(np.float64))
+    return float((flops_WV * texts_W[:, None] * videos_V).sum() / (texts_W.sum() * videos_V.sum()))
+
+
+def _resident_bytes_from_here() -> int | None:
+    """Memory of the process, whose peak starts again here; None where the system does not let it."""
+    try:
+        # What is freed but not given back would hide what is taken.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        _RESET_PEAK.write_text("5")
+        return _status_bytes("VmRSS")
+    except OSError:
+        return None
+
+
+def _status_bytes(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024

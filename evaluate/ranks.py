@@ -1,0 +1,83 @@
+"""The rank of every query on disk, so that results can be tested against each other without scoring again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data.errors import UserError
+from data.metrics import Ranks
+from data.sealed import written_whole
+from train_head.splits import Split
+
+RANKS_FILES = {"text_to_video": "ranks-text-to-video.parquet", "video_to_text": "ranks-video-to-text.parquet"}
+_QUERY = {"text_to_video": ["query", "caption", "video_id"], "video_to_text": ["query", "video_id"]}
+_RANKS = ["rank", "best_rank", "worst_rank"]
+
+
+@dataclass(frozen=True)
+class RankTables:
+    """A row for every query: its number in the split, its caption (text to video) and video, and the rank of its answer.
+
+    `rank` is the mean of the ranks that ties leave open, `best_rank` and `worst_rank` are their ends.
+    """
+
+    text_to_video: pd.DataFrame
+    video_to_text: pd.DataFrame
+
+    @classmethod
+    def of(cls, split: Split, ranks: tuple[Ranks, Ranks]) -> "RankTables":
+        """The ranks of a split, text to video first."""
+        texts, videos = ranks
+        of_texts = pd.DataFrame(
+            {
+                "query": texts.query_Q,
+                "caption": [split.texts.texts[i] for i in texts.query_Q],
+                "video_id": [split.videos.ids[i] for i in split.answers[texts.query_Q]],
+            }
+        )
+        of_videos = pd.DataFrame({"query": videos.query_Q, "video_id": [split.videos.ids[i] for i in videos.query_Q]})
+        return cls(_with_ranks(of_texts, texts), _with_ranks(of_videos, videos))
+
+    @classmethod
+    def read(cls, folder: Path) -> "RankTables":
+        """What `write` left there. Raises UserError where it is missing or damaged."""
+        frames = []
+        for direction, name in RANKS_FILES.items():
+            try:
+                frames.append(pd.read_parquet(folder / name)[_QUERY[direction] + _RANKS])
+            except (OSError, ValueError, KeyError) as error:
+                raise UserError(f"{folder / name} is missing or damaged: evaluate again with --out {folder}") from error
+        return cls(*frames)
+
+    def write(self, folder: Path) -> None:
+        """Write both tables as Parquet, each whole or not at all."""
+        for direction, name in RANKS_FILES.items():
+            with written_whole(folder / name) as temporary:
+                self._table(direction).to_parquet(temporary, index=False)
+
+    def ranks(self) -> tuple[Ranks, Ranks]:
+        """The ranks as arrays, text to video first."""
+        texts, videos = (
+            Ranks(*(frame[name].to_numpy(dtype=np.int64) for name in ("query", "best_rank", "worst_rank")))
+            for frame in (self.text_to_video, self.video_to_text)
+        )
+        return texts, videos
+
+    def owners(self) -> NDArray[np.int64]:
+        """[A]: the place of each text's video among the queries of video to text."""
+        place = pd.Index(self.video_to_text["video_id"]).get_indexer(pd.Index(self.text_to_video["video_id"]))
+        return np.asarray(place, dtype=np.int64)
+
+    def same_queries(self, other: "RankTables") -> bool:
+        """Whether both rank answers of the same queries, in the same order."""
+        return all(self._table(name)[columns].equals(other._table(name)[columns]) for name, columns in _QUERY.items())
+
+    def _table(self, direction: str) -> pd.DataFrame:
+        return self.text_to_video if direction == "text_to_video" else self.video_to_text
+
+
+def _with_ranks(queries: pd.DataFrame, ranks: Ranks) -> pd.DataFrame:
+    return queries.assign(rank=ranks.expected, best_rank=ranks.best_Q, worst_rank=ranks.worst_Q)

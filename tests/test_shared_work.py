@@ -1,0 +1,103 @@
+"""Evaluation and extraction in several real processes, joined by gloo."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.cache import FeatureCache, VideoEntry
+from tests.processes import finish, start
+
+
+@pytest.fixture
+def another_cache(cache_path: Path, tmp_path: Path) -> Path:
+    """The same but for one video, which was extracted again."""
+    shutil.copytree(cache_path, tmp_path / "another")
+    cache = FeatureCache(tmp_path / "another")
+    video_id = cache.table()["video_id"].iloc[-1]
+    frames_TD = cache.videos([video_id], 2**20).frames.gather([0])[0].numpy()
+    cache.write_videos([VideoEntry(video_id, frames_TD, np.arange(len(frames_TD), dtype=np.float64), 1, 1)])
+    return cache.path
+
+
+TIMES = {"seconds", "provenance", "cost", "processes"}
+
+
+def figures(out: Path) -> dict[str, object]:
+    """All of metrics.json but what differs from run to run."""
+    result = json.loads((out / "metrics.json").read_text())
+    for row in result["candidates"]:
+        for name in [name for name in row if name.endswith("seconds")]:
+            del row[name]
+    return {name: value for name, value in result.items() if name not in TIMES}
+
+
+def test_one_two_and_three_processes_find_the_same_to_the_last_bit(cache_path: Path, tmp_path: Path) -> None:
+    asked: list[str | Path] = [
+        "--cache",
+        cache_path,
+        "--run",
+        "zero-shot:glccl",
+        "--candidates",
+        "3,7",
+        "--candidates-from",
+        "both",
+        "--device",
+        "cpu",
+    ]
+    asked += ["--dual-softmax", "--query-bank", "30", "--quiet"]
+    command = ["tests.small_blocks", *asked]
+    for count in (1, 2, 3):
+        done = finish(start([[*command, "--out", tmp_path / f"{count}"]] * count))
+        assert [status for status, _, _ in done] == [0] * count, done
+        assert [bool(output) for _, output, _ in done] == [True] + [False] * (count - 1)
+    one = figures(tmp_path / "1")
+    assert one["candidates"]
+    assert json.loads((tmp_path / "3" / "metrics.json").read_text())["processes"] == 3
+    for count in (2, 3):
+        assert figures(tmp_path / f"{count}") == one
+        for ranks in (tmp_path / "1").glob("*.csv"):
+            assert (tmp_path / f"{count}" / ranks.name).read_bytes() == ranks.read_bytes()
+
+
+def test_processes_with_other_options_or_caches_are_refused(cache_path: Path, another_cache: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--device", "cpu", "--quiet", "--cache"]
+    done = finish(start([[*command, cache_path], [*command, another_cache, "--max-frames", "2"]]))
+    for status, _, error in done:
+        assert status == 2
+        assert error.startswith(
+            "error: the 2 processes do not do the same work (--max-frames is 2 in process 1 and not given in process 0; "
+        )
+        assert "the cache is" in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_of_one_process_is_that_of_all(cache_path: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--device", "cpu", "--quiet", "--cache"]
+    done = finish(start([[*command, cache_path], [*command, tmp_path / "none"]]))
+    assert [status for status, _, _ in done] == [2, 2]
+    assert done[0][2].startswith("error: process 1 of 2: there is no cache at")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_lost_process_is_named_by_the_others(cache_path: Path, tmp_path: Path, victim: int) -> None:
+    command = ["tests.lost_process", "--cache", cache_path, "--run", "zero-shot:mean", "--out", tmp_path / "out", "--device", "cpu"]
+    done = finish(start([[*command, "--process-timeout", "2", "--quiet"]] * 2, VICTIM=str(victim)))
+    assert done.pop(victim)[0] == -signal.SIGKILL
+    [(status, output, error)] = done
+    assert (status, output) == (1, "")
+    assert error.startswith(f"error: process {victim} of 2 "), error
+    assert "lost" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_that_was_never_started_is_named(cache_path: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--process-timeout", "2", "--cache", cache_path]
+    [(status, _, error)] = finish(start([command], WORLD_SIZE="2"))
+    assert status == 1
+    assert error.startswith("error: process 1 of 2 was not started: not there for 2 s"), error

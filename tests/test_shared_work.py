@@ -23,6 +23,7 @@ def another_cache(cache_path: Path, tmp_path: Path) -> Path:
     return cache.path
 
 
+Command = list[str | Path]
 TIMES = {"seconds", "provenance", "cost", "processes"}
 
 
@@ -36,7 +37,7 @@ def figures(out: Path) -> dict[str, object]:
 
 
 def test_one_two_and_three_processes_find_the_same_to_the_last_bit(cache_path: Path, tmp_path: Path) -> None:
-    asked: list[str | Path] = [
+    command: Command = [
         "--cache",
         cache_path,
         "--run",
@@ -48,8 +49,7 @@ def test_one_two_and_three_processes_find_the_same_to_the_last_bit(cache_path: P
         "--device",
         "cpu",
     ]
-    asked += ["--dual-softmax", "--query-bank", "30", "--quiet"]
-    command = ["tests.small_blocks", *asked]
+    command += ["--candidates-from", "both", "--dual-softmax", "--query-bank", "30", "--quiet"]
     for count in (1, 2, 3):
         done = finish(start([[*command, "--out", tmp_path / f"{count}"]] * count))
         assert [status for status, _, _ in done] == [0] * count, done
@@ -64,7 +64,7 @@ def test_one_two_and_three_processes_find_the_same_to_the_last_bit(cache_path: P
 
 
 def test_processes_with_other_options_or_caches_are_refused(cache_path: Path, another_cache: Path, tmp_path: Path) -> None:
-    command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--device", "cpu", "--quiet", "--cache"]
+    command: Command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--device", "cpu", "--quiet", "--cache"]
     done = finish(start([[*command, cache_path], [*command, another_cache, "--max-frames", "2"]]))
     for status, _, error in done:
         assert status == 2
@@ -77,7 +77,7 @@ def test_processes_with_other_options_or_caches_are_refused(cache_path: Path, an
 
 
 def test_an_error_of_one_process_is_that_of_all(cache_path: Path, tmp_path: Path) -> None:
-    command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--device", "cpu", "--quiet", "--cache"]
+    command: Command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--device", "cpu", "--quiet", "--cache"]
     done = finish(start([[*command, cache_path], [*command, tmp_path / "none"]]))
     assert [status for status, _, _ in done] == [2, 2]
     assert done[0][2].startswith("error: process 1 of 2: there is no cache at")
@@ -85,7 +85,17 @@ def test_an_error_of_one_process_is_that_of_all(cache_path: Path, tmp_path: Path
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_lost_process_is_named_by_the_others(cache_path: Path, tmp_path: Path, victim: int) -> None:
-    command = ["tests.lost_process", "--cache", cache_path, "--run", "zero-shot:mean", "--out", tmp_path / "out", "--device", "cpu"]
+    command: Command = [
+        "tests.lost_process",
+        "--cache",
+        cache_path,
+        "--run",
+        "zero-shot:mean",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
     done = finish(start([[*command, "--process-timeout", "2", "--quiet"]] * 2, VICTIM=str(victim)))
     assert done.pop(victim)[0] == -signal.SIGKILL
     [(status, output, error)] = done
@@ -97,7 +107,7 @@ def test_a_lost_process_is_named_by_the_others(cache_path: Path, tmp_path: Path,
 
 
 def test_a_process_that_was_never_started_is_named(cache_path: Path, tmp_path: Path) -> None:
-    command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--process-timeout", "2", "--cache", cache_path]
+    command: Command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--process-timeout", "2", "--cache", cache_path]
     [(status, _, error)] = finish(start([command], WORLD_SIZE="2"))
     assert status == 1
     assert error.startswith("error: process 1 of 2 was not started: not there for 2 s"), error

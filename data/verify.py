@@ -9,10 +9,12 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from data.cache import CLIP_FILE, checksum_file, names_in
 from data.command import SOME_FAILED
 from data.errors import UserError
+from data.index import names_in
+from data.layout import CLIP_FILE
 from data.sealed import is_sound
+from data.tables import checksum_file
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,5 @@
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.command import SOME_FAILED, run_command
@@ -13,4 +15,7 @@ def main(options: ExtractOptions) -> "Outcome":
     return extract(options)
 
 
-run_command(ExtractOptions, main, prog="python -m extract", status=lambda outcome: SOME_FAILED if outcome.failed else 0)
+# To fetch a model, neither videos nor a cache need be named.
+fetching = "--fetch-model" in (argument.replace("_", "-") for argument in sys.argv[1:])
+default = ExtractOptions(videos=Path(), cache=Path()) if fetching else None
+run_command(ExtractOptions, main, prog="python -m extract", status=lambda outcome: SOME_FAILED if outcome.failed else 0, default=default)

@@ -256,6 +256,21 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
     )
 
 
+def weights_path(model: str, pretrained: str | None) -> Path | None:
+    """Where the weights of a model lie that `load_clip` has loaded: a file, or the folder of `local-dir:`. None for random weights."""
+    open_clip = _import_open_clip()
+    if pretrained == RANDOM:
+        return None
+    if model.startswith("local-dir:"):
+        return Path(model.removeprefix("local-dir:")).absolute()
+    if model.startswith("hf-hub:"):
+        return Path(open_clip.pretrained.download_pretrained_from_hf(model.removeprefix("hf-hub:")))
+    assert pretrained is not None
+    if Path(pretrained).is_file():
+        return Path(pretrained).absolute()
+    return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained)))
+
+
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, shapes and float32 values of all weights, in the order of their names."""
     sha = hashlib.sha256()

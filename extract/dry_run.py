@@ -20,6 +20,7 @@ from extract.clip import BATCH, Clip
 from extract.options import ExtractOptions
 from extract.texts import encode_texts
 from extract.videos import VideoFeaturesAhead, worker_count
+from extract.writer import PartLimits
 
 MEASURED_TEXTS = 4 * BATCH
 MEASURED_VIDEOS = 8
@@ -32,11 +33,13 @@ DECODER_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds that some videos or texts took, how many they were, the mean number of their frames or tokens, and those that failed."""
+    """Seconds that some videos or texts took, how many they were, those that failed, and of the others the mean number of frames or tokens
+    and the mean bytes of their pictures."""
 
     seconds: float = 0.0
     count: int = 0
     mean_rows: float = 0.0
+    mean_picture_bytes: float = 0.0
     failed: tuple[str, ...] = ()
 
     def seconds_for(self, count: int) -> float:
@@ -51,7 +54,7 @@ def dry_run(
     texts: Sequence[str],
     clip: Clip,
     max_words: int,
-    videos_a_part: int,
+    limits: PartLimits,
     texts_a_part: int,
 ) -> None:
     """Encode a few of these videos and texts, which the cache lacks, and print what all of them would take. Nothing is written.
@@ -61,17 +64,17 @@ def dry_run(
     workers = worker_count(options)
     of_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options)
     of_texts = _measure_texts(texts, clip, max_words)
-    # Features of a part wait as float32 and are put together into one array.
-    row = clip.dimension * 4 * 2
-    parts = max(
-        min(len(videos), videos_a_part) * of_videos.mean_rows * row,
-        min(len(texts), texts_a_part) * of_texts.mean_rows * row,
-    )
+    # Features of a part wait as float32 and are put together into one array, pictures into another.
+    row = clip.dimension * 4
+    of_a_video = of_videos.mean_rows * row + of_videos.mean_picture_bytes
+    of_a_part = min(min(len(videos), limits.videos) * of_a_video, limits.bytes + of_a_video)
+    parts = 2 * max(of_a_part, min(len(texts), texts_a_part) * of_texts.mean_rows * row)
     memory = _peak_bytes() + workers * DECODER_BYTES + int(parts)
     value = np.dtype(options.dtype).itemsize
     frames, tokens = len(videos) * of_videos.mean_rows, len(texts) * of_texts.mean_rows
     kept = 0 if (options.cache / CLIP_FILE).exists() else sum(tensor.nbytes for tensor in clip.parts().tensors.values())
-    disk = kept + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
+    pictures = int(len(videos) * of_videos.mean_picture_bytes)
+    disk = kept + pictures + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
     seconds = of_videos.seconds_for(len(videos)) + of_texts.seconds_for(len(texts))
     free = shutil.disk_usage(_nearest_folder(options.cache)).free
     for failure in of_videos.failed:
@@ -89,6 +92,7 @@ def dry_run(
                     "measured_texts": of_texts.count,
                     "seconds": round(seconds, 1),
                     "disk_bytes": disk,
+                    "picture_bytes": pictures,
                     "disk_free_bytes": free,
                     "memory_bytes": memory,
                     "memory_there_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -99,7 +103,8 @@ def dry_run(
         return
     print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
     print(f"time: about {_duration(seconds)} with {workers} workers, from {of_videos.count} videos and {of_texts.count} texts")
-    print(f"disk: {_size(disk)} in {options.cache}, {_size(free)} are free{'' if disk <= free else ': TOO LITTLE'}")
+    room = f"{_size(free)} are free{'' if disk <= free else ': TOO LITTLE'}"
+    print(f"disk: {_size(disk)} in {options.cache}, {_size(pictures)} of it pictures; {room}")
     print(f"memory: about {_size(memory)}, decoders and a part waiting to be written among it")
 
 
@@ -115,8 +120,9 @@ def _measure_videos(videos: pd.DataFrame, count: int, clip: Clip, options: Extra
     encoded = [video for video in done if isinstance(video, VideoEntry)]
     names = {video.video_id for video in encoded}
     failed = tuple(str(file) for video_id, file in zip(sample["video_id"], sample["file"], strict=True) if video_id not in names)
-    mean = float(np.mean([len(video.frames_TD) for video in encoded])) if encoded else 0.0
-    return Measured(seconds, len(done), mean, failed)
+    rows = [len(video.frames_TD) for video in encoded]
+    pictures = [sum(map(len, [*video.thumbnails, *video.pixels])) for video in encoded]
+    return Measured(seconds, len(done), _mean(rows), _mean(pictures), failed)
 
 
 def _measure_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Measured:
@@ -125,7 +131,11 @@ def _measure_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Measured
     start = time.perf_counter()
     for batch in encode_texts(sample, clip, max_words) if sample else ():
         lengths += [len(entry.words_TD) for entry in batch]
-    return Measured(time.perf_counter() - start, len(sample), float(np.mean(lengths)) if lengths else 0.0)
+    return Measured(time.perf_counter() - start, len(sample), _mean(lengths))
+
+
+def _mean(values: Sequence[int]) -> float:
+    return float(np.mean(values)) if values else 0.0
 
 
 def _peak_bytes() -> int:

@@ -21,6 +21,7 @@ class Failure:
 
     `frames_expected` and `frames_decoded` count the sampled frames of a file that is cut short. `file_size` and `file_mtime_ns` are those
     of the file when it failed; without them the video is tried again by every run, the cause being no matter of the file's content.
+    `start` and `end` are the part of it that was looked at, in seconds, None for its beginning and its end.
     """
 
     video_id: str
@@ -31,6 +32,8 @@ class Failure:
     frames_decoded: int | None = None
     file_size: int | None = None
     file_mtime_ns: int | None = None
+    start: float | None = None
+    end: float | None = None
 
 
 def failures_file(shard: tuple[int, int]) -> str:
@@ -67,4 +70,5 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> None:
 
 def _from_row(row: dict[str, str]) -> Failure:
     numbers = {name: int(row[name]) if row[name] else None for name in ("frames_expected", "frames_decoded", "file_size", "file_mtime_ns")}
-    return Failure(row["video_id"], row["file"], row["reason"], row["last_words"], **numbers)
+    start, end = (float(row[name]) if row[name] else None for name in ("start", "end"))
+    return Failure(row["video_id"], row["file"], row["reason"], row["last_words"], **numbers, start=start, end=end)

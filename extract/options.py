@@ -34,6 +34,14 @@ class ExtractOptions:
     """Numbers that CLIP computes with; part of the features' identity. fp32 is never rounded to TF32."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the cached features."""
+    thumbnails: bool = True
+    """Keep a small picture of every frame, about 2 KB, for reports and search pages. Videos that are there without are extracted again."""
+    store_pixels: bool = False
+    """Keep every frame as the encoder sees it, as JPEG, for fine-tuning. Videos that are there without are extracted again."""
+    segment: float | None = None
+    """Cut longer videos every so many seconds into entries VIDEO#t=START,END; for a plain folder of videos. Default: no cuts."""
+    fetch_model: bool = False
+    """Only download the weights, on a machine with a network, and say where they lie. No other option than the model's is needed."""
     dry_run: bool = False
     """Only say what is there and what all of it would take in time, disk and memory, measured on a few videos."""
     allow_missing: bool = False
@@ -47,9 +55,12 @@ class ExtractOptions:
     time_limit: float = 1800.0
     """Seconds that the decoding of one video may take before it is ended and listed as failed."""
     shard: str = "0/1"
-    """Of N processes or machines that share the work in one cache, which this is: I/N, counting from 0."""
+    """Of N processes or machines that share the work in one cache, which this is: I/N, counting from 0. Left out under torchrun, whose
+    processes share the work."""
+    process_timeout: float = 60.0
+    """Under torchrun: seconds without a sign of life after which another process counts as lost."""
     workers: int | None = None
-    """Videos decoded side by side. Default: one per processor core."""
+    """Videos decoded side by side. Default: one per processor core, of which the processes on a machine have equal shares."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where CLIP runs; auto takes CUDA where there is one."""
     seed: int = 0

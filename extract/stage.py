@@ -1,67 +1,80 @@
 """The first stage: read the table, find what the cache lacks, encode it, and write it in parts."""
 
+import hashlib
 import json
-import os
 import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from data.accounting import Counts, report, require_complete, splits_of, summary_line
-from data.cache import CLIP_FILE, FeatureCache, TextEntry, VideoEntry
+from data.cache import CLIP_FILE, FeatureCache, TextEntry
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.files import printable
+from data.datasets.table import FOLDER
 from data.device import find_device
 from data.errors import UserError
+from data.processes import ProcessGroup
 from data.progress import Progress
-from data.provenance import provenance
+from data.provenance import plain, provenance
 from extract.clip import Clip, load_clip
 from extract.dry_run import dry_run
-from extract.failures import Failure, failures_file, read_failures, write_failures
+from extract.failures import Failure
+from extract.fetch import fetch_model
 from extract.options import ExtractOptions
+from extract.segments import cut
 from extract.texts import encode_texts
 from extract.videos import Clock, VideoFeaturesAhead, worker_count
+from extract.work import lacking
+from extract.writer import PartLimits, Writer
 
-# A part is closed after so many entries, bytes or seconds, whichever comes first: that much work can be lost to a kill.
+# See PartLimits.
 VIDEOS_A_PART = 1024
 TEXTS_A_PART = 4096
 BYTES_A_PART = 2**26
 SECONDS_A_PART = 300.0
+FREE_TO_DIFFER = {
+    *("videos", "annotations", "cache", "model", "pretrained", "seed", "shard"),
+    *("time_limit", "workers", "device", "process_timeout", "quiet", "json"),
+}
+"""Options that may differ between processes: they do not decide the result, or what they name is compared by its content."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The cache, and how many videos of the data set (of this process's share of it) are listed as failed."""
+    """The cache, and how many videos of the data set (of this process's share of it, with --shard) are listed as failed."""
 
     cache: Path
     failed: int
-
-
-@dataclass
-class _Work:
-    """What is to be done: videos, texts; and videos that failed before and are not tried again."""
-
-    videos: pd.DataFrame
-    texts: list[str]
-    known: list[Failure]
 
 
 def extract(options: ExtractOptions) -> Outcome:
     """Bring the cache up to date with the data set.
 
     Raises UserError for what the user can put right. Videos that cannot be decoded are listed in CACHE/failures.csv, with the decoder's
-    last words; the file is absent where none failed.
+    last words; the file is absent where none failed. Under torchrun processes share the work; where one is lost the others finish theirs,
+    and ProcessLost is raised.
     """
-    start = time.perf_counter()
+    if options.fetch_model:
+        fetch_model(options)
+        return Outcome(options.cache, 0)
     _check_numbers(options)
-    shard = _shard(options.shard)
+    with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
+        return _extract(replace(options, quiet=options.quiet or processes.rank > 0), processes)
+
+
+def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
+    start = time.perf_counter()
+    shard = _shard(options, processes)
     preset = find_preset(options.dataset, options.preset, options.annotations)
     options = _with_preset(options, preset)
+    _check_segment(options, preset)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
     if not options.quiet:
         print(summary_line(dataset, preset, options.videos), file=sys.stderr)
@@ -76,55 +89,102 @@ def extract(options: ExtractOptions) -> Outcome:
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
     settings = _settings(options, clip, max_words)
-    cache = _open_cache(options, clip, settings, shard)
-    work = _lacking(dataset, cache, options, shard)
+    processes.agree(_facts(options, settings, dataset))
+    cache = _open_cache(options, clip, settings, shard, processes)
+    if options.segment is not None:
+        dataset = cut(dataset, options)
+    work = lacking(dataset, cache, options, shard)
     if options.dry_run or cache is None:
         found = report(options.dataset, dataset, preset, options.videos)
-        dry_run(options, found, work.videos, work.texts, clip, max_words, VIDEOS_A_PART, TEXTS_A_PART)
+        dry_run(options, found, work.videos, work.texts, clip, max_words, _limits(), TEXTS_A_PART)
         if not options.allow_missing:
             require_complete(dataset, preset, options.videos)
         return Outcome(options.cache, 0)
+    if work.for_pictures and not options.quiet:
+        print(f"{work.for_pictures} videos are there without the pictures asked for and are extracted again", file=sys.stderr)
     cache.write_table(preset.name, dataset.captions, _file_names(dataset, options.videos))
     # Decoding begins while the texts are encoded.
     with VideoFeaturesAhead(work.videos, clip, options) as videos:
         _extract_texts(work.texts, clip, cache, max_words, options.quiet)
-        writer = _Writer(cache, options, shard, work.known)
+        writer = Writer(cache, _limits(), shard, work.known, work.outdated)
         failures = _extract_videos(videos, len(work.videos), writer, options)
     failed = sorted([*work.known, *failures], key=lambda failure: failure.video_id)
-    seconds = time.perf_counter() - start
     done = len(work.videos) - len(failures)
+    _print_failures(failed, len(work.known))
+    there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
+    counted = {"done": done, "failed": len(failed), "texts": len(work.texts), "there": there, "frames": videos.clock.frames}
+    timed = {"decode": videos.clock.decode_s, "encode": videos.clock.encode_s, "wait": videos.clock.wait_s, "write": writer.seconds}
+    total = _sum({**counted, **timed, "pictures": writer.picture_bytes}, processes)
+    seconds = time.perf_counter() - start
+    outcome = Outcome(options.cache, int(total["failed"]))
+    if processes.rank > 0:
+        return outcome
+    if processes.count > 1:
+        # With what the others wrote; the lists of failures become one.
+        cache = FeatureCache(options.cache)
+        Writer(cache, _limits(), (0, 1), [], work.outdated).flush()
+    _report(options, dataset, preset, cache, total, processes.count, seconds)
+    return outcome
+
+
+def _print_failures(failed: Sequence[Failure], known: int) -> None:
     for failure in failed:
         print(f"failed: {failure.file}: {failure.reason}{': ' * bool(failure.last_words)}{failure.last_words}", file=sys.stderr)
-    if work.known:
-        print(f"{len(work.known)} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
+    if known:
+        print(f"{known} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
+
+
+def _report(
+    options: ExtractOptions, dataset: Dataset, preset: Preset, cache: FeatureCache, total: dict[str, float], processes: int, seconds: float
+) -> None:
+    """Print what was done, by all processes together."""
+    count = {name: int(value) for name, value in total.items()}
     if options.json:
         summary = {
             "cache": str(options.cache),
             "preset": preset.name,
             "videos": len(dataset.videos),
+            "files": int(dataset.videos["file"].nunique()),
             "videos_missing": int(dataset.videos["file"].isna().sum()),
-            "videos_extracted": done,
-            "videos_failed": len(failed),
+            "videos_extracted": count["done"],
+            "videos_failed": count["failed"],
             "splits": _splits(dataset, preset, cache),
-            "texts_extracted": len(work.texts),
+            "texts_extracted": count["texts"],
             "seconds": round(seconds, 1),
-            "frames": videos.clock.frames,
-            "decode_seconds": round(videos.clock.decode_s, 3),
-            "encode_seconds": round(videos.clock.encode_s, 3),
-            "encoder_wait_seconds": round(videos.clock.wait_s, 3),
-            "write_seconds": round(writer.seconds, 3),
+            "frames": count["frames"],
+            "decode_seconds": round(total["decode"], 3),
+            "encode_seconds": round(total["encode"], 3),
+            "encoder_wait_seconds": round(total["wait"], 3),
+            "write_seconds": round(total["write"], 3),
+            "picture_bytes": count["pictures"],
+            "processes": processes,
         }
         print(json.dumps(summary))
     else:
-        there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
         print(
-            f"{options.cache}: {done} videos and {len(work.texts)} texts extracted, {there} videos were there, {len(failed)} failed, "
-            f"{seconds:.1f} s"
+            f"{options.cache}: {count['done']} videos and {count['texts']} texts extracted, {count['there']} videos were there, "
+            f"{count['failed']} failed, {seconds:.1f} s"
         )
-    return Outcome(options.cache, len(failed))
 
 
-def _open_cache(options: ExtractOptions, clip: Clip, settings: dict[str, Any], shard: tuple[int, int]) -> FeatureCache | None:
+def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """What must be the same in all processes."""
+    given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
+    listed = [dataset.videos["video_id"].tolist(), dataset.captions["caption"].tolist()]
+    content = {"the data set": hashlib.sha256(json.dumps(listed).encode()).hexdigest(), "--cache": str(options.cache.resolve())}
+    return given | settings | content
+
+
+def _sum(figures: dict[str, float], processes: ProcessGroup) -> dict[str, float]:
+    """Each figure, summed over all processes."""
+    values = torch.tensor(list(figures.values()), dtype=torch.float64)
+    processes.sum(values)
+    return dict(zip(figures, values.tolist(), strict=True))
+
+
+def _open_cache(
+    options: ExtractOptions, clip: Clip, settings: dict[str, Any], shard: tuple[int, int], processes: ProcessGroup
+) -> FeatureCache | None:
     """The cache, made or repaired; for a dry run as it is, None where there is none."""
     if options.dry_run:
         if not (options.cache / CLIP_FILE).exists():
@@ -136,11 +196,18 @@ def _open_cache(options: ExtractOptions, clip: Clip, settings: dict[str, Any], s
     def damaged(path: Path) -> None:
         print(f"{path} is damaged: what it held is extracted again", file=sys.stderr)
 
-    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged)
+    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged, processes.meet)
 
 
-def _shard(option: str) -> tuple[int, int]:
-    """I and N of "I/N"."""
+def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:
+    """I and N of "I/N", or this process and how many there are."""
+    option = options.shard
+    if processes.count > 1:
+        if option != "0/1":
+            raise UserError(f"--shard {option}: leave it out under torchrun, whose {processes.count} processes share the work already")
+        if options.dry_run:
+            raise UserError("--dry-run is for one process: start it without torchrun")
+        return processes.rank, processes.count
     found = re.fullmatch(r"(\d+)/(\d+)", option)
     shard = (int(found[1]), int(found[2])) if found else (0, 0)
     if shard[0] >= shard[1]:
@@ -158,6 +225,20 @@ def _check_numbers(options: ExtractOptions) -> None:
         raise UserError(f"--max-words {options.max_words}: at least 3, for a word between start and end")
 
 
+def _check_segment(options: ExtractOptions, preset: Preset) -> None:
+    if options.segment is None:
+        return
+    if preset != FOLDER:
+        raise UserError(f"--segment is for a folder of videos without captions; those of {preset.name} speak of whole videos: leave it out")
+    assert options.fps is not None
+    if not 1 / options.fps <= options.segment < float("inf"):
+        raise UserError(f"--segment {options.segment}: seconds, at least {1 / options.fps:g}, in which one frame is sampled")
+
+
+def _limits() -> PartLimits:
+    return PartLimits(VIDEOS_A_PART, BYTES_A_PART, SECONDS_A_PART)
+
+
 def _with_preset(options: ExtractOptions, preset: Preset) -> ExtractOptions:
     """The options with the preset's rule for frames where they say nothing."""
     return replace(options, fps=options.fps or preset.fps, max_frames=options.max_frames or preset.max_frames)
@@ -167,34 +248,6 @@ def _file_names(dataset: Dataset, folder: Path) -> pd.DataFrame:
     """The table of videos with files as names under the folder, for the cache."""
     names = [None if file is None else printable(file.relative_to(folder)) for file in dataset.videos["file"]]
     return dataset.videos.assign(file=pd.Series(names, dtype=object))
-
-
-def _lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOptions, shard: tuple[int, int]) -> _Work:
-    """What this process has to do: of its share of videos with a file and of texts with a word, what the cache lacks."""
-    texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip()][shard[0] :: shard[1]]
-    videos = dataset.videos.iloc[shard[0] :: shard[1]]
-    videos = videos[videos["file"].notna()]
-    if cache is None:
-        return _Work(videos, texts, [])
-    failed = read_failures(options.cache)
-    wanted: list[bool] = []
-    known: list[Failure] = []
-    for video_id, file in zip(videos["video_id"], videos["file"], strict=True):
-        stat = file.stat()
-        current = cache.is_current(video_id, stat.st_size, stat.st_mtime_ns)
-        failure = failed.get(video_id)
-        skipped = not current and failure is not None and _stays_failed(failure, stat, options)
-        if skipped and failure is not None:
-            known.append(failure)
-        wanted.append(not current and not skipped)
-    return _Work(videos[wanted], [text for text in texts if ("texts", text) not in cache], known)
-
-
-def _stays_failed(failure: Failure, stat: os.stat_result, options: ExtractOptions) -> bool:
-    """Whether trying the video again would end as it did."""
-    if options.retry_failed or (options.allow_partial and failure.frames_decoded):
-        return False
-    return (failure.file_size, failure.file_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
 
 
 def _splits(dataset: Dataset, preset: Preset, cache: FeatureCache) -> dict[str, Counts]:
@@ -228,7 +281,7 @@ def _extract_texts(texts: Sequence[str], clip: Clip, cache: FeatureCache, max_wo
             cache.write_texts(entries)
 
 
-def _extract_videos(videos: VideoFeaturesAhead, count: int, writer: "_Writer", options: ExtractOptions) -> list[Failure]:
+def _extract_videos(videos: VideoFeaturesAhead, count: int, writer: Writer, options: ExtractOptions) -> list[Failure]:
     """Encode these videos into the cache; those that could not be decoded."""
     failures: list[Failure] = []
     try:
@@ -246,49 +299,6 @@ def _extract_videos(videos: VideoFeaturesAhead, count: int, writer: "_Writer", o
     return failures
 
 
-def _note(clock: Clock, writer: "_Writer", failed: int, left: int, workers: int) -> str:
+def _note(clock: Clock, writer: Writer, failed: int, left: int, workers: int) -> str:
     """What a line of progress says beside videos done, their rate and the time left."""
     return ", ".join(part for part in (f"{failed} failed", f"{left} left", clock.rates(workers), writer.rate()) if part)
-
-
-class _Writer:
-    """Collects videos and writes them as a part, with the list of failures, when there are enough or the last part is long ago."""
-
-    def __init__(self, cache: FeatureCache, options: ExtractOptions, shard: tuple[int, int], known: Sequence[Failure]) -> None:
-        self.failures = list(known)
-        self.seconds = 0.0
-        self._written = 0
-        self._cache, self._file = cache, options.cache / failures_file(shard)
-        self._whole = shard[1] == 1
-        self._entries, self._bytes, self._since = list[VideoEntry](), 0, time.monotonic()
-
-    def add(self, entry: VideoEntry) -> None:
-        self._entries.append(entry)
-        self._bytes += entry.frames_TD.nbytes + sum(map(len, entry.thumbnails)) + sum(map(len, entry.pixels))
-        full = len(self._entries) >= VIDEOS_A_PART or self._bytes >= BYTES_A_PART
-        if full or time.monotonic() - self._since > SECONDS_A_PART:
-            self.flush()
-
-    def flush(self) -> None:
-        begin = time.perf_counter()
-        if self._entries:
-            self._cache.write_videos(self._entries)
-            self._written += self._bytes
-        self._write_failures()
-        self._entries, self._bytes, self._since = [], 0, time.monotonic()
-        self.seconds += time.perf_counter() - begin
-
-    def rate(self) -> str:
-        """Bytes a second that writing could reach alone."""
-        return f"write {self._written / self.seconds / 2**20:.0f} MiB/s" if self._written else ""
-
-    def _write_failures(self) -> None:
-        """Those of this run, and those of earlier ones that still are not in the cache."""
-        own = {failure.video_id: failure for failure in self.failures}
-        # A process that shares the work writes down its share alone: two must not write one file.
-        earlier = read_failures(self._cache.path).items() if self._whole else ()
-        listed = own | {name: failure for name, failure in earlier if name not in own and ("videos", name) not in self._cache}
-        write_failures(self._file, [listed[name] for name in sorted(listed)])
-        if self._whole:
-            for shared in self._cache.path.glob("failures-*-of-*.csv"):
-                shared.unlink(missing_ok=True)

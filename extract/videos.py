@@ -6,6 +6,7 @@ does not depend on the order in which videos come.
 Shape suffixes: N frames of a piece or a batch, C channels, H and W sides, D joint dimension.
 """
 
+import math
 import os
 import time
 from collections import deque
@@ -23,11 +24,13 @@ from PIL import Image
 from data.cache import VideoEntry
 from data.datasets.files import printable
 from data.ffmpeg import Processes
+from data.processes import on_this_machine
 from extract.ahead import Ahead
 from extract.clip import BATCH, Clip
 from extract.decode import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.failures import Failure
 from extract.options import ExtractOptions
+from extract.pictures import pixels, thumbnail
 
 PIECES_AHEAD = 2
 """Pieces of frames that wait for the encoder, for every worker."""
@@ -42,12 +45,23 @@ class _Piece:
 
 
 @dataclass(frozen=True)
+class _Kept:
+    """JPEG files of a video's frames, in order, of those kinds that are wanted."""
+
+    thumbnails: list[bytes] = field(default_factory=list)
+    pixels: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class _Done:
-    """All frames of a video have been handed over."""
+    """All frames of a video, or of the part from `start` to `end`, have been handed over."""
 
     video_id: str
     sampled: Sampled[None]
+    kept: _Kept
     file: os.stat_result
+    start: float | None
+    end: float | None
     decode_s: float
 
 
@@ -78,11 +92,19 @@ class Clock:
 
 def worker_count(options: ExtractOptions) -> int:
     """Videos decoded side by side."""
-    return options.workers or os.cpu_count() or 1
+    return options.workers or max(1, (os.cpu_count() or 1) // on_this_machine())
+
+
+def leads_out(file: Path, folder: Path) -> bool:
+    """Whether a file is a symbolic link to somewhere outside of the folder."""
+    return not file.resolve().is_relative_to(folder.resolve())
 
 
 class VideoFeaturesAhead:
-    """Iterate over these videos encoded, or why they are not, in no order. Decoding begins when the context is entered."""
+    """Iterate over these videos encoded, or why they are not, in no order. Decoding begins when the context is entered.
+
+    `todo`: the columns of `Dataset.videos`, and `thumbnails` and `pixels`, whether those are to be kept.
+    """
 
     def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> None:
         assert options.fps is not None
@@ -91,7 +113,6 @@ class VideoFeaturesAhead:
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
         self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes)
-        self._root = options.videos.resolve()
         workers = worker_count(options)
         self._ahead: Ahead[Any, _Piece | _Done | Failure] = Ahead(
             todo.itertuples(index=False), self._decode, workers, PIECES_AHEAD * workers, processes.stop
@@ -163,25 +184,36 @@ class VideoFeaturesAhead:
                 given += time.perf_counter() - before
                 piece.clear()
 
-        def take(image: Image.Image) -> None:
-            piece.append(self._clip.to_tensor(image))
+        kept = _Kept()
+
+        def shrink(image: Image.Image) -> tuple[Image.Image, bytes]:
+            return self._clip.shrink(image), thumbnail(image) if row.thumbnails else b""
+
+        def take(shrunk: tuple[Image.Image, bytes]) -> None:
+            picture, small = shrunk
+            if row.thumbnails:
+                kept.thumbnails.append(small)
+            if row.pixels:
+                kept.pixels.append(pixels(picture))
+            piece.append(self._clip.to_tensor(picture))
             hand_over(final=False)
 
-        start, end = (None if np.isnan(value) else float(value) for value in (row.start, row.end))
+        start, end = part_of(row)
         stat = None
         try:
-            if not self._options.follow_links and not row.file.resolve().is_relative_to(self._root):
+            if not self._options.follow_links and leads_out(row.file, self._options.videos):
                 raise DecodeFailed("a symbolic link that leads out of the folder of videos: --follow-links takes it")
             stat = row.file.stat()
             if self._sampling.max_frames is None:
-                sampled = sample_frames(row.file, self._sampling, lambda image: take(self._clip.shrink(image)), start, end)
+                sampled = sample_frames(row.file, self._sampling, lambda image: take(shrink(image)), start, end)
             else:
-                chosen = sample_frames(row.file, self._sampling, self._clip.shrink, start, end)
-                for image in chosen.pictures:
-                    take(image)
+                chosen = sample_frames(row.file, self._sampling, shrink, start, end)
+                for shrunk in chosen.pictures:
+                    take(shrunk)
                 sampled = Sampled([None] * len(chosen.pictures), chosen.seconds, chosen.expected, chosen.hdr)
             hand_over(final=True)
-            outcome: _Done | Failure = _Done(row.video_id, sampled, stat, time.perf_counter() - begin - given)
+            decode_s = time.perf_counter() - begin - given
+            outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, start, end, decode_s)
         except DecodeFailed as error:
             outcome = _failure(row, error, stat)
         except OSError as error:
@@ -189,9 +221,16 @@ class VideoFeaturesAhead:
         give(outcome)
 
 
+def part_of(row: Any) -> tuple[float | None, float | None]:
+    """Start and end, in seconds, of the part of its file that a row of `Dataset.videos` is about; None for those of the file."""
+    start, end = (None if math.isnan(value) else float(value) for value in (row.start, row.end))
+    return start, end
+
+
 def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None) -> Failure:
     size, mtime_ns = (stat.st_size, stat.st_mtime_ns) if stat is not None and Path(row.file).is_file() else (None, None)
-    return Failure(row.video_id, printable(row.file), error.reason, error.words, error.expected, error.decoded, size, mtime_ns)
+    start, end = part_of(row)
+    return Failure(row.video_id, printable(row.file), error.reason, error.words, error.expected, error.decoded, size, mtime_ns, start, end)
 
 
 def _entry(video: _Waiting) -> VideoEntry:
@@ -203,6 +242,10 @@ def _entry(video: _Waiting) -> VideoEntry:
         np.array(done.sampled.seconds),
         done.file.st_size,
         done.file.st_mtime_ns,
+        start=done.start or 0.0,
+        end=math.inf if done.end is None else done.end,
         frames_expected=done.sampled.expected or 0,
         hdr=done.sampled.hdr,
+        thumbnails=done.kept.thumbnails,
+        pixels=done.kept.pixels,
     )

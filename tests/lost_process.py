@@ -1,16 +1,16 @@
-"""`python -m evaluate` whose process number $VICTIM is killed when all have begun: `python -m tests.lost_process ...`."""
+"""A command whose process number $VICTIM is killed when all have begun: `python -m tests.lost_process evaluate|extract ...`."""
 
 import os
+import runpy
 import signal
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from data.command import run_command
-from evaluate import EvaluateOptions, main
 
-
-def main_until_killed(options: EvaluateOptions) -> object:
-    from data.processes import ProcessGroup  # as late as the command itself
+def kill_when_begun() -> None:
+    """Let the victim die where processes agree on their work."""
+    from data.processes import ProcessGroup
 
     agree = ProcessGroup.agree
 
@@ -20,8 +20,10 @@ def main_until_killed(options: EvaluateOptions) -> object:
             os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(ProcessGroup, "agree", agree_and_die)  # noqa: B010
-    return main(options)
 
 
 if __name__ == "__main__":
-    run_command(EvaluateOptions, main_until_killed, prog="python -m tests.lost_process")
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # torch is loaded here earlier than the command would set this
+    kill_when_begun()
+    command = sys.argv.pop(1)
+    runpy.run_module(command, run_name="__main__", alter_sys=True)

@@ -105,7 +105,9 @@ def test_tables_are_no_part_of_the_identity(tmp_path: Path) -> None:
     assert cache.table("two")["split"].tolist() == ["val"]
     with pytest.raises(UserError, match="no captions for preset three"):
         cache.table("three")
-    assert cache.video_table("one").to_dict("records") == [{"video_id": "a", "split": "test", "file": "a"}]
+    videos = cache.video_table("one")
+    assert videos[["video_id", "split", "file"]].to_dict("records") == [{"video_id": "a", "split": "test", "file": "a"}]
+    assert videos[["start", "end"]].isna().all(axis=None)
     with pytest.raises(UserError, match=r"videos-three\.parquet is missing: run extract again"):
         cache.video_table("three")
     assert FeatureCache(tmp_path).digest == cache.digest

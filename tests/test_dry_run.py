@@ -30,13 +30,19 @@ def test_disk_is_foretold_and_nothing_is_written(
     assert before["seconds"] > 0
     assert (before["complete"], before["missing"], before["splits"]["test"]["videos_present"]) == (True, [], 12)
     assert before["memory_bytes"] > before["disk_bytes"]
-    extract.main(own_cache_options)
+    with_pixels = foretell(replace(own_cache_options, store_pixels=True), capsys)
+    extract.main(replace(own_cache_options, json=True))
+    assert before["picture_bytes"] == pytest.approx(json.loads(capsys.readouterr().out)["picture_bytes"], rel=0.2)
+    pixels = with_pixels["picture_bytes"] - before["picture_bytes"]
+    assert pixels > before["picture_bytes"]
+    assert with_pixels["disk_bytes"] - before["disk_bytes"] == pixels
     written = sum(path.stat().st_size for path in own_cache_options.cache.iterdir())
-    # Beside the features, a part holds names and offsets.
-    assert 0.8 * written < before["disk_bytes"] < written
+    # Beside features and pictures, a part holds names and offsets.
+    assert 0.8 * written < before["disk_bytes"] < 1.1 * written
     files = {path.name: path.stat().st_mtime_ns for path in own_cache_options.cache.iterdir()}
     after = foretell(own_cache_options, capsys)
     assert (after["videos_to_do"], after["texts_to_do"], after["seconds"], after["disk_bytes"]) == (0, 0, 0, 0)
+    assert foretell(replace(own_cache_options, store_pixels=True), capsys)["videos_to_do"] == 62
     assert {path.name: path.stat().st_mtime_ns for path in own_cache_options.cache.iterdir()} == files
     with pytest.raises(UserError, match="other settings"):
         foretell(replace(own_cache_options, fps=2.0), capsys)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -163,3 +164,19 @@ def test_processes_share_the_work(options: ExtractOptions, capsys: pytest.Captur
 def test_a_share_that_is_none_is_refused(options: ExtractOptions, shard: str) -> None:
     with pytest.raises(UserError, match="--shard"):
         extract.main(replace(options, shard=shard))
+
+
+def test_a_line_of_progress_has_counts_rates_and_time_left(
+    options: ExtractOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where stderr is no terminal; here a line for every video."""
+    monkeypatch.setattr("data.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("extract.stage.VIDEOS_A_PART", 1)
+    (options.videos / "text.mp4").write_text("no video")
+    numbered_video(options.videos / "good2.mp4", 100, 5)
+    extract.main(replace(options, quiet=False, max_frames="all"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("videos: ")]
+    assert len(lines) == 4
+    last = r"videos: 100%.* 4/4 .*videos/s, 1 failed, 0 left, decode \d+, encode \d+ frames/s, write \d+ MiB/s\]"
+    assert re.fullmatch(last, lines[-1]), lines[-1]
+    assert re.search(r" 1/4 \[\d\d:\d\d<\d\d:\d\d, .*, [01] failed, 3 left", lines[0]), lines[0]

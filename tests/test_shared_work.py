@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data.cache import FeatureCache, VideoEntry
+from tests.conftest import DEMO_CLIP
 from tests.processes import finish, start
 
 
@@ -111,3 +113,51 @@ def test_a_process_that_was_never_started_is_named(cache_path: Path, tmp_path: P
     [(status, _, error)] = finish(start([command], WORLD_SIZE="2"))
     assert status == 1
     assert error.startswith("error: process 1 of 2 was not started: not there for 2 s"), error
+
+
+def test_extraction_goes_on_with_another_number_of_processes(demo_set: Path, cache: FeatureCache, tmp_path: Path) -> None:
+    """One of three is lost; two then do what is left, and list the broken video once."""
+    videos, out = tmp_path / "videos", tmp_path / "cache"
+    videos.mkdir()
+    for i in range(6):
+        shutil.copy(demo_set / "videos" / f"video{i}.mp4", videos)
+    (videos / "video6.mp4").write_text("no video")
+    asked: Command = [
+        "extract",
+        "--videos",
+        videos,
+        "--cache",
+        out,
+        "--model",
+        DEMO_CLIP,
+        "--device",
+        "cpu",
+        "--quiet",
+        "--max-frames",
+        "12",
+    ]
+    done = finish(start([["tests.lost_process", *asked, "--process-timeout", "2"]] * 3, VICTIM="1"))
+    assert [status for status, _, _ in done] == [1, -signal.SIGKILL, 1], done
+    assert all(error.splitlines()[-1].startswith("error: process 1 of 3 ") for _, _, error in done[::2])
+    there = FeatureCache(out).names("videos")
+    assert sorted(there) == [f"video{i}.mp4" for i in (0, 2, 3, 5)]
+    done = finish(start([[*asked, "--json"]] * 2))
+    assert [status for status, _, _ in done] == [3, 3], done
+    summary = json.loads(done[0][1])
+    assert (summary["videos_extracted"], summary["videos_failed"], summary["processes"]) == (2, 1, 2)
+    assert not done[1][1]
+    assert [path.name for path in out.glob("failures*")] == ["failures.csv"]
+    shared = FeatureCache(out)
+    names = [f"video{i}" for i in range(6)]
+    found, alone = (
+        some.videos(ids, 2**30).frames.gather(range(6))[0] for some, ids in ((shared, [f"{name}.mp4" for name in names]), (cache, names))
+    )
+    assert torch.equal(found, alone)
+
+
+def test_a_shard_is_refused_where_processes_share_already(demo_set: Path, tmp_path: Path) -> None:
+    command: Command = ["extract", "--videos", demo_set / "videos", "--cache", tmp_path / "cache", "--model", DEMO_CLIP, "--shard", "0/2"]
+    done = finish(start([command, command]))
+    assert [status for status, _, _ in done] == [2, 2]
+    assert all("--shard 0/2: leave it out under torchrun" in error for _, _, error in done)
+    assert not (tmp_path / "cache").exists()

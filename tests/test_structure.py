@@ -42,7 +42,7 @@ def test_nobody_imports_a_main() -> None:
     assert not [path for package in ORDER for path in sources(package) if any("__main__" in name for name in imported(path))]
 
 
-@pytest.mark.parametrize(("module", "owner"), [("h5py", "data/cache.py"), ("imageio_ffmpeg", "data/ffmpeg.py")])
+@pytest.mark.parametrize(("module", "owner"), [("h5py", "data/hdf5.py"), ("imageio_ffmpeg", "data/ffmpeg.py")])
 def test_one_file_owns_a_library(module: str, owner: str) -> None:
     users = [path.relative_to(ROOT).as_posix() for package in ORDER for path in sources(package) if module in imported(path)]
     assert users == [owner]

@@ -1,0 +1,34 @@
+"""The tables of captions and videos beside the features, as Parquet with a checksum."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from data.sealed import written_whole
+
+
+def captions_file(preset: str) -> str:
+    """The name of the file of a preset's captions."""
+    return f"captions-{preset}.parquet"
+
+
+def videos_file(preset: str) -> str:
+    """The name of the file of a preset's videos."""
+    return f"videos-{preset}.parquet"
+
+
+def write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table, and beside it its checksum in the form of sha256sum."""
+    content = io.BytesIO()
+    frame.to_parquet(content, index=False)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+    with written_whole(checksum_file(path)) as temporary:
+        temporary.write_text(f"{hashlib.sha256(content.getbuffer()).hexdigest()}  {path.name}\n")
+
+
+def checksum_file(table: Path) -> Path:
+    """The file that holds a table's checksum."""
+    return table.with_name(f"{table.name}.sha256")

@@ -1,0 +1,24 @@
+"""The weights alone, on a machine with a network, for those that have none."""
+
+import json
+
+import torch
+
+from extract.clip import load_clip, weights_path
+from extract.options import ExtractOptions
+
+
+def fetch_model(options: ExtractOptions) -> None:
+    """Download the weights unless they are there, load them once to see that they are whole, and print where they lie.
+
+    Raises UserError where they cannot be had.
+    """
+    # The machine with the network may be no machine for the work: no device is asked for.
+    clip = load_clip(options.model, options.pretrained, torch.device("cpu"), options.seed)
+    path = weights_path(options.model, options.pretrained)
+    if options.json:
+        print(json.dumps({"model": options.model, "weights": clip.digest, "path": None if path is None else str(path)}))
+    elif path is None:
+        print(f"{options.model}: random weights are drawn from --seed, there is nothing to fetch")
+    else:
+        print(f"{options.model}: the weights lie in {path}; on a machine without a network set HF_HUB_OFFLINE=1")

@@ -1,0 +1,153 @@
+"""Long videos cut into entries, and entries cut out by a table."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import ffmpeg
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import extract
+from data.cache import FeatureCache
+from data.errors import UserError
+from data.ffmpeg import Processes
+from extract import ExtractOptions
+from extract.failures import FAILURES_FILE, read_failures
+from extract.segments import length_of, segments_of
+from tests.conftest import DEMO_CLIP
+from tests.videos import convert, cut_video, numbered_video
+
+BUDGET = 10**9
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ExtractOptions:
+    """A folder of a video of 23 s and one of 11 s."""
+    numbered_video(tmp_path / "videos" / "long.mp4", 115, 5)
+    numbered_video(tmp_path / "videos" / "short.mp4", 55, 5)
+    return ExtractOptions(
+        videos=tmp_path / "videos", cache=tmp_path / "cache", model=DEMO_CLIP, max_frames="all", device="cpu", quiet=True, json=True
+    )
+
+
+def run(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> tuple[int, FeatureCache]:
+    """Videos extracted, and the cache."""
+    capsys.readouterr()
+    path = extract.main(options)
+    return json.loads(capsys.readouterr().out)["videos_extracted"], FeatureCache(path)
+
+
+@given(length=st.floats(0.01, 1e4), seconds=st.floats(50, 1e4))
+@settings(deadline=None)
+def test_segments_cover_the_video_and_none_is_short(length: float, seconds: float) -> None:
+    parts = segments_of("v", length, seconds)
+    assert len({part.video_id for part in parts}) == len(parts)
+    if len(parts) == 1:
+        assert parts[0].video_id == "v"
+        assert math.isnan(parts[0].start)
+        assert length < 1.5 * seconds * (1 + 1e-9)
+    else:
+        assert parts[0].start == 0
+        assert [part.end for part in parts[:-1]] == [part.start for part in parts[1:]]
+        assert np.allclose(np.diff([part.start for part in parts]), seconds)
+        assert length - parts[-1].start >= 0.5 * seconds * (1 - 1e-9)
+    assert math.isnan(parts[-1].end)
+
+
+def test_ids_are_media_fragments() -> None:
+    assert [part.video_id for part in segments_of("talk.mp4", 89.0, 30.0)] == ["talk.mp4#t=0,30", "talk.mp4#t=30,60", "talk.mp4#t=60"]
+    assert [part.video_id for part in segments_of("talk.mp4", 74.9, 30.0)] == ["talk.mp4#t=0,30", "talk.mp4#t=30"]
+    assert [part.video_id for part in segments_of("talk.mp4", 2e6, 1e6 + 0.1)] == ["talk.mp4#t=0,1000000.1", "talk.mp4#t=1000000.1"]
+    assert segments_of("talk.mp4", None, 30.0)[0].video_id == "talk.mp4"
+
+
+def test_segments_are_the_parts_that_a_table_would_cut_out(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    done, cache = run(replace(options, segment=8.0), capsys)
+    ids = ["long.mp4#t=0,8", "long.mp4#t=8,16", "long.mp4#t=16", "short.mp4"]
+    assert (done, sorted(cache.names("videos"))) == (4, sorted(ids))
+    listed = cache.video_table("folder").set_index("video_id")
+    assert listed["file"].to_dict() == {name: name.split("#")[0] for name in ids}
+    assert listed["start"].dropna().to_dict() == {ids[0]: 0.0, ids[1]: 8.0, ids[2]: 16.0}
+    assert listed["end"].dropna().to_dict() == {ids[0]: 8.0, ids[1]: 16.0}
+    found = cache.videos(ids, BUDGET)
+    # Times are those of the file, so that together they are the frames of the whole.
+    assert [seconds.tolist() for seconds in found.seconds] == [[*range(8)], [*range(8, 16)], [*range(16, 23)], [*range(11)]]
+    assert run(replace(options, segment=8.0), capsys)[0] == 0
+    whole = run(options, capsys)[1].videos(["long.mp4"], BUDGET)
+    np.testing.assert_array_equal(np.concatenate([found.frames.gather([i])[0] for i in range(3)]), whole.frames.gather([0])[0])
+    table = options.cache.with_name("table.csv")
+    rows = [f"long.mp4,a ring,test,{name},{start},{end}" for name, start, end in zip("abc", (0, 8, 16), ("8", "16", ""), strict=True)]
+    table.write_text("\n".join(["video,caption,split,video_id,start,end", *rows]) + "\n")
+    by_table = run(replace(options, annotations=table, cache=options.cache.with_name("other")), capsys)[1].videos([*"abc"], BUDGET)
+    for i in range(3):
+        np.testing.assert_array_equal(by_table.frames.gather([i])[0], found.frames.gather([i])[0])
+        assert by_table.seconds[i].tolist() == found.seconds[i].tolist()
+
+
+def test_a_changed_start_or_end_is_extracted_again(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    table = options.cache.with_name("table.csv")
+
+    def extract_with(start: object, end: object) -> tuple[int, list[list[float]]]:
+        table.write_text(f"video,caption,split,video_id,start,end\nlong.mp4,a ring,test,a,{start},{end}\nshort.mp4,a ring,test,b,,\n")
+        done, cache = run(replace(options, annotations=table), capsys)
+        return done, [seconds.tolist() for seconds in cache.videos(["a", "b"], BUDGET).seconds]
+
+    assert extract_with("", 4) == (2, [[0, 1, 2, 3], [*range(11)]])
+    assert extract_with(0, 4) == (0, [[0, 1, 2, 3], [*range(11)]])
+    assert extract_with(0, 3) == (1, [[0, 1, 2], [*range(11)]])
+    assert extract_with(20, "") == (1, [[20, 21, 22], [*range(11)]])
+    # Nor is a failure remembered of a part that is no longer asked for.
+    assert extract_with(60, "") == (0, [[20, 21, 22], [*range(11)]])
+    assert read_failures(options.cache)["a"].start == 60
+    assert extract_with(21, "") == (1, [[21, 22], [*range(11)]])
+    assert not (options.cache / FAILURES_FILE).exists()
+
+
+def test_captions_of_whole_videos_are_not_cut(options: ExtractOptions) -> None:
+    table = options.cache.with_name("table.csv")
+    table.write_text("video,caption,split\nlong.mp4,a ring,test\n")
+    with pytest.raises(UserError, match="--segment is for a folder of videos without captions"):
+        extract.main(replace(options, annotations=table, segment=8.0))
+    for seconds in (0.5, -1.0, math.inf, math.nan):
+        with pytest.raises(UserError, match=f"--segment {seconds}: .*at least 1"):
+            extract.main(replace(options, segment=seconds))
+
+
+def test_files_without_a_length_and_files_that_are_none(
+    options: ExtractOptions, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A length comes from the packets where the header has none; what is no video is listed once, and forgotten when it is replaced."""
+    live = options.videos / "live.webm"
+    convert(ffmpeg.input(str(options.videos / "long.mp4")).output(str(live), vcodec="libvpx", live=1, f="webm"))
+    assert length_of(live, 60.0, Processes()) == pytest.approx(23, abs=0.5)
+    assert length_of(options.videos / "long.mp4", 60.0, Processes()) == pytest.approx(23, abs=0.05)
+    broken = options.videos / "broken.mp4"
+    broken.write_text("no video")
+    (options.videos / "empty.mp4").touch()
+    outside = numbered_video(tmp_path / "outside.mp4", 115, 5)
+    (options.videos / "out.mp4").symlink_to(outside)
+    done, cache = run(replace(options, segment=8.0), capsys)
+    assert done == 7
+    assert {f"live.webm#t={part}" for part in ("0,8", "8,16", "16")} <= set(cache.names("videos"))
+    assert set(read_failures(options.cache)) == {"broken.mp4", "empty.mp4", "out.mp4"}
+    numbered_video(broken, 115, 5)
+    done, cache = run(replace(options, segment=8.0, follow_links=True), capsys)
+    assert done == 6
+    assert {"broken.mp4#t=16", "out.mp4#t=16"} <= set(cache.names("videos"))
+    assert set(read_failures(options.cache)) == {"empty.mp4"}
+
+
+def test_what_a_cut_file_lacks_is_listed_segment_by_segment(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    cut_video(options.videos / "cut.mp4", frames=200)
+    run(replace(options, segment=10.0), capsys)
+    cache, failures = FeatureCache(options.cache), read_failures(options.cache)
+    assert ("videos", "cut.mp4#t=0,10") in cache
+    assert failures
+    assert {failure.file for failure in failures.values()} == {str(options.videos / "cut.mp4")}
+    listed = pd.read_csv(options.cache / FAILURES_FILE)
+    assert listed["start"].tolist() == sorted(failure.start or 0.0 for failure in failures.values())

@@ -24,6 +24,8 @@ from data.errors import ProcessLost, UserError
 PULSE_S = 1.0
 """Seconds between two signs of life."""
 _POLL_S = 0.005
+_START_LIMITS = 5
+"""So many time limits may pass until all are started: a scheduler does not start them at once, and each loads its libraries first."""
 _FAREWELL_S = 5.0
 """Seconds that the process which holds the store waits for the others to hear who is lost."""
 
@@ -57,7 +59,6 @@ class ProcessGroup:
         group = cls(int(os.environ["RANK"]), count)
         group._point = _MeetingPoint(group.rank, count, time_limit)
         try:
-            group.meet()
             group._point.connect()
             yield group
             group.meet()
@@ -137,7 +138,8 @@ class _MeetingPoint:
         threading.Thread(target=self._pulse, args=(pulse_store,), daemon=True).start()
 
     def connect(self) -> None:
-        """Let gloo connect all of them."""
+        """Wait until all are started, and let gloo connect them."""
+        self.meet(_START_LIMITS * self._limit)
         with self._named_if_lost():
             distributed.init_process_group(
                 "gloo",
@@ -147,12 +149,12 @@ class _MeetingPoint:
                 timeout=timedelta(seconds=self._limit),
             )
 
-    def meet(self) -> None:
+    def meet(self, time_limit: float | None = None) -> None:
         with self._store_lost_with_first():
             self._meetings += 1
             self._store.set(f"at/{self._rank}", str(self._meetings))
             for other in range(self._count):
-                self._wait_for(other)
+                self._wait_for(other, time_limit or self._limit)
 
     def exchange(self, name: str, value: Any) -> list[Any]:
         """What every process gave under this name."""
@@ -188,7 +190,7 @@ class _MeetingPoint:
             distributed.destroy_process_group()
 
     def _connect(self, holds: bool) -> TCPStore:
-        limit = timedelta(seconds=self._limit)
+        limit = timedelta(seconds=_START_LIMITS * self._limit)
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         return TCPStore(*address, is_master=holds, timeout=limit, wait_for_workers=False)
 
@@ -202,7 +204,7 @@ class _MeetingPoint:
                 return  # the store is gone: the main thread says so when it needs it
             self._over.wait(PULSE_S)
 
-    def _wait_for(self, other: int) -> None:
+    def _wait_for(self, other: int, limit: float) -> None:
         """Return when the other is at this meeting."""
         seen, since = "", time.monotonic()
         while int(self._read(f"at/{other}") or 0) < self._meetings:
@@ -211,10 +213,10 @@ class _MeetingPoint:
             beat = self._read(f"alive/{other}")
             if beat != seen:
                 seen, since = beat, time.monotonic()
-            elif time.monotonic() - since > self._limit:
+            elif time.monotonic() - since > limit:
                 where = self._read(f"where/{other}")
                 what = f"({where}) is lost: no sign of life" if where else "was not started: not there"
-                self._store.set("lost", json.dumps([other, f"process {other} of {self._count} {what} for {self._limit:g} s"]))
+                self._store.set("lost", json.dumps([other, f"process {other} of {self._count} {what} for {limit:g} s"]))
             time.sleep(_POLL_S if time.monotonic() - since < 1 else 10 * _POLL_S)
 
     def _hear_who_is_lost(self) -> None:

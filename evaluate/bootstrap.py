@@ -29,17 +29,19 @@ Samples = dict[str, Any]
 """As `data.metrics.Metrics`, with an array [N] in place of every figure."""
 
 
-def resample(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], resamples: int, seed: int) -> Samples:
+def resample(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], resamples: int, seed: int, recalls_alone: bool = False) -> Samples:
     """The figures of both directions and RSum in every resample.
 
-    `ranks`: text to video, then video to text; `owner_A` [A]: the place of each text's video among the queries of video to text.
+    `ranks`: text to video, then video to text; `owner_A` [A]: the place of each text's video among the queries of video to text;
+    `recalls_alone`: leave out MdR, which takes most of the time, and MnR.
     """
     texts, videos = ranks
     rng = np.random.default_rng(seed)
-    by_text = [_figures(texts, weight_NA) for weight_NA in _draws(len(texts.best_Q), resamples, rng)]
+    figures = _recall_figures if recalls_alone else _figures
+    by_text = [figures(texts, weight_NA) for weight_NA in _draws(len(texts.best_Q), resamples, rng)]
     by_video, sums = [], []
     for weight_NB in _draws(len(videos.best_Q), resamples, rng):
-        by_video.append(_figures(videos, weight_NB))
+        by_video.append(figures(videos, weight_NB))
         sums.append(_recalls(texts, weight_NB[:, owner_A]).sum(axis=1) + _recalls(videos, weight_NB).sum(axis=1))
     return {"text_to_video": _joined(by_text), "video_to_text": _joined(by_video), "RSum": np.concatenate(sums)}
 
@@ -73,7 +75,6 @@ def _draws(count: int, resamples: int, rng: np.random.Generator) -> Iterator[NDA
 
 
 def _figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    recall_NK = _recalls(ranks, weight_NQ)
     total_N = weight_NQ.sum(axis=1)
     order_Q = np.argsort(ranks.expected, kind="stable")
     sorted_Q = ranks.expected[order_Q]
@@ -82,10 +83,15 @@ def _figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, NDArray[
     middles_N2 = np.stack([(total_N + 1) // 2, total_N // 2 + 1], axis=1)
     places = np.array([np.searchsorted(below_Q, middle_2) for below_Q, middle_2 in zip(below_NQ, middles_N2, strict=True)])
     return {
-        **{f"R@{k}": recall_NK[:, i] for i, k in enumerate(RECALLS)},
+        **_recall_figures(ranks, weight_NQ),
         "MdR": sorted_Q[places].mean(axis=1),
         "MnR": weight_NQ @ ranks.expected / total_N,
     }
+
+
+def _recall_figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    recall_NK = _recalls(ranks, weight_NQ)
+    return {f"R@{k}": recall_NK[:, i] for i, k in enumerate(RECALLS)}
 
 
 def _recalls(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> NDArray[np.float64]:

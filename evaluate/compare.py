@@ -1,66 +1,233 @@
-"""Several results in one table: `python -m evaluate.compare DIR DIR ...`."""
+"""Several results in one table, with tests of their differences and plots: `python -m evaluate.compare DIR DIR ...`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pandas as pd
 import tyro
 
 from data.command import run_command
 from data.errors import UserError
-from data.provenance import write_json
-from evaluate.folder import METRICS_FILE
-from evaluate.table import Table
+from data.metrics import DIRECTIONS
+from data.provenance import write_atomically, write_json
+from evaluate.curves import FORMATS, check_sweep, draw_match_curves, draw_sweep
+from evaluate.folder import check_out, clear
+from evaluate.results import SAME, Group, Result, differences, group_by_seed
+from evaluate.significance import TESTED, Comparison, compare_with_base
+from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
+from train_head.splits import counts_line
 
-ROW = (
-    "run",
-    "preset",
-    "split",
-    "queries",
-    "gallery",
-    "counts",
-    "train_videos",
-    "selected_on",
-    "ties",
-    "text_to_video",
-    "video_to_text",
-    "RSum",
-)
+COMPARISON = ("comparison.json", "table.*", *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
+"""All that a comparison writes, as patterns of names."""
+FILES = {"text": "table.txt", "markdown": "table.md", "latex": "table.tex", "csv": "table.csv"}
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Print the results in several folders of python -m evaluate as one table."""
+    """Put results of python -m evaluate into one table: means over the seeds of a training, tests against a base, plots."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that hold a metrics.json."""
+    """Folders that python -m evaluate wrote. Those that differ in the seed of their training alone share a row."""
+    base: Path | None = None
+    """Folder of results from which the differences of all others are tested: paired bootstrap and McNemar. Default: no tests."""
+    sweep: str | None = None
+    """Option of the training, such as csc_weight, to draw R@1 and RSum against, with standard deviations over seeds; wants --out."""
+    allow_different: bool = False
+    """Go on where splits, counts, protocols or rules for ties differ; the table says so, and tests stay where queries are the same."""
     out: Path | None = None
-    """File for the same table as JSON, a list of rows. Default: none is written."""
+    """Folder for the table as text, Markdown, LaTeX and CSV, comparison.json, and plots as SVG and PNG. Default: none is written."""
+    format: Literal["text", "markdown", "latex", "csv"] = "text"
+    """Form of the table on standard output."""
+    seed: int = 0
+    """Seed of the resampled queries of the paired bootstrap."""
+    json: bool = False
+    """What comparison.json holds as one JSON line on standard output, in place of the table."""
 
 
-def main(options: CompareOptions) -> list[dict[str, Any]]:
-    """Print the table, write its rows to OUT where one is named, and return them. Raises UserError where a folder holds no results."""
-    rows = [read_row(folder) for folder in options.results]
-    if not rows:
-        raise UserError("name at least one folder of results")
+@dataclass(frozen=True)
+class Compared:
+    """What a table shows."""
+
+    groups: Sequence[Group]
+    base: Group | None
+    tests: dict[str, Comparison]
+    """By the label of their group: all but the base, where there is one and queries are the same."""
+    different: Sequence[str]
+    """What is not the same of results that were compared nevertheless."""
+
+
+def main(options: CompareOptions) -> dict[str, Any]:
+    """Print the table, write it with its plots to OUT where one is named, and return what comparison.json holds.
+
+    Raises UserError where a folder holds no results, or they are not of the same queries and that is not allowed.
+    """
+    if options.sweep is not None and options.out is None:
+        raise UserError(f"--sweep {options.sweep}: name a folder for the plot with --out")
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.out, rows)
-    print(format_rows(rows))
-    return rows
+        check_out(options.out, COMPARISON)
+    compared = compare(options)
+    tables = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "csv": as_csv}
+    record = as_record(compared)
+    if options.out is not None:
+        clear(options.out, COMPARISON)
+        for name, file in FILES.items():
+            write_atomically(options.out / file, tables[name](compared) + "\n")
+        draw_match_curves(compared.groups, options.out)
+        if options.sweep is not None:
+            draw_sweep(compared.groups, compared.base, options.sweep, options.out)
+        write_json(options.out / COMPARISON[0], record)
+    print(json.dumps(record) if options.json else tables[options.format](compared))
+    return record
 
 
-def read_row(folder: Path) -> dict[str, Any]:
-    """What a table shows of a folder's metrics.json."""
-    path = folder / METRICS_FILE
-    if not path.is_file():
-        raise UserError(f"{folder} holds no {METRICS_FILE}: write one with python -m evaluate --out {folder}")
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return {name: result[name] for name in ROW}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}): evaluate again") from error
+def compare(options: CompareOptions) -> Compared:
+    """Read the results, put them together over seeds, and test them against the base."""
+    if not options.results:
+        raise UserError("name at least one folder of results")
+    folders = {path.resolve(): path for path in reversed(options.results)}
+    order = list(dict.fromkeys(path.resolve() for path in options.results))
+    if options.base is not None and options.base.resolve() not in folders:
+        folders[options.base.resolve()] = options.base
+        order.insert(0, options.base.resolve())
+    results = [Result.read(folders[path]) for path in order]
+    different = differences(results)
+    if different and not options.allow_different:
+        raise UserError(f"these results are not of the same queries ({'; '.join(different)}): compare others, or add --allow-different")
+    groups = group_by_seed(results)
+    if options.sweep is not None:
+        check_sweep(groups, options.sweep)
+    base_folder = None if options.base is None else folders[options.base.resolve()]
+    base = next((group for group in groups for result in group.results if result.folder == base_folder), None)
+    tests: dict[str, Comparison] = {}
+    if base is not None:
+        queries = base.first.ranks
+        others = [g for g in groups if g is not base and all(result.ranks.same_queries(queries) for result in (*g.results, *base.results))]
+        tests = dict(zip((group.label for group in others), compare_with_base(others, base, options.seed), strict=True))
+    return Compared(groups, base, tests, different)
+
+
+def figures_table(compared: Compared) -> Table:
+    """A row for each group: mean ± standard deviation over seeds, or the figures of one result."""
+    rows = []
+    for group in compared.groups:
+        shared = group.first.metrics
+        cells = [_cell(*group.figures[f"{direction.replace(' ', '_')} {name}".strip()]) for direction, name in FIGURES]
+        rows.append([group.label, str(len(group.results)), shared["split"], str(shared["queries"]), str(shared["gallery"]), *cells])
+    columns = [("", name) for name in ("run", "seeds", "split", "queries", "gallery")]
+    return Table([*columns, *FIGURES], rows)
+
+
+def tests_table(compared: Compared) -> Table | None:
+    """A row for each group but the base: differences with their intervals and p. None without a base."""
+    if compared.base is None:
+        return None
+    columns = [("", "run"), *((_tested(name), column) for name in TESTED for column in ("difference", "95% interval", "p"))]
+    columns += [("McNemar, R@1", column) for column in ("gained", "lost", "p")]
+    rows = []
+    for group in compared.groups:
+        if group is compared.base:
+            continue
+        test = compared.tests.get(group.label)
+        if test is None:
+            rows.append([group.label, *[NONE] * (len(columns) - 1)])
+            continue
+        cells = []
+        for figure in test.figures.values():
+            cells += [f"{figure.difference:+.1f}", f"{figure.low:+.1f} to {figure.high:+.1f}", _p(figure.p)]
+        counted = test.mcnemar
+        cells += [NONE] * 3 if counted is None else [str(counted.gained), str(counted.lost), _p(counted.p)]
+        rows.append([group.label, *cells])
+    return Table(columns, rows)
+
+
+def notes(compared: Compared) -> list[str]:
+    """What to know of the table, a line each."""
+    lines = [f"NOT THE SAME {line}" for line in compared.different]
+    for group in compared.groups:
+        lines += result_notes(group.first.metrics, group.label)
+    if compared.base is not None:
+        lines.append(
+            f"differences from {compared.base.label}, in points: paired bootstrap over queries, 95% interval; McNemar: captions at rank 1 "
+            "here and not there (gained) and the reverse (lost), exact test; p is not corrected for several tests"
+        )
+    return lines
+
+
+def as_text(compared: Compared) -> str:
+    """The table for people: how much of the split was scored, figures, tests, notes."""
+    counted = {
+        group.label: counts_line(*(group.first.metrics[name] for name in ("preset", "split", "counts"))) for group in compared.groups
+    }
+    # One line where all were measured on the same.
+    head = [next(iter(counted.values()))] if len(set(counted.values())) == 1 else [f"{label}: {line}" for label, line in counted.items()]
+    tests = tests_table(compared)
+    return "\n".join([*head, figures_table(compared).text(), *(["", tests.text(), ""] if tests else []), *notes(compared)])
+
+
+def as_markdown(compared: Compared) -> str:
+    """Tables of GitHub's Markdown, notes as a list."""
+    tests = tests_table(compared)
+    parts = [figures_table(compared).markdown(), *([tests.markdown()] if tests else []), "\n".join(f"- {line}" for line in notes(compared))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def as_latex(compared: Compared) -> str:
+    """Tabular environments, which want the package booktabs, notes as lines behind them."""
+    tests = tests_table(compared)
+    said = [f"\\par\\footnotesize {latex_text(line)}" for line in notes(compared)]
+    return "\n".join([figures_table(compared).latex(), *([tests.latex()] if tests else []), *said])
+
+
+def as_csv(compared: Compared) -> str:
+    """One row a group, for programs: all figures in full, empty where there is none."""
+    rows = []
+    for row in as_record(compared)["rows"]:
+        flat = {name: row[name] for name in ("run", "seeds", *SAME) if name != "counts"}
+        flat["folders"] = " ".join(row["folders"])
+        for name, figure in row["figures"].items():
+            flat |= {f"{name} mean": figure["mean"], f"{name} std": figure["std"]}
+        tests = row["tests"] or {"figures": {}, "mcnemar": None}
+        for name in TESTED if compared.base is not None else ():
+            found = tests["figures"].get(name, {})
+            flat |= {f"{_tested(name)} {key}": found.get(key) for key in ("difference", "low", "high", "p")}
+        if compared.base is not None:
+            flat |= {f"McNemar {key}": (tests["mcnemar"] or {}).get(key) for key in ("gained", "lost", "p")}
+        rows.append({**flat, "not the same": "; ".join(compared.different)})
+    return pd.DataFrame(rows).to_csv(index=False).rstrip("\n")
+
+
+def as_record(compared: Compared) -> dict[str, Any]:
+    """The comparison as plain values for JSON."""
+    rows = []
+    for group in compared.groups:
+        test = compared.tests.get(group.label)
+        rows.append(
+            {
+                "run": group.label,
+                "folders": [str(result.folder) for result in group.results],
+                "seeds": len(group.results),
+                **{name: group.first.metrics[name] for name in (*SAME, "train_videos", "selected_on")},
+                "figures": {name: {"mean": mean, "std": deviation} for name, (mean, deviation) in group.figures.items()},
+                "tests": None if test is None else test.plain(),
+            }
+        )
+    base = None if compared.base is None else compared.base.label
+    return {"base": base, "different": list(compared.different), "rows": rows, "notes": notes(compared)}
+
+
+def _tested(name: str) -> str:
+    return name if name == "RSum" else f"{DIRECTIONS[0].replace('_', ' ')} {name}"
+
+
+def _cell(mean: float, deviation: float | None) -> str:
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 if __name__ == "__main__":

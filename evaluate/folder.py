@@ -1,27 +1,41 @@
-"""The folder of results: which files in it are this stage's own."""
+"""Folders of results: which files in them are a command's own."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from data.errors import UserError
 from evaluate.ranks import RANKS_FILES
 
 METRICS_FILE = "metrics.json"
-OWN_FILES = (METRICS_FILE, *RANKS_FILES.values())
-"""All that an evaluation writes. metrics.json is the last to be written: results without it are not complete."""
+EVALUATION = (METRICS_FILE, *RANKS_FILES.values())
+"""All that an evaluation writes, as patterns of names. The first is the last to be written: results without it are not complete."""
 
 
-def check_out(out: Path) -> None:
-    """Raises UserError where OUT is no folder for results: a file, or a folder of others' files."""
+def check_out(out: Path, own: Sequence[str]) -> None:
+    """Raises UserError where OUT is no folder for such results: a file, or a folder of others' files.
+
+    `own`: patterns of the command's file names; a folder that holds the first of them is one of its results.
+    """
     if out.is_dir():
-        names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-        if names and METRICS_FILE not in names and not names <= set(OWN_FILES):
-            raise UserError(f"--out {out} holds other files, such as {sorted(names - set(OWN_FILES))[0]}: name a folder of its own")
+        names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        others = [name for name in names if not _is_own(name, own)]
+        if others and own[0] not in names:
+            raise UserError(f"--out {out} holds other files, such as {others[0]}: name a folder for these results alone")
     elif out.exists():
         raise UserError(f"--out {out} is a file: name a folder")
 
 
-def clear(out: Path) -> None:
-    """Make the folder, or remove what an earlier evaluation wrote into it, so that files of two never stand together."""
+def clear(out: Path, own: Sequence[str]) -> None:
+    """Make the folder, or remove what the command wrote into it before, so that files of two runs never stand together.
+
+    What else a user has put beside results is left alone.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for name in OWN_FILES:
-        (out / name).unlink(missing_ok=True)
+    for path in sorted(out.iterdir(), key=lambda path: path.name != own[0]):
+        if _is_own(path.name, own):
+            path.unlink()
+
+
+def _is_own(name: str, own: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in own)

@@ -17,7 +17,7 @@ from data.provenance import plain, provenance, write_json
 from evaluate.bank import load_bank
 from evaluate.bootstrap import intervals
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
-from evaluate.folder import METRICS_FILE, check_out, clear
+from evaluate.folder import EVALUATION, METRICS_FILE, check_out, clear
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
@@ -60,7 +60,7 @@ def evaluate(options: EvaluateOptions) -> Path:
     Raises UserError for what the user can put right: no such cache, run or split, a run that does not fit, missing features, an OUT that
     holds other files, processes that were given different work.
     """
-    check_out(options.out)
+    check_out(options.out, EVALUATION)
     _check_options(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
         if options.index is not None and processes.count > 1:
@@ -124,7 +124,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "trained": loaded.record.get("provenance"),
         "provenance": provenance(options),
     }
-    clear(options.out)
+    clear(options.out, EVALUATION)
     ranks.write(options.out)
     write_json(options.out / METRICS_FILE, result)
     shown = (*ROW, "text_to_video", "video_to_text", "RSum", *(("candidates",) if candidates else ()))

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import pandas as pd
-
 from data.metrics import DIRECTIONS
 from train_head.splits import counts_line
 
@@ -14,6 +12,16 @@ COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 FIGURES = [(direction.replace("_", " "), name) for direction in DIRECTIONS for name in COLUMNS] + [("", "RSum")]
 """The columns of figures: their group and name."""
 NONE = "-"
+_PLUS_MINUS = r"$\pm$"
+_LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": _PLUS_MINUS,
+}
+"""What stands for characters that are commands, or others in the usual font."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +34,17 @@ class Table:
     def text(self) -> str:
         """In columns of spaces."""
         width = [max(len(name), *(len(row[i]) for row in self.rows)) for i, (_, name) in enumerate(self.columns)]
+        spans = [(name, [i for i, _ in members]) for name, members in groupby(enumerate(self.columns), key=lambda column: column[1][0])]
+        for name, places in spans:
+            # A name that is wider than its columns widens the first of them.
+            width[places[0]] += max(0, len(name) - _span(width, places))
         cells = [[name for _, name in self.columns], *self.rows]
         lines = [
             "  ".join(cell.ljust(size) if i == 0 else cell.rjust(size) for i, (cell, size) in enumerate(zip(row, width, strict=True)))
             for row in cells
         ]
-        if any(group for group, _ in self.columns):
-            spans = groupby(zip(self.columns, width, strict=True), key=lambda column: column[0][0])
-            groups = [(name, [size for _, size in members]) for name, members in spans]
-            lines.insert(0, "  ".join(name.center(sum(sizes) + 2 * len(sizes) - 2) for name, sizes in groups))
+        if any(name for name, _ in spans):
+            lines.insert(0, "  ".join(name.center(_span(width, places)) for name, places in spans))
         return "\n".join(line.rstrip() for line in lines)
 
     def markdown(self) -> str:
@@ -47,11 +57,31 @@ class Table:
 
     def latex(self) -> str:
         """As a tabular environment that wants the package booktabs."""
-        frame = pd.DataFrame([list(row) for row in self.rows], columns=pd.MultiIndex.from_tuples(list(self.columns)))
-        written = frame.to_latex(index=False, escape=True, column_format="l" + "r" * (len(self.columns) - 1), multicolumn_format="c")
-        for sign, command in {"±": r"$\pm$", "Δ": r"$\Delta$"}.items():
-            written = written.replace(sign, command)
-        return written.rstrip("\n")
+        groups = []
+        for name, members in groupby(self.columns, key=lambda column: column[0]):
+            count = len(list(members))
+            groups.append(rf"\multicolumn{{{count}}}{{c}}{{{latex_text(name)}}}" if name else " & ".join([""] * count))
+        lines = [
+            r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}",
+            r"\toprule",
+            *([" & ".join(groups) + r" \\"] if any(group for group, _ in self.columns) else []),
+            " & ".join(latex_text(name) for _, name in self.columns) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(latex_text, row)) + r" \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines)
+
+
+def _span(width: Sequence[int], places: Sequence[int]) -> int:
+    """Characters that these columns take, with the spaces between them."""
+    return sum(width[i] for i in places) + 2 * (len(places) - 1)
+
+
+def latex_text(text: str) -> str:
+    """A line of text for LaTeX, where some characters are commands."""
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:
@@ -74,19 +104,19 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     ]
     notes = [f"{row['name']}: reads {row['reads']}" for row in result["post_processing"]]
     lines = [counts_line(result["preset"], result["split"], result["counts"]), Table(columns, rows).text()]
-    return "\n".join([*lines, *notes, *result_notes(result), _cost_line(result["cost"])])
+    return "\n".join([*lines, *notes, *result_notes(result, result["run"]), _cost_line(result["cost"])])
 
 
-def result_notes(result: Mapping[str, Any]) -> Iterator[str]:
+def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
     """What must be known of a result beside its figures."""
     if result["selected_on"] is not None:
         chosen = f"epoch chosen on {result['selected_on']}"
         if result["selected_on"] == "test":
             chosen += ", as the field does: it is no figure on unseen data"
-        yield f"{result['run']}: trained on {result['train_videos']:,} videos; {chosen}"
+        yield f"{label}: trained on {result['train_videos']:,} videos; {chosen}"
     if result["ties"] == "reference":
         entries = " and ".join(f"{result[direction]['entries']:,}" for direction in DIRECTIONS)
-        yield f"{result['run']}: ties counted as the field does, {entries} entries; intervals and tests credit them by expectation"
+        yield f"{label}: ties counted as the field does, {entries} entries; intervals and tests credit them by expectation"
 
 
 def _half_widths(intervals: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,6 @@ for head in mean glccl; do
 done
 
 echo
-"$python" -m evaluate.compare --out "$out/summary.json" \
+"$python" -m evaluate.compare --out "$out/summary" \
     "$out"/results/zero-shot-mean "$out"/results/zero-shot-glccl "$out"/results/mean "$out"/results/glccl
-echo "videos, cache, runs and results are under $out; this table is in $out/summary.json"
+echo "videos, cache, runs and results are under $out; this table and its plots are in $out/summary"

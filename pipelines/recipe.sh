@@ -55,4 +55,4 @@ for head in $heads; do
         evaluate "$run" "$name"
     done
 done
-"$python" -m evaluate.compare --out "$out/results/$preset/summary.json" "${results[@]}"
+"$python" -m evaluate.compare --out "$out/results/$preset/summary" "${results[@]}"

@@ -25,7 +25,6 @@ from benchmarks.published import published_all_pairs, published_block
 from data.command import run_command
 from data.errors import UserError
 from data.features import Ragged, TextFeatures, VideoFeatures
-from data.processes import ProcessGroup
 from data.provenance import provenance, write_json
 from extract.clip import load_clip
 from train_head.fused import fused_score, lane_videos, tile_texts
@@ -33,7 +32,7 @@ from train_head.glim import Guides, prepare_texts, prepare_videos, score
 from train_head.heads import HeadConfig, TextBatch, VideoBatch
 from train_head.heads.glccl import GlcclHead, by_length
 from train_head.losses import contrastive_loss, csc_loss
-from train_head.pairs import score_all_pairs
+from train_head.pairs import Unshared, score_all_pairs
 
 ROOT = Path(__file__).parent.parent
 DIMENSION = 512
@@ -60,7 +59,7 @@ class ScoringOptions:
     """File for the figures."""
 
 
-class Matrix:
+class Matrix(Unshared):
     """All retrieval scores: what the benchmark reads of `score_all_pairs`, where an evaluation would count ranks."""
 
     def __init__(self, texts: int, videos: int) -> None:
@@ -69,11 +68,6 @@ class Matrix:
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Put a block in its place."""
         self.score_AB[texts[:, None], videos] = scores_SAB.mean(dim=0)
-
-    def share_answers(self, processes: ProcessGroup) -> None:
-        assert processes.count == 1
-
-    share_counts = share_answers
 
 
 @dataclass(frozen=True)

@@ -136,14 +136,14 @@ class Clip:
         return min(length + length % 2, self.context_length)
 
     @torch.no_grad()
-    def encode_texts(self, ids_NL: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Sentence features [N, D] and the features of every token [N, L, D], unnormalised, of at most BATCH texts.
+    def encode_texts(self, ids_NL: Tensor, batch: int = BATCH) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Sentence features [N, D] and the features of every token [N, L, D], unnormalised, of at most `batch` texts.
 
         L is the number of positions of `ids_NL`: all that the tower has, or as few as `positions` says. A token's feature is its last
         hidden state after ln_final and the text projection, as CLIP makes the sentence's from the end token.
         """
         with _without_tf32():
-            return self._encode_texts(_pad(ids_NL).to(self.device), len(ids_NL))
+            return self._encode_texts(_pad(ids_NL, batch).to(self.device), len(ids_NL))
 
     def _encode_texts(self, ids_NL: Tensor, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         tower = _text_tower(self.model)
@@ -271,6 +271,32 @@ def weights_path(model: str, pretrained: str | None) -> Path | None:
     return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained)))
 
 
+def token_texts(model: str, texts: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
+    """The tokens of each text as the tokenizer of `model` spells them, start and end included, cut to so many as Clip.tokenize cuts them.
+
+    A token that ends a word ends with a space. No weights are read. Raises UserError, which says why, where the tokenizer cannot be had or
+    makes another number of tokens of a text.
+    """
+    if model.startswith("hf-hub:"):
+        raise UserError(f"the tokenizer of --model {model} would have to be fetched from a network")
+    open_clip = _import_open_clip()
+    try:
+        tokenizer = open_clip.get_tokenizer(model)
+    except (RuntimeError, OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"the tokenizer of --model {model} cannot be had ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        raise UserError(f"the tokenizer of --model {model} is a {type(tokenizer).__name__}, which does not spell its tokens")
+    spelled = []
+    for text, length in zip(texts, lengths, strict=True):
+        ids_L = tokenizer([text], context_length=length)[0]
+        if int(ids_L.argmax()) + 1 != length:
+            raise UserError(
+                f"the tokenizer of --model {model} makes {int(ids_L.argmax()) + 1} tokens of {text!r}, the cache holds {length}"
+            )
+        spelled.append([tokenizer.decode([token]) for token in ids_L.tolist()])
+    return spelled
+
+
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, shapes and float32 values of all weights, in the order of their names."""
     sha = hashlib.sha256()
@@ -364,7 +390,7 @@ def _is_torchscript(path: str) -> bool:
         return any("/code/" in f"/{name}" for name in archive.namelist())
 
 
-def _pad(batch_N: Tensor) -> Tensor:
-    """The batch with its first row repeated up to BATCH rows."""
-    assert 0 < len(batch_N) <= BATCH
-    return torch.cat([batch_N, batch_N[:1].expand(BATCH - len(batch_N), *batch_N.shape[1:])])
+def _pad(batch_N: Tensor, size: int = BATCH) -> Tensor:
+    """The batch with its first row repeated up to `size` rows."""
+    assert 0 < len(batch_N) <= size
+    return torch.cat([batch_N, batch_N[:1].expand(size - len(batch_N), *batch_N.shape[1:])])

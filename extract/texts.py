@@ -11,14 +11,17 @@ from data.cache import TextEntry
 from extract.clip import BATCH, Clip
 
 
-def encode_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Iterator[list[TextEntry]]:
-    """The features of these texts, batch by batch, the shortest texts first."""
+def encode_texts(texts: Sequence[str], clip: Clip, max_words: int, batch_size: int = BATCH) -> Iterator[list[TextEntry]]:
+    """The features of these texts, batch by batch, the shortest texts first.
+
+    A batch of another size may round otherwise: what is cached is encoded in batches of BATCH; a single query would cost as much as those.
+    """
     ids_NL, length_N = clip.tokenize(texts, max_words)
     positions = np.array([clip.positions(int(length)) for length in length_N])
     for count in np.unique(positions):
         alike = np.flatnonzero(positions == count)
-        for first in range(0, len(alike), BATCH):
-            batch = alike[first : first + BATCH]
-            sentence_ND, token_NLD = clip.encode_texts(ids_NL[batch, :count])
+        for first in range(0, len(alike), batch_size):
+            batch = alike[first : first + batch_size]
+            sentence_ND, token_NLD = clip.encode_texts(ids_NL[batch, :count], batch_size)
             # Copies: a view would keep the features of all positions of the batch until the part is written.
             yield [TextEntry(texts[i], token_NLD[n, : int(length_N[i])].copy(), sentence_ND[n]) for n, i in enumerate(batch)]

@@ -9,6 +9,8 @@ from data.cache import FeatureCache
 from demo import generate
 from extract import ExtractOptions, main
 
+pytest_plugins = ["tests.browser"]
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 DEMO_CLIP = f"local-dir:{ROOT / 'demo' / 'clip'}"

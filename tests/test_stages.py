@@ -21,7 +21,6 @@ import train_head
 from data.cache import FeatureCache
 from data.errors import UserError
 from data.metrics import retrieval_metrics
-from data.processes import ProcessGroup
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
@@ -31,7 +30,7 @@ from tests.conftest import ROOT
 from tests.test_glim import pad
 from train_head import TrainOptions
 from train_head.glim import glim_scores
-from train_head.pairs import score_all_pairs
+from train_head.pairs import Unshared, score_all_pairs
 from train_head.run import load_head
 from train_head.splits import load_split
 
@@ -170,7 +169,7 @@ def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cac
     assert result["extracted"]["options"]["dataset"] == "demo"
 
 
-class Everything:
+class Everything(Unshared):
     """An accumulator that keeps all scores."""
 
     def __init__(self, texts: int, videos: int) -> None:
@@ -179,11 +178,6 @@ class Everything:
     def update(self, scores_SAB: torch.Tensor, texts: torch.Tensor, videos: torch.Tensor) -> None:
         assert self.scores_AB[texts[:, None], videos].isnan().all(), "a pair was scored twice"
         self.scores_AB[texts[:, None], videos] = scores_SAB.mean(dim=0)
-
-    def share_answers(self, processes: ProcessGroup) -> None:
-        assert processes.count == 1
-
-    share_counts = share_answers
 
 
 @pytest.mark.parametrize("head_name", ["glccl", "mean"])

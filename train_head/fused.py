@@ -1,9 +1,10 @@
 """GLIM's four scores on a CPU: two matrix products, and compiled loops that keep everything else in cache; with gradients.
 
 The same mathematics as `glim.score`. The words of all texts are rows of one matrix, each text with its real length; whole texts fill
-tiles of ROWS rows. Videos stand side by side in blocks of LANES, so that the compiled loops treat LANES videos with every instruction.
-The products of a tile always have the same shape, padded where texts or videos run out, and every lane is computed alike: a score does
-not depend on the order of texts and videos, on what is scored beside them, or on the number of threads.
+tiles of ROWS rows, or of FEW_ROWS where texts come one at a time. Videos stand side by side in blocks of LANES, so that the compiled
+loops treat LANES videos with every instruction. The products of a tile always have the same shape, padded where texts or videos run out,
+and every lane is computed alike: a score does not depend on the order of texts and videos, on what is scored beside them, or on the
+number of threads.
 
 Shape suffixes: A texts, B videos, R rows (words and sentences) of all tiles, F frames, V the LANES videos of a block, N blocks, X videos
 of some blocks, C columns (all frames of some blocks), K chunks of blocks, D joint dimension, L words, S the four scores.
@@ -28,7 +29,9 @@ from train_head.lanes import LANES
 from train_head.threads import parallel
 
 ROWS = 384
-"""Rows of a tile: whole texts, padded to this. A longer text has a tile of its own, padded to a multiple."""
+"""Rows of a tile: whole texts, padded to this. A longer text is in a tile padded to a multiple, with none but such."""
+FEW_ROWS = 32
+"""The same for a search, where a tile of ROWS would be empty but for one text: two texts of a caption's usual length."""
 SENTENCES = 32
 """Rows of a product of sentences with M_g."""
 COLUMNS = 768
@@ -42,7 +45,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Tile:
-    """Some texts as rows of the products: the words of each, then its sentence; padded with zero rows to a multiple of ROWS."""
+    """Some texts as rows of the products: the words of each, then its sentence; padded with zero rows."""
 
     texts: NDArray[np.int64]
     """Their indices in the batch."""
@@ -84,10 +87,13 @@ class LanedVideos:
     count: int
 
 
-def tile_texts(batch: TextBatch, head: Mapping[str, Tensor], threads: int) -> TiledTexts:
-    """Lay out texts in tiles and map them by the learned matrices M_l and M_g, on so many threads."""
+def tile_texts(batch: TextBatch, head: Mapping[str, Tensor], threads: int, rows: int = ROWS) -> TiledTexts:
+    """Lay out texts in tiles of `rows` rows and map them by the learned matrices M_l and M_g, on so many threads.
+
+    A product of another shape may round otherwise: scores of texts in tiles of different sizes may differ in their last bits.
+    """
     length_A = batch.length_A.numpy()
-    tiles = _pack(length_A)
+    tiles = _pack(length_A, rows)
     words, texts = len(batch.word_RD), len(length_A)
     first_A = np.cumsum(length_A) - length_A
     # Where the rows come from: all words, behind them the sentences, and last a row of zeros.
@@ -122,18 +128,24 @@ def _map(raw_RD: Tensor, sentences: Tensor, head: Mapping[str, Tensor]) -> tuple
     return (unit_RD @ head["M_l"]).index_copy(0, sentences, sentence_AD[: len(sentences)]), norm_inverse_R
 
 
-def _pack(length_A: NDArray[np.int64]) -> list[Tile]:
-    """Texts into tiles, longest first, each into the first tile with room for it. With gradients a tile is as long as what is in it."""
-    unit = 1 if torch.is_grad_enabled() else ROWS
+def _pack(length_A: NDArray[np.int64], tile_rows: int) -> list[Tile]:
+    """Texts into tiles, longest first, each into the first tile of its size with room for it: a multiple of `tile_rows`.
+
+    With gradients a tile is as long as what is in it.
+    """
+    unit = 1 if torch.is_grad_enabled() else tile_rows
     members: list[list[int]] = []
+    sizes: list[int] = []
     room: list[int] = []
     for a in np.argsort(-length_A, kind="stable").tolist():
         rows = int(length_A[a]) + 1
-        fitting = next((i for i, left in enumerate(room) if left >= rows), None)
+        size = -(-rows // tile_rows) * tile_rows
+        fitting = next((i for i, left in enumerate(room) if left >= rows and sizes[i] == size), None)
         if fitting is None:
             fitting = len(room)
             members.append([])
-            room.append(-(-rows // ROWS) * ROWS)
+            sizes.append(size)
+            room.append(size)
         members[fitting].append(a)
         room[fitting] -= rows
     tiles, end = [], 0

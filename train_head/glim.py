@@ -124,6 +124,21 @@ def guidance(product: Tensor, mask_BF: Tensor, tau: float) -> Tensor:
     return weight.masked_fill(~mask, 0.0)
 
 
+def frame_weights(
+    sentence_AD: Tensor, word_ALD: Tensor, word_mask_AL: Tensor, frame_BFD: Tensor, frame_mask_BF: Tensor, *, tau: float = TAU
+) -> tuple[Tensor, Tensor]:
+    """How every text weighs the frames of every video: alpha [A, B, F] by its sentence, beta [A, B, L, F] by each of its words.
+
+    Arguments are those of `glim_scores`, frames as they are after the temporal encoder. Weights sum to 1 over the real frames of a video and
+    are 0 at padding, at zero frames and for padded words. Source: GLCCL (arXiv 2605.17959), GLIM.
+    """
+    videos = prepare_videos(frame_BFD, frame_mask_BF.bool())
+    word_ALD = word_ALD.masked_fill(~word_mask_AL[..., None], 0.0)
+    alpha_ABF = guidance(torch.einsum("ad,bfd->abf", sentence_AD, videos.frame_BFD), videos.mask_BF, tau)
+    beta_ABLF = guidance(torch.einsum("ald,bfd->ablf", word_ALD, videos.frame_BFD), videos.mask_BF, tau)
+    return alpha_ABF, beta_ABLF.masked_fill(~word_mask_AL[:, None, :, None], 0.0)
+
+
 def _guided_norm_inverse(weight: Tensor, gram_BFF: Tensor) -> Tensor:
     """1 / norm of the frames mixed by `weight` [A, B, F] or [A, B, L, F]; 0 where they cancel to rounding.
 

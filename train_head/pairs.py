@@ -42,6 +42,16 @@ class Accumulator(Protocol):
         """Merge with other processes what follows from all blocks; never the blocks."""
 
 
+class Unshared:
+    """What makes an accumulator of one that takes part in no sharing: it works in one process alone."""
+
+    def share_answers(self, processes: ProcessGroup) -> None:
+        assert processes.count == 1
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        assert processes.count == 1
+
+
 class RankedScores:
     """An accumulator that ranks by the mean of a head's scores, the retrieval score, and by means of some of them."""
 

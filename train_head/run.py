@@ -75,15 +75,20 @@ def check_fits(head: Head, split: Split) -> None:
             f"captions of split {split.name!r} have up to {words} tokens, the head takes {head.config.max_words}: "
             f"extract with --max-words {head.config.max_words}, or train on longer captions"
         )
+    check_frames(head, frames, f"videos of split {split.name!r}")
+
+
+def check_frames(head: Head, frames: int, which: str) -> None:
+    """Raises UserError where videos (named by `which`) of up to so many frames do not fit the head's matrices or positions."""
     if head.FRAME_MATRICES and frames > head.config.max_frames:
         raise UserError(
-            f"videos of split {split.name!r} have up to {frames} frames, the matrices of head {head.config.head} take "
-            f"{head.config.max_frames}: use --max-frames {head.config.max_frames} or less"
+            f"{which} have up to {frames} frames, the matrices of head {head.config.head} take {head.config.max_frames}: "
+            f"use --max-frames {head.config.max_frames} or less"
         )
     if head.temporal is not None and frames > head.config.temporal_positions:
         raise UserError(
-            f"videos of split {split.name!r} have up to {frames} frames, the temporal encoder has {head.config.temporal_positions} "
-            f"positions: use --max-frames {head.config.temporal_positions} or less"
+            f"{which} have up to {frames} frames, the temporal encoder has {head.config.temporal_positions} positions: "
+            f"use --max-frames {head.config.temporal_positions} or less"
         )
 
 

@@ -1,7 +1,7 @@
 """The heads: each turns cached features into scores; training, evaluation and search call nothing else of them."""
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import ALL_SCORES, Head, HeadConfig, chosen_scores
+from train_head.heads.base import ALL_SCORES, FrameWeights, Head, HeadConfig, chosen_scores
 from train_head.heads.glccl import GlcclHead
 from train_head.heads.glim_global import GlimGlobalHead
 from train_head.heads.glim_local import GlimLocalHead
@@ -10,7 +10,7 @@ from train_head.heads.wti import WtiHead
 from train_head.heads.xclip import XclipHead
 from train_head.heads.xpool import XpoolHead
 
-__all__ = ["ALL_SCORES", "HEADS", "Head", "HeadConfig", "TextBatch", "VideoBatch", "chosen_scores", "make_head"]
+__all__ = ["ALL_SCORES", "HEADS", "FrameWeights", "Head", "HeadConfig", "TextBatch", "VideoBatch", "chosen_scores", "make_head"]
 
 HEADS: dict[str, type[Head]] = {
     "glccl": GlcclHead,

@@ -6,7 +6,7 @@ Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S score
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import log
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,15 @@ class HeadConfig:
     temporal_activation: str = "QuickGELU"
 
 
+class FrameWeights(NamedTuple):
+    """How texts weigh the frames of videos; None where no score of a head reads such weights."""
+
+    sentence_ABF: Tensor | None = None
+    """alpha of the method."""
+    word_ABLF: Tensor | None = None
+    """beta of the method, 0 behind the last word of a text."""
+
+
 class Head(nn.Module, ABC):
     """Scores texts against videos. What `encode_texts` and `encode_videos` return is the head's own affair and goes to `scores` alone."""
 
@@ -60,6 +69,8 @@ class Head(nn.Module, ABC):
         """Logarithm of the factor, as in CLIP."""
         self.products: torch.dtype | None = None
         """A lower precision for the products of texts with frames. The compiled loops take it without gradients alone."""
+        self.few_texts = False
+        """Whether texts come one or a few at a time, as in a search: the compiled loops then work on small tiles."""
         self.encoder_in_bf16 = False
         """Whether the temporal encoder's products run in bfloat16."""
         self.temporal: TemporalEncoder | None = None
@@ -87,7 +98,10 @@ class Head(nn.Module, ABC):
         """Whatever of a video does not depend on the text."""
         return self.encode_frames(VideoBatch(self.frames_in_time(batch), batch.mask_BF))
 
-    @abstractmethod
+    def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
+        """The text-guided weights behind the scores of these texts and videos; a head without text guidance has none."""
+        return FrameWeights()
+
     def encode_texts(self, batch: TextBatch) -> Any:
         """Whatever of a text does not depend on the video."""
 

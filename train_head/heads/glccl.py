@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.fused import LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
-from train_head.glim import Frames, Guides, prepare_texts, prepare_videos, score
-from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores
+from train_head.fused import FEW_ROWS, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
+from train_head.glim import Frames, Guides, frame_weights, prepare_texts, prepare_videos, score
+from train_head.heads.base import SCORES, FrameWeights, Head, HeadConfig, chosen_scores
 
 # Texts are scored in blocks of like length: padding a text costs work that grows with the square of its length.
 TEXTS_A_BLOCK = 16
@@ -21,6 +22,9 @@ MATRICES = {
     "word-frame": ("M_l", "P3", "P4", "P5", "P6"),
 }
 """The learned matrices that each score reads."""
+
+GUIDE = {"video-sentence": "sentence", "video-word": "sentence", "sentence-frame": "word", "word-frame": "word"}
+"""What of a text weighs the frames for each score."""
 
 Block = tuple[Tensor, Guides]
 """Some texts of a batch, by their rows in it, padded to the longest of them."""
@@ -51,7 +55,7 @@ class GlcclHead(Head):
 
     def encode_texts(self, batch: TextBatch) -> list[Block] | TiledTexts:
         if _compiled(batch.sentence_AD):
-            return tile_texts(batch, self.matrices(), torch.get_num_threads())
+            return tile_texts(batch, self.matrices(), torch.get_num_threads(), FEW_ROWS if self.few_texts else ROWS)
         return [
             (rows, prepare_texts(sentence_AD, word_ALD, mask_AL, self.matrices()))
             for rows, sentence_AD, word_ALD, mask_AL in by_length(batch)
@@ -68,6 +72,13 @@ class GlcclHead(Head):
         assert isinstance(videos, Frames), "texts and videos were on different devices"
         scored = [(rows, score(guides, videos, self.matrices(), products=self.products)) for rows, guides in texts]
         return self._choose(in_batch_order(scored)) * self.scale()
+
+    def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
+        word_ALD = pad_sequence(texts.word_RD.split(texts.length_A.tolist()), batch_first=True)
+        mask_AL = (torch.arange(word_ALD.shape[1]) < texts.length_A[:, None]).to(word_ALD.device)
+        alpha_ABF, beta_ABLF = frame_weights(texts.sentence_AD, word_ALD, mask_AL, self.frames_in_time(videos), videos.mask_BF)
+        read = {GUIDE[SCORES[i]] for i in self.chosen}
+        return FrameWeights(alpha_ABF if "sentence" in read else None, beta_ABLF if "word" in read else None)
 
     def _choose(self, score_SAB: Tensor) -> Tensor:
         return score_SAB if len(self.chosen) == len(SCORES) else score_SAB[self.chosen]

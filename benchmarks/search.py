@@ -1,0 +1,175 @@
+"""What a query costs over a large gallery: `python -m benchmarks.search`.
+
+A cache of random features, made by no real videos, but queried through the whole of search: a ViT-B/32 with random weights encodes a query of
+12 tokens, a head scores it with every video, and the moments of the best ten are found. Sides run in turn; the last line is JSON.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.cache import FeatureCache, VideoEntry
+from data.command import run_command
+from data.progress import Progress
+from data.provenance import provenance, write_json
+from evaluate.retrieval.options import RetrievalOptions
+from evaluate.retrieval.searcher import Searcher
+from extract.clip import Clip, load_clip
+from train_head.heads import HeadConfig, make_head
+from train_head.run import save_run
+
+ROOT = Path(__file__).parent.parent
+MODEL, PRETRAINED = "ViT-B-32-quickgelu", "random"
+MAX_WORDS = 32
+VIDEOS_A_PART = 1000
+WORDS = ("man", "dog", "car", "tree", "ball", "red", "game", "street", "girl", "water", "song", "horse")
+"""Words of one token each."""
+TOKENS = 12
+"""Of a query, start and end included: the mean of MSR-VTT's test captions."""
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class SearchBenchmarkOptions:
+    """Measure loading, memory, and the time of a query."""
+
+    videos: int = 10_000
+    """Videos of the gallery."""
+    frames: int = 12
+    """Frames of each."""
+    queries: int = 30
+    """Queries measured; each is another."""
+    threads: int = 2
+    """Processor cores to use; processor time is measured on one in any case."""
+    out: Path = ROOT / "runs" / "benchmarks" / "search.json"
+    """File for the figures."""
+
+
+def make_cache(path: Path, clip: Clip, videos: int, frames: int) -> FeatureCache:
+    """A cache of so many videos of random features, with norms near those of CLIP's."""
+    settings = {"weights": clip.digest, "architecture": clip.architecture, "dimension": clip.dimension, **clip.image_settings()}
+    settings |= {"fps": 1.0, "max_frames": frames, "max_words": MAX_WORDS, "precision": "fp32", "dtype": "float16"}
+    made_by = {"options": {"model": MODEL, "pretrained": PRETRAINED, "seed": 0, "videos": ""}}
+    cache = FeatureCache.create(path, settings, clip.parts(), made_by)
+    random = np.random.default_rng(0)
+    seconds_F = np.arange(frames, dtype=np.float64)
+    with Progress("writing", videos, "videos") as progress:
+        for first in range(0, videos, VIDEOS_A_PART):
+            names = [f"video{i}" for i in range(first, min(first + VIDEOS_A_PART, videos))]
+            cache.write_videos(
+                [
+                    VideoEntry(name, random.standard_normal((frames, clip.dimension), np.float32) * np.float32(0.44), seconds_F, 1, 1)
+                    for name in names
+                ]
+            )
+            progress.update(len(names))
+    return cache
+
+
+def make_run(path: Path, cache: FeatureCache) -> Path:
+    """A run of GLCCL with a temporal encoder of the published shape, its weights at random."""
+    positions = len(cache.clip_parts().tensors["positional_embedding"])
+    config = HeadConfig(
+        "glccl",
+        cache.dimension,
+        MAX_WORDS,
+        100.0,
+        temporal="seq-transf",
+        temporal_positions=positions,
+        temporal_heads=cache.dimension // 64,
+    )
+    path.mkdir()
+    save_run(path, make_head(config), {"weights": cache.weights})
+    return path
+
+
+def measure(cache: Path, run: str, queries: int, threads: int) -> Row:
+    """The figures of one head, in a process of its own."""
+    torch.set_num_threads(threads)
+    # Libraries and compiled loops are loaded before: they are no cost of the gallery.
+    start, before = time.perf_counter(), _held_mib()
+    searcher = Searcher(RetrievalOptions(cache=cache, run=run, device="cpu", quiet=True))
+    row = {"loading s": time.perf_counter() - start, "gallery MiB": _held_mib() - before}
+    start = time.perf_counter()
+    _ = searcher.encoder
+    row["loading CLIP s"] = time.perf_counter() - start
+    random = np.random.default_rng(1)
+    texts = [" ".join(random.choice(WORDS, TOKENS - 2)) for _ in range(queries)]
+    assert set(searcher.encoder.encode(texts).words.length_N.tolist()) == {TOKENS}
+
+    def ask(few_texts: bool) -> Callable[[str], None]:
+        def run_query(text: str) -> None:
+            searcher.head.few_texts = few_texts
+            next(searcher.search([text]))
+
+        return run_query
+
+    sides: dict[str, Callable[[str], object]] = {
+        "query": ask(True),
+        "query on whole tiles": ask(False),
+        "its encoding": lambda text: searcher.encoder.encode([text]),
+    }
+    for name, seconds in in_turn(sides, texts, time.perf_counter).items():
+        row[f"{name} ms"] = 1000 * statistics.median(seconds)
+        row[f"{name} ms, 95th percentile"] = 1000 * float(np.percentile(seconds, 95))
+    row["whole tiles, times slower"] = row["query on whole tiles ms"] / row["query ms"]
+    searcher.gallery.threads = 1
+    torch.set_num_threads(1)
+    for name, seconds in in_turn(sides, texts[: max(3, queries // 3)], time.process_time).items():
+        row[f"{name} processor ms, one thread"] = 1000 * statistics.median(seconds)
+    row["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return row
+
+
+def in_turn(sides: dict[str, Callable[[str], object]], texts: list[str], clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Seconds of every side for every text by this clock, one side after the other; a first round is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for i, text in enumerate([texts[0], *texts]):
+        for name, run in sides.items():
+            start = clock()
+            run(text)
+            if i:
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def _held_mib() -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
+
+
+def main(options: SearchBenchmarkOptions) -> Path:
+    """Measure, print the figures and write them to OUT."""
+    figures: dict[str, Row] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = make_cache(Path(folder) / "cache", load_clip(MODEL, PRETRAINED, torch.device("cpu")), options.videos, options.frames)
+        trained = make_run(Path(folder) / "run", cache)
+        runs = {"glccl": "zero-shot:glccl", "glccl with a temporal encoder": str(trained), "mean": "zero-shot:mean"}
+        for name, run in runs.items():
+            print(name, file=sys.stderr)
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                figures[name] = pool.submit(measure, cache.path, run, options.queries, options.threads).result()
+    for name, row in figures.items():
+        print(f"{name}, {options.videos:,} videos of {options.frames} frames, {options.threads} threads")
+        for key, value in row.items():
+            print(f"  {key:42} {value:10.4g}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, {"figures": figures, "provenance": provenance(options)})
+    print(json.dumps({name: {key: float(f"{value:.4g}") for key, value in row.items()} for name, row in figures.items()}))
+    return options.out
+
+
+if __name__ == "__main__":
+    run_command(SearchBenchmarkOptions, main, prog="python -m benchmarks.search")

@@ -1,0 +1,120 @@
+"""What the report keeps of all scores: the best entries of every query in both directions, and the scores of positives and hardest negatives.
+
+Memory grows with texts and videos, never with their pairs. Ties are in the order of the entries, so that nothing depends on the order in
+which blocks come.
+
+Shape suffixes: A texts, B videos, G videos whose texts are in a block, S scores of a pair, Q queries, E entries of a block, K entries kept.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+KEPT = 10
+"""So many entries are kept of every query."""
+
+_NONE = torch.iinfo(torch.int64).max
+"""An entry that is none, behind all others."""
+
+
+class Best(NamedTuple):
+    """The best entries of each query, the best first: indices [Q, K], and all scores of each [S, Q, K]; K is smaller where there are fewer."""
+
+    entry_QK: NDArray[np.int64]
+    score_SQK: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that the report needs of the scores.
+
+    Text to video, entries are videos. Video to text, they are texts: of each video's texts the best alone, as the metrics count them.
+    A text's positive is its own video; its hardest negative is the best of all others, NaN where there is no other.
+    """
+
+    videos_of_texts: Best
+    texts_of_videos: Best
+    positive_SA: NDArray[np.float32]
+    negative_SA: NDArray[np.float32]
+
+
+class ReportCollector:
+    """An accumulator over all pairs; see `Collected` for what it gives."""
+
+    def __init__(self, answers: NDArray[np.int64], videos: int, scores: int) -> None:
+        """`answers` [A]: the index of each text's video; `videos`: how many there are; `scores`: S."""
+        self._answer_A = torch.from_numpy(answers)
+        self._videos = _Running(len(answers), scores)
+        self._texts = _Running(videos, scores)
+        self._positive_SA = torch.full((scores, len(answers)), torch.nan)
+
+    def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
+        """Take a block; all texts of a video have to be in the same one."""
+        scores_SAB = scores_SAB.detach().cpu().float()
+        retrieval_AB = scores_SAB.mean(dim=0)
+        answer_A = self._answer_A[texts]
+        rows, columns = (answer_A[:, None] == videos).nonzero(as_tuple=True)
+        self._positive_SA[:, texts[rows]] = scores_SAB[:, rows, columns]
+        self._videos.update(texts, videos, retrieval_AB, scores_SAB)
+        row_GB, best_GB = _best_texts(retrieval_AB, answer_A, texts)
+        best_SGB = scores_SAB.gather(1, row_GB.expand(len(scores_SAB), -1, -1))
+        self._texts.update(videos, texts[row_GB].T, best_GB.T, best_SGB.transpose(1, 2))
+
+    def collected(self) -> Collected:
+        """What was collected, when every pair was seen."""
+        assert not self._positive_SA.isnan().any(), "not every pair was scored"
+        videos_of_texts = self._videos.best()
+        # The first entry that is not the answer: the second where the first is.
+        entry_AK = videos_of_texts.entry_QK
+        if entry_AK.shape[1] > 1:
+            place_A = (entry_AK[:, 0] == self._answer_A.numpy()).astype(np.int64)
+            negative_SA = videos_of_texts.score_SQK[:, np.arange(len(place_A)), place_A]
+        else:
+            negative_SA = np.full_like(self._positive_SA.numpy(), np.nan)
+        return Collected(videos_of_texts, self._texts.best(), self._positive_SA.numpy(), negative_SA)
+
+
+class _Running:
+    """The best KEPT entries of each query so far."""
+
+    def __init__(self, queries: int, scores: int) -> None:
+        self._entry_QK = torch.full((queries, KEPT), _NONE)
+        self._retrieval_QK = torch.full((queries, KEPT), -torch.inf)
+        self._score_SQK = torch.full((scores, queries, KEPT), torch.nan)
+
+    def update(self, queries: Tensor, entries: Tensor, retrieval_QE: Tensor, score_SQE: Tensor) -> None:
+        """Take entries [E] or, of each query its own, [Q, E], with their retrieval score and all of their scores."""
+        entry_QE = entries.expand(retrieval_QE.shape)
+        candidate = torch.cat([self._entry_QK[queries], entry_QE], dim=1)
+        retrieval = torch.cat([self._retrieval_QK[queries], retrieval_QE], dim=1)
+        # Whatever is not among the KEPT highest cannot be among the best, but ties with the last of them can.
+        last_Q1 = retrieval.topk(KEPT, dim=1).values[:, -1:]
+        most = int((retrieval >= last_Q1).sum(dim=1).max())
+        place = retrieval.topk(most, dim=1).indices
+        place = place.gather(1, candidate.gather(1, place).argsort(dim=1))
+        place = place.gather(1, retrieval.gather(1, place).argsort(dim=1, descending=True, stable=True))[:, :KEPT]
+        scores = torch.cat([self._score_SQK[:, queries], score_SQE], dim=2)
+        self._entry_QK[queries] = candidate.gather(1, place)
+        self._retrieval_QK[queries] = retrieval.gather(1, place)
+        self._score_SQK[:, queries] = scores.gather(2, place.expand(len(scores), -1, -1))
+
+    def best(self) -> Best:
+        """What is kept; every query has met the same number of entries."""
+        filled = int((self._entry_QK[0] != _NONE).sum())
+        return Best(self._entry_QK[:, :filled].numpy(), self._score_SQK[:, :, :filled].numpy())
+
+
+def _best_texts(retrieval_AB: Tensor, answer_A: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the texts of each video the row of the best for every video [G, B], the first of those that tie, and its score [G, B]."""
+    owner_G, group_A = answer_A.unique(return_inverse=True)
+    group_AB = group_A[:, None].expand_as(retrieval_AB)
+    shape = (len(owner_G), retrieval_AB.shape[1])
+    best_GB = torch.full(shape, -torch.inf).scatter_reduce(0, group_AB, retrieval_AB, "amax")
+    index_AB = torch.where(retrieval_AB == best_GB[group_A], texts[:, None], _NONE)
+    text_GB = torch.full(shape, _NONE).scatter_reduce(0, group_AB, index_AB, "amin")
+    order = texts.argsort()
+    return order[torch.searchsorted(texts[order], text_GB)], best_GB

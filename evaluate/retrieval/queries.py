@@ -1,0 +1,81 @@
+"""Queries in words, and the features that the cache's own CLIP makes of them.
+
+Shape suffixes: A texts, T tokens of all texts together, D joint dimension.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.cache import FeatureCache, TextEntry
+from data.errors import UserError
+from data.features import Ragged, TextFeatures
+from data.progress import Progress
+from extract.clip import BATCH, load_clip
+from extract.texts import encode_texts
+
+MAX_QUERY = 10_000
+"""Characters. A CLIP reads some hundred at most; the longest genuine paragraph of the field's data sets has fewer than 5,000."""
+
+
+def clean_query(text: str) -> str:
+    """A query as a tokenizer, a terminal and a page can take it: halves of characters become `?`, control characters blanks.
+
+    Raises UserError where nothing is left, and where it is longer than MAX_QUERY characters.
+    """
+    if len(text) > MAX_QUERY:
+        raise UserError(f"the query has {len(text):,} characters: shorten it to {MAX_QUERY:,} or fewer")
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    shown = "".join(" " if unicodedata.category(character) == "Cc" else character for character in whole).strip()
+    if not shown:
+        raise UserError("the query is empty: say in words what to look for")
+    return shown
+
+
+class QueryEncoder:
+    """The CLIP that made a cache, for texts that are not in it."""
+
+    def __init__(self, cache: FeatureCache, model: str | None, pretrained: str | None, device: torch.device, max_words: int) -> None:
+        """Load it as the cache says, or from where `model` and `pretrained` say that it is now.
+
+        Raises UserError where it cannot be had, and where it is not the CLIP that made the cache.
+        """
+        extracted: dict[str, Any] = cache.provenance["options"]
+        model, pretrained = model or extracted["model"], pretrained or extracted["pretrained"]
+        self._clip = load_clip(model, pretrained, device, extracted["seed"], cache.settings["precision"])
+        loaded = model if pretrained is None else f"{model} with {pretrained}"
+        if self._clip.digest != cache.weights:
+            raise UserError(
+                f"{loaded} has the weights {self._clip.digest[:12]}..., the cache {cache.path} was made with {cache.weights[:12]}...: "
+                "name the same with --pretrained FILE, or with --model local-dir:FOLDER"
+            )
+        if self._clip.architecture != cache.settings["architecture"]:
+            raise UserError(
+                f"{loaded} has the weights of the cache {cache.path} but another configuration (its activation, say): name the same --model"
+            )
+        self._max_words, self._dtype = max_words, cache.settings["dtype"]
+
+    def encode(self, texts: Sequence[str]) -> TextFeatures:
+        """Features of a few queries, each encoded alone: they depend on nothing beside it, and one costs no more than one."""
+        return self._features(texts, [entry for batch in encode_texts(texts, self._clip, self._max_words, 1) for entry in batch])
+
+    def encode_many(self, texts: Sequence[str], quiet: bool) -> TextFeatures:
+        """Features of many captions, in batches, as extraction makes them."""
+        entries: list[TextEntry] = []
+        with Progress("captions", len(texts), "captions", quiet) as progress:
+            for batch in encode_texts(texts, self._clip, self._max_words, BATCH):
+                entries += batch
+                progress.update(len(batch))
+        return self._features(texts, entries)
+
+    def _features(self, texts: Sequence[str], entries: Sequence[TextEntry]) -> TextFeatures:
+        """In the order of the texts, and rounded as in the cache: a caption that is searched for scores as in an evaluation."""
+        by_text = {entry.text: entry for entry in entries}
+        ordered = [by_text[text] for text in texts]
+        words_TD = np.concatenate([entry.words_TD for entry in ordered]).astype(self._dtype)
+        sentence_AD = np.stack([entry.sentence_D for entry in ordered]).astype(self._dtype)
+        starts = np.cumsum([0, *(len(entry.words_TD) for entry in ordered)])
+        return TextFeatures(list(texts), Ragged.in_memory(words_TD, starts), Ragged.in_memory(sentence_AD, np.arange(len(texts) + 1)))

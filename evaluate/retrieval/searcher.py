@@ -1,0 +1,159 @@
+"""A cache and a head, opened to be searched: text to videos with their best moments, and a video to texts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.cache import FeatureCache
+from data.datasets.files import quote
+from data.device import budget_bytes, find_device
+from data.errors import UserError
+from data.features import TextFeatures
+from data.sampling import choose_frames
+from evaluate.retrieval.candidates import Candidates, WholeGallery
+from evaluate.retrieval.gallery import Gallery
+from evaluate.retrieval.moments import Measure, Moment, find_moments
+from evaluate.retrieval.options import RetrievalOptions
+from evaluate.retrieval.queries import QueryEncoder
+from train_head.heads import TextBatch
+from train_head.run import load_head
+
+QUERIES_AT_ONCE = 16
+"""So many queries go over the gallery together: its features are then fetched from memory once for all of them."""
+CAPTIONS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A video found. `number` is its place in the gallery, `file` its name under the folder of videos, empty where none is known."""
+
+    rank: int
+    number: int
+    video_id: str
+    file: str
+    score: float
+    moment: Moment
+
+
+@dataclass(frozen=True)
+class CaptionHit:
+    """A text found."""
+
+    rank: int
+    caption: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query and the videos found, best first."""
+
+    query: str
+    measure: Measure
+    """What tells the frames of a video apart."""
+    hits: list[Hit]
+
+
+class Searcher:
+    """Answers queries over one cache with one head. Not for several threads at once."""
+
+    def __init__(self, options: RetrievalOptions) -> None:
+        """Load head, features and what the head makes of them.
+
+        Raises UserError for what the user can put right: no such cache, run or videos, a run that does not fit.
+        """
+        if options.top < 1:
+            raise UserError(f"--top {options.top}: a number above 0")
+        self._options, self._device = options, find_device(options.device)
+        self.cache = FeatureCache(options.cache)
+        self.head, record = load_head(options.run, self.cache, self._device)
+        self.head.few_texts = True
+        trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
+        self._max_frames: int | None = trained_frames if options.max_frames is None else options.max_frames
+        budget = budget_bytes(options.memory_budget)
+        self.gallery = Gallery(self.cache, self.head, self._max_frames, budget, options.quiet)
+        self.index: Candidates = WholeGallery(len(self.gallery.ids))
+        self.files = _files(self.cache)
+        self._encoder: QueryEncoder | None = None
+
+    @property
+    def encoder(self) -> QueryEncoder:
+        """The cache's CLIP, loaded when the first text needs it: a video's captions may all be cached."""
+        if self._encoder is None:
+            # A longer query is cut, as extraction cuts a caption.
+            max_words = min(int(self.cache.settings["max_words"]), self.head.config.max_words)
+            self._encoder = QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, max_words)
+        return self._encoder
+
+    def search(self, queries: Sequence[str]) -> Iterator[Answer]:
+        """The best videos for each query (see `clean_query`), best first, equal scores in the order of ids."""
+        for first in range(0, len(queries), QUERIES_AT_ONCE):
+            texts = self.encoder.encode(queries[first : first + QUERIES_AT_ONCE])
+            single = [TextBatch.gather(texts, [i], self._device) for i in range(len(texts.texts))]
+            candidates = [self.index.candidates(text, self._options.top) for text in single]
+            # Queries with the same candidates go over them together.
+            for _, group in groupby(range(len(single)), [videos.tobytes() for videos in candidates].__getitem__):
+                together = list(group)
+                videos = candidates[together[0]]
+                score_AB = self.gallery.scores(TextBatch.gather(texts, together, self._device), videos)
+                for i, score_B in zip(together, score_AB, strict=True):
+                    yield self._answer(queries[first + i], single[i], videos, score_B)
+
+    def _answer(self, query: str, text: TextBatch, videos: NDArray[np.int64], score_B: NDArray[np.float32]) -> Answer:
+        if np.isnan(score_B).any():
+            video_id = self.gallery.ids[videos[int(np.isnan(score_B).argmax())]]
+            raise UserError(f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr")
+        order = np.argsort(-score_B, kind="stable")[: self._options.top]
+        measure, moments = find_moments(self.head, text, self.gallery.videos, videos[order])
+        hits = []
+        for rank, (place, moment) in enumerate(zip(order.tolist(), moments, strict=True), start=1):
+            number = int(videos[place])
+            video_id = self.gallery.ids[number]
+            hits.append(Hit(rank, number, video_id, self.files.get(video_id, ""), float(score_B[place]), moment))
+        return Answer(query, measure, hits)
+
+    def number(self, video_id: str) -> int:
+        """The place of a video in the gallery. Raises UserError, naming videos of like names, where it is not there."""
+        if ("videos", video_id) not in self.cache:
+            near = get_close_matches(video_id, self.gallery.ids, n=3, cutoff=0.5)
+            hint = (
+                f"near it: {', '.join(map(quote, near))}"
+                if near
+                else f"the first of {len(self.gallery.ids):,} is {quote(self.gallery.ids[0])}"
+            )
+            raise UserError(f"the cache {self.cache.path} has no video {quote(video_id)}; {hint}")
+        return self.gallery.ids.index(video_id)
+
+    def captions(self, number: int, texts: TextFeatures) -> list[CaptionHit]:
+        """The best of these texts for a video, best first, equal scores in their order."""
+        count, member = len(texts.texts), np.array([number])
+        parts = [range(first, min(first + CAPTIONS_AT_ONCE, count)) for first in range(0, count, CAPTIONS_AT_ONCE)]
+        score_A = np.concatenate([self.gallery.scores(TextBatch.gather(texts, part, self._device), member) for part in parts])[:, 0]
+        order = np.argsort(-score_A, kind="stable")[: self._options.top].tolist()
+        return [CaptionHit(rank, texts.texts[i], float(score_A[i])) for rank, i in enumerate(order, start=1)]
+
+    def cached_captions(self) -> TextFeatures:
+        """All captions of the cache, in their order. Raises UserError where it has none."""
+        names = sorted(self.cache.names("texts"))
+        if not names:
+            raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one a line")
+        return self.cache.texts(names, budget_bytes(self._options.memory_budget))
+
+    def thumbnails(self, number: int) -> list[bytes]:
+        """JPEG files of the frames that the head sees of a video; none where the cache keeps none."""
+        images = self.cache.images("thumbnails", self.gallery.ids[number])
+        return [images[i] for i in choose_frames(len(images), self._max_frames)]
+
+
+def _files(cache: FeatureCache) -> dict[str, str]:
+    """The file of every video that a table of the cache lists with one."""
+    files: dict[str, str] = {}
+    for name in cache.tables():
+        if name.startswith("videos-"):
+            table = cache.video_table(name.removeprefix("videos-").removesuffix(".parquet")).dropna(subset=["file"])
+            files.update(zip(table["video_id"], table["file"], strict=True))
+    return files

@@ -1,0 +1,326 @@
+"""Search over a cache: exact scores, best moments, and one line for whatever is asked wrongly."""
+
+import io
+import json
+import shutil
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+import extract
+from data.cache import FeatureCache, VideoEntry
+from data.errors import UserError
+from evaluate import search
+from evaluate.retrieval.moments import clock
+from evaluate.retrieval.queries import MAX_QUERY, clean_query
+from evaluate.retrieval.searcher import QUERIES_AT_ONCE, Answer, Searcher
+from evaluate.search import SearchOptions
+from extract import ExtractOptions
+from tests.conftest import DEMO_CLIP, ROOT
+from tests.test_glim import pad
+from train_head.glim import glim_scores
+from train_head.heads import TextBatch
+
+BUDGET = 10**9
+QUERY = "a small white object resting on the right"
+
+
+@pytest.fixture
+def options(cache_path: Path) -> SearchOptions:
+    return SearchOptions(cache=cache_path, run="zero-shot:glccl", query=(QUERY,), device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def searcher(cache_path: Path) -> Searcher:
+    return Searcher(SearchOptions(cache=cache_path, run="zero-shot:glccl", top=100, device="cpu", quiet=True))
+
+
+def jpeg(shade: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (8, 8), shade).save(content, "JPEG")
+    return content.getvalue()
+
+
+def rewritten(source: FeatureCache, path: Path, ids: dict[str, str], thumbnails: bool = False) -> FeatureCache:
+    """A cache of some videos of another under new ids, and with pictures for thumbnails, each of a shade of its own."""
+    made = FeatureCache.create(path, source.settings, source.clip_parts(), source.provenance)
+    videos = source.videos(list(ids), BUDGET)
+    entries = []
+    for i, name in enumerate(ids.values()):
+        frames = videos.frames.gather([i])[0].numpy()
+        shades = [jpeg(20 * i + 2 * f) for f in range(len(frames))] if thumbnails else ()
+        entries.append(VideoEntry(name, frames, videos.seconds[i], 1, 1, thumbnails=shades))
+    if entries:
+        made.write_videos(entries)
+    return FeatureCache(path)
+
+
+def captions_of(cache: FeatureCache, count: int) -> list[str]:
+    return cache.table()["caption"].drop_duplicates().tolist()[:count]
+
+
+def reference(cache: FeatureCache, captions: Sequence[str], head: str) -> tuple[list[str], torch.Tensor]:
+    """Scores of cached captions with all videos, by the plain form of each head."""
+    ids = sorted(cache.names("videos"))
+    frames = [cache.videos([name], BUDGET).frames.gather([0])[0] for name in ids]
+    texts = cache.texts(captions, BUDGET)
+    sentence_AD = texts.sentences.gather(range(len(captions)))[0]
+    scale = min(cache.clip_parts().logit_scale, 100.0)
+    if head == "mean":
+        unit = torch.nn.functional.normalize
+        video_BD = torch.stack([unit(unit(frame, dim=-1).mean(dim=0), dim=-1) for frame in frames])
+        return ids, scale * unit(sentence_AD, dim=-1) @ video_BD.T
+    word_ALD, mask_AL = pad([texts.words.gather([i])[0] for i in range(len(captions))])
+    return ids, glim_scores(sentence_AD, word_ALD, mask_AL, *pad(frames), logit_scale=scale).mean(dim=0)
+
+
+@pytest.mark.parametrize("head", ["glccl", "mean"])
+def test_every_video_is_scored_exactly_and_the_best_come_first(options: SearchOptions, cache: FeatureCache, head: str) -> None:
+    captions = captions_of(cache, QUERIES_AT_ONCE + 3)
+    ids, score_AB = reference(cache, captions, head)
+    answers = list(Searcher(replace(options, run=f"zero-shot:{head}", top=len(ids))).search(captions))
+    assert [answer.query for answer in answers] == captions
+    for answer, score_B in zip(answers, score_AB, strict=True):
+        assert sorted(hit.video_id for hit in answer.hits) == ids
+        assert [hit.rank for hit in answer.hits] == list(range(1, len(ids) + 1))
+        found = [hit.score for hit in answer.hits]
+        assert found == sorted(found, reverse=True)
+        # Queries are encoded anew: single numbers of float16 may be rounded to the next.
+        torch.testing.assert_close(torch.tensor(found), score_B[[ids.index(hit.video_id) for hit in answer.hits]], atol=0.02, rtol=1e-3)
+
+
+def test_the_moment_of_a_text_guided_head_is_the_frame_that_the_sentence_weighs_most(searcher: Searcher, cache: FeatureCache) -> None:
+    caption = captions_of(cache, 1)[0]
+    sentence_D = cache.texts([caption], BUDGET).sentences.gather([0])[0][0].double().numpy()
+    answer = next(searcher.search([caption]))
+    assert answer.measure == "sentence"
+    for hit in answer.hits:
+        video = cache.videos([hit.video_id], BUDGET)
+        product_F = video.frames.gather([0])[0].double().numpy() @ sentence_D / 5
+        weight_F = np.exp(product_F - product_F.max())
+        np.testing.assert_allclose(hit.moment.weight_F, weight_F / weight_F.sum(), atol=5e-3)
+        assert hit.moment.weight_F[hit.moment.frame] == max(hit.moment.weight_F)
+        assert hit.moment.seconds == video.seconds[0][hit.moment.frame]
+        assert hit.moment.seconds_F == video.seconds[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("head", "measure"), [("mean", "cosine"), ("xclip", "cosine"), ("glim-local", "words"), ("glim-global", "sentence")]
+)
+def test_heads_say_what_their_moments_are_made_of(
+    options: SearchOptions, cache: FeatureCache, capsys: pytest.CaptureFixture[str], head: str, measure: str
+) -> None:
+    answer = search.main(replace(options, run=f"zero-shot:{head}", json=True, top=3))[0]
+    said = json.loads(capsys.readouterr().out)
+    for hit, result in zip(answer.hits, said["results"], strict=True):
+        assert result["moment"]["by"] == measure
+        assert result["video_id"] == hit.video_id
+        assert result["file"] == f"{hit.video_id}.mp4"
+        assert len(hit.moment.weight_F) == len(cache.videos([hit.video_id], BUDGET).seconds[0])
+        assert max(map(abs, hit.moment.weight_F)) <= 1.0001
+
+
+def test_a_query_scores_the_same_alone_in_a_file_and_with_any_memory(options: SearchOptions, cache: FeatureCache, tmp_path: Path) -> None:
+    captions = captions_of(cache, QUERIES_AT_ONCE + 1)
+    file = tmp_path / "queries.txt"
+    file.write_text("\n\n".join(captions) + "\n")
+    together = search.main(replace(options, query=(), queries=str(file)))
+    for caption, expected in list(zip(captions, together, strict=True))[::5]:
+        assert search.main(replace(options, query=(caption,), memory_budget=0.0)) == [expected]
+
+
+class EverySecond:
+    """What an index may do: name only some of the videos."""
+
+    def __init__(self, videos: int) -> None:
+        self._videos = videos
+
+    def candidates(self, query: TextBatch, count: int) -> NDArray[np.int64]:
+        return np.arange(int(query.length_A[0]) % 2, self._videos, 2)
+
+
+def test_candidates_are_scored_exactly_and_nothing_else_is(options: SearchOptions, cache: FeatureCache) -> None:
+    captions = captions_of(cache, 5)
+    whole = Searcher(replace(options, top=100))
+    some = Searcher(replace(options, top=100))
+    some.index = EverySecond(len(some.gallery.ids))
+    for expected, found in zip(whole.search(captions), some.search(captions), strict=True):
+        assert len(found.hits) == len(expected.hits) // 2
+        rest = [(hit.video_id, hit.score) for hit in expected.hits if hit.number % 2 == found.hits[0].number % 2]
+        assert [(hit.video_id, hit.score) for hit in found.hits] == rest
+
+
+def test_a_video_finds_its_captions(
+    options: SearchOptions, cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captions = sorted(cache.names("texts"))
+    ids, score_AB = reference(cache, captions, "glccl")
+    score_A = score_AB[:, ids.index("video3")]
+    asked = replace(options, query=(), video="video3", top=5, json=True)
+    search.main(asked)
+    said = json.loads(capsys.readouterr().out)
+    assert said["captions"] == len(captions)
+    assert [result["caption"] for result in said["results"]] == [captions[i] for i in score_A.argsort(descending=True)[:5]]
+    file = tmp_path / "captions.txt"
+    file.write_text("\n".join([*captions[:40], captions[0]]))
+    search.main(replace(asked, captions=file, top=100))
+    said = json.loads(capsys.readouterr().out)
+    found = {result["caption"]: result["score"] for result in said["results"]}
+    assert found == pytest.approx(dict(zip(captions[:40], score_A.tolist(), strict=False)), abs=0.02)
+
+
+def test_queries_from_standard_input_are_printed_for_people(
+    options: SearchOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a red cross\r\n\r\na blue star\n")))
+    answers = search.main(replace(options, query=(), queries="-", top=2))
+    lines = capsys.readouterr().out.splitlines()
+    assert [answer.query for answer in answers] == ["a red cross", "a blue star"]
+    assert [lines[0], lines[3]] == ["a red cross", "a blue star"]
+    hit = answers[1].hits[0]
+    assert lines[4].split() == ["1", f"{hit.score:.3f}", clock(hit.moment.seconds), hit.video_id, f"({hit.file})"]
+    assert "62 videos" in lines[-1]
+    assert "alpha" in lines[-1]
+
+
+def test_the_page_of_results_is_one_file_in_which_text_stays_text(options: SearchOptions, cache: FeatureCache, tmp_path: Path) -> None:
+    hostile = '<img src=x onerror="alert(1)">.mp4'
+    other = rewritten(cache, tmp_path / "cache", {"video1": hostile, "video2": "b"}, thumbnails=True)
+    page = tmp_path / "new" / "page.html"
+    query = "</style><script>alert(1)</script>{{ 7 * 7 }}"
+    search.main(replace(options, cache=other.path, query=(query, QUERY), html=page))
+    content = page.read_text()
+    assert "<script" not in content
+    assert "<img src=x" not in content
+    assert "{{ 7 * 7 }}" in content
+    assert "&lt;img src=x onerror=&#34;alert(1)&#34;&gt;.mp4" in content
+    assert content.count("data:image/jpeg;base64,") == 2 * sum(
+        len(cache.videos([name], BUDGET).seconds[0]) for name in ("video1", "video2")
+    )
+    assert "http" not in content
+    assert content.count("<svg") == content.count("data:image")
+    without = tmp_path / "without.html"
+    search.main(replace(options, html=without, top=1))
+    assert "<img" not in without.read_text()
+    assert "<svg" in without.read_text()
+
+
+def test_thumbnails_are_of_the_frames_that_the_head_sees(options: SearchOptions, cache: FeatureCache, tmp_path: Path) -> None:
+    longest = max(cache.names("videos"), key=lambda name: len(cache.videos([name], BUDGET).seconds[0]))
+    other = rewritten(cache, tmp_path / "cache", {longest: "long"}, thumbnails=True)
+    count = len(cache.videos([longest], BUDGET).seconds[0])
+    assert count > 3
+    found = Searcher(replace(options, cache=other.path, max_frames=2))
+    assert found.thumbnails(0) == [jpeg(0), jpeg(2 * (count - 1))]
+    assert next(found.search([QUERY])).hits[0].moment.seconds_F == [0.0, float(cache.videos([longest], BUDGET).seconds[0][-1])]
+
+
+def test_a_folder_of_videos_without_captions_is_extracted_and_searched(
+    demo_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "videos"
+    (folder / "deep er").mkdir(parents=True)
+    for name, target in (("video1", "one"), ("video2", "deep er/two"), ("video3", "deep er/drei ü")):
+        shutil.copy(demo_set / "videos" / f"{name}.mp4", folder / f"{target}.mp4")
+    cache = extract.main(ExtractOptions(videos=folder, cache=tmp_path / "cache", model=DEMO_CLIP, device="cpu", quiet=True))
+    asked = SearchOptions(cache=cache, run="zero-shot:glccl", query=(QUERY,), device="cpu", quiet=True)
+    hits = search.main(asked)[0].hits
+    assert sorted((hit.video_id, hit.file) for hit in hits) == [
+        (name, name) for name in ("deep er/drei ü.mp4", "deep er/two.mp4", "one.mp4")
+    ]
+    with pytest.raises(UserError, match="has no captions: name a file of texts with --captions"):
+        search.main(replace(asked, query=(), video="one.mp4"))
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a cat\na dog\n")
+    capsys.readouterr()
+    search.main(replace(asked, query=(), video="one.mp4", captions=texts))
+    assert capsys.readouterr().out.splitlines()[-1] == "of 2 captions"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"query": ()}, "there is no query"),
+        ({"query": ("a cat", " \t")}, "the query is empty"),
+        ({"query": ("\x00\x1b",)}, "the query is empty"),
+        ({"query": ("a" * (MAX_QUERY + 1),)}, "has 10,001 characters: shorten it to 10,000"),
+        ({"query": (), "queries": "nowhere.txt"}, "--queries nowhere.txt cannot be read: No such file"),
+        ({"query": (), "video": "vdeo3"}, "has no video 'vdeo3'; near it: 'video3', "),
+        ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J'; the first of 62 is 'video0'"),
+        ({"video": "video3"}, "--video asks for captions: leave out the queries"),
+        ({"captions": Path("texts.txt")}, "--captions texts.txt belongs to --video"),
+        ({"top": 0}, "--top 0: a number above 0"),
+        ({"max_frames": 0}, "--max-frames 0: a number above 0"),
+        ({"run": "zero-shot:best"}, "--run zero-shot:best: choose"),
+        ({"run": "nowhere"}, "--run nowhere is no finished run"),
+        ({"cache": Path("nowhere")}, "there is no cache at nowhere"),
+        ({"pretrained": "random"}, f"{DEMO_CLIP} with random has the weights "),
+        ({"model": "local-dir:nowhere"}, "--model local-dir:nowhere: no open_clip_config.json"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said_in_one_line(options: SearchOptions, change: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError) as raised:
+        search.main(replace(options, **change))  # type: ignore[arg-type]
+    assert line in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_another_clip_than_the_caches_is_refused_by_both_digests(options: SearchOptions, cache: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"weights [0-9a-f]{{12}}\.\.\., the cache {cache.path} was made with {cache.weights[:12]}"):
+        search.main(replace(options, pretrained="random"))
+    shutil.copytree(ROOT / "demo/clip", tmp_path / "clip")
+    moved = replace(options, model=f"local-dir:{tmp_path / 'clip'}")
+    assert search.main(moved) == search.main(options)
+    config = tmp_path / "clip" / "open_clip_config.json"
+    config.write_text(config.read_text().replace('"quick_gelu": true', '"quick_gelu": false'))
+    with pytest.raises(UserError, match="another configuration"):
+        search.main(moved)
+
+
+def test_a_cache_without_videos_and_lines_that_are_no_text(options: SearchOptions, cache: FeatureCache, tmp_path: Path) -> None:
+    empty = rewritten(cache, tmp_path / "cache", {})
+    with pytest.raises(UserError, match="holds no videos: run extract"):
+        search.main(replace(options, cache=empty.path))
+    file = tmp_path / "queries.txt"
+    for content, line in [(b"a cat\n\xff\n", "line 2: byte 0xff is not UTF-8"), (b"\n \n", "holds no text")]:
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=line):
+            search.main(replace(options, query=(), queries=str(file)))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=st.one_of(st.text(), st.text(st.characters(categories=["Cs", "Cc", "Cf", "So", "P"]), max_size=200)))
+def test_every_text_is_answered_or_refused_in_one_line(searcher: Searcher, query: str) -> None:
+    try:
+        cleaned = clean_query(query)
+    except UserError:
+        cleaned = ""
+    # Refused is only what has nothing to be seen.
+    assert bool(cleaned) == any(not character.isspace() and unicodedata.category(character) != "Cc" for character in query)
+    if not cleaned:
+        return
+    answer: Answer = next(searcher.search([cleaned]))
+    assert len(answer.hits) == 62
+    assert json.dumps(cleaned, ensure_ascii=False).encode()
+    assert all(character.isprintable() or ord(character) > 127 for character in cleaned)
+
+
+def test_a_long_query_is_cut_as_extraction_cuts_a_caption(searcher: Searcher) -> None:
+    words = " ".join(["cross"] * 100)
+    longer = " ".join(["cross"] * 300)
+    first, second = searcher.search([words, longer])
+    assert [hit.score for hit in first.hits] == [hit.score for hit in second.hits]
+    assert searcher.encoder.encode([words]).words.length_N.tolist() == [searcher.cache.settings["max_words"]]
+
+
+def test_times_are_read_as_hours_minutes_and_seconds() -> None:
+    assert [clock(seconds) for seconds in (0, 59.96, 61.25, 3725.5)] == ["0:00:00.0", "0:01:00.0", "0:01:01.2", "1:02:05.5"]

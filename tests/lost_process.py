@@ -4,26 +4,28 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 
-def kill_when_begun() -> None:
-    """Let the victim die where processes agree on their work."""
+BEGUN = {"evaluate": "agree", "extract": "meet"}
+"""Where processes of a command meet before their work begins."""
+
+
+def kill_when_begun(command: str) -> None:
+    """Let the victim die when it has met the others."""
     from data.processes import ProcessGroup
 
-    agree = ProcessGroup.agree
+    meet = getattr(ProcessGroup, BEGUN[command])
 
-    def agree_and_die(group: ProcessGroup, facts: Mapping[str, Any]) -> None:
-        agree(group, facts)
+    def meet_and_die(group: ProcessGroup, *arguments: Any) -> None:
+        meet(group, *arguments)
         if group.rank == int(os.environ["VICTIM"]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(ProcessGroup, "agree", agree_and_die)  # noqa: B010
+    setattr(ProcessGroup, BEGUN[command], meet_and_die)
 
 
 if __name__ == "__main__":
     os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # torch is loaded here earlier than the command would set this
-    kill_when_begun()
-    command = sys.argv.pop(1)
-    runpy.run_module(command, run_name="__main__", alter_sys=True)
+    kill_when_begun(sys.argv[1])
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)

@@ -1,6 +1,7 @@
 """Two-stage retrieval: the index, exact re-ranking of candidates, and what a candidate that is missing counts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from evaluate import EvaluateOptions, main
 from evaluate.candidates import candidate_index, find_candidates, unit_vectors
 from evaluate.index import VideoIndex, nearest
 from evaluate.rerank import candidate_metrics, rerank
+from evaluate.retrieval.options import RetrievalOptions
+from evaluate.retrieval.searcher import Searcher
 from tests.test_stages import Everything
 from train_head.pairs import score_all_pairs
 from train_head.run import load_head
@@ -192,3 +195,24 @@ def test_candidates_come_nearest_first(cache: FeatureCache, split: Split) -> Non
     near_AB = torch.stack([torch.cosine_similarity(sentence_AD[:, None], frame_FD, dim=-1).amax(dim=1) for frame_FD in frames], dim=1)
     found_AK = near_AB.gather(1, candidate_AK)
     assert torch.allclose(found_AK, near_AB.topk(5, dim=1).values, atol=1e-5)
+
+
+def test_search_scores_the_candidates_of_an_index_alone(cache_path: Path, tmp_path: Path) -> None:
+    options = RetrievalOptions(cache=cache_path, run="zero-shot:glccl", top=5, device="cpu", quiet=True)
+    query = "a red ring moves to the left"
+
+    def found(options: RetrievalOptions) -> list[tuple[str, float]]:
+        [answer] = Searcher(options).search([query])
+        return [(hit.video_id, hit.score) for hit in answer.hits]
+
+    best = found(options)
+    videos = len(FeatureCache(cache_path).names("videos"))
+    assert found(replace(options, candidates=videos, index=tmp_path)) == best
+    near = found(replace(options, candidates=20, index=tmp_path))
+    assert len(near) == 5
+    assert [name for name, _ in near if name in dict(best)]
+    for candidates, message in ((videos + 1, f"the gallery has {videos} videos"), (4, "at least as many as --top 5")):
+        with pytest.raises(UserError, match=message):
+            Searcher(replace(options, candidates=candidates))
+    with pytest.raises(UserError, match="is for --candidates"):
+        Searcher(replace(options, index=tmp_path))

@@ -6,7 +6,6 @@ import signal
 import sys
 from typing import Any
 
-
 BEGUN = {"evaluate": "agree", "extract": "meet"}
 """Where processes of a command meet before their work begins."""
 

@@ -1,11 +1,10 @@
 """From a command line to a stage: one frozen dataclass of options in, an exit status out."""
 
-import dataclasses
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -24,19 +23,18 @@ def run_command(
     prog: str,
     status: Callable[[Result], int] = lambda _result: 0,
     default: Options | None = None,
+    pairs: bool = False,
 ) -> None:
     """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
 
     `status` looks at what `main` gave back and says how it went, where that is not simply 0. With a `default`, no option must be given, not
-    even those without a default of their own. SIGTERM, which batch systems send, ends a
-    stage as an interrupt does. A KeyboardInterrupt may say how to go on.
+    even those without a default of their own. With `pairs`, each flag can be given as --FLAG and as --no-FLAG. SIGTERM, which batch systems
+    send, ends a stage as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
     if "WORLD_SIZE" in os.environ:
         # Read when torch loads. A peer that is gone would be warned of with a stack trace of C++; data.processes names it in a line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    fields = dataclasses.fields(cast(Any, options_type))
-    # Where a flag is on by default, every flag has its --no- form; elsewhere none has, and the help is the shorter for it.
-    config = () if any(field.default is True for field in fields) else (tyro.conf.FlagCreatePairsOff,)
+    config = () if pairs else (tyro.conf.FlagCreatePairsOff,)
     options = tyro.cli(options_type, prog=prog, default=tyro.MISSING_NONPROP if default is None else default, config=config)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -18,4 +18,11 @@ def main(options: ExtractOptions) -> "Outcome":
 # To fetch a model, neither videos nor a cache need be named.
 fetching = "--fetch-model" in (argument.replace("_", "-") for argument in sys.argv[1:])
 default = ExtractOptions(videos=Path(), cache=Path()) if fetching else None
-run_command(ExtractOptions, main, prog="python -m extract", status=lambda outcome: SOME_FAILED if outcome.failed else 0, default=default)
+run_command(
+    ExtractOptions,
+    main,
+    prog="python -m extract",
+    status=lambda outcome: SOME_FAILED if outcome.failed else 0,
+    default=default,
+    pairs=True,  # one flag is on by default, and scripts may say so
+)

@@ -20,7 +20,7 @@ from data.datasets import Dataset
 from data.ffmpeg import SOURCE, FfmpegFailed, Processes, Running, run_ffmpeg
 from data.progress import Progress
 from extract.ahead import Ahead
-from extract.decode import FORMATS
+from extract.decode import FORMATS, MAX_PIXELS
 from extract.options import ExtractOptions
 from extract.videos import leads_out, worker_count
 
@@ -97,7 +97,7 @@ def _copy(path: Path, time_limit_s: float, processes: Processes, **cut_at: int) 
     def read(running: Running) -> bytes:
         return running.stdout.read()
 
-    graph = ffmpeg.input(SOURCE, protocol_whitelist="file", format_whitelist=FORMATS)
+    graph = ffmpeg.input(SOURCE, protocol_whitelist="file", format_whitelist=FORMATS, max_pixels=MAX_PIXELS)
     graph = graph.output("/dev/null", map="0:V:0", c="copy", format="null", **cut_at).global_args("-progress", "pipe:1")
     return run_ffmpeg(graph, source=path, read=read, time_limit_s=time_limit_s, processes=processes)
 

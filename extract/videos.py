@@ -30,7 +30,7 @@ from extract.clip import BATCH, Clip
 from extract.decode import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.failures import Failure
 from extract.options import ExtractOptions
-from extract.pictures import pixels, thumbnail
+from extract.pictures import pixels_file, small, thumbnail_file
 
 PIECES_AHEAD = 2
 """Pieces of frames that wait for the encoder, for every worker."""
@@ -186,15 +186,15 @@ class VideoFeaturesAhead:
 
         kept = _Kept()
 
-        def shrink(image: Image.Image) -> tuple[Image.Image, bytes]:
-            return self._clip.shrink(image), thumbnail(image) if row.thumbnails else b""
+        def shrink(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+            return self._clip.shrink(image), small(image) if row.thumbnails else None
 
-        def take(shrunk: tuple[Image.Image, bytes]) -> None:
-            picture, small = shrunk
-            if row.thumbnails:
-                kept.thumbnails.append(small)
+        def take(shrunk: tuple[Image.Image, Image.Image | None]) -> None:
+            picture, whole = shrunk
+            if whole is not None:
+                kept.thumbnails.append(thumbnail_file(whole))
             if row.pixels:
-                kept.pixels.append(pixels(picture))
+                kept.pixels.append(pixels_file(picture))
             piece.append(self._clip.to_tensor(picture))
             hand_over(final=False)
 

@@ -1,5 +1,6 @@
 """The cache as a file format: what is written comes back, and what does not fit is refused."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,24 @@ def test_a_part_of_another_cache_is_refused(tmp_path: Path) -> None:
     part.rename(tmp_path / "b" / part.name)
     with pytest.raises(UserError, match="other settings"):
         FeatureCache(tmp_path / "b")
+
+
+def test_an_entry_is_current_as_long_as_what_it_was_made_from(tmp_path: Path) -> None:
+    """In a folder and in a merged file."""
+    rng = np.random.default_rng(0)
+    cache = new_cache(tmp_path / "cache")
+    part = replace(video(rng, "part", 3), start=2.5, end=5.0, pixels=[b"1", b"22", b"333"])
+    cache.write_videos([video(rng, "whole", 2), part])
+    cache.merge(tmp_path / "out.h5")
+    for found in (cache, FeatureCache(tmp_path / "cache"), FeatureCache(tmp_path / "out.h5")):
+        assert found.is_current("whole", 10, 20)
+        assert found.is_current("part", 10, 20, 2.5, 5.0)
+        assert not any(found.is_current("part", 10, 20, start, end) for start, end in [(0, 5), (2.5, 4), (2.5, math.inf)])
+        assert not found.is_current("part", 10, 21, 2.5, 5.0)
+        assert not found.is_current("other", 10, 20)
+        assert [found.images_of(name) for name in ("whole", "part", "other")] == [set(), {"pixels"}, set()]
+        assert found.images("pixels", "part") == part.pixels
+        assert found.images("pixels", "whole") == found.images("thumbnails", "part") == []
 
 
 def test_features_too_large_for_the_format_are_refused(tmp_path: Path) -> None:

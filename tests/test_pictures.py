@@ -19,7 +19,7 @@ from data.verify import VerifyOptions, verify
 from extract import ExtractOptions
 from extract.clip import Clip, load_clip
 from extract.decode import Sampling, sample_frames
-from extract.pictures import THUMBNAIL_SIDE, pixels, thumbnail
+from extract.pictures import THUMBNAIL_SIDE, pixels_file, small, thumbnail_file
 from tests.conftest import DEMO_CLIP
 from tests.videos import convert, frame_number, numbered_video, pattern
 
@@ -146,13 +146,13 @@ def test_real_pictures(shared_videos: Path, clip: Clip) -> None:
         for image in frames:
             own = clip.to_tensor(clip.shrink(image))
             assert float(((own - clip.transform(image)) * std).abs().max()) <= 1 / 255
-            small = opened([thumbnail(image)])[0]
-            assert max(small.size) == THUMBNAIL_SIDE
-            assert small.width / small.height == pytest.approx(image.width / image.height, rel=0.02)
+            whole = opened([thumbnail_file(small(image))])[0]
+            assert max(whole.size) == THUMBNAIL_SIDE
+            assert whole.width / whole.height == pytest.approx(image.width / image.height, rel=0.02)
             seen = clip.shrink(image)
-            difference = np.asarray(opened([pixels(seen)])[0], dtype=int) - np.asarray(seen, dtype=int)
+            difference = np.asarray(opened([pixels_file(seen)])[0], dtype=int) - np.asarray(seen, dtype=int)
             assert np.abs(difference).mean() < 3
             assert np.abs(difference).max() <= 24
-        sizes.append(float(np.mean([len(thumbnail(image)) for image in frames])))
+        sizes.append(float(np.mean([len(thumbnail_file(small(image))) for image in frames])))
     assert 1500 < np.mean(sizes) < 2500
     assert max(sizes) < 3500

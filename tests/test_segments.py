@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,18 @@ def test_files_without_a_length_and_files_that_are_none(
     assert done == 6
     assert {"broken.mp4#t=16", "out.mp4#t=16"} <= set(cache.names("videos"))
     assert set(read_failures(options.cache)) == {"empty.mp4"}
+
+
+def test_a_length_is_read_of_no_other_file(options: ExtractOptions, tmp_path: Path) -> None:
+    """Whatever the name says, a list of files is no video."""
+    other = options.videos / "long.mp4"
+    for suffix in ("mp4", "m3u8", "ffconcat"):
+        for content in (f"ffconcat version 1.0\nfile {other.name}\n", f"#EXTM3U\n#EXTINF:23,\n{other.name}\n#EXT-X-ENDLIST\n"):
+            playlist = options.videos / f"list.{suffix}"
+            playlist.write_text(content)
+            assert length_of(playlist, 60.0, Processes()) is None
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert length_of(tmp_path / "pipe.mp4", 60.0, Processes()) is None
 
 
 def test_what_a_cut_file_lacks_is_listed_segment_by_segment(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,8 @@ class CompareOptions:
     results: tyro.conf.Positional[tuple[Path, ...]]
     """Folders that python -m evaluate wrote. Those that differ in the seed of their training alone share a row."""
     base: Path | None = None
-    """Folder of results from which the differences of all others are tested: paired bootstrap and McNemar. Default: no tests."""
+    """Folder of results from which the differences of all others are tested, together with those that differ from it in the seed alone:
+    paired bootstrap and McNemar. Default: no tests."""
     sweep: str | None = None
     """Option of the training, such as csc_weight, to draw R@1 and RSum against, with standard deviations over seeds; wants --out."""
     allow_different: bool = False
@@ -121,15 +122,14 @@ def figures_table(compared: Compared) -> Table:
 
 
 def tests_table(compared: Compared) -> Table | None:
-    """A row for each group but the base: differences with their intervals and p. None without a base."""
-    if compared.base is None:
+    """A row for each group but the base: differences with their intervals and p. None without a base, or with nothing else."""
+    others = [group for group in compared.groups if group is not compared.base]
+    if compared.base is None or not others:
         return None
     columns = [("", "run"), *((_tested(name), column) for name in TESTED for column in ("difference", "95% interval", "p"))]
     columns += [("McNemar, R@1", column) for column in ("gained", "lost", "p")]
     rows = []
-    for group in compared.groups:
-        if group is compared.base:
-            continue
+    for group in others:
         test = compared.tests.get(group.label)
         if test is None:
             rows.append([group.label, *[NONE] * (len(columns) - 1)])

@@ -79,7 +79,7 @@ class FirstVideos:
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Look at the block."""
         score_A, place_A = _retrieval_scores(scores_SAB, texts, videos).max(dim=1)
-        # Videos of a block ascend, and max gives the first of equal ones on a CPU.
+        # Videos of a block ascend, and max gives the first of equal ones.
         video_A = videos[place_A]
         better_A = (score_A > self._score_A[texts]) | ((score_A == self._score_A[texts]) & (video_A < self.video_A[texts]))
         self._score_A[texts[better_A]], self.video_A[texts[better_A]] = score_A[better_A], video_A[better_A]
@@ -135,7 +135,9 @@ class PostProcessing:
             second.append(CorrectedScore(bank_ranked, correction))
         if second:
             split = self._split
-            score_all_pairs(self._head, split.texts, split.videos, split.answers, second, memory_budget, quiet, processes)
+            score_all_pairs(
+                self._head, split.texts, split.videos, split.answers, second, memory_budget, quiet, "scoring once more", processes
+            )
         rows: list[dict[str, Any]] = []
         if self._totals is not None:
             figures = {
@@ -160,7 +162,9 @@ class PostProcessing:
         scale = self._head.scale().item()
         totals = SoftmaxTotals(len(bank.texts), len(self._split.videos.ids), BETA / scale)
         bank_firsts = FirstVideos(len(bank.texts))
-        score_all_pairs(self._head, bank, self._split.videos, None, [totals, bank_firsts], memory_budget, quiet, processes)
+        score_all_pairs(
+            self._head, bank, self._split.videos, None, [totals, bank_firsts], memory_budget, quiet, "scoring the query bank", processes
+        )
         return dynamic_inverted_softmax(totals, bank_firsts, firsts, scale)
 
 

@@ -14,7 +14,7 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.processes import ProcessGroup, on_this_machine
 from data.provenance import plain, provenance, write_json
-from evaluate.bank import load_bank
+from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
 from evaluate.folder import EVALUATION, METRICS_FILE, check_out, clear
@@ -74,15 +74,18 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     processes.agree(_facts(options, loaded))
     head, split = loaded.head, loaded.split
     rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
-    bank = None
+    bank, memory_left = None, loaded.memory_left
     if options.query_bank is not None:
-        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, loaded.memory_left)
+        if split.name == BANK_SPLIT:
+            raise UserError(f"--query-bank with --split {split.name}: the bank would hold the queries; leave it out, or use another split")
+        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, memory_left)
+        memory_left -= bank.words.bytes_held + bank.sentences.bytes_held
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
     warm_up(head, split)
     with measured(head.logit_scale.device) as cost:
         accumulators = [rankings.accumulator, *post_processing.accumulators]
-        score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, loaded.memory_left, options.quiet, processes)
-    post_processed = post_processing.rows(loaded.memory_left, options.quiet, processes)
+        score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, memory_left, options.quiet, processes=processes)
+    post_processed = post_processing.rows(memory_left, options.quiet, processes)
     candidates = candidate_rows(
         loaded.candidates,
         options.candidates_from,
@@ -90,7 +93,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         head,
         split,
         rankings.metrics()["text_to_video"],
-        loaded.memory_left,
+        memory_left,
         options.index,
         processes,
         options.quiet,

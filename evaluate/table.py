@@ -33,7 +33,7 @@ class Table:
 
     def text(self) -> str:
         """In columns of spaces."""
-        width = [max(len(name), *(len(row[i]) for row in self.rows)) for i, (_, name) in enumerate(self.columns)]
+        width = [max([len(name), *(len(row[i]) for row in self.rows)]) for i, (_, name) in enumerate(self.columns)]
         spans = [(name, [i for i, _ in members]) for name, members in groupby(enumerate(self.columns), key=lambda column: column[1][0])]
         for name, places in spans:
             # A name that is wider than its columns widens the first of them.

@@ -1,5 +1,6 @@
 """Results side by side: means over seeds, paired tests against plain references, plots, and what is refused."""
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -245,7 +246,7 @@ def test_other_forms_of_the_table(seeds: list[Path], capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out) == record
     main(replace(options, format="csv", json=False))
     said = capsys.readouterr().out
-    table = pd.read_csv(pd.io.common.StringIO(said))  # type: ignore[attr-defined]
+    table = pd.read_csv(io.StringIO(said))
     assert table["RSum mean"].tolist() == pytest.approx([row["figures"]["RSum"]["mean"] for row in record["rows"]])
     assert table["RSum p"].tolist()[1:] == [row["tests"]["figures"]["RSum"]["p"] for row in record["rows"][1:]]
     main(replace(options, format="markdown"))
@@ -294,6 +295,12 @@ def test_other_files_are_left_alone(seeds: list[Path]) -> None:
     with pytest.raises(UserError, match="holds other files"):
         main(CompareOptions(tuple(seeds), out=seeds[0]))
     assert sorted(path.name for path in seeds[0].iterdir()) == before
+
+
+def test_a_base_alone_is_tested_against_nothing(evaluated: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    record = main(CompareOptions((evaluated["mean"],), base=evaluated["mean"]))
+    assert [row["tests"] for row in record["rows"]] == [None]
+    assert capsys.readouterr().out.splitlines()[-1].startswith("differences from zero-shot:mean")
 
 
 def test_real_results_with_a_base(evaluated: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,7 @@ def score_all_pairs(
     accumulators: Sequence[Accumulator],
     memory_budget: int,
     quiet: bool = True,
+    what: str = "scoring",
     processes: ProcessGroup | None = None,
 ) -> None:
     """Score every text with every video once and feed the accumulators.
@@ -87,7 +88,7 @@ def score_all_pairs(
     `answers` [A]: the index of each text's video; None where texts have none among the videos. `memory_budget`: bytes of encoded videos
     to hold at once; where it is too small for all, they are encoded twice. The texts of a video stay in one block, and blocks that hold
     answers come first, so that a RankCounter has little to keep. Raises UserError, which names the caption and the video, where an
-    accumulator finds the score of a pair to be NaN.
+    accumulator finds the score of a pair to be NaN. `what` stands before the progress.
 
     Several `processes` share the videos; their accumulators then have what those of one would have.
     """
@@ -101,7 +102,7 @@ def score_all_pairs(
     held: list[range] = []
     encoded: dict[range, Any] = {}
     one_at_a_time = Lock()
-    with Progress("scoring", len(strips) * sum(map(len, groups)), "blocks", quiet or processes.rank > 0) as progress:
+    with Progress(what, len(strips) * sum(map(len, groups)), "blocks", quiet or processes.rank > 0) as progress:
 
         def work(job: tuple[NDArray[np.int64], list[range]], _: None) -> None:
             strip, blocks = job

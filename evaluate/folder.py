@@ -6,10 +6,11 @@ from pathlib import Path
 
 from data.errors import UserError
 from evaluate.ranks import RANKS_FILES
+from evaluate.report import PLOT_FILES, REPORT_FILE
 
 METRICS_FILE = "metrics.json"
-EVALUATION = (METRICS_FILE, *RANKS_FILES.values())
-"""All that an evaluation writes, as patterns of names. The first is the last to be written: results without it are not complete."""
+EVALUATION = (METRICS_FILE, *RANKS_FILES.values(), REPORT_FILE, *PLOT_FILES)
+"""All that an evaluation writes, as patterns of names. Results without the first are not complete; only the report comes after it."""
 
 
 def check_out(out: Path, own: Sequence[str]) -> None:
@@ -32,10 +33,9 @@ def clear(out: Path, own: Sequence[str]) -> None:
     What else a user has put beside results is left alone.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for path in sorted(out.iterdir(), key=lambda path: path.name != own[0]):
-        if _is_own(path.name, own):
-            path.unlink()
+    for path in [path for pattern in own for path in sorted(out.glob(pattern))]:
+        path.unlink()
 
 
 def _is_own(name: str, own: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in own)
+    return any(fnmatch(name, pattern.split("/")[0]) for pattern in own)

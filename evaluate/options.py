@@ -34,7 +34,9 @@ class EvaluateOptions:
     """Add a row of figures after QB-Norm with a bank of so many training captions; scores all pairs once more, and the bank's.
     Default: none."""
     seed: int = 0
-    """Seed of the resampled queries behind the 95% intervals, and of the choice of the query bank."""
+    """Seed of the resampled queries behind the 95% intervals, of the choice of the query bank, and of the report's choice among queries."""
+    report: bool = True
+    """Write report.html, which needs nothing beside it, and its plots for papers."""
     candidates: str | None = None
     """Numbers K of candidates, with commas between them: add rows of figures of two-stage retrieval, text to video, where K videos from an
     index are scored exactly for each caption, and what that loses against scoring all. Default: none."""

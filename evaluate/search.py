@@ -44,7 +44,7 @@ def main(options: SearchOptions) -> list["Answer"]:
     from evaluate.retrieval.searcher import Searcher
 
     if options.video is not None:
-        _print_captions(Searcher(options), options.video, options)
+        _print_captions(Searcher(options, queries=False), options.video, options)
         return []
     return _search(Searcher(options), queries, options)
 

@@ -22,6 +22,7 @@ from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
+from evaluate.report.collect import ReportCollector
 from evaluate.table import format_evaluation
 from evaluate.two_stage import candidate_rows, format_candidates, parse_candidates
 from train_head.heads import Head
@@ -54,8 +55,8 @@ class Loaded:
 
 
 def evaluate(options: EvaluateOptions) -> Path:
-    """Score all pairs and write metrics.json and the ranks of all queries to OUT; returns OUT. Under torchrun, processes share the videos,
-    and the first one writes.
+    """Score all pairs and write metrics.json, the ranks of all queries, and the report to OUT; returns OUT. Under torchrun, processes share
+    the videos, and the first one writes.
 
     Raises UserError for what the user can put right: no such cache, run or split, a run that does not fit, missing features, an OUT that
     holds other files, processes that were given different work.
@@ -81,9 +82,10 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, memory_left)
         memory_left -= bank.words.bytes_held + bank.sentences.bytes_held
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
+    collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
     warm_up(head, split)
     with measured(head.logit_scale.device) as cost:
-        accumulators = [rankings.accumulator, *post_processing.accumulators]
+        accumulators = [rankings.accumulator, *post_processing.accumulators, *([collector] if options.report else [])]
         score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, memory_left, options.quiet, processes=processes)
     post_processed = post_processing.rows(memory_left, options.quiet, processes)
     candidates = candidate_rows(
@@ -134,6 +136,10 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     print(json.dumps({name: result[name] for name in shown}) if options.json else format_evaluation(result))
     if candidates and not options.json:
         print(format_candidates(candidates))
+    if options.report:
+        from evaluate.report.page import write_report  # matplotlib takes half a second to load
+
+        write_report(options.out, result, split, head, loaded.cache, rankings.ranks(), collector.collected(), options.seed)
     return options.out
 
 

@@ -256,6 +256,26 @@ def load_clip(model: str, pretrained: str | None, device: torch.device, seed: in
     )
 
 
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a model, for `spell`; no weights are read, and no network is asked. Raises UserError where it cannot be had."""
+    if model.startswith("hf-hub:"):
+        raise UserError(f"the tokenizer of --model {model} would have to be fetched from a network")
+    open_clip = _import_open_clip()
+    try:
+        tokenizer = open_clip.get_tokenizer(model)
+    except (RuntimeError, OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"the tokenizer of --model {model} cannot be had ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        raise UserError(f"the tokenizer of --model {model} is a {type(tokenizer).__name__}, which does not spell its tokens")
+    return tokenizer
+
+
+def spell(tokenizer: Any, text: str, max_words: int) -> list[str]:
+    """The tokens of a text as `Clip.tokenize` makes them, start and end included, in letters. One that ends a word ends with a space."""
+    ids_L = tokenizer([text], context_length=max_words)[0]
+    return [tokenizer.decode([token]) for token in ids_L[: int(ids_L.argmax()) + 1].tolist()]
+
+
 def weights_path(model: str, pretrained: str | None) -> Path | None:
     """Where the weights of a model lie that `load_clip` has loaded: a file, or the folder of `local-dir:`. None for random weights."""
     open_clip = _import_open_clip()
@@ -269,32 +289,6 @@ def weights_path(model: str, pretrained: str | None) -> Path | None:
     if Path(pretrained).is_file():
         return Path(pretrained).absolute()
     return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained)))
-
-
-def token_texts(model: str, texts: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
-    """The tokens of each text as the tokenizer of `model` spells them, start and end included, cut to so many as Clip.tokenize cuts them.
-
-    A token that ends a word ends with a space. No weights are read. Raises UserError, which says why, where the tokenizer cannot be had or
-    makes another number of tokens of a text.
-    """
-    if model.startswith("hf-hub:"):
-        raise UserError(f"the tokenizer of --model {model} would have to be fetched from a network")
-    open_clip = _import_open_clip()
-    try:
-        tokenizer = open_clip.get_tokenizer(model)
-    except (RuntimeError, OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"the tokenizer of --model {model} cannot be had ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise UserError(f"the tokenizer of --model {model} is a {type(tokenizer).__name__}, which does not spell its tokens")
-    spelled = []
-    for text, length in zip(texts, lengths, strict=True):
-        ids_L = tokenizer([text], context_length=length)[0]
-        if int(ids_L.argmax()) + 1 != length:
-            raise UserError(
-                f"the tokenizer of --model {model} makes {int(ids_L.argmax()) + 1} tokens of {text!r}, the cache holds {length}"
-            )
-        spelled.append([tokenizer.decode([token]) for token in ids_L.tolist()])
-    return spelled
 
 
 def weights_digest(model: nn.Module) -> str:

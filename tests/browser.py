@@ -1,7 +1,5 @@
 """Fixtures: a headless Chromium, and pages in it whose errors fail the test."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,25 +7,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-# No call home, and nothing that needs a display, a GPU or a sandbox, which root in a container has not.
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+from demo.screenshots import CHROMIUM_FLAGS, find_chromium
+
 NEAR = ("file:", "data:", "blob:", "about:", "http://127.0.0.1:", "http://localhost:")
 
 OpenPage = Callable[..., Page]
-
-
-def find_chromium() -> str | None:
-    """The program on this machine, or the one that the environment variable CHROMIUM names."""
-    return os.environ.get("CHROMIUM") or next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +21,7 @@ def chromium() -> Iterator[Browser]:
     if program is None:
         pytest.skip("no Chromium is here: install the Debian package chromium (apt-get install chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=program, args=list(CHROMIUM_FLAGS))
         yield browser
         browser.close()
 

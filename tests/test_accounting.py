@@ -160,7 +160,7 @@ def test_a_part_of_a_split_is_refused_by_every_stage(part_of_1k_a: Path, tmp_pat
     run = train_head.main(replace(train, allow_missing=True))
     said = json.loads(capsys.readouterr().out)
     assert (said["selected_on"], said["train_counts"]["videos_scored"], said["train_counts"]["videos_expected"]) == ("val", 36, 8500)
-    options = EvaluateOptions(cache=part_of_1k_a, run=str(run), out=tmp_path / "out", device="cpu", quiet=True)
+    options = EvaluateOptions(cache=part_of_1k_a, run=str(run), out=tmp_path / "out", device="cpu", report=False, quiet=True)
     with pytest.raises(UserError, match=r"msrvtt-9k lists 12 videos and 12 captions for split test, not 1,000 and 1,000"):
         evaluate.main(options)
     result = json.loads((evaluate.main(replace(options, allow_missing=True)) / "metrics.json").read_text())
@@ -212,7 +212,7 @@ def test_a_score_that_is_no_number_is_refused_with_its_pair(cache: FeatureCache,
     head.logit_scale.data.fill_(torch.nan)
     save_run(tmp_path, head, {"weights": cache.weights})
     with pytest.raises(UserError) as refusal:
-        evaluate.main(EvaluateOptions(cache=cache.path, run=str(tmp_path), out=tmp_path / "out", device="cpu", quiet=True))
+        evaluate.main(EvaluateOptions(cache=cache.path, run=str(tmp_path), out=tmp_path / "out", device="cpu", report=False, quiet=True))
     # The first pair in the order of the blocks.
     split = load_split(cache, "test", None, BUDGET)
     assert f"caption {split.texts.texts[0]!r} and video {split.videos.ids[0]} is NaN" in str(refusal.value)

@@ -58,7 +58,7 @@ def all_scores(head: Head, split: Split, texts: Any = None) -> Tensor:
 
 @pytest.fixture
 def options(cache_path: Path, tmp_path: Path) -> EvaluateOptions:
-    return EvaluateOptions(cache=cache_path, run="zero-shot:glccl", out=tmp_path / "out", device="cpu", quiet=True)
+    return EvaluateOptions(cache=cache_path, run="zero-shot:glccl", out=tmp_path / "out", device="cpu", report=False, quiet=True)
 
 
 @pytest.fixture

@@ -2,15 +2,18 @@
 
 import io
 import json
+import shlex
 import shutil
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -24,6 +27,7 @@ from evaluate.retrieval.moments import clock
 from evaluate.retrieval.queries import MAX_QUERY, clean_query
 from evaluate.retrieval.searcher import QUERIES_AT_ONCE, Answer, Searcher
 from evaluate.search import SearchOptions
+from evaluate.serve import ServeOptions
 from extract import ExtractOptions
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_glim import pad
@@ -209,7 +213,8 @@ def test_the_page_of_results_is_one_file_in_which_text_stays_text(options: Searc
     assert "http" not in content
     assert content.count("<svg") == content.count("data:image")
     without = tmp_path / "without.html"
-    search.main(replace(options, html=without, top=1))
+    plain = rewritten(cache, tmp_path / "plain", {"video1": "a"})
+    search.main(replace(options, cache=plain.path, html=without))
     assert "<img" not in without.read_text()
     assert "<svg" in without.read_text()
 
@@ -254,8 +259,8 @@ def test_a_folder_of_videos_without_captions_is_extracted_and_searched(
         ({"query": ("\x00\x1b",)}, "the query is empty"),
         ({"query": ("a" * (MAX_QUERY + 1),)}, "has 10,001 characters: shorten it to 10,000"),
         ({"query": (), "queries": "nowhere.txt"}, "--queries nowhere.txt cannot be read: No such file"),
-        ({"query": (), "video": "vdeo3"}, "has no video 'vdeo3'; near it: 'video3', "),
-        ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J'; the first of 62 is 'video0'"),
+        ({"query": (), "video": "vdeo3"}, "has no video 'vdeo3': name one that it has, near it: 'video3', "),
+        ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J': name one that it has, such as 'video0'"),
         ({"video": "video3"}, "--video asks for captions: leave out the queries"),
         ({"captions": Path("texts.txt")}, "--captions texts.txt belongs to --video"),
         ({"top": 0}, "--top 0: a number above 0"),
@@ -320,6 +325,22 @@ def test_a_long_query_is_cut_as_extraction_cuts_a_caption(searcher: Searcher) ->
     first, second = searcher.search([words, longer])
     assert [hit.score for hit in first.hits] == [hit.score for hit in second.hits]
     assert searcher.encoder.encode([words]).words.length_N.tolist() == [searcher.cache.settings["max_words"]]
+
+
+def test_the_readmes_commands_are_understood() -> None:
+    section = (ROOT / "README.md").read_text().split("## Search your own videos")[1].split("\n## ")[0]
+    commands = [shlex.split(line) for line in section.splitlines() if line.startswith("    python -m")]
+    kinds = {"extract": ExtractOptions, "evaluate.search": SearchOptions, "evaluate.serve": ServeOptions}
+    assert [command[2] for command in commands] == list(kinds)
+    for command in commands:
+        options: Any = tyro.cli(kinds[command[2]], args=command[3:], config=(tyro.conf.FlagCreatePairsOff,))
+        assert options.cache == Path("cache")
+
+
+def test_every_option_of_search_and_serve_is_read() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "evaluate").rglob("*.py"))
+    for kind in (SearchOptions, ServeOptions):
+        assert [field.name for field in fields(kind) if f"options.{field.name}" not in code] == []
 
 
 def test_times_are_read_as_hours_minutes_and_seconds() -> None:

@@ -149,7 +149,7 @@ def test_frames_cached_whole_serve_every_number_of_frames(
 
 def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cache_path: Path, tmp_path: Path) -> None:
     """Zero-shot GLCCL through the command's path, against glim_scores on padded features in one call."""
-    options = EvaluateOptions(cache=cache_path, run="zero-shot:glccl", out=tmp_path, device="cpu", quiet=True)
+    options = EvaluateOptions(cache=cache_path, run="zero-shot:glccl", out=tmp_path, device="cpu", report=False, quiet=True)
     result = json.loads((evaluate.main(options) / "metrics.json").read_text())
     split = load_split(cache, "test", None, BUDGET)
     words, word_lengths = split.texts.words.gather(range(len(split.texts.texts)))
@@ -208,7 +208,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(
     assert record["best_epoch"] == best["epoch"]
     assert record["val"]["text_to_video"]["R@1"] == best["text_to_video R@1"]
     assert record["provenance"]["options"]["csc_weight"] == 0.5
-    options = EvaluateOptions(cache=cache.path, run=str(run), out=tmp_path, split="val", device="cpu", quiet=True)
+    options = EvaluateOptions(cache=cache.path, run=str(run), out=tmp_path, split="val", device="cpu", report=False, quiet=True)
     result = json.loads((evaluate.main(options) / "metrics.json").read_text())
     assert result["text_to_video"] == pytest.approx(record["val"]["text_to_video"])
     head, _ = load_head(str(run), cache, torch.device("cpu"))
@@ -260,7 +260,7 @@ def test_a_text_tower_of_another_width_cannot_start_the_temporal_encoder(
 def test_a_run_does_not_fit_other_weights(own_cache_options: ExtractOptions, run: Path, tmp_path: Path) -> None:
     other = extract.main(replace(own_cache_options, pretrained="random"))
     with pytest.raises(UserError, match="other CLIP weights"):
-        evaluate.main(EvaluateOptions(cache=other, run=str(run), out=tmp_path / "out", device="cpu", quiet=True))
+        evaluate.main(EvaluateOptions(cache=other, run=str(run), out=tmp_path / "out", device="cpu", report=False, quiet=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -269,7 +269,7 @@ def test_a_run_fits_another_cache_of_the_same_weights_within_its_lengths(
 ) -> None:
     """Other frame counts and shorter captions fit; captions longer than the matrices do not."""
     short = extract.main(replace(own_cache_options, max_words=12, max_frames="all"))
-    options = EvaluateOptions(cache=short, run=str(run), out=tmp_path / "out", device="cpu", quiet=True)
+    options = EvaluateOptions(cache=short, run=str(run), out=tmp_path / "out", device="cpu", report=False, quiet=True)
     assert (evaluate.main(options) / "metrics.json").is_file()
     narrow_run = train_head.main(replace(train_options, cache=short, out=tmp_path / "narrow", epochs=1))
     with pytest.raises(UserError, match="the head takes 12"):
@@ -277,7 +277,7 @@ def test_a_run_fits_another_cache_of_the_same_weights_within_its_lengths(
 
 
 def test_frames_can_be_fewer_than_cached(cache_path: Path, run: Path, tmp_path: Path) -> None:
-    options = EvaluateOptions(cache=cache_path, run=str(run), out=tmp_path / "3", max_frames=3, device="cpu", quiet=True)
+    options = EvaluateOptions(cache=cache_path, run=str(run), out=tmp_path / "3", max_frames=3, device="cpu", report=False, quiet=True)
     three = json.loads((evaluate.main(options) / "metrics.json").read_text())
     assert three["max_frames"] == 3
     with pytest.raises(UserError, match="--max-frames 0"):
@@ -315,7 +315,7 @@ def test_a_finished_run_is_not_overwritten(train_options: TrainOptions, run: Pat
     ],
 )
 def test_evaluation_refuses(cache_path: Path, tmp_path: Path, change: dict[str, str], message: str) -> None:
-    options = EvaluateOptions(cache=cache_path, run="zero-shot:mean", out=tmp_path / "out", device="cpu", quiet=True)
+    options = EvaluateOptions(cache=cache_path, run="zero-shot:mean", out=tmp_path / "out", device="cpu", report=False, quiet=True)
     with pytest.raises(UserError, match=message):
         evaluate.main(replace(options, **change))  # type: ignore[arg-type]
 
@@ -325,7 +325,7 @@ def test_a_damaged_run_is_refused(cache_path: Path, run: Path, tmp_path: Path) -
     shutil.copytree(run, copy)
     weights = copy / "head.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    options = EvaluateOptions(cache=cache_path, run=str(copy), out=tmp_path / "out", device="cpu", quiet=True)
+    options = EvaluateOptions(cache=cache_path, run=str(copy), out=tmp_path / "out", device="cpu", report=False, quiet=True)
     with pytest.raises(UserError, match="damaged"):
         evaluate.main(options)
 
@@ -346,7 +346,9 @@ def test_every_real_file_through_a_published_architecture(shared_videos: Path, o
     assert frames.length_N.tolist() == [5, 6, 10, 5, 1, 1, 1, 12]
     parts = cache.clip_parts()
     assert (parts.heads, parts.activation, parts.tensors["positional_embedding"].shape) == (8, "QuickGELU", (77, 512))
-    result = evaluate.main(EvaluateOptions(cache=cache.path, run="zero-shot:glccl", out=tmp_path / "out", device="cpu", quiet=True))
+    result = evaluate.main(
+        EvaluateOptions(cache=cache.path, run="zero-shot:glccl", out=tmp_path / "out", device="cpu", report=False, quiet=True)
+    )
     assert json.loads((result / "metrics.json").read_text())["gallery"] == 8
 
 
@@ -388,7 +390,7 @@ def test_a_broken_video_is_listed_and_the_rest_goes_on(demo_set: Path, tmp_path:
     failures = pd.read_csv(cache / FAILURES_FILE)
     assert failures["video_id"].tolist() == ["broken.mp4"]
     assert "Invalid data" in failures["last_words"][0]
-    options = EvaluateOptions(cache=cache, run="zero-shot:mean", out=tmp_path / "out", device="cpu", quiet=True)
+    options = EvaluateOptions(cache=cache, run="zero-shot:mean", out=tmp_path / "out", device="cpu", report=False, quiet=True)
     with pytest.raises(UserError, match=r"video broken\.mp4: run extract again, or go on without them with --allow-missing"):
         evaluate.main(options)
     result = json.loads((evaluate.main(replace(options, allow_missing=True)) / "metrics.json").read_text())
@@ -457,7 +459,7 @@ def test_results_side_by_side(cache_path: Path, run: Path, tmp_path: Path, capsy
     folders: list[Path] = []
     for name in ("zero-shot:mean", "zero-shot:glccl", str(run)):
         folders.append(tmp_path / str(len(folders)))
-        evaluate.main(EvaluateOptions(cache=cache_path, run=name, out=folders[-1], device="cpu", quiet=True))
+        evaluate.main(EvaluateOptions(cache=cache_path, run=name, out=folders[-1], device="cpu", report=False, quiet=True))
     capsys.readouterr()
     record = compare(CompareOptions(tuple(folders), out=tmp_path / "summary"))
     assert json.loads((tmp_path / "summary" / "comparison.json").read_text()) == record

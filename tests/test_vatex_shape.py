@@ -25,7 +25,9 @@ from evaluate import EvaluateOptions, main
 small, large, out, budget = sys.argv[1:]
 peaks = []
 for cache in (small, large):
-    options = EvaluateOptions(cache=Path(cache), run="zero-shot:mean", out=Path(out), memory_budget=float(budget), device="cpu", quiet=True)
+    options = EvaluateOptions(
+        cache=Path(cache), run="zero-shot:mean", out=Path(out), memory_budget=float(budget), device="cpu", report=False, quiet=True
+    )
     main(options)
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 print(peaks[1] - peaks[0])

@@ -129,8 +129,8 @@ def frame_weights(
 ) -> tuple[Tensor, Tensor]:
     """How every text weighs the frames of every video: alpha [A, B, F] by its sentence, beta [A, B, L, F] by each of its words.
 
-    Arguments are those of `glim_scores`, frames as they are after the temporal encoder. Weights sum to 1 over the real frames of a video and
-    are 0 at padding, at zero frames and for padded words. Source: GLCCL (arXiv 2605.17959), GLIM.
+    Arguments are those of `glim_scores`, frames as they are after the temporal encoder. Weights sum to 1 over the real frames of a video
+    and are 0 at padding, at zero frames and for padded words. Source: GLCCL (arXiv 2605.17959), GLIM.
     """
     videos = prepare_videos(frame_BFD, frame_mask_BF.bool())
     word_ALD = word_ALD.masked_fill(~word_mask_AL[..., None], 0.0)

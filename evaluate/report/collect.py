@@ -1,4 +1,4 @@
-"""What the report keeps of all scores: the best entries of every query in both directions, and the scores of positives and hardest negatives.
+"""What the report keeps of all scores: the best entries of every query of both directions, positives, and hardest negatives.
 
 Memory grows with texts and videos, never with their pairs. Ties are in the order of the entries, so that nothing depends on the order in
 which blocks come.
@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.processes import ProcessGroup
+
 KEPT = 10
 """So many entries are kept of every query."""
 
@@ -22,7 +24,7 @@ _NONE = torch.iinfo(torch.int64).max
 
 
 class Best(NamedTuple):
-    """The best entries of each query, the best first: indices [Q, K], and all scores of each [S, Q, K]; K is smaller where there are fewer."""
+    """The best entries of each query, the best first: their indices, and all scores of each. K is KEPT, or less where there are fewer."""
 
     entry_QK: NDArray[np.int64]
     score_SQK: NDArray[np.float32]
@@ -47,7 +49,7 @@ class ReportCollector:
 
     def __init__(self, answers: NDArray[np.int64], videos: int, scores: int) -> None:
         """`answers` [A]: the index of each text's video; `videos`: how many there are; `scores`: S."""
-        self._answer_A = torch.from_numpy(answers)
+        self._answer_A = torch.tensor(answers)
         self._videos = _Running(len(answers), scores)
         self._texts = _Running(videos, scores)
         self._positive_SA = torch.full((scores, len(answers)), torch.nan)
@@ -63,6 +65,15 @@ class ReportCollector:
         row_GB, best_GB = _best_texts(retrieval_AB, answer_A, texts)
         best_SGB = scores_SAB.gather(1, row_GB.expand(len(scores_SAB), -1, -1))
         self._texts.update(videos, texts[row_GB].T, best_GB.T, best_SGB.transpose(1, 2))
+
+    def share_answers(self, processes: ProcessGroup) -> None:
+        """Nothing: an answer is an entry as others here."""
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        # Of each positive one process has the scores; the others have NaN.
+        self._positive_SA.masked_fill_(self._positive_SA.isnan(), -torch.inf)
+        processes.maximum(self._positive_SA)
+        self._videos, self._texts = self._videos.shared(processes), self._texts.shared(processes)
 
     def collected(self) -> Collected:
         """What was collected, when every pair was seen."""
@@ -101,6 +112,14 @@ class _Running:
         self._entry_QK[queries] = candidate.gather(1, place)
         self._retrieval_QK[queries] = retrieval.gather(1, place)
         self._score_SQK[:, queries] = scores.gather(2, place.expand(len(scores), -1, -1))
+
+    def shared(self, processes: ProcessGroup) -> "_Running":
+        """The best of what all processes kept, which met other entries each."""
+        whole = _Running(len(self._entry_QK), len(self._score_SQK))
+        kept = (processes.gather(tensor) for tensor in (self._entry_QK, self._retrieval_QK, self._score_SQK))
+        for entry_QK, retrieval_QK, score_SQK in zip(*kept, strict=True):
+            whole.update(torch.arange(len(entry_QK)), entry_QK, retrieval_QK, score_SQK)
+        return whole
 
     def best(self) -> Best:
         """What is kept; every query has met the same number of entries."""

@@ -62,8 +62,8 @@ class Answer:
 class Searcher:
     """Answers queries over one cache with one head. Not for several threads at once."""
 
-    def __init__(self, options: RetrievalOptions) -> None:
-        """Load head, features and what the head makes of them.
+    def __init__(self, options: RetrievalOptions, queries: bool = True) -> None:
+        """Load head, features and what the head makes of them; for `queries` also CLIP, and first, since it may be the wrong one.
 
         Raises UserError for what the user can put right: no such cache, run or videos, a run that does not fit.
         """
@@ -75,20 +75,23 @@ class Searcher:
         self.head.few_texts = True
         trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
         self._max_frames: int | None = trained_frames if options.max_frames is None else options.max_frames
+        self._encoder = self._load_encoder() if queries else None
         budget = budget_bytes(options.memory_budget)
         self.gallery = Gallery(self.cache, self.head, self._max_frames, budget, options.quiet, ahead=options.candidates is None)
         self.index = _candidates(options, self.cache, self.gallery)
         self.files = _files(self.cache)
-        self._encoder: QueryEncoder | None = None
 
     @property
     def encoder(self) -> QueryEncoder:
         """The cache's CLIP, loaded when the first text needs it: a video's captions may all be cached."""
         if self._encoder is None:
-            # A longer query is cut, as extraction cuts a caption.
-            max_words = min(int(self.cache.settings["max_words"]), self.head.config.max_words)
-            self._encoder = QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, max_words)
+            self._encoder = self._load_encoder()
         return self._encoder
+
+    def _load_encoder(self) -> QueryEncoder:
+        # A longer query is cut, as extraction cuts a caption.
+        max_words = min(int(self.cache.settings["max_words"]), self.head.config.max_words)
+        return QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, max_words)
 
     def search(self, queries: Sequence[str]) -> Iterator[Answer]:
         """The best videos for each query (see `clean_query`), best first, equal scores in the order of ids."""
@@ -121,12 +124,8 @@ class Searcher:
         """The place of a video in the gallery. Raises UserError, naming videos of like names, where it is not there."""
         if ("videos", video_id) not in self.cache:
             near = get_close_matches(video_id, self.gallery.ids, n=3, cutoff=0.5)
-            hint = (
-                f"near it: {', '.join(map(quote, near))}"
-                if near
-                else f"the first of {len(self.gallery.ids):,} is {quote(self.gallery.ids[0])}"
-            )
-            raise UserError(f"the cache {self.cache.path} has no video {quote(video_id)}; {hint}")
+            hint = f"near it: {', '.join(map(quote, near))}" if near else f"such as {quote(self.gallery.ids[0])}"
+            raise UserError(f"the cache {self.cache.path} has no video {quote(video_id)}: name one that it has, {hint}")
         return self.gallery.ids.index(video_id)
 
     def captions(self, number: int, texts: TextFeatures) -> list[CaptionHit]:
@@ -142,7 +141,18 @@ class Searcher:
         names = sorted(self.cache.names("texts"))
         if not names:
             raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one a line")
-        return self.cache.texts(names, budget_bytes(self._options.memory_budget))
+        texts = self.cache.texts(names, budget_bytes(self._options.memory_budget))
+        longest, most = int(texts.words.length_N.max()), self.head.config.max_words
+        if longest > most:
+            raise UserError(
+                f"captions of {self.cache.path} have up to {longest} tokens, the head takes {most}: name a file of texts with --captions, "
+                "which are cut"
+            )
+        return texts
+
+    def has_thumbnails(self, number: int) -> bool:
+        """Whether the cache keeps pictures of a video."""
+        return "thumbnails" in self.cache.images_of(self.gallery.ids[number])
 
     def thumbnails(self, number: int) -> list[bytes]:
         """JPEG files of the frames that the head sees of a video; none where the cache keeps none."""

@@ -136,7 +136,7 @@ class _Pages:
         return flask.Response(content, status, mimetype="text/html")
 
     def _frames(self, hit: Hit) -> list[FrameShown]:
-        kept = bool(self._searcher.thumbnails(hit.number))
+        kept = self._searcher.has_thumbnails(hit.number)
 
         def image(frame: int) -> str:
             return flask.url_for("thumbnail", number=hit.number, frame=frame) if kept else ""

@@ -4,6 +4,7 @@
 const form = document.querySelector("form");
 const field = document.getElementById("query");
 const answer = document.getElementById("answer");
+const announced = document.getElementById("announced");
 let asked = 0;
 
 async function show(address) {
@@ -27,6 +28,8 @@ async function show(address) {
     answer.innerHTML = content; // markup of the server's own templates, in which all data is escaped
   }
   answer.setAttribute("aria-busy", "false");
+  // For those who listen: the line that sums up the answer, and not all of it.
+  announced.textContent = answer.querySelector("p").textContent;
 }
 
 form.addEventListener("submit", (event) => {

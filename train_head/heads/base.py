@@ -102,6 +102,7 @@ class Head(nn.Module, ABC):
         """The text-guided weights behind the scores of these texts and videos; a head without text guidance has none."""
         return FrameWeights()
 
+    @abstractmethod
     def encode_texts(self, batch: TextBatch) -> Any:
         """Whatever of a text does not depend on the video."""
 

@@ -1,0 +1,151 @@
+"""The page itself: everything that the report shows, through a template, in one file that asks nothing of a network."""
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from data.cache import FeatureCache
+from data.metrics import DIRECTIONS, Ranks
+from data.provenance import write_atomically
+from evaluate.report import PLOTS_FOLDER, REPORT_FILE
+from evaluate.report.cards import PARTS, Card, CardMaker
+from evaluate.report.collect import Collected
+from evaluate.report.findings import HUB_DEPTHS, LISTED, choose_queries, find_hubs, shared_captions
+from evaluate.report.pictures import Pictures
+from evaluate.report.plots import DIRECTION_NAMES, draw_plots
+from train_head.heads import Head
+from train_head.splits import Split
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cards under a heading."""
+
+    name: str
+    title: str
+    text: str
+    cards: list[Card]
+
+
+def write_report(
+    out: Path,
+    result: dict[str, Any],
+    split: Split,
+    head: Head,
+    cache: FeatureCache,
+    ranks: tuple[Ranks, Ranks],
+    collected: Collected,
+    seed: int,
+) -> Path:
+    """Write OUT/report.html and the plots in OUT/plots, and return the report.
+
+    `result`: what metrics.json holds; `ranks` of both directions, text to video first; `seed` draws the queries that are shown among those
+    found. The same arguments give the same bytes. Raises UserError where a thumbnail of the cache is damaged.
+    """
+    maker = CardMaker(head, split, collected, str(cache.provenance["options"]["model"]), int(cache.settings["max_words"]))
+    groups = _groups(maker, ranks, seed)
+    pictures = Pictures(cache, result["max_frames"])
+    for group in groups:
+        for card in group.cards:
+            for video_id in card.video_ids:
+                pictures.add(video_id)
+    hubs = [find_hubs(collected.videos_of_texts.entry_QK, len(split.videos.ids), depth) for depth in HUB_DEPTHS]
+    shared, most_found = shared_captions(split.texts.texts, split.answers)
+    entries = (len(split.videos.ids), len(np.unique(split.answers)))
+    plots = draw_plots(out / PLOTS_FOLDER, ranks, entries, collected, head.score_names(), float(head.scale().detach()), hubs[-1])
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            columns=("R@1", "R@5", "R@10", "MdR", "MnR"),
+            directions=list(zip(DIRECTIONS, DIRECTION_NAMES, strict=True)),
+            provenance=_provenance(result),
+            plots=plots,
+            plots_folder=PLOTS_FOLDER,
+            groups=groups,
+            pictures=pictures.encode(),
+            score_names=head.score_names(),
+            parts=PARTS,
+            no_spelling=maker.no_spelling,
+            hubs=hubs,
+            hub_rows=[
+                (split.videos.ids[video], [int(of.count_B[video]) for of in hubs]) for video in hubs[-1].top if hubs[-1].count_B[video]
+            ],
+            shared=[(item.caption, [split.videos.ids[video] for video in item.videos]) for item in shared[:LISTED]],
+            shared_count=len(shared),
+            most_found=most_found,
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        )
+    )
+    write_atomically(out / REPORT_FILE, page)
+    return out / REPORT_FILE
+
+
+def _groups(maker: CardMaker, ranks: tuple[Ranks, Ranks], seed: int) -> list[Group]:
+    groups = []
+    for of_direction, direction, name, make in zip(ranks, DIRECTIONS, DIRECTION_NAMES, (maker.of_text, maker.of_video), strict=True):
+        chosen = choose_queries(of_direction, seed)
+        found, worst = ([make(of_direction, query) for query in queries] for queries in (chosen.found, chosen.worst))
+        drawn = f"{len(found)} of the {int((of_direction.worst_Q == 1).sum()):,} queries whose answer stands first, drawn by seed {seed}."
+        groups.append(Group(f"{direction}-found", f"{name.capitalize()}: found", drawn, found))
+        groups.append(Group(f"{direction}-worst", f"{name.capitalize()}: worst", "The queries whose answer stands lowest.", worst))
+    return groups
+
+
+def _provenance(result: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What made the result, as headed lists of names and values."""
+    made = result["provenance"]
+    lists = [
+        (
+            "Result",
+            [
+                ("run", result["run"]),
+                ("preset and split", f"{result['preset']}, {result['split']}"),
+                ("protocol", result["protocol"]),
+                ("ties", "credited by expectation" if result["ties"] == "expected" else "counted as the field's code does"),
+                ("frames a video at most", "all in the cache" if result["max_frames"] is None else str(result["max_frames"])),
+                ("date", made["date"]),
+                ("commit", made["commit"]),
+                ("cache digest", result["cache_digest"]),
+                ("CLIP weights digest", result["weights"]),
+            ],
+        ),
+        ("Versions", list(made["versions"].items())),
+    ]
+    stages = (("Options of evaluate", made), ("Options of train_head", result["trained"]), ("Options of extract", result["extracted"]))
+    return [*lists, *((title, _options(stage)) for title, stage in stages if stage)]
+
+
+def _options(stage: dict[str, Any]) -> list[tuple[str, str]]:
+    given = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in stage["options"].items()]
+    return [("date", stage["date"]), ("commit", stage["commit"]), *given]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["figure"] = lambda value: f"{value:,.1f}"
+    environment.filters["seconds"] = _seconds
+    return environment
+
+
+def _seconds(value: float) -> str:
+    """A time in a video: 3.0 s, 1:02:03."""
+    if value < 60:
+        return f"{value:.1f} s".replace(".0 s", " s")
+    minutes, second = divmod(int(value), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}" if minutes >= 60 else f"{minutes}:{second:02d}"

@@ -1,0 +1,271 @@
+"""The plots of the report: as SVG inside the page, in its colours and letters, and as PNG and SVG files for papers; always the same bytes.
+
+Shape suffixes: A texts, S scores of a pair, Q queries, B videos.
+"""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from data.metrics import Ranks
+from data.sealed import written_whole
+from evaluate.curves import match_curve
+from evaluate.report import PLOT_FORMATS, PLOT_NAMES
+from evaluate.report.collect import Collected
+from evaluate.report.findings import Hubs
+
+DIRECTION_NAMES = ("text to video", "video to text")
+
+# Colours of the files. In the page each is the variable of its name, which is another in the dark; no two may be the same.
+INK, FAINT, FIRST, SECOND = "#1c2430", "#c9d0d9", "#1f5fa8", "#b3491a"
+VARIABLES = {INK: "var(--ink)", FAINT: "var(--line)", FIRST: "var(--first)", SECOND: "var(--second)"}
+
+WIDTH, HEIGHT = 4.6, 3.1
+"""Inches: narrow, so that letters stay readable on a phone."""
+DPI = 200
+BINS = 40
+RANK_BINS = (1, 2, 6, 11, 21, 51, 101, 501)
+"""The first rank of each bin of the rank histogram, as far as there are so many ranks."""
+
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "report",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "hatch.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot for the page: the name of its files, its title and caption, its figures for those who cannot see it, and its SVG."""
+
+    name: str
+    title: str
+    caption: str
+    figures: str
+    svg: str
+
+
+def draw_plots(
+    folder: Path,
+    ranks: tuple[Ranks, Ranks],
+    entries: tuple[int, int],
+    collected: Collected,
+    score_names: Sequence[str],
+    scale: float,
+    hubs: Hubs,
+) -> list[Plot]:
+    """Draw all plots, write each into `folder` as PNG and SVG, and return them for the page.
+
+    `entries`: how many entries each direction ranks; `scale`: the logit scale, which scores are divided by to be cosines.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [_cmc(folder, ranks, entries), _rank_histogram(folder, ranks), _score_distributions(folder, collected, score_names, scale)]
+    if len(score_names) > 1:
+        drawn.append(_variance_distributions(folder, collected, scale))
+    return [*drawn, _hub_histogram(folder, hubs)]
+
+
+def score_variance(score_SA: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
+    """The unbiased variance [A] of the scores of a pair, before the logit scale: what the CSC loss looks at."""
+    variance_A: NDArray[np.float64] = (score_SA.astype(np.float64) / scale).var(axis=0, ddof=1)
+    return variance_A
+
+
+def _cmc(folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int]) -> Plot:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for of_direction, count, name, colour, style in zip(ranks, entries, DIRECTION_NAMES, (FIRST, SECOND), ("-", "--"), strict=True):
+            depths = np.unique(np.geomspace(1, count, 200).astype(np.int64))
+            axes.plot(
+                depths,
+                match_curve(of_direction, count)[depths - 1],
+                style,
+                color=colour,
+                label=name,
+                marker="o" if len(depths) == 1 else None,
+            )
+        axes.set(xscale="log", ylim=(0, 101), xlabel="rank K", ylabel="answers among the first K (%)")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.legend(loc="lower right")
+
+    at = "; ".join(
+        f"{name}: {', '.join(f'{100 * of.recall(k).mean():.1f}% at {k}' for k in (1, 5, 10))}"
+        for name, of in zip(DIRECTION_NAMES, ranks, strict=True)
+    )
+    return _render(folder, "cmc", "Cumulative match", "Queries whose answer is among the first K.", f"{at}.", draw)
+
+
+def _rank_histogram(folder: Path, ranks: tuple[Ranks, Ranks]) -> Plot:
+    most = max(int(of.worst_Q.max()) for of in ranks)
+    firsts = [first for first in RANK_BINS if first <= most] or [1]
+    lasts = [*(first - 1 for first in firsts[1:]), most]
+    labels = [str(a) if a == b else f"{a}-{b}" for a, b in zip(firsts, lasts, strict=True)]
+    shares = [[100 * float((of.recall(b) - of.recall(a - 1)).mean()) for a, b in zip(firsts, lasts, strict=True)] for of in ranks]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        place = np.arange(len(labels))
+        axes.bar(place - 0.2, shares[0], 0.38, color=FIRST, edgecolor=FIRST, label=DIRECTION_NAMES[0])
+        axes.bar(place + 0.2, shares[1], 0.38, color="none", edgecolor=SECOND, hatch="////", label=DIRECTION_NAMES[1])
+        axes.set_xticks(place, labels, rotation=30 if len(labels) > 6 else 0)
+        axes.grid(visible=False, axis="x")
+        axes.set(xlabel="rank of the answer", ylabel="queries (%)")
+        axes.legend(loc="upper right")
+
+    listed = "; ".join(
+        f"{name}: {', '.join(f'rank {label} {share:.1f}%' for label, share in zip(labels, of, strict=True))}"
+        for name, of in zip(DIRECTION_NAMES, shares, strict=True)
+    )
+    return _render(folder, "ranks", "Ranks of the answers", "Queries by the rank of their answer.", f"{listed}.", draw)
+
+
+def _score_distributions(folder: Path, collected: Collected, names: Sequence[str], scale: float) -> Plot:
+    positive_SA, negative_SA = collected.positive_SA / scale, collected.negative_SA / scale
+
+    def draw(figure: Figure) -> None:
+        rows = -(-len(names) // 2)
+        grid = figure.subplots(rows, min(2, len(names)), squeeze=False)
+        for axes, name, own_A, other_A in zip(grid.flat, names, positive_SA, negative_SA, strict=False):
+            _two_histograms(axes, own_A, other_A, _linear_bins(own_A, other_A))
+            axes.set_title(name)
+        for axes in grid.flat[len(names) :]:
+            axes.remove()
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
+        figure.supxlabel("score before the logit scale", fontsize=9)
+        figure.supylabel("pairs (%)", fontsize=9)
+
+    means = "; ".join(
+        f"{name}: {own.mean():.3f} and {_mean(other)}" for name, own, other in zip(names, positive_SA, negative_SA, strict=True)
+    )
+    text = "Each score on the pairs that belong together, and on each caption's hardest negative."
+    height = HEIGHT if len(names) < 3 else 1.35 * HEIGHT
+    return _render(folder, "scores", "Scores of positives and hardest negatives", text, f"Means: {means}.", draw, height)
+
+
+def _variance_distributions(folder: Path, collected: Collected, scale: float) -> Plot:
+    own_A, other_A = score_variance(collected.positive_SA, scale), score_variance(collected.negative_SA, scale)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        shown = np.concatenate([own_A, other_A])
+        shown = shown[np.isfinite(shown) & (shown > 0)]
+        if len(shown) and shown.max() > shown.min():
+            _two_histograms(axes, own_A, other_A, np.geomspace(shown.min(), shown.max(), BINS + 1))
+            axes.set_xscale("log")
+        else:
+            _two_histograms(axes, own_A, other_A, _linear_bins(own_A, other_A))
+        axes.set(xlabel="variance of a pair's scores", ylabel="pairs (%)")
+        axes.legend(loc="upper left")
+
+    ratio = f"; their ratio is {own_A.mean() / other_A.mean():.2f}" if np.isfinite(other_A).any() and other_A.mean() > 0 else ""
+    text = (
+        "The CSC loss wants a pair's scores to agree where text and video belong together, and to differ elsewhere. Mean variance: "
+        f"{_power(own_A)} on positives, {_power(other_A)} on hardest negatives{ratio}."
+    )
+    return _render(folder, "variance", "Variance over a pair's scores", text, "", draw, 1.35 * HEIGHT)
+
+
+def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        most = int(hubs.count_B.max())
+        width = -(-(most + 1) // BINS)
+        axes.hist(hubs.count_B, bins=(np.arange(0, most + width + 1, width) - 0.5).tolist(), color=FIRST, edgecolor=FIRST)
+        axes.set(xlabel=f"queries that have the video among their first {hubs.depth}", ylabel="videos")
+
+    text = (
+        f"A video is among the first {hubs.depth} of {hubs.count_B.mean():.1f} queries on average, of {int(hubs.count_B.max()):,} at most; "
+        f"{int((hubs.count_B == 0).sum()):,} of {len(hubs.count_B):,} videos never are."
+    )
+    return _render(folder, "hubs", "How often videos are found", text, "", draw)
+
+
+def _two_histograms(axes: Axes, own_A: NDArray[np.floating], other_A: NDArray[np.floating], edges: NDArray[np.float64]) -> None:
+    for value_A, label, colour, style in ((own_A, "positives", FIRST, "-"), (other_A, "hardest negatives", SECOND, "--")):
+        share, _ = np.histogram(value_A[np.isfinite(value_A)], edges)
+        share = 100 * share / max(len(value_A), 1)
+        axes.stairs(share, edges, color=colour, linewidth=1.4, linestyle=style, label=label)
+        if label == "positives":
+            axes.stairs(share, edges, color=colour, alpha=0.25, linewidth=0, fill=True)
+    axes.set_ylim(bottom=0)
+
+
+def _linear_bins(*values: NDArray[np.floating]) -> NDArray[np.float64]:
+    shown = np.concatenate([value[np.isfinite(value)] for value in values]).astype(np.float64)
+    low, high = float(shown.min()), float(shown.max())
+    room = max(high - low, 1e-6) / BINS
+    return np.linspace(low - room / 2, high + room / 2, BINS + 1)
+
+
+def _mean(value_A: NDArray[np.floating]) -> str:
+    return f"{value_A.mean():.3f}" if np.isfinite(value_A).all() else "none"
+
+
+def _power(value_A: NDArray[np.floating]) -> str:
+    """The mean of small numbers, as people write it: 3.9 × 10⁻³."""
+    if not np.isfinite(value_A).all():
+        return "none"
+    digits, power = f"{value_A.mean():.1e}".split("e")
+    return f"{digits} \N{MULTIPLICATION SIGN} 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def _render(
+    folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT
+) -> Plot:
+    """Draw a figure, and save it for the page, with letters as text, and for the files, with letters as outlines."""
+    assert name in PLOT_NAMES
+    for_page = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, height))
+        draw(figure)
+        mpl.rcParams["svg.fonttype"] = "none"
+        figure.savefig(for_page, format="svg", transparent=True, metadata={"Date": None})
+        # The layout is found: the most of the work, and it need not be found again.
+        figure.set_layout_engine("none")
+        mpl.rcParams["svg.fonttype"] = "path"
+        for form, own in zip(PLOT_FORMATS, ({"Software": None}, {"Date": None}), strict=True):
+            with written_whole(folder / f"{name}.{form}") as temporary:
+                figure.savefig(temporary, format=form, dpi=DPI, metadata=own)
+    return Plot(name, title, caption, figures, _page_svg(for_page.getvalue(), name))
+
+
+def _page_svg(svg: str, name: str) -> str:
+    """An SVG as part of a page: without what a file of its own needs, its names no other plot's, colours and letters left to the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*(viewBox="[^"]+")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg

@@ -235,6 +235,7 @@ def main(options: ScaleOptions) -> Path:
             path = work / f"{videos}"
             if not (path / "captions-scale.parquet").exists():
                 make_cache(path, real, videos)
+            print(f"{videos:,} videos", file=sys.stderr)
             rows.append(_alone(at_size, path, options.run))
             figures[f"{videos:,} videos"] = rows[-1]
         figures["exponents"] = exponents(rows)
@@ -242,10 +243,12 @@ def main(options: ScaleOptions) -> Path:
         needed = options.enlarged or work / "10000"
         if not needed.exists():
             make_cache(needed, real, 10_000)
+        print("candidates needed", file=sys.stderr)
         figures["candidates needed"] = _alone(candidates_needed, needed, options.run)
         speed = work / "square"
         if not (speed / "captions-scale.parquet").exists():
             make_cache(speed, real, SPEED_VIDEOS, SPEED_VIDEOS)
+        print("processes", file=sys.stderr)
         figures["processes"] = processes_shared(speed, options.run, options.repeats)
         figures["a billion videos, computed"] = billion(rows[-1])
     finally:

@@ -5,7 +5,7 @@ extracts a cache of its own, and both sides are measured on the test split from 
 chosen on the validation split. The difference comes with its interval, from a bootstrap over videos (with their captions) and seeds. What
 is done is not done again. The last line is JSON.
 
-Shape suffixes: S seeds, A captions, B videos, K the recalls at 1, 5 and 10, N draws.
+Shape suffixes: S seeds, A captions, B videos, Q queries, K the recalls at 1, 5 and 10, N draws.
 """
 
 import json
@@ -18,9 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import extract
 import train_head
@@ -29,11 +27,11 @@ from data.cache import FeatureCache
 from data.command import run_command
 from data.device import budget_bytes, find_device
 from data.errors import UserError
-from data.metrics import RECALLS
+from data.metrics import RECALLS, RankCounter, Ranks
 from data.provenance import provenance, write_json
 from extract import ExtractOptions
 from train_head.options import TrainOptions
-from train_head.pairs import score_all_pairs
+from train_head.pairs import RankedScores, score_all_pairs
 from train_head.run import CLIP_FOLDER, LOG_FILE, RUN_FILE, load_head
 from train_head.splits import load_split
 
@@ -80,17 +78,6 @@ class Hits:
     text_BK: NDArray[np.float64]
     texts_B: NDArray[np.float64]
     video_BK: NDArray[np.float64]
-
-
-class Everything:
-    """An accumulator that keeps all scores."""
-
-    def __init__(self, texts: int, videos: int) -> None:
-        self.scores_AB = torch.full((texts, videos), torch.nan, dtype=torch.float64)
-
-    def update(self, scores_AB: Tensor, texts: Tensor, videos: Tensor) -> None:
-        """Keep a block."""
-        self.scores_AB[texts[:, None], videos] = scores_AB.cpu().double()
 
 
 def main(options: FinetuningOptions) -> Path:
@@ -183,24 +170,17 @@ def credit_of(run: Path, path: Path, options: FinetuningOptions) -> Hits:
     cache = FeatureCache(path)
     head, _ = load_head(str(run), cache, find_device(options.device))
     split = load_split(cache, "test", None, budget_bytes(None), options.max_frames)
-    videos = len(split.videos.ids)
-    everything = Everything(len(split.answers), videos)
-    score_all_pairs(head, split.texts, split.videos, split.answers, [everything], budget_bytes(None))
-    answer_A = torch.tensor(split.answers)
-    best_BB = torch.full((videos, videos), -torch.inf, dtype=torch.float64)
-    best_BB.scatter_reduce_(0, answer_A[:, None].expand_as(everything.scores_AB), everything.scores_AB, "amax")
-    credit_AK = _credit(everything.scores_AB, answer_A)
-    text_BK = np.zeros((videos, len(RECALLS)))
-    np.add.at(text_BK, split.answers, credit_AK)
-    return Hits(text_BK, np.bincount(split.answers, minlength=videos).astype(float), _credit(best_BB.T, torch.arange(videos)))
+    counter = RankCounter(split.answers, len(split.videos.ids))
+    score_all_pairs(head, split.texts, split.videos, split.answers, [RankedScores(counter)], budget_bytes(None))
+    texts, videos = counter.ranks()
+    text_BK = np.zeros((len(videos.query_Q), len(RECALLS)))
+    np.add.at(text_BK, split.answers[texts.query_Q], _credit(texts))
+    return Hits(text_BK, np.bincount(split.answers).astype(float), _credit(videos))
 
 
-def _credit(scores_QN: Tensor, answer_Q: Tensor) -> NDArray[np.float64]:
-    """How much each query counts for each recall, ties by expectation as in data.metrics."""
-    own_Q1 = scores_QN.gather(1, answer_Q[:, None])
-    higher_Q1 = (scores_QN > own_Q1).sum(dim=1, keepdim=True)
-    entries_Q1 = (scores_QN == own_Q1).sum(dim=1, keepdim=True)
-    return np.asarray(((torch.tensor(RECALLS) - higher_Q1) / entries_Q1).clamp(0, 1).double())
+def _credit(ranks: Ranks) -> NDArray[np.float64]:
+    """How much each query counts for each recall [Q, K]."""
+    return np.stack([ranks.recall(k) for k in RECALLS], axis=1)
 
 
 def figures_of(hits: Hits) -> dict[str, float]:

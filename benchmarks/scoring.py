@@ -32,7 +32,7 @@ from train_head.glim import Guides, prepare_texts, prepare_videos, score
 from train_head.heads import HeadConfig, TextBatch, VideoBatch
 from train_head.heads.glccl import GlcclHead, by_length
 from train_head.losses import contrastive_loss, csc_loss
-from train_head.pairs import score_all_pairs
+from train_head.pairs import Unshared, score_all_pairs
 
 ROOT = Path(__file__).parent.parent
 DIMENSION = 512
@@ -59,7 +59,7 @@ class ScoringOptions:
     """File for the figures."""
 
 
-class Matrix:
+class Matrix(Unshared):
     """All retrieval scores: what the benchmark reads of `score_all_pairs`, where an evaluation would count ranks."""
 
     def __init__(self, texts: int, videos: int) -> None:

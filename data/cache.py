@@ -87,11 +87,13 @@ class FeatureCache:
         provenance: Mapping[str, Any],
         shard: tuple[int, int] = (0, 1),
         damaged: Callable[[Path], None] = lambda _path: None,
+        cleaned: Callable[[], None] = lambda: None,
     ) -> "FeatureCache":
         """Open the cache for these settings, making it where there is none, and deleting damaged parts, so that they are made again.
 
         Of several processes that share the work, number `shard[0]` of `shard[1]` looks after its share of the parts; `damaged` is told of
-        each file that was. Raises UserError, naming every setting that differs, where a cache made with other settings is there.
+        each file that was, and `cleaned` returns when the others have looked after theirs. Raises UserError, naming every setting that
+        differs, where a cache made with other settings is there.
         """
         if path.is_file():
             raise UserError(f"--cache {path} is a merged cache, which nothing can be added to: name the folder that it was merged from")
@@ -112,6 +114,7 @@ class FeatureCache:
                         _require_same(path, json.loads(part.attrs["settings"]), settings)
         if broken or not clip_file.exists():
             write_sealed(clip_file, in_memory(lambda file: fill_clip(file, settings, clip, provenance)))
+        cleaned()
         cache = cls(path)
         cache.require(settings)
         return cache
@@ -143,6 +146,12 @@ class FeatureCache:
     def names(self, kind: Kind) -> list[str]:
         """The ids of all videos, or all texts, that are there."""
         return list(self._indices[kind].places)
+
+    def fingerprint(self, video_ids: Sequence[str]) -> str:
+        """SHA-256 of the settings and of which entries, written when, these videos are: other features have another."""
+        written_ns = self._indices["videos"].written_ns
+        entries = [[name, written_ns[name]] for name in video_ids]
+        return hashlib.sha256(json.dumps([self.digest, entries]).encode()).hexdigest()
 
     def is_current(self, video_id: str, file_size: int, file_mtime_ns: int, start: float = 0.0, end: float = math.inf) -> bool:
         """Whether a video is there as its file is now, and made from the part of it from `start` to `end` seconds."""

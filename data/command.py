@@ -8,13 +8,13 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from data.errors import LostProcess, UserError
+from data.errors import ProcessLost, UserError
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
 
 LOST, USER_ERROR, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
-"""Exit statuses beside 0 (all done). A bug ends with 1 too, with Python's traceback."""
+"""Exit statuses beside 0 (all done); LOST is a process of several, or the reader of the output. A bug ends with 1 too, with a traceback."""
 
 
 def run_command(
@@ -31,6 +31,9 @@ def run_command(
     even those without a default of their own. With `pairs`, each flag can be given as --FLAG and as --no-FLAG. SIGTERM, which batch systems
     send, ends a stage as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
+    if "WORLD_SIZE" in os.environ:
+        # Read when torch loads. A peer that is gone would be warned of with a stack trace of C++; data.processes names it in a line.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = () if pairs else (tyro.conf.FlagCreatePairsOff,)
     options = tyro.cli(options_type, prog=prog, default=tyro.MISSING_NONPROP if default is None else default, config=config)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -41,12 +44,12 @@ def run_command(
             print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except ProcessLost as lost:
+        print(f"error: {lost}: run the same command again, with as many processes as you like", file=sys.stderr)
+        sys.exit(LOST)
     except KeyboardInterrupt as stop:
         print(f"interrupted; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except LostProcess as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(LOST)
     except BrokenPipeError:
         # What is still to be written at the end goes nowhere, or Python would fail over it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

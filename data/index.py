@@ -5,6 +5,7 @@ Of several entries of one name the one written last counts.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress, pairwise, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,10 +68,12 @@ class Index:
                     images = _images_there(group, offsets)
             except (KeyError, OSError, RuntimeError, AttributeError) as error:
                 raise damaged(part.path, error) from error
-        for entry, name in enumerate(names):
+        # Plain numbers and few lookups: a large cache has a hundred thousand entries.
+        bounds = pairwise(offsets.tolist())
+        for entry, (name, (start, stop)) in enumerate(zip(names.tolist(), bounds, strict=True)):
             if written_ns >= self.written_ns.get(name, 0):
                 self.written_ns[name] = written_ns
-                self.places[name] = Place(part, entry, int(offsets[entry]), int(offsets[entry + 1]))
+                self.places[name] = Place(part, entry, start, stop)
                 if kind == "videos":
                     self.sources[name], self.images[name] = sources[entry], images[entry]
 
@@ -96,4 +99,5 @@ def _images_there(group: Group, offsets: NDArray[np.int64]) -> list[frozenset[Im
     """Of every video of a part, the kinds of images that are there of its frames."""
     begins = {name: group[f"{name}_offsets"][()] for name in IMAGES["videos"]}
     there = {name: begin[offsets[1:]] > begin[offsets[:-1]] for name, begin in begins.items()}
-    return [frozenset(name for name in there if there[name][entry]) for entry in range(len(offsets) - 1)]
+    kinds = {flags: frozenset(compress(there, flags)) for flags in product((False, True), repeat=len(there))}
+    return [kinds[flags] for flags in zip(*(flag_N.tolist() for flag_N in there.values()), strict=True)]

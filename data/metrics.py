@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.processes import ProcessGroup
+
 Metrics = dict[str, Any]
 Ties = Literal["expected", "reference"]
 
@@ -140,6 +142,22 @@ class RankCounter:
         self._tied_RB[:, videos] += (best_RGB == own_R1B).count_nonzero(dim=1)
         return True
 
+    def share_answers(self, processes: ProcessGroup) -> None:
+        """Take over the scores of answers that other processes found; when every block that holds answers was seen by one of them."""
+        for own in (self._own_RA, self._own_RB):
+            # Of each answer one process has the score; the others have NaN.
+            own.masked_fill_(own.isnan(), -torch.inf)
+            processes.maximum(own)
+        self._own_RB[:, ~self._has_text_B] = torch.nan
+        self._texts_waiting = [block for block in self._texts_waiting if not self._count_texts(*block)]
+        self._videos_waiting = [block for block in self._videos_waiting if not self._count_videos(*block)]
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        """Add up what all processes counted, when every block was seen by one of them."""
+        seen = torch.tensor(self._seen)
+        processes.sum(seen, self._higher_RA, self._tied_RA, self._tied_before_RA, self._higher_RB, self._tied_RB)
+        self._seen = int(seen)
+
     def ranks(self, ranking: int = 0) -> tuple[Ranks, Ranks]:
         """The ranks of both directions, text to video first, when every block was seen."""
         assert self._seen == len(self.answer_A) * len(self._has_text_B), "not every pair was scored"
@@ -158,7 +176,7 @@ class RankCounter:
         """The figures of both directions, when every block was seen: see `retrieval_metrics`."""
         ranks = self.ranks(ranking)
         if self.ties == "expected":
-            text_to_video, video_to_text = map(_summary, ranks)
+            text_to_video, video_to_text = map(summary, ranks)
         else:
             several = bool((self._texts_of_video_B > 1).any())
             placed_A = self._higher_RA[ranking] + self._tied_before_RA[ranking]
@@ -190,7 +208,7 @@ def retrieval_metrics(
     return counter.metrics()
 
 
-def _summary(ranks: Ranks) -> Mapping[str, float]:
+def summary(ranks: Ranks) -> Mapping[str, float]:
     """Metrics of one direction, ties credited by expectation."""
     recalls = {f"R@{k}": float(ranks.recall(k).mean()) * 100 for k in RECALLS}
     return recalls | {"MdR": float(np.median(ranks.expected)), "MnR": float(ranks.expected.mean())}

@@ -37,6 +37,15 @@ class EvaluateOptions:
     """Seed of the resampled queries behind the 95% intervals, of the choice of the query bank, and of the report's choice among queries."""
     report: bool = True
     """Write report.html, which needs nothing beside it, and its plots for papers."""
+    candidates: str | None = None
+    """Numbers K of candidates, with commas between them: add rows of figures of two-stage retrieval, text to video, where K videos from an
+    index are scored exactly for each caption, and what that loses against scoring all. Default: none."""
+    candidates_from: Literal["frames", "pooled", "both"] = "frames"
+    """Vectors of the index: those of all frames, the best frame of a video counting; or, cheaper, one a video, the mean of its frames."""
+    index: Path | None = None
+    """Folder to keep the index in, for the next time. Default: it is built each time."""
+    process_timeout: float = 60.0
+    """Under torchrun: seconds without a sign of life after which another process counts as lost."""
     products: Literal["fp32", "bf16"] = "fp32"
     """Precision of the large matrix products alone; bf16 is faster where the processor has it, and moves scores (docs/scoring.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

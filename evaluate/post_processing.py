@@ -27,6 +27,7 @@ from torch import Tensor
 
 from data.features import TextFeatures
 from data.metrics import NanScore, RankCounter, Ties, recall_sum
+from data.processes import ProcessGroup
 from train_head.heads import Head
 from train_head.pairs import Accumulator, score_all_pairs
 from train_head.splits import Split
@@ -52,6 +53,13 @@ class SoftmaxTotals:
         self._over_videos_A[texts] = torch.logaddexp(self._over_videos_A[texts], score_AB.logsumexp(dim=1))
         self._over_texts_B[videos] = torch.logaddexp(self._over_texts_B[videos], score_AB.logsumexp(dim=0))
 
+    def share_answers(self, processes: ProcessGroup) -> None:
+        """Nothing: answers are pairs as others here."""
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        for total in (self._over_videos_A, self._over_texts_B):
+            total.copy_(torch.stack(processes.gather(total)).logsumexp(dim=0))
+
     def over_videos(self) -> Tensor:
         """The logarithm for each text [A]."""
         return self._over_videos_A.float().double()
@@ -76,6 +84,14 @@ class FirstVideos:
         better_A = (score_A > self._score_A[texts]) | ((score_A == self._score_A[texts]) & (video_A < self.video_A[texts]))
         self._score_A[texts[better_A]], self.video_A[texts[better_A]] = score_A[better_A], video_A[better_A]
 
+    def share_answers(self, processes: ProcessGroup) -> None:
+        """Nothing: answers are pairs as others here."""
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        # Videos ascend with the processes, and max gives the first of equal ones on a CPU.
+        self._score_A, first = torch.stack(processes.gather(self._score_A)).max(dim=0)
+        self.video_A = torch.stack(processes.gather(self.video_A)).gather(0, first[None])[0]
+
 
 class CorrectedScore:
     """An accumulator that ranks by corrected retrieval scores."""
@@ -86,6 +102,12 @@ class CorrectedScore:
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Count the block."""
         self.counter.update(self._correct(_retrieval_scores(scores_SAB, texts, videos), texts, videos), texts, videos)
+
+    def share_answers(self, processes: ProcessGroup) -> None:
+        self.counter.share_answers(processes)
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        self.counter.share_counts(processes)
 
 
 class PostProcessing:
@@ -100,7 +122,7 @@ class PostProcessing:
         self.accumulators: list[Accumulator] = [one for one in (self._totals, self._firsts) if one is not None]
         """What has to see all pairs of the split before `rows`."""
 
-    def rows(self, memory_budget: int, quiet: bool) -> list[dict[str, Any]]:
+    def rows(self, memory_budget: int, quiet: bool, processes: ProcessGroup) -> list[dict[str, Any]]:
         """The figures, with what each ranking reads; all pairs are scored once more, and the bank against the gallery."""
         texts_ranked, videos_ranked, bank_ranked = (self._counter() for _ in range(3))
         second: list[Accumulator] = []
@@ -109,11 +131,13 @@ class PostProcessing:
             second.append(CorrectedScore(videos_ranked, dual_softmax(self._totals, "video_to_text")))
         share = 0.0
         if self._bank is not None and self._firsts is not None:
-            correction, share = self._read_bank(self._bank, self._firsts, memory_budget, quiet)
+            correction, share = self._read_bank(self._bank, self._firsts, memory_budget, quiet, processes)
             second.append(CorrectedScore(bank_ranked, correction))
         if second:
             split = self._split
-            score_all_pairs(self._head, split.texts, split.videos, split.answers, second, memory_budget, quiet, "scoring once more")
+            score_all_pairs(
+                self._head, split.texts, split.videos, split.answers, second, memory_budget, quiet, "scoring once more", processes
+            )
         rows: list[dict[str, Any]] = []
         if self._totals is not None:
             figures = {
@@ -132,11 +156,15 @@ class PostProcessing:
     def _counter(self) -> RankCounter:
         return RankCounter(self._split.answers, len(self._split.videos.ids), self._ties)
 
-    def _read_bank(self, bank: TextFeatures, firsts: FirstVideos, memory_budget: int, quiet: bool) -> tuple[Correction, float]:
+    def _read_bank(
+        self, bank: TextFeatures, firsts: FirstVideos, memory_budget: int, quiet: bool, processes: ProcessGroup
+    ) -> tuple[Correction, float]:
         scale = self._head.scale().item()
         totals = SoftmaxTotals(len(bank.texts), len(self._split.videos.ids), BETA / scale)
         bank_firsts = FirstVideos(len(bank.texts))
-        score_all_pairs(self._head, bank, self._split.videos, None, [totals, bank_firsts], memory_budget, quiet, "scoring the query bank")
+        score_all_pairs(
+            self._head, bank, self._split.videos, None, [totals, bank_firsts], memory_budget, quiet, "scoring the query bank", processes
+        )
         return dynamic_inverted_softmax(totals, bank_firsts, firsts, scale)
 
 

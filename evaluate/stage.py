@@ -1,8 +1,9 @@
 """The third stage: all pairs of a split, both directions, metrics with their provenance."""
 
+import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
 from data.errors import UserError
-from data.provenance import provenance, write_json
+from data.processes import ProcessGroup, on_this_machine
+from data.provenance import plain, provenance, write_json
 from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
@@ -22,6 +24,7 @@ from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
 from evaluate.report.collect import ReportCollector
 from evaluate.table import format_evaluation
+from evaluate.two_stage import candidate_rows, format_candidates, parse_candidates
 from train_head.heads import Head
 from train_head.pairs import score_all_pairs
 from train_head.run import check_fits, load_head
@@ -31,6 +34,8 @@ from train_head.splits import Split, load_split
 SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19
 ROW = ("run", "preset", "split", "queries", "gallery", "counts", "train_videos", "selected_on", "ties")
 """What stands before the figures, in metrics.json and in the line of --json."""
+FREE_TO_DIFFER = {"cache", "run", "out", "index", "memory_budget", "device", "process_timeout", "quiet", "json"}
+"""Options that may differ between processes: they do not decide the result, or what they name is compared by its content."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,29 @@ class Loaded:
     max_frames: int | None
     memory_left: int
     """Bytes for encoded videos."""
+    candidates: list[int]
+    """Numbers of candidates to try."""
 
 
 def evaluate(options: EvaluateOptions) -> Path:
-    """Score all pairs and write metrics.json, the ranks of all queries, and the report to OUT; returns OUT.
+    """Score all pairs and write metrics.json, the ranks of all queries, and the report to OUT; returns OUT. Under torchrun, processes share
+    the videos, and the first one writes.
 
     Raises UserError for what the user can put right: no such cache, run or split, a run that does not fit, missing features, an OUT that
-    holds other files.
+    holds other files, processes that were given different work.
     """
-    start = time.perf_counter()
     check_out(options.out, EVALUATION)
+    _check_options(options)
+    with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
+        if options.index is not None and processes.count > 1:
+            raise UserError("--index is for one process: leave it out under torchrun, where each builds its share")
+        return _evaluate(options, processes)
+
+
+def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
+    start = time.perf_counter()
     loaded = load(options)
+    processes.agree(_facts(options, loaded))
     head, split = loaded.head, loaded.split
     rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
     bank, memory_left = None, loaded.memory_left
@@ -69,7 +86,22 @@ def evaluate(options: EvaluateOptions) -> Path:
     warm_up(head, split)
     with measured(head.logit_scale.device) as cost:
         accumulators = [rankings.accumulator, *post_processing.accumulators, *([collector] if options.report else [])]
-        score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, memory_left, options.quiet)
+        score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, memory_left, options.quiet, processes=processes)
+    post_processed = post_processing.rows(memory_left, options.quiet, processes)
+    candidates = candidate_rows(
+        loaded.candidates,
+        options.candidates_from,
+        loaded.cache,
+        head,
+        split,
+        rankings.metrics()["text_to_video"],
+        memory_left,
+        options.index,
+        processes,
+        options.quiet,
+    )
+    if processes.rank > 0:
+        return options.out
     ranks = RankTables.of(split, rankings.ranks())
     result: dict[str, Any] = {
         "run": options.run,
@@ -84,8 +116,10 @@ def evaluate(options: EvaluateOptions) -> Path:
         **rankings.metrics(),
         "intervals": intervals(ranks.ranks(), ranks.owners(), options.seed),
         "scores": rankings.rows(),
-        "post_processing": post_processing.rows(memory_left, options.quiet),
+        "post_processing": post_processed,
+        "candidates": candidates,
         "cost": _cost_row(cost, head, split),
+        "processes": processes.count,
         "protocol": _protocol(split),
         "max_frames": loaded.max_frames,
         "seconds": round(time.perf_counter() - start, 2),
@@ -98,13 +132,34 @@ def evaluate(options: EvaluateOptions) -> Path:
     clear(options.out, EVALUATION)
     ranks.write(options.out)
     write_json(options.out / METRICS_FILE, result)
-    shown = (*ROW, "text_to_video", "video_to_text", "RSum")
+    shown = (*ROW, "text_to_video", "video_to_text", "RSum", *(("candidates",) if candidates else ()))
     print(json.dumps({name: result[name] for name in shown}) if options.json else format_evaluation(result))
+    if candidates and not options.json:
+        print(format_candidates(candidates))
     if options.report:
         from evaluate.report.page import write_report  # matplotlib takes half a second to load
 
         write_report(options.out, result, split, head, loaded.cache, rankings.ranks(), collector.collected(), options.seed)
     return options.out
+
+
+def _check_options(options: EvaluateOptions) -> None:
+    if options.candidates is not None and options.ties == "reference":
+        raise UserError("--candidates credits ties by expectation: leave --ties reference out")
+    if options.candidates is None and (options.index is not None or options.candidates_from != "frames"):
+        raise UserError("--index and --candidates-from are for --candidates: name how many, such as --candidates 100")
+
+
+def _facts(options: EvaluateOptions, loaded: Loaded) -> dict[str, Any]:
+    """What must be the same in all processes."""
+    weights = hashlib.sha256()
+    for name, value in sorted(loaded.head.state_dict().items()):
+        weights.update(name.encode() + value.cpu().numpy().tobytes())
+    given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
+    captions = hashlib.sha256("\0".join(loaded.split.texts.texts).encode()).hexdigest()
+    # By content: on another machine the same cache may be elsewhere.
+    content = {"the cache": loaded.cache.fingerprint(loaded.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}
+    return given | content
 
 
 def load(options: EvaluateOptions) -> Loaded:
@@ -114,12 +169,14 @@ def load(options: EvaluateOptions) -> Loaded:
     head, record = load_head(options.run, cache, device)
     trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
     max_frames = trained_frames if options.max_frames is None else options.max_frames
-    features_budget = max(0, budget_bytes(options.memory_budget) - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
+    budget = budget_bytes(options.memory_budget) // on_this_machine()
+    features_budget = max(0, budget - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
     split = load_split(cache, options.split, options.preset, features_budget, max_frames, options.allow_missing)
     check_fits(head, split)
     head.products = torch.bfloat16 if options.products == "bf16" else None
+    candidates = [] if options.candidates is None else parse_candidates(options.candidates, len(split.videos.ids))
     left = features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames))
-    return Loaded(cache, head, record, split, max_frames, max(0, left))
+    return Loaded(cache, head, record, split, max_frames, max(0, left), candidates)
 
 
 def _cost_row(cost: Cost, head: Head, split: Split) -> dict[str, Any]:

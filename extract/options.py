@@ -55,9 +55,12 @@ class ExtractOptions:
     time_limit: float = 1800.0
     """Seconds that the decoding of one video may take before it is ended and listed as failed."""
     shard: str = "0/1"
-    """Of N processes or machines that share the work in one cache, which this is: I/N, counting from 0."""
+    """Of N processes or machines that share the work in one cache, which this is: I/N, counting from 0. Left out under torchrun, whose
+    processes share the work."""
+    process_timeout: float = 60.0
+    """Under torchrun: seconds without a sign of life after which another process counts as lost."""
     workers: int | None = None
-    """Videos decoded side by side. Default: one per processor core."""
+    """Videos decoded side by side. Default: one per processor core, of which the processes on a machine have equal shares."""
     decoder: Literal["ffmpeg", "pyav"] = "ffmpeg"
     """What decodes: ffmpeg, or PyAV (pip install -r requirements-pyav.txt) where a video is plain and ffmpeg where not. The frames are the
     same."""

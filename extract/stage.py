@@ -1,15 +1,17 @@
 """The first stage: read the table, find what the cache lacks, encode it, and write it in parts."""
 
+import hashlib
 import json
 import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from data.accounting import Counts, report, require_complete, splits_of, summary_line
 from data.cache import CLIP_FILE, FeatureCache, TextEntry
@@ -18,8 +20,9 @@ from data.datasets.files import printable
 from data.datasets.table import FOLDER
 from data.device import find_device
 from data.errors import UserError
+from data.processes import ProcessGroup
 from data.progress import Progress
-from data.provenance import provenance
+from data.provenance import plain, provenance
 from extract.clip import Clip, load_clip
 from extract.decoders import check_decoder
 from extract.dry_run import dry_run
@@ -29,7 +32,7 @@ from extract.options import ExtractOptions
 from extract.segments import cut
 from extract.texts import encode_texts
 from extract.videos import Clock, VideoFeaturesAhead, worker_count
-from extract.work import Work, lacking
+from extract.work import lacking
 from extract.writer import PartLimits, Writer
 
 # See PartLimits.
@@ -37,11 +40,16 @@ VIDEOS_A_PART = 1024
 TEXTS_A_PART = 4096
 BYTES_A_PART = 2**26
 SECONDS_A_PART = 300.0
+FREE_TO_DIFFER = {
+    *("videos", "annotations", "cache", "model", "pretrained", "seed", "shard"),
+    *("time_limit", "workers", "device", "process_timeout", "quiet", "json"),
+}
+"""Options that may differ between processes: they do not decide the result, or what they name is compared by its content."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The cache, and how many videos of the data set (of this process's share of it) are listed as failed."""
+    """The cache, and how many videos of the data set (of this process's share of it, with --shard) are listed as failed."""
 
     cache: Path
     failed: int
@@ -51,15 +59,21 @@ def extract(options: ExtractOptions) -> Outcome:
     """Bring the cache up to date with the data set.
 
     Raises UserError for what the user can put right. Videos that cannot be decoded are listed in CACHE/failures.csv, with the decoder's
-    last words; the file is absent where none failed.
+    last words; the file is absent where none failed. Under torchrun processes share the work; where one is lost the others finish theirs,
+    and ProcessLost is raised.
     """
-    start = time.perf_counter()
     if options.fetch_model:
         fetch_model(options)
         return Outcome(options.cache, 0)
     _check_numbers(options)
     check_decoder(options)
-    shard = _shard(options.shard)
+    with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
+        return _extract(replace(options, quiet=options.quiet or processes.rank > 0), processes)
+
+
+def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
+    start = time.perf_counter()
+    shard = _shard(options, processes)
     preset = find_preset(options.dataset, options.preset, options.annotations)
     options = _with_preset(options, preset)
     _check_segment(options, preset)
@@ -77,7 +91,8 @@ def extract(options: ExtractOptions) -> Outcome:
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
     settings = _settings(options, clip, max_words)
-    cache = _open_cache(options, clip, settings, shard)
+    processes.agree(_facts(options, settings, dataset))
+    cache = _open_cache(options, clip, settings, shard, processes)
     if options.segment is not None:
         dataset = cut(dataset, options)
     work = lacking(dataset, cache, options, shard)
@@ -96,27 +111,36 @@ def extract(options: ExtractOptions) -> Outcome:
         writer = Writer(cache, _limits(), shard, work.known, work.outdated)
         failures = _extract_videos(videos, len(work.videos), writer, options)
     failed = sorted([*work.known, *failures], key=lambda failure: failure.video_id)
-    _say(options, dataset, preset, cache, work, failed, videos.clock, writer, time.perf_counter() - start)
-    return Outcome(options.cache, len(failed))
+    done = len(work.videos) - len(failures)
+    _print_failures(failed, len(work.known))
+    there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
+    counted = {"done": done, "failed": len(failed), "texts": len(work.texts), "there": there, "frames": videos.clock.frames}
+    timed = {"decode": videos.clock.decode_s, "encode": videos.clock.encode_s, "wait": videos.clock.wait_s, "write": writer.seconds}
+    total = _sum({**counted, **timed, "pictures": writer.picture_bytes}, processes)
+    seconds = time.perf_counter() - start
+    outcome = Outcome(options.cache, int(total["failed"]))
+    if processes.rank > 0:
+        return outcome
+    if processes.count > 1:
+        # With what the others wrote; the lists of failures become one.
+        cache = FeatureCache(options.cache)
+        Writer(cache, _limits(), (0, 1), [], work.outdated).flush()
+    _report(options, dataset, preset, cache, total, processes.count, seconds)
+    return outcome
 
 
-def _say(
-    options: ExtractOptions,
-    dataset: Dataset,
-    preset: Preset,
-    cache: FeatureCache,
-    work: Work,
-    failed: Sequence[Failure],
-    clock: Clock,
-    writer: Writer,
-    seconds: float,
-) -> None:
-    """The failures on stderr, and on stdout what was done: a line, or JSON."""
-    done = len(work.videos) - (len(failed) - len(work.known))
+def _print_failures(failed: Sequence[Failure], known: int) -> None:
     for failure in failed:
         print(f"failed: {failure.file}: {failure.reason}{': ' * bool(failure.last_words)}{failure.last_words}", file=sys.stderr)
-    if work.known:
-        print(f"{len(work.known)} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
+    if known:
+        print(f"{known} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
+
+
+def _report(
+    options: ExtractOptions, dataset: Dataset, preset: Preset, cache: FeatureCache, total: dict[str, float], processes: int, seconds: float
+) -> None:
+    """Print what was done, by all processes together."""
+    count = {name: int(value) for name, value in total.items()}
     if options.json:
         summary = {
             "cache": str(options.cache),
@@ -124,29 +148,45 @@ def _say(
             "videos": len(dataset.videos),
             "files": int(dataset.videos["file"].nunique()),
             "videos_missing": int(dataset.videos["file"].isna().sum()),
-            "videos_extracted": done,
-            "videos_failed": len(failed),
+            "videos_extracted": count["done"],
+            "videos_failed": count["failed"],
             "splits": _splits(dataset, preset, cache),
-            "texts_extracted": len(work.texts),
+            "texts_extracted": count["texts"],
             "seconds": round(seconds, 1),
-            "frames": clock.frames,
-            "decode_seconds": round(clock.decode_s, 3),
-            "encode_seconds": round(clock.encode_s, 3),
-            "encoder_wait_seconds": round(clock.wait_s, 3),
-            "write_seconds": round(writer.seconds, 3),
-            "picture_bytes": writer.picture_bytes,
+            "frames": count["frames"],
+            "decode_seconds": round(total["decode"], 3),
+            "encode_seconds": round(total["encode"], 3),
+            "encoder_wait_seconds": round(total["wait"], 3),
+            "write_seconds": round(total["write"], 3),
+            "picture_bytes": count["pictures"],
+            "processes": processes,
         }
         print(json.dumps(summary))
     else:
-        shard = _shard(options.shard)
-        there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
         print(
-            f"{options.cache}: {done} videos and {len(work.texts)} texts extracted, {there} videos were there, {len(failed)} failed, "
-            f"{seconds:.1f} s"
+            f"{options.cache}: {count['done']} videos and {count['texts']} texts extracted, {count['there']} videos were there, "
+            f"{count['failed']} failed, {seconds:.1f} s"
         )
 
 
-def _open_cache(options: ExtractOptions, clip: Clip, settings: dict[str, Any], shard: tuple[int, int]) -> FeatureCache | None:
+def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """What must be the same in all processes."""
+    given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
+    listed = [dataset.videos["video_id"].tolist(), dataset.captions["caption"].tolist()]
+    content = {"the data set": hashlib.sha256(json.dumps(listed).encode()).hexdigest(), "--cache": str(options.cache.resolve())}
+    return given | settings | content
+
+
+def _sum(figures: dict[str, float], processes: ProcessGroup) -> dict[str, float]:
+    """Each figure, summed over all processes."""
+    values = torch.tensor(list(figures.values()), dtype=torch.float64)
+    processes.sum(values)
+    return dict(zip(figures, values.tolist(), strict=True))
+
+
+def _open_cache(
+    options: ExtractOptions, clip: Clip, settings: dict[str, Any], shard: tuple[int, int], processes: ProcessGroup
+) -> FeatureCache | None:
     """The cache, made or repaired; for a dry run as it is, None where there is none."""
     if options.dry_run:
         if not (options.cache / CLIP_FILE).exists():
@@ -158,11 +198,18 @@ def _open_cache(options: ExtractOptions, clip: Clip, settings: dict[str, Any], s
     def damaged(path: Path) -> None:
         print(f"{path} is damaged: what it held is extracted again", file=sys.stderr)
 
-    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged)
+    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged, processes.meet)
 
 
-def _shard(option: str) -> tuple[int, int]:
-    """I and N of "I/N"."""
+def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:
+    """I and N of "I/N", or this process and how many there are."""
+    option = options.shard
+    if processes.count > 1:
+        if option != "0/1":
+            raise UserError(f"--shard {option}: leave it out under torchrun, whose {processes.count} processes share the work already")
+        if options.dry_run:
+            raise UserError("--dry-run is for one process: start it without torchrun")
+        return processes.rank, processes.count
     found = re.fullmatch(r"(\d+)/(\d+)", option)
     shard = (int(found[1]), int(found[2])) if found else (0, 0)
     if shard[0] >= shard[1]:

@@ -24,6 +24,7 @@ from PIL import Image
 from data.cache import VideoEntry
 from data.datasets.files import printable
 from data.ffmpeg import Processes
+from data.processes import on_this_machine
 from extract.ahead import Ahead
 from extract.clip import BATCH, Clip
 from extract.decode import DecodeFailed, Sampled, Sampling, sample_frames
@@ -93,7 +94,7 @@ class Clock:
 
 def worker_count(options: ExtractOptions) -> int:
     """Videos decoded side by side."""
-    return options.workers or os.cpu_count() or 1
+    return options.workers or max(1, (os.cpu_count() or 1) // on_this_machine())
 
 
 def leads_out(file: Path, folder: Path) -> bool:

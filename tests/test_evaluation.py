@@ -29,7 +29,7 @@ from evaluate.ranks import RankTables
 from train_head.glim import prepare_texts, prepare_videos, score
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import GlcclHead
-from train_head.pairs import score_all_pairs
+from train_head.pairs import Unshared, score_all_pairs
 from train_head.run import load_head
 from train_head.splits import Split, load_split
 
@@ -37,7 +37,7 @@ BUDGET = 2**30
 DIRECTIONS = ("text_to_video", "video_to_text")
 
 
-class Scores:
+class Scores(Unshared):
     """An accumulator that keeps all scores."""
 
     def __init__(self, scores: int, texts: int, videos: int) -> None:

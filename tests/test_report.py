@@ -40,7 +40,7 @@ from extract import ExtractOptions
 from extract.clip import load_tokenizer, spell
 from tests.browser import OpenPage
 from tests.conftest import DEMO_CLIP, ROOT
-from train_head.pairs import score_all_pairs
+from train_head.pairs import Unshared, score_all_pairs
 from train_head.run import load_head
 from train_head.splits import Split, load_split
 
@@ -139,7 +139,7 @@ def collect(cache: Path, run: str) -> tuple[Any, Split, Any, RankCounter, Collec
     counter = RankCounter(split.answers, len(split.videos.ids))
     collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
 
-    class Ranked:
+    class Ranked(Unshared):
         def update(self, scores_SAB: torch.Tensor, texts: torch.Tensor, videos: torch.Tensor) -> None:
             counter.update(scores_SAB.mean(dim=0), texts, videos)
 

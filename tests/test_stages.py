@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 from tests.test_glim import pad
 from train_head import TrainOptions
 from train_head.glim import glim_scores
-from train_head.pairs import score_all_pairs
+from train_head.pairs import Unshared, score_all_pairs
 from train_head.run import load_head
 from train_head.splits import load_split
 
@@ -169,7 +169,7 @@ def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cac
     assert result["extracted"]["options"]["dataset"] == "demo"
 
 
-class Everything:
+class Everything(Unshared):
     """An accumulator that keeps all scores."""
 
     def __init__(self, texts: int, videos: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from data.errors import UserError
 from data.features import TextFeatures, VideoFeatures
 from data.metrics import Metrics, NanScore, RankCounter, Ties
+from data.processes import ProcessGroup
 from data.progress import Progress
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.threads import parallel
@@ -34,6 +35,22 @@ class Accumulator(Protocol):
         The retrieval score is their mean over S. The block is the caller's: keep a copy, or better only what follows from it.
         """
 
+    def share_answers(self, processes: ProcessGroup) -> None:
+        """Exchange with other processes what follows from the blocks that hold answers, when all of those were seen and no others yet."""
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        """Merge with other processes what follows from all blocks; never the blocks."""
+
+
+class Unshared:
+    """What makes an accumulator of one that takes part in no sharing: it works in one process alone."""
+
+    def share_answers(self, processes: ProcessGroup) -> None:
+        assert processes.count == 1
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        assert processes.count == 1
+
 
 class RankedScores:
     """An accumulator that ranks by the mean of a head's scores, the retrieval score, and by means of some of them."""
@@ -47,6 +64,12 @@ class RankedScores:
         means = [scores_SAB.mean(dim=0), *(scores_SAB[places].mean(dim=0) for places in self._chosen)]
         self._counter.update(torch.stack(means), texts, videos)
 
+    def share_answers(self, processes: ProcessGroup) -> None:
+        self._counter.share_answers(processes)
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        self._counter.share_counts(processes)
+
 
 @torch.no_grad()
 def score_all_pairs(
@@ -58,6 +81,7 @@ def score_all_pairs(
     memory_budget: int,
     quiet: bool = True,
     what: str = "scoring",
+    processes: ProcessGroup | None = None,
 ) -> None:
     """Score every text with every video once and feed the accumulators.
 
@@ -65,17 +89,20 @@ def score_all_pairs(
     to hold at once; where it is too small for all, they are encoded twice. The texts of a video stay in one block, and blocks that hold
     answers come first, so that a RankCounter has little to keep. Raises UserError, which names the caption and the video, where an
     accumulator finds the score of a pair to be NaN. `what` stands before the progress.
+
+    Several `processes` share the videos; their accumulators then have what those of one would have.
     """
+    processes = processes or ProcessGroup()
     device = head.logit_scale.device
     head.eval()
     if answers is None:
         answers = len(videos.ids) + np.arange(len(texts.texts))
     texts, videos = texts.to(device), videos.to(device)
-    strips, groups = _strips(answers, texts), _groups(videos, memory_budget)
+    strips, groups = _strips(answers, texts), _groups(videos, memory_budget, processes)
     held: list[range] = []
     encoded: dict[range, Any] = {}
     one_at_a_time = Lock()
-    with Progress(what, len(strips) * sum(map(len, groups)), "blocks", quiet) as progress:
+    with Progress(what, len(strips) * sum(map(len, groups)), "blocks", quiet or processes.rank > 0) as progress:
 
         def work(job: tuple[NDArray[np.int64], list[range]], _: None) -> None:
             strip, blocks = job
@@ -99,10 +126,20 @@ def score_all_pairs(
                 try:
                     parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
                 except NanScore as error:
-                    raise UserError(
-                        f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the "
-                        "features of both, or train the head again with a lower --lr"
-                    ) from error
+                    raise not_a_number(texts, videos, error) from error
+            for accumulator in accumulators:
+                if answered:
+                    accumulator.share_answers(processes)
+                else:
+                    accumulator.share_counts(processes)
+
+
+def not_a_number(texts: TextFeatures, videos: VideoFeatures, error: NanScore) -> UserError:
+    """What to tell of a score that is NaN."""
+    return UserError(
+        f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the features of both, or "
+        "train the head again with a lower --lr"
+    )
 
 
 def evaluate_pairs(
@@ -124,11 +161,12 @@ def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
     return bool(((answers >= block.start) & (answers < block.stop)).any())
 
 
-def _groups(videos: VideoFeatures, memory_budget: int) -> list[list[range]]:
-    """All videos in blocks of one size, and as many blocks to a group as may be encoded at once."""
+def _groups(videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
+    """All videos in blocks of one size, of them this process's share, and as many blocks to a group as may be encoded at once."""
     frames, count = videos.frames, len(videos.ids)
     size = max(1, FRAMES_A_BLOCK // int(frames.length_N.max()))
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    blocks = blocks[len(blocks) * processes.rank // processes.count : len(blocks) * (processes.rank + 1) // processes.count]
     # Frames and their products with each other, as float32.
     group = max(1, memory_budget // (FRAMES_A_BLOCK * (frames.dimension + int(frames.length_N.max())) * 4))
     return [blocks[first : first + group] for first in range(0, len(blocks), group)]

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.processes import ProcessGroup
+
 KEPT = 10
 """So many entries are kept of every query."""
 
@@ -64,6 +66,15 @@ class ReportCollector:
         best_SGB = scores_SAB.gather(1, row_GB.expand(len(scores_SAB), -1, -1))
         self._texts.update(videos, texts[row_GB].T, best_GB.T, best_SGB.transpose(1, 2))
 
+    def share_answers(self, processes: ProcessGroup) -> None:
+        """Nothing: an answer is an entry as others here."""
+
+    def share_counts(self, processes: ProcessGroup) -> None:
+        # Of each positive one process has the scores; the others have NaN.
+        self._positive_SA.masked_fill_(self._positive_SA.isnan(), -torch.inf)
+        processes.maximum(self._positive_SA)
+        self._videos, self._texts = self._videos.shared(processes), self._texts.shared(processes)
+
     def collected(self) -> Collected:
         """What was collected, when every pair was seen."""
         assert not self._positive_SA.isnan().any(), "not every pair was scored"
@@ -101,6 +112,14 @@ class _Running:
         self._entry_QK[queries] = candidate.gather(1, place)
         self._retrieval_QK[queries] = retrieval.gather(1, place)
         self._score_SQK[:, queries] = scores.gather(2, place.expand(len(scores), -1, -1))
+
+    def shared(self, processes: ProcessGroup) -> "_Running":
+        """The best of what all processes kept, which met other entries each."""
+        whole = _Running(len(self._entry_QK), len(self._score_SQK))
+        kept = (processes.gather(tensor) for tensor in (self._entry_QK, self._retrieval_QK, self._score_SQK))
+        for entry_QK, retrieval_QK, score_SQK in zip(*kept, strict=True):
+            whole.update(torch.arange(len(entry_QK)), entry_QK, retrieval_QK, score_SQK)
+        return whole
 
     def best(self) -> Best:
         """What is kept; every query has met the same number of entries."""

@@ -1,10 +1,12 @@
-"""Which videos are worth an exact score: the one place that an index of the gallery takes."""
+"""Which videos are worth an exact score: all of them, or those that an index of the gallery names."""
 
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 
+from evaluate.index import VideoIndex
 from train_head.heads import TextBatch
 
 
@@ -23,3 +25,16 @@ class WholeGallery:
 
     def candidates(self, query: TextBatch, count: int) -> NDArray[np.int64]:
         return self._all
+
+
+class IndexedGallery:
+    """The videos that an index finds nearest to the sentence."""
+
+    def __init__(self, index: VideoIndex, number: int) -> None:
+        """`number`: candidates of a query, no more than there are videos."""
+        self._index, self._number = index, number
+
+    def candidates(self, query: TextBatch, count: int) -> NDArray[np.int64]:
+        assert count <= self._number
+        video_AK, _ = self._index.search(normalize(query.sentence_AD, dim=-1).cpu().numpy(), self._number)
+        return np.sort(video_AK[0])

@@ -30,8 +30,10 @@ class _Block(NamedTuple):
 class Gallery:
     """The videos of a cache in the order of their ids, held as the head encodes them as far as memory allows."""
 
-    def __init__(self, cache: FeatureCache, head: Head, max_frames: int | None, memory_budget: int, quiet: bool = True) -> None:
-        """Load features into `memory_budget` bytes, and encode as many videos as the rest of it holds.
+    def __init__(
+        self, cache: FeatureCache, head: Head, max_frames: int | None, memory_budget: int, quiet: bool = True, ahead: bool = True
+    ) -> None:
+        """Load features into `memory_budget` bytes, and encode as many videos as the rest of it holds; without `ahead` none.
 
         Raises UserError where the cache holds no videos, or longer ones than the head takes.
         """
@@ -50,7 +52,8 @@ class Gallery:
         self.threads = 1 if self.device.type == "cuda" else torch.get_num_threads()
         self._size = max(1, FRAMES_A_BLOCK // longest)
         # Frames and their products with each other, as float32.
-        held = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)
+        room = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)
+        held = room if ahead else 0
         self._blocks: list[_Block] = []
         with Progress("videos", len(ids), "videos", quiet) as progress:
             for members in self._cut(np.arange(len(ids))):

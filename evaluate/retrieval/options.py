@@ -15,6 +15,12 @@ class RetrievalOptions:
     """Folder of a run, or zero-shot:HEAD for a head without training: glccl, glim-global, glim-local, mean or xclip."""
     top: int = 10
     """Results of a query."""
+    candidates: int | None = None
+    """Score only so many videos of a query, which an index finds: for large galleries. Default: all are scored."""
+    candidates_from: Literal["frames", "pooled"] = "frames"
+    """Vectors of the index: those of all frames, the best frame of a video counting; or, cheaper, one a video, the mean of its frames."""
+    index: Path | None = None
+    """Folder to keep the index in, for the next time. Default: it is built each time."""
     model: str | None = None
     """CLIP by open_clip's name, or local-dir:PATH, where it is not where the cache was made. Default: as the cache was made."""
     pretrained: str | None = None

@@ -14,7 +14,8 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.features import TextFeatures
 from data.sampling import choose_frames
-from evaluate.retrieval.candidates import Candidates, WholeGallery
+from evaluate.candidates import candidate_index, check_candidates
+from evaluate.retrieval.candidates import Candidates, IndexedGallery, WholeGallery
 from evaluate.retrieval.gallery import Gallery
 from evaluate.retrieval.moments import Measure, Moment, find_moments
 from evaluate.retrieval.options import RetrievalOptions
@@ -75,9 +76,9 @@ class Searcher:
         trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
         self._max_frames: int | None = trained_frames if options.max_frames is None else options.max_frames
         self._encoder = self._load_encoder() if queries else None
-        self.gallery = Gallery(self.cache, self.head, self._max_frames, budget_bytes(options.memory_budget), options.quiet)
-        self.index: Candidates = WholeGallery(len(self.gallery.ids))
-        """Names the videos to score: the place for an index."""
+        budget = budget_bytes(options.memory_budget)
+        self.gallery = Gallery(self.cache, self.head, self._max_frames, budget, options.quiet, ahead=options.candidates is None)
+        self.index = _candidates(options, self.cache, self.gallery)
         self.files = _files(self.cache)
 
     @property
@@ -157,6 +158,20 @@ class Searcher:
         """JPEG files of the frames that the head sees of a video; none where the cache keeps none."""
         images = self.cache.images("thumbnails", self.gallery.ids[number])
         return [images[i] for i in choose_frames(len(images), self._max_frames)]
+
+
+def _candidates(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery) -> Candidates:
+    """All videos, or an index of them where only some are to be scored."""
+    if options.candidates is None:
+        if options.index is not None:
+            raise UserError(f"--index {options.index} is for --candidates: name how many, such as --candidates 100")
+        return WholeGallery(len(gallery.ids))
+    check_candidates(options.candidates, len(gallery.ids))
+    if options.candidates < options.top:
+        raise UserError(f"--candidates {options.candidates}: at least as many as --top {options.top}")
+    folder = None if options.index is None else options.index / options.candidates_from
+    index = candidate_index(cache, gallery.videos, options.candidates_from, folder, quiet=options.quiet)
+    return IndexedGallery(index, options.candidates)
 
 
 def _files(cache: FeatureCache) -> dict[str, str]:

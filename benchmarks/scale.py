@@ -1,0 +1,268 @@
+"""Cost against size: `python -m benchmarks.scale`. docs/scale.md is written from its figures; the last line is JSON.
+
+On synthetic caches like a real one (benchmarks.synthetic), 1,000 real queries: opening, index, query, all pairs, each with the exponent of
+its growth with the number of videos; candidates needed for exhaustive recall; evaluation in two processes against one. Memory is that of a
+process of its own beyond what it had before, of which features that are read from disk are no part.
+"""
+
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.scoring import Matrix
+from benchmarks.synthetic import Likeness, differences, make_cache
+from data.cache import FeatureCache
+from data.command import run_command
+from data.errors import UserError
+from data.provenance import provenance, write_json
+from evaluate.candidates import Vectors, candidate_index, find_candidates
+from evaluate.cost import measured
+from evaluate.folder import METRICS_FILE
+from evaluate.index import VideoIndex
+from evaluate.rerank import candidate_metrics
+from evaluate.retrieval.candidates import IndexedGallery
+from evaluate.retrieval.gallery import Gallery
+from train_head.heads import TextBatch
+from train_head.pairs import evaluate_pairs, score_all_pairs
+from train_head.run import load_head
+from train_head.splits import load_split
+
+ROOT = Path(__file__).parent.parent
+DEVICE = torch.device("cpu")
+HELD = 64 * 2**20
+"""Bytes of encoded videos held at once by all pairs; features are read from disk."""
+CANDIDATES = 100
+LADDER = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+QUERIES_TIMED = 30
+SPEED_VIDEOS = 3000
+"""Videos, and captions, of the evaluation that one and two processes share."""
+SQUARE = 100_000
+MADE_FROM: tuple[Vectors, ...] = ("frames", "pooled")
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """Measure cost against the number of videos."""
+
+    cache: Path = ROOT / "runs" / "demo" / "cache"
+    """Cache of the demo set, which synthetic videos are like (make demo)."""
+    enlarged: Path | None = None
+    """Cache of a larger demo set for the number of candidates needed (python -m demo.generate --test 10000, and extract). Default: a
+    synthetic one of 10,000 videos."""
+    run: str = "zero-shot:glccl"
+    """The head."""
+    sizes: tuple[int, ...] = (1000, 10_000, 100_000)
+    """Videos; 100,000 have a million frames."""
+    repeats: int = 5
+    """Runs of evaluation in one and in two processes."""
+    work: Path | None = None
+    """Folder for the synthetic caches, kept. Default: one that is deleted."""
+    out: Path = ROOT / "runs" / "benchmarks" / "scale.json"
+    """File for the figures."""
+
+
+def at_size(path: Path, run: str) -> Row:
+    """All costs at one size; to be called in a process of its own."""
+    row: Row = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        with measured(DEVICE) as cost:
+            result = work()
+        row[f"{name} s"] = cost.seconds
+        if cost.peak_extra_mib is not None:
+            row[f"{name} MiB"] = cost.peak_extra_mib
+        return result
+
+    cache = timed("open", lambda: FeatureCache(path))
+    split = load_split(cache, "test", None, 2**30)
+    head, _ = load_head(run, cache, DEVICE)
+    gallery = timed("gallery", lambda: Gallery(cache, head, None, 0, ahead=False))
+    number = {video_id: i for i, video_id in enumerate(gallery.ids)}
+    answers = np.array([number[split.videos.ids[b]] for b in split.answers])
+    for vectors in MADE_FROM:
+        index: VideoIndex = timed(f"index of {vectors}", lambda vectors=vectors: candidate_index(cache, gallery.videos, vectors))  # type: ignore[misc]
+        row[f"index of {vectors} held MiB"] = index.bytes_held / 2**20
+        row[f"query by {vectors} ms"] = 1000 * _query_seconds(IndexedGallery(index, min(CANDIDATES, index.videos)), gallery, split.texts)
+    evaluate_pairs(head, cache.texts(split.texts.texts[:32], 2**30), split.videos, split.answers[:32], HELD)  # loads what is compiled
+    timed("all pairs", lambda: evaluate_pairs(head, split.texts, gallery.videos, answers, HELD))
+    row["queries"], row["videos"] = len(answers), len(gallery.ids)
+    return row
+
+
+def _query_seconds(candidates: IndexedGallery, gallery: Gallery, texts: Any) -> float:
+    """Median of finding candidates of one query and scoring them, features read from disk."""
+    seconds = []
+    for a in range(QUERIES_TIMED + 1):
+        text = TextBatch.gather(texts, [a], DEVICE)
+        start = time.perf_counter()
+        gallery.scores(text, candidates.candidates(text, 10))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def candidates_needed(path: Path, run: str) -> Row:
+    """R@10 of 1,000 queries, exhaustive and with K candidates, and the smallest K within half a point; the index's own loss."""
+    cache = FeatureCache(path)
+    split = load_split(cache, "test", None, 2**33)
+    head, _ = load_head(run, cache, DEVICE)
+    gallery = cache.videos(sorted(cache.names("videos")), 2**33)
+    number = {video_id: i for i, video_id in enumerate(gallery.ids)}
+    asked = range(min(1000, len(split.answers)))
+    texts = cache.texts([split.texts.texts[a] for a in asked], 2**30)
+    answers = np.array([number[split.videos.ids[split.answers[a]]] for a in asked])
+    matrix = Matrix(len(texts.texts), len(gallery.ids))
+    score_all_pairs(head, texts, gallery, answers, [matrix], 2**30)
+    every = torch.arange(len(gallery.ids)).expand(len(texts.texts), -1)
+    exhaustive = candidate_metrics(every, matrix.score_AB, answers, len(gallery.ids))["text_to_video"]["R@10"]
+    row: Row = {"videos": len(gallery.ids), "queries": len(texts.texts), "exhaustive R@10": exhaustive}
+    for vectors in MADE_FROM:
+        index = candidate_index(cache, gallery, vectors)
+        for k in LADDER:
+            if k > len(gallery.ids):
+                break
+            candidate_AK = find_candidates(index, texts, k)
+            found = candidate_metrics(candidate_AK, matrix.score_AB.gather(1, candidate_AK), answers, len(gallery.ids))
+            row[f"{vectors} K = {k}: R@10 lost"] = exhaustive - found["text_to_video"]["R@10"]
+            row[f"{vectors} K = {k}: answers there"] = found["answers_among_candidates"]
+        enough = [k for k in LADDER if abs(row.get(f"{vectors} K = {k}: R@10 lost", np.inf)) <= 0.5]
+        row[f"{vectors}: smallest K within 0.5"] = min(enough, default=float(len(gallery.ids)))
+    return row
+
+
+def processes_shared(path: Path, run: str, repeats: int) -> Row:
+    """Seconds of scoring in one process pinned to a core and in two pinned to a core each, in turn; medians."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(repeats):
+            for count, found in seconds.items():
+                found.append(_pinned(path, run, count, Path(folder) / f"{count}"))
+    one, two = (statistics.median(found) for found in seconds.values())
+    return {"one process s": one, "two processes s": two, "one over two": one / two, "pairs": float(SPEED_VIDEOS**2)}
+
+
+def _pinned(path: Path, run: str, count: int, out: Path) -> float:
+    """Seconds of scoring, as the first process measures them, from its first block to the merged counts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}
+    cores = sorted(os.sched_getaffinity(0))
+    command = [sys.executable, "-m", "evaluate", "--cache", path, "--run", run, "--out", out, "--device", "cpu", "--quiet"]
+    started = [
+        subprocess.Popen(
+            ["taskset", "-c", str(cores[rank % len(cores)]), *map(str, command)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, **shared, "LOCAL_WORLD_SIZE": str(count), "RANK": str(rank)},
+        )
+        for rank in range(count)
+    ]
+    if any(process.wait() for process in started):
+        raise RuntimeError(f"evaluation in {count} processes failed")
+    return float(json.loads((out / METRICS_FILE).read_text())["cost"]["measured"]["seconds"])
+
+
+def exponents(rows: Sequence[Row]) -> Row:
+    """The exponent b of cost = a * videos^b for every cost, least squares of the logarithms."""
+    videos = np.log([row["videos"] for row in rows])
+    fitted = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if name.endswith((" s", " ms", " MiB")) and min(values) > 0:
+            fitted[name] = float(np.polyfit(videos, np.log(values), 1)[0])
+    return fitted
+
+
+def square(largest: Row) -> Row:
+    """Evaluation of 100,000 queries against 100,000 videos, extrapolated: linear in queries and in videos from the largest size."""
+    pairs = largest["queries"] * largest["videos"]
+    return {"seconds": largest["all pairs s"] * SQUARE**2 / pairs, "hours": largest["all pairs s"] * SQUARE**2 / pairs / 3600}
+
+
+def billion(query: Row) -> Row:
+    """The arithmetic of docs/scale.md: a billion videos, 12 frames of 512 numbers each."""
+    videos, frames, dimension = 1e9, 12, 512
+    node_bytes, node_share = 2**40, 0.7  # a node with 1 TiB of memory, of which the index may have this share
+    features = videos * frames * dimension * 2
+    pooled = videos * (dimension + 8)
+    by_frame = videos * frames * (64 + 8)  # 64 bytes of product-quantised codes and a number
+    return {
+        "features TB": features / 1e12,
+        "features TB, three copies": 3 * features / 1e12,
+        "pooled index, 8 bits a number, TB": pooled / 1e12,
+        "frame index, 64 bytes a vector, TB": by_frame / 1e12,
+        "nodes for the pooled index": float(np.ceil(pooled / (node_bytes * node_share))),
+        "nodes for the frame index": float(np.ceil(by_frame / (node_bytes * node_share))),
+        "KB read for 1,000 candidates": 1000 * frames * dimension * 2 / 1e3,
+        "cores to re-rank 1,000 candidates of 100 queries a second": 100 * 10 * query["query by frames ms"] / 1000 * 2,
+    }
+
+
+def _alone(work: Callable[..., Row], *arguments: Any) -> Row:
+    """In a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def main(options: ScaleOptions) -> Path:
+    """Measure, print the figures and write them to OUT. Raises UserError where there is no demo cache."""
+    if not options.cache.exists():
+        raise UserError(f"--cache {options.cache} is not there: make demo makes it")
+    real = FeatureCache(options.cache)
+    work = options.work or Path(tempfile.mkdtemp())
+    figures: dict[str, Row] = {
+        "synthetic against real": differences(Likeness.of(load_split(real, "test", None, 2**33)), np.random.default_rng(1))
+    }
+    try:
+        rows = []
+        for videos in options.sizes:
+            path = work / f"{videos}"
+            if not (path / "captions-scale.parquet").exists():
+                make_cache(path, real, videos)
+            print(f"{videos:,} videos", file=sys.stderr)
+            rows.append(_alone(at_size, path, options.run))
+            figures[f"{videos:,} videos"] = rows[-1]
+        figures["exponents"] = exponents(rows)
+        figures["100,000 x 100,000, extrapolated"] = square(rows[-1])
+        needed = options.enlarged or work / "10000"
+        if not needed.exists():
+            make_cache(needed, real, 10_000)
+        print("candidates needed", file=sys.stderr)
+        figures["candidates needed"] = _alone(candidates_needed, needed, options.run)
+        speed = work / "square"
+        if not (speed / "captions-scale.parquet").exists():
+            make_cache(speed, real, SPEED_VIDEOS, SPEED_VIDEOS)
+        print("processes", file=sys.stderr)
+        figures["processes"] = processes_shared(speed, options.run, options.repeats)
+        figures["a billion videos, computed"] = billion(rows[-1])
+    finally:
+        if options.work is None:
+            shutil.rmtree(work)
+    for name, values in figures.items():
+        print(name)
+        for key, value in values.items():
+            print(f"  {key:60} {value:12.4g}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, {"figures": figures, "threads": torch.get_num_threads(), "provenance": provenance(options)})
+    print(json.dumps(figures))
+    return options.out
+
+
+if __name__ == "__main__":
+    run_command(ScaleOptions, main, prog="python -m benchmarks.scale")

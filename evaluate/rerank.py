@@ -1,0 +1,137 @@
+"""Exact scores of candidates alone: the second of two stages, and its metrics.
+
+What costs most in a head with a temporal encoder, the encoding of a video, is done once a video, whatever number of texts has it among
+their candidates. Texts with candidates in common stand together; a head scores a strip of them with all candidates of the strip, since a
+strip costs no more than a single text of it (train_head.fused).
+
+Shape suffixes: A texts, K candidates, B videos of a bin, S scores of a pair, F frames, D joint dimension.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.features import TextFeatures, VideoFeatures
+from data.metrics import NanScore, Ranks, summary
+from data.processes import ProcessGroup
+from data.progress import Progress
+from train_head.heads import Head, TextBatch, VideoBatch
+from train_head.pairs import FRAMES_A_BLOCK, WORDS_A_STRIP, not_a_number
+from train_head.threads import parallel
+
+BLOCKS_A_BIN = 2
+
+
+@dataclass(frozen=True)
+class _Bin:
+    """Some videos, by their indices in ascending order, their frames after the temporal encoder, and which are real."""
+
+    videos: NDArray[np.int64]
+    batch: VideoBatch
+
+
+@torch.no_grad()
+def rerank(
+    head: Head,
+    texts: TextFeatures,
+    videos: VideoFeatures,
+    candidate_AK: Tensor,
+    memory_budget: int,
+    processes: ProcessGroup | None = None,
+    quiet: bool = True,
+) -> Tensor:
+    """The retrieval scores [A, K] of every text with its candidates, on the CPU: those of scoring all pairs, with glccl to the last bit.
+
+    `candidate_AK`: indices of videos, each once for a text. `memory_budget`: bytes of encoded videos to hold at once. Processes share the
+    videos. Raises UserError where a score is NaN.
+    """
+    group = processes or ProcessGroup()
+    device = head.logit_scale.device
+    head.eval()
+    candidates = candidate_AK.numpy()
+    score_AK = torch.full(candidate_AK.shape, -torch.inf)
+    strips = _strips(texts, candidates)
+    bins = _bins(videos, candidates)[group.rank :: group.count]
+    with Progress("re-ranking", len(strips) * len(bins), "blocks", quiet or group.rank > 0) as progress:
+        for held in _held(head, videos, bins, memory_budget, device):
+
+            def work(strip: NDArray[np.int64], _: None, held: list[_Bin] = held) -> None:
+                encoded = head.encode_texts(TextBatch.gather(texts, strip, device))
+                for some in held:
+                    _score_strip(head, encoded, some, candidates[strip], strip, score_AK)
+                    progress.update()
+
+            threads = 1 if device.type == "cuda" or len(strips) == 1 else torch.get_num_threads()
+            parallel(threads, work, strips, lambda: None)
+    if score_AK.isnan().any():
+        a, k = score_AK.isnan().nonzero()[0].tolist()
+        raise not_a_number(texts, videos, NanScore(a, int(candidates[a, k])))
+    group.maximum(score_AK)
+    return score_AK
+
+
+def candidate_metrics(candidate_AK: Tensor, score_AK: Tensor, answers: NDArray[np.int64], videos: int) -> dict[str, Any]:
+    """Text-to-video metrics of re-ranked candidates, and the share of answers among them.
+
+    An answer that is not among its text's candidates is never found: it counts as the last of all `videos`, behind every candidate. Ties
+    are credited by expectation over their orders, as `data.metrics` does.
+    """
+    own_AK = candidate_AK == torch.tensor(answers)[:, None]
+    there_A = own_AK.any(dim=1)
+    own_A = torch.where(own_AK, score_AK, -torch.inf).amax(dim=1)
+    best_A = torch.where(there_A, 1 + (score_AK > own_A[:, None]).sum(dim=1), videos)
+    worst_A = torch.where(there_A, (score_AK >= own_A[:, None]).sum(dim=1), videos)
+    ranks = Ranks(np.arange(len(answers)), best_A.numpy(), worst_A.numpy())
+    return {"text_to_video": summary(ranks), "answers_among_candidates": float(there_A.double().mean()) * 100}
+
+
+def _strips(texts: TextFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Texts in strips of WORDS_A_STRIP words, those with the same nearest video side by side."""
+    order = np.argsort(candidates[:, 0], kind="stable")
+    strips, first, words = [], 0, 0
+    for i, length in enumerate((texts.words.length_N[order] + 1).tolist()):
+        if i > first and words + length > WORDS_A_STRIP:
+            strips.append(order[first:i])
+            first, words = i, 0
+        words += length
+    return [*strips, order[first:]]
+
+
+def _bins(videos: VideoFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """All candidates, each once, in bins of about BLOCKS_A_BIN blocks: the same whatever number of processes shares them."""
+    wanted = np.unique(candidates)
+    size = max(1, BLOCKS_A_BIN * FRAMES_A_BLOCK // int(videos.frames.length_N.max()))
+    return [wanted[first : first + size] for first in range(0, len(wanted), size)]
+
+
+def _held(
+    head: Head, videos: VideoFeatures, bins: list[NDArray[np.int64]], memory_budget: int, device: torch.device
+) -> Iterator[list[_Bin]]:
+    """Bins with their frames encoded, as many at a time as the budget has room for, at least one."""
+    frames = videos.frames
+    bin_bytes = BLOCKS_A_BIN * FRAMES_A_BLOCK * frames.dimension * 4
+    count = max(1, memory_budget // bin_bytes)
+    for first in range(0, len(bins), count):
+        held = []
+        for some in bins[first : first + count]:
+            batch = VideoBatch.gather(videos, some, device)
+            held.append(_Bin(some, VideoBatch(head.frames_in_time(batch), batch.mask_BF)))
+        yield held
+
+
+def _score_strip(head: Head, encoded: Any, some: _Bin, candidates: NDArray[np.int64], strip: NDArray[np.int64], score_AK: Tensor) -> None:
+    """Score a strip with those videos of a bin that are candidates of one of its texts, and keep the scores of candidates."""
+    place = np.searchsorted(some.videos, candidates).clip(max=len(some.videos) - 1)
+    row, column = np.nonzero(some.videos[place] == candidates)
+    if not len(row):
+        return
+    wanted, position = np.unique(place[row, column], return_inverse=True)
+    chosen = torch.from_numpy(wanted).to(some.batch.mask_BF.device)
+    videos = head.encode_frames(VideoBatch(some.batch.frame_BFD[chosen], some.batch.mask_BF[chosen]))
+    scores_AB = head.scores(encoded, videos).mean(dim=0).cpu()
+    score_AK[torch.from_numpy(strip[row]), torch.from_numpy(column)] = scores_AB[torch.from_numpy(row), torch.from_numpy(position)]

@@ -1,0 +1,89 @@
+"""What candidates lose and cost beside scoring all pairs: `python -m evaluate --candidates`."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from data.cache import FeatureCache
+from data.errors import UserError
+from data.metrics import RECALLS
+from data.processes import ProcessGroup
+from evaluate.candidates import Vectors, candidate_index, check_candidates, find_candidates
+from evaluate.rerank import candidate_metrics, rerank
+from train_head.heads import Head
+from train_head.splits import Split
+
+CandidatesFrom = Literal["frames", "pooled", "both"]
+
+
+def parse_candidates(option: str, videos: int) -> list[int]:
+    """The numbers K of "K[,K2...]". Raises UserError for one that is none, or more than there are videos."""
+    try:
+        numbers = [int(text) for text in option.split(",")]
+    except ValueError as error:
+        raise UserError(f"--candidates {option}: whole numbers with commas between them") from error
+    for number in numbers:
+        check_candidates(number, videos)
+    return numbers
+
+
+def candidate_rows(
+    numbers: Sequence[int],
+    made_from: CandidatesFrom,
+    cache: FeatureCache,
+    head: Head,
+    split: Split,
+    exhaustive: dict[str, float],
+    memory_budget: int,
+    folder: Path | None = None,
+    processes: ProcessGroup | None = None,
+    quiet: bool = True,
+) -> list[dict[str, Any]]:
+    """A row for every kind of vectors and every number of candidates: metrics, points lost against `exhaustive`, seconds.
+
+    `folder` keeps an index in FOLDER/frames and FOLDER/pooled. See `candidate_metrics` for answers that are not among the candidates.
+    """
+    kinds: tuple[Vectors, ...] = ("frames", "pooled") if made_from == "both" else (made_from,)
+    rows = []
+    for vectors in kinds:
+        start = time.perf_counter()
+        index = candidate_index(cache, split.videos, vectors, folder and folder / vectors, processes, quiet)
+        opened = time.perf_counter() - start
+        for number in numbers:
+            start = time.perf_counter()
+            candidate_AK = find_candidates(index, split.texts, number, processes)
+            found = time.perf_counter()
+            score_AK = rerank(head, split.texts, split.videos, candidate_AK, memory_budget, processes, quiet)
+            ranked = time.perf_counter()
+            metrics = candidate_metrics(candidate_AK, score_AK, split.answers, len(split.videos.ids))
+            rows.append(
+                {
+                    "vectors": vectors,
+                    "candidates": number,
+                    **metrics,
+                    "lost": {name: exhaustive[name] - metrics["text_to_video"][name] for name in (f"R@{k}" for k in RECALLS)},
+                    "pairs": candidate_AK.numel(),
+                    "index_seconds": round(opened, 3),
+                    "search_seconds": round(found - start, 3),
+                    "rerank_seconds": round(ranked - found, 3),
+                }
+            )
+    return rows
+
+
+def format_candidates(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as text; seconds are those of all queries together."""
+    return "\n".join(_lines(rows))
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    recalls = [f"R@{k}" for k in RECALLS]
+    head = "".join(f"{name:>7}" for name in (*recalls, "MdR", *(f"-{name}" for name in recalls), "there"))
+    yield f"{'candidates of a query, re-ranked':32}{head}  search s  re-rank s"
+    for row in rows:
+        figures = [*(row["text_to_video"][name] for name in (*recalls, "MdR")), *(row["lost"][name] for name in recalls)]
+        cells = "".join(f"{figure:7.1f}" for figure in (*figures, row["answers_among_candidates"]))
+        name = f"{row['candidates']:,} by {row['vectors']}"
+        yield f"{name:32}{cells}  {row['search_seconds']:8.2f}  {row['rerank_seconds']:9.2f}"
+    yield "text to video; -R@K: points lost against scoring all pairs; there: % of answers among the candidates"

@@ -31,8 +31,8 @@ class EvaluateOptions:
     dual_softmax: bool = False
     """Add a row of figures after dual softmax, which reads the whole test matrix; scores all pairs once more."""
     query_bank: int | None = None
-    """Add a row of figures after QB-Norm with a bank of so many training captions; scores all pairs once more, and the bank's. Published
-    results have 5,000 or more. Default: none."""
+    """Add a row of figures after QB-Norm with a bank of so many training captions; scores all pairs once more, and the bank's.
+    Default: none."""
     seed: int = 0
     """Seed of the resampled queries behind the 95% intervals, of the choice of the query bank, and of the report's choice among queries."""
     report: bool = True

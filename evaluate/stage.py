@@ -10,8 +10,9 @@ import torch
 
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
+from data.errors import UserError
 from data.provenance import provenance, write_json
-from evaluate.bank import load_bank
+from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
 from evaluate.folder import EVALUATION, METRICS_FILE, check_out, clear
@@ -57,15 +58,18 @@ def evaluate(options: EvaluateOptions) -> Path:
     loaded = load(options)
     head, split = loaded.head, loaded.split
     rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
-    bank = None
+    bank, memory_left = None, loaded.memory_left
     if options.query_bank is not None:
-        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, loaded.memory_left)
+        if split.name == BANK_SPLIT:
+            raise UserError(f"--query-bank with --split {split.name}: the bank would hold the queries; leave it out, or use another split")
+        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, memory_left)
+        memory_left -= bank.words.bytes_held + bank.sentences.bytes_held
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
     collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
     warm_up(head, split)
     with measured(head.logit_scale.device) as cost:
         accumulators = [rankings.accumulator, *post_processing.accumulators, *([collector] if options.report else [])]
-        score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, loaded.memory_left, options.quiet)
+        score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, memory_left, options.quiet)
     ranks = RankTables.of(split, rankings.ranks())
     result: dict[str, Any] = {
         "run": options.run,
@@ -80,7 +84,7 @@ def evaluate(options: EvaluateOptions) -> Path:
         **rankings.metrics(),
         "intervals": intervals(ranks.ranks(), ranks.owners(), options.seed),
         "scores": rankings.rows(),
-        "post_processing": post_processing.rows(loaded.memory_left, options.quiet),
+        "post_processing": post_processing.rows(memory_left, options.quiet),
         "cost": _cost_row(cost, head, split),
         "protocol": _protocol(split),
         "max_frames": loaded.max_frames,

@@ -241,6 +241,8 @@ def test_a_bank_that_is_not_there_is_refused(options: EvaluateOptions, cache: Fe
     for asked in (0, count + 1):
         with pytest.raises(UserError, match=f"--query-bank {asked}: .* has {count} training captions"):
             evaluate.main(replace(options, query_bank=asked))
+    with pytest.raises(UserError, match="the bank would hold the queries"):
+        evaluate.main(replace(options, query_bank=5, split="train"))
     train = set(table.loc[table["split"] == "train", "caption"])
     some, other = (load_bank(cache, cache.preset(), 20, seed, 32, BUDGET).texts for seed in (0, 1))
     assert set(some) <= train

@@ -513,8 +513,9 @@ def test_pictures_for_the_readme_are_taken(glccl: Written, report_cache: Path, t
     if screenshots.find_chromium() is None:
         pytest.skip("no Chromium is here: install the Debian package chromium (apt-get install chromium)")
     # A process of its own: Playwright runs once in one.
-    command = [sys.executable, "-m", "demo.screenshots", "--results", glccl.out, "--cache", report_cache, "--run", "zero-shot:glccl"]
-    done = subprocess.run([*command, "--out", tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    folders = ["--results", str(glccl.out), "--cache", str(report_cache), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "demo.screenshots", *folders, "--run", "zero-shot:glccl"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     taken = sorted(path.name for path in tmp_path.iterdir())
     assert taken == ["report-dark.png", "report.png", "search-dark.png", "search.png"]
@@ -524,6 +525,20 @@ def test_pictures_for_the_readme_are_taken(glccl: Written, report_cache: Path, t
             assert image.width > 900
     with pytest.raises(UserError, match=r"holds no report\.html"):
         screenshots.main(ScreenshotOptions(results=tmp_path, cache=report_cache, run="zero-shot:glccl", out=tmp_path))
+
+
+def test_on_a_phone_the_frame_of_most_weight_comes_into_sight(glccl: Written, open_page: OpenPage) -> None:
+    page = open_page(glccl.out / "report.html", viewport={"width": 360, "height": 740}, has_touch=True)
+    card = page.locator("details.card").first
+    buttons = card.locator("button[data-row]")
+    for row in range(buttons.count()):
+        buttons.nth(row).tap()
+        out_of_sight = card.locator(".bars").evaluate_all("""all => all.filter((bars) => {
+            const tallest = [...bars.children].sort((a, b) => parseFloat(b.style.height) - parseFloat(a.style.height))[0];
+            const [bar, box] = [tallest, bars.closest(".scroll")].map((element) => element.getBoundingClientRect());
+            return bar.left < box.left || bar.right > box.right;
+        }).length""")
+        assert out_of_sight == 0
 
 
 def test_all_can_be_reached_by_keyboard(glccl: Written, open_page: OpenPage) -> None:

@@ -1,4 +1,6 @@
-"""Pictures of the pages for the README: `python -m demo.screenshots --results DIR --out docs/` (after `make demo`).
+"""Pictures of the report and of the search page for the README, from what `make demo` leaves:
+
+    python -m demo.screenshots --results runs/demo/results/glccl --cache runs/demo/cache --run runs/demo/glccl --out docs/
 
 Needs what requirements-dev.txt lists, and a Chromium.
 """
@@ -8,7 +10,8 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlencode
 
 from PIL import Image
 
@@ -16,9 +19,10 @@ from data.command import run_command
 from data.errors import UserError
 from data.sealed import written_whole
 from evaluate.report import REPORT_FILE
+from evaluate.serve import ServeOptions, serving
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 # No call home, and nothing that needs a display, a GPU or a sandbox, which root in a container has not.
@@ -34,22 +38,34 @@ CHROMIUM_FLAGS = (
 LARGEST = 300_000
 """Bytes of a picture."""
 FEWEST_COLOURS = 16
+WIDTH, HEIGHT = 1100, 820
+ENDS: "dict[str, Literal['light', 'dark']]" = {"": "light", "-dark": "dark"}
 
 
 @dataclass(frozen=True)
 class ScreenshotOptions:
-    """Take the README's pictures of a report."""
+    """Take the README's pictures of a report and of the search page."""
 
     results: Path
     """Folder of python -m evaluate that holds a report.html."""
+    cache: Path
+    """Feature cache to search."""
+    run: str
+    """Run to search with."""
     out: Path
-    """Folder for report.png, and report-dark.png for readers whose page is dark."""
+    """Folder for report.png and search.png, and report-dark.png and search-dark.png for readers whose page is dark."""
     word: int = 7
-    """Which button of the first query is pressed: 0 the whole caption, 1 its start token, 2 its first word, and so on."""
+    """Which button of the report's first query is pressed: 0 the whole caption, 1 its start token, 2 its first word, and so on."""
+    query: str = "a small cyan ring over a checkered background"
+    """What is searched for."""
 
 
 def main(options: ScreenshotOptions) -> list[Path]:
-    """Open the report in light and in dark, press a word of its first query, and write a picture of that query; returns the files."""
+    """Open the report and the search page in light and in dark, and write a picture of each; returns the files.
+
+    Of the report it is the first query with a word pressed, of the search page the first answers. Raises UserError where there is no report
+    or no Chromium.
+    """
     from playwright.sync_api import sync_playwright
 
     report = options.results / REPORT_FILE
@@ -60,12 +76,18 @@ def main(options: ScreenshotOptions) -> list[Path]:
         raise UserError("no Chromium is here: install the Debian package chromium, or name a program in the variable CHROMIUM")
     options.out.mkdir(parents=True, exist_ok=True)
     taken = []
-    with sync_playwright() as playwright:
+    serve = ServeOptions(cache=options.cache, run=options.run, port=0, device="cpu")
+    with serving(serve) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(CHROMIUM_FLAGS))
-        for name, dark in (("report.png", False), ("report-dark.png", True)):
-            taken.append(options.out / name)
-            with written_whole(taken[-1]) as temporary:
-                temporary.write_bytes(_small_enough(_first_query(browser, report, options.word, dark)))
+        for end, scheme in ENDS.items():
+            pages = {
+                "report": _first_query(_open(browser, report.resolve().as_uri(), scheme), options.word),
+                "search": _first_answers(_open(browser, f"{address}?{urlencode({'q': options.query})}", scheme)),
+            }
+            for name, picture in pages.items():
+                taken.append(options.out / f"{name}{end}.png")
+                with written_whole(taken[-1]) as temporary:
+                    temporary.write_bytes(_small_enough(picture))
         browser.close()
     return taken
 
@@ -75,27 +97,36 @@ def find_chromium() -> str | None:
     return os.environ.get("CHROMIUM") or next((path for path in map(shutil.which, CHROMIUM_NAMES) if path), None)
 
 
-def _first_query(browser: "Browser", report: Path, word: int, dark: bool) -> bytes:
+def _open(browser: "Browser", address: str, scheme: Literal["light", "dark"]) -> "Page":
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme, reduced_motion="reduce")
+    page.goto(address)
+    return page
+
+
+def _first_query(page: "Page", word: int) -> bytes:
     """A PNG file of the report's first query, a word of it pressed."""
-    page = browser.new_page(viewport={"width": 1100, "height": 900}, color_scheme="dark" if dark else "light", reduced_motion="reduce")
-    page.goto(report.resolve().as_uri())
     card = page.locator("details.card").first
     buttons = card.locator("button[data-row]")
     if buttons.count() > word:
         buttons.nth(word).click()
         page.mouse.move(0, 0)
-    picture = card.screenshot()
-    page.close()
-    return picture
+    return card.screenshot()
+
+
+def _first_answers(page: "Page") -> bytes:
+    """A PNG file of what is in sight of the search page, its players showing their first frame."""
+    page.wait_for_load_state("networkidle")
+    return page.screenshot()
 
 
 def _small_enough(png: bytes) -> bytes:
     """The picture with as many colours as it may have to stay under LARGEST."""
     colours = 256
+    with Image.open(io.BytesIO(png)) as opened:
+        image = opened.convert("RGB")
     while len(png) > LARGEST and colours >= FEWEST_COLOURS:
-        with Image.open(io.BytesIO(png)) as image:
-            file = io.BytesIO()
-            image.convert("RGB").quantize(colours).save(file, format="PNG", optimize=True)
+        file = io.BytesIO()
+        image.quantize(colours, kmeans=1).save(file, format="PNG", optimize=True)
         png, colours = file.getvalue(), colours // 2
     return png
 

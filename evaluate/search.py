@@ -30,7 +30,7 @@ class SearchOptions(RetrievalOptions):
     captions: Path | None = None
     """File of texts for --video, one a line. Default: all captions of the cache."""
     html: Path | None = None
-    """File for the results as a page with thumbnails, where the cache keeps them (extract --thumbnails)."""
+    """File for the results as a page with thumbnails, where the cache keeps them."""
     json: bool = False
     """The results as JSON on standard output, a line for each query."""
 

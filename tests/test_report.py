@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,6 +28,8 @@ import extract
 from data.cache import FeatureCache, TextEntry, VideoEntry
 from data.errors import UserError
 from data.metrics import RankCounter
+from demo import screenshots
+from demo.screenshots import ScreenshotOptions
 from evaluate import EvaluateOptions
 from evaluate.report.cards import PARTS, CardMaker
 from evaluate.report.collect import KEPT, Collected, ReportCollector
@@ -35,7 +39,7 @@ from evaluate.report.pictures import COLUMNS, HEIGHT, column_edges
 from extract import ExtractOptions
 from extract.clip import load_tokenizer, spell
 from tests.browser import OpenPage
-from tests.conftest import DEMO_CLIP
+from tests.conftest import DEMO_CLIP, ROOT
 from train_head.pairs import Unshared, score_all_pairs
 from train_head.run import load_head
 from train_head.splits import Split, load_split
@@ -404,6 +408,25 @@ def test_columns_hold_every_frame_once(frames: int) -> None:
     assert (np.diff(edges) > 0).all()
 
 
+def test_of_a_long_video_a_column_is_a_run_of_frames(report_cache: Path, tmp_path: Path) -> None:
+    cache = FeatureCache(report_cache)
+    long = FeatureCache(copy_without_pictures(cache, tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    ids = cache.names("videos")
+    features = [rng.standard_normal((COLUMNS + 7 + i, cache.dimension)).astype(np.float32) for i in range(len(ids))]
+    long.write_videos([VideoEntry(name, of, np.arange(len(of)) / 2, 1, 1) for name, of in zip(ids, features, strict=True)])
+    head, split, _, counter, collected = collect(long.path, "zero-shot:glim-global")
+    card = CardMaker(head, split, collected, None, 40).of_text(counter.ranks()[0], 0)
+    sentence_D = split.texts.sentences.gather([0])[0][0].double()
+    for entry in card.entries:
+        assert entry.strip is not None
+        assert len(entry.strip.seconds) == COLUMNS
+        frame_FD = split.videos.frames.gather([split.videos.ids.index(entry.video_id)])[0].double()
+        alpha_F = (frame_FD @ sentence_D / 5.0).softmax(dim=0).numpy()
+        runs = [part.sum() for part in np.split(alpha_F, column_edges(len(alpha_F))[1:-1])]
+        np.testing.assert_allclose(np.array(entry.strip.weights[0]) / PARTS, runs, atol=1.5 / PARTS)
+
+
 def test_a_split_of_one_video_has_a_report(report_cache: Path, tmp_path: Path) -> None:
     cache = FeatureCache(copy_without_pictures(FeatureCache(report_cache), tmp_path / "cache"))
     preset = cache.preset()
@@ -484,6 +507,38 @@ def test_words_show_their_weights_when_hovered_focused_and_tapped(glccl: Written
         assert_close(heights(page, name), expected(last))
         bars = page.locator(f'[data-card="{name}"] .bars').first
         assert f"{round(100 * strips[0][last][0])}%" in (bars.get_attribute("aria-label") or "")
+
+
+def test_pictures_for_the_readme_are_taken(glccl: Written, report_cache: Path, tmp_path: Path) -> None:
+    if screenshots.find_chromium() is None:
+        pytest.skip("no Chromium is here: install the Debian package chromium (apt-get install chromium)")
+    # A process of its own: Playwright runs once in one.
+    folders = ["--results", str(glccl.out), "--cache", str(report_cache), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "demo.screenshots", *folders, "--run", "zero-shot:glccl"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    taken = sorted(path.name for path in tmp_path.iterdir())
+    assert taken == ["report-dark.png", "report.png", "search-dark.png", "search.png"]
+    for name in taken:
+        assert (tmp_path / name).stat().st_size < screenshots.LARGEST
+        with Image.open(tmp_path / name) as image:
+            assert image.width > 900
+    with pytest.raises(UserError, match=r"holds no report\.html"):
+        screenshots.main(ScreenshotOptions(results=tmp_path, cache=report_cache, run="zero-shot:glccl", out=tmp_path))
+
+
+def test_on_a_phone_the_frame_of_most_weight_comes_into_sight(glccl: Written, open_page: OpenPage) -> None:
+    page = open_page(glccl.out / "report.html", viewport={"width": 360, "height": 740}, has_touch=True)
+    card = page.locator("details.card").first
+    buttons = card.locator("button[data-row]")
+    for row in range(buttons.count()):
+        buttons.nth(row).tap()
+        out_of_sight = card.locator(".bars").evaluate_all("""all => all.filter((bars) => {
+            const tallest = [...bars.children].sort((a, b) => parseFloat(b.style.height) - parseFloat(a.style.height))[0];
+            const [bar, box] = [tallest, bars.closest(".scroll")].map((element) => element.getBoundingClientRect());
+            return bar.left < box.left || bar.right > box.right;
+        }).length""")
+        assert out_of_sight == 0
 
 
 def test_all_can_be_reached_by_keyboard(glccl: Written, open_page: OpenPage) -> None:

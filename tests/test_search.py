@@ -133,13 +133,17 @@ def test_heads_say_what_their_moments_are_made_of(
         assert max(map(abs, hit.moment.weight_F)) <= 1.0001
 
 
-def test_a_query_scores_the_same_alone_in_a_file_and_with_any_memory(options: SearchOptions, cache: FeatureCache, tmp_path: Path) -> None:
+def test_a_query_scores_the_same_alone_in_a_file_with_any_memory_and_from_a_merged_cache(
+    options: SearchOptions, cache: FeatureCache, tmp_path: Path
+) -> None:
     captions = captions_of(cache, QUERIES_AT_ONCE + 1)
     file = tmp_path / "queries.txt"
     file.write_text("\n\n".join(captions) + "\n")
     together = search.main(replace(options, query=(), queries=str(file)))
     for caption, expected in list(zip(captions, together, strict=True))[::5]:
         assert search.main(replace(options, query=(caption,), memory_budget=0.0)) == [expected]
+    cache.merge(tmp_path / "merged.h5")
+    assert search.main(replace(options, cache=tmp_path / "merged.h5", query=(captions[0],))) == together[:1]
 
 
 class EverySecond:

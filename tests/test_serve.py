@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -252,6 +253,18 @@ def test_captions_of_a_video_are_ranked_where_the_cache_has_some(client: FlaskCl
     for hit in expected:
         assert f"{hit.score:.3f}</td>" in table
         assert f">{hit.caption}</a>" in table
+
+
+def test_queries_that_come_together_are_answered_as_those_that_come_alone(searcher: Searcher, options: ServeOptions) -> None:
+    app = make_app(searcher, options.videos, options.run, options.host)
+
+    def scores(query: str) -> list[str]:
+        return re.findall(r"score (-?[\d.]+)", app.test_client().get("/results", query_string={"q": query}).text)
+
+    queries = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("cross", "star", "heart")]
+    alone = [scores(query) for query in queries]
+    with ThreadPoolExecutor(len(queries)) as pool:
+        assert list(pool.map(scores, queries)) == alone
 
 
 def test_a_megabyte_over_a_real_socket_gets_an_answer(address: str) -> None:

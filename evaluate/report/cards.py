@@ -104,8 +104,9 @@ class Card:
 class CardMaker:
     """Makes cards from the features of a split and what was collected of its scores."""
 
-    def __init__(self, head: Head, split: Split, collected: Collected, model: str, max_words: int) -> None:
-        """`model`: the name of the CLIP that made the features, whose tokenizer spells the words; `max_words`: where it cut them."""
+    def __init__(self, head: Head, split: Split, collected: Collected, model: str | None, max_words: int) -> None:
+        """`model`: the name of the CLIP that made the features, whose tokenizer spells the words, where it is known; `max_words`: where it
+        cut them."""
         self._head, self._split, self._collected = head, split, collected
         self._model, self._max_words = model, max_words
         self._device = head.logit_scale.device
@@ -182,7 +183,9 @@ class CardMaker:
 
     def _spell(self, caption: str, length: int) -> list[str]:
         """The tokens of a caption in letters, or by number where they cannot be spelled."""
-        if self.no_spelling is None:
+        if self._model is None:
+            self.no_spelling = "the cache does not say which model made it"
+        elif self.no_spelling is None:
             try:
                 self._tokenizer = self._tokenizer or load_tokenizer(self._model)
             except UserError as error:

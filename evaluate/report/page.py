@@ -18,7 +18,7 @@ from evaluate.report import PLOTS_FOLDER, REPORT_FILE
 from evaluate.report.cards import PARTS, Card, CardMaker
 from evaluate.report.collect import Collected
 from evaluate.report.findings import HUB_DEPTHS, LISTED, choose_queries, find_hubs, shared_captions
-from evaluate.report.pictures import Pictures
+from evaluate.report.pictures import COLUMNS, Pictures
 from evaluate.report.plots import DIRECTION_NAMES, draw_plots
 from train_head.heads import Head
 from train_head.splits import Split
@@ -51,7 +51,8 @@ def write_report(
     `result`: what metrics.json holds; `ranks` of both directions, text to video first; `seed` draws the queries that are shown among those
     found. The same arguments give the same bytes. Raises UserError where a thumbnail of the cache is damaged.
     """
-    maker = CardMaker(head, split, collected, str(cache.provenance["options"]["model"]), int(cache.settings["max_words"]))
+    model = cache.provenance.get("options", {}).get("model")
+    maker = CardMaker(head, split, collected, model, int(cache.settings["max_words"]))
     groups = _groups(maker, ranks, seed)
     pictures = Pictures(cache, result["max_frames"])
     for group in groups:
@@ -77,6 +78,7 @@ def write_report(
             pictures=pictures.encode(),
             score_names=head.score_names(),
             parts=PARTS,
+            most_columns=COLUMNS if split.videos.frames.length_N.max() > COLUMNS else None,
             no_spelling=maker.no_spelling,
             hubs=hubs,
             hub_rows=[

@@ -54,7 +54,7 @@ def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: s
 
     def frames(hit: Hit) -> list[FrameShown]:
         images = searcher.thumbnails(hit.number)
-        return list(frames_shown(hit, lambda frame: _data_address(images[frame]) if images else ""))
+        return list(frames_shown(hit, lambda frame: _data_address(images[frame]) if images and images[frame] else ""))
 
     template = environment().get_template("search_file.html")
     content = template.render(

@@ -87,7 +87,7 @@ class _Pages:
     def thumbnail(self, number: int, frame: int) -> flask.Response:
         """The picture of a frame."""
         images = self._searcher.thumbnails(number) if number < len(self._searcher.gallery.ids) else []
-        if frame >= len(images):
+        if frame >= len(images) or not images[frame]:
             flask.abort(404)
         response = flask.Response(images[frame], mimetype="image/jpeg")
         response.cache_control.max_age = 3600

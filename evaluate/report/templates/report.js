@@ -26,6 +26,15 @@ function show(card, button) {
   if (said.textContent !== button.textContent) said.textContent = button.textContent;
 }
 
+// On a narrow page the frame of most weight may be out of sight.
+function scrollToHeaviest(card) {
+  for (const bars of card.querySelectorAll(".bars")) {
+    const tallest = [...bars.children].reduce((a, b) => (parseFloat(b.style.height) > parseFloat(a.style.height) ? b : a));
+    const box = bars.closest(".scroll");
+    box.scrollLeft = tallest.offsetLeft + tallest.offsetWidth / 2 - box.clientWidth / 2;
+  }
+}
+
 function pressed(card) {
   return card.querySelector('button[aria-pressed="true"]');
 }
@@ -45,6 +54,7 @@ for (const card of document.querySelectorAll(".card")) {
     pressed(card).setAttribute("aria-pressed", "false");
     button.setAttribute("aria-pressed", "true");
     show(card, button);
+    scrollToHeaviest(card);
   });
 }
 

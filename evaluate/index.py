@@ -23,7 +23,7 @@ SHARD_VECTORS = 2**17
 EXACT_VECTORS = 2**15
 """A shard of so many vectors is searched exactly (float32, inner products with all); a larger one has inverted lists of 8-bit numbers."""
 VECTORS_A_LIST = 256
-LIST_SHARE = 1 / 16
+LIST_SHARE = 1 / 8
 """Of a shard's lists, the share that a query looks at first."""
 TRAINING_VECTORS_A_LIST = 64
 FORMAT = 1

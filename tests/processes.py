@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-TIME_LIMIT = 120
+TIME_LIMIT = 300
 
 
 def start(commands: Sequence[Sequence[str | Path]], **environment: str) -> list[subprocess.Popen[str]]:

@@ -61,7 +61,7 @@ def submit(scheduler: Path, script: str, tasks: int, environment: Mapping[str, o
         )
         for task in range(tasks)
     ]
-    done = [(process, *process.communicate(timeout=120)) for process in started]
+    done = [(process, *process.communicate(timeout=300)) for process in started]
     return [subprocess.CompletedProcess(process.args, process.returncode, output, error) for process, output, error in done]
 
 

@@ -220,44 +220,42 @@ def _alone(work: Callable[..., Row], *arguments: Any) -> Row:
         return pool.submit(work, *arguments).result()
 
 
+def _made(path: Path, real: FeatureCache, videos: int, captions: int | None = None) -> Path:
+    """A synthetic cache, made where it is not there from an earlier run."""
+    if not (path / "captions-scale.parquet").exists():
+        make_cache(path, real, videos, captions)
+    return path
+
+
 def main(options: ScaleOptions) -> Path:
     """Measure, print the figures and write them to OUT. Raises UserError where there is no demo cache."""
     if not options.cache.exists():
         raise UserError(f"--cache {options.cache} is not there: make demo makes it")
     real = FeatureCache(options.cache)
     work = options.work or Path(tempfile.mkdtemp())
-    figures: dict[str, Row] = {
-        "synthetic against real": differences(Likeness.of(load_split(real, "test", None, 2**33)), np.random.default_rng(1))
-    }
+    figures: dict[str, Row] = {}
+
+    def add(name: str, row: Row) -> Row:
+        figures[name] = row
+        print(name, *(f"  {key:60} {value:12.4g}" for key, value in row.items()), sep="\n", flush=True)
+        return row
+
     try:
-        rows = []
-        for videos in options.sizes:
-            path = work / f"{videos}"
-            if not (path / "captions-scale.parquet").exists():
-                make_cache(path, real, videos)
-            print(f"{videos:,} videos", file=sys.stderr)
-            rows.append(_alone(at_size, path, options.run))
-            figures[f"{videos:,} videos"] = rows[-1]
-        figures["exponents"] = exponents(rows)
-        figures["100,000 x 100,000, extrapolated"] = square(rows[-1])
-        needed = options.enlarged or work / "10000"
-        if not needed.exists():
-            make_cache(needed, real, 10_000)
-        print("candidates needed", file=sys.stderr)
-        figures["candidates needed"] = _alone(candidates_needed, needed, options.run)
-        speed = work / "square"
-        if not (speed / "captions-scale.parquet").exists():
-            make_cache(speed, real, SPEED_VIDEOS, SPEED_VIDEOS)
-        print("processes", file=sys.stderr)
-        figures["processes"] = processes_shared(speed, options.run, options.repeats)
-        figures["a billion videos, computed"] = billion(rows[-1])
+        likeness = Likeness.of(load_split(real, "test", None, 2**33))
+        add("synthetic against real", differences(likeness, np.random.default_rng(1)))
+        rows = [
+            add(f"{videos:,} videos", _alone(at_size, _made(work / f"{videos}", real, videos), options.run)) for videos in options.sizes
+        ]
+        add("exponents", exponents(rows))
+        add("100,000 x 100,000, extrapolated", square(rows[-1]))
+        add("a billion videos, computed", billion(rows[-1]))
+        enlarged = options.enlarged or _made(work / "10000", real, 10_000)
+        add("candidates needed", _alone(candidates_needed, enlarged, options.run))
+        shared = _made(work / "square", real, SPEED_VIDEOS, SPEED_VIDEOS)
+        add("processes", processes_shared(shared, options.run, options.repeats))
     finally:
         if options.work is None:
             shutil.rmtree(work)
-    for name, values in figures.items():
-        print(name)
-        for key, value in values.items():
-            print(f"  {key:60} {value:12.4g}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, {"figures": figures, "threads": torch.get_num_threads(), "provenance": provenance(options)})
     print(json.dumps(figures))

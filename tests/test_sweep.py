@@ -82,7 +82,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(
 
 
 def test_runs_side_by_side_are_those_one_after_the_other(options: SweepOptions) -> None:
-    options = replace(options, max_frames="4,all", temporal="seq-transf")
+    options = replace(options, max_frames="4", temporal="seq-transf")
     tables = []
     for processes in (1, 2):
         path = sweep(replace(options, processes=processes, out=options.out / str(processes)))
@@ -171,8 +171,8 @@ def made_up_runs(folder: Path) -> Path:
         "queries": 1000,
         "gallery": 500,
         "parameters": 7,
-        "training_seconds": 3.0,
-        "scoring_seconds": 0.5,
+        "training_cpu_seconds": 3.0,
+        "scoring_cpu_seconds": 0.5,
         "device": "cpu",
         "threads": 1,
     }
@@ -192,5 +192,13 @@ def test_the_text_follows_from_the_figures(tmp_path: Path) -> None:
     assert "| 1 | 2 | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 | 405.0 ± 21.2 | +0.0 [-127.1, +127.1] |" in text
     assert "The claim that CSC at 0.5 is better than none: holds against 0." in text
     assert "## Temporal encoder\n\nNot measured" in text
+    assert "best: holds for the mean, which is largest there." in text
+    assert "| glccl | 2 | 7 | 3.0 | 1.00 | 0.50 | 1.00 |" in text
+    figure = tmp_path / "ablations-csc-weight.svg"
+    assert f"]({figure.name})" in text
+    drawn = figure.read_bytes()
+    assert b"weight of the CSC loss" in drawn
+    ablations(AblationOptions(runs=tmp_path / "runs.csv", out=tmp_path / "ablations.md"))
+    assert figure.read_bytes() == drawn
     with pytest.raises(UserError, match=r"pipelines/ablate_csc\.sh"):
         ablations(AblationOptions(runs=tmp_path / "none.csv"))

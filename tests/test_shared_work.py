@@ -158,7 +158,7 @@ def test_a_shard_is_refused_where_processes_share_already(demo_set: Path, tmp_pa
 def test_torchrun_starts_the_same_command(cache_path: Path, tmp_path: Path) -> None:
     """The two dashes keep torchrun from taking --run for an option of its own."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "evaluate"]
-    options = ["--cache", cache_path, "--run", "zero-shot:mean", "--out", tmp_path, "--device", "cpu", "--quiet", "--no-report"]
+    options: Command = ["--cache", cache_path, "--run", "zero-shot:mean", "--out", tmp_path, "--device", "cpu", "--quiet", "--no-report"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *torchrun, *options], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr

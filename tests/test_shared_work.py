@@ -1,8 +1,11 @@
 """Evaluation and extraction in several real processes, joined by gloo."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from data.cache import FeatureCache, VideoEntry
-from tests.conftest import DEMO_CLIP
+from tests.conftest import DEMO_CLIP, ROOT
 from tests.processes import finish, start
 
 
@@ -150,3 +153,13 @@ def test_a_shard_is_refused_where_processes_share_already(demo_set: Path, tmp_pa
     assert [status for status, _, _ in done] == [2, 2]
     assert all("--shard 0/2: leave it out under torchrun" in error for _, _, error in done)
     assert not (tmp_path / "cache").exists()
+
+
+def test_torchrun_starts_the_same_command(cache_path: Path, tmp_path: Path) -> None:
+    """The two dashes keep torchrun from taking --run for an option of its own."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "evaluate"]
+    options: Command = ["--cache", cache_path, "--run", "zero-shot:mean", "--out", tmp_path, "--device", "cpu", "--quiet", "--no-report"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *torchrun, *options], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "metrics.json").read_text())["processes"] == 2

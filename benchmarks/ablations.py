@@ -20,6 +20,7 @@ from data.provenance import write_atomically
 FIGURES = ("t2v R@1", "t2v R@5", "v2t R@1", "RSum")
 # Two-sided 95% points of Student's t for 1, 2, ... degrees of freedom.
 STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+PAPERS_WEIGHT = 0.5
 SEVERAL_SCORES = ("glccl", "glim-global", "glim-local", "xclip")
 
 
@@ -61,8 +62,10 @@ DEFAULTS: dict[str, Any] = {
     "max_frames": "all",
 }
 
+ETA = Study("The weight of the CSC loss", "csc_weight", {}, 0.0, "CSC at 0.5 is better than none", 0.5)
+
 STUDIES = (
-    Study("Heads", "head", {}, "glccl", "GLCCL is better than the mean of frames, and than scores without text guidance", "glccl"),
+    Study("Heads", "head", {}, "glccl", "the whole of GLIM is better than its halves, and GLCCL than other heads", "glccl"),
     Study(
         "Scores",
         "scores",
@@ -71,7 +74,7 @@ STUDIES = (
         "the four scores together are better than fewer",
         "all",
     ),
-    Study("The weight of the CSC loss", "csc_weight", {}, 0.0, "CSC at 0.5 is better than none", 0.5),
+    ETA,
     Study("CSC with global scores alone", "csc_weight", {"head": "glim-global"}, 0.0, "CSC at 0.5 is better than none", 0.5),
     Study("CSC with local scores alone", "csc_weight", {"head": "glim-local"}, 0.0, "CSC at 0.5 is better than none", 0.5),
     Study("CSC with X-CLIP's scores", "csc_weight", {"head": "xclip"}, 0.0, "", None),
@@ -90,7 +93,12 @@ def main(options: AblationOptions) -> Path:
     table = pd.read_csv(options.runs)
     if f"{options.split} RSum" not in table:
         raise UserError(f"--split {options.split}: {options.runs} has no figures of it")
-    write_atomically(options.out, "\n".join(_text(_normal(table), options.split)) + "\n")
+    if "training_cpu_seconds" not in table:
+        raise UserError(f"{options.runs} is of a sweep that did not count CPU seconds: sweep again into another folder")
+    table = _normal(table)
+    figure = options.out.with_name(f"{options.out.stem}-csc-weight.svg")
+    drawn = draw_weights(table, options.split, figure)
+    write_atomically(options.out, "\n".join(_text(table, options.split, figure.name if drawn else None)) + "\n")
     print(options.out)
     return options.out
 
@@ -103,7 +111,7 @@ def _normal(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(csc_weight=table["csc_weight"].where(table["head"].isin(SEVERAL_SCORES), DEFAULTS["csc_weight"]))
 
 
-def _text(table: pd.DataFrame, split: str) -> Iterator[str]:
+def _text(table: pd.DataFrame, split: str, figure: str | None) -> Iterator[str]:
     first = table.iloc[0]
     yield "# Ablations on the demo set"
     yield ""
@@ -120,15 +128,63 @@ def _text(table: pd.DataFrame, split: str) -> Iterator[str]:
     )
     for study in STUDIES:
         yield from _study(table, study, split)
+        if study == ETA:
+            yield from _best_weight(table, split, figure)
     yield from _cost(table)
 
 
-def _study(table: pd.DataFrame, study: Study, split: str) -> Iterator[str]:
+def _groups(table: pd.DataFrame, study: Study) -> dict[Any, pd.DataFrame]:
+    """The runs of a study by the value that varies, each by its seed."""
     fixed = {name: value for name, value in (DEFAULTS | study.where).items() if name != study.varies}
     rows = table
     for name, value in fixed.items():
         rows = rows[rows[name] == value]
-    groups = {value: group.set_index("seed").sort_index() for value, group in rows.groupby(study.varies, sort=True)}
+    return {value: group.set_index("seed").sort_index() for value, group in rows.groupby(study.varies, sort=True)}
+
+
+def draw_weights(table: pd.DataFrame, split: str, path: Path) -> bool:
+    """Draw RSum against the weight of the CSC loss, the paper's Fig. 4, where there are two weights at least; says whether there are."""
+    groups = _groups(table, ETA)
+    if len(groups) < 2:
+        return False
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # The same bytes from the same runs: names within the file from a fixed salt, and no date.
+    with mpl.rc_context({"svg.hashsalt": "ablations", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.subplots()
+        for weight, group in groups.items():
+            axes.plot([weight] * len(group), group[f"{split} RSum"], "o", color="0.7", markersize=4)
+        sums = [group[f"{split} RSum"].tolist() for group in groups.values()]
+        deviations = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in sums]
+        axes.errorbar(list(groups), [statistics.mean(values) for values in sums], deviations, fmt="-s", color="C0", capsize=3)
+        axes.set_xlabel("weight of the CSC loss (grey: runs; bars: standard deviation over seeds)")
+        axes.set_ylabel(f"RSum, {split}")
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    return True
+
+
+def _best_weight(table: pd.DataFrame, split: str, figure: str | None) -> Iterator[str]:
+    """Which weight is best, and whether that is the paper's; with the figure."""
+    groups = _groups(table, ETA)
+    if figure is None or PAPERS_WEIGHT not in groups:
+        return
+    means = {weight: group[f"{split} RSum"].mean() for weight, group in groups.items()}
+    best = max(means, key=lambda weight: means[weight])
+    yield from ("", f"![RSum against the weight of the CSC loss]({figure})", "")
+    if best == PAPERS_WEIGHT:
+        yield f"The claim that weights about {PAPERS_WEIGHT:g} are best: holds for the mean, which is largest there."
+        return
+    paired = (groups[best][f"{split} RSum"] - groups[PAPERS_WEIGHT][f"{split} RSum"]).dropna().tolist()
+    low = _interval(paired)[0] if paired else float("-inf")
+    verdict = "does not hold (a better weight was measured)" if low > 0 else "is not decided"
+    said = f", by {_said_interval(paired)}" if paired else ""
+    yield f"The claim that weights about {PAPERS_WEIGHT:g} are best: {verdict}. The mean is largest at {best:g}{said}."
+
+
+def _study(table: pd.DataFrame, study: Study, split: str) -> Iterator[str]:
+    groups = _groups(table, study)
     if study.base not in groups or len(groups) < 2:
         yield from ("", f"## {study.title}", "", "Not measured: runs.csv has no two values of it.")
         return
@@ -174,13 +230,28 @@ def _cost(table: pd.DataFrame) -> Iterator[str]:
         rows = rows[rows[name] == value]
     yield from ("", "## What each head costs", "")
     threads = " and ".join(str(count) for count in sorted(set(rows["threads"])))
-    yield f"Medians over the runs above, {threads} thread(s) on {' and '.join(sorted(set(rows['device'])))}, with the temporal encoder."
-    yield "Training has its evaluations on val in it; scoring is that of all pairs of the split shown, features encoded again."
-    yield "The halves of GLCCL are made by the same compiled pass as the whole, so they cost as much. Other work on the machine shows here."
-    yield from ("", "| head | parameters | training, seconds | scoring, seconds |", "| --- | --- | --- | --- |")
-    for head, group in rows.groupby("head"):
-        training, scoring = statistics.median(group["training_seconds"]), statistics.median(group["scoring_seconds"])
-        yield f"| {head} | {int(group['parameters'].iloc[0]):,} | {training:.1f} | {scoring:.2f} |"
+    yield (
+        f"Medians over the runs above, {threads} thread(s) on {' and '.join(sorted(set(rows['device'])))}, with the temporal encoder, in "
+        "seconds in which a core worked for the run, in which other work on the machine shows less than by the clock. Training has its "
+        "evaluations on val in it, and the first run of a process its compilation; scoring is that of all pairs of the split shown, with "
+        "features encoded again. The halves of GLCCL are made by the same compiled pass as the whole, so they cost as much."
+    )
+    columns = ("head", "seeds", "parameters", "training, CPU seconds", "against glccl", "scoring, CPU ms a query", "against glccl")
+    yield from ("", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|")
+    costs = {head: _medians(group) for head, group in rows.groupby("head")}
+    for head, (training, scoring) in costs.items():
+        own = rows[rows["head"] == head]
+        cells = [str(head), str(len(own)), f"{int(own['parameters'].iloc[0]):,}"]
+        base = costs.get("glccl")
+        for value, of_base, digits in ((training, base and base[0], 1), (scoring, base and base[1], 2)):
+            cells += [f"{value:.{digits}f}", f"{value / of_base:.2f}" if of_base else "not measured"]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _medians(runs: pd.DataFrame) -> tuple[float, float]:
+    """CPU seconds of training, and CPU milliseconds of scoring a query."""
+    queries = runs["scoring_cpu_seconds"] / runs["queries"]
+    return statistics.median(runs["training_cpu_seconds"]), 1000 * statistics.median(queries)
 
 
 def _said(value: Any) -> str:

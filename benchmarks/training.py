@@ -1,12 +1,15 @@
-"""Training at MSR-VTT's size: steps a second, a whole run, and the data path's share of a step: `python -m benchmarks.training`.
+"""Training at MSR-VTT's size, and a whole sweep: `python -m benchmarks.training`.
 
 A cache of 9,000 videos and 180,000 captions is written as extraction writes one, with random features and caption lengths drawn from
-1k-A; then steps of training are timed, the data path (gathering features into batches) apart. The time of a whole run is that of its
-steps, as measured; with --whole it is run. The last line is JSON.
+1k-A; then steps of training are timed, the data path (gathering features into batches) apart; those of every head in turns; and those
+of two gloo processes against one, each on a core of its own. The time of a whole run is that of its steps, as measured; with --whole
+it is run. With --sweep CACHE a whole sweep of 30 runs on that cache (the demo set's) is timed: this takes minutes. The last line is JSON.
 """
 
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,9 +27,12 @@ from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.command import run_command
 from data.device import budget_bytes, find_device
 from data.provenance import provenance, write_json
+from train_head.heads import HEADS
 from train_head.options import TrainOptions
+from train_head.processes import Processes
 from train_head.splits import Split, load_split
 from train_head.stage import build_head
+from train_head.sweep import RUNS_FILE
 from train_head.trainer import Trainer
 
 DIMENSION = 512
@@ -35,16 +41,24 @@ CAPTIONS_A_VIDEO = 20
 BATCH = 128
 EPOCHS = 5
 ENTRIES_A_PART = 2000
+WARM_UP_STEPS = 3
+"""Of every kind, not timed: the first compiles."""
+SWEEP = ("--csc-weight", "0,0.1,0.3,0.5,0.7,1", "--seeds", "5", "--lr", "1e-3")
+"""The grid of the paper's figure of the CSC weight: 30 runs."""
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Measure steps of training on a synthetic cache of MSR-VTT's size."""
+    """Measure steps of training on a synthetic cache of MSR-VTT's size, and sweeps."""
 
     videos: int = 9000
     """Training videos, each with 20 captions and 12 frames."""
     steps: int = 60
-    """Steps timed of each kind, after ten that are not."""
+    """Steps timed of each kind, after a few that are not."""
+    head_steps: int = 12
+    """Steps timed of each head, and of one and of two processes."""
+    sweep: Path | None = None
+    """Feature cache of the demo set: time a whole sweep of 30 runs on it."""
     whole: bool = False
     """Run all five epochs as well, with the temporal encoder."""
     device: str = "auto"
@@ -100,13 +114,13 @@ def measure(cache: FeatureCache, split: Split, options: TrainingOptions, tempora
     trainer = make_trainer(cache, split, options, temporal)
     batches = cycle(len(split.answers))
     step, path = [], []
-    for turn in range(10 + options.steps):
+    for turn in range(WARM_UP_STEPS + options.steps):
         texts = next(batches)
         start = clock(trainer.device)
         trainer.batches(texts)
         middle = clock(trainer.device)
         trainer.step(texts)
-        if turn >= 10:
+        if turn >= WARM_UP_STEPS:
             path.append(middle - start)
             step.append(clock(trainer.device) - middle)
     seconds = statistics.median(step)
@@ -118,18 +132,78 @@ def measure(cache: FeatureCache, split: Split, options: TrainingOptions, tempora
     }
 
 
-def make_trainer(cache: FeatureCache, split: Split, options: TrainingOptions, temporal: bool) -> Trainer:
+def measure_heads(cache: FeatureCache, split: Split, options: TrainingOptions) -> dict[str, dict[str, float]]:
+    """Steps a second of every head with the temporal encoder, one step of each in turn, and their times against the method's."""
+    trainers = {name: make_trainer(cache, split, options, temporal=True, head=name) for name in HEADS}
+    batches = cycle(len(split.answers))
+    seconds: dict[str, list[float]] = {name: [] for name in HEADS}
+    for _ in range(WARM_UP_STEPS + options.head_steps):
+        texts = next(batches)
+        for name, trainer in trainers.items():
+            start = clock(trainer.device)
+            trainer.step(texts)
+            seconds[name].append(clock(trainer.device) - start)
+    medians = {name: statistics.median(of_head[WARM_UP_STEPS:]) for name, of_head in seconds.items()}
+    return {
+        f"head {name}": {"steps a second": 1 / median, "time of a step against glccl": median / medians["glccl"]}
+        for name, median in medians.items()
+    }
+
+
+def measure_processes(cache: FeatureCache, options: TrainingOptions) -> dict[str, float]:
+    """Steps a second of one process on one core, and of two that share the batch on two."""
+    seconds = {}
+    for count in (1, 2):
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m"] if count > 1 else []
+        command = [sys.executable, "-m", *torchrun, "benchmarks.training_process", str(cache.path), str(options.head_steps)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        seconds[count] = float(done.stdout.split()[-1])
+    return {
+        "steps a second, one process on one core": 1 / seconds[1],
+        "steps a second, two processes on two": 1 / seconds[2],
+        "two against one": seconds[1] / seconds[2],
+    }
+
+
+def measure_sweep(cache: Path) -> dict[str, float]:
+    """Seconds of a whole sweep, started as a user starts it, and the seconds that cores worked for its runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "train_head.sweep", "--cache", str(cache.resolve()), "--out", folder, *SWEEP, "--device", "cpu"]
+        start = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True)
+        seconds = time.perf_counter() - start
+        table = pd.read_csv(Path(folder) / RUNS_FILE)
+    worked = table["training_cpu_seconds"] + table["scoring_cpu_seconds"]
+    return {
+        "runs": len(table),
+        "seconds": seconds,
+        "minutes": seconds / 60,
+        "CPU seconds of all runs": float(worked.sum()),
+        "CPU seconds of a run, median": float(worked.median()),
+    }
+
+
+def make_trainer(
+    cache: FeatureCache,
+    split: Split,
+    options: TrainingOptions,
+    temporal: bool,
+    head: str = "glccl",
+    processes: Processes | None = None,
+) -> Trainer:
     """What `train_head` trains with, at the published settings."""
     train = TrainOptions(
         cache=cache.path,
         out=cache.path / "run",
+        head=head,
         temporal="seq-transf" if temporal else "none",
         batch_size=BATCH,
         epochs=EPOCHS,
         quiet=False,
     )
     torch.manual_seed(0)
-    return Trainer(build_head(train, cache).to(find_device(options.device)), train, split)
+    return Trainer(build_head(train, cache).to(find_device(options.device)), train, split, processes or Processes())
 
 
 def cycle(captions: int) -> Iterator[NDArray[np.int64]]:
@@ -158,12 +232,16 @@ def main(options: TrainingOptions) -> Path:
         figures["loading"] = {"seconds to open and load the cache": time.perf_counter() - start}
         for name, temporal in (("no temporal encoder", False), ("temporal encoder", True)):
             figures[name] = measure(cache, split, options, temporal)
+        figures |= measure_heads(cache, split, options)
+        figures["gloo processes"] = measure_processes(cache, options)
         if options.whole:
             trainer = make_trainer(cache, split, options, temporal=True)
             start = clock(trainer.device)
             for epoch in range(1, EPOCHS + 1):
                 trainer.run_epoch(epoch)
             figures["whole run"] = {"seconds of five epochs, temporal encoder": clock(trainer.device) - start}
+    if options.sweep is not None:
+        figures["whole sweep"] = measure_sweep(options.sweep)
     for name, values in figures.items():
         print(name)
         for key, value in values.items():

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from data.errors import ProcessLost, UserError
+from data.errors import LostProcess, UserError
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -44,12 +44,12 @@ def run_command(
             print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except ProcessLost as lost:
-        print(f"error: {lost}: run the same command again, with as many processes as you like", file=sys.stderr)
-        sys.exit(LOST)
     except KeyboardInterrupt as stop:
         print(f"interrupted; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except LostProcess as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(LOST)
     except BrokenPipeError:
         # What is still to be written at the end goes nowhere, or Python would fail over it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

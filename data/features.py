@@ -44,6 +44,12 @@ class Ragged:
         return int((self._sources[0][0] if self._values_TD is None else self._values_TD).shape[1])
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """The number format of the rows where they lie."""
+        dtype: np.dtype[Any] = self._sources[0][0].dtype if self._values_TD is None else self._values_TD[:0].cpu().numpy().dtype
+        return dtype
+
+    @property
     def bytes_held(self) -> int:
         """Memory that it takes: none where it is read from disk."""
         return 0 if self._values_TD is None else self._values_TD.nbytes

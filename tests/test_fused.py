@@ -15,6 +15,7 @@ from train_head.batches import TextBatch, VideoBatch
 from train_head.fused import COLUMNS, FEW_ROWS, ROWS, fused_score, lane_videos, tile_texts
 from train_head.glim import glim_scores
 from train_head.heads import HeadConfig, make_head
+from train_head.threads import without_subnormals
 
 Problem = tuple[TextBatch, VideoBatch, dict[str, Tensor]]
 
@@ -220,3 +221,13 @@ def test_degenerate_features(kind: str) -> None:
     for gradient in trained(texts, videos, head)[1:]:
         assert gradient.isfinite().all()
         assert gradient.abs().max() < 1e8
+
+
+def test_numbers_below_the_smallest_normal_are_zero_while_jobs_run_and_not_after() -> None:
+    small = np.float32(1e-39)
+    with without_subnormals():
+        with without_subnormals():
+            pass
+        # Still within the outer one.
+        assert (small * np.float32(1) == 0) == torch.set_flush_denormal(True)
+    assert small * np.float32(1) != 0

@@ -31,7 +31,7 @@ def launch(processes: int, *arguments: str | Path | int) -> subprocess.Completed
     )
 
 
-def test_two_processes_give_the_loss_and_gradients_of_one(cache_path: Path, tmp_path: Path) -> None:
+def test_two_processes_of_32_give_the_loss_and_gradients_of_one_of_64(cache_path: Path, tmp_path: Path) -> None:
     found = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.safetensors"

@@ -1,15 +1,23 @@
 """Sweeps: a grid over one loaded cache, its CSV, and the text written from it."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import train_head
 from benchmarks.ablations import AblationOptions
 from benchmarks.ablations import main as ablations
 from data.errors import UserError
+from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head.stage import fit
 from train_head.sweep import SweepOptions, expand
@@ -28,10 +36,20 @@ def options(cache_path: Path, tmp_path: Path) -> SweepOptions:
         lr="1e-3",
         temporal="none",
         device="cpu",
+        processes=1,
         quiet=True,
     )
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(
     options: SweepOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -60,7 +78,56 @@ def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(
     )
     run = train_head.main(alone)
     assert (run / "head.safetensors").read_bytes() == (options.out / str(row["run"]) / "head.safetensors").read_bytes()
-    assert {"test t2v R@1", "val RSum", "training_seconds", "scoring_seconds", "commit", "cache_digest", "date"} <= set(table.columns)
+    assert {"test t2v R@1", "val RSum", "training_seconds", "scoring_cpu_seconds", "commit", "cache_digest", "date"} <= set(table.columns)
+
+
+def test_runs_side_by_side_are_those_one_after_the_other(options: SweepOptions) -> None:
+    options = replace(options, max_frames="4", temporal="seq-transf")
+    tables = []
+    for processes in (1, 2):
+        path = sweep(replace(options, processes=processes, out=options.out / str(processes)))
+        assert not list(path.parent.glob(".*"))
+        tables.append(pd.read_csv(path))
+    measured = [name for name in map(str, tables[0]) if "seconds" in name or name == "date"]
+    assert len(measured) == 5
+    pd.testing.assert_frame_equal(tables[0].drop(columns=measured), tables[1].drop(columns=measured))
+    for run in tables[0]["run"]:
+        weights = [(options.out / processes / run / "head.safetensors").read_bytes() for processes in ("1", "2")]
+        assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_leaves_whole_rows_and_no_process(options: SweepOptions, how: signal.Signals) -> None:
+    """Control-C reaches all processes of a terminal, SIGTERM the first one."""
+    given: list[str | Path | int] = ["--cache", options.cache, "--out", options.out, "--seeds", 400, "--processes", 2, "--batch-size", 32]
+    command = [sys.executable, "-m", "train_head.sweep", *map(str, given), "--epochs", "1", "--temporal", "none", "--device", "cpu"]
+    process = subprocess.Popen([*command, "--quiet"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while not (options.out / "runs.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said == "interrupted; run the same command again to go on\n"
+    table = pd.read_csv(options.out / "runs.csv")
+    assert 1 <= len(table) < 400
+    assert all((options.out / run / "run.json").is_file() for run in table["run"])
+    assert not list(options.out.glob(".*"))
+    deadline = time.monotonic() + 60
+    while _lives(process.pid) and time.monotonic() < deadline:  # the last one ends when it sees that the others have
+        time.sleep(0.02)
+    assert not _lives(process.pid)
+
+
+def _lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_grid_is_every_combination(options: SweepOptions) -> None:
@@ -77,6 +144,7 @@ def test_a_grid_is_every_combination(options: SweepOptions) -> None:
         ({"temporal": "lstm"}, r"\(seq-transf, none\)"),
         ({"head": "glccl,nope"}, "--head nope is unknown"),
         ({"seeds": 0}, "--seeds 0"),
+        ({"processes": 0}, "--processes 0"),
         ({"batch_size": "1000"}, "more than the 40 training videos"),
     ],
 )
@@ -103,8 +171,8 @@ def made_up_runs(folder: Path) -> Path:
         "queries": 1000,
         "gallery": 500,
         "parameters": 7,
-        "training_seconds": 3.0,
-        "scoring_seconds": 0.5,
+        "training_cpu_seconds": 3.0,
+        "scoring_cpu_seconds": 0.5,
         "device": "cpu",
         "threads": 1,
     }
@@ -124,5 +192,13 @@ def test_the_text_follows_from_the_figures(tmp_path: Path) -> None:
     assert "| 1 | 2 | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 | 405.0 ± 21.2 | +0.0 [-127.1, +127.1] |" in text
     assert "The claim that CSC at 0.5 is better than none: holds against 0." in text
     assert "## Temporal encoder\n\nNot measured" in text
+    assert "best: holds for the mean, which is largest there." in text
+    assert "| glccl | 2 | 7 | 3.0 | 1.00 | 0.50 | 1.00 |" in text
+    figure = tmp_path / "ablations-csc-weight.svg"
+    assert f"]({figure.name})" in text
+    drawn = figure.read_bytes()
+    assert b"weight of the CSC loss" in drawn
+    ablations(AblationOptions(runs=tmp_path / "runs.csv", out=tmp_path / "ablations.md"))
+    assert figure.read_bytes() == drawn
     with pytest.raises(UserError, match=r"pipelines/ablate_csc\.sh"):
         ablations(AblationOptions(runs=tmp_path / "none.csv"))

@@ -57,6 +57,8 @@ class TrainOptions:
     """Where to train; auto takes CUDA where there is one."""
     seed: int = 0
     """Seed of the initial weights and of the order of captions."""
+    tensorboard: bool = False
+    """Write losses and learning rate of every step and figures of every epoch to OUT/tensorboard too; needs the package tensorboard."""
     quiet: bool = False
     """No progress."""
     json: bool = False

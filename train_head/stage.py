@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.metrics import Metrics
 from data.provenance import plain, provenance
+from train_head.board import BOARD_FOLDER, Board, require_tensorboard
 from train_head.checkpoint import CHECKPOINT_FILE, drop_checkpoint, load_checkpoint, save_checkpoint
 from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
@@ -27,7 +28,7 @@ from train_head.splits import Split, load_split
 from train_head.temporal import make_temporal
 from train_head.trainer import Trainer
 
-FREE_TO_CHANGE = {"cache", "out", "resume", "checkpoint_steps", "memory_budget", "quiet", "json"}
+FREE_TO_CHANGE = {"cache", "out", "resume", "checkpoint_steps", "memory_budget", "tensorboard", "quiet", "json"}
 """Options that do not decide the result of a run; the cache is told by its digest."""
 
 
@@ -40,12 +41,28 @@ class Loaded:
     select: Split
 
 
+@dataclass
+class _Progress:
+    """What has come of a run so far."""
+
+    epoch: int = 0
+    """The epoch it is in; 0 is the figures before training."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of the log."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """Of the best epoch, for run.json."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The weights of the best epoch."""
+
+
 def train(options: TrainOptions) -> Path:
     """Train a head on the train split, keep the epoch with the best text-to-video R@1 on val (or test), and return the run's folder.
 
     Raises UserError for what the user can put right, among it features that give a loss that is not finite.
     """
     check_options(options)
+    if options.tensorboard:
+        require_tensorboard()
     device = find_device(options.device)
     if options.precision == "bf16" and device.type != "cuda":
         raise UserError("--precision bf16 is for CUDA: leave it out on the CPU")
@@ -110,24 +127,14 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
         "train_counts": loaded.train.counts,
         "processes": processes.count,
     }
-    epoch, rows = 0, list[dict[str, Any]]()
-    record: dict[str, Any] = {}
-    best: dict[str, Tensor] = {}
-    found = load_checkpoint(options.out) if keep else None
-    if found is not None:
-        tensors, state = found
-        _check_same(options, state["options"], options.out)
-        differing = [name for name in ("cache_digest", "train_counts", "processes") if state[name] != identity[name]]
-        if differing:
-            raise UserError(f"--resume: the run in {options.out} had other {' and '.join(differing)}: use the same, or another --out")
-        trainer.load_state(tensors, state["trainer"])
-        epoch, rows, record = state["epoch"], state["rows"], state["record"]
-        best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
+    begun = _go_on(options, trainer, identity) if keep else _Progress()
+    epoch, rows, record, best = begun.epoch, begun.rows, begun.record, begun.best
     # Others must have read the checkpoint before it is replaced.
     processes.wait()
 
     def checkpoint() -> None:
         if keep and processes.rank == 0:
+            board.flush()
             tensors, values = trainer.state()
             state = {**identity, "epoch": epoch, "rows": rows, "record": record, "trainer": values}
             name = f"{epoch}-{trainer.steps_done}"
@@ -135,6 +142,9 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
 
     if keep:
         options.out.mkdir(parents=True, exist_ok=True)
+    steps_done = max(0, epoch - 1) * trainer.steps_an_epoch + trainer.steps_done
+    board = Board(options.out / BOARD_FOLDER if keep and options.tensorboard and processes.rank == 0 else None, steps_done)
+    trainer.watch = board.write
     while epoch <= options.epochs:
         start = time.perf_counter()
         losses = trainer.run_epoch(epoch, checkpoint) if epoch else {}  # epoch 0: the figures before training
@@ -145,6 +155,7 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
             rows.append({"epoch": epoch, **losses, **_flat(metrics), "seconds": round(seconds, 2)})
             if keep:
                 _write_log(options.out / LOG_FILE, rows)
+            board.write(epoch * trainer.steps_an_epoch, {f"{options.select_on}/{name}": value for name, value in _flat(metrics).items()})
             if epoch and (not record or metrics["text_to_video"]["R@1"] > record[options.select_on]["text_to_video"]["R@1"]):
                 record = {
                     "weights": loaded.cache.weights,
@@ -163,9 +174,25 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
         epoch += 1
         if epoch <= options.epochs:
             checkpoint()
+    board.close()
     if processes.rank == 0:
         head.load_state_dict(best)
     return head, record
+
+
+def _go_on(options: TrainOptions, trainer: Trainer, identity: dict[str, Any]) -> _Progress:
+    """Put the trainer where the checkpoint in OUT was written, and return what had come of the run by then."""
+    found = load_checkpoint(options.out)
+    if found is None:
+        return _Progress()
+    tensors, state = found
+    _check_same(options, state["options"], options.out)
+    differing = [name for name in ("cache_digest", "train_counts", "processes") if state[name] != identity[name]]
+    if differing:
+        raise UserError(f"--resume: the run in {options.out} had other {' and '.join(differing)}: use the same, or another --out")
+    trainer.load_state(tensors, state["trainer"])
+    best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
+    return _Progress(state["epoch"], state["rows"], state["record"], best)
 
 
 def _report(options: TrainOptions, record: dict[str, Any]) -> None:

@@ -3,16 +3,22 @@
 Options that may vary take values with commas between them; every combination is trained with every seed. Each run keeps the epoch that is
 best on the validation split, and is measured with it on the split of --report-on. A run whose row is in the CSV is not trained again,
 so a sweep that was stopped goes on, and several sweeps may share a folder.
+
+On a CPU every run has one thread, and as many runs go side by side as there are cores: runs need not wait for each other, threads of a step
+do. So a run has the same bits however many there are.
 """
 
-import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pandas as pd
@@ -22,6 +28,7 @@ from data.cache import FeatureCache
 from data.command import run_command
 from data.device import budget_bytes, find_device
 from data.errors import UserError
+from data.mapped import map_texts, map_videos
 from data.metrics import Metrics
 from data.progress import Progress
 from data.provenance import provenance, write_atomically
@@ -31,6 +38,7 @@ from train_head.processes import Processes
 from train_head.run import check_fits, save_run
 from train_head.splits import Split, load_split
 from train_head.stage import FREE_TO_CHANGE, Loaded, check_options, fit, load, provenance_options
+from train_head.workers import in_processes
 
 RUNS_FILE = "runs.csv"
 VARYING = (
@@ -91,8 +99,31 @@ class SweepOptions:
     """GiB of features kept in memory for each split. Default: half of the machine's memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is one."""
+    processes: int | None = None
+    """Runs that go side by side, with the same results. Default: as many as there are cores; 1 on CUDA."""
     quiet: bool = False
     """No progress."""
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all runs on one number of frames share."""
+
+    options: SweepOptions
+    loaded: Loaded
+    report: Split
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run, and its name in the CSV."""
+
+    options: TrainOptions
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def main(options: SweepOptions) -> Path:
@@ -100,24 +131,69 @@ def main(options: SweepOptions) -> Path:
     grid = expand(options)
     for run in grid:
         check_options(run)
+    if options.processes is not None and options.processes < 1:
+        raise UserError(f"--processes {options.processes}: at least 1")
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
     path = options.out / RUNS_FILE
-    rows = _read_rows(path)
-    names = {run: run_name(run, cache, options.report_on) for run in grid}
-    missing = [run for run in grid if names[run] not in {row["run"] for row in rows}]
+    before = _read_rows(path)
+    there = {row["run"] for row in before}
+    runs = [_Run(run, run_name(run, cache, options.report_on)) for run in grid]
+    # By frames: one number of frames is in memory at a time.
+    missing = sorted((run for run in runs if run.name not in there), key=lambda run: run.options.max_frames or 0)
     options.out.mkdir(parents=True, exist_ok=True)
-    loaded: dict[int | None, tuple[Loaded, Split]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     with Progress("sweep", len(missing), "runs", options.quiet) as progress:
-        # By frames: one number of frames is in memory at a time.
-        for run in sorted(missing, key=lambda run: run.max_frames or 0):
-            if run.max_frames not in loaded:
-                loaded = {run.max_frames: (load(run), _load_report(options, cache, run))}
-            rows.append(_train_one(options, run, *loaded[run.max_frames], device, names[run]))
-            write_atomically(path, pd.DataFrame(rows).to_csv(index=False))
-            progress.update()
+        for _, group in itertools.groupby(missing, key=lambda run: run.options.max_frames):
+            for row in _train_all(options, cache, device, list(group)):
+                rows[row["run"]] = row
+                # In the order of the grid, whichever ended first.
+                ended = [rows[run.name] for run in missing if run.name in rows]
+                write_atomically(path, pd.DataFrame([*before, *ended]).to_csv(index=False))
+                progress.update()
     print(f"{path}: {len(grid)} runs, {len(missing)} of them trained now", file=sys.stderr)
     return path
+
+
+def _train_all(options: SweepOptions, cache: FeatureCache, device: torch.device, runs: Sequence[_Run]) -> Iterator[dict[str, Any]]:
+    """The rows of runs on one number of frames, as they end."""
+    first = runs[0].options
+    budget = budget_bytes(options.memory_budget)
+    report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing)
+    shared = _Shared(options, load(first), report, device)
+    count = options.processes or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
+    if min(count, len(runs)) == 1:
+        with _one_thread():
+            yield from (_train_one(shared, run) for run in runs)
+        return
+    # Among the runs, where there is room: the folder of temporary files may be in memory.
+    with TemporaryDirectory(dir=options.out, prefix=".features-") as folder:
+        for _, row in in_processes(count, _train_one, _map(shared, Path(folder)), runs):
+            yield row
+
+
+def _map(shared: _Shared, folder: Path) -> _Shared:
+    """The same with its features in files of the folder, for other processes to map."""
+
+    def mapped(split: Split, name: str) -> Split:
+        own = folder / name
+        own.mkdir()
+        return replace(split, texts=map_texts(split.texts, own), videos=map_videos(split.videos, own))
+
+    loaded = shared.loaded
+    loaded = replace(loaded, train=mapped(loaded.train, "train"), select=mapped(loaded.select, "select"))
+    return replace(shared, loaded=loaded, report=mapped(shared.report, "report"))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What the processes of a sweep have, for this one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def expand(options: SweepOptions) -> list[TrainOptions]:
@@ -135,7 +211,7 @@ def expand(options: SweepOptions) -> list[TrainOptions]:
         quiet=True,
     )
     return [
-        dataclasses.replace(shared, **dict(zip(VARYING, combination, strict=True)), seed=seed)
+        replace(shared, **dict(zip(VARYING, combination, strict=True)), seed=seed)
         for combination in itertools.product(*values)
         for seed in range(options.seeds)
     ]
@@ -179,35 +255,34 @@ def run_name(run: TrainOptions, cache: FeatureCache, report_on: str) -> str:
     return f"{run.head}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _load_report(options: SweepOptions, cache: FeatureCache, run: TrainOptions) -> Split:
-    return load_split(cache, options.report_on, options.preset, budget_bytes(options.memory_budget), run.max_frames, options.allow_missing)
-
-
-def _train_one(options: SweepOptions, run: TrainOptions, loaded: Loaded, report: Split, device: torch.device, name: str) -> dict[str, Any]:
+def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     """Train and measure one run, keep it under OUT/NAME, and return its row."""
-    start = time.perf_counter()
-    head, record = fit(run, loaded, device, Processes(), keep=False)
-    trained = time.perf_counter()
+    options, loaded, report = shared.options, shared.loaded, shared.report
+    start = _clocks()
+    head, record = fit(run.options, loaded, shared.device, Processes(), keep=False)
+    trained = _clocks()
     check_fits(head, report)
     metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, budget_bytes(options.memory_budget))
-    scored = time.perf_counter()
-    folder = options.out / name
+    scored = _clocks()
+    folder = options.out / run.name
     folder.mkdir(exist_ok=True)
     save_run(folder, head, {**record, f"{options.report_on}_after": metrics})
     made_by = provenance(options)
     return {
-        "run": name,
-        **{option: value for option, value in asdict(run).items() if option in VARYING},
-        "seed": run.seed,
+        "run": run.name,
+        **{option: value for option, value in asdict(run.options).items() if option in VARYING},
+        "seed": run.options.seed,
         "best_epoch": record["best_epoch"],
         **_columns("val", record["val"]),
         **(_columns(options.report_on, metrics) if options.report_on != "val" else {}),
         "queries": len(report.answers),
         "gallery": len(report.videos.ids),
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
-        "training_seconds": round(trained - start, 2),
-        "scoring_seconds": round(scored - trained, 3),
-        "device": str(device),
+        "training_seconds": round(trained[0] - start[0], 2),
+        "training_cpu_seconds": round(trained[1] - start[1], 2),
+        "scoring_seconds": round(scored[0] - trained[0], 3),
+        "scoring_cpu_seconds": round(scored[1] - trained[1], 3),
+        "device": str(shared.device),
         "threads": torch.get_num_threads(),
         "preset": loaded.train.preset,
         "train_videos": loaded.train.counts["videos_scored"],
@@ -217,6 +292,11 @@ def _train_one(options: SweepOptions, run: TrainOptions, loaded: Loaded, report:
         "torch": made_by["versions"]["torch"],
         "date": made_by["date"],
     }
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds gone by, and seconds in which a core worked for this process: other work on the machine is in the first alone."""
+    return time.perf_counter(), time.process_time()
 
 
 def _columns(split: str, metrics: Metrics) -> dict[str, float]:

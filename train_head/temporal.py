@@ -1,27 +1,40 @@
 """The temporal encoder ("seqTransf"): four Transformer blocks of CLIP's shape over a video's frames, inside a residual.
 
-Shape suffixes: B videos, F frames, D joint dimension.
+Shape suffixes: B videos, F frames, D joint dimension, H heads, R frames of all videos, E as wide as it happens to be.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
 
 from data.cache import ClipParts
 from data.errors import UserError
 
 BLOCKS = 4
+QUICK = 1.702
+"""Of QuickGELU."""
 _ACTIVATIONS = ("QuickGELU", "GELU")
 
 
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+class FeedForward(nn.Module):
+    """The two layers behind the attention, with QuickGELU (of OpenAI's CLIP) or GELU between them."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+    def __init__(self, dimension: int, activation: str) -> None:
+        super().__init__()
+        self.quick = activation == "QuickGELU"
+        self.c_fc = nn.Linear(dimension, 4 * dimension)
+        self.c_proj = nn.Linear(4 * dimension, dimension)
+
+    def forward(self, x_BFD: Tensor) -> Tensor:
+        if not self.quick:
+            out: Tensor = self.c_proj(gelu(self.c_fc(x_BFD)))
+            return out
+        # x * sigmoid(1.702 x) is silu(1.702 x) / 1.702, and the products take a factor for nothing.
+        hidden_RE = silu(torch.addmm(self.c_fc.bias, x_BFD.flatten(0, 1), self.c_fc.weight.T, beta=QUICK, alpha=QUICK))
+        return torch.addmm(self.c_proj.bias, hidden_RE, self.c_proj.weight.T, alpha=1 / QUICK).view_as(x_BFD)
 
 
 class Block(nn.Module):
@@ -32,17 +45,20 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(dimension)
         self.attn = nn.MultiheadAttention(dimension, heads, batch_first=True)
         self.ln_2 = nn.LayerNorm(dimension)
-        layers: list[tuple[str, nn.Module]] = [
-            ("c_fc", nn.Linear(dimension, 4 * dimension)),
-            ("gelu", QuickGELU() if activation == "QuickGELU" else nn.GELU()),
-            ("c_proj", nn.Linear(4 * dimension, dimension)),
-        ]
-        self.mlp = nn.Sequential(OrderedDict(layers))
+        self.mlp = FeedForward(dimension, activation)
 
-    def forward(self, x_BFD: Tensor, padding_BF: Tensor) -> Tensor:
-        y_BFD = self.ln_1(x_BFD)
-        x_BFD = x_BFD + self.attn(y_BFD, y_BFD, y_BFD, key_padding_mask=padding_BF, need_weights=False)[0]
+    def forward(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:
+        x_BFD = x_BFD + self._attend(self.ln_1(x_BFD), mask_BF)
         out: Tensor = x_BFD + self.mlp(self.ln_2(x_BFD))
+        return out
+
+    def _attend(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:
+        """What `nn.MultiheadAttention` computes; its own forward copies queries, keys and values, and their gradients, once more."""
+        attn = self.attn
+        qkv_BFE = linear(x_BFD, attn.in_proj_weight, attn.in_proj_bias)
+        query, key, value = qkv_BFE.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        mixed_BHFE = scaled_dot_product_attention(query, key, value, attn_mask=mask_BF[:, None, None])
+        out: Tensor = attn.out_proj(mixed_BHFE.transpose(1, 2).flatten(2))
         return out
 
 
@@ -90,7 +106,7 @@ class TemporalEncoder(nn.Module):
     def forward(self, frame_BFD: Tensor, mask_BF: Tensor) -> Tensor:
         x_BFD = frame_BFD + self.positional_embedding[: frame_BFD.shape[1]]
         for block in self.blocks:
-            x_BFD = block(x_BFD, ~mask_BF)
+            x_BFD = block(x_BFD, mask_BF)
         return frame_BFD + x_BFD
 
 

@@ -4,7 +4,7 @@ Shape suffixes: A texts of a batch, B their videos (text a belongs to video a), 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,8 +48,10 @@ class Trainer:
         matrices = [p for p in self.head.parameters() if p.ndim >= 2]
         others = [p for p in self.head.parameters() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6)
+        self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
         self.schedule = _schedule(self.optimiser, self.steps_an_epoch * options.epochs)
+        self.watch: Callable[[int, Mapping[str, float]], None] = lambda _step, _figures: None
+        """Is told of every step: its number, from 1 over all epochs, and its figures."""
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -81,6 +83,7 @@ class Trainer:
                 if keep or self.steps_done % steps_a_look == 0 or self.steps_done == self.steps_an_epoch:
                     losses_NK = torch.stack(recent).cpu().double()
                     self._check(epoch, losses_NK, batches[self.steps_done - len(recent) : self.steps_done])
+                    self._tell(epoch, losses_NK)
                     # One after the other: the sum is the same wherever it is looked at.
                     for losses_K in losses_NK:
                         self.sums += losses_K
@@ -165,6 +168,13 @@ class Trainer:
         )
         own_SAB = self.head.scores(self.head.encode_texts(text_batch), self.head.encode_frames(videos))
         return self.processes.gather(own_SAB, dim=1), self.processes.gather(finite[None]).all()
+
+    def _tell(self, epoch: int, losses_NK: Tensor) -> None:
+        """Tell `watch` of the last steps. The learning rate is that of the step to come."""
+        last = (epoch - 1) * self.steps_an_epoch + self.steps_done
+        for step, losses in enumerate(losses_NK.tolist(), last - len(losses_NK) + 1):
+            self.watch(step, {f"train/{name}": value for name, value in zip(LOSSES, losses, strict=True)})
+        self.watch(last, {"train/lr": float(self.schedule.get_last_lr()[0])})
 
     def _same_video(self, texts: NDArray[np.int64]) -> Tensor:
         """True [A, B] where a text is one of the other captions of a video."""

@@ -1,0 +1,44 @@
+"""One of the processes that `benchmarks.training` compares: `torchrun -m benchmarks.training_process CACHE STEPS`.
+
+Each has one core to itself and one thread. The first prints the median seconds of a step, warm-up left out.
+"""
+
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.training import WARM_UP_STEPS, TrainingOptions, cycle, make_trainer
+from data.cache import FeatureCache
+from data.device import budget_bytes
+from train_head.processes import Processes
+from train_head.splits import load_split
+
+
+def main(cache_path: str, steps: str) -> None:
+    """Train as one of those that torchrun started, or alone."""
+    cores = sorted(os.sched_getaffinity(0))
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    torch.set_num_threads(1)
+    cache = FeatureCache(Path(cache_path))
+    processes = Processes.join(torch.device("cpu"))
+    split = load_split(cache, "train", None, budget_bytes(None))
+    trainer = make_trainer(cache, split, TrainingOptions(device="cpu"), temporal=True, processes=processes)
+    batches = cycle(len(split.answers))
+    seconds = []
+    for _ in range(WARM_UP_STEPS + int(steps)):
+        texts = next(batches)
+        start = time.perf_counter()
+        trainer.step(texts)
+        seconds.append(time.perf_counter() - start)
+    if rank == 0:
+        print(statistics.median(seconds[WARM_UP_STEPS:]))
+    processes.leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,42 @@
+"""The temporal encoder against a plain reading of it."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from train_head.temporal import Block, TemporalEncoder
+
+
+def plain(encoder: TemporalEncoder, frame_FD: Tensor) -> Tensor:
+    """v = u + Transformer(u + position) of one video alone, without padding, by the modules' own forward."""
+    x_FD = frame_FD + encoder.positional_embedding[: len(frame_FD)]
+    for block in encoder.blocks:
+        assert isinstance(block, Block)
+        y_FD = block.ln_1(x_FD)
+        x_FD = x_FD + block.attn(y_FD, y_FD, y_FD, need_weights=True)[0]
+        hidden = block.mlp.c_fc(block.ln_2(x_FD))
+        hidden = hidden * torch.sigmoid(1.702 * hidden) if encoder.activation == "QuickGELU" else gelu(hidden)
+        x_FD = x_FD + block.mlp.c_proj(hidden)
+    return frame_FD + x_FD
+
+
+@pytest.mark.parametrize("activation", ["QuickGELU", "GELU"])
+def test_frames_and_gradients_of_ragged_videos_equal_the_plain_reading(activation: str) -> None:
+    torch.manual_seed(0)
+    encoder = TemporalEncoder(dimension=16, positions=9, heads=2, activation=activation).double()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    counts = [7, 1, 4]
+    frame_BFD = torch.randn(3, 7, 16, dtype=torch.float64, requires_grad=True)
+    mask_BF = torch.arange(7) < torch.tensor(counts)[:, None]
+    weight_BFD = torch.randn(3, 7, 16, dtype=torch.float64)
+    inputs = [frame_BFD, *encoder.parameters()]
+    found_BFD = encoder(frame_BFD, mask_BF)
+    expected = [plain(encoder, frame_BFD[b, :count]) for b, count in enumerate(counts)]
+    for b, count in enumerate(counts):
+        torch.testing.assert_close(found_BFD[b, :count], expected[b])
+    ours = torch.autograd.grad((found_BFD * weight_BFD)[mask_BF].sum(), inputs)
+    loss = torch.stack([(frames * weight_BFD[b, : len(frames)]).sum() for b, frames in enumerate(expected)]).sum()
+    for gradient, exact in zip(ours, torch.autograd.grad(loss, inputs), strict=True):
+        torch.testing.assert_close(gradient, exact)

@@ -1,0 +1,91 @@
+"""Whole jobs in processes of their own, each on one thread: runs of a sweep that do not wait for each other."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, NoReturn, TypeVar
+
+import torch
+
+from data.errors import LostProcess, UserError
+
+_WHY = "a traceback is above; or it was killed, for memory perhaps (fewer --processes take less); run again to go on"
+
+Job = TypeVar("Job")
+State = TypeVar("State")
+Result = TypeVar("Result")
+
+
+def in_processes(count: int, work: Callable[[State, Job], Result], state: State, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+    """Do `work(state, job)` for all jobs in so many processes, and give each job with its result, in the order in which they end.
+
+    `state` goes to every process once. A UserError of a job is raised here. Raises LostProcess where a process ends before its job, be it
+    over another exception, whose traceback it prints. Whatever ends the iteration early ends the processes.
+    """
+    # Not forked: threads of this process, of torch or of a BLAS, would be missing in its copies.
+    context = get_context("spawn")
+    waiting = iter(jobs)
+    busy: dict[Connection, tuple[SpawnProcess, Job]] = {}
+    processes: list[SpawnProcess] = []
+    try:
+        for job in [job for _, job in zip(range(count), waiting, strict=False)]:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, work, state), daemon=True)
+            process.start()
+            # Theirs alone is left, so that the end of the process is the end of the connection.
+            theirs.close()
+            processes.append(process)
+            ours.send(job)
+            busy[ours] = process, job
+        while busy:
+            for connection in wait(list(busy)):
+                assert isinstance(connection, Connection)
+                process, job = busy.pop(connection)
+                try:
+                    result = connection.recv()
+                except EOFError:
+                    process.join()
+                    raise LostProcess(f"the process at work on {job} ended with status {process.exitcode}: {_WHY}") from None
+                if isinstance(result, UserError):
+                    raise result
+                following = next(waiting, None)
+                if following is None:
+                    connection.close()
+                else:
+                    connection.send(following)
+                    busy[connection] = process, following
+                yield job, result
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _serve(connection: Connection, work: Callable[[State, Job], Result], state: State) -> None:
+    """Do what the connection asks for until it ends."""
+    # Control-C reaches all processes of a terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not killed at once: libraries have semaphores to give back.
+    signal.signal(signal.SIGTERM, _leave)
+    torch.set_num_threads(1)
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:  # the work is done, or the first process does not live any more
+            return
+        result: Result | UserError
+        try:
+            result = work(state, job)
+        except UserError as error:
+            result = error
+        with suppress(BrokenPipeError):
+            connection.send(result)
+
+
+def _leave(_signal: int, _frame: Any) -> NoReturn:
+    sys.exit()

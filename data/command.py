@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from data.errors import ProcessLost, UserError
+from data.errors import UserError
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -44,9 +44,6 @@ def run_command(
             print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except ProcessLost as lost:
-        print(f"error: {lost}: run the same command again, with as many processes as you like", file=sys.stderr)
-        sys.exit(LOST)
     except KeyboardInterrupt as stop:
         print(f"interrupted; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
         sys.exit(INTERRUPTED)

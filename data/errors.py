@@ -14,5 +14,5 @@ class UserError(ValueError):
         self.listed = tuple(listed)
 
 
-class ProcessLost(RuntimeError):
-    """One line that names the process of several that is lost; a stage prints it without a traceback and ends with status 1."""
+class LostProcess(Exception):
+    """A process of ours ended before its work did; the line names it, and a stage prints it without a traceback and ends with status 1."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from data.errors import ProcessLost, UserError
+from data.errors import LostProcess, UserError
 
 PULSE_S = 1.0
 """Seconds between two signs of life."""
@@ -42,7 +42,7 @@ class ProcessGroup:
     def joined(cls, device: torch.device, time_limit: float) -> Iterator["ProcessGroup"]:
         """Join those that were started together, or work alone where nobody was; on CUDA each takes the device of its LOCAL_RANK.
 
-        `time_limit`: seconds without a sign of life after which a process counts as lost. Raises ProcessLost, which names it, then; and
+        `time_limit`: seconds without a sign of life after which a process counts as lost. Raises LostProcess, which names it, then; and
         UserError where another process ended with one. What ends this block by an exception is told to the others.
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -69,7 +69,7 @@ class ProcessGroup:
             group._point.close()
 
     def meet(self) -> None:
-        """Wait until all are here. Raises ProcessLost for one that is lost, and UserError where one ended with that."""
+        """Wait until all are here. Raises LostProcess for one that is lost, and UserError where one ended with that."""
         if self._point is not None:
             self._point.meet()
 
@@ -132,7 +132,7 @@ class _MeetingPoint:
             pulse_store = self._connect(False)
         except RuntimeError as error:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise ProcessLost(f"process 0 of {count} is not at {address}: it was not started, or is lost") from error
+            raise _lost(f"process 0 of {count} is not at {address}: it was not started, or is lost") from error
         self._store.set(f"where/{rank}", f"{platform.node()}, process id {os.getpid()}")
         # A connection of its own: the other waits, at times.
         threading.Thread(target=self._pulse, args=(pulse_store,), daemon=True).start()
@@ -173,7 +173,7 @@ class _MeetingPoint:
 
     def tell_end(self, error: BaseException) -> None:
         """Leave word of why this process ends early."""
-        if isinstance(error, ProcessLost):
+        if isinstance(error, LostProcess):
             if self._holds_store:
                 self._wait_for_hearers()
             return
@@ -223,7 +223,7 @@ class _MeetingPoint:
         verdict = self._read("lost")
         if verdict:
             self._store.set(f"heard/{self._rank}", "1")
-            raise ProcessLost(json.loads(verdict)[1])
+            raise _lost(json.loads(verdict)[1])
 
     def _hear_who_ended(self) -> None:
         """Raise what the early end of another process means for this one."""
@@ -235,7 +235,7 @@ class _MeetingPoint:
                 by_user, message = json.loads(end)
                 if by_user:
                     raise UserError(f"process {rank} of {self._count}: {message}")
-                raise ProcessLost(f"process {rank} of {self._count} ended early: {message}")
+                raise _lost(f"process {rank} of {self._count} ended early: {message}")
 
     def _read(self, key: str) -> str:
         """What is in the store, empty where nothing is."""
@@ -256,7 +256,7 @@ class _MeetingPoint:
         try:
             yield
         except distributed.DistError as error:
-            raise ProcessLost(f"process 0 of {self._count} is lost, and with it the store where the others meet") from error
+            raise _lost(f"process 0 of {self._count} is lost, and with it the store where the others meet") from error
 
     @contextmanager
     def _named_if_lost(self) -> Iterator[None]:
@@ -265,7 +265,11 @@ class _MeetingPoint:
             yield
         except RuntimeError as error:
             self.meet()
-            raise ProcessLost(f"processes lost their connections ({' '.join(str(error).split())[:200]})") from error
+            raise _lost(f"processes lost their connections ({' '.join(str(error).split())[:200]})") from error
+
+
+def _lost(what: str) -> LostProcess:
+    return LostProcess(f"{what}: run the same command again, with as many processes as you like")
 
 
 def _short(value: Any) -> str:

@@ -60,7 +60,7 @@ def extract(options: ExtractOptions) -> Outcome:
 
     Raises UserError for what the user can put right. Videos that cannot be decoded are listed in CACHE/failures.csv, with the decoder's
     last words; the file is absent where none failed. Under torchrun processes share the work; where one is lost the others finish theirs,
-    and ProcessLost is raised.
+    and LostProcess is raised.
     """
     if options.fetch_model:
         fetch_model(options)

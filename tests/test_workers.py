@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data.cache import FeatureCache
-from data.errors import ProcessLost, UserError
+from data.errors import LostProcess, UserError
 from data.mapped import map_texts, map_videos
 from train_head.splits import load_split
 from train_head.workers import in_processes
@@ -44,7 +44,7 @@ def test_what_a_user_can_put_right_comes_back_and_ends_the_others() -> None:
 
 
 def test_a_lost_process_is_named() -> None:
-    with pytest.raises(ProcessLost, match="at work on vanish ended with status 7"):
+    with pytest.raises(LostProcess, match="at work on vanish ended with status 7"):
         dict(in_processes(1, work, 1, ["a", "vanish", "b"]))
 
 

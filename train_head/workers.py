@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from data.errors import ProcessLost, UserError
+from data.errors import LostProcess, UserError
 
 _WHY = "a traceback is above; or it was killed, for memory perhaps (fewer --processes take less)"
 
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 def in_processes(count: int, work: Callable[[State, Job], Result], state: State, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
     """Do `work(state, job)` for all jobs in so many processes, and give each job with its result, in the order in which they end.
 
-    `state` goes to every process once. A UserError of a job is raised here. Raises ProcessLost where a process ends before its job, be it
+    `state` goes to every process once. A UserError of a job is raised here. Raises LostProcess where a process ends before its job, be it
     over another exception, whose traceback it prints. Whatever ends the iteration early ends the processes.
     """
     # Not forked: threads of this process, of torch or of a BLAS, would be missing in its copies.
@@ -49,7 +49,7 @@ def in_processes(count: int, work: Callable[[State, Job], Result], state: State,
                     result = connection.recv()
                 except EOFError:
                     process.join()
-                    raise ProcessLost(f"the process at work on {job} ended with status {process.exitcode}: {_WHY}") from None
+                    raise LostProcess(f"the process at work on {job} ended with status {process.exitcode}: {_WHY}") from None
                 if isinstance(result, UserError):
                     raise result
                 following = next(waiting, None)

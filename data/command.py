@@ -44,6 +44,9 @@ def run_command(
             print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except LostProcess as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(LOST)
     except KeyboardInterrupt as stop:
         print(f"interrupted; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -24,7 +24,7 @@ from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
 from evaluate.report.collect import ReportCollector
 from evaluate.table import format_evaluation
-from evaluate.two_stage import candidate_rows, format_candidates, parse_candidates
+from evaluate.two_stage.rows import candidate_rows, format_candidates, parse_candidates
 from train_head.heads import Head
 from train_head.pairs import score_all_pairs
 from train_head.run import check_fits, load_head

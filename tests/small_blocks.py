@@ -1,7 +1,7 @@
 """`python -m evaluate` with blocks, bins and shards so small that a small test set has several: `python -m tests.small_blocks ...`."""
 
-import evaluate.index
-import evaluate.rerank
+import evaluate.two_stage.index
+import evaluate.two_stage.rerank
 import train_head.pairs
 from data.command import run_command
 from evaluate import EvaluateOptions, main
@@ -9,8 +9,8 @@ from evaluate import EvaluateOptions, main
 
 def small_main(options: EvaluateOptions) -> object:
     """Blocks of two videos, bins of four, shards of two or three."""
-    vars(train_head.pairs)["FRAMES_A_BLOCK"] = vars(evaluate.rerank)["FRAMES_A_BLOCK"] = 24
-    evaluate.index.SHARD_VECTORS = 25
+    vars(train_head.pairs)["FRAMES_A_BLOCK"] = vars(evaluate.two_stage.rerank)["FRAMES_A_BLOCK"] = 24
+    evaluate.two_stage.index.SHARD_VECTORS = 25
     return main(options)
 
 

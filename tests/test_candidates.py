@@ -9,15 +9,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import evaluate.index
+import evaluate.two_stage.index
 from data.cache import FeatureCache
 from data.errors import UserError
 from evaluate import EvaluateOptions, main
-from evaluate.candidates import candidate_index, find_candidates, unit_vectors
-from evaluate.index import VideoIndex, nearest
-from evaluate.rerank import candidate_metrics, rerank
 from evaluate.retrieval.options import RetrievalOptions
 from evaluate.retrieval.searcher import Searcher
+from evaluate.two_stage.candidates import candidate_index, find_candidates, unit_vectors
+from evaluate.two_stage.index import VideoIndex, nearest
+from evaluate.two_stage.rerank import candidate_metrics, rerank
 from tests.test_stages import Everything
 from train_head.pairs import score_all_pairs
 from train_head.run import load_head
@@ -52,7 +52,7 @@ def built(vectors_TD: Vectors, count_N: NDArray[np.int64], part: tuple[int, int]
 @pytest.mark.parametrize("shard_vectors", [100, 2**17])
 @pytest.mark.parametrize("k", [1, 10, 300])
 def test_the_index_finds_the_videos_with_the_nearest_frame(monkeypatch: pytest.MonkeyPatch, shard_vectors: int, k: int) -> None:
-    monkeypatch.setattr(evaluate.index, "SHARD_VECTORS", shard_vectors)
+    monkeypatch.setattr(evaluate.two_stage.index, "SHARD_VECTORS", shard_vectors)
     vectors_TD, count_N, query_AD = some_vectors(300)
     video_AK, near_AK = built(vectors_TD, count_N).search(query_AD, k)
     expected_AB = best_frames(vectors_TD, count_N, query_AD)
@@ -62,7 +62,7 @@ def test_the_index_finds_the_videos_with_the_nearest_frame(monkeypatch: pytest.M
 
 
 def test_shards_shared_by_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate.index, "SHARD_VECTORS", 200)
+    monkeypatch.setattr(evaluate.two_stage.index, "SHARD_VECTORS", 200)
     vectors_TD, count_N, query_AD = some_vectors(300)
     whole = built(vectors_TD, count_N).search(query_AD, 17)
     parts = [built(vectors_TD, count_N, (rank, 3)).search(query_AD, 17) for rank in range(3)]
@@ -72,9 +72,9 @@ def test_shards_shared_by_processes_find_what_one_finds(monkeypatch: pytest.Monk
 
 
 def test_inverted_lists_find_most_and_every_video_when_asked_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate.index, "EXACT_VECTORS", 0)
-    monkeypatch.setattr(evaluate.index, "VECTORS_A_LIST", 40)
-    monkeypatch.setattr(evaluate.index, "LIST_SHARE", 0.5)
+    monkeypatch.setattr(evaluate.two_stage.index, "EXACT_VECTORS", 0)
+    monkeypatch.setattr(evaluate.two_stage.index, "VECTORS_A_LIST", 40)
+    monkeypatch.setattr(evaluate.two_stage.index, "LIST_SHARE", 0.5)
     vectors_TD, count_N, query_AD = some_vectors(1000)
     index = built(vectors_TD, count_N)
     expected_AK = np.argsort(-best_frames(vectors_TD, count_N, query_AD), axis=1)[:, :10]
@@ -120,7 +120,7 @@ def split(cache: FeatureCache) -> Split:
 def test_reranked_scores_are_those_of_all_pairs(
     cache: FeatureCache, split: Split, memory_budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate.rerank, "FRAMES_A_BLOCK", 60)
+    monkeypatch.setattr(evaluate.two_stage.rerank, "FRAMES_A_BLOCK", 60)
     head, _ = load_head("zero-shot:glccl", cache, torch.device("cpu"))
     everything = Everything(len(split.answers), len(split.videos.ids))
     score_all_pairs(head, split.texts, split.videos, split.answers, [everything], 2**30)

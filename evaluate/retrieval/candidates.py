@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from evaluate.index import VideoIndex
+from evaluate.two_stage.index import VideoIndex
 from train_head.heads import TextBatch
 
 

@@ -12,7 +12,7 @@ from data.sampling import choose_frames
 from evaluate.retrieval.moments import MEANING, clock
 from evaluate.retrieval.searcher import Answer, Hit, Searcher
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 FRAMES_SHOWN = 12
 """Of a video with more frames so many are shown, evenly chosen, and its best one."""
 

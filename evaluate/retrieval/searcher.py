@@ -14,12 +14,12 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.features import TextFeatures
 from data.sampling import choose_frames
-from evaluate.candidates import candidate_index, check_candidates
 from evaluate.retrieval.candidates import Candidates, IndexedGallery, WholeGallery
 from evaluate.retrieval.gallery import Gallery
 from evaluate.retrieval.moments import Measure, Moment, find_moments
 from evaluate.retrieval.options import RetrievalOptions
 from evaluate.retrieval.queries import QueryEncoder
+from evaluate.two_stage.candidates import candidate_index, check_candidates
 from train_head.heads import TextBatch
 from train_head.run import load_head
 

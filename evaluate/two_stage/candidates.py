@@ -21,7 +21,7 @@ from data.errors import UserError
 from data.features import Ragged, TextFeatures, VideoFeatures
 from data.processes import ProcessGroup
 from data.progress import Progress
-from evaluate.index import INDEX_FILE, VideoIndex, nearest
+from evaluate.two_stage.index import INDEX_FILE, VideoIndex, nearest
 
 Vectors = Literal["frames", "pooled"]
 VIDEOS_AT_ONCE = 1024

@@ -9,8 +9,8 @@ from data.cache import FeatureCache
 from data.errors import UserError
 from data.metrics import RECALLS
 from data.processes import ProcessGroup
-from evaluate.candidates import Vectors, candidate_index, check_candidates, find_candidates
-from evaluate.rerank import candidate_metrics, rerank
+from evaluate.two_stage.candidates import Vectors, candidate_index, check_candidates, find_candidates
+from evaluate.two_stage.rerank import candidate_metrics, rerank
 from train_head.heads import Head
 from train_head.splits import Split
 

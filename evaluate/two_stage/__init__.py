@@ -1,0 +1,1 @@
+"""Two-stage retrieval: candidates from an index, scored exactly by the head."""

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from data.errors import UserError
+from data.errors import LostProcess, UserError
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")

@@ -13,7 +13,7 @@ import torch
 
 from data.errors import LostProcess, UserError
 
-_WHY = "a traceback is above; or it was killed, for memory perhaps (fewer --processes take less)"
+_WHY = "a traceback is above; or it was killed, for memory perhaps (fewer --processes take less); run again to go on"
 
 Job = TypeVar("Job")
 State = TypeVar("State")

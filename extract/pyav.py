@@ -65,7 +65,8 @@ class PyavProcesses:
                 asked = {"path": os.path.abspath(path), "fps": str(fps), "max_pixels": max_pixels}
                 count = _ask(process, asked).get("count")
                 chosen = list(choose(count)) if count is not None else []
-                pictures = _take(process, chosen, take) if chosen else []
+                pictures = _take(process, chosen, take) if count is not None else []
+                _answer(process)  # that it is done; from a process that was killed nothing comes
             except (BrokenPipeError, EOFError) as error:
                 _end(process)
                 if timed_out.is_set():
@@ -126,12 +127,7 @@ def _take(process: "subprocess.Popen[bytes]", chosen: list[int], take: Callable[
     """The pictures as they come; fewer where the worker gives up on the way."""
     _tell(process, chosen)
     assert process.stdout is not None
-    pictures = [take(image) for image in islice(read_ppm(process.stdout), len(chosen))]
-    if len(pictures) == len(chosen):
-        _answer(process)
-    elif process.poll() is not None:
-        raise EOFError
-    return pictures
+    return [take(image) for image in islice(read_ppm(process.stdout), len(chosen))]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -2,7 +2,8 @@
 
 It gives up wherever ffmpeg might do anything but decode plain frames in order, and says why: the video is then ffmpeg's. Run by its path,
 it imports nothing of this project. One request on standard input is two lines of JSON: the file and the rate, answered by a line with the
-number of frames, and then the numbers of those wanted, answered by the pictures and a line that says how it ended.
+number of frames, and then the numbers of those wanted, answered by the pictures. Where it gives up, a line says why instead; a last line
+ends every answer.
 """
 
 import json
@@ -129,7 +130,6 @@ def answer(request: dict[str, Any], requests: BinaryIO, out: BinaryIO) -> None:
             pixels = frame.to_ndarray(format="rgb24").tobytes()
             out.write(b"P6\n%d %d\n255\n" % (frame.width, frame.height))
             out.write(pixels)
-        _say(out, {"done": True})
 
 
 def _say(out: BinaryIO, what: dict[str, Any]) -> None:
@@ -144,6 +144,7 @@ def serve(requests: BinaryIO, out: BinaryIO) -> None:
             answer(json.loads(line), requests, out)
         except (NotPlain, av.FFmpegError, OSError) as error:
             _say(out, {"refused": str(error)})
+        _say(out, {"done": True})
 
 
 if __name__ == "__main__":

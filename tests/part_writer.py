@@ -50,10 +50,12 @@ def main(path: Path, kills: int) -> None:
         if writer == 0:
             write_all(path, videos, opened=lambda pipe=say_ready: os.write(pipe, b"!"))  # type: ignore[misc]
             os._exit(0)
-        # Some are killed while they make or open the cache, most while they write.
+        # Some are killed while they make or open the cache, most while they write; however busy the machine is, one writes a part.
         if kill % 4:
             os.read(ready, 1)
         time.sleep(rng.uniform(0, 0.03))
+        while kill == kills - 1 and not any(path.glob("videos-*.h5")):
+            time.sleep(0.01)
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
         os.close(ready)

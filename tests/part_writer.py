@@ -42,7 +42,7 @@ def write_all(path: Path, videos: int, a_part: int = 4, opened: Callable[[], obj
 def main(path: Path, kills: int) -> None:
     assert "torch" not in sys.modules
     rng = random.Random(0)
-    videos = 20 * kills
+    videos = 10 * kills
     before: dict[str, int] = {}
     for kill in range(kills):
         ready, say_ready = os.pipe()

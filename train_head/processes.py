@@ -36,8 +36,9 @@ class Processes:
         return cls(distributed.get_rank(), count)
 
     def leave(self) -> None:
-        """End what `join` began."""
+        """End what `join` began, when all have come to this point: a connection that another still uses must not be torn down."""
         if self.count > 1:
+            self.wait()
             distributed.destroy_process_group()
 
     def wait(self) -> None:

@@ -76,7 +76,9 @@ def _serve(connection: Connection, work: Callable[[State, Job], Result], state: 
     while True:
         try:
             job = connection.recv()
-        except EOFError:  # the work is done, or the first process does not live any more
+        except EOFError:
+            # The work is done, or the first process does not live any more. Who is on the way out need not be told to leave.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return
         result: Result | UserError
         try:

@@ -19,7 +19,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ffmpeg
 import pandas as pd
@@ -44,6 +44,7 @@ CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "nasa_13013.mp4")
 WORKERS = 2
 
 Row = dict[str, Any]
+Work = Literal["decoding", "seeking", "stage", "memory", "texts"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class ExtractionOptions:
     """Short videos whose extraction shows the memory, against a tenth of them."""
     repeats: int = 3
     """Runs of each side; medians are compared."""
+    only: tuple[Work, ...] = ("decoding", "seeking", "stage", "memory", "texts")
+    """What to measure."""
     out: Path = ROOT / "runs" / "benchmarks" / "extraction.json"
     """File for the figures."""
 
@@ -261,21 +264,31 @@ def measure(options: ExtractionOptions) -> Path:
     # One core computes while another decodes; more threads would take turns with the decoders.
     torch.set_num_threads(1)
     clip = load_clip(options.model, "random", torch.device("cpu"))
+    texts = pd.read_csv(captions)["sentence"].tolist()[: options.texts]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for shape, max_frames in (("MSR-VTT", 12), ("DiDeMo", 64)):
-            print(f"clips of {shape}'s shape", file=sys.stderr)
-            paths = make_shape(options, folder, shape)
-            rows += compare_decoding(cv2, clip, f"decoding {len(paths)} clips of {shape}'s shape", paths, max_frames, options.repeats)
-        print("long videos", file=sys.stderr)
-        rows += long_rows(clip, folder, options.shared / "videos" / CLIPS[0], options.repeats)
-        print("stage", file=sys.stderr)
-        rows += stage_rows(options, clip, folder / "MSR-VTT", folder)
-        print("memory", file=sys.stderr)
-        rows += memory_rows(options.videos, folder)
-    print("texts", file=sys.stderr)
-    rows += text_rows(clip, pd.read_csv(captions)["sentence"].tolist()[: options.texts], options.repeats)
+        clips = {shape: make_shape(options, folder, shape) for shape in ("MSR-VTT", "DiDeMo")}
+
+        def decoding() -> list[Row]:
+            return [
+                row
+                for shape, max_frames in (("MSR-VTT", 12), ("DiDeMo", 64))
+                for row in compare_decoding(
+                    cv2, clip, f"decoding {len(clips[shape])} clips of {shape}'s shape", clips[shape], max_frames, options.repeats
+                )
+            ]
+
+        measured: dict[Work, Callable[[], list[Row]]] = {
+            "decoding": decoding,
+            "seeking": lambda: long_rows(clip, folder, options.shared / "videos" / CLIPS[0], options.repeats),
+            "stage": lambda: stage_rows(options, clip, folder / "MSR-VTT", folder),
+            "memory": lambda: memory_rows(options.videos, folder),
+            "texts": lambda: text_rows(clip, texts, options.repeats),
+        }
+        for work in options.only:
+            print(work, file=sys.stderr)
+            rows += measured[work]()
     print(markdown(rows))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, {"rows": rows, "provenance": provenance(options)})

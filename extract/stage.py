@@ -115,7 +115,8 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     _print_failures(failed, len(work.known))
     there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
     counted = {"done": done, "failed": len(failed), "texts": len(work.texts), "there": there, "frames": videos.clock.frames}
-    timed = {"decode": videos.clock.decode_s, "encode": videos.clock.encode_s, "wait": videos.clock.wait_s, "write": writer.seconds}
+    timed = {"decode": videos.clock.decode_s, "encode": videos.clock.encode_s}
+    timed |= {"start": videos.clock.start_s, "wait": videos.clock.wait_s, "write": writer.seconds}
     total = _sum({**counted, **timed, "pictures": writer.picture_bytes}, processes)
     seconds = time.perf_counter() - start
     outcome = Outcome(options.cache, int(total["failed"]))
@@ -156,6 +157,7 @@ def _report(
             "frames": count["frames"],
             "decode_seconds": round(total["decode"], 3),
             "encode_seconds": round(total["encode"], 3),
+            "encoder_start_seconds": round(total["start"], 3),
             "encoder_wait_seconds": round(total["wait"], 3),
             "write_seconds": round(total["write"], 3),
             "picture_bytes": count["pictures"],

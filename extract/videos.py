@@ -34,8 +34,8 @@ from extract.options import ExtractOptions
 from extract.pictures import pixels_file, small, thumbnail_file
 from extract.pyav import PyavProcesses
 
-PIECES_AHEAD = 2
-"""Pieces of frames that wait for the encoder, for every worker."""
+AHEAD_A_WORKER, AHEAD_AT_LEAST = 2, 8
+"""Pieces of frames, and ends of videos, that wait for the encoder: for every worker; but of short videos enough for a batch."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,12 @@ class _Waiting:
 
 @dataclass
 class Clock:
-    """Seconds and frames of the work: how long decoders ran (all workers together), the encoder computed, and waited for frames."""
+    """Seconds and frames of the work: how long decoders ran (all workers together) and the encoder computed; how long it waited for the
+    frames of its first batch, and after that for more."""
 
     decode_s: float = 0.0
     encode_s: float = 0.0
+    start_s: float = 0.0
     wait_s: float = 0.0
     frames: int = 0
 
@@ -119,7 +121,7 @@ class VideoFeaturesAhead:
         self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes, self._pyav, cuda)
         workers = worker_count(options)
         self._ahead: Ahead[Any, _Piece | _Done | Failure] = Ahead(
-            todo.itertuples(index=False), self._decode, workers, PIECES_AHEAD * workers, processes.stop
+            todo.itertuples(index=False), self._decode, workers, max(AHEAD_A_WORKER * workers, AHEAD_AT_LEAST), processes.stop
         )
 
     def __enter__(self) -> "VideoFeaturesAhead":
@@ -156,7 +158,9 @@ class VideoFeaturesAhead:
                 rest_ND = rest_ND[taken:]
 
         for item in self._ahead:
-            self.clock.wait_s = self._ahead.waited_s
+            if not self.clock.frames:
+                self.clock.start_s = self._ahead.waited_s
+            self.clock.wait_s = self._ahead.waited_s - self.clock.start_s
             if isinstance(item, Failure):
                 # Frames that are in the encoder's hand already are thrown away when they come out.
                 waiting.pop(item.video_id, None)

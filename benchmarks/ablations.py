@@ -127,10 +127,14 @@ def _text(table: pd.DataFrame, split: str, figure: str | None) -> Iterator[str]:
         "shown: one in twenty misses its value by chance."
     )
     for study in STUDIES:
-        yield from _study(table, study, split)
-        if study == ETA:
-            yield from _best_weight(table, split, figure)
+        if _is_measured(table, study):
+            yield from _study(table, study, split)
+            if study == ETA:
+                yield from _best_weight(table, split, figure)
     yield from _cost(table)
+    lacking = [study.title for study in STUDIES if not _is_measured(table, study)]
+    if lacking:
+        yield from ("", "## Not measured", "", f"The CSV has no two values of what these would compare: {'; '.join(lacking)}.")
 
 
 def _groups(table: pd.DataFrame, study: Study) -> dict[Any, pd.DataFrame]:
@@ -183,11 +187,14 @@ def _best_weight(table: pd.DataFrame, split: str, figure: str | None) -> Iterato
     yield f"The claim that weights about {PAPERS_WEIGHT:g} are best: {verdict}. The mean is largest at {best:g}{said}."
 
 
+def _is_measured(table: pd.DataFrame, study: Study) -> bool:
+    """Whether there is something to compare with its base."""
+    groups = _groups(table, study)
+    return study.base in groups and len(groups) > 1
+
+
 def _study(table: pd.DataFrame, study: Study, split: str) -> Iterator[str]:
     groups = _groups(table, study)
-    if study.base not in groups or len(groups) < 2:
-        yield from ("", f"## {study.title}", "", "Not measured: runs.csv has no two values of it.")
-        return
     base = groups[study.base]
     yield from ("", f"## {study.title}", "")
     yield f"| {study.varies.replace('_', ' ')} | seeds | " + " | ".join(FIGURES) + f" | RSum against {_said(study.base)} |"

@@ -54,7 +54,7 @@ class ScreenshotOptions:
     """Run to search with."""
     out: Path
     """Folder for report.png and search.png, and report-dark.png and search-dark.png for readers whose page is dark."""
-    word: int = 7
+    word: int = 10
     """Which button of the report's first query is pressed: 0 the whole caption, 1 its start token, 2 its first word, and so on."""
     query: str = "a small cyan ring over a checkered background"
     """What is searched for."""

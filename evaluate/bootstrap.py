@@ -7,7 +7,7 @@ Ties are credited by expectation, whichever rule counts those of the headline.
 
 One draw serves all figures, and the same seed draws the same queries for any result on the same split, so that the difference of two
 results is that of their arrays here. scipy.stats.bootstrap gives the same limits (a test compares them), but draws anew for every
-statistic, takes several times as long, and a second to import.
+statistic.
 
 Shape suffixes: N resamples, A texts, B videos that have texts, Q queries, K recalls.
 """

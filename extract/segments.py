@@ -20,7 +20,7 @@ from data.datasets import Dataset
 from data.ffmpeg import SOURCE, FfmpegFailed, Processes, Running, run_ffmpeg
 from data.progress import Progress
 from extract.ahead import Ahead
-from extract.by_ffmpeg import FORMATS
+from extract.by_ffmpeg import FORMATS, Part
 from extract.frames import MAX_PIXELS
 from extract.options import ExtractOptions
 from extract.videos import leads_out, worker_count
@@ -82,9 +82,9 @@ def length_of(path: Path, time_limit_s: float, processes: Processes) -> float | 
         return None
     try:
         _, said = _copy(path, time_limit_s, processes, t=0)
-        found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", said)
-        if found:
-            return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+        length = Part(path, 0.0, None).length(said)
+        if length is not None:
+            return length
         progress, _ = _copy(path, time_limit_s, processes)
     except FfmpegFailed:
         return None

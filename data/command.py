@@ -4,11 +4,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
 import tyro
 
 from data.errors import LostProcess, UserError
+from data.interrupts import interrupt_on
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ def run_command(
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = () if pairs else (tyro.conf.FlagCreatePairsOff,)
     options = tyro.cli(options_type, prog=prog, default=tyro.MISSING_NONPROP if default is None else default, config=config)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on(signal.SIGTERM)
     try:
         result = main(options)
     except UserError as error:
@@ -56,7 +57,3 @@ def run_command(
         print("error: the reader of the output is gone", file=sys.stderr)
         sys.exit(LOST)
     sys.exit(status(result))
-
-
-def _interrupt(_signal: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt

@@ -1,18 +1,20 @@
 """Whole jobs in processes of their own, each on one thread: runs of a sweep that do not wait for each other."""
 
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
 import torch
 
 from data.errors import LostProcess, UserError
+from data.interrupts import interrupt_on
 
+_LEAVE_S = 30.0
+"""Seconds after which a process that was told to end is killed."""
 _WHY = "a traceback is above; or it was killed, for memory perhaps (fewer --processes take less); run again to go on"
 
 Job = TypeVar("Job")
@@ -60,19 +62,26 @@ def in_processes(count: int, work: Callable[[State, Job], Result], state: State,
                     busy[connection] = process, following
                 yield job, result
     finally:
+        # Not killed at once: libraries have semaphores to give back.
         for process in processes:
             process.terminate()
         for process in processes:
+            process.join(_LEAVE_S)
+            process.kill()
             process.join()
 
 
 def _serve(connection: Connection, work: Callable[[State, Job], Result], state: State) -> None:
-    """Do what the connection asks for until it ends."""
+    """Do what the connection asks for until it ends, or the first process says SIGTERM."""
     # Control-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Not killed at once: libraries have semaphores to give back.
-    signal.signal(signal.SIGTERM, _leave)
+    interrupt_on(signal.SIGTERM)
     torch.set_num_threads(1)
+    with suppress(KeyboardInterrupt):
+        _work(connection, work, state)
+
+
+def _work(connection: Connection, work: Callable[[State, Job], Result], state: State) -> None:
     while True:
         try:
             job = connection.recv()
@@ -87,7 +96,3 @@ def _serve(connection: Connection, work: Callable[[State, Job], Result], state: 
             result = error
         with suppress(BrokenPipeError):
             connection.send(result)
-
-
-def _leave(_signal: int, _frame: Any) -> NoReturn:
-    sys.exit()

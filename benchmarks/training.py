@@ -26,10 +26,10 @@ from benchmarks.scoring import ROOT, caption_lengths
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.command import run_command
 from data.device import budget_bytes, find_device
+from data.processes import ProcessGroup
 from data.provenance import provenance, write_json
 from train_head.heads import HEADS
 from train_head.options import TrainOptions
-from train_head.processes import Processes
 from train_head.splits import Split, load_split
 from train_head.stage import build_head
 from train_head.sweep import RUNS_FILE
@@ -190,7 +190,7 @@ def make_trainer(
     options: TrainingOptions,
     temporal: bool,
     head: str = "glccl",
-    processes: Processes | None = None,
+    processes: ProcessGroup | None = None,
 ) -> Trainer:
     """What `train_head` trains with, at the published settings."""
     train = TrainOptions(
@@ -203,7 +203,7 @@ def make_trainer(
         quiet=False,
     )
     torch.manual_seed(0)
-    return Trainer(build_head(train, cache).to(find_device(options.device)), train, split, processes or Processes())
+    return Trainer(build_head(train, cache).to(find_device(options.device)), train, split, processes or ProcessGroup())
 
 
 def cycle(captions: int) -> Iterator[NDArray[np.int64]]:

@@ -14,8 +14,10 @@ import torch
 from benchmarks.training import WARM_UP_STEPS, TrainingOptions, cycle, make_trainer
 from data.cache import FeatureCache
 from data.device import budget_bytes
-from train_head.processes import Processes
+from data.processes import ProcessGroup
 from train_head.splits import load_split
+
+PROCESS_TIMEOUT_S = 60.0
 
 
 def main(cache_path: str, steps: str) -> None:
@@ -25,19 +27,18 @@ def main(cache_path: str, steps: str) -> None:
     os.sched_setaffinity(0, {cores[rank % len(cores)]})
     torch.set_num_threads(1)
     cache = FeatureCache(Path(cache_path))
-    processes = Processes.join(torch.device("cpu"))
-    split = load_split(cache, "train", None, budget_bytes(None))
-    trainer = make_trainer(cache, split, TrainingOptions(device="cpu"), temporal=True, processes=processes)
-    batches = cycle(len(split.answers))
-    seconds = []
-    for _ in range(WARM_UP_STEPS + int(steps)):
-        texts = next(batches)
-        start = time.perf_counter()
-        trainer.step(texts)
-        seconds.append(time.perf_counter() - start)
-    if rank == 0:
-        print(statistics.median(seconds[WARM_UP_STEPS:]))
-    processes.leave()
+    with ProcessGroup.joined(torch.device("cpu"), PROCESS_TIMEOUT_S, in_step=True) as processes:
+        split = load_split(cache, "train", None, budget_bytes(None))
+        trainer = make_trainer(cache, split, TrainingOptions(device="cpu"), temporal=True, processes=processes)
+        batches = cycle(len(split.answers))
+        seconds = []
+        for _ in range(WARM_UP_STEPS + int(steps)):
+            texts = next(batches)
+            start = time.perf_counter()
+            trainer.step(texts)
+            seconds.append(time.perf_counter() - start)
+        if rank == 0:
+            print(statistics.median(seconds[WARM_UP_STEPS:]))
 
 
 if __name__ == "__main__":

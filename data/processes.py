@@ -2,7 +2,7 @@
 MASTER_ADDR, MASTER_PORT; LOCAL_RANK and LOCAL_WORLD_SIZE where several are on one machine).
 
 They meet at a store of torch.distributed, where each leaves a sign of life every second: one that is lost is named after a time limit, and
-one that only computes for long is waited for. Tensors are merged by gloo, between processes that have just met.
+one that only computes for long is waited for. Tensors are merged by gloo, between processes that have just met, or that work in step.
 """
 
 import json
@@ -26,6 +26,9 @@ PULSE_S = 1.0
 _POLL_S = 0.005
 _START_LIMITS = 5
 """So many time limits may pass until all are started: a scheduler does not start them at once, and each loads its libraries first."""
+_STEP_LIMITS = 5
+"""So many time limits may one process be behind the others where they merge in step: it may be compiling, or reading from a slow disk."""
+GO_ON_WITH_ANY = "run the same command again, with as many processes as you like"
 _FAREWELL_S = 5.0
 """Seconds that the process which holds the store waits for the others to hear who is lost."""
 
@@ -39,11 +42,16 @@ class ProcessGroup:
 
     @classmethod
     @contextmanager
-    def joined(cls, device: torch.device, time_limit: float) -> Iterator["ProcessGroup"]:
+    def joined(
+        cls, device: torch.device, time_limit: float, in_step: bool = False, remedy: str = GO_ON_WITH_ANY
+    ) -> Iterator["ProcessGroup"]:
         """Join those that were started together, or work alone where nobody was; on CUDA each takes the device of its LOCAL_RANK.
 
         `time_limit`: seconds without a sign of life after which a process counts as lost. Raises LostProcess, which names it, then; and
         UserError where another process ended with one. What ends this block by an exception is told to the others.
+
+        `in_step`: the processes merge so often, and after work so equal, that they do not meet before; tensors on CUDA go by nccl.
+        `remedy`: what the user is told to do where a process is lost.
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
@@ -57,11 +65,11 @@ class ProcessGroup:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         group = cls(int(os.environ["RANK"]), count)
-        group._point = _MeetingPoint(group.rank, count, time_limit)
+        group._point = _MeetingPoint(group.rank, count, time_limit, in_step, remedy)
         try:
-            group._point.connect()
+            group._point.connect("cpu:gloo,cuda:nccl" if in_step and device.type == "cuda" else "gloo")
             yield group
-            group.meet()
+            group._point.part()
         except (KeyboardInterrupt, Exception) as error:
             group._point.tell_end(error)
             raise
@@ -120,10 +128,11 @@ def on_this_machine() -> int:
 
 
 class _MeetingPoint:
-    """The store, and what each process leaves there: `alive/R` signs of life, `at/R` its meetings, `end/R` why it ended, `lost` who is."""
+    """The store, and what each process leaves there: `alive/R` signs of life, `at/R` its meetings, `left/R` that it needs the store no
+    more, `end/R` why it ended, `lost` who is."""
 
-    def __init__(self, rank: int, count: int, time_limit: float) -> None:
-        self._rank, self._count, self._limit = rank, count, time_limit
+    def __init__(self, rank: int, count: int, time_limit: float, in_step: bool, remedy: str) -> None:
+        self._rank, self._count, self._limit, self._in_step, self._remedy = rank, count, time_limit, in_step, remedy
         self._holds_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
         self._meetings = 0
         self._over = threading.Event()
@@ -132,21 +141,25 @@ class _MeetingPoint:
             pulse_store = self._connect(False)
         except RuntimeError as error:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise _lost(f"process 0 of {count} is not at {address}: it was not started, or is lost") from error
+            if self._holds_store:
+                why = " ".join(str(error).split())[:200]
+                raise UserError(f"process 0 cannot listen at {address} ({why}): set another MASTER_PORT") from error
+            raise self._lost(f"process 0 of {count} is not at {address}: it was not started, or is lost") from error
         self._store.set(f"where/{rank}", f"{platform.node()}, process id {os.getpid()}")
         # A connection of its own: the other waits, at times.
-        threading.Thread(target=self._pulse, args=(pulse_store,), daemon=True).start()
+        self._pulsing = threading.Thread(target=self._pulse, args=(pulse_store,), daemon=True)
+        self._pulsing.start()
 
-    def connect(self) -> None:
-        """Wait until all are started, and let gloo connect them."""
+    def connect(self, backend: str) -> None:
+        """Wait until all are started, and let the backend connect them."""
         self.meet(_START_LIMITS * self._limit)
         with self._named_if_lost():
             distributed.init_process_group(
-                "gloo",
-                store=PrefixStore("gloo", self._store),
+                backend,
+                store=PrefixStore("merging", self._store),
                 rank=self._rank,
                 world_size=self._count,
-                timeout=timedelta(seconds=self._limit),
+                timeout=timedelta(seconds=self._limit * (_STEP_LIMITS if self._in_step else 1)),
             )
 
     def meet(self, time_limit: float | None = None) -> None:
@@ -166,10 +179,23 @@ class _MeetingPoint:
 
     @contextmanager
     def merging(self) -> Iterator[None]:
-        """A time for gloo: all have met, so that none keeps the others waiting unless it is lost."""
-        self.meet()
+        """A time for gloo: all have met, so that none keeps the others waiting unless it is lost; or they come in step."""
+        if not self._in_step:
+            self.meet()
         with self._named_if_lost():
             yield
+
+    def part(self) -> None:
+        """Meet for the last time. The store goes with the process that holds it: that one leaves after the others."""
+        self.meet()
+        with self._store_lost_with_first():
+            if not self._holds_store:
+                self._store.set(f"left/{self._rank}", "1")
+                return
+            until = time.monotonic() + self._limit
+            # One that is lost from here on has done its work.
+            while time.monotonic() < until and not all(self._read(f"left/{rank}") for rank in range(1, self._count)):
+                time.sleep(_POLL_S)
 
     def tell_end(self, error: BaseException) -> None:
         """Leave word of why this process ends early."""
@@ -186,6 +212,8 @@ class _MeetingPoint:
 
     def close(self) -> None:
         self._over.set()
+        # A thread that comes back from C++ when Python is gone aborts the process.
+        self._pulsing.join(_FAREWELL_S)
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
@@ -223,7 +251,7 @@ class _MeetingPoint:
         verdict = self._read("lost")
         if verdict:
             self._store.set(f"heard/{self._rank}", "1")
-            raise _lost(json.loads(verdict)[1])
+            raise self._lost(json.loads(verdict)[1])
 
     def _hear_who_ended(self) -> None:
         """Raise what the early end of another process means for this one."""
@@ -235,7 +263,7 @@ class _MeetingPoint:
                 by_user, message = json.loads(end)
                 if by_user:
                     raise UserError(f"process {rank} of {self._count}: {message}")
-                raise _lost(f"process {rank} of {self._count} ended early: {message}")
+                raise self._lost(f"process {rank} of {self._count} ended early: {message}")
 
     def _read(self, key: str) -> str:
         """What is in the store, empty where nothing is."""
@@ -256,7 +284,7 @@ class _MeetingPoint:
         try:
             yield
         except distributed.DistError as error:
-            raise _lost(f"process 0 of {self._count} is lost, and with it the store where the others meet") from error
+            raise self._lost(f"process 0 of {self._count} is lost, and with it the store where the others meet") from error
 
     @contextmanager
     def _named_if_lost(self) -> Iterator[None]:
@@ -265,11 +293,10 @@ class _MeetingPoint:
             yield
         except RuntimeError as error:
             self.meet()
-            raise _lost(f"processes lost their connections ({' '.join(str(error).split())[:200]})") from error
+            raise self._lost(f"processes lost their connections ({' '.join(str(error).split())[:200]})") from error
 
-
-def _lost(what: str) -> LostProcess:
-    return LostProcess(f"{what}: run the same command again, with as many processes as you like")
+    def _lost(self, what: str) -> LostProcess:
+        return LostProcess(f"{what}: {self._remedy}")
 
 
 def _short(value: Any) -> str:

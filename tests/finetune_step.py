@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data.processes import ProcessGroup
 from train_head import TrainOptions
 from train_head.finetune import FinetuneTrainer
-from train_head.processes import Processes
 from train_head.stage import build_head, load, make_trainer
 
 
-def step(cache: Path, processes: Processes) -> dict[str, Tensor]:
+def step(cache: Path, processes: ProcessGroup) -> dict[str, Tensor]:
     """Losses and gradients of one step of all processes together; every process has them all."""
     options = TrainOptions(cache=cache, out=Path("unused"), finetune=True, batch_size=12, max_frames=2, device="cpu", quiet=True)
     loaded = load(options)
@@ -33,11 +33,10 @@ def step(cache: Path, processes: Processes) -> dict[str, Tensor]:
 
 
 def main(cache: str, out: str) -> None:
-    processes = Processes.join(torch.device("cpu"))
-    found = step(Path(cache), processes)
-    if processes.rank == 0:
-        save_file(found, out)
-    processes.leave()
+    with ProcessGroup.joined(torch.device("cpu"), time_limit=60, in_step=True) as processes:
+        found = step(Path(cache), processes)
+        if processes.rank == 0:
+            save_file(found, out)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data.processes import ProcessGroup
 from train_head import TrainOptions
-from train_head.processes import Processes
 from train_head.stage import Loaded, build_head, load
 from train_head.trainer import Trainer
 
 CASES: tuple[tuple[str, Literal["seq-transf", "none"]], ...] = (("glccl", "seq-transf"), ("wti", "none"))
 
 
-def step(options: TrainOptions, loaded: Loaded, processes: Processes) -> dict[str, Tensor]:
+def step(options: TrainOptions, loaded: Loaded, processes: ProcessGroup) -> dict[str, Tensor]:
     """Losses and gradients of one step from weights that are the same everywhere."""
     torch.manual_seed(0)
     head = build_head(options, loaded.cache)
@@ -38,19 +38,17 @@ def step(options: TrainOptions, loaded: Loaded, processes: Processes) -> dict[st
 def main(cache: str, out: str) -> None:
     # Clipped gradients would hide a wrong factor.
     torch.nn.utils.clip_grad_norm_ = lambda *_: torch.ones(())
-    processes = Processes.join(torch.device("cpu"))
-    loaded: Loaded | None = None
-    found: dict[str, Tensor] = {}
-    for head, temporal in CASES:
-        options = TrainOptions(
-            cache=Path(cache), out=Path(out), head=head, temporal=temporal, batch_size=64, mask_same_video=True, device="cpu", quiet=True
-        )
-        # The batch may be larger than the 40 videos: several of its captions are of one of them.
-        loaded = loaded or load(replace(options, batch_size=2))
-        found |= {f"{head} {name}": value for name, value in step(options, loaded, processes).items()}
-    if processes.rank == 0:
-        save_file(found, out)
-    processes.leave()
+    with ProcessGroup.joined(torch.device("cpu"), time_limit=60, in_step=True) as processes:
+        loaded: Loaded | None = None
+        found: dict[str, Tensor] = {}
+        for head, temporal in CASES:
+            options = TrainOptions(cache=Path(cache), out=Path(out), head=head, temporal=temporal, batch_size=64, device="cpu", quiet=True)
+            options = replace(options, mask_same_video=True)
+            # The batch may be larger than the 40 videos: several of its captions are of one of them.
+            loaded = loaded or load(replace(options, batch_size=2))
+            found |= {f"{head} {name}": value for name, value in step(options, loaded, processes).items()}
+        if processes.rank == 0:
+            save_file(found, out)
 
 
 if __name__ == "__main__":

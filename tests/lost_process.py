@@ -1,4 +1,4 @@
-"""A command whose process number $VICTIM is killed when all have begun: `python -m tests.lost_process evaluate|extract ...`."""
+"""A command whose process number $VICTIM is killed when all have begun: `python -m tests.lost_process evaluate|extract|train_head ...`."""
 
 import os
 import runpy
@@ -6,8 +6,8 @@ import signal
 import sys
 from typing import Any
 
-BEGUN = {"evaluate": "agree", "extract": "meet"}
-"""Where processes of a command meet before their work begins."""
+BEGUN = {"evaluate": "agree", "extract": "meet", "train_head": "sum"}
+"""Where processes of a command meet before their work begins, or in its first step."""
 
 
 def kill_when_begun(command: str) -> None:

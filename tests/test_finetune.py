@@ -19,6 +19,7 @@ import train_head
 from benchmarks.finetuning import FinetuningOptions, Hits, credit_of, difference_of, figures_of
 from data.cache import FeatureCache
 from data.errors import UserError
+from data.processes import ProcessGroup
 from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from extract.clip import Clip, load_clip
@@ -28,7 +29,6 @@ from tests.test_processes import launch
 from tests.test_training import logged, stop_at
 from train_head import TrainOptions
 from train_head.finetune import FinetuneTrainer, load_trained, save_clip
-from train_head.processes import Processes
 from train_head.splits import load_split
 from train_head.stage import build_head, load, make_trainer
 from train_head.towers import towers, train_above
@@ -63,7 +63,7 @@ def options(pixel_cache: Path, tmp_path: Path) -> TrainOptions:
 def trainer_of(options: TrainOptions) -> FinetuneTrainer:
     loaded = load(options)
     torch.manual_seed(options.seed)
-    trainer = make_trainer(build_head(options, loaded.cache), options, loaded, Processes())
+    trainer = make_trainer(build_head(options, loaded.cache), options, loaded, ProcessGroup())
     assert isinstance(trainer, FinetuneTrainer)
     return trainer
 
@@ -236,7 +236,7 @@ def test_from_pictures_to_a_new_cache_and_its_metrics(
 def test_two_processes_give_the_loss_and_gradients_of_one(pixel_cache: Path, tmp_path: Path) -> None:
     done = launch(2, "tests.finetune_step", pixel_cache, tmp_path / "2.safetensors")
     assert done.returncode == 0, done.stderr
-    one, two = finetune_step.step(pixel_cache, Processes()), load_file(tmp_path / "2.safetensors")
+    one, two = finetune_step.step(pixel_cache, ProcessGroup()), load_file(tmp_path / "2.safetensors")
     assert one.keys() == two.keys()
     assert len([name for name in one if name.startswith("visual.")]) > 20
     for name, expected in one.items():

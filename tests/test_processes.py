@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +14,10 @@ from safetensors.torch import load_file
 
 import train_head
 from data.errors import UserError
+from data.processes import ProcessGroup
 from tests.conftest import ROOT
+from tests.processes import finish, start
 from train_head import TrainOptions
-from train_head.processes import Processes
 
 
 def launch(processes: int, *arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
@@ -58,6 +61,18 @@ def test_a_run_of_two_processes_is_that_of_one(cache_path: Path, tmp_path: Path)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(cache_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Processes, "join", lambda device: Processes(0, 2))
+    monkeypatch.setattr(ProcessGroup, "joined", lambda *_, **__: nullcontext(ProcessGroup(0, 2)))
     with pytest.raises(UserError, match="--batch-size 31 cannot be shared by 2 processes"):
         train_head.main(TrainOptions(cache=cache_path, out=tmp_path / "run", batch_size=31, device="cpu", quiet=True))
+
+
+def test_a_process_that_is_lost_in_a_step_is_named(cache_path: Path, tmp_path: Path) -> None:
+    command: list[str | Path] = ["tests.lost_process", "train_head", "--cache", cache_path, "--out", tmp_path / "run", "--batch-size", "32"]
+    command += ["--temporal", "none", "--head", "mean", "--device", "cpu", "--quiet", "--process-timeout", "2"]
+    first, second = finish(start([command] * 2, VICTIM="1"))
+    assert second[0] == -signal.SIGKILL
+    assert first[0] == 1
+    assert first[2].startswith("error: process 1 of 2 ("), first[2]
+    assert first[2].endswith("with --resume, with as many processes\n")
+    assert first[2].count("\n") == 1
+    assert not (tmp_path / "run" / "run.json").exists()

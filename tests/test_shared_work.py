@@ -102,6 +102,11 @@ def test_a_lost_process_is_named_by_the_others(cache_path: Path, tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
+def test_the_first_process_leaves_after_the_last() -> None:
+    """It holds the store: the others would take it for lost where it left when it had seen them come."""
+    assert finish(start([["tests.slow_process"]] * 2)) == [(0, "", "")] * 2
+
+
 def test_a_process_that_was_never_started_is_named(cache_path: Path, tmp_path: Path) -> None:
     command: Command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--process-timeout", "2", "--cache", cache_path]
     [(status, _, error)] = finish(start([command], WORLD_SIZE="2"))

@@ -65,6 +65,8 @@ class TrainOptions:
     """Go on without captions and videos whose features are missing."""
     memory_budget: float | None = None
     """GiB of features kept in memory for each split. Default: half of the machine's memory."""
+    process_timeout: float = 60.0
+    """Under torchrun: seconds without a sign of life after which another process counts as lost."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """On CUDA: bf16 runs the temporal encoder and the products of texts with frames in bfloat16, and nothing else."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

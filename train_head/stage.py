@@ -16,13 +16,13 @@ from data.datasets import preset_named
 from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.metrics import Metrics
+from data.processes import ProcessGroup
 from data.provenance import plain, provenance
 from train_head.board import BOARD_FOLDER, Board, require_tensorboard
 from train_head.checkpoint import CHECKPOINT_FILE, drop_checkpoint, load_checkpoint, save_checkpoint
 from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
-from train_head.processes import Processes
 from train_head.run import LOG_FILE, RUN_FILE, check_fits, extract_with, max_frames, save_run
 from train_head.splits import Split, load_split
 from train_head.temporal import make_temporal
@@ -30,9 +30,10 @@ from train_head.trainer import Trainer
 
 FREE_TO_CHANGE = {
     *("cache", "out", "resume", "checkpoint_steps", "memory_budget", "tensorboard", "quiet", "json"),
-    *("model", "pretrained", "grad_checkpointing"),
+    *("process_timeout", "model", "pretrained", "grad_checkpointing"),
 }
 """Options that do not decide the result of a run; the cache is told by its digest, and so is CLIP."""
+GO_ON = "run the same command again with --resume, with as many processes"
 ONLY_FINETUNE = ("clip_lr", "freeze_layers", "grad_checkpointing", "model", "pretrained")
 """Options that say how CLIP is trained, and go with --finetune alone."""
 
@@ -81,21 +82,21 @@ def train(options: TrainOptions) -> Path:
         if not any((options.out / name).exists() for name in (RUN_FILE, CHECKPOINT_FILE)):
             held = "other files"
         raise UserError(f"--out {options.out} holds {held}; or name another folder, or delete it first")
-    loaded = load(options)
-    processes = Processes.join(device)
-    if options.batch_size % processes.count:
-        raise UserError(f"--batch-size {options.batch_size} cannot be shared by {processes.count} processes evenly: use a multiple")
-    if not options.quiet and processes.rank == 0:
-        print(loaded.train.summary("train on"), loaded.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
-    try:
-        head, record = fit(options, loaded, device, processes, keep=True)
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop
-    if processes.rank == 0:
-        save_run(options.out, head, record)
-        drop_checkpoint(options.out)
-        _report(options, record)
-    processes.leave()
+    with ProcessGroup.joined(device, options.process_timeout, in_step=True, remedy=GO_ON) as processes:
+        loaded = load(options)
+        processes.agree(_facts(options, loaded))
+        if options.batch_size % processes.count:
+            raise UserError(f"--batch-size {options.batch_size} cannot be shared by {processes.count} processes evenly: use a multiple")
+        if not options.quiet and processes.rank == 0:
+            print(loaded.train.summary("train on"), loaded.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
+        try:
+            head, record = fit(options, loaded, device, processes, keep=True)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop
+        if processes.rank == 0:
+            save_run(options.out, head, record)
+            drop_checkpoint(options.out)
+            _report(options, record)
     return options.out
 
 
@@ -114,7 +115,7 @@ def load(options: TrainOptions) -> Loaded:
     return Loaded(cache, train_split, select_split)
 
 
-def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: Processes, keep: bool) -> tuple[Head, dict[str, Any]]:
+def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: ProcessGroup, keep: bool) -> tuple[Head, dict[str, Any]]:
     """Train; the head with the weights of the best epoch, and what run.json says of it.
 
     With `keep` the log and checkpoints are written to OUT, and training goes on from a checkpoint that is there.
@@ -135,7 +136,7 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
     begun = _go_on(options, trainer, identity) if keep else _Progress()
     epoch, rows, record, best = begun.epoch, begun.rows, begun.record, begun.best
     # Others must have read the checkpoint before it is replaced.
-    processes.wait()
+    processes.meet()
 
     def checkpoint() -> None:
         if keep and processes.rank == 0:
@@ -144,6 +145,8 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
             state = {**identity, "epoch": epoch, "rows": rows, "record": record, "trainer": values}
             name = f"{epoch}-{trainer.steps_done}"
             save_checkpoint(options.out, name, tensors | {f"best.{name}": value for name, value in best.items()}, state)
+        # Others work on in step with the first: it must not be behind by what it writes.
+        processes.meet()
 
     if keep:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -187,7 +190,7 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
     return head, record
 
 
-def make_trainer(head: Head, options: TrainOptions, loaded: Loaded, processes: Processes) -> Trainer:
+def make_trainer(head: Head, options: TrainOptions, loaded: Loaded, processes: ProcessGroup) -> Trainer:
     """What takes the steps: on cached features, or with CLIP. Raises UserError where that is not to be had."""
     if not options.finetune:
         return Trainer(head, options, loaded.train, processes)
@@ -240,6 +243,12 @@ def _read_finished(out: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{out / RUN_FILE} is damaged ({error!r}): delete {out} and train again") from error
     return record
+
+
+def _facts(options: TrainOptions, loaded: Loaded) -> dict[str, Any]:
+    """What must be the same in all processes."""
+    decisive = {f"--{name.replace('_', '-')}": value for name, value in provenance_options(options).items() if name not in FREE_TO_CHANGE}
+    return decisive | {"the cache": loaded.cache.fingerprint([*loaded.train.videos.ids, *loaded.select.videos.ids])}
 
 
 def _check_same(options: TrainOptions, before: dict[str, Any], out: Path) -> None:

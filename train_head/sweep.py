@@ -30,11 +30,11 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.mapped import map_texts, map_videos
 from data.metrics import Metrics
+from data.processes import ProcessGroup
 from data.progress import Progress
 from data.provenance import provenance, write_atomically
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
-from train_head.processes import Processes
 from train_head.run import check_fits, save_run
 from train_head.splits import Split, load_split
 from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, check_options, fit, load, provenance_options
@@ -261,7 +261,7 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     """Train and measure one run, keep it under OUT/NAME, and return its row."""
     options, loaded, report = shared.options, shared.loaded, shared.report
     start = _clocks()
-    head, record = fit(run.options, loaded, shared.device, Processes(), keep=False)
+    head, record = fit(run.options, loaded, shared.device, ProcessGroup(), keep=False)
     trained = _clocks()
     check_fits(head, report)
     metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, budget_bytes(options.memory_budget))

@@ -17,12 +17,13 @@ from torch.nn.functional import pad
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, SequentialLR
 
 from data.errors import UserError
+from data.processes import ProcessGroup
 from data.progress import Progress
 from train_head.batches import TextBatch, VideoBatch
+from train_head.gather import gather, share, sum_gradients
 from train_head.heads import Head
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.options import TrainOptions
-from train_head.processes import Processes
 from train_head.splits import Split
 
 WARM_UP = 0.1
@@ -38,7 +39,7 @@ class Trainer:
     head: Head
     options: TrainOptions
     split: Split
-    processes: Processes = field(default_factory=Processes)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
 
     NOT_FINITE: ClassVar[str] = "delete the cache and run extract again"
     """What to do about features that are not finite."""
@@ -132,7 +133,7 @@ class Trainer:
         self.optimiser.zero_grad()
         loss.backward()
         parameters = [parameter for part, _ in self.trained() for parameter in part]
-        self.processes.sum_gradients(parameters)
+        sum_gradients(parameters, self.processes)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimiser.step()
         self.schedule.step()
@@ -179,7 +180,7 @@ class Trainer:
 
     def _scores(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The scores of all captions of the batch with all of their videos, and whether all features are finite."""
-        text_batch, video_batch = self.batches(texts[self.processes.share(len(texts))])
+        text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
         given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
         finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
         if self.processes.count == 1:
@@ -187,10 +188,11 @@ class Trainer:
         frame_BFD = self.head.frames_in_time(video_batch)
         more = int(self.split.videos.frames.length_N[self.split.answers[texts]].max()) - frame_BFD.shape[1]
         videos = VideoBatch(
-            self.processes.gather(pad(frame_BFD, (0, 0, 0, more)), summed=True), self.processes.gather(pad(video_batch.mask_BF, (0, more)))
+            gather(pad(frame_BFD, (0, 0, 0, more)), self.processes, summed=True),
+            gather(pad(video_batch.mask_BF, (0, more)), self.processes),
         )
         own_SAB = self.head.scores(self.head.encode_texts(text_batch), self.head.encode_frames(videos))
-        return self.processes.gather(own_SAB, dim=1), self.processes.gather(finite[None]).all()
+        return gather(own_SAB, self.processes, dim=1), gather(finite[None], self.processes).all()
 
     def _tell(self, epoch: int, losses_NK: Tensor) -> None:
         """Tell `watch` of the last steps. The learning rate is that of the step to come."""

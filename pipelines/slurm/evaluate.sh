@@ -15,7 +15,8 @@ source "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/../..}/pipelines/slur
 : "${OUT:?the folder of the runs}" "${RESULTS:?a folder for the results}"
 name=seed-${SLURM_ARRAY_TASK_ID:?submit with --array}
 export MASTER_ADDR=${SLURM_LAUNCH_NODE_IPADDR:-$(hostname)}
-export MASTER_PORT=$((20000 + ${SLURM_JOB_ID:?} % 20000))
+# Below the ports that systems give to connections.
+export MASTER_PORT=$((10000 + ${SLURM_JOB_ID:?} % 20000))
 export WORLD_SIZE=${SLURM_NTASKS:?}
 
 # What torchrun would set, from what the scheduler sets; its own variables hold on each node. Process 0 is on the first one.

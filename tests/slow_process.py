@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 
 @dataclass(frozen=True)
@@ -17,15 +18,16 @@ def meet(_options: Options) -> None:
 
     from data import processes
 
-    if os.environ["RANK"] == "1":
-        look = processes._MeetingPoint._read
+    look = processes._MeetingPoint._read
 
-        def look_late(*given: Any) -> str:
-            time.sleep(0.5)
-            return look(*given)
+    def look_late(*given: Any) -> str:
+        time.sleep(0.5 * (os.environ["RANK"] == "1"))
+        return look(*given)
 
-        setattr(processes._MeetingPoint, "_read", look_late)  # noqa: B010 -- mypy refuses the assignment
-    with processes.ProcessGroup.joined(torch.device("cpu"), time_limit=20):
+    with (
+        patch.object(processes._MeetingPoint, "_read", look_late),
+        processes.ProcessGroup.joined(torch.device("cpu"), time_limit=20),
+    ):
         pass
 
 

@@ -42,7 +42,7 @@ def write_all(path: Path, videos: int, a_part: int = 4, opened: Callable[[], obj
 def main(path: Path, kills: int) -> None:
     assert "torch" not in sys.modules
     rng = random.Random(0)
-    videos = 10 * kills
+    videos = 6 * kills
     before: dict[str, int] = {}
     for kill in range(kills):
         ready, say_ready = os.pipe()
@@ -53,7 +53,7 @@ def main(path: Path, kills: int) -> None:
         # Some are killed while they make or open the cache, most while they write; however busy the machine is, one writes a part.
         if kill % 4:
             os.read(ready, 1)
-        time.sleep(rng.uniform(0, 0.03))
+        time.sleep(rng.uniform(0, 0.02))
         while kill == kills - 1 and not any(path.glob("videos-*.h5")):
             time.sleep(0.01)
         os.kill(writer, signal.SIGKILL)

@@ -4,7 +4,6 @@ Caption lengths come from the genuine test files; features are random, learned m
 several times, and the medians are compared; the last line is JSON. Shape suffixes as in train_head/glim.py.
 """
 
-import ctypes
 import json
 import statistics
 import sys
@@ -26,6 +25,7 @@ from data.command import run_command
 from data.errors import UserError
 from data.features import Ragged, TextFeatures, VideoFeatures
 from data.provenance import provenance, write_json
+from evaluate.cost import measured
 from extract.clip import load_clip
 from train_head.fused import fused_score, lane_videos, tile_texts
 from train_head.glim import Guides, prepare_texts, prepare_videos, score
@@ -205,12 +205,11 @@ def _extra_memory(side: str, *shape: *Shape) -> float:
     # A small run first, so that libraries and compiled code do not count.
     _side(Problem.make(length_A[:70], 70, frames, max_words), side)()
     run = _side(Problem.make(*shape), side)
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is freed but not given back would hide what is taken
-    before = _status_kib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again here
-    run()
-    matrix = 0 if side.startswith("step") else len(length_A) * videos * 4 / 1024
-    return (_status_kib("VmHWM") - before - matrix) / 1024
+    with measured(torch.device("cpu")) as cost:
+        run()
+    assert cost.peak_extra_mib is not None, "measured on Linux alone"
+    matrix = 0 if side.startswith("step") else len(length_A) * videos * 4 / 2**20
+    return cost.peak_extra_mib - matrix
 
 
 def _side(problem: Problem, side: str) -> Callable[[], object]:
@@ -221,11 +220,6 @@ def _side(problem: Problem, side: str) -> Callable[[], object]:
         return partial(problem.step, "ours")
     inputs = problem.inputs()
     return partial(problem.published, inputs) if side == "published" else partial(problem.step, "published", inputs)
-
-
-def _status_kib(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1])
 
 
 def caption_lengths(annotations: Path) -> tuple[list[int], list[int]]:

@@ -49,7 +49,7 @@ HELD = 64 * 2**20
 CANDIDATES = 100
 LADDER = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 QUERIES_TIMED = 30
-SPEED_VIDEOS = 3000
+SPEED_VIDEOS = 2000
 """Videos, and captions, of the evaluation that one and two processes share."""
 SQUARE = 100_000
 MADE_FROM: tuple[Vectors, ...] = ("frames", "pooled")

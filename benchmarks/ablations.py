@@ -241,7 +241,8 @@ def _cost(table: pd.DataFrame) -> Iterator[str]:
         f"Medians over the runs above, {threads} thread(s) on {' and '.join(sorted(set(rows['device'])))}, with the temporal encoder, in "
         "seconds in which a core worked for the run, in which other work on the machine shows less than by the clock. Training has its "
         "evaluations on val in it, and the first run of a process its compilation; scoring is that of all pairs of the split shown, with "
-        "features encoded again. The halves of GLCCL are made by the same compiled pass as the whole, so they cost as much."
+        "features encoded again. The halves of GLCCL are made by the same compiled pass as the whole, so they cost as much. "
+        "Heads were run one after the other: `python -m benchmarks.training` times steps of all heads in turn (scoring.md)."
     )
     columns = ("head", "seeds", "parameters", "training, CPU seconds", "against glccl", "scoring, CPU ms a query", "against glccl")
     yield from ("", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|")

@@ -296,10 +296,10 @@ class FeatureCache:
 
         count = np.array([len(rows) for rows in chosen], dtype=np.int64)
         if int(count.sum()) * feature_bytes(self.settings) > memory_budget:
-            files = {part: open_file(part.path)[part.group] for part in {place.part for place in places}}
-            return Ragged.on_disk(
-                [files[place.part][dataset] for place in places], [p.start + rows for p, rows in zip(places, chosen, strict=True)]
-            )
+            # Opened once a part: HDF5 looks through all that is open whenever a file is closed.
+            opened = {part: open_file(part.path)[part.group][dataset] for part in {place.part for place in places}}
+            rows = [place.start + taken for place, taken in zip(places, chosen, strict=True)]
+            return Ragged.on_disk([opened[place.part] for place in places], rows)
         offsets = offsets_of(count)
         values_TD = np.empty((int(offsets[-1]), self.dimension), dtype=self.settings["dtype"])
         by_part: dict[Part, list[int]] = {}

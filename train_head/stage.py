@@ -34,6 +34,7 @@ FREE_TO_CHANGE = {
 }
 """Options that do not decide the result of a run; the cache is told by its digest, and so is CLIP."""
 GO_ON = "run the same command again with --resume, with as many processes"
+"""What to do where a process is lost: the order of captions of a checkpoint is shared by a given number."""
 ONLY_FINETUNE = ("clip_lr", "freeze_layers", "grad_checkpointing", "model", "pretrained")
 """Options that say how CLIP is trained, and go with --finetune alone."""
 

@@ -31,12 +31,13 @@ def new_file(path: Path) -> h5py.File:
     return h5py.File(path, "w", userblock_size=SEAL_BYTES)
 
 
-def in_memory(fill: Callable[[Group], None]) -> memoryview:
+def in_memory(fill: Callable[[Group], None]) -> bytes:
     """The bytes of a file made in memory: the library is never left with a file that the disk has no room for."""
     content = io.BytesIO()
     with h5py.File(content, "w", userblock_size=SEAL_BYTES) as file:
         fill(file)
-    return content.getbuffer()
+    # Not its buffer: Python may free the object before a view of it that an exception keeps, and crash.
+    return content.getvalue()
 
 
 def write_arrays(group: Group, arrays: Mapping[str, Any]) -> None:

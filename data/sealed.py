@@ -38,11 +38,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_sealed(path: Path, content: bytes | memoryview) -> None:
+def write_sealed(path: Path, content: bytes) -> None:
     """Write a file whose first SEAL_BYTES are free for the seal."""
+    sealed = memoryview(content)[SEAL_BYTES:]
     with written_whole(path) as temporary, temporary.open("wb") as file:
-        file.write(_seal(hashlib.sha256(content[SEAL_BYTES:]).hexdigest()))
-        file.write(content[SEAL_BYTES:])
+        file.write(_seal(hashlib.sha256(sealed).hexdigest()))
+        file.write(sealed)
 
 
 def seal(path: Path) -> None:

@@ -24,9 +24,9 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     content = io.BytesIO()
     frame.to_parquet(content, index=False)
     with written_whole(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content.getvalue())
     with written_whole(checksum_file(path)) as temporary:
-        temporary.write_text(f"{hashlib.sha256(content.getbuffer()).hexdigest()}  {path.name}\n")
+        temporary.write_text(f"{hashlib.sha256(content.getvalue()).hexdigest()}  {path.name}\n")
 
 
 def checksum_file(table: Path) -> Path:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.glim import inverse_norm
-from train_head.heads.base import Head, HeadConfig
+from train_head.heads.base import Head, HeadConfig, unit
 from train_head.heads.glccl import by_length, in_batch_order
 
 _FAR_BELOW = -1e30
@@ -69,4 +68,4 @@ class WtiHead(Head):
 def _tokens(token_NTD: Tensor, mask_NT: Tensor, network: nn.Module) -> Tokens:
     token_NTD = token_NTD.masked_fill(~mask_NT[..., None], 0.0)
     weight_NT = network(token_NTD)[..., 0].masked_fill(~mask_NT, _FAR_BELOW).softmax(dim=-1)
-    return Tokens(token_NTD * inverse_norm(token_NTD.square().sum(dim=-1, keepdim=True)), weight_NT.masked_fill(~mask_NT, 0.0), mask_NT)
+    return Tokens(unit(token_NTD), weight_NT.masked_fill(~mask_NT, 0.0), mask_NT)

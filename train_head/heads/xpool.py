@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.glim import inverse_norm
-from train_head.heads.base import Head, HeadConfig
+from train_head.heads.base import Head, HeadConfig, unit
 
 _FAR_BELOW = -1e30
 
@@ -54,8 +54,7 @@ class XpoolHead(Head):
             nn.init.zeros_(layer.bias)
 
     def encode_texts(self, batch: TextBatch) -> Queries:
-        unit_AD = batch.sentence_AD * inverse_norm(batch.sentence_AD.square().sum(dim=-1, keepdim=True))
-        return Queries(unit_AD, self.query(self.norm_in(batch.sentence_AD)) * batch.sentence_AD.shape[1] ** -0.5)
+        return Queries(unit(batch.sentence_AD), self.query(self.norm_in(batch.sentence_AD)) * batch.sentence_AD.shape[1] ** -0.5)
 
     def encode_frames(self, batch: VideoBatch) -> Memory:
         frame_BFD = self.norm_in(batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))

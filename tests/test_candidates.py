@@ -135,9 +135,8 @@ def test_reranked_scores_are_those_of_all_pairs(
 
 def test_reranking_gives_a_head_the_frames_before_its_temporal_encoder_too(cache: FeatureCache, split: Split) -> None:
     torch.manual_seed(0)
-    head = make_head(
-        HeadConfig("xclip", cache.dimension, max_words=40, logit_scale=100.0, max_frames=40, temporal="seq-transf", temporal_positions=40)
-    )
+    config = HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40, temporal="seq-transf", temporal_positions=40)
+    head = make_head("xclip", config)
     everything = Everything(len(split.answers), len(split.videos.ids))
     score_all_pairs(head, split.texts, split.videos, split.answers, [everything], 2**30)
     candidate_AK = torch.rand(everything.scores_AB.shape, generator=torch.Generator().manual_seed(0)).argsort(dim=1)[:, :5]

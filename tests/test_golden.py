@@ -67,7 +67,7 @@ def temporal_weights(golden: Arrays, head: Head) -> dict[str, NDArray[Any]]:
 def make(golden: Arrays, name: str, temporal: bool = False, **settings: Any) -> Head:
     if temporal:
         settings |= {"temporal": "seq-transf", "temporal_positions": len(golden["position_embedding"]), "temporal_heads": 4}
-    head = make_head(HeadConfig(name, 32, max_words=12, logit_scale=1.0, max_frames=8, **settings)).requires_grad_(False)
+    head = make_head(name, HeadConfig(32, max_words=12, logit_scale=1.0, max_frames=8, **settings)).requires_grad_(False)
     return fill(head, temporal_weights(golden, head)) if temporal else head
 
 

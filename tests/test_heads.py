@@ -117,8 +117,8 @@ def plain_scores(
     return reference_scores(sentences, words, after, matrices, scale=1.0)[chosen]
 
 
-def config(name: str, scores: str = "all") -> HeadConfig:
-    return HeadConfig(name, D, WORDS, logit_scale=1.0, max_frames=FRAMES, scores=scores)
+def config(scores: str = "all") -> HeadConfig:
+    return HeadConfig(D, WORDS, logit_scale=1.0, max_frames=FRAMES, scores=scores)
 
 
 def scored(head: Head, sentences: list[Tensor], words: list[Tensor], frames: list[Tensor], extra: int = 0) -> Tensor:
@@ -139,7 +139,7 @@ def test_scores_equal_the_equations_and_padding_changes_nothing(
     generator = torch.Generator().manual_seed(seed)
     features = random_features(generator, word_counts, frame_counts)
     torch.manual_seed(seed)
-    head = make_head(config(name))
+    head = make_head(name, config())
     parameters = random_parameters(head, seed)
     with torch.no_grad():
         scores = scored(head, *features)
@@ -153,7 +153,7 @@ def test_scores_equal_the_equations_and_padding_changes_nothing(
 def test_scores_behind_the_temporal_encoder_equal_the_equations(name: str) -> None:
     features = random_features(torch.Generator().manual_seed(7), [4, 1, 5], [3, 5, 1])
     torch.manual_seed(7)
-    head = make_head(replace(config(name), temporal="seq-transf", temporal_positions=FRAMES, temporal_heads=2)).requires_grad_(False)
+    head = make_head(name, replace(config(), temporal="seq-transf", temporal_positions=FRAMES, temporal_heads=2)).requires_grad_(False)
     parameters = random_parameters(head, 7)
     assert head.temporal is not None
     expected = plain_scores(name, *features, parameters, deepcopy(head.temporal).double())
@@ -162,7 +162,7 @@ def test_scores_behind_the_temporal_encoder_equal_the_equations(name: str) -> No
 
 def test_the_video_of_xclip_is_the_mean_of_unit_frames() -> None:
     """Not the mean of frames, whose cosine with this sentence would be 0.949."""
-    head = make_head(HeadConfig("xclip", 2, max_words=1, logit_scale=1.0, max_frames=2, scores="video-sentence"))
+    head = make_head("xclip", HeadConfig(2, max_words=1, logit_scale=1.0, max_frames=2, scores="video-sentence"))
     texts, videos = TextBatch(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([1])), torch.tensor([[[3.0, 0], [0, 1]]])
     scores_SAB = head.scores(head.encode_texts(texts), head.encode_videos(VideoBatch(videos, torch.ones(1, 2, dtype=torch.bool))))
     assert scores_SAB.item() == pytest.approx(0.5**0.5)
@@ -174,7 +174,7 @@ def test_texts_keep_their_order_over_many_blocks(name: str) -> None:
     word_counts = torch.randint(1, WORDS + 1, (45,), generator=generator).tolist()
     sentences, words, frames = random_features(generator, word_counts, [3, 1, 5, 4])
     torch.manual_seed(0)
-    head = make_head(config(name)).requires_grad_(False)
+    head = make_head(name, config()).requires_grad_(False)
     random_parameters(head, 1)
     together = scored(head, sentences, words, frames)
     for a in (0, 7, 44):
@@ -191,7 +191,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
     frames[0][1] = 0
     frames[2].zero_()
     torch.manual_seed(0)
-    head = make_head(replace(config(name), temporal="seq-transf", temporal_positions=FRAMES))
+    head = make_head(name, replace(config(), temporal="seq-transf", temporal_positions=FRAMES))
     random_parameters(head, 2)
     scores = scored(head, sentences, words, frames)
     scores.square().sum().backward()
@@ -210,7 +210,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
 def test_a_subset_of_the_scores(name: str, scores: str) -> None:
     generator = torch.Generator().manual_seed(6)
     features = random_features(generator, [4, 2], [3, 5])
-    whole, part = make_head(config(name)), make_head(config(name, scores))
+    whole, part = make_head(name, config()), make_head(name, config(scores))
     chosen = [i for i, score in enumerate(whole.NAMES) if score in scores.split("+")]
     assert torch.equal(scored(part, *features), scored(whole, *features)[chosen])
     if name == "glccl":
@@ -257,7 +257,7 @@ def test_more_frames_than_the_matrices_take_are_refused(cache: FeatureCache, tmp
     from train_head.run import check_fits
     from train_head.splits import load_split
 
-    head = make_head(replace(config("xclip"), dimension=cache.dimension, max_words=40, max_frames=2))
+    head = make_head("xclip", replace(config(), dimension=cache.dimension, max_words=40, max_frames=2))
     with pytest.raises(UserError, match=r"the matrices of head xclip take 2: use --max-frames 2 or less"):
         check_fits(head, load_split(cache, "test", None, 10**9))
     check_fits(head, load_split(cache, "test", None, 10**9, max_frames=2))

@@ -26,9 +26,8 @@ ALL_SCORES = "all"
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """All that is needed to build a head again before its weights are loaded."""
+    """All that a head needs, beside its name, to be built again before its weights are loaded."""
 
-    head: str
     dimension: int
     max_words: int
     """Longest text the learned matrices take, start and end tokens included."""
@@ -65,9 +64,9 @@ class Head(nn.Module, ABC):
     READS_BEFORE: ClassVar[bool] = False
     """Whether `encode_frames` also reads the frames before the temporal encoder."""
 
-    def __init__(self, config: HeadConfig) -> None:
+    def __init__(self, name: str, config: HeadConfig) -> None:
         super().__init__()
-        self.config = config
+        self.name, self.config = name, config
         self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
         """Logarithm of the factor, as in CLIP."""
         self.products: torch.dtype | None = None

@@ -34,8 +34,8 @@ class WtiHead(Head):
 
     TRAINED_ONLY: ClassVar[bool] = True
 
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__(config)
+    def __init__(self, name: str, config: HeadConfig) -> None:
+        super().__init__(name, config)
         self.word_weight, self.frame_weight = (
             nn.Sequential(nn.Linear(config.dimension, config.dimension), nn.ReLU(), nn.Linear(config.dimension, 1)) for _ in range(2)
         )

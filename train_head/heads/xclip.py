@@ -40,14 +40,14 @@ class XclipHead(Head):
     FRAME_MATRICES: ClassVar[bool] = True
     READS_BEFORE: ClassVar[bool] = True
 
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__(config)
+    def __init__(self, name: str, config: HeadConfig) -> None:
+        super().__init__(name, config)
         self.chosen = chosen_scores(config.scores, SCORES)
         size = {"M_g": config.dimension, "M_l": config.dimension}
         size |= {"P1": config.max_words, "P3": config.max_words, "P6": config.max_words}
         size |= {"P2": config.max_frames, "P4": config.max_frames, "P5": config.max_frames}
-        for name in sorted(size):
-            self.register_parameter(name, nn.Parameter(torch.eye(size[name])))
+        for matrix in sorted(size):
+            self.register_parameter(matrix, nn.Parameter(torch.eye(size[matrix])))
 
     def encode_texts(self, batch: TextBatch) -> list[tuple[Tensor, Guides]]:
         head = {"M_g": self.get_parameter("M_g"), "M_l": self.get_parameter("M_l")}

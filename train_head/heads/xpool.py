@@ -44,8 +44,8 @@ class XpoolHead(Head):
 
     TRAINED_ONLY: ClassVar[bool] = True
 
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__(config)
+    def __init__(self, name: str, config: HeadConfig) -> None:
+        super().__init__(name, config)
         d = config.dimension
         self.norm_in, self.norm_pooled, self.norm_out = (nn.LayerNorm(d) for _ in range(3))
         self.query, self.key, self.value, self.out, self.fc = (nn.Linear(d, d) for _ in range(5))

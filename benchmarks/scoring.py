@@ -88,7 +88,7 @@ class Problem:
             # Norms near 10, as CLIP's features have.
             return Ragged.in_memory((torch.randn(int(offsets[-1]), DIMENSION, generator=generator) * 0.44).numpy(), offsets)
 
-        head = GlcclHead(HeadConfig("glccl", DIMENSION, max_words, logit_scale=100.0))
+        head = GlcclHead("glccl", HeadConfig(DIMENSION, max_words, logit_scale=100.0))
         with torch.no_grad():
             for name, parameter in head.named_parameters():
                 if parameter.ndim == 2:

@@ -82,11 +82,9 @@ def make_run(path: Path, cache: FeatureCache) -> Path:
     """A run of GLCCL with a temporal encoder of the published shape, its weights at random."""
     positions = len(cache.clip_parts().tensors["positional_embedding"])
     heads = cache.dimension // 64
-    config = HeadConfig(
-        "glccl", cache.dimension, MAX_WORDS, 100.0, temporal="seq-transf", temporal_positions=positions, temporal_heads=heads
-    )
+    config = HeadConfig(cache.dimension, MAX_WORDS, 100.0, temporal="seq-transf", temporal_positions=positions, temporal_heads=heads)
     path.mkdir()
-    save_run(path, make_head(config), {"weights": cache.weights})
+    save_run(path, make_head("glccl", config), {"weights": cache.weights})
     return path
 
 

@@ -18,7 +18,7 @@ from train_head import TrainOptions
 from train_head.stage import Loaded, build_head, load
 from train_head.trainer import Trainer
 
-CASES: tuple[tuple[str, Literal["seq-transf", "none"]], ...] = (("glccl", "seq-transf"), ("wti", "none"))
+CASES: tuple[tuple[str, Literal["seq-transf", "none"]], ...] = (("glccl", "seq-transf"), ("xclip", "seq-transf"), ("wti", "none"))
 
 
 def step(options: TrainOptions, loaded: Loaded, processes: ProcessGroup) -> dict[str, Tensor]:

@@ -208,7 +208,7 @@ def test_a_split_of_its_own_is_not_joined_to_training(cache_path: Path, tmp_path
 
 
 def test_a_score_that_is_no_number_is_refused_with_its_pair(cache: FeatureCache, tmp_path: Path) -> None:
-    head = make_head(HeadConfig("mean", cache.dimension, 40, 1.0))
+    head = make_head("mean", HeadConfig(cache.dimension, 40, 1.0))
     head.logit_scale.data.fill_(torch.nan)
     save_run(tmp_path, head, {"weights": cache.weights})
     with pytest.raises(UserError) as refusal:

@@ -373,7 +373,7 @@ def counted_by_torch(head: Head, texts: TextBatch, videos: VideoBatch) -> float:
 def test_flops_a_pair_are_those_that_torch_counts(name: str) -> None:
     """All but dot products that are written element by element, and the sentence that the plain form multiplies once more."""
     length, frames, dimension, texts, videos = 11, 9, 96, 4, 5
-    head = make_head(HeadConfig(name, dimension, max_words=20, logit_scale=100.0, max_frames=12))
+    head = make_head(name, HeadConfig(dimension, max_words=20, logit_scale=100.0, max_frames=12))
     generator = torch.Generator().manual_seed(0)
     batch = TextBatch(
         torch.randn(texts, dimension, generator=generator),

@@ -188,7 +188,7 @@ def test_equal_captions_tie() -> None:
 @torch.no_grad()
 def test_products_in_lower_precision_move_scores_a_little(compiled: bool) -> None:
     texts, videos, matrices = problem(10, texts=40, videos=30)
-    head = make_head(HeadConfig("glccl", 16, 12, logit_scale=100.0))
+    head = make_head("glccl", HeadConfig(16, 12, logit_scale=100.0))
     for name, value in matrices.items():
         head.get_parameter(name).copy_(value)
     if not compiled:

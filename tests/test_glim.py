@@ -152,7 +152,7 @@ def test_the_head_in_blocks_equals_the_function() -> None:
     generator = torch.Generator().manual_seed(4)
     word_counts = torch.randint(2, 11, (45,), generator=generator).tolist()
     sentences, words, frames = random_features(generator, word_counts, [3, 1, 5, 4])
-    head = make_head(HeadConfig("glccl", D, 12, logit_scale=50.0)).requires_grad_(False)
+    head = make_head("glccl", HeadConfig(D, 12, logit_scale=50.0)).requires_grad_(False)
     matrices = random_head(generator, max_words=12)
     for name, value in matrices.items():
         head.get_parameter(name).copy_(value)
@@ -169,7 +169,7 @@ def test_the_plain_path_in_blocks_equals_the_function() -> None:
     word_counts = torch.randint(2, 11, (45,), generator=generator).tolist()
     sentences, words, frames = ([t.double() for t in some] for some in random_features(generator, word_counts, [3, 1, 5, 4]))
     matrices = random_head(generator, max_words=12, dtype=torch.float64)
-    head = make_head(HeadConfig("glccl", D, 12, logit_scale=50.0)).double()
+    head = make_head("glccl", HeadConfig(D, 12, logit_scale=50.0)).double()
     for name, value in matrices.items():
         head.get_parameter(name).copy_(value)
     scores = head.scores(head.encode_texts(text_batch(sentences, words)), head.encode_videos(VideoBatch(*pad(frames))))

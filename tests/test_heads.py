@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from data.errors import UserError
 from evaluate import EvaluateOptions
 from tests.glim_reference import agg, reference_scores, unit
 from tests.test_glim import D, pad, random_features, text_batch
+from tests.test_temporal import plain
 from train_head import TrainOptions
-from train_head.heads import HEADS, Head, HeadConfig, VideoBatch, make_head
+from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.base import SCORES
+from train_head.temporal import TemporalEncoder
 
 WORDS, FRAMES = 9, 7
 Parameters = dict[str, Tensor]
@@ -37,15 +40,15 @@ def random_parameters(head: Head, seed: int) -> Parameters:
     return {name: parameter.detach().double() for name, parameter in head.named_parameters()}
 
 
-def mean_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+def mean_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
     return [unit(s) @ unit(torch.stack([unit(frame) for frame in v]).mean(dim=0))]
 
 
-def xclip_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
-    words, frames = [unit(word) for word in w], [unit(frame) for frame in v]
-    video = unit(v.mean(dim=0))
+def xclip_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    words, frames = [unit(word) for word in w], [unit(frame) for frame in u]
+    video = unit(torch.stack([unit(frame) for frame in v]).mean(dim=0))
     z = torch.stack([torch.stack([(word @ p["M_l"]) @ frame for frame in frames]) for word in words])
-    first = agg(torch.stack([agg(z[:, j], p["P3"], 0.01) for j in range(len(v))]), p["P4"], 0.01)
+    first = agg(torch.stack([agg(z[:, j], p["P3"], 0.01) for j in range(len(frames))]), p["P4"], 0.01)
     second = agg(torch.stack([agg(z[k], p["P5"], 0.01) for k in range(len(w))]), p["P6"], 0.01)
     return [
         (unit(s) @ p["M_g"]) @ video,
@@ -55,7 +58,7 @@ def xclip_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
     ]
 
 
-def wti_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+def wti_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
     def weights(tokens: Tensor, kind: str) -> Tensor:
         said = []
         for token in tokens:
@@ -69,7 +72,7 @@ def wti_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
     return [(text + video) / 2]
 
 
-def xpool_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+def xpool_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
     def norm(x: Tensor, name: str) -> Tensor:
         return layer_norm(x, (D,), p[f"{name}.weight"], p[f"{name}.bias"])
 
@@ -83,7 +86,7 @@ def xpool_pair(s: Tensor, w: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
     return [unit(s) @ unit(norm(project(pooled, "fc") + pooled, "norm_out"))]
 
 
-PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Parameters], list[Tensor]]] = {
+PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Parameters], list[Tensor]]] = {
     "mean": mean_pair,
     "xclip": xclip_pair,
     "wti": wti_pair,
@@ -91,22 +94,31 @@ PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Parameters], list[Tensor]]] =
 }
 
 
-def plain_scores(name: str, sentences: list[Tensor], words: list[Tensor], frames: list[Tensor], parameters: Parameters) -> Tensor:
-    """[S, A, B] without the logit scale."""
+def plain_scores(
+    name: str,
+    sentences: list[Tensor],
+    words: list[Tensor],
+    frames: list[Tensor],
+    parameters: Parameters,
+    temporal: TemporalEncoder | None = None,
+) -> Tensor:
+    """[S, A, B] without the logit scale. u of the method are the frames, v those after the temporal encoder, in float64."""
+    before = [u.double() for u in frames]
+    after = before if temporal is None else [plain(temporal, u) for u in before]
     if name in PLAIN:
         rows = [
-            [torch.stack(PLAIN[name](s.double(), w.double(), v.double(), parameters)) for v in frames]
+            [torch.stack(PLAIN[name](s.double(), w.double(), u, v, parameters)) for u, v in zip(before, after, strict=True)]
             for s, w in zip(sentences, words, strict=True)
         ]
         return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
     size = {"M_g": D, "M_l": D} | {f"P{i}": WORDS for i in range(1, 7)}
     matrices = {key: parameters.get(key, torch.eye(n)) for key, n in size.items()}
     chosen = [SCORES.index(score) for score in HEADS[name].NAMES]
-    return reference_scores(sentences, words, frames, matrices, scale=1.0)[chosen]
+    return reference_scores(sentences, words, after, matrices, scale=1.0)[chosen]
 
 
-def config(name: str, scores: str = "all") -> HeadConfig:
-    return HeadConfig(name, D, WORDS, logit_scale=1.0, max_frames=FRAMES, scores=scores)
+def config(scores: str = "all") -> HeadConfig:
+    return HeadConfig(D, WORDS, logit_scale=1.0, max_frames=FRAMES, scores=scores)
 
 
 def scored(head: Head, sentences: list[Tensor], words: list[Tensor], frames: list[Tensor], extra: int = 0) -> Tensor:
@@ -127,7 +139,7 @@ def test_scores_equal_the_equations_and_padding_changes_nothing(
     generator = torch.Generator().manual_seed(seed)
     features = random_features(generator, word_counts, frame_counts)
     torch.manual_seed(seed)
-    head = make_head(config(name))
+    head = make_head(name, config())
     parameters = random_parameters(head, seed)
     with torch.no_grad():
         scores = scored(head, *features)
@@ -138,12 +150,31 @@ def test_scores_equal_the_equations_and_padding_changes_nothing(
 
 
 @pytest.mark.parametrize("name", HEADS)
+def test_scores_behind_the_temporal_encoder_equal_the_equations(name: str) -> None:
+    features = random_features(torch.Generator().manual_seed(7), [4, 1, 5], [3, 5, 1])
+    torch.manual_seed(7)
+    head = make_head(name, replace(config(), temporal="seq-transf", temporal_positions=FRAMES, temporal_heads=2)).requires_grad_(False)
+    parameters = random_parameters(head, 7)
+    assert head.temporal is not None
+    expected = plain_scores(name, *features, parameters, deepcopy(head.temporal).double())
+    torch.testing.assert_close(scored(head, *features, extra=2).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_video_of_xclip_is_the_mean_of_unit_frames() -> None:
+    """Not the mean of frames, whose cosine with this sentence would be 0.949."""
+    head = make_head("xclip", HeadConfig(2, max_words=1, logit_scale=1.0, max_frames=2, scores="video-sentence"))
+    texts, videos = TextBatch(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([1])), torch.tensor([[[3.0, 0], [0, 1]]])
+    scores_SAB = head.scores(head.encode_texts(texts), head.encode_videos(VideoBatch(videos, torch.ones(1, 2, dtype=torch.bool))))
+    assert scores_SAB.item() == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_texts_keep_their_order_over_many_blocks(name: str) -> None:
     generator = torch.Generator().manual_seed(4)
     word_counts = torch.randint(1, WORDS + 1, (45,), generator=generator).tolist()
     sentences, words, frames = random_features(generator, word_counts, [3, 1, 5, 4])
     torch.manual_seed(0)
-    head = make_head(config(name)).requires_grad_(False)
+    head = make_head(name, config()).requires_grad_(False)
     random_parameters(head, 1)
     together = scored(head, sentences, words, frames)
     for a in (0, 7, 44):
@@ -160,7 +191,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
     frames[0][1] = 0
     frames[2].zero_()
     torch.manual_seed(0)
-    head = make_head(replace(config(name), temporal="seq-transf", temporal_positions=FRAMES))
+    head = make_head(name, replace(config(), temporal="seq-transf", temporal_positions=FRAMES))
     random_parameters(head, 2)
     scores = scored(head, sentences, words, frames)
     scores.square().sum().backward()
@@ -179,7 +210,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
 def test_a_subset_of_the_scores(name: str, scores: str) -> None:
     generator = torch.Generator().manual_seed(6)
     features = random_features(generator, [4, 2], [3, 5])
-    whole, part = make_head(config(name)), make_head(config(name, scores))
+    whole, part = make_head(name, config()), make_head(name, config(scores))
     chosen = [i for i, score in enumerate(whole.NAMES) if score in scores.split("+")]
     assert torch.equal(scored(part, *features), scored(whole, *features)[chosen])
     if name == "glccl":
@@ -226,7 +257,7 @@ def test_more_frames_than_the_matrices_take_are_refused(cache: FeatureCache, tmp
     from train_head.run import check_fits
     from train_head.splits import load_split
 
-    head = make_head(replace(config("xclip"), dimension=cache.dimension, max_words=40, max_frames=2))
+    head = make_head("xclip", replace(config(), dimension=cache.dimension, max_words=40, max_frames=2))
     with pytest.raises(UserError, match=r"the matrices of head xclip take 2: use --max-frames 2 or less"):
         check_fits(head, load_split(cache, "test", None, 10**9))
     check_fits(head, load_split(cache, "test", None, 10**9, max_frames=2))

@@ -3,7 +3,7 @@
 Shape suffixes: A texts, B videos, R words of all texts (or frames of all videos) of a batch together, F frames, D joint dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,3 +51,16 @@ class VideoBatch:
         frame_BFD = rows_RD.new_zeros(*mask_BF.shape, rows_RD.shape[1])
         frame_BFD[mask_BF] = rows_RD
         return cls(frame_BFD, mask_BF)
+
+
+@dataclass(frozen=True)
+class EncodedFrames(VideoBatch):
+    """Videos whose frames went through a head's temporal encoder, if it has one."""
+
+    before_BFD: Tensor | None = None
+    """The frames before it, for a head that reads both."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "EncodedFrames":
+        """The same videos with every tensor changed alike."""
+        before_BFD = None if self.before_BFD is None else change(self.before_BFD)
+        return EncodedFrames(change(self.frame_BFD), change(self.mask_BF), before_BFD)

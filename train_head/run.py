@@ -28,7 +28,7 @@ def save_run(path: Path, head: Head, record: dict[str, Any]) -> None:
     temporary = path / f".{WEIGHTS_FILE}.tmp"
     save_file({name: value.contiguous() for name, value in head.state_dict().items()}, temporary)
     temporary.replace(path / WEIGHTS_FILE)
-    write_json(path / RUN_FILE, {"head": asdict(head.config), **record})
+    write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **record})
 
 
 def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head, dict[str, Any]]:
@@ -46,8 +46,8 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
                 f"--run {run}: this head scores nothing before training; train it with --head {name}, or choose {', '.join(ready)}"
             )
         parts = cache.clip_parts()
-        config = HeadConfig(name, cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
-        return make_head(config).to(device), {"run": run}
+        config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
+        return make_head(name, config).to(device), {"run": run}
     record = _read_record(Path(run))
     if record.get("finetuned_from") == cache.weights != record["weights"]:
         raise UserError(
@@ -58,7 +58,8 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
             f"--run {run} was trained on features of other CLIP weights ({record['weights'][:12]}..., D = {record['head']['dimension']}) "
             f"than the cache {cache.path} holds ({cache.weights[:12]}..., D = {cache.dimension}): use the cache of the same CLIP"
         )
-    head = make_head(HeadConfig(**record["head"]))
+    settings = dict(record["head"])
+    head = make_head(settings.pop("head"), HeadConfig(**settings))
     try:
         head.load_state_dict(load_file(Path(run) / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -93,7 +94,7 @@ def check_frames(head: Head, frames: int, which: str) -> None:
     """Raises UserError where videos (named by `which`) of up to so many frames do not fit the head's matrices or positions."""
     if head.FRAME_MATRICES and frames > head.config.max_frames:
         raise UserError(
-            f"{which} have up to {frames} frames, the matrices of head {head.config.head} take {head.config.max_frames}: "
+            f"{which} have up to {frames} frames, the matrices of head {head.name} take {head.config.max_frames}: "
             f"use --max-frames {head.config.max_frames} or less"
         )
     if head.temporal is not None and frames > head.config.temporal_positions:

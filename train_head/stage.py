@@ -274,7 +274,6 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
     parts = cache.clip_parts()
     temporal = None if options.temporal == "none" else make_temporal(cache.dimension, parts, options.temporal_init)
     config = HeadConfig(
-        head=options.head,
         dimension=cache.dimension,
         max_words=int(cache.settings["max_words"]),
         logit_scale=parts.logit_scale,
@@ -283,7 +282,7 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         temporal=options.temporal,
         **({} if temporal is None else temporal.shape()),
     )
-    head = make_head(config)
+    head = make_head(options.head, config)
     if head.temporal is not None and temporal is not None:
         head.temporal.load_state_dict(temporal.state_dict())
     return head

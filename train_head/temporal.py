@@ -16,6 +16,8 @@ from data.errors import UserError
 BLOCKS = 4
 QUICK = 1.702
 """Of QuickGELU."""
+NORM_EPSILON = 1e-12
+"""Of the LayerNorms. CLIP has 1e-5; the temporal encoder of CLIP4Clip, and of the systems that build on it, has BERT's 1e-12."""
 _ACTIVATIONS = ("QuickGELU", "GELU")
 
 
@@ -42,9 +44,9 @@ class Block(nn.Module):
 
     def __init__(self, dimension: int, heads: int, activation: str) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(dimension)
+        self.ln_1 = nn.LayerNorm(dimension, eps=NORM_EPSILON)
         self.attn = nn.MultiheadAttention(dimension, heads, batch_first=True)
-        self.ln_2 = nn.LayerNorm(dimension)
+        self.ln_2 = nn.LayerNorm(dimension, eps=NORM_EPSILON)
         self.mlp = FeedForward(dimension, activation)
 
     def forward(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:

@@ -185,12 +185,13 @@ class Trainer:
         finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
         if self.processes.count == 1:
             return self.head.scores(self.head.encode_texts(text_batch), self.head.encode_videos(video_batch)), finite
-        frame_BFD = self.head.frames_in_time(video_batch)
-        more = int(self.split.videos.frames.length_N[self.split.answers[texts]].max()) - frame_BFD.shape[1]
-        videos = VideoBatch(
-            gather(pad(frame_BFD, (0, 0, 0, more)), self.processes, summed=True),
-            gather(pad(video_batch.mask_BF, (0, more)), self.processes),
-        )
+        more = int(self.split.videos.frames.length_N[self.split.answers[texts]].max()) - video_batch.mask_BF.shape[1]
+
+        def of_all(own: Tensor) -> Tensor:
+            """[B, F] or [B, F, D] of the videos of all processes."""
+            return gather(pad(own, (0, 0) * (own.ndim - 2) + (0, more)), self.processes, summed=True)
+
+        videos = self.head.through_time(video_batch).each(of_all)
         own_SAB = self.head.scores(self.head.encode_texts(text_batch), self.head.encode_frames(videos))
         return gather(own_SAB, self.processes, dim=1), gather(finite[None], self.processes).all()
 

@@ -41,8 +41,9 @@ def find_moments(
 ) -> tuple[Measure, list[Moment]]:
     """The best moment of each of these videos for one text, and what tells their frames apart.
 
-    Heads with text-guided pooling weigh frames themselves. Of others it is the cosine of the sentence and the frame, behind the temporal
-    encoder where the head has one: it ranks frames, but the scores are not made of it.
+    Heads with text-guided pooling weigh frames themselves. For others it is the cosine of the sentence and the frame, which ranks frames
+    but is not what the scores are made of. The frame is taken after the temporal encoder, or before it if the head compares single frames
+    from there.
     """
     batch = VideoBatch.gather(videos, members, head.logit_scale.device)
     weights = head.frame_weights(text, batch)
@@ -52,7 +53,9 @@ def find_moments(
     elif weights.word_ABLF is not None:
         measure, weight_BF = "words", weights.word_ABLF[0].mean(dim=1)
     else:
-        measure, weight_BF = "cosine", normalize(head.frames_in_time(batch), dim=-1) @ normalize(text.sentence_AD[0], dim=-1)
+        frames = head.through_time(batch)
+        frame_BFD = frames.frame_BFD if frames.before_BFD is None else frames.before_BFD
+        measure, weight_BF = "cosine", normalize(frame_BFD, dim=-1) @ normalize(text.sentence_AD[0], dim=-1)
     found = []
     for i, padded_F in zip(members, weight_BF.cpu().numpy(), strict=True):
         seconds_F = videos.seconds[i]

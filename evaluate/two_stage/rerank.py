@@ -20,6 +20,7 @@ from data.features import TextFeatures, VideoFeatures
 from data.metrics import NanScore, Ranks, summary
 from data.processes import ProcessGroup
 from data.progress import Progress
+from train_head.batches import EncodedFrames
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.pairs import FRAMES_A_BLOCK, WORDS_A_STRIP, not_a_number
 from train_head.threads import parallel
@@ -29,10 +30,10 @@ BLOCKS_A_BIN = 2
 
 @dataclass(frozen=True)
 class _Bin:
-    """Some videos, by their indices in ascending order, their frames after the temporal encoder, and which are real."""
+    """Some videos, by their indices in ascending order, and their frames after the temporal encoder."""
 
     videos: NDArray[np.int64]
-    batch: VideoBatch
+    frames: EncodedFrames
 
 
 @torch.no_grad()
@@ -114,13 +115,12 @@ def _held(
 ) -> Iterator[list[_Bin]]:
     """Bins with their frames encoded, as many at a time as the budget has room for, at least one."""
     frames = videos.frames
-    bin_bytes = BLOCKS_A_BIN * FRAMES_A_BLOCK * frames.dimension * 4
+    bin_bytes = BLOCKS_A_BIN * FRAMES_A_BLOCK * frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
     count = max(1, memory_budget // bin_bytes)
     for first in range(0, len(bins), count):
         held = []
         for some in bins[first : first + count]:
-            batch = VideoBatch.gather(videos, some, device)
-            held.append(_Bin(some, VideoBatch(head.frames_in_time(batch), batch.mask_BF)))
+            held.append(_Bin(some, head.through_time(VideoBatch.gather(videos, some, device))))
         yield held
 
 
@@ -131,7 +131,7 @@ def _score_strip(head: Head, encoded: Any, some: _Bin, candidates: NDArray[np.in
     if not len(row):
         return
     wanted, position = np.unique(place[row, column], return_inverse=True)
-    chosen = torch.from_numpy(wanted).to(some.batch.mask_BF.device)
-    videos = head.encode_frames(VideoBatch(some.batch.frame_BFD[chosen], some.batch.mask_BF[chosen]))
+    chosen = torch.from_numpy(wanted).to(some.frames.mask_BF.device)
+    videos = head.encode_frames(some.frames.each(lambda tensor: tensor[chosen]))
     scores_AB = head.scores(encoded, videos).mean(dim=0).cpu()
     score_AK[torch.from_numpy(strip[row]), torch.from_numpy(column)] = scores_AB[torch.from_numpy(row), torch.from_numpy(position)]

@@ -23,6 +23,6 @@ HEADS: dict[str, type[Head]] = {
 }
 
 
-def make_head(config: HeadConfig) -> Head:
-    """A head before training: learned matrices at the identity, the temporal encoder at random."""
-    return HEADS[config.head](config)
+def make_head(name: str, config: HeadConfig) -> Head:
+    """The head of this name in HEADS before training: learned matrices at the identity, the temporal encoder at random."""
+    return HEADS[name](name, config)

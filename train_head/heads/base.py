@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.errors import UserError
-from train_head.batches import TextBatch, VideoBatch
+from train_head.batches import EncodedFrames, TextBatch, VideoBatch
+from train_head.plain import inverse_norm
 from train_head.temporal import TemporalEncoder
 
 MAX_LOGIT_SCALE = 100.0
@@ -25,9 +26,8 @@ ALL_SCORES = "all"
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """All that is needed to build a head again before its weights are loaded."""
+    """All that a head needs, beside its name, to be built again before its weights are loaded."""
 
-    head: str
     dimension: int
     max_words: int
     """Longest text the learned matrices take, start and end tokens included."""
@@ -61,10 +61,12 @@ class Head(nn.Module, ABC):
     """Whether it has layers that start at random: scores before training then mean nothing."""
     FRAME_MATRICES: ClassVar[bool] = False
     """Whether it has matrices that take no more than `max_frames` frames."""
+    READS_BEFORE: ClassVar[bool] = False
+    """Whether `encode_frames` also reads the frames before the temporal encoder."""
 
-    def __init__(self, config: HeadConfig) -> None:
+    def __init__(self, name: str, config: HeadConfig) -> None:
         super().__init__()
-        self.config = config
+        self.name, self.config = name, config
         self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
         """Logarithm of the factor, as in CLIP."""
         self.products: torch.dtype | None = None
@@ -94,9 +96,13 @@ class Head(nn.Module, ABC):
             in_time_BFD: Tensor = self.temporal(batch.frame_BFD, batch.mask_BF)
         return in_time_BFD.to(batch.frame_BFD.dtype)
 
+    def through_time(self, batch: VideoBatch) -> EncodedFrames:
+        """What `encode_frames` takes: the first half of `encode_videos`."""
+        return EncodedFrames(self.frames_in_time(batch), batch.mask_BF, batch.frame_BFD if self.READS_BEFORE else None)
+
     def encode_videos(self, batch: VideoBatch) -> Any:
         """Whatever of a video does not depend on the text."""
-        return self.encode_frames(VideoBatch(self.frames_in_time(batch), batch.mask_BF))
+        return self.encode_frames(self.through_time(batch))
 
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
         """The text-guided weights behind the scores of these texts and videos; a head without text guidance has none."""
@@ -107,8 +113,8 @@ class Head(nn.Module, ABC):
         """Whatever of a text does not depend on the video."""
 
     @abstractmethod
-    def encode_frames(self, batch: VideoBatch) -> Any:
-        """The rest of `encode_videos`, after the temporal encoder."""
+    def encode_frames(self, batch: EncodedFrames) -> Any:
+        """The second half of `encode_videos`, after the temporal encoder."""
 
     @abstractmethod
     def scores(self, texts: Any, videos: Any) -> Tensor:
@@ -125,6 +131,18 @@ class Head(nn.Module, ABC):
     def score_names(self) -> list[str]:
         """The names of the scores that it makes, in their order."""
         return [self.NAMES[i] for i in chosen_scores(self.config.scores, self.NAMES)]
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors [..., D] divided by their norms; a zero vector stays zero and gets no gradient."""
+    return x * inverse_norm(x.square().sum(dim=-1, keepdim=True))
+
+
+def unit_mean(frame_BFD: Tensor, mask_BF: Tensor) -> Tensor:
+    """CLIP4Clip's feature of a video [B, D]: the mean of its real frames, each of norm 1, divided by its own norm."""
+    unit_BFD = unit(frame_BFD.masked_fill(~mask_BF[..., None], 0.0))
+    # The sum has the direction of the mean.
+    return unit(unit_BFD.sum(dim=1))
 
 
 def chosen_scores(names: str, offered: tuple[str, ...]) -> list[int]:

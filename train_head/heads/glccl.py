@@ -39,16 +39,16 @@ class GlcclHead(Head):
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
 
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__(config)
+    def __init__(self, name: str, config: HeadConfig) -> None:
+        super().__init__(name, config)
         self.chosen = [SCORES.index(self.NAMES[i]) for i in chosen_scores(config.scores, self.NAMES)]
-        trained = {name for i in self.chosen for name in MATRICES[SCORES[i]]}
-        for name in sorted(name for names in MATRICES.values() for name in names):
-            identity = torch.eye(config.dimension if name.startswith("M") else config.max_words)
-            if name in trained:
-                self.register_parameter(name, nn.Parameter(identity))
+        trained = {matrix for i in self.chosen for matrix in MATRICES[SCORES[i]]}
+        for matrix in sorted(matrix for matrices in MATRICES.values() for matrix in matrices):
+            identity = torch.eye(config.dimension if matrix.startswith("M") else config.max_words)
+            if matrix in trained:
+                self.register_parameter(matrix, nn.Parameter(identity))
             else:
-                self.register_buffer(name, identity, persistent=False)
+                self.register_buffer(matrix, identity, persistent=False)
 
     def matrices(self) -> dict[str, Tensor]:
         """The matrices by their names in the method; those that none of the chosen scores reads stay at the identity."""

@@ -3,21 +3,19 @@
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import Head
+from train_head.heads.base import Head, unit, unit_mean
 
 
 class MeanHead(Head):
     """Cosine of the sentence and the mean of the frames, each frame of norm 1."""
 
     def encode_texts(self, batch: TextBatch) -> Tensor:
-        return normalize(batch.sentence_AD, dim=-1)
+        return unit(batch.sentence_AD)
 
     def encode_frames(self, batch: VideoBatch) -> Tensor:
-        unit_BFD = normalize(batch.frame_BFD, dim=-1) * batch.mask_BF[..., None]
-        return normalize(unit_BFD.sum(dim=1), dim=-1)
+        return unit_mean(batch.frame_BFD, batch.mask_BF)
 
     def scores(self, texts: Tensor, videos: Tensor) -> Tensor:
         precision = self.products or texts.dtype

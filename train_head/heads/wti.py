@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import Head, HeadConfig
+from train_head.heads.base import Head, HeadConfig, unit
 from train_head.heads.glccl import by_length, in_batch_order
-from train_head.plain import inverse_norm
 
 _FAR_BELOW = -1e30
 
@@ -35,8 +34,8 @@ class WtiHead(Head):
 
     TRAINED_ONLY: ClassVar[bool] = True
 
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__(config)
+    def __init__(self, name: str, config: HeadConfig) -> None:
+        super().__init__(name, config)
         self.word_weight, self.frame_weight = (
             nn.Sequential(nn.Linear(config.dimension, config.dimension), nn.ReLU(), nn.Linear(config.dimension, 1)) for _ in range(2)
         )
@@ -69,4 +68,4 @@ class WtiHead(Head):
 def _tokens(token_NTD: Tensor, mask_NT: Tensor, network: nn.Module) -> Tokens:
     token_NTD = token_NTD.masked_fill(~mask_NT[..., None], 0.0)
     weight_NT = network(token_NTD)[..., 0].masked_fill(~mask_NT, _FAR_BELOW).softmax(dim=-1)
-    return Tokens(token_NTD * inverse_norm(token_NTD.square().sum(dim=-1, keepdim=True)), weight_NT.masked_fill(~mask_NT, 0.0), mask_NT)
+    return Tokens(unit(token_NTD), weight_NT.masked_fill(~mask_NT, 0.0), mask_NT)

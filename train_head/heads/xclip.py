@@ -1,8 +1,11 @@
 """X-CLIP (Ma et al. 2022, "X-CLIP: End-to-End Multi-grained Contrastive Learning for Video-Text Retrieval"): multi-grained contrast.
 
-Its four similarities and its attention over similarity matrices (AOSM), in the form that GLCCL gives to them: the same four scores, with a
-learned matrix in every aggregation, but frames that no text guides. The feature of a video is the mean of its frames, and the frames
-themselves take the place of the mixtures that words ask for; matrices that weigh frames are [max_frames, max_frames].
+The four scores of GLCCL without guidance by texts. A video has one feature, the mean of its frames, and its frames stand where GLCCL has
+the mixtures that words ask for. Every aggregation (X-CLIP's attention over similarity matrices, AOSM) has a learned matrix; those over
+frames are [max_frames, max_frames].
+
+As in X-CLIP, the mean is of frames of norm 1 after the temporal encoder and has norm 1 itself, and the similarities of single frames read
+frames of norm 1 from before that encoder. X-CLIP lets padded words and frames take part in its aggregations. Here they are masked.
 
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
 """
@@ -15,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores
+from train_head.batches import EncodedFrames, TextBatch
+from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores, unit, unit_mean
 from train_head.heads.glccl import aggregate_flops, by_length, in_batch_order
-from train_head.plain import KAPPA, Guides, aggregate, inverse_norm, prepare_texts
+from train_head.plain import KAPPA, Guides, aggregate, prepare_texts
 
 
 @dataclass(frozen=True)
 class PooledVideos:
-    """Videos of norm 1 [B, D], their frames of norm 1 [B, F, D], and which of the frames are real [B, F]."""
+    """Video features [B, D] and frames [B, F, D], all of norm 1, and which of the frames are real [B, F]."""
 
     unit_video_BD: Tensor
     unit_frame_BFD: Tensor
@@ -35,25 +38,25 @@ class XclipHead(Head):
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
     FRAME_MATRICES: ClassVar[bool] = True
+    READS_BEFORE: ClassVar[bool] = True
 
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__(config)
+    def __init__(self, name: str, config: HeadConfig) -> None:
+        super().__init__(name, config)
         self.chosen = chosen_scores(config.scores, SCORES)
         size = {"M_g": config.dimension, "M_l": config.dimension}
         size |= {"P1": config.max_words, "P3": config.max_words, "P6": config.max_words}
         size |= {"P2": config.max_frames, "P4": config.max_frames, "P5": config.max_frames}
-        for name in sorted(size):
-            self.register_parameter(name, nn.Parameter(torch.eye(size[name])))
+        for matrix in sorted(size):
+            self.register_parameter(matrix, nn.Parameter(torch.eye(size[matrix])))
 
     def encode_texts(self, batch: TextBatch) -> list[tuple[Tensor, Guides]]:
         head = {"M_g": self.get_parameter("M_g"), "M_l": self.get_parameter("M_l")}
         return [(rows, prepare_texts(sentence_AD, word_ALD, mask_AL, head)) for rows, sentence_AD, word_ALD, mask_AL in by_length(batch)]
 
-    def encode_frames(self, batch: VideoBatch) -> PooledVideos:
-        frame_BFD = batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0)
-        # The sum has the direction of the mean.
-        video_BD = frame_BFD.sum(dim=1)
-        return PooledVideos(_unit(video_BD), _unit(frame_BFD), batch.mask_BF)
+    def encode_frames(self, batch: EncodedFrames) -> PooledVideos:
+        assert batch.before_BFD is not None
+        unit_frame_BFD = unit(batch.before_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))
+        return PooledVideos(unit_mean(batch.frame_BFD, batch.mask_BF), unit_frame_BFD, batch.mask_BF)
 
     def scores(self, texts: list[tuple[Tensor, Guides]], videos: PooledVideos) -> Tensor:
         return in_batch_order([(rows, self._block(guides, videos)[self.chosen]) for rows, guides in texts]) * self.scale()
@@ -89,7 +92,3 @@ class XclipHead(Head):
         over_words, over_frames = aggregate_flops(words), aggregate_flops(frames)
         # P1 and P6, P2 and P4 once; P3 for every frame, P5 for every word.
         return flops + (2 + frames) * over_words + (2 + words) * over_frames
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x * inverse_norm(x.square().sum(dim=-1, keepdim=True))

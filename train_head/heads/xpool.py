@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import Head, HeadConfig
+from train_head.heads.base import Head, HeadConfig, unit
 from train_head.plain import inverse_norm
 
 _FAR_BELOW = -1e30
@@ -44,8 +44,8 @@ class XpoolHead(Head):
 
     TRAINED_ONLY: ClassVar[bool] = True
 
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__(config)
+    def __init__(self, name: str, config: HeadConfig) -> None:
+        super().__init__(name, config)
         d = config.dimension
         self.norm_in, self.norm_pooled, self.norm_out = (nn.LayerNorm(d) for _ in range(3))
         self.query, self.key, self.value, self.out, self.fc = (nn.Linear(d, d) for _ in range(5))
@@ -54,8 +54,7 @@ class XpoolHead(Head):
             nn.init.zeros_(layer.bias)
 
     def encode_texts(self, batch: TextBatch) -> Queries:
-        unit_AD = batch.sentence_AD * inverse_norm(batch.sentence_AD.square().sum(dim=-1, keepdim=True))
-        return Queries(unit_AD, self.query(self.norm_in(batch.sentence_AD)) * batch.sentence_AD.shape[1] ** -0.5)
+        return Queries(unit(batch.sentence_AD), self.query(self.norm_in(batch.sentence_AD)) * batch.sentence_AD.shape[1] ** -0.5)
 
     def encode_frames(self, batch: VideoBatch) -> Memory:
         frame_BFD = self.norm_in(batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))

@@ -28,11 +28,11 @@ from data.provenance import provenance, write_json
 from evaluate.cost import measured
 from extract.clip import load_clip
 from train_head.fused import fused_score, lane_videos, tile_texts
-from train_head.glim import Guides, prepare_texts, prepare_videos, score
 from train_head.heads import HeadConfig, TextBatch, VideoBatch
 from train_head.heads.glccl import GlcclHead, by_length
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.pairs import Unshared, score_all_pairs
+from train_head.plain import Guides, prepare_texts, prepare_videos, score
 
 ROOT = Path(__file__).parent.parent
 DIMENSION = 512

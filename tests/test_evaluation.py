@@ -26,10 +26,10 @@ from evaluate.bootstrap import intervals, limits, resample
 from evaluate.cost import flops_a_pair, measured
 from evaluate.post_processing import BETA, CorrectedScore, FirstVideos, SoftmaxTotals, dual_softmax, dynamic_inverted_softmax
 from evaluate.ranks import RankTables
-from train_head.glim import prepare_texts, prepare_videos, score
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import GlcclHead
 from train_head.pairs import Unshared, score_all_pairs
+from train_head.plain import prepare_texts, prepare_videos, score
 from train_head.run import load_head
 from train_head.splits import Split, load_split
 

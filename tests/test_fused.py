@@ -13,8 +13,8 @@ from tests.glim_reference import reference_scores
 from tests.test_glim import KINDS, degenerate, pad, random_features, random_head, text_batch
 from train_head.batches import TextBatch, VideoBatch
 from train_head.fused import COLUMNS, FEW_ROWS, ROWS, fused_score, lane_videos, tile_texts
-from train_head.glim import glim_scores
 from train_head.heads import HeadConfig, make_head
+from train_head.plain import prepare_texts, prepare_videos, score
 from train_head.threads import without_subnormals
 
 Problem = tuple[TextBatch, VideoBatch, dict[str, Tensor]]
@@ -30,7 +30,8 @@ def plain(texts: TextBatch, videos: VideoBatch, head: dict[str, Tensor], kappa: 
     # Stacked, so that gradients find their way.
     word_ALD = torch.stack([torch.cat([w, w.new_zeros(length - len(w), dimension)]) for w in words])
     mask_AL = torch.arange(length) < texts.length_A[:, None]
-    return glim_scores(texts.sentence_AD, word_ALD, mask_AL, videos.frame_BFD, videos.mask_BF, head, kappa=kappa)
+    guides = prepare_texts(texts.sentence_AD, word_ALD, mask_AL, head)
+    return 100 * score(guides, prepare_videos(videos.frame_BFD, videos.mask_BF), head, kappa=kappa)
 
 
 def problem(seed: int, texts: int, videos: int, longest: int = 12, most_frames: int = 6) -> Problem:
@@ -72,6 +73,7 @@ def test_a_text_longer_than_a_tile() -> None:
     torch.testing.assert_close(fused(texts, videos, head, kappa=0.05), plain(texts, videos, head, kappa=0.05), rtol=1e-3, atol=1e-2)
 
 
+@torch.no_grad()
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), texts=st.integers(1, 90), videos=st.integers(1, 150), few=st.booleans())
 def test_not_a_bit_depends_on_order_or_neighbours(seed: int, texts: int, videos: int, few: bool) -> None:
@@ -149,13 +151,15 @@ def test_gradients_of_the_matrices_alone() -> None:
         assert torch.equal(value.grad, expected)
 
 
-def test_gradients_are_not_taken_twice() -> None:
-    """They take the place of what they are made from: a second time would be wrong, and is refused."""
+def test_gradients_taken_again_are_the_same() -> None:
+    """The gradients take the place of the products they are made from; another backward pass multiplies again."""
     texts, videos, head = problem(11, texts=4, videos=4)
+    frame_BFD = videos.frame_BFD.requires_grad_()
     loss = fused(texts, videos, {name: value.requires_grad_() for name, value in head.items()}).sum()
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="taken once"):
-        loss.backward()
+    leaves = [frame_BFD, *head.values()]
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    for again in (torch.autograd.grad(loss, leaves, retain_graph=True), torch.autograd.grad(loss, leaves)):
+        assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
 def test_not_a_bit_depends_on_the_number_of_threads() -> None:

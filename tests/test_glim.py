@@ -58,6 +58,69 @@ def test_scores_equal_the_equations(seed: int, word_counts: list[int], frame_cou
     torch.testing.assert_close(scores.double(), reference_scores(sentences, words, frames, head), rtol=1e-4, atol=1e-3)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    word_mask=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=5),
+    frame_mask=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=4),
+    identity=st.booleans(),
+)
+def test_any_masks_give_the_scores_of_what_they_leave(
+    seed: int, word_mask: list[list[bool]], frame_mask: list[list[bool]], identity: bool
+) -> None:
+    """Also with holes, which leave P1 ... P6 with the rows and columns of the real words; gradients as by the plain form in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    mask_AL, mask_BF = torch.tensor(word_mask), torch.tensor(frame_mask)
+    sentences, words, frames = random_features(generator, [5] * len(mask_AL), [4] * len(mask_BF), norm=4.0)
+    head = None if identity else random_head(generator, 7)
+    found = with_gradients(torch.stack(sentences), torch.stack(words), mask_AL, torch.stack(frames), mask_BF, head)
+    exact = with_gradients(
+        torch.stack(sentences).double(),
+        torch.stack(words).double(),
+        mask_AL,
+        torch.stack(frames).double(),
+        mask_BF,
+        head and {name: value.double() for name, value in head.items()},
+    )
+    for ours, theirs in zip(found, exact, strict=True):
+        assert (ours - theirs).norm() <= 2e-4 * theirs.norm()
+    for a, b in [(a, b) for a in range(len(mask_AL)) for b in range(len(mask_BF))]:
+        at = mask_AL[a].nonzero()[:, 0]
+        matrices = head or {"M_g": torch.eye(D), "M_l": torch.eye(D)} | dict.fromkeys(NAMES, torch.eye(5))
+        closed_up = {name: value[at][:, at] if name in NAMES else value for name, value in matrices.items()}
+        if not mask_BF[b].any():
+            assert not found[0][:, a, b].any()
+        elif len(at) == 0:
+            assert not found[0][1:, a, b].any()
+        else:
+            expected = reference_scores([sentences[a]], [words[a][at]], [frames[b][mask_BF[b]]], closed_up, kappa=SOFT)
+            torch.testing.assert_close(found[0][:, a, b].double(), expected[:, 0, 0], rtol=1e-4, atol=1e-3)
+
+
+SOFT = 0.05
+"""A kappa at which rounding is not amplified a hundredfold, so that float32 and float64 can be compared closely."""
+
+
+def with_gradients(
+    sentence_AD: Tensor, word_ALD: Tensor, mask_AL: Tensor, frame_BFD: Tensor, mask_BF: Tensor, head: dict[str, Tensor] | None
+) -> list[Tensor]:
+    """Scores, and the gradients of a function of them by every tensor."""
+    leaves = [t.clone().requires_grad_() for t in (sentence_AD, word_ALD, frame_BFD, *(head or {}).values())]
+    matrices = head and dict(zip(head, leaves[3:], strict=True))
+    scores = glim_scores(leaves[0], leaves[1], mask_AL, leaves[2], mask_BF, matrices, kappa=SOFT)
+    weight = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(scores.dtype)
+    return [scores.detach(), *torch.autograd.grad((scores * weight).sum(), leaves)]
+
+
+def test_no_texts_or_no_videos_give_no_scores() -> None:
+    generator = torch.Generator().manual_seed(8)
+    sentences, words, frames = random_features(generator, [3, 2], [2, 3])
+    (word, word_mask), (frame, frame_mask) = pad(words), pad(frames)
+    sentence = torch.stack(sentences)
+    assert glim_scores(sentence[:0], word[:0], word_mask[:0], frame, frame_mask).shape == (4, 0, 2)
+    assert glim_scores(sentence, word, word_mask, frame[:0], frame_mask[:0]).shape == (4, 2, 0)
+
+
 def test_the_constants_reach_the_equations() -> None:
     generator = torch.Generator().manual_seed(1)
     sentences, words, frames = random_features(generator, [4, 2], [3, 5])

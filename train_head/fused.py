@@ -1,10 +1,12 @@
 """GLIM's four scores on a CPU: two matrix products, and compiled loops that keep everything else in cache; with gradients.
 
-The same mathematics as `glim.score`. The words of all texts are rows of one matrix, each text with its real length; whole texts fill
+The same mathematics as `plain.score`. The words of all texts are rows of one matrix, each text with its real length; whole texts fill
 tiles of ROWS rows, or of FEW_ROWS where texts come one at a time. Videos stand side by side in blocks of LANES, so that the compiled
-loops treat LANES videos with every instruction. The products of a tile always have the same shape, padded where texts or videos run out,
-and every lane is computed alike: a score does not depend on the order of texts and videos, on what is scored beside them, or on the
-number of threads.
+loops treat LANES videos with every instruction.
+
+Without gradients, a score has the same bits whatever the order of texts and videos, whatever is scored beside them, and on any number of
+threads. Every matrix product is made of products of one shape, padded where texts or videos run out (shapes.py says why); Gram matrices
+and all that follows come from compiled loops that treat every lane alike.
 
 Shape suffixes: A texts, B videos, R rows (words and sentences) of all tiles, F frames, V the LANES videos of a block, N blocks, X videos
 of some blocks, C columns (all frames of some blocks), K chunks of blocks, D joint dimension, L words, S the four scores.
@@ -23,19 +25,22 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.glim import KAPPA, TAU, inverse_norm
-from train_head.kernels import Scratch, gradient_tile, make_scratch, score_tile
+from train_head.kernels import Scratch, gradient_tile, gram_block, make_scratch, score_tile
 from train_head.lanes import LANES
+from train_head.plain import KAPPA, TAU, inverse_norm
+from train_head.shapes import GRAIN, multiply_in_panels
 from train_head.threads import parallel
 
-ROWS = 384
+ROWS = 8 * GRAIN
 """Rows of a tile: whole texts, padded to this. A longer text is in a tile padded to a multiple, with none but such."""
-FEW_ROWS = 32
-"""The same for a search, where a tile of ROWS would be empty but for one text: two texts of a caption's usual length."""
-SENTENCES = 32
+FEW_ROWS = GRAIN
+"""The same for a search, where a tile of ROWS would be empty but for one text: three texts of a caption's usual length."""
+SENTENCES = GRAIN
 """Rows of a product of sentences with M_g."""
-COLUMNS = 768
-"""About so many columns (frames of all videos of a chunk of blocks) meet a tile at once: both products then stay in cache."""
+PANEL = 4 * GRAIN
+"""Columns (frames of videos) of a product without gradients."""
+COLUMNS = 4 * PANEL
+"""Most columns of a chunk of blocks, unless one block has more. They meet a tile at once: both products then stay in cache."""
 
 
 Arguments = tuple[Any, Any, Any, Any, Any, Any, Any]
@@ -68,6 +73,8 @@ class TiledTexts:
     mapped_RD: Tensor
     norm_inverse_R: Tensor
     tiles: list[Tile]
+    unit: int
+    """Rows of a product without gradients; every tile has a multiple."""
     count: int
     memory: local = field(default_factory=local)
     """What a thread works in, kept for the next videos: new memory is slow to touch."""
@@ -78,12 +85,14 @@ class LanedVideos:
     """Videos in blocks of LANES side by side, the number of blocks padded to a multiple of `chunk`."""
 
     frame_CD: Tensor
-    """The columns of the products, C = N * F * LANES."""
+    """The columns of the products: `width` for each chunk."""
     gram_NFFV: Tensor
     valid_NFV: Tensor
     """1 at real frames that are not zero."""
     chunk: int
     """Blocks that meet a tile at once."""
+    width: int
+    """Columns of a chunk: those of its blocks, padded with zeros."""
     count: int
 
 
@@ -112,20 +121,20 @@ def tile_texts(batch: TextBatch, head: Mapping[str, Tensor], threads: int, rows:
         mapped_RD, norm_inverse_R = torch.empty_like(raw_RD), torch.empty(len(raw_RD))
 
         def work(tile: Tile, _: None) -> None:
-            mapped_RD[tile.rows], norm_inverse_R[tile.rows] = _map(raw_RD[tile.rows], torch.from_numpy(tile.starts[1:] - 1), head)
+            mapped_RD[tile.rows], norm_inverse_R[tile.rows] = _map(raw_RD[tile.rows], torch.from_numpy(tile.starts[1:] - 1), head, rows)
 
-        # A tile at a time: a product of another shape could round otherwise, and a text would depend on those beside it.
         parallel(threads, work, tiles, lambda: None)
-    return TiledTexts(raw_RD, mapped_RD, norm_inverse_R, tiles, texts)
+    return TiledTexts(raw_RD, mapped_RD, norm_inverse_R, tiles, rows, texts)
 
 
-def _map(raw_RD: Tensor, sentences: Tensor, head: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows of norm 1 times M_l, or times M_g those of `sentences`; and 1 / norm."""
+def _map(raw_RD: Tensor, sentences: Tensor, head: Mapping[str, Tensor], rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """Rows of norm 1 times M_l, or times M_g those of `sentences`; and 1 / norm. Products of so many `rows`, or of all."""
     norm_inverse_R = inverse_norm(raw_RD.square().sum(dim=-1))
     unit_RD = raw_RD * norm_inverse_R[:, None]
     sentence_AD = pad(unit_RD[sentences], (0, 0, 0, -len(sentences) % SENTENCES))
     sentence_AD = torch.cat([part @ head["M_g"] for part in sentence_AD.split(SENTENCES)])
-    return (unit_RD @ head["M_l"]).index_copy(0, sentences, sentence_AD[: len(sentences)]), norm_inverse_R
+    word_RD = torch.cat([part @ head["M_l"] for part in unit_RD.split(rows or len(unit_RD))])
+    return word_RD.index_copy(0, sentences, sentence_AD[: len(sentences)]), norm_inverse_R
 
 
 def _pack(length_A: NDArray[np.int64], tile_rows: int) -> list[Tile]:
@@ -158,24 +167,59 @@ def _pack(length_A: NDArray[np.int64], tile_rows: int) -> list[Tile]:
 
 def lane_videos(batch: VideoBatch) -> LanedVideos:
     """Lay out videos as columns of the products. Padded frames must be finite; they are cleared here."""
-    count, frames, _ = batch.frame_BFD.shape
-    chunk, blocks = max(1, COLUMNS // (frames * LANES)), -(-count // LANES)
+    count, frames, dimension = batch.frame_BFD.shape
+    blocks = -(-count // LANES)
+    chunk, width = _chunk(blocks, frames * LANES)
     chunks = -(-blocks // chunk)
-    if torch.is_grad_enabled():
-        chunk = -(-blocks // chunks)  # a training batch has to have no bits in common with others: pad no more than needed
     more = chunks * chunk * LANES - count
     frame_XFD = batch.frame_BFD if batch.mask_BF.all() else batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0)
     frame_XFD = pad(frame_XFD, (0, 0, 0, 0, 0, more)) if more else frame_XFD
-    gram_XFF = frame_XFD @ frame_XFD.transpose(-1, -2)
-    valid_XF = pad(batch.mask_BF, (0, 0, 0, more)) & (gram_XFF.detach().diagonal(dim1=-2, dim2=-1) > 0)
     frame_NFVD = frame_XFD.unflatten(0, (-1, LANES)).transpose(1, 2)
+    if torch.is_grad_enabled():
+        gram_NFFV = (frame_XFD @ frame_XFD.transpose(-1, -2)).unflatten(0, (-1, LANES)).movedim(1, -1).contiguous()
+    else:
+        gram_NFFV = _gram(frame_NFVD)
+    frame_KCD = frame_NFVD.reshape(chunks, chunk * frames * LANES, dimension)
+    valid_NFV = pad(batch.mask_BF, (0, 0, 0, more)).unflatten(0, (-1, LANES)).movedim(1, -1)
+    valid_NFV = valid_NFV & (gram_NFFV.detach().diagonal(dim1=1, dim2=2).transpose(1, 2) > 0)
     return LanedVideos(
-        frame_CD=frame_NFVD.flatten(0, 2),
-        gram_NFFV=gram_XFF.unflatten(0, (-1, LANES)).movedim(1, -1).contiguous(),
-        valid_NFV=valid_XF.unflatten(0, (-1, LANES)).movedim(1, -1).float().contiguous(),
+        frame_CD=pad(frame_KCD, (0, 0, 0, width - frame_KCD.shape[1])).flatten(0, 1),
+        gram_NFFV=gram_NFFV,
+        valid_NFV=valid_NFV.float().contiguous(),
         chunk=chunk,
+        width=width,
         count=count,
     )
+
+
+def _chunk(blocks: int, columns: int) -> tuple[int, int]:
+    """How many blocks of so many columns make a chunk, and the width of the chunk.
+
+    Without gradients the width is a multiple of PANEL, and as little of it as can be is padding. With gradients it is what the blocks
+    take, and the chunks share the blocks evenly: a step of training need not have the bits of another.
+    """
+    most = max(1, COLUMNS // columns)
+    if torch.is_grad_enabled():
+        chunk = -(-blocks // -(-blocks // most))
+        return chunk, chunk * columns
+
+    def width(chunk: int) -> int:
+        return -(-chunk * columns // PANEL) * PANEL
+
+    chunk = max(range(1, most + 1), key=lambda chunk: (chunk * columns / width(chunk), chunk))
+    return chunk, width(chunk)
+
+
+def _gram(frame_NFVD: Tensor) -> Tensor:
+    """The products of every video's frames with each other [N, F, F, V], on all threads."""
+    blocks, frames, _, _ = frame_NFVD.shape
+    gram_NFFV = torch.empty(blocks, frames, frames, LANES)
+
+    def work(n: int, _: None) -> None:
+        gram_block(frame_NFVD[n].contiguous().numpy(), gram_NFFV[n].numpy())
+
+    parallel(torch.get_num_threads(), work, range(blocks), lambda: None)
+    return gram_NFFV
 
 
 def fused_score(
@@ -194,7 +238,19 @@ def fused_score(
     """
     matrices_6LL = torch.stack([head[f"P{i}"] for i in range(1, 7)])
     temperatures = np.float32(1 / tau), np.float32(1 / kappa)
-    shape = _Shape(threads, products, texts.memory, texts.tiles, videos.valid_NFV, videos.chunk, texts.count, videos.count, *temperatures)
+    shape = _Shape(
+        threads,
+        products,
+        texts.memory,
+        texts.tiles,
+        texts.unit,
+        videos.valid_NFV,
+        videos.chunk,
+        videos.width,
+        texts.count,
+        videos.count,
+        *temperatures,
+    )
     inputs = (texts.raw_RD, texts.mapped_RD, texts.norm_inverse_R, videos.frame_CD, videos.gram_NFFV, matrices_6LL)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         scores_SAB: Tensor = _FusedScore.apply(shape, *inputs)
@@ -210,8 +266,10 @@ class _Shape:
     products: torch.dtype
     memory: local
     tiles: list[Tile]
+    unit: int
     valid_NFV: Tensor
     chunk: int
+    width: int
     texts: int
     videos: int
     tau_inverse: np.float32
@@ -220,11 +278,6 @@ class _Shape:
     @property
     def chunks(self) -> int:
         return len(self.valid_NFV) // self.chunk
-
-    @property
-    def width(self) -> int:
-        """Columns of a chunk."""
-        return self.chunk * self.valid_NFV[0].numel()
 
     @property
     def longest(self) -> int:
@@ -272,10 +325,10 @@ class _Shape:
             rows_RD = raw_RD[tile.rows], mapped_RD[tile.rows]
             raw_RC, mapped_RC = products_RC[:, : len(rows_RD[0])] if keep is None else (part[k, tile.rows] for part in keep)
             for row_RD, product_RC in zip(rows_RD, (raw_RC, mapped_RC), strict=True):
-                if self.products == torch.float32 or keep is not None:
+                if keep is not None:
                     torch.mm(row_RD, column_CD.T, out=product_RC)
                 else:
-                    product_RC.copy_(row_RD.to(self.products) @ column_CD.to(self.products).T)
+                    multiply_in_panels(row_RD, column_CD, product_RC, (self.unit, PANEL), self.products)
             out_SAX = np.empty((4, len(tile.texts), self.chunk * LANES), np.float32)
             arguments = self.arguments(tile, k, norm_inverse_R, gram_NFFV, matrices_6LL)
             score_tile(raw_RC.numpy(), mapped_RC.numpy(), *arguments, scratch, out_SAX)
@@ -305,7 +358,9 @@ class _FusedScore(torch.autograd.Function):
         need_raw, need_mapped, need_norm, need_frame, need_gram, _ = ctx.needs_input_grad[1:]
         with_raw = need_raw or need_norm or need_frame or need_gram
         if ctx.spent:
-            raise RuntimeError("the scores' gradients were taken once, and what they need is gone: score again")
+            # The first time, gradients took the place of the products.
+            raw_KRC, mapped_KRC = torch.empty_like(raw_KRC), torch.empty_like(mapped_KRC)
+            shape.scores((raw_RD, mapped_RD, norm_inverse_R, frame_CD, gram_NFFV, matrices_6LL), (raw_KRC, mapped_KRC))
         ctx.spent = True
         parts: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train_head.lanes import LANES, exp, factor, fill, load, root, store, where_greater
+from train_head.lanes import LANES, exp, factor, fill, load, root, store, total, where_greater
 
 Floats = NDArray[np.float32]
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -344,6 +344,32 @@ def _check(starts: Any, frames: int, matrices_6LL: Any, s: Any) -> None:
 
 
 @compiled
+def gram_block(frame_FVD: Any, gram_FFV: Any) -> None:
+    """The products of every video's frames with each other, for the LANES videos of a block.
+
+    Here a vector holds LANES channels of one frame, and what D leaves over is added number by number.
+    """
+    frames, videos, dimension = frame_FVD.shape
+    frame, whole = frame_FVD.reshape(-1), dimension - dimension % LANES
+    for v in range(videos):
+        for f in range(frames):
+            one = (f * videos + v) * dimension
+            for g in range(f, frames):
+                other = (g * videos + v) * dimension
+                # Two sums, so that one addition need not wait for the other.
+                even = odd = fill(_0)
+                for at in range(0, whole - LANES, 2 * LANES):
+                    even = even + load(frame, one + at) * load(frame, other + at)
+                    odd = odd + load(frame, one + at + LANES) * load(frame, other + at + LANES)
+                if whole % (2 * LANES):
+                    even = even + load(frame, one + whole - LANES) * load(frame, other + whole - LANES)
+                product = total(even + odd)
+                for at in range(whole, dimension):
+                    product += frame[one + at] * frame[other + at]
+                gram_FFV[f, g, v] = gram_FFV[g, f, v] = product
+
+
+@compiled
 def score_tile(
     raw_RC: Any,
     mapped_RC: Any,
@@ -364,7 +390,7 @@ def score_tile(
     blocks, frames = valid_NFV.shape[0], valid_NFV.shape[1]
     _check(starts, frames, matrices_6LL, scratch)
     assert raw_RC.shape[0] >= starts[-1], "products of another shape"
-    assert raw_RC.shape[1] == blocks * frames * LANES, "products of another shape"
+    assert raw_RC.shape[1] >= blocks * frames * LANES, "products of another shape"
     raw, mapped, gram, valid = raw_RC.reshape(-1), mapped_RC.reshape(-1), gram_NFFV.reshape(-1), valid_NFV.reshape(-1)
     out = out_SAX.reshape(-1)
     score_step, half = out_SAX.shape[1] * out_SAX.shape[2], fill(_HALF)
@@ -420,7 +446,7 @@ def gradient_tile(
     blocks, frames, stride = valid_NFV.shape[0], valid_NFV.shape[1], raw_RC.shape[1]
     _check(starts, frames, matrices_6LL, s)
     assert raw_RC.shape[0] >= starts[-1], "products of another shape"
-    assert stride == blocks * frames * LANES, "products of another shape"
+    assert stride >= blocks * frames * LANES, "products of another shape"
     raw, mapped, gram, valid = raw_RC.reshape(-1), mapped_RC.reshape(-1), gram_NFFV.reshape(-1), valid_NFV.reshape(-1)
     given, d_norm, d_gram = gradient_SAX.reshape(-1), gradient_norm_RV.reshape(-1), gradient_gram_NFFV.reshape(-1)
     score_step, step = gradient_SAX.shape[1] * gradient_SAX.shape[2], frames * LANES

@@ -152,7 +152,22 @@ def _exp(_context: Any, x: Any) -> Any:
     return VECTOR(VECTOR), generate
 
 
-load, factor, store, fill, where_greater, root, exp = map(intrinsic, (_load, _factor, _store, _fill, _where_greater, _root, _exp))
+def _total(_context: Any, x: Any) -> Any:
+    """The sum of all lanes, a float32; halves are added to halves."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        lanes = [builder.extract_element(arguments[0], ir.Constant(ir.IntType(32), lane)) for lane in range(LANES)]
+        while len(lanes) > 1:
+            half = len(lanes) // 2
+            lanes = [builder.fadd(low, high) for low, high in zip(lanes[:half], lanes[half:], strict=True)]
+        return lanes[0]
+
+    return types.float32(VECTOR), generate
+
+
+load, factor, store, fill, where_greater, root, exp, total = map(
+    intrinsic, (_load, _factor, _store, _fill, _where_greater, _root, _exp, _total)
+)
 
 
 def _implement(operation: Callable[[Any, Any], Any], instruction: str) -> None:

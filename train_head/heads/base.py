@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
-from train_head.glim import inverse_norm
+from train_head.plain import inverse_norm
 from train_head.temporal import TemporalEncoder
 
 MAX_LOGIT_SCALE = 100.0

@@ -10,8 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.fused import FEW_ROWS, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
-from train_head.glim import Frames, Guides, frame_weights, prepare_texts, prepare_videos, score
+from train_head.glim import frame_weights
 from train_head.heads.base import SCORES, FrameWeights, Head, HeadConfig, chosen_scores
+from train_head.plain import Frames, Guides, prepare_texts, prepare_videos, score
 
 # Texts are scored in blocks of like length: padding a text costs work that grows with the square of its length.
 TEXTS_A_BLOCK = 16

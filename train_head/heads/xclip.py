@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import EncodedFrames, TextBatch
-from train_head.glim import KAPPA, Guides, aggregate, prepare_texts
 from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores, unit, unit_mean
 from train_head.heads.glccl import aggregate_flops, by_length, in_batch_order
+from train_head.plain import KAPPA, Guides, aggregate, prepare_texts
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.glim import inverse_norm
 from train_head.heads.base import Head, HeadConfig, unit
+from train_head.plain import inverse_norm
 
 _FAR_BELOW = -1e30
 

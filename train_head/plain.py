@@ -1,0 +1,191 @@
+"""GLIM and the four scores in plain tensor operations: for CUDA and float64, and the reference for the compiled loops.
+
+The paper's text-guided features would be a tensor of texts x videos x words x D. They are never built: every score is made from dot
+products of words with frames, and every norm from the Gram matrix of a video's frames. README.md has the equations.
+
+Shape suffixes: A texts, B videos, L words of the longest text (start and end tokens included), K the same words in their second role,
+F frames of the longest video, D joint dimension, S the four scores. Norms of guided features are always those over real frames.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TAU = 5.0
+KAPPA = 0.01
+
+# What stands in for minus infinity behind the end of a text or video: finite, so that no infinity meets a zero.
+_FAR_BELOW = -1e30
+
+
+@dataclass(frozen=True)
+class Guides:
+    """Texts prepared for scoring against any video (the sides of the products that depend on the text alone)."""
+
+    sentence_AD: Tensor
+    """Raw sentence features: they guide the frames."""
+    word_ALD: Tensor
+    """Raw word features."""
+    unit_sentence_AD: Tensor
+    """Sentences of norm 1, for the sentence-frame score."""
+    mapped_sentence_AD: Tensor
+    """Sentences of norm 1 times M_g, for the video-sentence score."""
+    mapped_word_ALD: Tensor
+    """Words of norm 1 times M_l, for the word-frame score."""
+    word_norm_inverse_AL: Tensor
+    mask_AL: Tensor
+    """True at real words."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Videos prepared for scoring: frames (zero where there is none), their Gram matrix, and which of them count."""
+
+    frame_BFD: Tensor
+    gram_BFF: Tensor
+    mask_BF: Tensor
+    """True at real frames that are not zero: a zero frame has no direction and counts as padding."""
+
+
+def inverse_norm(square: Tensor, floor: Tensor | float = 0.0) -> Tensor:
+    """1 / sqrt(square) where it exceeds the floor, else 0, with a zero gradient there.
+
+    Two `where`: one alone would still send the infinite slope of the root at 0 through the branch that is not taken.
+    """
+    good = square > floor + 1e-30
+    return torch.where(good, torch.rsqrt(torch.where(good, square, torch.ones_like(square))), torch.zeros_like(square))
+
+
+def prepare_texts(sentence_AD: Tensor, word_ALD: Tensor, mask_AL: Tensor, head: Mapping[str, Tensor] | None) -> Guides:
+    """The text side of the products. Padded words must be finite; they are cleared here."""
+    word_ALD = word_ALD.masked_fill(~mask_AL[..., None], 0.0)
+    unit_sentence_AD = sentence_AD * inverse_norm(sentence_AD.square().sum(dim=-1, keepdim=True))
+    word_norm_inverse_AL = inverse_norm(word_ALD.square().sum(dim=-1))
+    unit_word_ALD = word_ALD * word_norm_inverse_AL[..., None]
+    return Guides(
+        sentence_AD=sentence_AD,
+        word_ALD=word_ALD,
+        unit_sentence_AD=unit_sentence_AD,
+        mapped_sentence_AD=unit_sentence_AD if head is None else unit_sentence_AD @ head["M_g"],
+        mapped_word_ALD=unit_word_ALD if head is None else unit_word_ALD @ head["M_l"],
+        word_norm_inverse_AL=word_norm_inverse_AL,
+        mask_AL=mask_AL,
+    )
+
+
+def prepare_videos(frame_BFD: Tensor, mask_BF: Tensor) -> Frames:
+    """The video side of the products. Padded frames must be finite; they are cleared here."""
+    frame_BFD = frame_BFD.masked_fill(~mask_BF[..., None], 0.0)
+    gram_BFF = frame_BFD @ frame_BFD.transpose(-1, -2)
+    return Frames(frame_BFD, gram_BFF, mask_BF & (gram_BFF.diagonal(dim1=-2, dim2=-1) > 0))
+
+
+class _Products(NamedTuple):
+    """All D-sized work of a block: dot products with every frame."""
+
+    sentence_ABF: Tensor
+    unit_sentence_ABF: Tensor
+    mapped_sentence_ABF: Tensor
+    word_ABLF: Tensor
+    mapped_word_ABLF: Tensor
+
+
+def _multiply(texts: Guides, videos: Frames, precision: torch.dtype) -> _Products:
+    flat_RD = videos.frame_BFD.flatten(0, 1).to(precision)
+    kept = videos.frame_BFD.dtype
+    b, f = videos.mask_BF.shape
+
+    def sentences(side_AD: Tensor) -> Tensor:
+        return (side_AD.to(precision) @ flat_RD.T).to(kept).view(len(side_AD), b, f)
+
+    def words(side_ALD: Tensor) -> Tensor:
+        a, length = side_ALD.shape[:2]
+        return (side_ALD.flatten(0, 1).to(precision) @ flat_RD.T).to(kept).view(a, length, b, f).transpose(1, 2)
+
+    return _Products(
+        sentences(texts.sentence_AD),
+        sentences(texts.unit_sentence_AD),
+        sentences(texts.mapped_sentence_AD),
+        words(texts.word_ALD),
+        words(texts.mapped_word_ALD),
+    )
+
+
+def guidance(product: Tensor, mask_BF: Tensor, tau: float) -> Tensor:
+    """alpha and beta of the method: softmax over the real frames of dot products [..., B, F] or [A, B, L, F], divided by tau.
+
+    A video without a real frame gets weights of zero.
+    """
+    mask = mask_BF if product.ndim == 3 else mask_BF[:, None, :]
+    weight = (product / tau).masked_fill(~mask, _FAR_BELOW).softmax(dim=-1)
+    return weight.masked_fill(~mask, 0.0)
+
+
+def _guided_norm_inverse(weight: Tensor, gram_BFF: Tensor) -> Tensor:
+    """1 / norm of the frames mixed by `weight` [A, B, F] or [A, B, L, F]; 0 where they cancel to rounding.
+
+    The squared norm comes from the Gram matrix and can be tiny or negative where frames nearly cancel; below a share of
+    what the frames would give without cancelling it is noise.
+    """
+    if weight.ndim == 3:
+        return _guided_norm_inverse(weight[:, :, None], gram_BFF)[:, :, 0]
+    share = 1e-12 if weight.dtype == torch.float64 else 1e-5
+    square_ABL = ((weight @ gram_BFF) * weight).sum(dim=-1)
+    alone_ABL = (weight * gram_BFF.diagonal(dim1=-2, dim2=-1)[:, None, :]).sum(dim=-1)
+    return inverse_norm(square_ABL, share * alone_ABL)
+
+
+def aggregate(x: Tensor, mask: Tensor, matrix_LL: Tensor | None, kappa: float) -> Tensor:
+    """agg(x; P) of the method over the last dimension: softmax(x / kappa) over the real positions, times P, dotted with x.
+
+    `mask` broadcasts to `x`; `matrix_LL` is the leading block of P, None the identity.
+    """
+    weight = (x / kappa).masked_fill(~mask, _FAR_BELOW).softmax(dim=-1).masked_fill(~mask, 0.0)
+    if matrix_LL is not None:
+        weight = weight @ matrix_LL
+    return (weight * x.masked_fill(~mask, 0.0)).sum(dim=-1)
+
+
+def score(
+    texts: Guides,
+    videos: Frames,
+    head: Mapping[str, Tensor] | None,
+    *,
+    products: torch.dtype | None = None,
+    tau: float = TAU,
+    kappa: float = KAPPA,
+) -> Tensor:
+    """The four scores [S, A, B] of prepared texts and videos, before the logit scale.
+
+    `products`: a lower precision for the products with frames, and for nothing else.
+    """
+    product = _multiply(texts, videos, products or videos.frame_BFD.dtype)
+    length = texts.mask_AL.shape[1]
+    mask_A1L = texts.mask_AL[:, None, :]
+
+    def matrix(name: str) -> Tensor | None:
+        return None if head is None else head[name][:length, :length]
+
+    alpha_ABF = guidance(product.sentence_ABF, videos.mask_BF, tau)
+    inverse_AB = _guided_norm_inverse(alpha_ABF, videos.gram_BFF)
+    beta_ABLF = guidance(product.word_ABLF, videos.mask_BF, tau)
+    inverse_ABL = _guided_norm_inverse(beta_ABLF, videos.gram_BFF)
+
+    video_sentence_AB = (alpha_ABF * product.mapped_sentence_ABF).sum(dim=-1) * inverse_AB
+    x_ABL = torch.einsum("ablf,abf->abl", product.word_ABLF, alpha_ABF)
+    x_ABL = x_ABL * texts.word_norm_inverse_AL[:, None, :] * inverse_AB[..., None]
+    video_word_AB = aggregate(x_ABL, mask_A1L, matrix("P1"), kappa)
+    y_ABL = torch.einsum("ablf,abf->abl", beta_ABLF, product.unit_sentence_ABF) * inverse_ABL
+    sentence_frame_AB = aggregate(y_ABL, mask_A1L, matrix("P2"), kappa)
+
+    # Z_ki: word k with the frame mixture that word i asked for.
+    z_ABKL = (product.mapped_word_ABLF @ beta_ABLF.transpose(-1, -2)) * inverse_ABL[..., None, :]
+    mask_A11L = mask_A1L[:, None]
+    over_k_ABL = aggregate(z_ABKL.transpose(-1, -2), mask_A11L, matrix("P3"), kappa)
+    first_AB = aggregate(over_k_ABL, mask_A1L, matrix("P4"), kappa)
+    over_i_ABK = aggregate(z_ABKL, mask_A11L, matrix("P5"), kappa)
+    second_AB = aggregate(over_i_ABK, mask_A1L, matrix("P6"), kappa)
+    return torch.stack([video_sentence_AB, video_word_AB, sentence_frame_AB, (first_AB + second_AB) / 2])

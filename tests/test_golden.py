@@ -86,7 +86,6 @@ def test_clip4clip_after_the_temporal_encoder(case: str) -> None:
     head = fill(make(golden, "mean", temporal=True), {})
     sentence_AD, frame_BFD, mask_BF = tensors(golden, case, "sentences", "frames", "frame_mask")
     texts, videos = head.encode_texts(sentences_alone(sentence_AD)), head.encode_videos(VideoBatch(frame_BFD, mask_BF))
-    near(videos, golden[f"{case}_video_feature"], 2e-6)
     scores_SAB = head.scores(texts, videos)
     near(scores_SAB[0] / head.scale(), golden[f"{case}_cosines"], 2e-6)
     near(scores_SAB[0], golden[f"{case}_scores"], 1e-4)

@@ -9,7 +9,7 @@ from evaluate import EvaluateOptions, main
 
 def small_main(options: EvaluateOptions) -> object:
     """Blocks of two videos, bins of four, shards of two or three."""
-    vars(train_head.pairs)["FRAMES_A_BLOCK"] = vars(evaluate.two_stage.rerank)["FRAMES_A_BLOCK"] = 24
+    train_head.pairs.FRAMES_A_BLOCK = 24
     evaluate.two_stage.index.SHARD_VECTORS = 25
     return main(options)
 

@@ -121,7 +121,7 @@ def split(cache: FeatureCache) -> Split:
 def test_reranked_scores_are_those_of_all_pairs(
     cache: FeatureCache, split: Split, memory_budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate.two_stage.rerank, "FRAMES_A_BLOCK", 60)
+    monkeypatch.setattr("train_head.pairs.FRAMES_A_BLOCK", 60)
     head, _ = load_head("zero-shot:glccl", cache, torch.device("cpu"))
     everything = Everything(len(split.answers), len(split.videos.ids))
     score_all_pairs(head, split.texts, split.videos, split.answers, [everything], 2**30)

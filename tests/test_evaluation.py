@@ -168,7 +168,7 @@ def test_post_processing_equals_that_of_the_whole_matrix(
 ) -> None:
     """In small blocks, and with videos encoded anew for each."""
     head, split, score_SAB = scored
-    monkeypatch.setattr("train_head.pairs.WORDS_A_STRIP", 100)
+    monkeypatch.setattr("train_head.heads.glccl.GlcclHead.WORDS_A_STRIP", 100)
     monkeypatch.setattr("train_head.pairs.FRAMES_A_BLOCK", 40)
     result = read(evaluate.main(replace(options, dual_softmax=True, query_bank=50, memory_budget=0)))
     rows = {row["name"]: row for row in result["post_processing"]}
@@ -352,9 +352,8 @@ def test_the_table_of_an_evaluation(options: EvaluateOptions, capsys: pytest.Cap
     assert line.keys() >= {"run", "queries", "gallery", "text_to_video", "video_to_text", "RSum"}
 
 
-@torch.no_grad()
 def counted_by_torch(head: Head, texts: TextBatch, videos: VideoBatch) -> float:
-    """What torch counts of the products of `scores`; of the compiled loops, their plain form."""
+    """What torch counts of the products of `scores`; of the compiled loops, their plain form. With gradients, when nothing is padded."""
     counter = FlopCounterMode(display=False)
     if isinstance(head, GlcclHead):
         word_ALD = texts.word_RD.unflatten(0, (-1, int(texts.length_A[0])))

@@ -186,7 +186,7 @@ def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monke
     head, _ = load_head(f"zero-shot:{head_name}", cache, torch.device("cpu"))
     found = []
     for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
-        monkeypatch.setattr("train_head.pairs.WORDS_A_STRIP", words)
+        monkeypatch.setattr(type(head), "WORDS_A_STRIP", words)
         monkeypatch.setattr("train_head.pairs.FRAMES_A_BLOCK", frames)
         everything = Everything(len(split.answers), len(split.videos.ids))
         score_all_pairs(head, split.texts, split.videos, split.answers, [everything], budget)

@@ -17,13 +17,12 @@ from data.features import TextFeatures, VideoFeatures
 from data.metrics import Metrics, NanScore, RankCounter, Ties
 from data.processes import ProcessGroup
 from data.progress import Progress
+from train_head.blocks import VIDEOS_A_BLOCK
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.threads import parallel
 
-WORDS_A_STRIP = 380
-"""A head scores so many words (and sentences) of texts at once: a little under one tile of the compiled loops."""
-FRAMES_A_BLOCK = 1536
-"""And so many frames of videos: two of their chunks."""
+FRAMES_A_BLOCK = 3072
+"""Most frames of the videos that a head scores at once."""
 
 
 class Accumulator(Protocol):
@@ -98,7 +97,7 @@ def score_all_pairs(
     if answers is None:
         answers = len(videos.ids) + np.arange(len(texts.texts))
     texts, videos = texts.to(device), videos.to(device)
-    strips, groups = _strips(answers, texts), _groups(videos, memory_budget, processes)
+    strips, groups = _strips(answers, texts, head.WORDS_A_STRIP), _groups(videos, memory_budget, processes)
     held: list[range] = []
     encoded: dict[range, Any] = {}
     one_at_a_time = Lock()
@@ -157,23 +156,29 @@ def evaluate_pairs(
     return counter.metrics()
 
 
+def videos_a_block(longest: int) -> int:
+    """How many videos of up to so many frames a head scores at once: a multiple of what their blocks take, if it is enough for one."""
+    size = max(1, FRAMES_A_BLOCK // longest)
+    return size - size % VIDEOS_A_BLOCK if size > VIDEOS_A_BLOCK else size
+
+
 def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
     return bool(((answers >= block.start) & (answers < block.stop)).any())
 
 
 def _groups(videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
     """All videos in blocks of one size, of them this process's share, and as many blocks to a group as may be encoded at once."""
-    frames, count = videos.frames, len(videos.ids)
-    size = max(1, FRAMES_A_BLOCK // int(frames.length_N.max()))
+    frames, count, longest = videos.frames, len(videos.ids), int(videos.frames.length_N.max())
+    size = videos_a_block(longest)
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
     blocks = blocks[len(blocks) * processes.rank // processes.count : len(blocks) * (processes.rank + 1) // processes.count]
     # Frames and their products with each other, as float32.
-    group = max(1, memory_budget // (FRAMES_A_BLOCK * (frames.dimension + int(frames.length_N.max())) * 4))
+    group = max(1, memory_budget // (size * longest * (frames.dimension + longest) * 4))
     return [blocks[first : first + group] for first in range(0, len(blocks), group)]
 
 
-def _strips(answers: NDArray[np.int64], texts: TextFeatures) -> list[NDArray[np.int64]]:
-    """Text indices in the order of their videos, cut between videos into strips of WORDS_A_STRIP words, or some times that.
+def _strips(answers: NDArray[np.int64], texts: TextFeatures, words_a_strip: int) -> list[NDArray[np.int64]]:
+    """Text indices in the order of their videos, cut between videos into strips of `words_a_strip` words, or some times that.
 
     So many times that a video's texts are at most a quarter of a strip: little room is left at its end.
     """
@@ -181,7 +186,7 @@ def _strips(answers: NDArray[np.int64], texts: TextFeatures) -> list[NDArray[np.
     starts = np.flatnonzero(np.diff(answers[order], prepend=-1))
     words = np.concatenate([[0], np.cumsum(texts.words.length_N[order] + 1)])
     stops = [*starts[1:].tolist(), len(order)]
-    most = -(-4 * int(np.diff(words[[0, *stops]]).max()) // WORDS_A_STRIP) * WORDS_A_STRIP
+    most = -(-4 * int(np.diff(words[[0, *stops]]).max()) // words_a_strip) * words_a_strip
     strips, first = [], 0
     for start, stop in zip(starts.tolist(), stops, strict=True):
         if start > first and words[stop] - words[first] > most:

@@ -15,7 +15,7 @@ from data.errors import UserError
 from data.features import VideoFeatures
 from data.progress import Progress
 from train_head.heads import Head, TextBatch, VideoBatch
-from train_head.pairs import FRAMES_A_BLOCK
+from train_head.pairs import videos_a_block
 from train_head.run import check_frames
 from train_head.threads import parallel
 
@@ -50,7 +50,7 @@ class Gallery:
         self._head = head.eval()
         # Taken here: a thread of a web server may have another number.
         self.threads = 1 if self.device.type == "cuda" else torch.get_num_threads()
-        self._size = max(1, FRAMES_A_BLOCK // longest)
+        self._size = videos_a_block(longest)
         # Frames and their products with each other, as float32.
         room = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)
         held = room if ahead else 0

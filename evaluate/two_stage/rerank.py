@@ -22,7 +22,7 @@ from data.processes import ProcessGroup
 from data.progress import Progress
 from train_head.batches import EncodedFrames
 from train_head.heads import Head, TextBatch, VideoBatch
-from train_head.pairs import FRAMES_A_BLOCK, WORDS_A_STRIP, not_a_number
+from train_head.pairs import not_a_number, videos_a_block
 from train_head.threads import parallel
 
 BLOCKS_A_BIN = 2
@@ -56,7 +56,7 @@ def rerank(
     head.eval()
     candidates = candidate_AK.numpy()
     score_AK = torch.full(candidate_AK.shape, -torch.inf)
-    strips = _strips(texts, candidates)
+    strips = _strips(texts, candidates, head.WORDS_A_STRIP)
     bins = _bins(videos, candidates)[group.rank :: group.count]
     with Progress("re-ranking", len(strips) * len(bins), "blocks", quiet or group.rank > 0) as progress:
         for held in _held(head, videos, bins, memory_budget, device):
@@ -91,12 +91,12 @@ def candidate_metrics(candidate_AK: Tensor, score_AK: Tensor, answers: NDArray[n
     return {"text_to_video": summary(ranks), "answers_among_candidates": float(there_A.double().mean()) * 100}
 
 
-def _strips(texts: TextFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Texts in strips of WORDS_A_STRIP words, those with the same nearest video side by side."""
+def _strips(texts: TextFeatures, candidates: NDArray[np.int64], words_a_strip: int) -> list[NDArray[np.int64]]:
+    """Texts in strips of `words_a_strip` words, those with the same nearest video side by side."""
     order = np.argsort(candidates[:, 0], kind="stable")
     strips, first, words = [], 0, 0
     for i, length in enumerate((texts.words.length_N[order] + 1).tolist()):
-        if i > first and words + length > WORDS_A_STRIP:
+        if i > first and words + length > words_a_strip:
             strips.append(order[first:i])
             first, words = i, 0
         words += length
@@ -106,7 +106,7 @@ def _strips(texts: TextFeatures, candidates: NDArray[np.int64]) -> list[NDArray[
 def _bins(videos: VideoFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """All candidates, each once, in bins of about BLOCKS_A_BIN blocks: the same whatever number of processes shares them."""
     wanted = np.unique(candidates)
-    size = max(1, BLOCKS_A_BIN * FRAMES_A_BLOCK // int(videos.frames.length_N.max()))
+    size = BLOCKS_A_BIN * videos_a_block(int(videos.frames.length_N.max()))
     return [wanted[first : first + size] for first in range(0, len(wanted), size)]
 
 
@@ -115,7 +115,7 @@ def _held(
 ) -> Iterator[list[_Bin]]:
     """Bins with their frames encoded, as many at a time as the budget has room for, at least one."""
     frames = videos.frames
-    bin_bytes = BLOCKS_A_BIN * FRAMES_A_BLOCK * frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
+    bin_bytes = len(bins[0]) * int(frames.length_N.max()) * frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
     count = max(1, memory_budget // bin_bytes)
     for first in range(0, len(bins), count):
         held = []

@@ -3,7 +3,9 @@
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S scores of a pair.
 """
 
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any, ClassVar, NamedTuple
@@ -15,8 +17,10 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
+from train_head.blocks import Encoded, TextBlock, VideoBlock, constant_shapes, text_blocks, video_blocks
 from train_head.plain import inverse_norm
 from train_head.temporal import TemporalEncoder
+from train_head.threads import parallel
 
 MAX_LOGIT_SCALE = 100.0
 SCORES = ("video-sentence", "video-word", "sentence-frame", "word-frame")
@@ -53,7 +57,12 @@ class FrameWeights(NamedTuple):
 
 
 class Head(nn.Module, ABC):
-    """Scores texts against videos. What `encode_texts` and `encode_videos` return is the head's own affair and goes to `scores` alone."""
+    """Scores texts against videos: `encode_texts`, `encode_videos`, `scores`.
+
+    What the first two return is private to the head and goes to `scores` alone. Without gradients on a CPU, a score has the same bits
+    whatever is scored beside it, in whatever order, and on any number of threads. A head defines how it encodes a block of texts and a
+    block of videos, and how it scores the one against the other.
+    """
 
     NAMES: ClassVar[tuple[str, ...]] = ("score",)
     """Its scores, in their order."""
@@ -62,7 +71,11 @@ class Head(nn.Module, ABC):
     FRAME_MATRICES: ClassVar[bool] = False
     """Whether it has matrices that take no more than `max_frames` frames."""
     READS_BEFORE: ClassVar[bool] = False
-    """Whether `encode_frames` also reads the frames before the temporal encoder."""
+    """Whether it also reads the frames before the temporal encoder."""
+    READS_WORDS: ClassVar[bool] = True
+    """Whether it reads the words of a text, not the sentence alone."""
+    WORDS_A_STRIP: ClassVar[int] = 1520
+    """Words and sentences of texts that are scored at once: most blocks of texts are then full."""
 
     def __init__(self, name: str, config: HeadConfig) -> None:
         super().__init__()
@@ -92,9 +105,28 @@ class Head(nn.Module, ABC):
         """v of the method [B, F, D]: the frames after the temporal encoder, or as they are without one."""
         if self.temporal is None:
             return batch.frame_BFD
+        if not constant_shapes(batch.frame_BFD):
+            return self._in_time(batch)
+        in_time_BFD = torch.zeros_like(batch.frame_BFD)
+
+        def work(block: VideoBlock, _: None) -> None:
+            frame_BFD = self._in_time(block.frames)[: len(block.rows), : in_time_BFD.shape[1]]
+            in_time_BFD[block.rows, : frame_BFD.shape[1]] = frame_BFD
+
+        blocks = video_blocks(EncodedFrames(batch.frame_BFD, batch.mask_BF), self._most_frames())
+        parallel(torch.get_num_threads(), work, blocks, lambda: None)
+        return in_time_BFD
+
+    def _in_time(self, batch: VideoBatch) -> Tensor:
+        assert self.temporal is not None
         with torch.autocast(batch.frame_BFD.device.type, torch.bfloat16, enabled=self.encoder_in_bf16):
             in_time_BFD: Tensor = self.temporal(batch.frame_BFD, batch.mask_BF)
         return in_time_BFD.to(batch.frame_BFD.dtype)
+
+    def _most_frames(self) -> int:
+        """Frames that the head's parameters take: padding must not go beyond."""
+        limits = [self.config.max_frames] if self.FRAME_MATRICES else []
+        return min([*limits, self.config.temporal_positions] if self.temporal is not None else limits, default=sys.maxsize)
 
     def through_time(self, batch: VideoBatch) -> EncodedFrames:
         """What `encode_frames` takes: the first half of `encode_videos`."""
@@ -104,21 +136,62 @@ class Head(nn.Module, ABC):
         """Whatever of a video does not depend on the text."""
         return self.encode_frames(self.through_time(batch))
 
+    def encode_frames(self, batch: EncodedFrames) -> Any:
+        """The second half of `encode_videos`, after the temporal encoder."""
+        return self._each(self.encode_video_block, video_blocks(batch, self._most_frames()))
+
+    def encode_texts(self, batch: TextBatch) -> Any:
+        """Whatever of a text does not depend on the video."""
+        blocks = text_blocks(batch, words=self.READS_WORDS, alone=self.few_texts, most=self.config.max_words)
+        return self._each(self.encode_text_block, blocks)
+
+    def _each(self, encode: Callable[[Any], Any], blocks: Sequence[TextBlock | VideoBlock]) -> list[Encoded]:
+        """The blocks encoded, on all threads where no gradients are taken."""
+        encoded: list[Encoded | None] = [None] * len(blocks)
+
+        def work(i: int, _: None) -> None:
+            encoded[i] = Encoded(blocks[i].rows, encode(blocks[i]))
+
+        self._run(work, range(len(blocks)))
+        return [block for block in encoded if block is not None]
+
+    def scores(self, texts: Any, videos: Any) -> Tensor:
+        """Scores [S, A, B] of encoded texts and videos, times the logit scale; the retrieval score is their mean over S."""
+        parts: dict[tuple[int, int], Tensor] = {}
+
+        def work(job: tuple[int, int], _: None) -> None:
+            some, others = texts[job[0]], videos[job[1]]
+            parts[job] = self.score_block(some.block, others.block)[:, : len(some.rows), : len(others.rows)]
+
+        self._run(work, [(i, j) for i in range(len(texts)) for j in range(len(videos))])
+        rows_SAB = [torch.cat([parts[i, j] for j in range(len(videos))], dim=2) for i in range(len(texts))]
+        order_A, order_B = (torch.cat([encoded.rows for encoded in side]).argsort() for side in (texts, videos))
+        scores_SAB = torch.cat(rows_SAB, dim=1)
+        device = scores_SAB.device
+        return scores_SAB[:, order_A.to(device)][:, :, order_B.to(device)] * self.scale()
+
+    def _run(self, work: Callable[[Any, None], None], jobs: Sequence[Any]) -> None:
+        if constant_shapes(self.logit_scale):
+            parallel(torch.get_num_threads(), work, jobs, lambda: None)
+        else:
+            for job in jobs:
+                work(job, None)
+
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
         """The text-guided weights behind the scores of these texts and videos; a head without text guidance has none."""
         return FrameWeights()
 
     @abstractmethod
-    def encode_texts(self, batch: TextBatch) -> Any:
-        """Whatever of a text does not depend on the video."""
+    def encode_text_block(self, block: TextBlock) -> Any:
+        """Whatever of the texts of a block does not depend on the video."""
 
     @abstractmethod
-    def encode_frames(self, batch: EncodedFrames) -> Any:
-        """The second half of `encode_videos`, after the temporal encoder."""
+    def encode_video_block(self, block: VideoBlock) -> Any:
+        """Whatever of the videos of a block does not depend on the text; their frames went through the temporal encoder."""
 
     @abstractmethod
-    def scores(self, texts: Any, videos: Any) -> Tensor:
-        """Scores [S, A, B] of encoded texts and videos, times the logit scale; the retrieval score is their mean over S."""
+    def score_block(self, texts: Any, videos: Any) -> Tensor:
+        """Scores [S, A, B] of an encoded block of texts and one of videos, before the logit scale."""
 
     @abstractmethod
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.batches import TextBatch, VideoBatch
+from train_head.blocks import TextBlock, VideoBlock
 from train_head.heads.base import Head, HeadConfig, unit
-from train_head.heads.glccl import by_length, in_batch_order
 
 _FAR_BELOW = -1e30
 
@@ -40,17 +39,13 @@ class WtiHead(Head):
             nn.Sequential(nn.Linear(config.dimension, config.dimension), nn.ReLU(), nn.Linear(config.dimension, 1)) for _ in range(2)
         )
 
-    def encode_texts(self, batch: TextBatch) -> list[tuple[Tensor, Tokens]]:
-        return [(rows, _tokens(word_ALD, mask_AL, self.word_weight)) for rows, _, word_ALD, mask_AL in by_length(batch)]
+    def encode_text_block(self, block: TextBlock) -> Tokens:
+        return _tokens(block.word_ALD, block.mask_AL, self.word_weight)
 
-    def encode_frames(self, batch: VideoBatch) -> Tokens:
-        return _tokens(batch.frame_BFD, batch.mask_BF, self.frame_weight)
+    def encode_video_block(self, block: VideoBlock) -> Tokens:
+        return _tokens(block.frames.frame_BFD, block.frames.mask_BF, self.frame_weight)
 
-    def scores(self, texts: list[tuple[Tensor, Tokens]], videos: Tokens) -> Tensor:
-        return in_batch_order([(rows, self._block(words, videos)[None]) for rows, words in texts]) * self.scale()
-
-    def _block(self, words: Tokens, frames: Tokens) -> Tensor:
-        """The score [A, B] before the logit scale."""
+    def score_block(self, words: Tokens, frames: Tokens) -> Tensor:
         (a, length), (b, count) = words.mask_NT.shape, frames.mask_NT.shape
         precision = self.products or words.unit_NTD.dtype
         product = words.unit_NTD.flatten(0, 1).to(precision) @ frames.unit_NTD.flatten(0, 1).T.to(precision)
@@ -58,7 +53,7 @@ class WtiHead(Head):
         best_frame_ALB = cosine_ALBF.masked_fill(~frames.mask_NT, _FAR_BELOW).amax(dim=3)
         best_word_ABF = cosine_ALBF.masked_fill(~words.mask_NT[:, :, None, None], _FAR_BELOW).amax(dim=1)
         text_AB = (best_frame_ALB * words.weight_NT[..., None]).sum(dim=1)
-        return (text_AB + (best_word_ABF * frames.weight_NT).sum(dim=2)) / 2
+        return (text_AB + (best_word_ABF * frames.weight_NT).sum(dim=2))[None] / 2
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         # All cosines, and the two weighted sums of the best.

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.batches import EncodedFrames, TextBatch
+from train_head.blocks import TextBlock, VideoBlock
 from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores, unit, unit_mean
-from train_head.heads.glccl import aggregate_flops, by_length, in_batch_order
+from train_head.heads.glccl import aggregate_flops
 from train_head.plain import KAPPA, Guides, aggregate, prepare_texts
 
 
@@ -49,20 +49,17 @@ class XclipHead(Head):
         for matrix in sorted(size):
             self.register_parameter(matrix, nn.Parameter(torch.eye(size[matrix])))
 
-    def encode_texts(self, batch: TextBatch) -> list[tuple[Tensor, Guides]]:
+    def encode_text_block(self, block: TextBlock) -> Guides:
         head = {"M_g": self.get_parameter("M_g"), "M_l": self.get_parameter("M_l")}
-        return [(rows, prepare_texts(sentence_AD, word_ALD, mask_AL, head)) for rows, sentence_AD, word_ALD, mask_AL in by_length(batch)]
+        return prepare_texts(block.sentence_AD, block.word_ALD, block.mask_AL, head)
 
-    def encode_frames(self, batch: EncodedFrames) -> PooledVideos:
+    def encode_video_block(self, block: VideoBlock) -> PooledVideos:
+        batch = block.frames
         assert batch.before_BFD is not None
         unit_frame_BFD = unit(batch.before_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))
         return PooledVideos(unit_mean(batch.frame_BFD, batch.mask_BF), unit_frame_BFD, batch.mask_BF)
 
-    def scores(self, texts: list[tuple[Tensor, Guides]], videos: PooledVideos) -> Tensor:
-        return in_batch_order([(rows, self._block(guides, videos)[self.chosen]) for rows, guides in texts]) * self.scale()
-
-    def _block(self, texts: Guides, videos: PooledVideos) -> Tensor:
-        """The four scores [S, A, B] before the logit scale."""
+    def score_block(self, texts: Guides, videos: PooledVideos) -> Tensor:
         (a, length), (b, frames) = texts.mask_AL.shape, videos.mask_BF.shape
         precision, kept = self.products or videos.unit_frame_BFD.dtype, videos.unit_frame_BFD.dtype
         flat_RD = videos.unit_frame_BFD.flatten(0, 1).to(precision)
@@ -83,7 +80,7 @@ class XclipHead(Head):
         first_AB = aggregate(over_words_ABF, mask_1BF, matrix("P4", frames), KAPPA)
         over_frames_ABL = aggregate(z_ABLF, mask_1BF[..., None, :], matrix("P5", frames), KAPPA)
         second_AB = aggregate(over_frames_ABL, mask_A1L, matrix("P6", length), KAPPA)
-        return torch.stack([video_sentence_AB, video_word_AB, sentence_frame_AB, (first_AB + second_AB) / 2])
+        return torch.stack([video_sentence_AB, video_word_AB, sentence_frame_AB, (first_AB + second_AB) / 2])[self.chosen]
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d = self.config.dimension

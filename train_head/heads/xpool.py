@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.batches import TextBatch, VideoBatch
+from train_head.blocks import TextBlock, VideoBlock
 from train_head.heads.base import Head, HeadConfig, unit
 from train_head.plain import inverse_norm
 
@@ -43,6 +43,7 @@ class XpoolHead(Head):
     """Cosine of a sentence and the frames pooled by its attention."""
 
     TRAINED_ONLY: ClassVar[bool] = True
+    READS_WORDS: ClassVar[bool] = False
 
     def __init__(self, name: str, config: HeadConfig) -> None:
         super().__init__(name, config)
@@ -53,15 +54,16 @@ class XpoolHead(Head):
             nn.init.eye_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def encode_texts(self, batch: TextBatch) -> Queries:
-        return Queries(unit(batch.sentence_AD), self.query(self.norm_in(batch.sentence_AD)) * batch.sentence_AD.shape[1] ** -0.5)
+    def encode_text_block(self, block: TextBlock) -> Queries:
+        return Queries(unit(block.sentence_AD), self.query(self.norm_in(block.sentence_AD)) * block.sentence_AD.shape[1] ** -0.5)
 
-    def encode_frames(self, batch: VideoBatch) -> Memory:
+    def encode_video_block(self, block: VideoBlock) -> Memory:
+        batch = block.frames
         frame_BFD = self.norm_in(batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))
         # W_O before the sum over frames: the weights of the attention add up to 1, so its bias may go in as well.
         return Memory(self.key(frame_BFD), self.out(self.value(frame_BFD)), batch.mask_BF)
 
-    def scores(self, texts: Queries, videos: Memory) -> Tensor:
+    def score_block(self, texts: Queries, videos: Memory) -> Tensor:
         b, frames, _ = videos.key_BFD.shape
         precision, kept = self.products or texts.query_AD.dtype, texts.query_AD.dtype
         weight_ABF = (texts.query_AD.to(precision) @ videos.key_BFD.flatten(0, 1).T.to(precision)).to(kept).view(-1, b, frames)
@@ -70,7 +72,7 @@ class XpoolHead(Head):
         guided_BAD = self.norm_out(self.fc(pooled_BAD) + pooled_BAD)
         inverse_BA = inverse_norm(guided_BAD.square().sum(dim=-1))
         score_AB: Tensor = ((guided_BAD * texts.unit_AD).sum(dim=-1) * inverse_BA).T
-        return score_AB[None] * self.scale()
+        return score_AB[None]
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d = self.config.dimension

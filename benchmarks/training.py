@@ -192,7 +192,7 @@ def make_trainer(
     head: str = "glccl",
     processes: ProcessGroup | None = None,
 ) -> Trainer:
-    """What `train_head` trains with, at the published settings."""
+    """What `train_head` trains with, at the published batch size and epochs."""
     train = TrainOptions(
         cache=cache.path,
         out=cache.path / "run",

@@ -1,7 +1,6 @@
-"""Every head against a plain reading of its equations: one pair at a time, in float64, from ragged lists."""
+"""Every head against a plain reading of its equations (tests/plain_heads.py)."""
 
 import json
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,23 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import layer_norm, linear
 
 import evaluate
 import train_head
 from data.cache import FeatureCache
 from data.errors import UserError
 from evaluate import EvaluateOptions
-from tests.glim_reference import agg, reference_scores, unit
+from tests.plain_heads import Parameters, plain_scores
 from tests.test_glim import D, pad, random_features, text_batch
-from tests.test_temporal import plain
 from train_head import TrainOptions
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
-from train_head.heads.base import SCORES
-from train_head.temporal import TemporalEncoder
 
 WORDS, FRAMES = 9, 7
-Parameters = dict[str, Tensor]
 
 
 def random_parameters(head: Head, seed: int) -> Parameters:
@@ -38,83 +32,6 @@ def random_parameters(head: Head, seed: int) -> Parameters:
             if name != "logit_scale":
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     return {name: parameter.detach().double() for name, parameter in head.named_parameters()}
-
-
-def mean_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
-    return [unit(s) @ unit(torch.stack([unit(frame) for frame in v]).mean(dim=0))]
-
-
-def xclip_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
-    words, frames = [unit(word) for word in w], [unit(frame) for frame in u]
-    video = unit(torch.stack([unit(frame) for frame in v]).mean(dim=0))
-    z = torch.stack([torch.stack([(word @ p["M_l"]) @ frame for frame in frames]) for word in words])
-    first = agg(torch.stack([agg(z[:, j], p["P3"], 0.01) for j in range(len(frames))]), p["P4"], 0.01)
-    second = agg(torch.stack([agg(z[k], p["P5"], 0.01) for k in range(len(w))]), p["P6"], 0.01)
-    return [
-        (unit(s) @ p["M_g"]) @ video,
-        agg(torch.stack([word @ video for word in words]), p["P1"], 0.01),
-        agg(torch.stack([unit(s) @ frame for frame in frames]), p["P2"], 0.01),
-        (first + second) / 2,
-    ]
-
-
-def wti_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
-    def weights(tokens: Tensor, kind: str) -> Tensor:
-        said = []
-        for token in tokens:
-            hidden = linear(token, p[f"{kind}_weight.0.weight"], p[f"{kind}_weight.0.bias"]).relu()
-            said.append(linear(hidden, p[f"{kind}_weight.2.weight"], p[f"{kind}_weight.2.bias"])[0])
-        return torch.stack(said).softmax(dim=0)
-
-    cosine = torch.stack([torch.stack([unit(word) @ unit(frame) for frame in v]) for word in w])
-    text = sum((weights(w, "word")[i] * cosine[i].max() for i in range(len(w))), start=torch.zeros((), dtype=w.dtype))
-    video = sum((weights(v, "frame")[j] * cosine[:, j].max() for j in range(len(v))), start=torch.zeros((), dtype=w.dtype))
-    return [(text + video) / 2]
-
-
-def xpool_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
-    def norm(x: Tensor, name: str) -> Tensor:
-        return layer_norm(x, (D,), p[f"{name}.weight"], p[f"{name}.bias"])
-
-    def project(x: Tensor, name: str) -> Tensor:
-        return p[f"{name}.weight"] @ x + p[f"{name}.bias"]
-
-    query = project(norm(s, "norm_in"), "query")
-    attention = torch.stack([query @ project(norm(frame, "norm_in"), "key") / D**0.5 for frame in v]).softmax(dim=0)
-    given_ = torch.stack([project(norm(frame, "norm_in"), "value") for frame in v])
-    pooled = norm(project(attention @ given_, "out"), "norm_pooled")
-    return [unit(s) @ unit(norm(project(pooled, "fc") + pooled, "norm_out"))]
-
-
-PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Parameters], list[Tensor]]] = {
-    "mean": mean_pair,
-    "xclip": xclip_pair,
-    "wti": wti_pair,
-    "xpool": xpool_pair,
-}
-
-
-def plain_scores(
-    name: str,
-    sentences: list[Tensor],
-    words: list[Tensor],
-    frames: list[Tensor],
-    parameters: Parameters,
-    temporal: TemporalEncoder | None = None,
-) -> Tensor:
-    """[S, A, B] without the logit scale. u of the method are the frames, v those after the temporal encoder, in float64."""
-    before = [u.double() for u in frames]
-    after = before if temporal is None else [plain(temporal, u) for u in before]
-    if name in PLAIN:
-        rows = [
-            [torch.stack(PLAIN[name](s.double(), w.double(), u, v, parameters)) for u, v in zip(before, after, strict=True)]
-            for s, w in zip(sentences, words, strict=True)
-        ]
-        return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
-    size = {"M_g": D, "M_l": D} | {f"P{i}": WORDS for i in range(1, 7)}
-    matrices = {key: parameters.get(key, torch.eye(n)) for key, n in size.items()}
-    chosen = [SCORES.index(score) for score in HEADS[name].NAMES]
-    return reference_scores(sentences, words, after, matrices, scale=1.0)[chosen]
 
 
 def config(scores: str = "all") -> HeadConfig:

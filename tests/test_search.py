@@ -23,7 +23,7 @@ import extract
 from data.cache import FeatureCache, VideoEntry
 from data.errors import UserError
 from evaluate import search
-from evaluate.retrieval.moments import clock
+from evaluate.retrieval.moments import clock, find_moments
 from evaluate.retrieval.queries import MAX_QUERY, clean_query
 from evaluate.retrieval.searcher import QUERIES_AT_ONCE, Answer, Searcher
 from evaluate.search import SearchOptions
@@ -32,7 +32,7 @@ from extract import ExtractOptions
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_glim import pad
 from train_head.glim import glim_scores
-from train_head.heads import TextBatch
+from train_head.heads import HeadConfig, TextBatch, VideoBatch, make_head
 
 BUDGET = 10**9
 QUERY = "a small white object resting on the right"
@@ -131,6 +131,22 @@ def test_heads_say_what_their_moments_are_made_of(
         assert result["file"] == f"{hit.video_id}.mp4"
         assert len(hit.moment.weight_F) == len(cache.videos([hit.video_id], BUDGET).seconds[0])
         assert max(map(abs, hit.moment.weight_F)) <= 1.0001
+
+
+@pytest.mark.parametrize("name", ["mean", "xclip"])
+def test_a_cosine_is_with_the_frames_that_the_head_compares(cache: FeatureCache, name: str) -> None:
+    """X-CLIP compares single frames from before its temporal encoder."""
+    caption, video = captions_of(cache, 1)[0], cache.names("videos")[0]
+    texts, videos = cache.texts([caption], BUDGET), cache.videos([video], BUDGET)
+    torch.manual_seed(0)
+    head = make_head(name, HeadConfig(cache.dimension, 40, 100.0, max_frames=40, temporal="seq-transf", temporal_positions=40))
+    measure, moments = find_moments(head, TextBatch.gather(texts, [0], torch.device("cpu")), videos, [0])
+    batch = VideoBatch.gather(videos, [0], torch.device("cpu"))
+    frame_FD = (batch.frame_BFD if name == "xclip" else head.frames_in_time(batch))[0].detach().double()
+    sentence_D = texts.sentences.gather([0])[0][0].double()
+    expected_F = torch.nn.functional.cosine_similarity(frame_FD, sentence_D[None], dim=1)
+    assert measure == "cosine"
+    torch.testing.assert_close(torch.tensor(moments[0].weight_F, dtype=torch.float64), expected_F, rtol=0, atol=1e-5)
 
 
 def test_a_query_scores_the_same_alone_in_a_file_with_any_memory_and_from_a_merged_cache(

@@ -2,23 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch import nn
 
-from train_head.temporal import Block, TemporalEncoder
-
-
-def plain(encoder: TemporalEncoder, frame_FD: Tensor) -> Tensor:
-    """v = u + Transformer(u + position) of one video alone, without padding, by the modules' own forward."""
-    x_FD = frame_FD + encoder.positional_embedding[: len(frame_FD)]
-    for block in encoder.blocks:
-        assert isinstance(block, Block)
-        y_FD = block.ln_1(x_FD)
-        x_FD = x_FD + block.attn(y_FD, y_FD, y_FD, need_weights=True)[0]
-        hidden = block.mlp.c_fc(block.ln_2(x_FD))
-        hidden = hidden * torch.sigmoid(1.702 * hidden) if encoder.activation == "QuickGELU" else gelu(hidden)
-        x_FD = x_FD + block.mlp.c_proj(hidden)
-    return frame_FD + x_FD
+from tests.plain_heads import plain_temporal
+from train_head.temporal import TemporalEncoder
 
 
 @pytest.mark.parametrize("activation", ["QuickGELU", "GELU"])
@@ -33,7 +20,7 @@ def test_frames_and_gradients_of_ragged_videos_equal_the_plain_reading(activatio
     weight_BFD = torch.randn(3, 7, 16, dtype=torch.float64)
     inputs = [frame_BFD, *encoder.parameters()]
     found_BFD = encoder(frame_BFD, mask_BF)
-    expected = [plain(encoder, frame_BFD[b, :count]) for b, count in enumerate(counts)]
+    expected = [plain_temporal(encoder, frame_BFD[b, :count]) for b, count in enumerate(counts)]
     for b, count in enumerate(counts):
         torch.testing.assert_close(found_BFD[b, :count], expected[b])
     ours = torch.autograd.grad((found_BFD * weight_BFD)[mask_BF].sum(), inputs)

@@ -3,7 +3,7 @@
     score = 1/2 ( sum_i p_i max_j c_ij + sum_j q_j max_i c_ij )      c_ij: cosine of word i and frame j
 
 p is a softmax over the words of what a small network says of each word, q one over the frames. The networks have two layers here, of
-width D; they start at random.
+width D; they start at random. Padding takes no part in a maximum; DRL lets it in as a cosine of 0.
 
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the one score.
 """

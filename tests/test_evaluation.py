@@ -353,7 +353,7 @@ def test_the_table_of_an_evaluation(options: EvaluateOptions, capsys: pytest.Cap
 
 
 def counted_by_torch(head: Head, texts: TextBatch, videos: VideoBatch) -> float:
-    """What torch counts of the products of `scores`; of the compiled loops, their plain form. With gradients, when nothing is padded."""
+    """What torch counts of the products of `scores` where nothing is padded; of the compiled loops, their plain form."""
     counter = FlopCounterMode(display=False)
     if isinstance(head, GlcclHead):
         word_ALD = texts.word_RD.unflatten(0, (-1, int(texts.length_A[0])))

@@ -6,6 +6,7 @@ float64 runs. Padded cases of systems that do not mask as we do are compared wit
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from evaluate.post_processing import BETA, Correction, FirstVideos, SoftmaxTotal
 from extract.clip import load_clip
 from tests.conftest import DEMO_CLIP
 from tests.plain_heads import Parameters, plain_scores
+from train_head.blocks import Encoded
 from train_head.heads import Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.pairs import Accumulator
@@ -138,10 +140,13 @@ def score(head: Head, texts: TextBatch, videos: VideoBatch) -> Tensor:
     return head.scores(head.encode_texts(texts), head.encode_videos(videos))
 
 
-def video_features(head: Head, videos: VideoBatch) -> Tensor:
-    """The features of videos [B, D] by a head whose first score is their dot product with a sentence of norm 1."""
-    basis_DD = torch.eye(head.config.dimension)
-    return score(head, texts_of(basis_DD, basis_DD[:, None]), videos)[0].T / head.scale()
+def encoded(blocks: list[Encoded], pick: Callable[[Any], Tensor]) -> Tensor:
+    """What a head encoded of every text or video [N, ...], zero behind the end of what is in a block."""
+    parts = [(block.rows, pick(block.block)[: len(block.rows)]) for block in blocks]
+    out = torch.zeros(sum(len(rows) for rows, _ in parts), max(part.shape[1] for _, part in parts))
+    for rows, part in parts:
+        out[rows, : part.shape[1]] = part
+    return out
 
 
 def masked_reading(head: Head, texts: TextBatch, videos: VideoBatch) -> Tensor:
@@ -165,11 +170,12 @@ def test_clip4clip(file: str, case: str) -> None:
     golden = arrays(file)
     head = make("mean", golden, {}, temporal=file.endswith("transf"))
     sentence_AD = given(golden, f"{case}_sentences")
-    videos = videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask"))
-    scores_SAB = score(head, texts_of(sentence_AD, sentence_AD[:, None]), videos)
+    texts = head.encode_texts(texts_of(sentence_AD, sentence_AD[:, None]))
+    videos = head.encode_videos(videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask")))
+    near(encoded(videos, lambda feature_BD: feature_BD), golden[f"{case}_video_feature"], 2e-6)
+    scores_SAB = head.scores(texts, videos)
     near(scores_SAB[0] / head.scale(), golden[f"{case}_cosines"], 2e-6)
     near(scores_SAB[0], golden[f"{case}_scores"], 1e-4)
-    near(video_features(head, videos), golden[f"{case}_video_feature"], 2e-6)
 
 
 def xclip(header: str) -> tuple[Arrays, Head]:
@@ -187,11 +193,11 @@ def test_xclip(header: str, case: str) -> None:
     frame_BFD, mask_BF = given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask")
     masked_SAB, counted_SAB = score(head, texts, videos_of(frame_BFD, mask_BF)), score(head, texts, videos_of(frame_BFD))
     scores_SAB = torch.cat([masked_SAB[:2], counted_SAB[2:]])
+    feature_BD = encoded(head.encode_videos(videos_of(frame_BFD, mask_BF)), lambda block: block.unit_video_BD)
+    near(feature_BD, golden[f"{case}_{header}_video_feature"], 2e-6)
     for found_AB, name in zip(scores_SAB, FOUR, strict=True):
         near(found_AB, golden[f"{case}_{header}_{name}_score"], 5e-4)
     near(scores_SAB.mean(dim=0), golden[f"{case}_{header}_scores"], 2e-4)
-    head.get_parameter("M_g").copy_(torch.eye(32))
-    near(video_features(head, videos_of(frame_BFD, mask_BF)), golden[f"{case}_{header}_video_feature"], 2e-6)
 
 
 @pytest.mark.parametrize("header", ["none", "transf"])
@@ -247,6 +253,9 @@ def test_wti_with_padding_masked() -> None:
     ours_AB = score(head, texts, videos)[0]
     near(ours_AB, masked_reading(head, texts, videos)[0], 1e-4)
     assert (ours_AB < torch.from_numpy(golden["padded_scores"]) + 1e-4).all()
+    for kind, blocks in (("word", head.encode_texts(texts)), ("frame", head.encode_videos(videos))):
+        expected_NT = golden[f"padded_{kind}_weights"]
+        near(encoded(blocks, lambda block: block.weight_NT)[:, : expected_NT.shape[1]], expected_NT, 2e-6)
 
 
 def glccl(dtype: torch.dtype) -> tuple[Arrays, Head]:

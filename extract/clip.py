@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from data.cache import ClipParts
 from data.errors import UserError
+from data.shapes import GRAIN
 
 RANDOM = "random"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# The encoder always sees this many images or texts, the last batch padded: matrix products of another shape may round
-# differently, and a feature must not depend on what happens to be encoded beside it.
-BATCH = 32
+BATCH = GRAIN
+"""Images or texts that the encoder sees at once, the last batch padded: a feature must not depend on what is encoded beside it."""
 
 TEXT_BLOCKS_KEPT = 4
 """How many of the text tower's first blocks the cache keeps: the temporal encoder starts from them."""

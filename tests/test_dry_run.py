@@ -11,6 +11,7 @@ import pytest
 import extract
 from data.errors import UserError
 from extract import ExtractOptions
+from extract.clip import BATCH
 
 
 def foretell(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -26,7 +27,12 @@ def test_disk_is_foretold_and_nothing_is_written(
     monkeypatch.setattr("extract.dry_run.MEASURED_VIDEOS", 16)
     before = foretell(own_cache_options, capsys)
     assert not own_cache_options.cache.exists()
-    assert (before["videos_to_do"], before["measured_videos"], before["measured_failed"], before["measured_texts"]) == (62, 16, 0, 128)
+    assert (before["videos_to_do"], before["measured_videos"], before["measured_failed"], before["measured_texts"]) == (
+        62,
+        16,
+        0,
+        4 * BATCH,
+    )
     assert before["seconds"] > 0
     assert (before["complete"], before["missing"], before["splits"]["test"]["videos_present"]) == (True, [], 12)
     assert before["memory_bytes"] > before["disk_bytes"]

@@ -6,8 +6,6 @@ a product differs between them.
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.test_glim import pad
+from tests.torch_threads import threads
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 
 pytestmark = pytest.mark.exact
@@ -25,16 +24,6 @@ pytestmark = pytest.mark.exact
 WORDS, FRAMES, DIMENSION = 30, 18, 128
 """Neither limit is a multiple of what texts and videos are padded to."""
 BEHIND = ["none", "seq-transf"]
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def random_head(name: str, temporal: str) -> Head:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.glim_reference import reference_scores
 from tests.test_glim import KINDS, degenerate, pad, random_features, random_head, text_batch
+from tests.torch_threads import threads
 from train_head.batches import TextBatch, VideoBatch
 from train_head.fused import COLUMNS, FEW_ROWS, ROWS, fused_score, lane_videos, tile_texts
 from train_head.heads import HeadConfig, make_head
@@ -164,12 +165,14 @@ def test_gradients_taken_again_are_the_same() -> None:
 
 def test_not_a_bit_depends_on_the_number_of_threads() -> None:
     given_ = problem(3, texts=60, videos=200)
-    before = torch.get_num_threads()
     found = []
-    for threads in (1, 2, 3):
-        score = partial(fused, threads=threads)
-        found.append([score(*given_), *trained(*given_, score=score)])
-        assert torch.get_num_threads() == before
+    for count in (1, 2, 3):
+        score = partial(fused, threads=count)
+        with threads(count):
+            with torch.no_grad():
+                scores = score(*given_)
+            found.append([scores, *trained(*given_, score=score)])
+            assert torch.get_num_threads() == count
     for one, two, three in zip(*found, strict=True):
         assert torch.equal(one, two)
         assert torch.equal(one, three)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from data.shapes import GRAIN
 from train_head.batches import EncodedFrames, TextBatch
-from train_head.shapes import GRAIN
 
 WORDS_STEP, FRAMES_STEP = 8, 4
 TEXTS_A_BLOCK = GRAIN // 2

@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from data.shapes import GRAIN, multiply_in_panels
 from train_head.batches import TextBatch, VideoBatch
 from train_head.kernels import Scratch, gradient_tile, gram_block, make_scratch, score_tile
 from train_head.lanes import LANES
 from train_head.plain import KAPPA, TAU, inverse_norm
-from train_head.shapes import GRAIN, multiply_in_panels
 from train_head.threads import parallel
 
 ROWS = 8 * GRAIN

@@ -21,9 +21,17 @@ class ExtractOptions:
     preset: str | None = None
     """Split protocol and recipe of the data set: see python -m data presets. Default: the data set's first."""
     model: str = "ViT-B-32-quickgelu"
-    """CLIP by open_clip's name, or local-dir:PATH."""
+    """CLIP by open_clip's name (python -m extract.encoders lists those that can be had), or local-dir:PATH."""
     pretrained: str | None = None
     """Weights: one of open_clip's tags, a file, or `random`. Must be given unless the model brings its own."""
+    image_mean: str | None = None
+    """What is subtracted from red, green and blue (0 to 1) before CLIP sees a picture: 0.48,0.46,0.41, or one number for all. Default: what
+    the weights were trained with; of a file or `random`, what all tags of the model agree on, and must be given where they do not."""
+    image_std: str | None = None
+    """What they are divided by after that, in the same form and with the same default."""
+    image_resize: str | None = None
+    """How a picture is brought to CLIP's size, with the same default: bicubic or bilinear, a comma, and shortest (the shorter side, the
+    middle is cut out), longest (the longer side, the rest is filled) or squash (both)."""
     fps: float | None = None
     """Frames sampled a second. Default: the preset's, 1."""
     max_frames: int | Literal["all"] | None = None

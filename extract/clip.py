@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data.cache import ClipParts
 from data.errors import UserError
-from extract.models import Model, Precision, find_model, one_line
+from extract.models import OF_A_CONFIGURATION, Model, Precision, find_model, one_line
 from extract.preprocessing import Preprocessing
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -237,13 +237,13 @@ def check_features(model: Model, tokenizer: Any, precision: Precision = "fp32") 
     ids_NL = torch.zeros(1, shape.positions, dtype=torch.long, device=_META)
     try:
         feature = _pooled(network.encode_image(image_NCHW))
-    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError) as error:  # whatever timm's towers raise
+    except OF_A_CONFIGURATION as error:
         sides = "x".join(map(str, shape.image_size))
         raise UserError(f"--model {model.name} cannot take pictures of {sides}, its own size: {one_line(error)}") from error
     _require_shape(model.name, "image", feature, (1, shape.dimension))
     try:
         sentence, token = _encode_whole(network, ids_NL)
-    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except OF_A_CONFIGURATION as error:
         raise UserError(f"--model {model.name} cannot take texts of {shape.positions} tokens, its own length: {one_line(error)}") from error
     _require_shape(model.name, "sentence", sentence, (1, shape.dimension))
     _require_shape(model.name, "token", token, (1, shape.positions, shape.dimension))

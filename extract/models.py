@@ -27,12 +27,12 @@ CONFIG_FILE = "open_clip_config.json"
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-_OF_A_CONFIGURATION = (
+OF_A_CONFIGURATION = (
     *(RuntimeError, OSError, ImportError, AssertionError, AttributeError, ArithmeticError),
     *(IndexError, KeyError, TypeError, ValueError),
 )
 """What open_clip and timm raise for a configuration that makes no network: they take its values as they come."""
-_OF_A_FILE = (*_OF_A_CONFIGURATION, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile)
+_OF_A_FILE = (*OF_A_CONFIGURATION, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile)
 """What they raise for a file that holds no weights, or those of another network."""
 
 
@@ -79,8 +79,8 @@ class Model:
     def preprocessing(self, given: Mapping[str, Any]) -> tuple[Preprocessing, str | None]:
         """What is done to pictures, and in words where that was guessed, or None.
 
-        `given` fields count in any case, then what comes with the weights. Nothing comes with a file or with random weights: they are taken
-        to want what all of the architecture's tags want. Raises UserError where the tags differ.
+        `given` fields count in any case, then what comes with the weights. Nothing comes with a file or with random weights: for them, what
+        all tags of the architecture agree on counts. Raises UserError where the tags differ.
         """
         if self.pictures is not None:
             return Preprocessing(**{**self.pictures, **given}), None
@@ -88,8 +88,8 @@ class Model:
         preprocessing = Preprocessing(**{**agreed(self.name, tags, given), **given})
         if {"mean", "std", "interpolation", "resize_mode"} <= given.keys():
             return preprocessing, None
-        why = f"as all tags of {self.name} want it" if tags else f"open_clip's default, for {self.name} has no tags"
-        return preprocessing, f"pictures get {preprocessing} ({why}): --image-mean, --image-std and --image-resize say otherwise"
+        why = f"as all tags of {self.name} have it" if tags else f"open_clip's default, since {self.name} has no tags"
+        return preprocessing, f"pictures: {preprocessing}, {why}; --image-mean, --image-std and --image-resize override this"
 
     def build(self, device: torch.device, precision: Precision, preprocessing: Preprocessing) -> Any:
         """The network with random weights; on the device `meta` it has shapes alone. Raises UserError where there is no such network."""
@@ -104,7 +104,7 @@ class Model:
                     device=device,
                     force_preprocess_cfg=asdict(preprocessing),
                 )
-        except _OF_A_CONFIGURATION as error:
+        except OF_A_CONFIGURATION as error:
             hint = "" if precision == "fp32" else f" in --precision {precision}"
             raise UserError(f"--model {self.name} cannot be built{hint}: {one_line(error)}") from error
         return network
@@ -114,7 +114,7 @@ class Model:
         try:
             with _silent():
                 tokenizer = open_clip().get_tokenizer(self.name if self.folder is None else f"{LOCAL}{self.folder}")
-        except _OF_A_CONFIGURATION as error:
+        except OF_A_CONFIGURATION as error:
             raise UserError(f"the tokenizer of --model {self.name} cannot be had: {one_line(error)}") from error
         assert isinstance(tokenizer, open_clip().SimpleTokenizer)
         if tokenizer.eot_token_id != tokenizer.vocab_size - 1:
@@ -220,8 +220,10 @@ def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, An
     if not name.startswith((LOCAL, HUB)):
         names = library.list_models()
         if name not in names:
-            close = ", ".join(get_close_matches(name, names, n=3)) or "python -m extract.encoders lists all"
-            raise UserError(f"--model {name} is unknown to open_clip; near it: {close}")
+            close = ", ".join(get_close_matches(name, names, n=3))
+            raise UserError(
+                f"--model {name} is unknown to open_clip; {f'near it: {close}' if close else 'python -m extract.encoders lists all'}"
+            )
         return library.get_model_config(name), None, None
     if name.startswith(LOCAL):
         file = Path(name.removeprefix(LOCAL)) / CONFIG_FILE

@@ -25,13 +25,13 @@ class ExtractOptions:
     pretrained: str | None = None
     """Weights: one of open_clip's tags, a file, or `random`. Must be given unless the model brings its own."""
     image_mean: str | None = None
-    """What is subtracted from red, green and blue (0 to 1) before CLIP sees a picture: 0.48,0.46,0.41, or one number for all. Default: what
-    the weights were trained with; of a file or `random`, what all tags of the model agree on, and must be given where they do not."""
+    """Mean of red, green and blue, from 0 to 1, that is subtracted from a picture: three numbers with commas, or one for all. Default: what
+    the tag or the model's folder says; for a weights file or `random`, what all tags of the model agree on."""
     image_std: str | None = None
-    """What they are divided by after that, in the same form and with the same default."""
+    """Standard deviation that the difference is divided by, in the same form and with the same default."""
     image_resize: str | None = None
-    """How a picture is brought to CLIP's size, with the same default: bicubic or bilinear, a comma, and shortest (the shorter side, the
-    middle is cut out), longest (the longer side, the rest is filled) or squash (both)."""
+    """How a picture gets CLIP's size, with the same default: bicubic or bilinear, a comma, and shortest (the shorter side fits, the middle
+    is cut out), longest (the longer side fits, the rest is filled) or squash (both sides fit). Such as bicubic,shortest."""
     fps: float | None = None
     """Frames sampled a second. Default: the preset's, 1."""
     max_frames: int | Literal["all"] | None = None

@@ -108,8 +108,8 @@ def agreed(model: str, tags: Mapping[str, Mapping[str, Any]], given: Mapping[str
             fields[name] = next(iter(by_value))
     if differing:
         raise UserError(
-            f"the tags of --model {model} were trained on pictures made ready in different ways, so say which way these weights "
-            f"want with {' and '.join(options)}: {'; '.join(differing)}"
+            f"the tags of --model {model} do not agree on what is done to pictures: say what these weights were trained with, by "
+            f"{' and '.join(options)}: {'; '.join(differing)}"
         )
     return fields
 

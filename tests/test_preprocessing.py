@@ -89,15 +89,13 @@ def test_where_tags_differ_the_line_names_values_tags_and_options() -> None:
         model.preprocessing({})
     line = str(refusal.value)
     assert "\n" not in line
-    assert (
-        "with --image-mean and --image-std: mean 0.48145466,0.4578275,0.40821073 (openai, laion400m_e31, laion400m_e32 and 8 more)" in line
-    )
+    assert "by --image-mean and --image-std: mean 0.48145466,0.4578275,0.40821073 (openai, laion400m_e31, laion400m_e32 and 8 more)" in line
     assert "or 0.5 (laion2b_s32b_b82k); std 0.26862954" in line
-    with pytest.raises(UserError, match=r"with --image-std: std"):
+    with pytest.raises(UserError, match=r"by --image-std: std"):
         model.preprocessing({"mean": (0.5, 0.5, 0.5)})
     found, _ = model.preprocessing({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
     assert found == Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    with pytest.raises(UserError, match=r"with --image-resize: resize mode shortest \(laion2b.*\) or squash \(dfn5b\)"):
+    with pytest.raises(UserError, match=r"by --image-resize: resize mode shortest \(laion2b.*\) or squash \(dfn5b\)"):
         find_model("ViT-H-14", RANDOM).preprocessing({})
     # A cache says what it was made with, so that searching it and training on it need no such options.
     settings = Preprocessing().settings((224, 224))
@@ -208,7 +206,7 @@ def test_options_count_in_any_case_and_stay_with_cache_queries_and_new_weights(
     cache = FeatureCache(extract.main(given))
     assert (cache.settings["image_mean"], cache.settings["image_std"]) == ([0.1, 0.2, 0.3], [0.25, 0.25, 0.25])
     assert cache.settings["image_resize"] == "bilinear, squash"
-    assert "pictures get" not in capsys.readouterr().err  # nothing is guessed: the folder says the rest
+    assert "pictures:" not in capsys.readouterr().err  # nothing is guessed: the folder says the rest
     with pytest.raises(UserError, match=r"image_mean is \[0\.1, 0\.2, 0\.3\] there and \[0\.5, 0\.5, 0\.5\] here"):
         extract.main(replace(given, image_mean=None))
     trained = load_trained(TrainOptions(cache=cache.path, out=tmp_path / "run", finetune=True), cache, CPU)
@@ -223,13 +221,13 @@ def test_options_count_in_any_case_and_stay_with_cache_queries_and_new_weights(
 def test_what_is_guessed_is_said(own_cache_options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
     options = replace(own_cache_options, model="ViT-S-32-alt", pretrained=RANDOM, max_frames=1, quiet=False, dry_run=True)
     extract.main(options)
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pictures get ")]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pictures: ")]
     assert said == [
-        f"pictures get {Preprocessing()} (open_clip's default, for ViT-S-32-alt has no tags): --image-mean, --image-std and --image-resize "
-        "say otherwise"
+        f"pictures: {Preprocessing()}, open_clip's default, since ViT-S-32-alt has no tags; --image-mean, --image-std and --image-resize "
+        "override this"
     ]
     extract.main(replace(options, image_mean="0.5", image_std="0.5", image_resize="bicubic, longest"))
-    assert "pictures get" not in capsys.readouterr().err
+    assert "pictures:" not in capsys.readouterr().err
 
 
 def test_what_options_ask_for() -> None:

@@ -24,7 +24,7 @@ from data.command import run_command
 from data.provenance import provenance, write_json
 from evaluate import EvaluateOptions
 from evaluate.report import REPORT_FILE
-from extract.clip import load_tokenizer, spell
+from extract.models import load_tokenizer, spell
 from extract.pictures import small, thumbnail_file
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,8 @@ from tqdm import tqdm
 from data.command import run_command
 from demo.render import render_event
 from demo.world import NAMES, caption, change_one_attribute, random_events
-from extract.clip import RANDOM, load_clip
+from extract.clip import load_clip
+from extract.models import RANDOM
 
 CONFIG_DIR = Path(__file__).parent / "clip"
 

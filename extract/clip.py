@@ -1,36 +1,29 @@
-"""A CLIP of open_clip: loading it, and the features of images and of every text token. The only file that imports open_clip.
+"""A CLIP in use: the features of images and of every text token.
 
 Shape suffixes: N images or texts, L text positions, D joint dimension, W width of the text tower, C colour channels, H and W image sides.
 """
 
 import hashlib
-import importlib
 import json
-import logging
-import pickle
-import warnings
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from data.cache import ClipParts
 from data.errors import UserError
 from data.shapes import GRAIN
+from extract.models import OF_A_CONFIGURATION, Model, Precision, find_model, one_line
+from extract.preprocessing import Preprocessing
 
-RANDOM = "random"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_META = torch.device("meta")
 
 BATCH = GRAIN
 """Images or texts that the encoder sees at once, the last batch padded: a feature must not depend on what is encoded beside it."""
@@ -39,35 +32,13 @@ TEXT_BLOCKS_KEPT = 4
 """How many of the text tower's first blocks the cache keeps: the temporal encoder starts from them."""
 
 
-def _import_open_clip() -> ModuleType:
-    """open_clip, also where torchvision came without its compiled operators.
-
-    open_clip needs torchvision for image transforms only. Beside a CPU-only torch, the usual torchvision wheel cannot load its
-    compiled operators, and its import stops because it gives a Python meaning to operators that nobody declared. Declaring their
-    schemas, only then, lets the import finish; nothing here ever calls them.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        torchvision: Any = importlib.import_module("torchvision")
-        torchvision.operator_schemas = library  # kept: a Library withdraws what it declared when it is freed
-    return importlib.import_module("open_clip")
-
-
-Precision = Literal["fp32", "bf16", "fp16"]
-
-
 @dataclass(frozen=True)
 class Clip:
     """A CLIP model in evaluation mode with the transform and tokenizer that belong to it.
 
     `digest` is the SHA-256 of the weights' names, shapes and float32 values, whatever file they came from; `architecture` that of
-    open_clip's configuration `config`, which decides what is computed with them (the activation, the number of heads).
+    open_clip's configuration `config`, which decides what is computed with them (the activation, the number of heads). `guessed` says in
+    words what is done to pictures where nothing that came with the weights said it.
     """
 
     model: Any
@@ -79,6 +50,8 @@ class Clip:
     digest: str
     config: dict[str, Any]
     precision: Precision
+    preprocessing: Preprocessing
+    guessed: str | None
 
     @property
     def architecture(self) -> str:
@@ -93,14 +66,7 @@ class Clip:
 
     def image_settings(self) -> dict[str, Any]:
         """What the transform does to a picture, as plain values for the cache's settings."""
-        config = self.model.visual.preprocess_cfg
-        size = config["size"]
-        return {
-            "image_size": list(size) if isinstance(size, (tuple, list)) else [size, size],
-            "image_resize": f"{config['interpolation']}, {config['resize_mode']}",
-            "image_mean": list(config["mean"]),
-            "image_std": list(config["std"]),
-        }
+        return self.preprocessing.settings(_image_size(self.model))
 
     def shrink(self, image: Image.Image) -> Image.Image:
         """The first half of open_clip's own transform: resize and crop. What is left is small enough to hold many of."""
@@ -138,8 +104,7 @@ class Clip:
     def image_features(self, image_NCHW: Tensor) -> Tensor:
         """Image features [N, D], unnormalised, of any number of preprocessed pictures on the device; with gradients."""
         with _without_tf32():
-            feature_ND: Tensor = self.model.encode_image(image_NCHW)
-        return feature_ND
+            return _pooled(self.model.encode_image(image_NCHW))
 
     def positions(self, length: int) -> int:
         """How many positions the text tower runs at for a text of so many tokens: never more than it needs, but few different numbers.
@@ -169,31 +134,13 @@ class Clip:
         tower = _text_tower(self.model)
         if not _is_causal(tower):
             assert ids_NL.shape[1] == self.context_length
-            sentence_ND, token_NLW = self._encode_whole(tower, ids_NL)
-        else:
-            length = ids_NL.shape[1]
-            dtype = tower.transformer.get_cast_dtype()
-            embedded_NLW = tower.token_embedding(ids_NL).to(dtype) + tower.positional_embedding[:length].to(dtype)
-            token_NLW = tower.ln_final(tower.transformer(embedded_NLW, attn_mask=tower.attn_mask[:length, :length]))
-            sentence_ND = None
-        projection = tower.text_projection
-        if isinstance(projection, nn.Module):
-            token_NLD = projection(token_NLW)
-        else:
-            token_NLD = token_NLW if projection is None else token_NLW @ projection
-        if sentence_ND is None:
-            sentence_ND = token_NLD[torch.arange(len(ids_NL), device=self.device), ids_NL.argmax(dim=-1)]
-        return sentence_ND, token_NLD
-
-    def _encode_whole(self, tower: Any, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
-        """The sentence features by open_clip's own path, and the hidden states of all positions on it."""
-        hidden: list[Tensor] = []
-        hook = tower.ln_final.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
-        try:
-            sentence_ND = self.model.encode_text(ids_NL)
-        finally:
-            hook.remove()
-        return sentence_ND, hidden[0]
+            return _encode_whole(self.model, ids_NL)
+        length = ids_NL.shape[1]
+        dtype = tower.transformer.get_cast_dtype()
+        embedded_NLW = tower.token_embedding(ids_NL).to(dtype) + tower.positional_embedding[:length].to(dtype)
+        token_NLW = tower.ln_final(tower.transformer(embedded_NLW, attn_mask=tower.attn_mask[:length, :length]))
+        token_NLD = _project(tower, token_NLW)
+        return token_NLD[torch.arange(len(ids_NL), device=self.device), ids_NL.argmax(dim=-1)], token_NLD
 
     def parts(self) -> ClipParts:
         """What stage two takes from this model."""
@@ -206,109 +153,101 @@ class Clip:
         }
         positions: Tensor = tower.positional_embedding
         tensors["positional_embedding"] = np.asarray(positions.detach().float().cpu())
-        activation = next((type(m).__name__ for m in blocks[0].modules() if "gelu" in type(m).__name__.lower()), "unknown")
         return ClipParts(
             tensors=tensors,
             logit_scale=float(self.model.logit_scale.detach().float().exp().reshape(-1)[0]),
-            heads=int(getattr(getattr(blocks[0], "attn", None), "num_heads", 0)),
-            activation=activation,
+            heads=int(blocks[0].attn.num_heads),
+            activation=_activation(blocks[0]),
         )
 
 
-def load_clip(model: str, pretrained: str | None, device: torch.device, seed: int = 0, precision: Precision = "fp32") -> Clip:
+def load_clip(
+    model: str,
+    pretrained: str | None,
+    device: torch.device,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    pictures: Mapping[str, Any] | None = None,
+) -> Clip:
     """Load a CLIP by open_clip's names.
 
     `model` is one of open_clip's model names, `local-dir:PATH` or `hf-hub:NAME`; `pretrained` one of open_clip's tags, a weights file,
-    `random` (weights drawn from `seed`), or None where the model brings its own weights. The digest is that of the weights before they are
-    brought to `precision`. Raises UserError where model or weights are
-    unknown, cannot be had, or do not fit each other, and where the features of the text tokens cannot be had.
+    `random` (weights drawn from `seed`), or None where the model brings its own weights. `pictures` are fields of `Preprocessing` that
+    count whatever belongs to the weights. The digest is that of the weights before they are brought to `precision`.
+
+    Raises UserError where model or weights are unknown, cannot be had, or do not fit each other; where the features of the text tokens
+    cannot be had; and where it is not known what is done to pictures.
     """
-    open_clip = _import_open_clip()
-    brings_weights = model.startswith(("local-dir:", "hf-hub:"))
-    _check_names(open_clip, model, pretrained, brings_weights)
-    is_file = pretrained is not None and Path(pretrained).is_file()
-    arguments: dict[str, Any] = {"precision": "fp32", "device": device, "pretrained_text": False}
-    if pretrained == RANDOM:
-        arguments |= {"load_weights": False}
-    else:
-        # A TorchScript archive (the form OpenAI published) is no pickle, but torch.load wants to be told.
-        pickled = not (is_file and _is_torchscript(str(pretrained)))
-        arguments |= {"pretrained": pretrained, "require_pretrained": True, "weights_only": pickled}
-    # open_clip logs what it raises anyway, and the download of weights logs every retry.
-    logged_before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.filterwarnings("error", message="QuickGELU mismatch")
-            warnings.filterwarnings("ignore", message=".*looks like a TorchScript archive")
-            torch.manual_seed(seed)
-            network = open_clip.create_model(model, **arguments)
-            tokenizer = open_clip.get_tokenizer(model)
-            digest = weights_digest(network)
-            if precision != "fp32":
-                state = network.state_dict()
-                network = open_clip.create_model(model, precision=precision, device=device, load_weights=False)
-                network.load_state_dict(state)
-    except UserWarning as error:
-        if "QuickGELU mismatch" not in str(error):
-            raise
-        other = model.removesuffix("-quickgelu") if model.endswith("-quickgelu") else f"{model}-quickgelu"
-        raise UserError(f"--pretrained {pretrained} belongs to another activation than --model {model}: use --model {other}") from error
-    except (RuntimeError, OSError, ValueError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(_explain(open_clip, model, pretrained, is_file, error)) from error
-    finally:
-        logging.disable(logged_before)
-    _check_tokens(open_clip, model, network, tokenizer)
+    found = find_model(model, pretrained)
+    preprocessing, guessed = found.preprocessing(pictures or {})
+    tokenizer = found.tokenizer()
+    check_features(found, tokenizer, precision)
+    weights = found.weights()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = found.build(device, "fp32", preprocessing)
+        if weights is not None:
+            found.read(network, weights)
+        digest = weights_digest(network)
+        if precision != "fp32":
+            # open_clip casts what it builds: some weights stay float32, and some layers are others.
+            state = network.state_dict()
+            network = found.build(device, precision, preprocessing)
+            network.load_state_dict(state)
     network.eval().requires_grad_(False)
-    tower = _text_tower(network)
     return Clip(
         model=network,
-        transform=open_clip.transform.image_transform_v2(
-            open_clip.transform.PreprocessCfg(**network.visual.preprocess_cfg), is_train=False
-        ),
+        transform=found.transform(network),
         tokenizer=tokenizer,
         device=device,
-        dimension=int(network.visual.output_dim),
-        context_length=int(tower.positional_embedding.shape[0]),
+        dimension=found.dimension,
+        context_length=_positions(network),
         digest=digest,
-        config=open_clip.get_model_config(model),
+        config=found.config,
         precision=precision,
+        preprocessing=preprocessing,
+        guessed=guessed,
     )
 
 
-def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a model, for `spell`; no weights are read, and no network is asked. Raises UserError where it cannot be had."""
-    if model.startswith("hf-hub:"):
-        raise UserError(f"the tokenizer of --model {model} would have to be fetched from a network")
-    open_clip = _import_open_clip()
+@dataclass(frozen=True)
+class Shape:
+    """What a CLIP takes and gives: height and width of a picture, positions of a text, and the joint dimension."""
+
+    image_size: tuple[int, int]
+    positions: int
+    dimension: int
+
+
+@torch.no_grad()
+def check_features(model: Model, tokenizer: Any, precision: Precision = "fp32") -> Shape:
+    """Run a model on shapes alone, without memory or weights; raises UserError where no features of the joint dimension come of it."""
+    network = model.build(_META, "fp32", Preprocessing())
+    if precision != "fp32":
+        try:
+            network = model.build(_META, precision, Preprocessing())
+        except UserError as error:
+            raise UserError(f"{error}: use --precision fp32") from error
+    network.eval()
+    shape = Shape(_image_size(network), _positions(network), model.dimension)
+    known = int(_text_tower(network).token_embedding.num_embeddings)
+    if known < tokenizer.vocab_size:
+        raise UserError(f"--model {model.name} has a text tower for {known:,} tokens, its tokenizer makes {tokenizer.vocab_size:,}")
+    image_NCHW = torch.empty(1, 3, *shape.image_size, dtype=_DTYPES[precision], device=_META)
+    ids_NL = torch.zeros(1, shape.positions, dtype=torch.long, device=_META)
     try:
-        tokenizer = open_clip.get_tokenizer(model)
-    except (RuntimeError, OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"the tokenizer of --model {model} cannot be had ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise UserError(f"the tokenizer of --model {model} is a {type(tokenizer).__name__}, which does not spell its tokens")
-    return tokenizer
-
-
-def spell(tokenizer: Any, text: str, max_words: int) -> list[str]:
-    """The tokens of a text as `Clip.tokenize` makes them, start and end included, in letters. One that ends a word ends with a space."""
-    ids_L = tokenizer([text], context_length=max_words)[0]
-    return [tokenizer.decode([token]) for token in ids_L[: int(ids_L.argmax()) + 1].tolist()]
-
-
-def weights_path(model: str, pretrained: str | None) -> Path | None:
-    """Where the weights of a model lie that `load_clip` has loaded: a file, or the folder of `local-dir:`. None for random weights."""
-    open_clip = _import_open_clip()
-    if pretrained == RANDOM:
-        return None
-    if model.startswith("local-dir:"):
-        return Path(model.removeprefix("local-dir:")).absolute()
-    if model.startswith("hf-hub:"):
-        return Path(open_clip.pretrained.download_pretrained_from_hf(model.removeprefix("hf-hub:")))
-    assert pretrained is not None
-    if Path(pretrained).is_file():
-        return Path(pretrained).absolute()
-    return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained)))
+        feature = _pooled(network.encode_image(image_NCHW))
+    except OF_A_CONFIGURATION as error:
+        sides = "x".join(map(str, shape.image_size))
+        raise UserError(f"--model {model.name} cannot take pictures of {sides}, its own size: {one_line(error)}") from error
+    _require_shape(model.name, "image", feature, (1, shape.dimension))
+    try:
+        sentence, token = _encode_whole(network, ids_NL)
+    except OF_A_CONFIGURATION as error:
+        raise UserError(f"--model {model.name} cannot take texts of {shape.positions} tokens, its own length: {one_line(error)}") from error
+    _require_shape(model.name, "sentence", sentence, (1, shape.dimension))
+    _require_shape(model.name, "token", token, (1, shape.positions, shape.dimension))
+    return shape
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -320,36 +259,57 @@ def weights_digest(model: nn.Module) -> str:
     return sha.hexdigest()
 
 
-def _check_names(open_clip: ModuleType, model: str, pretrained: str | None, brings_weights: bool) -> None:
-    names = open_clip.list_models()
-    if not brings_weights and model not in names:
-        close = ", ".join(get_close_matches(model, names, n=3)) or "see open_clip.list_models()"
-        raise UserError(f"--model {model} is unknown to open_clip; near it: {close}")
-    if model.startswith("local-dir:") and not (Path(model.removeprefix("local-dir:")) / "open_clip_config.json").is_file():
-        raise UserError(f"--model {model}: no open_clip_config.json in that folder")
-    if brings_weights and pretrained not in (None, RANDOM):
-        raise UserError(f"--model {model} brings its own weights: leave out --pretrained {pretrained}, or say --pretrained {RANDOM}")
-    if brings_weights or pretrained == RANDOM:
-        return
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if pretrained is None:
+def _require_shape(model: str, which: str, feature: Tensor, expected: tuple[int, ...]) -> None:
+    if feature.shape != expected:
         raise UserError(
-            f"--pretrained is missing: one of {', '.join(tags) or 'no known tags'}, a weights file, or '{RANDOM}' for random weights"
+            f"--model {model} gives {which} features of shape {list(feature.shape[1:])}, its joint dimension (embed_dim) is {expected[-1]}"
         )
-    if pretrained.lower().replace("-", "_") not in tags and pretrained not in tags and not Path(pretrained).is_file():
-        raise UserError(f"--pretrained {pretrained} is neither a file nor a tag of {model}: {', '.join(tags) or 'it has none'}")
 
 
-def _check_tokens(open_clip: ModuleType, name: str, model: nn.Module, tokenizer: Any) -> None:
-    """Refuse a model whose text tokens cannot be had: GLIM needs each word's feature and where the text ends."""
-    if type(model) not in (open_clip.CLIP, open_clip.CustomTextCLIP):
-        raise UserError(f"--model {name} is a {type(model).__name__}; only CLIP and CustomTextCLIP models give the features of text tokens")
-    tower = _text_tower(model)
-    standard = all(hasattr(tower, part) for part in ("ln_final", "transformer", "positional_embedding", "text_projection"))
-    if not standard or getattr(tower, "cls_emb", None) is not None:
-        raise UserError(f"--model {name} has a {type(tower).__name__} that does not give features of text tokens; choose another model")
-    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise UserError(f"--model {name} has a {type(tokenizer).__name__}, which does not mark where a text ends; choose another model")
+def _image_size(network: Any) -> tuple[int, int]:
+    """Height and width of the pictures that a network takes."""
+    size = network.visual.image_size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    return int(height), int(width)
+
+
+def _positions(network: Any) -> int:
+    return len(_text_tower(network).positional_embedding)
+
+
+def _encode_whole(network: Any, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
+    """The sentence features by open_clip's own path, and the features of all positions on it."""
+    tower = _text_tower(network)
+    hidden: list[Tensor] = []
+    hook = tower.ln_final.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
+    try:
+        sentence_ND = _pooled(network.encode_text(ids_NL))
+    finally:
+        hook.remove()
+    return sentence_ND, _project(tower, hidden[0])
+
+
+def _pooled(made: Any) -> Tensor:
+    """The feature of an image or a sentence; configured with `output_tokens`, a tower gives those of patches or words beside it."""
+    feature: Tensor = made[0] if isinstance(made, tuple) else made
+    return feature
+
+
+def _project(tower: Any, token_NLW: Tensor) -> Tensor:
+    projection = tower.text_projection
+    if projection is None:
+        return token_NLW
+    projected: Tensor = projection(token_NLW) if isinstance(projection, nn.Module) else token_NLW @ projection
+    return projected
+
+
+def _activation(block: Any) -> str:
+    """QuickGELU, GELU, or another by its name."""
+    for module in block.mlp.modules():
+        if "gelu" in type(module).__name__.lower():
+            name, approximate = type(module).__name__, getattr(module, "approximate", "none")
+            return name if approximate == "none" else f"{name}({approximate})"
+    return "unknown"
 
 
 def _text_tower(model: nn.Module) -> Any:
@@ -377,31 +337,6 @@ def _is_causal(tower: Any) -> bool:
         return False
     later = torch.ones_like(mask, dtype=torch.bool).triu(1)
     return bool((mask[later] == -torch.inf).all() and (mask[~later] == 0).all())
-
-
-def _explain(open_clip: ModuleType, model: str, pretrained: str | None, is_file: bool, error: BaseException) -> str:
-    """One line for weights that cannot be had or used."""
-    reason = " ".join(str(error).split())[:200]
-    if model.startswith("local-dir:"):
-        return f"--model {model} cannot be loaded: {reason}"
-    if is_file:
-        return f"--pretrained {pretrained} does not hold weights of {model}: {reason}"
-    if pretrained == RANDOM:
-        return f"--model {model} cannot be built: {reason}"
-    config = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
-    source = config.get("hf_hub") or config.get("url") or model
-    return (
-        f"the weights of {model} ({pretrained}) cannot be downloaded here: get them from {source} "
-        f"where there is a network, place the file anywhere on this machine, and name it with --pretrained FILE ({reason})"
-    )
-
-
-def _is_torchscript(path: str) -> bool:
-    """A TorchScript archive is a zip that holds code; a plain checkpoint is a zip without."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in f"/{name}" for name in archive.namelist())
 
 
 def _pad(batch_N: Tensor, size: int = BATCH) -> Tensor:

@@ -1,11 +1,14 @@
 """The weights alone, on a machine with a network, for those that have none."""
 
 import json
+from dataclasses import asdict
 
 import torch
 
-from extract.clip import load_clip, weights_path
+from extract.clip import load_clip
+from extract.models import weights_path
 from extract.options import ExtractOptions
+from extract.preprocessing import Preprocessing
 
 
 def fetch_model(options: ExtractOptions) -> None:
@@ -14,7 +17,8 @@ def fetch_model(options: ExtractOptions) -> None:
     Raises UserError where they cannot be had.
     """
     # The machine with the network may be no machine for the work: no device is asked for.
-    clip = load_clip(options.model, options.pretrained, torch.device("cpu"), options.seed)
+    # And no picture is seen, so that nothing need be known of them.
+    clip = load_clip(options.model, options.pretrained, torch.device("cpu"), options.seed, pictures=asdict(Preprocessing()))
     path = weights_path(options.model, options.pretrained)
     if options.json:
         print(json.dumps({"model": options.model, "weights": clip.digest, "path": None if path is None else str(path)}))

@@ -21,9 +21,17 @@ class ExtractOptions:
     preset: str | None = None
     """Split protocol and recipe of the data set: see python -m data presets. Default: the data set's first."""
     model: str = "ViT-B-32-quickgelu"
-    """CLIP by open_clip's name, or local-dir:PATH."""
+    """CLIP by open_clip's name (python -m extract.encoders lists those that can be had), or local-dir:PATH."""
     pretrained: str | None = None
     """Weights: one of open_clip's tags, a file, or `random`. Must be given unless the model brings its own."""
+    image_mean: str | None = None
+    """Mean of red, green and blue, from 0 to 1, that is subtracted from a picture: three numbers with commas, or one for all. Default: what
+    the tag or the model's folder says; for a weights file or `random`, what all tags of the model agree on."""
+    image_std: str | None = None
+    """Standard deviation that the difference is divided by, in the same form and with the same default."""
+    image_resize: str | None = None
+    """How a picture gets CLIP's size, with the same default: bicubic or bilinear, a comma, and shortest (the shorter side fits, the middle
+    is cut out), longest (the longer side fits, the rest is filled) or squash (both sides fit). Such as bicubic,shortest."""
     fps: float | None = None
     """Frames sampled a second. Default: the preset's, 1."""
     max_frames: int | Literal["all"] | None = None

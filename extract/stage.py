@@ -29,6 +29,7 @@ from extract.dry_run import dry_run
 from extract.failures import Failure
 from extract.fetch import fetch_model
 from extract.options import ExtractOptions
+from extract.preprocessing import asked_for
 from extract.segments import cut
 from extract.texts import encode_texts
 from extract.videos import Clock, VideoFeaturesAhead, worker_count
@@ -84,9 +85,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
             print(note, file=sys.stderr)
     if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
-    if not options.quiet:
-        print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
-    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision)
+    clip = _load(options)
     max_words = options.max_words or min(preset.max_words, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
@@ -128,6 +127,15 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         Writer(cache, _limits(), (0, 1), [], work.outdated).flush()
     _report(options, dataset, preset, cache, total, processes.count, seconds)
     return outcome
+
+
+def _load(options: ExtractOptions) -> Clip:
+    if not options.quiet:
+        print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
+    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, asked_for(options))
+    if clip.guessed and not options.quiet:
+        print(clip.guessed, file=sys.stderr)
+    return clip
 
 
 def _print_failures(failed: Sequence[Failure], known: int) -> None:

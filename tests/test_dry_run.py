@@ -27,12 +27,8 @@ def test_disk_is_foretold_and_nothing_is_written(
     monkeypatch.setattr("extract.dry_run.MEASURED_VIDEOS", 16)
     before = foretell(own_cache_options, capsys)
     assert not own_cache_options.cache.exists()
-    assert (before["videos_to_do"], before["measured_videos"], before["measured_failed"], before["measured_texts"]) == (
-        62,
-        16,
-        0,
-        4 * BATCH,
-    )
+    assert (before["videos_to_do"], before["measured_videos"], before["measured_failed"]) == (62, 16, 0)
+    assert before["measured_texts"] == 4 * BATCH
     assert before["seconds"] > 0
     assert (before["complete"], before["missing"], before["splits"]["test"]["videos_present"]) == (True, [], 12)
     assert before["memory_bytes"] > before["disk_bytes"]

@@ -37,7 +37,7 @@ from evaluate.report.findings import find_hubs, shared_captions
 from evaluate.report.page import write_report
 from evaluate.report.pictures import COLUMNS, HEIGHT, column_edges
 from extract import ExtractOptions
-from extract.clip import load_tokenizer, spell
+from extract.models import load_tokenizer, spell
 from tests.browser import OpenPage
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head.pairs import Unshared, score_all_pairs

@@ -25,6 +25,7 @@ from data.errors import UserError
 from data.features import Ragged, TextFeatures, VideoFeatures
 from data.provenance import write_json
 from extract.clip import BATCH, Clip, load_clip, weights_digest
+from extract.preprocessing import of_cache
 from extract.texts import encode_texts
 from train_head.batches import TextBatch, VideoBatch
 from train_head.options import TrainOptions
@@ -138,7 +139,7 @@ def load_trained(options: TrainOptions, cache: FeatureCache, device: torch.devic
     if model is None:
         raise UserError(f"--finetune: {cache.path} does not say which CLIP made it: name it with --model and --pretrained")
     try:
-        clip = load_clip(model, pretrained, device, made.get("seed", 0))
+        clip = load_clip(model, pretrained, device, made.get("seed", 0), pictures=of_cache(cache.settings))
     except UserError as error:
         if named:
             raise

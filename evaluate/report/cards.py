@@ -20,7 +20,7 @@ from data.errors import UserError
 from data.metrics import Ranks
 from evaluate.report.collect import Collected
 from evaluate.report.pictures import column_edges
-from extract.clip import load_tokenizer, spell
+from extract.models import load_tokenizer, spell
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.splits import Split
 

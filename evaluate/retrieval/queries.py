@@ -15,6 +15,7 @@ from data.errors import UserError
 from data.features import Ragged, TextFeatures
 from data.progress import Progress
 from extract.clip import BATCH, load_clip
+from extract.preprocessing import of_cache
 from extract.texts import encode_texts
 
 MAX_QUERY = 10_000
@@ -45,7 +46,7 @@ class QueryEncoder:
         """
         extracted: dict[str, Any] = cache.provenance["options"]
         model, pretrained = model or extracted["model"], pretrained or extracted["pretrained"]
-        self._clip = load_clip(model, pretrained, device, extracted["seed"], cache.settings["precision"])
+        self._clip = load_clip(model, pretrained, device, extracted["seed"], cache.settings["precision"], of_cache(cache.settings))
         loaded = model if pretrained is None else f"{model} with {pretrained}"
         if self._clip.digest != cache.weights:
             raise UserError(

@@ -1,0 +1,107 @@
+"""Every architecture of open_clip and whether it can be used, as a page: `python -m extract.encoders > docs/encoders.md`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.command import run_command
+from data.errors import UserError
+from data.progress import Progress
+from extract.clip import check_features
+from extract.models import RANDOM, Model, find_model, list_models, tags_of
+from extract.preprocessing import Preprocessing, shown
+
+PAGE = """# Encoders
+
+Written by `python -m extract.encoders`. It builds each architecture of open_clip without memory or weights, on torch's `meta` device, and
+runs it through the checks that `extract` makes before it loads weights. Of {count} architectures, {accepted} are accepted and {refused}
+are refused.
+
+## Accepted
+
+*Dimension* is that of the features, *picture* the height and width in pixels, and *tokens* the most that a text can have, start and end
+counted.
+
+Weights that are named by one of open_clip's tags get pictures as that tag says. The last column is for weights from a file and for
+`--pretrained random`: what all tags of the architecture agree on. *Must be given* means that they do not agree: say it with
+`--image-mean`, `--image-std` and `--image-resize`. *OpenAI's* are mean {mean} and
+std {std}.
+
+| architecture | dimension | picture | tokens | pictures of a file's weights |
+| --- | --- | --- | --- | --- |
+{rows}
+
+## Refused
+
+| architecture | reason |
+| --- | --- |
+{reasons}"""
+
+
+@dataclass(frozen=True)
+class EncodersOptions:
+    """List the architectures of open_clip: those that extract accepts, and why it refuses the others."""
+
+    like: str = ""
+    """Only those with this in their names, in capitals or not. Default: all."""
+    quiet: bool = False
+    """No progress."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an architecture is accepted, and its row of the page."""
+
+    accepted: bool
+    row: str
+
+
+def judge(name: str) -> Verdict:
+    """Build an architecture without memory and weights, and run it through the checks of extraction."""
+    try:
+        model = find_model(name, RANDOM)
+        shape = check_features(model, model.tokenizer())
+    except UserError as error:
+        return Verdict(False, f"| {name} | {str(error).removeprefix(f'--model {name} ').removesuffix(': choose another model')} |")
+    size = " x ".join(map(str, shape.image_size))
+    return Verdict(True, f"| {name} | {shape.dimension} | {size} | {shape.positions} | {_pictures(model)} |")
+
+
+def _pictures(model: Model) -> str:
+    try:
+        found, _ = model.preprocessing({})
+    except UserError:
+        return "must be given"
+    usual = (found.mean, found.std) == (Preprocessing.mean, Preprocessing.std)
+    normalised = "OpenAI's" if usual else f"mean {shown(found.mean)}, std {shown(found.std)}"
+    return f"{normalised}; {found.interpolation}, {found.resize_mode}{'' if tags_of(model.name) else ' (guessed: no tags)'}"
+
+
+def page(verdicts: Sequence[Verdict]) -> str:
+    """The page of these architectures."""
+    accepted = [verdict.row for verdict in verdicts if verdict.accepted]
+    refused = [verdict.row for verdict in verdicts if not verdict.accepted]
+    return PAGE.format(
+        count=len(verdicts),
+        accepted=len(accepted),
+        refused=len(refused),
+        mean=shown(Preprocessing.mean),
+        std=shown(Preprocessing.std),
+        rows="\n".join(accepted),
+        reasons="\n".join(refused),
+    )
+
+
+def main(options: EncodersOptions) -> None:
+    names = [name for name in list_models() if options.like.lower() in name.lower()]
+    if not names:
+        raise UserError(f"--like {options.like}: no architecture of open_clip has that in its name")
+    verdicts: list[Verdict] = []
+    with Progress("architectures", len(names), "architectures", options.quiet) as progress:
+        for name in names:
+            verdicts.append(judge(name))
+            progress.update()
+    print(page(verdicts))
+
+
+if __name__ == "__main__":
+    run_command(EncodersOptions, main, prog="python -m extract.encoders")

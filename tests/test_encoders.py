@@ -1,0 +1,313 @@
+"""Every architecture of open_clip, and one of each kind of tower at work, beside open_clip's own functions.
+
+Shape suffixes: N images, C colour channels, H and W image sides.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+import extract
+from data.cache import FeatureCache
+from data.errors import UserError
+from extract import ExtractOptions
+from extract.clip import BATCH, Clip, load_clip
+from extract.encoders import judge
+from extract.models import list_models, open_clip
+from tests.conftest import ROOT
+from train_head.finetune import save_clip
+from train_head.towers import towers, train_above
+
+CPU = torch.device("cpu")
+SHARES = 12
+"""Tests that the architectures are spread over."""
+DIMENSION = 48
+TEXTS = ["a dog", "the cat sat on the mat", "first a ring, then a large blue heart at the top " * 3]
+# A sum of a few hundred products in float32, in another order, is off by about sqrt(400) * 6e-8 = 1e-6 of its size, and so in each of the
+# up to 12 blocks of these towers. The cosine of what is off by 2e-5 is below 1 by 2e-10.
+ROUNDING = 2e-5
+
+
+def documented() -> dict[str, str]:
+    """The rows of docs/encoders.md, by the architecture that they are of."""
+    rows = [line for line in (ROOT / "docs/encoders.md").read_text().splitlines() if line.startswith("| ")]
+    return {row.split("|")[1].strip(): row for row in rows if not row.startswith(("| architecture ", "| --- "))}
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_architecture_is_accepted_or_refused_as_the_page_says(share: int) -> None:
+    """Run `python -m extract.encoders > docs/encoders.md` where this fails."""
+    rows = documented()
+    assert rows.keys() == set(list_models())
+    for name in list_models()[share::SHARES]:
+        verdict = judge(name)
+        assert (verdict.accepted, verdict.row) == (rows[name].count("|") == 6, rows[name])
+
+
+def test_the_reasons_of_refusals_are_true() -> None:
+    """What the page says of each, beside open_clip's own configuration of it."""
+    configs = Path(str(open_clip().__file__)).parent / "model_configs"
+    counts = {"accepted": 0, "text tower": 0, "CoCa": 0, "tokenizer": 0}
+    for name, row in documented().items():
+        config = json.loads((configs / f"{name}.json").read_text())
+        text = config["text_cfg"]
+        if row.count("|") == 6:
+            counts["accepted"] += 1
+            assert not {"hf_model_name", "hf_tokenizer_name", "embed_cls"} & text.keys()
+            assert "multimodal_cfg" not in config
+            assert f"| {config['embed_dim']} | {config['vision_cfg']['image_size']} x " in row
+            assert f"| {text['context_length']} |" in row
+        elif "text tower of Hugging Face" in row:
+            counts["text tower"] += 1
+            assert f"({text['hf_model_name']})" in row
+        elif "is a CoCa" in row:
+            counts["CoCa"] += 1
+            assert "multimodal_cfg" in config
+        else:
+            counts["tokenizer"] += 1
+            assert f"has a tokenizer of Hugging Face ({text['hf_tokenizer_name']})" in row
+        assert "transformers" not in row
+    assert counts == {"accepted": 92, "text tower": 10, "CoCa": 3, "tokenizer": 39}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A small CLIP, by what differs from the plainest of them."""
+
+    vision: dict[str, Any]
+    text: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+
+    def folder(self, path: Path, preprocess: dict[str, Any] | None = None) -> str:
+        """Its configuration in a folder, for `--model`."""
+        text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2, **self.text}
+        config = {"embed_dim": DIMENSION, "vision_cfg": self.vision, "text_cfg": text, **self.model}
+        path.mkdir(exist_ok=True)
+        (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess or {}}))
+        return f"local-dir:{path}"
+
+
+def timm(name: str, size: int, pool: str, proj: str | None) -> dict[str, Any]:
+    return {"timm_model_name": name, "image_size": size, "timm_pool": pool, "timm_proj": proj}
+
+
+VIT = {"layers": 2, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 48}
+CUSTOM = {"custom_text": True}
+BOTH_WAYS = {"no_causal_mask": True}
+TINY_TIMM = Kind(timm("test_vit", 160, "token", "linear"), model=CUSTOM)
+KINDS = {
+    "ViT": Kind(VIT),
+    "ViT, mean of patches": Kind(VIT | {"pool_type": "avg", "no_ln_pre": True, "final_ln_after_pool": True}, BOTH_WAYS),
+    "ViT, attention pooling": Kind(
+        VIT | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}, {"output_tokens": True}
+    ),
+    "ResNet": Kind({"layers": [1, 1, 1, 1], "width": 12, "image_size": 64}),
+    "timm ViT": TINY_TIMM,
+    "timm ViT, attention pooling": Kind(
+        timm("test_vit", 160, "map", None), {"proj_bias": True, "act_kwargs": {"approximate": "tanh"}}, CUSTOM
+    ),
+    "timm relative positions": Kind(timm("test_vit_relpos", 160, "", "linear"), {"width": DIMENSION, "proj_type": "none"}, CUSTOM),
+    "timm EVA": Kind(timm("eva02_tiny_patch14_224", 224, "token", None), model=CUSTOM),
+    "timm ConvNeXt": Kind(timm("test_convnext", 160, "", "mlp")),
+    "timm FastViT": Kind(timm("fastvit_t8", 64, "avg", None), BOTH_WAYS, CUSTOM),
+    "text from the last position": Kind(VIT, {"pool_type": "last", **BOTH_WAYS}, CUSTOM),
+    "text from its end token by number": Kind(VIT, {"pool_type": "eos", "eos_id": 49407}),
+    "custom text blocks": Kind(VIT, {"block_type": "custom", "qk_norm": True, "ls_init_value": 0.1}, CUSTOM | {"init_logit_bias": -10}),
+}
+
+
+def off_by(found: Any, expected: Any) -> float:
+    """The difference as a share of the size."""
+    return float(np.linalg.norm(np.asarray(found) - np.asarray(expected)) / np.linalg.norm(np.asarray(expected)))
+
+
+def open_clips(encode: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
+    """What a function of open_clip's makes; some give the features of patches or tokens beside."""
+    with torch.no_grad():
+        made = encode(inputs)
+    feature: Tensor = made[0] if isinstance(made, tuple) else made
+    return feature
+
+
+def noise(clip: Clip, count: int) -> Tensor:
+    return torch.randn(count, 3, *clip.image_settings()["image_size"], generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_are_open_clips(kind: str, tmp_path: Path) -> None:
+    clip = load_clip(KINDS[kind].folder(tmp_path), "random", CPU, seed=1)
+    assert clip.dimension == DIMENSION
+    image_NCHW = noise(clip, 3)
+    features = clip.encode_images(image_NCHW)
+    assert features.shape == (3, DIMENSION)
+    assert off_by(features, open_clips(clip.model.encode_image, image_NCHW)) < ROUNDING
+    ids, lengths = clip.tokenize(TEXTS, clip.context_length)
+    assert lengths.tolist() == [4, 8, 20]
+    sentences, words = clip.encode_texts(ids)
+    assert words.shape == (3, clip.context_length, DIMENSION)
+    assert off_by(sentences, open_clips(clip.model.encode_text, ids)) < ROUNDING
+    end = {"last": [19, 19, 19]}.get(KINDS[kind].text.get("pool_type", ""), [length - 1 for length in lengths])
+    assert off_by(np.stack([words[n, position] for n, position in enumerate(end)]), sentences) < ROUNDING
+    # Bit for bit: the same alone and at any place of a full batch.
+    alone = clip.encode_images(image_NCHW[2:])[0]
+    full = clip.encode_images(torch.cat([image_NCHW.repeat(10, 1, 1, 1), image_NCHW[1:]]))
+    assert len(full) == BATCH
+    for feature in (features[2], full[2], full[14], full[31]):
+        np.testing.assert_array_equal(feature, alone)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["timm ViT", "timm ConvNeXt", "timm FastViT", "ViT, mean of patches"])
+def test_lower_precision_is_open_clips_own(kind: str, precision: Literal["bf16", "fp16"], tmp_path: Path) -> None:
+    """The same weights in a network that open_clip builds for the precision, and the preprocessing of the folder."""
+    preprocess = {"mean": [0.1, 0.2, 0.3], "std": 0.5, "interpolation": "bilinear", "resize_mode": "squash"}
+    model = KINDS[kind].folder(tmp_path, preprocess)
+    plain, low = (load_clip(model, "random", CPU, 1, asked) for asked in ("fp32", precision))
+    assert (low.digest, low.image_settings()) == (plain.digest, plain.image_settings())
+    assert low.image_settings()["image_std"] == [0.5, 0.5, 0.5]
+    assert [repr(step) for step in low.transform.transforms] == [repr(step) for step in plain.transform.transforms]
+    own = open_clip().create_model(model, precision=precision, load_weights=False).eval()
+    own.load_state_dict(plain.model.state_dict())
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    image_NCHW = noise(low, BATCH)
+    np.testing.assert_array_equal(low.encode_images(image_NCHW), open_clips(own.encode_image, image_NCHW.to(dtype)).float())
+    ids, _ = low.tokenize(TEXTS, low.context_length)
+    # A step of bfloat16 is 2^-8, one of float16 2^-11; a few of them in a sum.
+    assert off_by(low.encode_texts(ids)[0], open_clips(own.encode_text, ids).float()) < 4 * torch.finfo(dtype).eps
+
+
+def test_a_text_projection_with_a_bias_is_float32_only(tmp_path: Path) -> None:
+    """open_clip casts no such projection beside an image tower of its own."""
+    model = Kind(VIT, {"proj_bias": True}).folder(tmp_path)
+    assert load_clip(model, "random", CPU).dimension == DIMENSION
+    with pytest.raises(UserError, match=r"cannot be built in --precision bf16: .*: use --precision fp32$"):
+        load_clip(model, "random", CPU, precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Kind(timm("no_such_network", 64, "avg", "linear")), "cannot be built: Unknown model"),
+        (Kind(timm("eva02_tiny_patch14_224", 48, "avg", "linear")), "cannot take pictures of 48x48, its own size: .*224"),
+        (Kind(timm("test_vit", 160, "token", "none")), r"gives image features of shape \[64\], its joint dimension \(embed_dim\) is 48"),
+        (Kind(VIT | {"patch_size": 0}), "cannot be built"),
+        (Kind(VIT | {"colour": "red"}), "cannot be built: .*colour"),
+        (Kind(VIT, {"heads": 3}), "cannot be built"),
+        (Kind(VIT, {"pool_type": "none"}), "gives sentence features of shape"),
+        (Kind(VIT, {"proj_type": "none"}), r"gives sentence features of shape \[32\], its joint dimension \(embed_dim\) is 48"),
+        (Kind(VIT, {"vocab_size": 1000}), "has a text tower for 1,000 tokens, its tokenizer makes 49,408"),
+        (Kind(VIT, {"embed_cls": True}), r"makes a sentence's feature from a class token \(embed_cls\)"),
+        (Kind(VIT, {"hf_model_name": "roberta-base"}), r"has a text tower of Hugging Face \(roberta-base\)"),
+        (Kind(VIT, {"hf_tokenizer_name": "t5-base"}), r"has a tokenizer of Hugging Face \(t5-base\)"),
+        (Kind(VIT, {"tokenizer_kwargs": {"reduction_mask": "random"}}), "leaves out words"),
+        (Kind(VIT, {"tokenizer_kwargs": {"additional_special_tokens": ["<x>"]}}), "special tokens beyond its end token"),
+        (Kind(VIT, {"tokenizer_kwargs": {"clean": "soap"}}), "the tokenizer of --model .* cannot be had"),
+        (Kind(VIT, model={"multimodal_cfg": {}}), "is a CoCa"),
+        (Kind(VIT, model={"embed_dim": "wide"}), "has no embed_dim that open_clip could take"),
+    ],
+)
+def test_models_that_do_not_work_are_refused_in_one_line(kind: Kind, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        load_clip(kind.folder(tmp_path), "random", CPU)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "says nothing of embed_dim, vision_cfg, text_cfg"),
+        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}}', "says nothing of text_cfg"),
+        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": []}}', "has no text_cfg"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text(content)
+    with pytest.raises(UserError, match=message) as refusal:
+        load_clip(f"local-dir:{tmp_path}", None, CPU)
+    assert "\n" not in str(refusal.value)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    """In a file and in a folder, and files that hold no weights at all."""
+    save_clip(load_clip(KINDS["ViT"].folder(tmp_path / "one"), "random", CPU), tmp_path / "one")
+    shutil.copy(tmp_path / "one" / "open_clip_model.safetensors", tmp_path / "weights.safetensors")
+    torch.save([1, 2, 3], tmp_path / "list.pt")
+    torch.save({}, tmp_path / "nothing.pt")
+    torch.save({"positional_embedding": torch.zeros(5, 7)}, tmp_path / "narrow.pt")
+    for name, content in (("empty.pt", b""), ("empty.safetensors", b""), ("text.npz", b"no"), ("zip.pt", b"PK\x03\x04")):
+        (tmp_path / name).write_bytes(content)
+    for file in ("weights.safetensors", "list.pt", "nothing.pt", "narrow.pt", "empty.pt", "empty.safetensors", "text.npz", "zip.pt"):
+        with pytest.raises(UserError, match=rf"--pretrained .*{file} does not hold weights of ViT-S-32-alt: .") as refusal:
+            load_clip("ViT-S-32-alt", str(tmp_path / file), CPU)
+        assert "\n" not in str(refusal.value)
+    other = TINY_TIMM.folder(tmp_path / "one")
+    with pytest.raises(UserError, match=r"open_clip_model\.safetensors does not hold weights of local-dir:"):
+        load_clip(other, None, CPU)
+
+
+def test_a_timm_model_from_videos_to_fine_tuned_weights(demo_set: Path, tmp_path: Path) -> None:
+    preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bilinear", "resize_mode": "squash"}
+    model = TINY_TIMM.folder(tmp_path / "model", preprocess)
+    names = [f"video{i}.mp4" for i in range(3)]
+    pd.DataFrame({"video": names, "caption": ["a ring", "a red star", "a ring"], "split": "test"}).to_csv(tmp_path / "t.csv", index=False)
+    options = ExtractOptions(
+        videos=demo_set / "videos", annotations=tmp_path / "t.csv", cache=tmp_path / "cache", model=model, pretrained="random",
+        max_frames=2, seed=4, device="cpu", dtype="float32", quiet=True,
+    )  # fmt: skip
+    extract.main(replace(options, dry_run=True))
+    cache = FeatureCache(extract.main(options))
+    assert (cache.dimension, cache.settings["image_resize"], cache.settings["max_words"]) == (DIMENSION, "bilinear, squash", 20)
+    clip = load_clip(model, "random", CPU, seed=4)
+    text = cache.texts(["a ring"], 2**20)
+    sentence, words = clip.encode_texts(clip.tokenize(["a ring"], 20)[0])
+    assert off_by(text.sentences.gather([0])[0], sentence) < ROUNDING
+    assert off_by(text.words.gather([0])[0], words[0, :4]) < ROUNDING
+    # The new weights carry the preprocessing on.
+    tuned = load_clip(model, "random", CPU, seed=5)
+    digest = save_clip(tuned, tmp_path / "tuned")
+    again = FeatureCache(extract.main(replace(options, model=f"local-dir:{tmp_path / 'tuned'}", pretrained=None, cache=tmp_path / "again")))
+    assert again.weights == digest
+    changed = {name for name, value in again.settings.items() if cache.settings[name] != value}
+    assert changed == {"weights"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks", "before", "after"),
+    [
+        ("timm ViT", 6, {"cls_token", "pos_embed", "patch_embed", "norm_pre"}, {"norm", "head"}),
+        ("timm EVA", 12, {"cls_token", "pos_embed", "patch_embed"}, {"norm", "head"}),
+        ("timm ConvNeXt", 9, {"stem"}, {"head"}),
+        ("timm FastViT", 10, {"stem"}, {"final_conv", "head"}),
+    ],
+)
+def test_blocks_of_timm_towers_are_counted_from_the_input(
+    kind: str, blocks: int, before: set[str], after: set[str], tmp_path: Path
+) -> None:
+    """Trained above n blocks: what follows them always, what comes before them never, and of the blocks the later ones."""
+    clip = load_clip(KINDS[kind].folder(tmp_path), "random", CPU)
+    both = towers(clip.model, clip.text_tower)
+    image = both[0].blocks
+    assert image is not None
+    assert len(image) == blocks
+    names = {parameter: name.removeprefix("visual.") for name, parameter in clip.model.visual.named_parameters()}
+    in_blocks = {names[parameter] for block in image for parameter in block}
+    for frozen in (0, 2):
+        trained = {name.removeprefix("visual.") for name in train_above(clip.model, both, frozen) if name.startswith("visual.")}
+        still = {names[parameter] for block in image[:frozen] for parameter in block}
+        assert trained & in_blocks == in_blocks - still
+        others = set(names.values()) - in_blocks
+        assert {name.split(".")[1] for name in others & trained if name.startswith("trunk.")} <= after
+        assert {name for name in others if name.startswith("head.")} <= trained
+        assert {name.split(".")[1] for name in others - trained} <= before
+    clip.image_features(noise(clip, 2)).sum().backward()
+    assert all(parameter.grad is not None for name, parameter in clip.model.visual.named_parameters() if parameter.requires_grad)

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests side by side: one more than cores, for many wait for processes of their own.
 TESTERS = $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8) + 1)')
 
-.PHONY: demo test clean
+.PHONY: demo test test-processors clean
 
 demo: $(VENV)/ready
 	PYTHON=$(BIN)/python bash pipelines/demo.sh
@@ -16,6 +16,10 @@ test: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal
+
+# Results that must not have other bits, as other processors would compute them.
+test-processors: $(VENV)/ready-dev
+	$(BIN)/python -m tests.processors
 
 $(VENV)/ready: requirements.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

@@ -103,3 +103,32 @@ def plain_scores(
     matrices = {key: parameters.get(key, torch.eye(n)) for key, n in size.items()}
     chosen = [SCORES.index(score) for score in HEADS[name].NAMES]
     return reference_scores(sentences, words, after, matrices, scale=1.0)[chosen]
+
+
+def rounding(
+    name: str,
+    sentences: list[Tensor],
+    words: list[Tensor],
+    frames: list[Tensor],
+    parameters: Parameters,
+    temporal: TemporalEncoder | None = None,
+) -> Tensor:
+    """How far float32 may move each score [S, A, B], from its own conditioning.
+
+    A dot product of D numbers in float32, in any order, is the exact one of factors changed by up to D * 2^-24 of themselves, and a cosine
+    takes three: the product and two norms. So a score may move as far as such changes of the features move it in float64: three times the
+    worst of three draws, since no draw is the worst there is, and the same share of the score itself for what follows the products. Where
+    a softmax at temperature 0.01 is undecided, that is much more than where it is not.
+    """
+    generator = torch.Generator().manual_seed(0)
+    share = 3 * len(sentences[0]) * 2.0**-24
+
+    def changed(rows: list[Tensor]) -> list[Tensor]:
+        return [x.double() * (1 + share * (2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1)) for x in rows]
+
+    exact = plain_scores(name, sentences, words, frames, parameters, temporal)
+    moved = torch.zeros_like(exact)
+    for _ in range(3):
+        other = plain_scores(name, changed(sentences), changed(words), changed(frames), parameters, temporal)
+        moved = torch.maximum(moved, (other - exact).abs())
+    return 3 * moved + share * (1 + exact.abs())

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from data.cache import TextEntry
 from data.errors import UserError
-from extract.clip import Clip, load_clip
+from extract.clip import BATCH, Clip, load_clip
 from extract.texts import encode_texts
 from tests.conftest import DEMO_CLIP, ROOT
 
@@ -73,17 +73,25 @@ def test_token_features_are_the_text_towers(tmp_path: Path, custom: bool) -> Non
     assert np.abs(sentences).max() > 1.5  # not normalised
 
 
-def test_features_do_not_depend_on_their_neighbours(clip: Clip) -> None:
-    images = torch.randn(32, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.exact
+def test_features_depend_neither_on_neighbours_nor_on_the_place_in_a_batch(clip: Clip) -> None:
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(BATCH, generator=generator)
+    images = torch.randn(BATCH, 3, 64, 64, generator=generator)
     together = clip.encode_images(images)
-    for i in (0, 5, 31):
+    np.testing.assert_array_equal(clip.encode_images(images[order]), together[order])
+    for i in (0, 5, BATCH - 1):
         np.testing.assert_array_equal(clip.encode_images(images[i : i + 1])[0], together[i])
-    ids, _ = clip.tokenize([f"{text} {i}" for i in range(8) for text in TEXTS], 32)
-    sentences, words = clip.encode_texts(ids)
-    for i in (0, 7, 31):
-        sentence, word = clip.encode_texts(ids[i : i + 1])
-        np.testing.assert_array_equal(sentence[0], sentences[i])
-        np.testing.assert_array_equal(word[0], words[i])
+    for positions in (6, 10, 16, clip.context_length):
+        ids = clip.tokenize([f"a red ring {i} {text}" for i in range(BATCH // len(TEXTS)) for text in TEXTS], positions)[0][:, :positions]
+        sentences, words = clip.encode_texts(ids)
+        again = clip.encode_texts(ids[order])
+        np.testing.assert_array_equal(again[0], sentences[order])
+        np.testing.assert_array_equal(again[1], words[order])
+        for i in (0, 7, BATCH - 1):
+            sentence, word = clip.encode_texts(ids[i : i + 1])
+            np.testing.assert_array_equal(sentence[0], sentences[i])
+            np.testing.assert_array_equal(word[0], words[i])
 
 
 @pytest.mark.parametrize("custom", [False, True])

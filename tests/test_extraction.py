@@ -142,6 +142,7 @@ def test_sigterm_ends_as_an_interrupt_does_even_where_decoders_hang(options: Ext
     assert not is_alive(int(child.read_text()))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("max_frames", [3, "all"])
 def test_processes_share_the_work(options: ExtractOptions, capsys: pytest.CaptureFixture[str], max_frames: int | Literal["all"]) -> None:
     (options.videos / "text.mp4").write_text("no video")

@@ -128,6 +128,7 @@ def test_a_clip_that_is_written_is_the_same_when_it_is_loaded(tmp_path: Path) ->
     assert torch.equal(again.tokenize(["a red ball"], 32)[0], clip.tokenize(["a red ball"], 32)[0])
 
 
+@pytest.mark.exact
 def test_without_a_step_the_features_are_those_of_the_cache(options: TrainOptions, cache: FeatureCache) -> None:
     trainer = trainer_of(replace(options, max_frames=None))
     split = load(replace(options, max_frames=None, finetune=False)).select

@@ -67,6 +67,7 @@ def test_ids_are_media_fragments() -> None:
     assert segments_of("talk.mp4", None, 30.0)[0].video_id == "talk.mp4"
 
 
+@pytest.mark.exact
 def test_segments_are_the_parts_that_a_table_would_cut_out(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
     done, cache = run(replace(options, segment=8.0), capsys)
     ids = ["long.mp4#t=0,8", "long.mp4#t=8,16", "long.mp4#t=16", "short.mp4"]

@@ -42,6 +42,7 @@ def figures(out: Path) -> dict[str, object]:
     return {name: value for name, value in result.items() if name not in TIMES}
 
 
+@pytest.mark.exact
 def test_one_two_and_three_processes_find_the_same_to_the_last_bit(cache_path: Path, tmp_path: Path) -> None:
     command: Command = ["tests.small_blocks", "--cache", cache_path, "--run", "zero-shot:glccl", "--device", "cpu", "--quiet"]
     command += ["--candidates", "3,7", "--candidates-from", "both", "--dual-softmax", "--query-bank", "30"]

@@ -46,7 +46,7 @@ def rerank(
     processes: ProcessGroup | None = None,
     quiet: bool = True,
 ) -> Tensor:
-    """The retrieval scores [A, K] of every text with its candidates, on the CPU: those of scoring all pairs, with glccl to the last bit.
+    """The retrieval scores [A, K] of every text with its candidates: on a CPU those of scoring all pairs to the last bit.
 
     `candidate_AK`: indices of videos, each once for a text. `memory_budget`: bytes of encoded videos to hold at once. Processes share the
     videos. Raises UserError where a score is NaN.

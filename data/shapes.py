@@ -5,6 +5,9 @@ code by the shape. So the same row can have other last bits in a product of anot
 shapes are affected differs between processors. Where a result must not depend on its neighbours, products have constant shapes whose rows
 and columns are multiples of GRAIN: no edge is left, and rows and columns may change places.
 
+Sums have the same trap. torch adds up a dimension that is not the last in memory for many columns at once, and the columns that are left
+over in another order. Where columns are texts or videos, the dimension to be summed has to be the last in memory.
+
 Shape suffixes: R rows, C columns, D joint dimension.
 """
 

@@ -38,17 +38,17 @@ def random_head(name: str, temporal: str) -> Head:
 
 
 class Features:
-    """Texts of 1 to WORDS words and videos of 1 to FRAMES frames."""
+    """Texts of `words` words and videos of `frames` frames, or of any number from 1 up to WORDS and FRAMES."""
 
-    def __init__(self, seed: int, texts: int, videos: int) -> None:
+    def __init__(self, seed: int, texts: int, videos: int, words: int = 0, frames: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
 
         def rows(count: int) -> Tensor:
             return torch.randn(count, DIMENSION, generator=generator).mul(0.6)
 
-        self.words = [rows(n) for n in torch.randint(1, WORDS + 1, (texts,), generator=generator).tolist()]
+        self.words = [rows(words or n) for n in torch.randint(1, WORDS + 1, (texts,), generator=generator).tolist()]
         self.sentences = rows(texts)
-        self.frames = [rows(n) for n in torch.randint(1, FRAMES + 1, (videos,), generator=generator).tolist()]
+        self.frames = [rows(frames or n) for n in torch.randint(1, FRAMES + 1, (videos,), generator=generator).tolist()]
 
     def texts(self, chosen: list[int]) -> TextBatch:
         words = [self.words[a] for a in chosen]
@@ -79,6 +79,19 @@ def test_not_a_bit_depends_on_order_neighbours_padding_or_threads(
         with threads(count):
             found_SAB = features.scores(head, some_texts, some_videos, extra)
         assert torch.equal(found_SAB, scores_SAB[:, some_texts][:, :, some_videos]), f"{count} threads, {extra} frames of padding"
+
+
+@pytest.mark.parametrize(("words", "frames"), [(WORDS, 3), (7, 18), (16, 12)])
+@pytest.mark.parametrize("name", sorted(HEADS))
+@torch.no_grad()
+def test_not_a_bit_depends_on_the_place_in_a_block(name: str, words: int, frames: int) -> None:
+    """Texts and videos of one length fill blocks, and change places."""
+    features, head = Features(4, 60, 110, words, frames), random_head(name, "seq-transf")
+    scores_SAB = features.scores(head, list(range(60)), list(range(110)))
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        texts, videos = torch.randperm(60, generator=generator).tolist(), torch.randperm(110, generator=generator).tolist()
+        assert torch.equal(features.scores(head, texts, videos), scores_SAB[:, texts][:, :, videos])
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))

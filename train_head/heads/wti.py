@@ -52,7 +52,8 @@ class WtiHead(Head):
         cosine_ALBF = product.to(words.unit_NTD.dtype).view(a, length, b, count)
         best_frame_ALB = cosine_ALBF.masked_fill(~frames.mask_NT, _FAR_BELOW).amax(dim=3)
         best_word_ABF = cosine_ALBF.masked_fill(~words.mask_NT[:, :, None, None], _FAR_BELOW).amax(dim=1)
-        text_AB = (best_frame_ALB * words.weight_NT[..., None]).sum(dim=1)
+        # Words come last in memory: torch adds columns side by side in an order that depends on their place.
+        text_AB = (best_frame_ALB.transpose(1, 2).contiguous() * words.weight_NT[:, None]).sum(dim=2)
         return (text_AB + (best_word_ABF * frames.weight_NT).sum(dim=2))[None] / 2
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Stage two: train a head on the cache. The method itself is in glim.py and losses.py."""
+"""Stage two: train a head on the cache. The method itself is in glim.py, plain.py, fused.py and losses.py."""
 
 from pathlib import Path
 

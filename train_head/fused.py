@@ -5,7 +5,7 @@ tiles of ROWS rows, or of FEW_ROWS where texts come one at a time. Videos stand 
 loops treat LANES videos with every instruction.
 
 Without gradients, a score has the same bits whatever the order of texts and videos, whatever is scored beside them, and on any number of
-threads. Every matrix product is made of products of one shape, padded where texts or videos run out (shapes.py says why); Gram matrices
+threads. Every matrix product is made of products of one shape, padded where texts or videos run out (data/shapes.py says why); Gram matrices
 and all that follows come from compiled loops that treat every lane alike.
 
 Shape suffixes: A texts, B videos, R rows (words and sentences) of all tiles, F frames, V the LANES videos of a block, N blocks, X videos
@@ -198,7 +198,7 @@ def _chunk(blocks: int, columns: int) -> tuple[int, int]:
     Without gradients the width is a multiple of PANEL, and as little of it as can be is padding. With gradients it is what the blocks
     take, and the chunks share the blocks evenly: a step of training need not have the bits of another.
     """
-    most = max(1, COLUMNS // columns)
+    most = max(1, min(blocks, COLUMNS // columns))
     if torch.is_grad_enabled():
         chunk = -(-blocks // -(-blocks // most))
         return chunk, chunk * columns
@@ -232,7 +232,7 @@ def fused_score(
     tau: float = TAU,
     kappa: float = KAPPA,
 ) -> Tensor:
-    """The four scores [S, A, B] before the logit scale: what `glim.score` gives, for texts and videos in float32 on the CPU.
+    """The four scores [S, A, B] before the logit scale: what `plain.score` gives, for texts and videos in float32 on the CPU.
 
     `head`: the learned matrices. `products`: the precision of the two products, always float32 with gradients. Differentiable once.
     """

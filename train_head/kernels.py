@@ -195,7 +195,7 @@ def _add(x: Any, count: int, out: Any, out_start: int) -> None:
 def _mix(raw: Any, start: int, stride: int, rows: int, frames: int, gram: Any, valid: Any, n: int, tau_inverse: Any, s: Any) -> None:
     """alpha and beta of the method, divided by the norms of the mixtures; a mixture that cancels to rounding gets zeros.
 
-    The guard is that of glim.py, written for weights that do not sum to 1.
+    The guard is that of plain.py, written for weights that do not sum to 1.
     """
     zero, tau_inverse_V = fill(_0), fill(tau_inverse)
     step = frames * LANES

@@ -57,6 +57,8 @@ class ScoringOptions:
     """Folder with msrvtt/MSRVTT_JSFUSION_test.csv, didemo/test_data.json and didemo/test_list.txt."""
     repeats: int = 5
     """Runs of each side; medians are compared."""
+    only: str = ""
+    """Only the rows with this in their names. Default: all."""
     out: Path = ROOT / "runs" / "benchmarks" / "scoring.json"
     """File for the figures."""
 
@@ -335,8 +337,9 @@ def main(options: ScoringOptions) -> Path:
     }
     figures: dict[str, Row] = {}
     for name, measure in rows.items():
-        print(name, file=sys.stderr)
-        figures[name] = measure()
+        if options.only in name:
+            print(name, file=sys.stderr)
+            figures[name] = measure()
     for name, values in figures.items():
         print(name)
         for key, value in values.items():

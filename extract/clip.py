@@ -233,9 +233,9 @@ def check_features(model: Model, tokenizer: Any, precision: Precision = "fp32") 
     known = int(_text_tower(network).token_embedding.num_embeddings)
     if known < tokenizer.vocab_size:
         raise UserError(f"--model {model.name} has a text tower for {known:,} tokens, its tokenizer makes {tokenizer.vocab_size:,}")
-    image_NCHW = torch.empty(1, 3, *shape.image_size, dtype=_DTYPES[precision], device=_META)
     ids_NL = torch.zeros(1, shape.positions, dtype=torch.long, device=_META)
     try:
+        image_NCHW = torch.empty(1, 3, *shape.image_size, dtype=_DTYPES[precision], device=_META)
         feature = _pooled(network.encode_image(image_NCHW))
     except OF_A_CONFIGURATION as error:
         sides = "x".join(map(str, shape.image_size))

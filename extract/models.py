@@ -237,7 +237,7 @@ def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, An
             raise UserError(_unreachable(name, None, None, one_line(error))) from error
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--model {name}: {CONFIG_FILE} is no JSON ({one_line(error)})") from error
     config = content.get("model_cfg") if isinstance(content, dict) else None
     lacking = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if not isinstance(config, dict) or key not in config]
@@ -257,6 +257,8 @@ def _check_supported(name: str, config: Mapping[str, Any]) -> None:
     """
     text = config["text_cfg"]
     kwargs = text.get("tokenizer_kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise UserError(f"--model {name}: tokenizer_kwargs of its text_cfg is no object")
     reason = None
     if text.get("hf_model_name"):
         reason = f"has a text tower of Hugging Face ({text['hf_model_name']}); only text towers of open_clip itself are supported"

@@ -13,6 +13,7 @@ RESIZE_MODES = ("shortest", "longest", "squash")
 OPTIONS = {"mean": "--image-mean", "std": "--image-std", "interpolation": "--image-resize", "resize_mode": "--image-resize"}
 """The option that says each field of `Preprocessing`."""
 TAGS_NAMED = 3
+LEAST_STD = 1e-4
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def asked_for(options: ExtractOptions) -> dict[str, Any]:
         where = f"--image-resize {options.image_resize}"
         if len(parts) != 2:
             raise UserError(f"{where}: {' or '.join(INTERPOLATIONS)}, a comma, and {', '.join(RESIZE_MODES)}; such as bicubic,shortest")
-        given |= {name: _checked(name, part, where) for name, part in zip(("interpolation", "resize_mode"), parts, strict=True)}
+        if parts[0] not in INTERPOLATIONS:
+            raise UserError(f"{where}: {parts[0]!r} is none of {', '.join(INTERPOLATIONS)}")
+        given |= {"interpolation": parts[0], "resize_mode": _checked("resize_mode", parts[1], where)}
     return given
 
 
@@ -124,9 +127,12 @@ def shown(value: Any) -> str:
 def _checked(name: str, value: Any, where: str) -> Any:
     if name in ("mean", "std"):
         numbers = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        wrong = not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-        if wrong or len(numbers) not in (1, 3) or (name == "std" and min(numbers) <= 0):
-            raise UserError(f"{where}: one number, or one each for red, green and blue{', all above 0' * (name == 'std')}")
+        # A smaller deviation would make of a picture more than float16 holds.
+        least, most = (LEAST_STD, math.inf) if name == "std" else (0.0, 1.0)
+        right = all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) and least <= n <= most for n in numbers)
+        if not right or len(numbers) not in (1, 3):
+            bounds = f"all {least:g} or above" if name == "std" else "from 0 to 1"
+            raise UserError(f"{where}: one number, or one each for red, green and blue, {bounds}")
         return numbers * (3 // len(numbers))
     if name == "fill_color":
         if not isinstance(value, int) or not 0 <= value <= 255:

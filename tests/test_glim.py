@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.glim_reference import NAMES, reference_scores
 from tests.plain_heads import rounding
-from train_head.glim import glim_scores
+from train_head.glim import frame_weights, glim_scores
 from train_head.heads import HeadConfig, TextBatch, VideoBatch, make_head
 
 D = 16
@@ -112,6 +112,58 @@ def with_gradients(
     scores = glim_scores(leaves[0], leaves[1], mask_AL, leaves[2], mask_BF, matrices, kappa=SOFT)
     weight = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(scores.dtype)
     return [scores.detach(), *torch.autograd.grad((scores * weight).sum(), leaves)]
+
+
+def two_and_two() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Two texts, the first with a hole, and two videos."""
+    sentences, words, frames = random_features(torch.Generator().manual_seed(9), [4, 4], [3, 5])
+    word_ALD, mask_AL = pad(words)
+    mask_AL[0, 1] = False
+    return torch.stack(sentences), word_ALD, mask_AL, *pad(frames)
+
+
+def test_derivatives_of_gradients_are_refused_in_float32_and_right_in_float64() -> None:
+    sentence, word, word_mask, frame, frame_mask = two_and_two()
+    sentence.requires_grad_()
+    with pytest.raises(RuntimeError, match="use float64"):
+        torch.autograd.grad(glim_scores(sentence, word, word_mask, frame, frame_mask).sum(), sentence, create_graph=True)
+
+    def scores(x: Tensor) -> Tensor:
+        return glim_scores(x, word.double(), word_mask, frame.double(), frame_mask, kappa=0.5, logit_scale=1.0)
+
+    assert torch.autograd.gradgradcheck(scores, sentence.detach().double().requires_grad_())
+
+
+def test_settings_around_it_change_nothing() -> None:
+    """A head's other parameters, matrices for longer texts of any size, masks of numbers, autocast, another default type."""
+    sentence, word, word_mask, frame, frame_mask = two_and_two()
+    head = random_head(torch.Generator().manual_seed(1), 9)
+    exact = glim_scores(sentence, word, word_mask, frame, frame_mask, head)
+    more = head | {"logit_scale": torch.tensor(3.0), "P2": torch.nn.functional.pad(head["P2"], (0, 4, 0, 4), value=7.0)}
+    frame.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = glim_scores(sentence, word, word_mask.int(), frame, frame_mask.int(), more)
+    torch.testing.assert_close(scores, exact, rtol=1e-5, atol=1e-4)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.testing.assert_close(glim_scores(sentence, word, word_mask, frame, frame_mask, more), exact, rtol=1e-5, atol=1e-4)
+        assert glim_scores(sentence, word, word_mask, frame, frame_mask).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
+    alpha_ABF, _ = frame_weights(sentence, word, word_mask.int(), frame, frame_mask.int())
+    assert torch.equal(alpha_ABF, frame_weights(sentence, word, word_mask, frame, frame_mask)[0])
+
+
+def test_temperatures() -> None:
+    sentence, word, word_mask, frame, frame_mask = two_and_two()
+    for tau, kappa in ((-5.0, 0.01), (5.0, 0.0)):
+        with pytest.raises(ValueError, match="not both above 0"):
+            glim_scores(sentence, word, word_mask, frame, frame_mask, tau=tau, kappa=kappa)
+    learned = torch.tensor(5.0, requires_grad=True)
+    glim_scores(sentence, word, word_mask, frame, frame_mask, tau=learned).sum().backward()  # type: ignore[arg-type]
+    assert learned.grad is not None
+    assert learned.grad != 0
 
 
 def test_no_texts_or_no_videos_give_no_scores() -> None:

@@ -5,8 +5,8 @@ tiles of ROWS rows, or of FEW_ROWS where texts come one at a time. Videos stand 
 loops treat LANES videos with every instruction.
 
 Without gradients, a score has the same bits whatever the order of texts and videos, whatever is scored beside them, and on any number of
-threads. Every matrix product is made of products of one shape, padded where texts or videos run out (data/shapes.py says why); Gram matrices
-and all that follows come from compiled loops that treat every lane alike.
+threads. Every matrix product is made of products of one shape, padded where texts or videos run out (data/shapes.py says why); Gram
+matrices and all that follows come from compiled loops that treat every lane alike.
 
 Shape suffixes: A texts, B videos, R rows (words and sentences) of all tiles, F frames, V the LANES videos of a block, N blocks, X videos
 of some blocks, C columns (all frames of some blocks), K chunks of blocks, D joint dimension, L words, S the four scores.
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from data.shapes import GRAIN, multiply_in_panels
@@ -118,7 +117,7 @@ def tile_texts(batch: TextBatch, head: Mapping[str, Tensor], threads: int, rows:
         sentences = np.concatenate([tile.rows.start + tile.starts[1:] - 1 for tile in tiles])
         mapped_RD, norm_inverse_R = _map(raw_RD, torch.from_numpy(sentences), head)
     else:
-        mapped_RD, norm_inverse_R = torch.empty_like(raw_RD), torch.empty(len(raw_RD))
+        mapped_RD, norm_inverse_R = torch.empty_like(raw_RD), torch.empty(len(raw_RD), dtype=raw_RD.dtype)
 
         def work(tile: Tile, _: None) -> None:
             mapped_RD[tile.rows], norm_inverse_R[tile.rows] = _map(raw_RD[tile.rows], torch.from_numpy(tile.starts[1:] - 1), head, rows)
@@ -213,7 +212,7 @@ def _chunk(blocks: int, columns: int) -> tuple[int, int]:
 def _gram(frame_NFVD: Tensor) -> Tensor:
     """The products of every video's frames with each other [N, F, F, V], on all threads."""
     blocks, frames, _, _ = frame_NFVD.shape
-    gram_NFFV = torch.empty(blocks, frames, frames, LANES)
+    gram_NFFV = frame_NFVD.new_empty(blocks, frames, frames, LANES)
 
     def work(n: int, _: None) -> None:
         gram_block(frame_NFVD[n].contiguous().numpy(), gram_NFFV[n].numpy())
@@ -308,14 +307,14 @@ class _Shape:
     def scores(self, inputs: Inputs, keep: tuple[Tensor, Tensor] | None) -> Tensor:
         """The four scores; the products are left in `keep` [K, R, C] for the gradients."""
         raw_RD, mapped_RD, norm_inverse_R, frame_CD, gram_NFFV, matrices_6LL = inputs
-        scores_SAB = torch.empty(4, self.texts, self.videos)
+        scores_SAB = raw_RD.new_empty(4, self.texts, self.videos)
 
         def prepare() -> tuple[Tensor, Scratch]:
             rows = 0 if keep is not None else max(tile.rows.stop - tile.rows.start for tile in self.tiles)
             shape = (rows, self.width, self.valid_NFV.shape[1])
             kept: dict[tuple[int, ...], tuple[Tensor, Scratch]] = self.memory.__dict__.setdefault("kept", {})
             if shape not in kept:
-                kept[shape] = torch.empty(2, rows, self.width), self.scratch()
+                kept[shape] = raw_RD.new_empty(2, rows, self.width), self.scratch()
             return kept[shape]
 
         def work(job: tuple[Tile, int], memory: tuple[Tensor, Scratch]) -> None:
@@ -345,14 +344,16 @@ class _FusedScore(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, shape: _Shape, *inputs: *Inputs) -> Tensor:
-        keep = torch.empty(shape.chunks, len(inputs[0]), shape.width), torch.empty(shape.chunks, len(inputs[0]), shape.width)
+        raw_KRC, mapped_KRC = (inputs[0].new_empty(shape.chunks, len(inputs[0]), shape.width) for _ in range(2))
+        keep = raw_KRC, mapped_KRC
         ctx.shape, ctx.spent = shape, False
         ctx.save_for_backward(*inputs, *keep)
         return shape.scores(inputs, keep)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, gradient_SAB: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the compiled scores have no derivatives of their gradients (create_graph=True): use float64")
         shape: _Shape = ctx.shape
         raw_RD, mapped_RD, norm_inverse_R, frame_CD, gram_NFFV, matrices_6LL, raw_KRC, mapped_KRC = ctx.saved_tensors
         need_raw, need_mapped, need_norm, need_frame, need_gram, _ = ctx.needs_input_grad[1:]
@@ -367,12 +368,12 @@ class _FusedScore(torch.autograd.Function):
         def work(job: tuple[Tile, int], scratch: Scratch) -> None:
             tile, k = job
             first = k * shape.chunk * LANES
-            given_SAX = torch.zeros(4, len(tile.texts), shape.chunk * LANES)
+            given_SAX = raw_RD.new_zeros(4, len(tile.texts), shape.chunk * LANES)
             there = gradient_SAB[:, torch.from_numpy(tile.texts), first : first + shape.chunk * LANES]
             given_SAX[:, :, : there.shape[2]] = there
-            d_norm_RV = torch.zeros(tile.rows.stop - tile.rows.start, LANES)
+            d_norm_RV = raw_RD.new_zeros(tile.rows.stop - tile.rows.start, LANES)
             d_gram_NFFV = torch.zeros_like(gram_NFFV[: shape.chunk])
-            d_6LLV = torch.zeros(6, tile.longest, tile.longest, LANES)
+            d_6LLV = raw_RD.new_zeros(6, tile.longest, tile.longest, LANES)
             gradient_tile(
                 raw_KRC[k, tile.rows].numpy(),
                 mapped_KRC[k, tile.rows].numpy(),

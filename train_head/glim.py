@@ -16,6 +16,9 @@ from train_head.batches import TextBatch, VideoBatch
 from train_head.fused import fused_score, lane_videos, tile_texts
 from train_head.plain import KAPPA, TAU, guidance, prepare_texts, prepare_videos, score
 
+FEATURE_MATRICES, WORD_MATRICES = ("M_g", "M_l"), ("P1", "P2", "P3", "P4", "P5", "P6")
+"""The learned matrices: of features [D, D], and of words [max_words, max_words]."""
+
 
 def frame_weights(
     sentence_AD: Tensor, word_ALD: Tensor, word_mask_AL: Tensor, frame_BFD: Tensor, frame_mask_BF: Tensor, *, tau: float = TAU
@@ -25,7 +28,7 @@ def frame_weights(
     Arguments are those of `glim_scores`, frames as they are after the temporal encoder. Weights sum to 1 over the real frames of a video
     and are 0 at padding, at zero frames and for padded words. Source: GLCCL (arXiv 2605.17959), GLIM.
     """
-    videos = prepare_videos(frame_BFD, frame_mask_BF.bool())
+    videos, word_mask_AL = prepare_videos(frame_BFD, frame_mask_BF.bool()), word_mask_AL.bool()
     word_ALD = word_ALD.masked_fill(~word_mask_AL[..., None], 0.0)
     alpha_ABF = guidance(torch.einsum("ad,bfd->abf", sentence_AD, videos.frame_BFD), videos.mask_BF, tau)
     beta_ABLF = guidance(torch.einsum("ald,bfd->ablf", word_ALD, videos.frame_BFD), videos.mask_BF, tau)
@@ -51,8 +54,9 @@ def glim_scores(
     P1 ... P6 [max_words, max_words], max_words >= L; None stands for the identity. Returns [4, A, B]: the video-sentence, video-word,
     sentence-frame and word-frame scores, times the logit scale; the retrieval score is their mean.
 
-    Gradients reach every tensor. On a CPU in float32, where the compiled loops run, they can be taken once: use float64 for derivatives
-    of gradients. Raises ValueError where shapes do not fit. Source: GLCCL (arXiv 2605.17959), GLIM and its four scores.
+    Gradients reach every tensor. On a CPU in float32, where the compiled loops run, they have no derivatives of their own, and torch.func
+    does not work: use float64 for either. Raises ValueError where shapes do not fit, and for a temperature that is not above 0.
+    Source: GLCCL (arXiv 2605.17959), GLIM and its four scores.
     """
     a, length, dimension = word_ALD.shape
     b, frames, _ = frame_BFD.shape
@@ -60,13 +64,22 @@ def glim_scores(
     if not fits or frame_BFD.shape[2] != dimension:
         shapes = [tuple(t.shape) for t in (sentence_AD, word_ALD, word_mask_AL, frame_BFD, frame_mask_BF)]
         raise ValueError(f"shapes {shapes} are not [A, D], [A, L, D], [A, L], [B, F, D], [B, F]")
-    if head is not None and head["P1"].shape[0] < length:
-        raise ValueError(f"texts have up to {length} words, the head's matrices take {head['P1'].shape[0]}")
+    if not (tau > 0 and kappa > 0):
+        raise ValueError(f"tau {tau} and kappa {kappa} are not both above 0")
+    if head is not None:
+        shortest = min(min(head[name].shape) for name in WORD_MATRICES)
+        if shortest < length:
+            raise ValueError(f"texts have up to {length} words, the head's matrices take {shortest}")
+        # What else a head has is no matter of the method.
+        head = {name: head[name] for name in FEATURE_MATRICES} | {name: head[name][:length, :length] for name in WORD_MATRICES}
     word_mask_AL, frame_mask_BF = word_mask_AL.bool(), frame_mask_BF.bool()
     tensors = [sentence_AD, word_ALD, frame_BFD, *(head or {}).values()]
     compiled = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+    # A temperature that is a tensor may want a gradient, which the loops do not give.
+    compiled = compiled and all(isinstance(temperature, (int, float)) for temperature in (tau, kappa))
     if compiled and min(a, b, length, frames) > 0:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+        gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        with torch.set_grad_enabled(gradients), torch.autocast("cpu", enabled=False):
             videos = VideoBatch(frame_BFD, frame_mask_BF)
             scores_SAB = _compiled_scores(sentence_AD, word_ALD, word_mask_AL, videos, head or _identity(dimension, length), tau, kappa)
     else:
@@ -76,7 +89,8 @@ def glim_scores(
 
 
 def _identity(dimension: int, words: int) -> dict[str, Tensor]:
-    return dict.fromkeys(("M_g", "M_l"), torch.eye(dimension)) | {f"P{i}": torch.eye(words) for i in range(1, 7)}
+    of_features, of_words = (torch.eye(size, dtype=torch.float32) for size in (dimension, words))
+    return dict.fromkeys(FEATURE_MATRICES, of_features) | dict.fromkeys(WORD_MATRICES, of_words)
 
 
 def _compiled_scores(
@@ -102,7 +116,7 @@ def _compiled_scores(
     groups = [(~holes_A, head)] if not holes_A.all() else []
     for pattern_L in mask_AL[holes_A].unique(dim=0):
         at = pattern_L.nonzero()[:, 0]
-        closed_up = {name: matrix if name in ("M_g", "M_l") else matrix[at][:, at] for name, matrix in head.items()}
+        closed_up = {name: matrix if name in FEATURE_MATRICES else matrix[at][:, at] for name, matrix in head.items()}
         groups.append(((mask_AL == pattern_L).all(dim=1), closed_up))
     laned, threads = lane_videos(videos), torch.get_num_threads()
     scored = []

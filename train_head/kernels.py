@@ -75,7 +75,7 @@ def make_scratch(longest: int, frames: int) -> Scratch:
 
     def floats(count: int) -> Floats:
         # torch gives memory at the start of a cache line: a vector is then one line.
-        return torch.empty(count).numpy()
+        return torch.empty(count, dtype=torch.float32).numpy()
 
     def pooling(count: int) -> Pooling:
         return Pooling(floats(longest * count), floats(longest * count), floats(count), floats(count))

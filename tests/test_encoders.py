@@ -43,6 +43,7 @@ def documented() -> dict[str, str]:
     return {row.split("|")[1].strip(): row for row in rows if not row.startswith(("| architecture ", "| --- "))}
 
 
+@pytest.mark.architectures
 @pytest.mark.parametrize("share", range(SHARES))
 def test_every_architecture_is_accepted_or_refused_as_the_page_says(share: int) -> None:
     """Run `python -m extract.encoders > docs/encoders.md` where this fails."""

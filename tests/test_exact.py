@@ -64,7 +64,7 @@ class Features:
 @pytest.mark.parametrize("temporal", BEHIND)
 @pytest.mark.parametrize("name", sorted(HEADS))
 @torch.no_grad()
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 10**6), texts=st.integers(2, 70), videos=st.integers(2, 110))
 def test_not_a_bit_depends_on_order_neighbours_padding_or_threads(
     name: str, temporal: str, data: st.DataObject, seed: int, texts: int, videos: int
@@ -88,7 +88,7 @@ def test_not_a_bit_depends_on_the_place_in_a_block(name: str, words: int, frames
     """Texts and videos of one length fill blocks, and change places."""
     features, head = Features(4, 60, 110, words, frames), random_head(name, "seq-transf")
     scores_SAB = features.scores(head, list(range(60)), list(range(110)))
-    for seed in range(3):
+    for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
         texts, videos = torch.randperm(60, generator=generator).tolist(), torch.randperm(110, generator=generator).tolist()
         assert torch.equal(features.scores(head, texts, videos), scores_SAB[:, texts][:, :, videos])

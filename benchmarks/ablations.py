@@ -208,7 +208,7 @@ def _study(table: pd.DataFrame, study: Study, split: str) -> Iterator[str]:
             intervals[value] = _interval(paired)
             difference = _said_interval(paired)
         yield f"| {_said(value)} | {len(group)} | " + " | ".join(cells) + f" | {difference} |"
-    commits = {value: sorted({commit[:7] for commit in group["commit"]}) for value, group in groups.items()}
+    commits = {value: sorted({str(commit)[:7] for commit in group["commit"]}) for value, group in groups.items()}
     if len({tuple(of_value) for of_value in commits.values()}) > 1:
         runs = ", ".join(f"{_said(value)} by {' and '.join(of_value)}" for value, of_value in commits.items())
         yield from ("", f"These runs were made by different commits ({runs}): a difference may hold a change of the code as well.")

@@ -168,7 +168,7 @@ def made_up_runs(folder: Path) -> Path:
         "epochs": 5,
         "batch_size": 128,
         "train_videos": 1000,
-        "commit": "0123456789",
+        "commit": "abcdef0123",
         "queries": 1000,
         "gallery": 500,
         "parameters": 7,

@@ -115,7 +115,8 @@ def _held(
 ) -> Iterator[list[_Bin]]:
     """Bins with their frames encoded, as many at a time as the budget has room for, at least one."""
     frames = videos.frames
-    bin_bytes = len(bins[0]) * int(frames.length_N.max()) * frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
+    # Of more processes than bins, some have none.
+    bin_bytes = max(map(len, bins), default=1) * int(frames.length_N.max()) * frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
     count = max(1, memory_budget // bin_bytes)
     for first in range(0, len(bins), count):
         held = []

@@ -15,11 +15,10 @@ from typing import IO, Any, TypeVar
 import ffmpeg
 import imageio_ffmpeg
 
+from data.ffmpeg_log import Log
+
 SOURCE = "SOURCE"
 """Stands for the input file in a graph. ffmpeg-python cannot take every name a file may have, so the path is put in afterwards."""
-
-SAID_BYTES = 2**16
-"""Of a longer log, so much of the beginning and as much of the end is read: a damaged file can make ffmpeg say a million lines."""
 
 Result = TypeVar("Result")
 
@@ -37,15 +36,7 @@ class Running:
     """An ffmpeg at work: its standard output, and what it says meanwhile."""
 
     stdout: IO[bytes]
-    log: IO[bytes]
-
-    def said(self) -> str:
-        """The log so far. The header of the input stands in it before the first frame comes out."""
-        size = os.fstat(self.log.fileno()).st_size
-        text = os.pread(self.log.fileno(), SAID_BYTES, 0)
-        if size > SAID_BYTES:
-            text += b"\n" + os.pread(self.log.fileno(), SAID_BYTES, max(SAID_BYTES, size - SAID_BYTES))
-        return text.decode("utf-8", "replace")
+    log: Log
 
 
 class Processes:
@@ -123,11 +114,11 @@ def run_ffmpeg(
         # The file: prefix keeps a name with a colon, or one that starts with a dash, from being read as something else.
         command = [f"file:{os.path.abspath(source)}" if argument == SOURCE else argument for argument in command]
     # stderr goes to a file: a pipe that nobody empties fills up and stops the process.
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as said:
         stdin = subprocess.DEVNULL if feed is None else subprocess.PIPE
-        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=said, start_new_session=True)
         assert process.stdout is not None
-        running = Running(process.stdout, log)
+        running = Running(process.stdout, Log(said))
         try:
             with killing_after(process, time_limit_s) as timed_out, (processes or Processes()).holding(process):
                 if feed is not None:
@@ -140,12 +131,12 @@ def run_ffmpeg(
                 kill_group(process)
                 process.wait()
             process.stdout.close()
-        said = running.said()
+        words = running.log.said()
     if timed_out.is_set():
-        raise FfmpegFailed(f"still running after {time_limit_s:.0f} s", last_words(said))
+        raise FfmpegFailed(f"still running after {time_limit_s:.0f} s", last_words(words))
     if status != 0:
-        raise FfmpegFailed(f"ffmpeg ended with status {status}", last_words(said))
-    return result, said
+        raise FfmpegFailed(f"ffmpeg ended with status {status}", last_words(words))
+    return result, words
 
 
 def last_words(said: str) -> str:

@@ -1,24 +1,24 @@
 """Frames by ffmpeg, which takes any video: in sequence, or sought where few are wanted of a long one."""
 
 import math
-import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ffmpeg
 from PIL import Image
 
 from data.ffmpeg import SOURCE, FfmpegFailed, Running, last_words, run_ffmpeg
 from data.sampling import choose_frames
-from extract.frames import MAX_PIXELS, DecodeFailed, Picture, Sampled, Sampling
-from extract.ppm import read_ppm
+from extract.frames import LONGEST_STILL_S, MAX_PIXELS, DecodeFailed, Picture, Sampled, Sampling
+from extract.header import Header, read_header
+from extract.raw import Shown, has_alpha, on_every_tick, read_shown
 
 # Containers that hold their own pictures. Anything else that ffmpeg can open (playlists, scripts of file names) could make it
 # read other files or the network.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,dv,rm,wtv"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,dv,rm,wtv,gif"
 
 SEEK_APART_S = 15.0
 """Chosen frames so many seconds apart or more are sought one by one: decoding from the last key frame then costs less than all between."""
@@ -30,6 +30,10 @@ GUESS = 2
 """How many sampled frames the length in the header may be wrong by before a video is decoded a second time."""
 
 
+BACK_S = 1.0
+"""A frame that comes so much before the one before it, or more, tells that the clock was set back; less is a damaged time stamp."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The part of a file that is looked at, in seconds."""
@@ -38,13 +42,32 @@ class Part:
     start: float
     end: float | None
 
-    def length(self, said: str) -> float | None:
-        """Its seconds, as far as the header tells."""
-        found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", said)
-        if not found:
-            return None
-        duration = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
-        return min(duration, self.end if self.end is not None else duration) - self.start
+    def length(self, whole: float | None) -> float | None:
+        """Its seconds, those of the whole being known."""
+        return None if whole is None else min(whole, self.end if self.end is not None else whole) - self.start
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a stream needs beyond plain decoding. It is told by the header and by the pictures, so the first attempt is at a plain stream.
+
+    `late`: seconds to leave out before the video begins; `turned`, `interlaced`, `alpha`: whether pictures are; `decoder`: in place of
+    ffmpeg's choice.
+    """
+
+    late: float = 0.0
+    turned: bool = False
+    interlaced: bool = False
+    alpha: bool = False
+    decoder: str = ""
+
+
+class _LooksOther(Exception):
+    """The stream needs something that was not done."""
+
+    def __init__(self, look: _Look) -> None:
+        super().__init__()
+        self.look = look
 
 
 class _FarApart(Exception):
@@ -59,127 +82,203 @@ class _NotThere(Exception):
     """Seeking gave no frame where the header announces one."""
 
 
-def by_ffmpeg(part: Part, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float) -> Sampled[Picture]:
-    """What ffmpeg makes of any video: in sequence, or sought where the chosen frames are far apart."""
-    try:
-        return _in_sequence(part, sampling, shrink, deadline)
-    except _FarApart as far:
-        length = far.length
-    except FfmpegFailed as error:
-        raise DecodeFailed(error.reason, error.words) from error
-    try:
+def by_ffmpeg(part: Part, sampling: Sampling, takes: Iterator[Callable[[Image.Image], Picture]], deadline: float) -> Sampled[Picture]:
+    """What ffmpeg makes of any video: in sequence, or sought where the chosen frames are far apart. Each attempt has one of `takes`."""
+    decoding = _Decoding(part, sampling, takes, deadline)
+    seek = True
+    while True:
         try:
-            return _by_seeking(part, length, sampling, shrink, deadline)
-        except (_NotThere, FfmpegFailed):
-            # Cut short, damaged, or without an index: decoding all of it says which frames there are.
-            return _in_sequence(part, sampling, shrink, deadline, seek=False)
-    except FfmpegFailed as error:
-        raise DecodeFailed(error.reason, error.words) from error
-
-
-def _in_sequence(
-    part: Part, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float, *, seek: bool = True
-) -> Sampled[Picture]:
-    """Decode everything from start to end, keeping what is wanted."""
-    limit = sampling.max_frames
-
-    def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int]:
-        kept: dict[int, Picture] = {}
-        count = 0
-        for image in read_ppm(running.stdout):
-            if wanted is None and limit is not None:
-                length = part.length(running.said())
-                if seek and length is not None and length >= SEEK_APART_S * limit and length * sampling.fps > limit:
-                    raise _FarApart(length)
-                wanted = _could_be_chosen(length, sampling.fps, limit)
-            if wanted is None or count in wanted:
-                kept[count] = shrink(image)
-            count += 1
-        return kept, count
-
-    (kept, count), said = _run(part, sampling, deadline, lambda running: keep(running, None))
-    expected = _check(said, count, part, sampling)
-    chosen = choose_frames(count, limit).tolist()
-    if not kept.keys() >= set(chosen):
-        (kept, _), _ = _run(part, sampling, deadline, lambda running: keep(running, set(chosen)))
-        if not kept.keys() >= set(chosen):
-            raise DecodeFailed("decoded twice, it gave different numbers of frames: was it being written?")
-    return Sampled([kept[i] for i in chosen], [part.start + i / sampling.fps for i in chosen], expected, _hdr(said))
-
-
-def _by_seeking(
-    part: Part, length: float, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float
-) -> Sampled[Picture]:
-    """Decode the chosen frames alone: the same that decoding in sequence gives, as long as the key frames can be found.
-
-    Raises _NotThere where there is no frame at a moment before the announced end.
-    """
-    fps = sampling.fps
-    assert sampling.max_frames is not None
-    first = max(0, math.floor((length - TAIL_S) * fps))
-    counted, said = _run(_from(part, first / fps), sampling, deadline, lambda running: sum(1 for _ in read_ppm(running.stdout)))
-    if not counted:
-        raise _NotThere
-    chosen = choose_frames(first + counted, sampling.max_frames).tolist()
-    # Seeking gives frames that begin at or after a moment, so it goes to a moment before: the second frame is then the one on the screen.
-    lead = min(1.0, 1 / fps)
-    pictures: list[Picture] = []
-    for k in chosen:
-        before = max(0.0, k / fps - lead)
-        count = 2 if k else 1
-        found, _ = _run(
-            _from(part, before),
-            replace(sampling, fps=1 / lead),
-            deadline,
-            lambda running, count=count: [shrink(image) for i, image in enumerate(read_ppm(running.stdout)) if i == count - 1],  # type: ignore[misc]
-            frames=count,
-        )
-        if not found:
-            raise _NotThere
-        pictures += found
-    _require_no_cover(said)
-    return Sampled(pictures, [part.start + k / fps for k in chosen], None, _hdr(said))
-
-
-def _from(part: Part, seconds: float) -> Part:
-    """The part without its first seconds."""
-    return replace(part, start=part.start + seconds)
+            return decoding.in_sequence(seek)
+        except _LooksOther as other:
+            decoding = replace(decoding, look=other.look)
+        except _FarApart as far:
+            # What seeking does not find is cut off, damaged, or without an index: decoding all of it says which frames there are.
+            seek = False
+            try:
+                return decoding.by_seeking(far.length)
+            except _LooksOther as other:
+                decoding, seek = replace(decoding, look=other.look), True
+            except (_NotThere, FfmpegFailed):
+                pass
+        except FfmpegFailed as error:
+            raise DecodeFailed(error.reason, error.words) from error
 
 
 Result = TypeVar("Result")
 
 
-def _run(
-    part: Part, sampling: Sampling, deadline: float, read: Callable[[Running], Result], frames: int | None = None
-) -> tuple[Result, str]:
-    """`read` of the frames of a part of a file as a stream of PPM, no more than `frames`, and what ffmpeg said."""
-    cut: dict[str, Any] = {"ss": part.start} if part.start else {}
-    if part.end is not None:
-        cut["t"] = max(part.end - part.start, 0.001)
-    # On the GPU the frames stay there until those wanted are chosen. Of 10 bits, or turned, they fail here and go to the CPU.
-    cut |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
-    fetch = "" if sampling.cuda is None else ",hwdownload,format=nv12"
-    # One thread: files are decoded side by side, and more threads in each would only add overhead.
-    graph = ffmpeg.input(
-        SOURCE, protocol_whitelist="file", format_whitelist=FORMATS, max_pixels=MAX_PIXELS, threads=1, **cut
-    ).output(
-        "pipe:",
-        # round=up: without it the filter's frames are half a period late. start_time: else a stream that begins a moment after the start
-        # (of the file, of the part) would lose its first second.
-        vf=f"fps={sampling.fps}:round=up:start_time=0{fetch}",
-        fps_mode="passthrough",
-        format="image2pipe",
-        vcodec="ppm",
-        pix_fmt="rgb24",
-        **({} if frames is None else {"frames:v": frames}),
-    )  # fmt: skip
-    left = deadline - time.monotonic()
-    try:
-        return run_ffmpeg(graph, source=part.path, read=read, time_limit_s=max(left, 0.0), processes=sampling.processes)
-    except FfmpegFailed as error:
-        if time.monotonic() < deadline:
-            raise
-        raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.words) from error
+@dataclass(frozen=True)
+class _Decoding(Generic[Picture]):
+    """One attempt at a part of a file, and how its stream looks as far as is known."""
+
+    part: Part
+    sampling: Sampling
+    takes: Iterator[Callable[[Image.Image], Picture]]
+    deadline: float
+    look: _Look = _Look()
+
+    def in_sequence(self, seek: bool) -> Sampled[Picture]:
+        """Decode everything from start to end, keeping what is wanted."""
+        part, sampling, shrink = self.part, self.sampling, next(self.takes)
+        limit = sampling.max_frames
+        longest = math.ceil(LONGEST_STILL_S * sampling.fps)
+
+        def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int]:
+            kept: dict[int, Picture] = {}
+            count = 0
+            for shown in on_every_tick(self._shown(running), longest):
+                if wanted is None and limit is not None:
+                    length = part.length(read_header(running.log.said()).length)
+                    if seek and length is not None and length >= SEEK_APART_S * limit and length * sampling.fps > limit:
+                        raise _FarApart(length)
+                    wanted = _could_be_chosen(length, sampling.fps, limit)
+                if wanted is None or count in wanted:
+                    kept[count] = shrink(shown.image(sampling.pictures == "display"))
+                count += 1
+            return kept, count
+
+        (kept, count), said = self._run(lambda running: keep(running, None))
+        header = read_header(said)
+        expected = self._check(said, header, count)
+        chosen = choose_frames(count, limit).tolist()
+        if not kept.keys() >= set(chosen):
+            (kept, _), _ = self._run(lambda running: keep(running, set(chosen)))
+            if not kept.keys() >= set(chosen):
+                raise DecodeFailed("decoded twice, it gave different numbers of frames: was it being written?")
+        seconds = [part.start + i / sampling.fps for i in chosen]
+        jumps = said.count("[Eval @ ")
+        return Sampled([kept[i] for i in chosen], seconds, expected, header.hdr, clock_jumps=jumps)
+
+    def by_seeking(self, length: float) -> Sampled[Picture]:
+        """Decode the chosen frames alone: the same that decoding in sequence gives, as long as the key frames can be found.
+
+        Raises _NotThere where there is no frame at a moment before the announced end.
+        """
+        part, fps, shrink = self.part, self.sampling.fps, next(self.takes)
+        assert self.sampling.max_frames is not None
+        first = max(0, math.floor((length - TAIL_S) * fps))
+        tail = self._from(first / fps, fps)
+        longest = math.ceil(TAIL_S * fps)
+        counted, said = tail._run(lambda running: sum(1 for _ in on_every_tick(tail._shown(running), longest)))
+        if not counted:
+            raise _NotThere
+        chosen = choose_frames(first + counted, self.sampling.max_frames).tolist()
+        # Seeking gives frames that begin at or after a moment, so it goes to a moment before: the frame at the second tick is then the one
+        # on the screen.
+        lead = min(1.0, 1 / fps)
+        pictures: list[Picture] = []
+        for k in chosen:
+            there = self._from(max(0.0, k / fps - lead), 1 / lead)
+            last = 1 if k else 0
+
+            def take(running: Running, there: "_Decoding[Picture]" = there, last: int = last) -> list[Picture]:
+                # The first of all is on the screen from the beginning.
+                shown = [one for one in there._shown(running) if one.tick <= last or not last]
+                return [shrink(shown[-1].image(self.sampling.pictures == "display"))] if shown else []
+
+            found, _ = there._run(take, frames=last + 1)
+            if not found:
+                raise _NotThere
+            pictures += found
+        header = read_header(said)
+        _require_no_cover(header)
+        return Sampled(pictures, [part.start + k / fps for k in chosen], None, header.hdr)
+
+    def _shown(self, running: Running) -> Iterator[Shown]:
+        """The pictures of a run. Raises _LooksOther where the stream is not as this attempt takes it to be."""
+        display = self.sampling.pictures == "display"
+        header: Header | None = None
+        for shown in read_shown(running, 4 if self.look.alpha else 3):
+            header = header or read_header(running.log.said())
+            look = replace(self.look, late=header.late, turned=self.look.turned or running.log.turned)
+            if display:
+                interlaced = look.interlaced or shown.said.interlaced
+                alpha = look.alpha or has_alpha(shown.said.pixel_format) or bool(header.alpha_decoder)
+                look = replace(look, interlaced=interlaced, alpha=alpha, decoder=header.alpha_decoder)
+            if look != self.look:
+                raise _LooksOther(look)
+            yield shown
+
+    def _from(self, seconds: float, fps: float) -> "_Decoding[Picture]":
+        """The part without its first seconds, sampled at another rate."""
+        return replace(self, part=replace(self.part, start=self.part.start + seconds), sampling=replace(self.sampling, fps=fps))
+
+    def _run(self, read: Callable[[Running], Result], frames: int | None = None) -> tuple[Result, str]:
+        """`read` of the frames of the part, no more than `frames`, and what ffmpeg said."""
+        part, sampling, look = self.part, self.sampling, self.look
+        options: dict[str, Any] = {"ss": part.start + look.late} if part.start else {}
+        if part.end is not None:
+            options["t"] = max(part.end - part.start, 0.001)
+        if look.decoder:
+            options["c:v"] = look.decoder
+        restarts = look.turned or look.interlaced
+        if not restarts:
+            # Where parameters change, ffmpeg would make the filters anew, and what they hold is lost. None of those below minds a change.
+            # Those that turn and deinterlace do.
+            options |= {"reinit_filter": 0, "noautorotate": None}
+        # On the GPU the frames stay there until those wanted are chosen. Of 10 bits, or turned, they fail here and go to the CPU.
+        options |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
+        filters = [
+            _steady_clock(0.0 if part.start else look.late, sampling.fps, restarts),
+            *(["bwdif=mode=send_frame:deint=interlaced"] if look.interlaced else []),
+            # round=up: without it the filter's frames are half a period late.
+            f"fps={sampling.fps}:round=up",
+            *([] if sampling.cuda is None else ["hwdownload", "format=nv12"]),
+            "showinfo=checksum=0",
+            "scale=eval=frame",
+            f"format={'rgba' if look.alpha else 'rgb24'}",
+        ]
+        # One thread: files are decoded side by side, and more threads in each would only add overhead.
+        graph = ffmpeg.input(
+            SOURCE, protocol_whitelist="file", format_whitelist=FORMATS, max_pixels=MAX_PIXELS, threads=1, **options
+        ).output(
+            "pipe:",
+            vf=",".join(filters),
+            fps_mode="passthrough",
+            noautoscale=None,
+            map_metadata=-1,
+            format="rawvideo",
+            vcodec="rawvideo",
+            **({} if frames is None else {"frames:v": frames}),
+        )  # fmt: skip
+        left = self.deadline - time.monotonic()
+        try:
+            return run_ffmpeg(graph, source=part.path, read=read, time_limit_s=max(left, 0.0), processes=sampling.processes)
+        except FfmpegFailed as error:
+            if time.monotonic() < self.deadline:
+                raise
+            raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.words) from error
+
+    def _check(self, said: str, header: Header, count: int) -> int | None:
+        """ffmpeg ends with status 0 also where a file is cut short: its log tells. How many frames were expected then, else None."""
+        errors = last_words(said)
+        length = self.part.length(header.length)
+        expected = None if length is None else int(length * self.sampling.fps)
+        if count == 0:
+            cut = bool(errors and expected)
+            raise DecodeFailed("no video frames", errors, expected if cut else None, 0 if cut else None)
+        _require_no_cover(header)
+        if expected is None or count >= expected or not errors:
+            return None
+        if not self.sampling.allow_partial:
+            raise DecodeFailed(f"cut short: {count} of about {expected} frames; --allow-partial takes them", errors, expected, count)
+        return expected
+
+
+def _steady_clock(late: float, fps: float, restarts: bool) -> str:
+    """The filter that begins the time at `late` seconds, and goes on where the clock was set, saying so: with the interval of the frames
+    before, at most one tick of the sampling. `restarts`: whether this filter may begin anew on the way.
+
+    Registers of the expression: 0 the last interval, 1 what is taken off the time stamps.
+    """
+    tick, longest, passed = f"1/({fps}*TB)", f"{LONGEST_STILL_S}/TB", "(PTS-PREV_INPTS)"
+    # The first frame is on the screen from the beginning.
+    at_once = tick if restarts else longest
+    first = f"st(1,round({late}/TB)); if(between(PTS-ld(1),0,{at_once}),0,{'PTS-ld(1)' if restarts else 'st(1,PTS)*0'})"
+    step = f"if(gt(ld(0),0),min(ld(0),{tick}),{tick})"
+    set_clock = f"print({passed}*TB); st(1,ld(1)+{passed}-{step})"
+    then = f"if(between({passed},-{BACK_S}/TB,{longest}),st(0,{passed}),{set_clock}); PTS-ld(1)"
+    return f"setpts='if(isnan(PREV_INPTS),{first},{then})'"
 
 
 def _could_be_chosen(length: float | None, fps: float, limit: int) -> Collection[int]:
@@ -190,34 +289,6 @@ def _could_be_chosen(length: float | None, fps: float, limit: int) -> Collection
     return {i for count in range(max(guess - GUESS, 1), max(guess + GUESS, 1) + 1) for i in choose_frames(count, limit).tolist()}
 
 
-def _check(said: str, count: int, part: Part, sampling: Sampling) -> int | None:
-    """ffmpeg ends with status 0 also where a file is cut short: its log tells. How many frames were expected then, else None."""
-    errors = last_words(said)
-    length = part.length(said)
-    expected = None if length is None else int(length * sampling.fps)
-    if count == 0:
-        cut = bool(errors and expected)
-        raise DecodeFailed("no video frames", errors, expected if cut else None, 0 if cut else None)
-    _require_no_cover(said)
-    if expected is None or count >= expected or not errors:
-        return None
-    if not sampling.allow_partial:
-        raise DecodeFailed(f"cut short: {count} of about {expected} frames; --allow-partial takes them", errors, expected, count)
-    return expected
-
-
-def _require_no_cover(said: str) -> None:
-    if re.search(r"\(attached pic\)", _video_line(said)):
+def _require_no_cover(header: Header) -> None:
+    if header.cover:
         raise DecodeFailed("no video, only a cover picture")
-
-
-def _hdr(said: str) -> str:
-    found = re.search(r"smpte2084|arib-std-b67", _video_line(said))
-    return found[0] if found else ""
-
-
-def _video_line(said: str) -> str:
-    """What ffmpeg says of the stream that it decodes."""
-    chosen = re.search(r"Stream #0:(\d+) -> #0:0", said)
-    line = chosen and re.search(rf"Stream #0:{chosen[1]}\b.*Video: .*", said)
-    return line[0] if line else ""

@@ -47,18 +47,18 @@ def sample_frames(
             return _by_pyav(sampling.pyav, path, sampling, next(takes), deadline)
     if sampling.cuda is not None and sampling.cuda.works:
         try:
-            sampled = by_ffmpeg(part, sampling, next(takes), deadline)
+            sampled = by_ffmpeg(part, sampling, takes, deadline)
         except DecodeFailed:
             if time.monotonic() >= deadline:
                 raise
         else:
             sampling.cuda.succeeded()
             return replace(sampled, decoder="cuda")
-        sampled = by_ffmpeg(part, replace(sampling, cuda=None), next(takes), deadline)
+        sampled = by_ffmpeg(part, replace(sampling, cuda=None), takes, deadline)
         # Only now: a video that the CPU cannot decode either says nothing about the GPU.
         sampling.cuda.failed()
         return sampled
-    return by_ffmpeg(part, replace(sampling, cuda=None), next(takes), deadline)
+    return by_ffmpeg(part, replace(sampling, cuda=None), takes, deadline)
 
 
 def _made_once(shrink: Callable[[Image.Image], Picture]) -> Iterator[Callable[[Image.Image], Picture]]:

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from itertools import repeat
 from pathlib import Path
 
 from data.errors import UserError
@@ -33,6 +34,6 @@ def _try_cuda() -> None:
         video = Path(folder) / "trial.mp4"
         encode_video(video, bytes(TRIAL_SIDE * TRIAL_SIDE * 3) * 10, TRIAL_SIDE, TRIAL_SIDE, 5)
         try:
-            by_ffmpeg(Part(video, 0.0, None), Sampling(cuda=Cuda()), lambda image: image.size, time.monotonic() + TRIAL_LIMIT_S)
+            by_ffmpeg(Part(video, 0.0, None), Sampling(cuda=Cuda()), repeat(lambda image: image.size), time.monotonic() + TRIAL_LIMIT_S)
         except DecodeFailed as error:
             raise UserError(f"--decode-device cuda: ffmpeg cannot decode on a GPU here ({error}); use --decode-device cpu") from error

@@ -1,13 +1,16 @@
 """Which frames are wanted of a video, and what comes of it."""
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from data.ffmpeg import Processes
 from extract.pyav import PyavProcesses
 
 TIME_LIMIT_S = 1800.0
 MAX_PIXELS = 8192 * 8192
+
+LONGEST_STILL_S = 600.0
+"""Seconds that one frame may stay on the screen. After more the clock of the recording was set, and the next frame follows at once."""
 
 CUDA_FAILURES = 5
 """After so many videos in a row that the GPU could not decode and the CPU could, the CPU decodes what is left."""
@@ -58,6 +61,9 @@ class Sampling:
     """What is tried before ffmpeg."""
     cuda: Cuda | None = None
     """Whether ffmpeg decodes on the GPU, as long as that works."""
+    pictures: Literal["display", "stored"] = "stored"
+    """Pictures as a player shows them: deinterlaced where the stream says that it is interlaced, of square pixels, alpha over black. Or as
+    they are stored: fields woven together, pixels of any shape taken for square, alpha left out."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Sampled(Generic[Picture]):
 
     `expected` is the number of sampled frames that the header of a cut file announces, None of a whole one; `hdr` the transfer function of
     a video of high dynamic range, whose values are taken as they are, empty otherwise; `decoder` is what decoded it: ffmpeg on the `cpu` or
-    by `cuda`, or `pyav`.
+    by `cuda`, or `pyav`; `clock_jumps` how often the clock was set within.
     """
 
     pictures: list[Picture]
@@ -74,3 +80,4 @@ class Sampled(Generic[Picture]):
     expected: int | None = None
     hdr: str = ""
     decoder: str = "cpu"
+    clock_jumps: int = 0

@@ -20,8 +20,9 @@ from data.datasets import Dataset
 from data.ffmpeg import SOURCE, FfmpegFailed, Processes, Running, run_ffmpeg
 from data.progress import Progress
 from extract.ahead import Ahead
-from extract.by_ffmpeg import FORMATS, Part
+from extract.by_ffmpeg import FORMATS
 from extract.frames import MAX_PIXELS
+from extract.header import read_header
 from extract.options import ExtractOptions
 from extract.videos import leads_out, worker_count
 
@@ -82,7 +83,7 @@ def length_of(path: Path, time_limit_s: float, processes: Processes) -> float | 
         return None
     try:
         _, said = _copy(path, time_limit_s, processes, t=0)
-        length = Part(path, 0.0, None).length(said)
+        length = read_header(said).length
         if length is not None:
             return length
         progress, _ = _copy(path, time_limit_s, processes)

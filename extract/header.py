@@ -1,0 +1,69 @@
+"""What ffmpeg says of a file before the first picture comes out."""
+
+import re
+from dataclasses import dataclass
+
+LATE_S = 1.0
+"""A video stream that begins so much later than its file, or more, begins the time: what comes before it has no pictures."""
+
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders of these codecs that give the second stream, of alpha, in which WebM keeps it. ffmpeg's own leave it out."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header says of a file and of the video stream that is decoded.
+
+    `length`: seconds from the beginning of the time, if it says so; `late`: seconds from the start of the file to that beginning;
+    `alpha_decoder`: what must decode the stream so that its alpha is seen, empty where that needs nothing special; `hdr`: the transfer
+    function of high dynamic range, empty for any other; `cover`: whether the stream is a cover picture.
+    """
+
+    length: float | None
+    late: float
+    alpha_decoder: str
+    hdr: str
+    cover: bool
+
+
+def read_header(said: str) -> Header:
+    """The header in ffmpeg's log."""
+    stream = _decoded_stream(said)
+    line = stream.partition("\n")[0]
+    start = _number(r"^\[info\]   Duration: .*, start: (-?\d+\.\d+)", said) or 0.0
+    begins = _number(r", start (-?\d+\.\d+)", line)
+    late = max(0.0, begins - start) if begins is not None else 0.0
+    late = late if late > LATE_S else 0.0
+    length = _length(said, start)
+    codec = re.search(r"Video: (vp[89])\b", line)
+    alpha = codec and re.search(r"^\[info\] +alpha_mode +: 1\r?$", stream, re.MULTILINE)
+    hdr = re.search(r"smpte2084|arib-std-b67", line)
+    return Header(
+        None if length is None else max(0.0, length - late),
+        late,
+        ALPHA_DECODERS[codec[1]] if codec and alpha else "",
+        hdr[0] if hdr else "",
+        "(attached pic)" in line,
+    )
+
+
+def _length(said: str, start: float) -> float | None:
+    """Seconds from the start of the file to its end, whatever the first time stamp is."""
+    found = re.search(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)", said, re.MULTILINE)
+    if not found:
+        return None
+    duration = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+    # Matroska's is the time of the end.
+    return duration - max(0.0, start) if re.search(r"^\[info\] Input #0, matroska", said, re.MULTILINE) else duration
+
+
+def _decoded_stream(said: str) -> str:
+    """What the header says of the stream that is decoded, its metadata included."""
+    chosen = re.search(r"^\[info\]   Stream #0:(\d+) -> #0:0", said, re.MULTILINE)
+    lines = chosen and re.search(rf"^\[info\]   Stream #0:{chosen[1]}\b.*Video: .*(\n\[info\]     .*)*", said, re.MULTILINE)
+    return lines[0] if lines else ""
+
+
+def _number(pattern: str, text: str) -> float | None:
+    found = re.search(pattern, text, re.MULTILINE)
+    return float(found[1]) if found else None

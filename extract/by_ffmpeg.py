@@ -269,16 +269,19 @@ def _steady_clock(late: float, fps: float, restarts: bool) -> str:
     """The filter that begins the time at `late` seconds, and goes on where the clock was set, saying so: with the interval of the frames
     before, at most one tick of the sampling. `restarts`: whether this filter may begin anew on the way.
 
-    Registers of the expression: 0 the last interval, 1 what is taken off the time stamps.
+    Registers of the expression: 0 the last interval; 1 what is taken off the time stamps; 2 what was before the clock was set, for frames
+    that still come by that clock, or again.
     """
-    tick, longest, passed = f"1/({fps}*TB)", f"{LONGEST_STILL_S}/TB", "(PTS-PREV_INPTS)"
+    tick, longest, near = f"1/({fps}*TB)", f"{LONGEST_STILL_S}/TB", f"-{BACK_S}/TB,{BACK_S}/TB"
+    passed, passed_before = "(PTS-ld(1)-PREV_OUTPTS)", "(PTS-ld(2)-PREV_OUTPTS)"
     # The first frame is on the screen from the beginning.
-    at_once = tick if restarts else longest
-    first = f"st(1,round({late}/TB)); if(between(PTS-ld(1),0,{at_once}),0,{'PTS-ld(1)' if restarts else 'st(1,PTS)*0'})"
+    at_once, else_ = (tick, "PTS-ld(1)") if restarts else (longest, "0*st(1,st(2,PTS))")
+    first = f"st(1,st(2,round({late}/TB))); if(between(PTS-ld(1),0,{at_once}),0,{else_})"
     step = f"if(gt(ld(0),0),min(ld(0),{tick}),{tick})"
-    set_clock = f"print({passed}*TB); st(1,ld(1)+{passed}-{step})"
-    then = f"if(between({passed},-{BACK_S}/TB,{longest}),st(0,{passed}),{set_clock}); PTS-ld(1)"
-    return f"setpts='if(isnan(PREV_INPTS),{first},{then})'"
+    go_on = f"st(0,{passed}); PTS-ld(1)"
+    set_clock = f"print({passed}*TB); st(2,ld(1)); st(1,PTS-PREV_OUTPTS-{step}); PTS-ld(1)"
+    others = f"if(between({passed_before},{near}),PTS-ld(2),if(between({passed},0,{longest}),{go_on},{set_clock}))"
+    return f"setpts='if(isnan(PREV_INPTS),{first},if(between({passed},{near}),{go_on},{others}))'"
 
 
 def _could_be_chosen(length: float | None, fps: float, limit: int) -> Collection[int]:

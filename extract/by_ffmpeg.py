@@ -10,15 +10,12 @@ from typing import Any, Generic, TypeVar
 import ffmpeg
 from PIL import Image
 
+from data.containers import FORMATS
 from data.ffmpeg import SOURCE, FfmpegFailed, Running, last_words, run_ffmpeg
 from data.sampling import choose_frames
 from extract.frames import LONGEST_STILL_S, MAX_PIXELS, DecodeFailed, Picture, Sampled, Sampling
 from extract.header import Header, read_header
 from extract.raw import Shown, has_alpha, on_every_tick, read_shown
-
-# Containers that hold their own pictures. Anything else that ffmpeg can open (playlists, scripts of file names) could make it
-# read other files or the network.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,dv,rm,wtv,gif"
 
 SEEK_APART_S = 15.0
 """Chosen frames so many seconds apart or more are sought one by one: decoding from the last key frame then costs less than all between."""

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import ffmpeg
 import pandas as pd
 
+from data.containers import FORMATS
 from data.datasets import Dataset
 from data.ffmpeg import SOURCE, FfmpegFailed, Processes, Running, run_ffmpeg
 from data.progress import Progress
 from extract.ahead import Ahead
-from extract.by_ffmpeg import FORMATS
 from extract.frames import MAX_PIXELS
 from extract.header import read_header
 from extract.options import ExtractOptions

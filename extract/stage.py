@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from data.accounting import Counts, report, require_complete, splits_of, summary_line
+from data.accounting import Counts, left_alone, report, require_complete, splits_of, summary_line
 from data.cache import CLIP_FILE, FeatureCache, TextEntry
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.files import printable
@@ -160,6 +160,8 @@ def _report(
             "videos_extracted": count["done"],
             "videos_failed": count["failed"],
             "splits": _splits(dataset, preset, cache),
+            "left_alone": left_alone(dataset, options.videos),
+            "notes": list(dataset.notes),
             "texts_extracted": count["texts"],
             "seconds": round(seconds, 1),
             "frames": count["frames"],

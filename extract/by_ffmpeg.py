@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import ffmpeg
 from PIL import Image
 
-from data.containers import FORMATS
-from data.ffmpeg import SOURCE, FfmpegFailed, Running, last_words, run_ffmpeg
+from data.ffmpeg import FfmpegFailed, Running, last_words, run_ffmpeg
 from data.sampling import choose_frames
-from extract.frames import LONGEST_STILL_S, MAX_PIXELS, DecodeFailed, Picture, Sampled, Sampling
+from extract.clock import BACK_S, LONGEST_STILL_S
+from extract.frames import DecodeFailed, Picture, Sampled, Sampling
 from extract.header import Header, read_header
+from extract.input import video_file
 from extract.raw import Shown, has_alpha, on_every_tick, read_shown
 
 SEEK_APART_S = 15.0
@@ -25,10 +25,6 @@ TAIL_S = 10.0
 
 GUESS = 2
 """How many sampled frames the length in the header may be wrong by before a video is decoded a second time."""
-
-
-BACK_S = 1.0
-"""A frame that comes so much before the one before it, or more, tells that the clock was set back; less is a damaged time stamp."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +44,12 @@ class Part:
 class _Look:
     """What a stream needs beyond plain decoding. It is told by the header and by the pictures, so the first attempt is at a plain stream.
 
-    `late`: seconds to leave out before the video begins; `turned`, `interlaced`, `alpha`: whether pictures are; `decoder`: in place of
-    ffmpeg's choice.
+    `late`: seconds to leave out before the video begins; `steady`: whether moments can be sought; `turned`, `interlaced`, `alpha`: whether
+    pictures are; `decoder`: in place of ffmpeg's choice.
     """
 
     late: float = 0.0
+    steady: bool = True
     turned: bool = False
     interlaced: bool = False
     alpha: bool = False
@@ -126,7 +123,7 @@ class _Decoding(Generic[Picture]):
             for shown in on_every_tick(self._shown(running), longest):
                 if wanted is None and limit is not None:
                     length = part.length(read_header(running.log.said()).length)
-                    if seek and length is not None and length >= SEEK_APART_S * limit and length * sampling.fps > limit:
+                    if length is not None and seek and self.look.steady and _are_far_apart(length, sampling.fps, limit):
                         raise _FarApart(length)
                     wanted = _could_be_chosen(length, sampling.fps, limit)
                 if wanted is None or count in wanted:
@@ -135,7 +132,7 @@ class _Decoding(Generic[Picture]):
             return kept, count
 
         (kept, count), said = self._run(lambda running: keep(running, None))
-        header = read_header(said)
+        header = self._require_known_clock(read_header(said))
         expected = self._check(said, header, count)
         chosen = choose_frames(count, limit).tolist()
         if not kept.keys() >= set(chosen):
@@ -186,8 +183,8 @@ class _Decoding(Generic[Picture]):
         display = self.sampling.pictures == "display"
         header: Header | None = None
         for shown in read_shown(running, 4 if self.look.alpha else 3):
-            header = header or read_header(running.log.said())
-            look = replace(self.look, late=header.late, turned=self.look.turned or running.log.turned)
+            header = header or self._require_known_clock(read_header(running.log.said()))
+            look = replace(self.look, turned=self.look.turned or running.log.turned)
             if display:
                 interlaced = look.interlaced or shown.said.interlaced
                 alpha = look.alpha or has_alpha(shown.said.pixel_format) or bool(header.alpha_decoder)
@@ -196,6 +193,19 @@ class _Decoding(Generic[Picture]):
                 raise _LooksOther(look)
             yield shown
 
+    def _require_known_clock(self, header: Header) -> Header:
+        """Raises _LooksOther where moments of the file lie elsewhere than this attempt takes them to."""
+        steady = self.look.steady
+        if steady and (self.part.start > 0 or self.part.end is not None):
+            steady = self.sampling.clocks.steady(self.part.path, header, self._seconds_left(), self.sampling.processes)
+        look = replace(self.look, late=header.late, steady=steady)
+        if look != self.look:
+            raise _LooksOther(look)
+        return header
+
+    def _seconds_left(self) -> float:
+        return max(self.deadline - time.monotonic(), 0.0)
+
     def _from(self, seconds: float, fps: float) -> "_Decoding[Picture]":
         """The part without its first seconds, sampled at another rate."""
         return replace(self, part=replace(self.part, start=self.part.start + seconds), sampling=replace(self.sampling, fps=fps))
@@ -203,9 +213,20 @@ class _Decoding(Generic[Picture]):
     def _run(self, read: Callable[[Running], Result], frames: int | None = None) -> tuple[Result, str]:
         """`read` of the frames of the part, no more than `frames`, and what ffmpeg said."""
         part, sampling, look = self.part, self.sampling, self.look
-        options: dict[str, Any] = {"ss": part.start + look.late} if part.start else {}
+        options: dict[str, Any] = {}
+        begin, cut = look.late, []
+        if look.steady and part.start:
+            options["ss"] = look.late + part.start
+            begin = 0.0
+        elif part.start:
+            begin = look.late + part.start
+            cut = ["trim=start=0"]
         if part.end is not None:
-            options["t"] = max(part.end - part.start, 0.001)
+            length = max(part.end - part.start, 0.001)
+            if look.steady:
+                options["t"] = length
+            else:
+                cut = [f"trim=start=0:end={length}"]
         if look.decoder:
             options["c:v"] = look.decoder
         restarts = look.turned or look.interlaced
@@ -216,7 +237,8 @@ class _Decoding(Generic[Picture]):
         # On the GPU the frames stay there until those wanted are chosen. Of 10 bits, or turned, they fail here and go to the CPU.
         options |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
         filters = [
-            _steady_clock(0.0 if part.start else look.late, sampling.fps, restarts),
+            _steady_clock(begin, sampling.fps, restarts or frames is not None),
+            *cut,
             *(["bwdif=mode=send_frame:deint=interlaced"] if look.interlaced else []),
             # round=up: without it the filter's frames are half a period late.
             f"fps={sampling.fps}:round=up",
@@ -226,9 +248,7 @@ class _Decoding(Generic[Picture]):
             f"format={'rgba' if look.alpha else 'rgb24'}",
         ]
         # One thread: files are decoded side by side, and more threads in each would only add overhead.
-        graph = ffmpeg.input(
-            SOURCE, protocol_whitelist="file", format_whitelist=FORMATS, max_pixels=MAX_PIXELS, threads=1, **options
-        ).output(
+        graph = video_file(threads=1, **options).output(
             "pipe:",
             vf=",".join(filters),
             fps_mode="passthrough",
@@ -238,9 +258,8 @@ class _Decoding(Generic[Picture]):
             vcodec="rawvideo",
             **({} if frames is None else {"frames:v": frames}),
         )  # fmt: skip
-        left = self.deadline - time.monotonic()
         try:
-            return run_ffmpeg(graph, source=part.path, read=read, time_limit_s=max(left, 0.0), processes=sampling.processes)
+            return run_ffmpeg(graph, source=part.path, read=read, time_limit_s=self._seconds_left(), processes=sampling.processes)
         except FfmpegFailed as error:
             if time.monotonic() < self.deadline:
                 raise
@@ -273,12 +292,16 @@ def _steady_clock(late: float, fps: float, restarts: bool) -> str:
     passed, passed_before = "(PTS-ld(1)-PREV_OUTPTS)", "(PTS-ld(2)-PREV_OUTPTS)"
     # The first frame is on the screen from the beginning.
     at_once, else_ = (tick, "PTS-ld(1)") if restarts else (longest, "0*st(1,st(2,PTS))")
-    first = f"st(1,st(2,round({late}/TB))); if(between(PTS-ld(1),0,{at_once}),0,{else_})"
+    first = f"st(1,st(2,round({late}/TB))); if(gt(PTS-ld(1),{at_once}),{else_},min(PTS-ld(1),0))"
     step = f"if(gt(ld(0),0),min(ld(0),{tick}),{tick})"
     go_on = f"st(0,{passed}); PTS-ld(1)"
     set_clock = f"print({passed}*TB); st(2,ld(1)); st(1,PTS-PREV_OUTPTS-{step}); PTS-ld(1)"
     others = f"if(between({passed_before},{near}),PTS-ld(2),if(between({passed},0,{longest}),{go_on},{set_clock}))"
     return f"setpts='if(isnan(PREV_INPTS),{first},if(between({passed},{near}),{go_on},{others}))'"
+
+
+def _are_far_apart(length: float, fps: float, limit: int) -> bool:
+    return length >= SEEK_APART_S * limit and length * fps > limit
 
 
 def _could_be_chosen(length: float | None, fps: float, limit: int) -> Collection[int]:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from data.sampling import choose_frames
 from extract.by_ffmpeg import Part, by_ffmpeg
-from extract.frames import MAX_PIXELS, DecodeFailed, Picture, Sampled, Sampling
+from extract.frames import DecodeFailed, Picture, Sampled, Sampling
+from extract.input import MAX_PIXELS
 from extract.pyav import NotPlain, PyavProcesses
 
 __all__ = ["DecodeFailed", "Sampled", "Sampling", "sample_frames"]

@@ -4,13 +4,10 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from data.ffmpeg import Processes
+from extract.clock import Clocks
 from extract.pyav import PyavProcesses
 
 TIME_LIMIT_S = 1800.0
-MAX_PIXELS = 8192 * 8192
-
-LONGEST_STILL_S = 600.0
-"""Seconds that one frame may stay on the screen. After more the clock of the recording was set, and the next frame follows at once."""
 
 CUDA_FAILURES = 5
 """After so many videos in a row that the GPU could not decode and the CPU could, the CPU decodes what is left."""
@@ -57,6 +54,7 @@ class Sampling:
     allow_partial: bool = False
     """Whether a file that is cut short gives the frames it has."""
     processes: Processes = field(default_factory=Processes)
+    clocks: Clocks = field(default_factory=Clocks)
     pyav: PyavProcesses | None = None
     """What is tried before ffmpeg."""
     cuda: Cuda | None = None

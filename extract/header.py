@@ -6,6 +6,9 @@ from dataclasses import dataclass
 LATE_S = 1.0
 """A video stream that begins so much later than its file, or more, begins the time: what comes before it has no pictures."""
 
+UNINDEXED = ("mpegts", "mpeg", "mpegvideo", "flv", "gif")
+"""Containers whose length is written by whom it pleases or found from the time stamps at both ends."""
+
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders of these codecs that give the second stream, of alpha, in which WebM keeps it. ffmpeg's own leave it out."""
 
@@ -14,12 +17,14 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 class Header:
     """What the header says of a file and of the video stream that is decoded.
 
-    `length`: seconds from the beginning of the time, if it says so; `late`: seconds from the start of the file to that beginning;
+    `length`: seconds from the beginning of the time, if it says so; `indexed`: whether it tells of all of the file and not of its ends;
+    `late`: seconds from the start of the file to the beginning of the time;
     `alpha_decoder`: what must decode the stream so that its alpha is seen, empty where that needs nothing special; `hdr`: the transfer
     function of high dynamic range, empty for any other; `cover`: whether the stream is a cover picture.
     """
 
     length: float | None
+    indexed: bool
     late: float
     alpha_decoder: str
     hdr: str
@@ -40,6 +45,7 @@ def read_header(said: str) -> Header:
     hdr = re.search(r"smpte2084|arib-std-b67", line)
     return Header(
         None if length is None else max(0.0, length - late),
+        not re.search(rf"^\[info\] Input #0, ({'|'.join(UNINDEXED)}),", said, re.MULTILINE),
         late,
         ALPHA_DECODERS[codec[1]] if codec and alpha else "",
         hdr[0] if hdr else "",

@@ -7,7 +7,7 @@ from PIL import Image
 
 from data.ffmpeg import Running
 from data.ffmpeg_log import Pictured
-from extract.frames import MAX_PIXELS
+from extract.input import MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -6,25 +6,24 @@ cache needs no setting for it.
 """
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ffmpeg
 import pandas as pd
 
-from data.containers import FORMATS
 from data.datasets import Dataset
-from data.ffmpeg import SOURCE, FfmpegFailed, Processes, Running, run_ffmpeg
+from data.ffmpeg import Processes
 from data.progress import Progress
 from extract.ahead import Ahead
-from extract.frames import MAX_PIXELS
-from extract.header import read_header
+from extract.clock import length_of
 from extract.options import ExtractOptions
 from extract.videos import leads_out, worker_count
+
+WHOLE = 1.5
+"""Of a video shorter than so many segments one entry is made."""
 
 
 class Segment(NamedTuple):
@@ -54,13 +53,14 @@ def cut(dataset: Dataset, options: ExtractOptions) -> Dataset:
     Files whose length cannot be had stay whole: what is wrong with them, decoding will say.
     """
     assert options.segment is not None
+    seconds = options.segment
     assert dataset.captions.empty
     processes = Processes()
 
     def probe(item: tuple[int, Path], give: Callable[[tuple[int, float | None]], None]) -> None:
         position, file = item
         allowed = options.follow_links or not leads_out(file, options.videos)
-        give((position, length_of(file, options.time_limit, processes) if allowed else None))
+        give((position, length_of(file, WHOLE * seconds, options.time_limit, processes) if allowed else None))
 
     workers = worker_count(options)
     lengths: dict[int, float | None] = {}
@@ -72,36 +72,9 @@ def cut(dataset: Dataset, options: ExtractOptions) -> Dataset:
     rows = [
         row | segment._asdict()
         for position, row in enumerate(dataset.videos.to_dict("records"))
-        for segment in segments_of(row["video_id"], lengths[position], options.segment)
+        for segment in segments_of(row["video_id"], lengths[position], seconds)
     ]
     return replace(dataset, videos=pd.DataFrame(rows, columns=dataset.videos.columns))
-
-
-def length_of(path: Path, time_limit_s: float, processes: Processes) -> float | None:
-    """The seconds of a file by its header, or where that says nothing by its packets, read but not decoded; None where it is no video."""
-    if not path.is_file():
-        return None
-    try:
-        _, said = _copy(path, time_limit_s, processes, t=0)
-        length = read_header(said).length
-        if length is not None:
-            return length
-        progress, _ = _copy(path, time_limit_s, processes)
-    except FfmpegFailed:
-        return None
-    times = re.findall(rb"^out_time_us=(\d+)$", progress, re.MULTILINE)
-    return int(times[-1]) / 1e6 if times else None
-
-
-def _copy(path: Path, time_limit_s: float, processes: Processes, **cut_at: int) -> tuple[bytes, str]:
-    """The packets of the video stream to nowhere: how far that went, and what ffmpeg said."""
-
-    def read(running: Running) -> bytes:
-        return running.stdout.read()
-
-    graph = ffmpeg.input(SOURCE, protocol_whitelist="file", format_whitelist=FORMATS, max_pixels=MAX_PIXELS)
-    graph = graph.output("/dev/null", map="0:V:0", c="copy", format="null", **cut_at).global_args("-progress", "pipe:1")
-    return run_ffmpeg(graph, source=path, read=read, time_limit_s=time_limit_s, processes=processes)
 
 
 def _plain(seconds: float) -> str:

@@ -118,7 +118,7 @@ class VideoFeaturesAhead:
         limit = None if options.max_frames == "all" else options.max_frames
         self._pyav = PyavProcesses(processes) if options.decoder == "pyav" else None
         cuda = Cuda() if options.decode_device == "cuda" else None
-        self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes, self._pyav, cuda)
+        self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes, pyav=self._pyav, cuda=cuda)
         workers = worker_count(options)
         self._ahead: Ahead[Any, _Piece | _Done | Failure] = Ahead(
             todo.itertuples(index=False), self._decode, workers, max(AHEAD_A_WORKER * workers, AHEAD_AT_LEAST), processes.stop

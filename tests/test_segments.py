@@ -18,8 +18,9 @@ from data.cache import FeatureCache
 from data.errors import UserError
 from data.ffmpeg import Processes
 from extract import ExtractOptions
+from extract.clock import length_of
 from extract.failures import FAILURES_FILE, read_failures
-from extract.segments import length_of, segments_of
+from extract.segments import segments_of
 from tests.conftest import DEMO_CLIP
 from tests.videos import convert, cut_video, numbered_video
 
@@ -126,8 +127,8 @@ def test_files_without_a_length_and_files_that_are_none(
     """A length comes from the packets where the header has none; what is no video is listed once, and forgotten when it is replaced."""
     live = options.videos / "live.webm"
     convert(ffmpeg.input(str(options.videos / "long.mp4")).output(str(live), vcodec="libvpx", live=1, f="webm"))
-    assert length_of(live, 60.0, Processes()) == pytest.approx(23, abs=0.5)
-    assert length_of(options.videos / "long.mp4", 60.0, Processes()) == pytest.approx(23, abs=0.05)
+    assert length_of(live, 12.0, 60.0, Processes()) == pytest.approx(23, abs=0.5)
+    assert length_of(options.videos / "long.mp4", 12.0, 60.0, Processes()) == pytest.approx(23, abs=0.05)
     broken = options.videos / "broken.mp4"
     broken.write_text("no video")
     (options.videos / "empty.mp4").touch()
@@ -151,9 +152,9 @@ def test_a_length_is_read_of_no_other_file(options: ExtractOptions, tmp_path: Pa
         for content in (f"ffconcat version 1.0\nfile {other.name}\n", f"#EXTM3U\n#EXTINF:23,\n{other.name}\n#EXT-X-ENDLIST\n"):
             playlist = options.videos / f"list.{suffix}"
             playlist.write_text(content)
-            assert length_of(playlist, 60.0, Processes()) is None
+            assert length_of(playlist, 12.0, 60.0, Processes()) is None
     os.mkfifo(tmp_path / "pipe.mp4")
-    assert length_of(tmp_path / "pipe.mp4", 60.0, Processes()) is None
+    assert length_of(tmp_path / "pipe.mp4", 12.0, 60.0, Processes()) is None
 
 
 def test_what_a_cut_file_lacks_is_listed_segment_by_segment(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:

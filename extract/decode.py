@@ -1,7 +1,14 @@
 """From a video file to the pictures the encoder sees: 1 frame a second (or --fps), in order, as RGB.
 
-Frame k of a video is the one on the screen k / fps seconds after the start of the file (its start, where a part is cut out): the last frame
-that begins at or before that moment, or the first of all.
+Frame k of a video is the one on the screen k / fps seconds after its start (the start of the part, where one is cut out): the last frame
+that begins at or before that moment, or the first of all. A video starts with its file, or with its first frame where that comes more than
+a second later (LATE_S): sound alone has no frames.
+
+A frame may stay on the screen for ten minutes (LONGEST_STILL_S). Where the next one comes later than that, or more than a second before the
+one on the screen (BACK_S), the clock of the recording was set: the next frame follows after the time that the one before it took, or after
+1 / fps seconds if that is less, and time goes on from there. `Sampled.clock_jumps` counts how often that was done.
+
+Each frame has the size, the format of pixels and the range of colours that the stream says at that place.
 """
 
 import itertools
@@ -15,7 +22,9 @@ from PIL import Image
 
 from data.sampling import choose_frames
 from extract.by_ffmpeg import Part, by_ffmpeg
+from extract.clock import LONGEST_STILL_S
 from extract.frames import DecodeFailed, Picture, Sampled, Sampling
+from extract.header import LATE_S
 from extract.input import MAX_PIXELS
 from extract.pyav import NotPlain, PyavProcesses
 
@@ -85,8 +94,10 @@ def _by_pyav(
     def choose(count: int) -> list[int]:
         return [int(k) for k in choose_frames(count, sampling.max_frames)]
 
+    asked = {"fps": str(sampling.fps), "max_pixels": MAX_PIXELS, "display": sampling.pictures == "display"}
+    asked |= {"longest_still": LONGEST_STILL_S, "late": LATE_S}
     try:
-        pictures, chosen = pyav.decode(path, sampling.fps, MAX_PIXELS, choose, shrink, max(deadline - time.monotonic(), 0.0))
+        pictures, chosen = pyav.decode(path, asked, choose, shrink, max(deadline - time.monotonic(), 0.0))
     except TimeoutError as error:
         raise DecodeFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)") from error
     return Sampled(pictures, [i / sampling.fps for i in chosen], decoder="pyav")

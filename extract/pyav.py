@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -49,21 +49,21 @@ class PyavProcesses:
     def decode(
         self,
         path: Path,
-        fps: float,
-        max_pixels: int,
+        asked: Mapping[str, Any],
         choose: Callable[[int], Sequence[int]],
         take: Callable[[Image.Image], Picture],
         time_limit_s: float,
     ) -> tuple[list[Picture], list[int]]:
         """What `take` makes of the sampled frames that `choose` chooses by their number, and which they are.
 
+        `asked`: the rule of sampling, as the worker takes it.
+
         Raises NotPlain where ffmpeg should decode it, and TimeoutError.
         """
         process = self._borrow()
         with killing_after(process, time_limit_s) as timed_out, self._processes.holding(process):
             try:
-                asked = {"path": os.path.abspath(path), "fps": str(fps), "max_pixels": max_pixels}
-                count = _ask(process, asked).get("count")
+                count = _ask(process, {"path": os.path.abspath(path), **asked}).get("count")
                 chosen = list(choose(count)) if count is not None else []
                 pictures = _take(process, chosen, take) if count is not None else []
                 _answer(process)  # that it is done; from a process that was killed nothing comes

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,7 +50,7 @@ def container_of(path: str) -> str:
 class Video:
     """The packets of a plain video, and which frame is on the screen at which moment."""
 
-    def __init__(self, container: Any, fps: Fraction) -> None:
+    def __init__(self, container: Any, asked: dict[str, Any]) -> None:
         if len(container.streams.video) != 1:
             raise NotPlain("not one video stream")
         if container.duration is None or container.duration > LONGEST_S * MICROSECONDS:
@@ -58,6 +59,14 @@ class Video:
         context = stream.codec_context
         if context is None or context.name not in CODECS or context.pix_fmt not in PLAIN_PIXELS or context.color_trc in HDR:
             raise NotPlain("pixels that need more than the plain conversion")
+        self.display = asked["display"]
+        if self.display and (stream.sample_aspect_ratio or 1) != 1:
+            raise NotPlain("pixels that are not square")
+        if self.display and stream.metadata.get("alpha_mode"):
+            raise NotPlain("alpha in a second stream")
+        late = (stream.start_time or 0) * stream.time_base - Fraction(container.start_time or 0, MICROSECONDS)
+        if late > asked["late"]:
+            raise NotPlain("a video that begins after its file")
         # More threads give frames later, and whether to skip a frame is said packet by packet.
         context.thread_count = 1
         context.thread_type = "NONE"
@@ -67,8 +76,9 @@ class Video:
         if any(packet.pts is None or packet.is_corrupt for packet in self.packets):
             raise NotPlain("packets without times, or damaged")
         shown = [packet for packet in self.packets if not packet.is_discard]
+        fps = Fraction(asked["fps"])
         start = _rounded(Fraction(container.start_time or 0, MICROSECONDS) / stream.time_base)
-        self.stamps = _on_screen(shown, start, 1 / (stream.time_base * fps))
+        self.stamps = _on_screen(shown, start, 1 / (stream.time_base * fps), asked["longest_still"] / stream.time_base)
         """For sampled frame k the time stamp of the frame that is on the screen at k / fps."""
         if len(self.stamps) < int(container.duration * fps / MICROSECONDS):
             raise NotPlain("fewer frames than the header announces")
@@ -85,6 +95,8 @@ class Video:
                     continue
                 if frame.is_corrupt or frame.rotation or (frame.width, frame.height) != self.size or frame.format.name not in PLAIN_PIXELS:
                     raise NotPlain("a frame that is damaged, turned, or of another size")
+                if self.display and frame.interlaced_frame:
+                    raise NotPlain("a frame of two fields")
                 for _ in range(repeats):
                     yield frame
             if not times:
@@ -92,14 +104,16 @@ class Video:
         raise NotPlain("frames that the decoder does not give")
 
 
-def _on_screen(packets: list[Any], start: int, a_tick: Fraction) -> list[int]:
+def _on_screen(packets: list[Any], start: int, a_tick: Fraction, longest: Fraction) -> list[int]:
     """The time stamps of the frames on the screen at 0, 1, 2, … ticks after the start, as long as there is one.
 
-    As ffmpeg's filter `fps` has it with round=up and start_time=0.
+    As ffmpeg's filter `fps` has it with round=up. Raises NotPlain where a frame would stay for longer than `longest`.
     """
     stamps = sorted(packet.pts for packet in packets)
     if not stamps or len(set(stamps)) < len(stamps):
         raise NotPlain("no frames, or several at one time")
+    if any(later - stamp > longest for stamp, later in pairwise([start, *stamps])):
+        raise NotPlain("a clock that was set")
     last = max(packets, key=lambda packet: packet.pts)
     if not last.duration:
         raise NotPlain("the last frame has no duration")
@@ -124,7 +138,7 @@ def answer(request: dict[str, Any], requests: BinaryIO, out: BinaryIO) -> None:
         raise NotPlain("a large file")
     options = {"protocol_whitelist": "file", "max_pixels": str(request["max_pixels"])}
     with av.open(f"file:{path}", format=container_of(path), options=options, metadata_errors="replace") as container:
-        video = Video(container, Fraction(request["fps"]))
+        video = Video(container, request)
         _say(out, {"count": len(video.stamps)})
         for frame in video.pictures(json.loads(requests.readline())):
             pixels = frame.to_ndarray(format="rgb24").tobytes()

@@ -112,13 +112,17 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         writer = Writer(cache, _limits(), shard, work.known, work.outdated)
         failures = _extract_videos(videos, len(work.videos), writer, options)
     failed = sorted([*work.known, *failures], key=lambda failure: failure.video_id)
+    if videos.jumping:
+        print(
+            f"the clock was set within {len(videos.jumping)} videos, such as {videos.jumping[0]}: they go on where it was", file=sys.stderr
+        )
     done = len(work.videos) - len(failures)
     _print_failures(failed, len(work.known))
     there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
     counted = {"done": done, "failed": len(failed), "texts": len(work.texts), "there": there, "frames": videos.clock.frames}
     timed = {"decode": videos.clock.decode_s, "encode": videos.clock.encode_s}
     timed |= {"start": videos.clock.start_s, "wait": videos.clock.wait_s, "write": writer.seconds}
-    total = _sum({**counted, **timed, "pictures": writer.picture_bytes}, processes)
+    total = _sum({**counted, **timed, "pictures": writer.picture_bytes, "jumping": len(videos.jumping)}, processes)
     seconds = time.perf_counter() - start
     outcome = Outcome(options.cache, int(total["failed"]))
     if processes.rank > 0:
@@ -164,6 +168,7 @@ def _report(
             "videos_missing": int(dataset.videos["file"].isna().sum()),
             "videos_extracted": count["done"],
             "videos_failed": count["failed"],
+            "videos_with_clock_jumps": count["jumping"],
             "splits": _splits(dataset, preset, cache),
             "left_alone": left_alone(dataset, options.videos),
             "notes": list(dataset.notes),
@@ -312,6 +317,8 @@ def _extract_videos(videos: VideoFeaturesAhead, count: int, writer: Writer, opti
     finally:
         # Also when interrupted: what is encoded is kept.
         writer.flush()
+    if videos.jumping:
+        print(f"the clock was set within {len(videos.jumping)} videos, such as {videos.jumping[0]}: no gap is left there", file=sys.stderr)
     return failures
 
 

@@ -118,7 +118,18 @@ class VideoFeaturesAhead:
         limit = None if options.max_frames == "all" else options.max_frames
         self._pyav = PyavProcesses(processes) if options.decoder == "pyav" else None
         cuda = Cuda() if options.decode_device == "cuda" else None
-        self._sampling = Sampling(options.fps, limit, options.time_limit, options.allow_partial, processes, pyav=self._pyav, cuda=cuda)
+        self._sampling = Sampling(
+            options.fps,
+            limit,
+            options.time_limit,
+            options.allow_partial,
+            processes,
+            pyav=self._pyav,
+            cuda=cuda,
+            pictures=options.pictures or "stored",
+        )
+        self.jumping: list[str] = []
+        """The videos so far whose clock was set."""
         workers = worker_count(options)
         self._ahead: Ahead[Any, _Piece | _Done | Failure] = Ahead(
             todo.itertuples(index=False), self._decode, workers, max(AHEAD_A_WORKER * workers, AHEAD_AT_LEAST), processes.stop
@@ -167,6 +178,7 @@ class VideoFeaturesAhead:
                 yield item
             elif isinstance(item, _Done):
                 self.clock.decode_s += item.decode_s
+                self.jumping += [item.video_id] if item.sampled.clock_jumps else []
                 video = waiting[item.video_id]
                 video.done = item
                 if not video.in_hand:
@@ -220,7 +232,8 @@ class VideoFeaturesAhead:
                 chosen = sample_frames(row.file, self._sampling, shrink, start, end)
                 for shrunk in chosen.pictures:
                     take(shrunk)
-                sampled = Sampled([None] * len(chosen.pictures), chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder)
+                made = [None] * len(chosen.pictures)
+                sampled = Sampled(made, chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder, chosen.clock_jumps)
             hand_over(final=True)
             decode_s = time.perf_counter() - begin - given
             outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, start, end, decode_s)

@@ -24,11 +24,11 @@ Result = TypeVar("Result")
 
 
 class FfmpegFailed(Exception):
-    """ffmpeg could not do it: `reason` in one line, and `words`, its last ones, also in one line and maybe empty."""
+    """ffmpeg could not do it: `reason` in one line, and `words`, its last ones, also in one line and maybe empty; `said` is all of them."""
 
-    def __init__(self, reason: str, words: str) -> None:
+    def __init__(self, reason: str, words: str, said: str) -> None:
         super().__init__(f"{reason}: {words}" if words else reason)
-        self.reason, self.words = reason, words
+        self.reason, self.words, self.said = reason, words, said
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def run_ffmpeg(
             process.stdout.close()
         words = running.log.said()
     if timed_out.is_set():
-        raise FfmpegFailed(f"still running after {time_limit_s:.0f} s", last_words(words))
+        raise FfmpegFailed(f"still running after {time_limit_s:.0f} s", last_words(words), words)
     if status != 0:
-        raise FfmpegFailed(f"ffmpeg ended with status {status}", last_words(words))
+        raise FfmpegFailed(f"ffmpeg ended with status {status}", last_words(words), words)
     return result, words
 
 

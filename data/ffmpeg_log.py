@@ -38,9 +38,7 @@ class Log:
         self._pictures: deque[Pictured] = deque()
         self.turned = False
         """Whether a picture came with a display matrix."""
-        self.last_error = 0
-        """How many pictures had come out before the last error."""
-        self._seen = 0
+        self._seen = self._seen_at_error = 0
 
     def next_picture(self) -> Pictured | None:
         """The next picture that the log tells of, as far as it is written."""
@@ -52,6 +50,11 @@ class Log:
         """The words so far. The header of the input stands among them before the first picture comes out."""
         self._read()
         return (self._first + self._last + self._rest).decode("utf-8", "replace")
+
+    def last_error(self) -> int:
+        """How many pictures had come out before the last error so far."""
+        self._read()
+        return self._seen_at_error
 
     def _read(self) -> None:
         while new := os.pread(self._file.fileno(), SAID_BYTES, self._offset):
@@ -75,7 +78,7 @@ class Log:
             self.turned = self.turned or b"displaymatrix" in line
             return
         if b"[error]" in line:
-            self.last_error = self._seen
+            self._seen_at_error = self._seen
         if len(self._first) < SAID_BYTES:
             self._first += line
         else:

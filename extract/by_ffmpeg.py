@@ -12,6 +12,7 @@ from PIL import Image
 from data.ffmpeg import FfmpegFailed, Running, last_words, run_ffmpeg
 from data.sampling import choose_frames
 from extract.clock import BACK_S, LONGEST_STILL_S
+from extract.ending import breaks_off
 from extract.frames import DecodeFailed, Picture, Sampled, Sampling
 from extract.header import Header, read_header
 from extract.input import video_file
@@ -22,6 +23,9 @@ SEEK_APART_S = 15.0
 
 TAIL_S = 10.0
 """The end of a long video, decoded to count its frames as a decoding of the whole would."""
+
+LEAD_S = 30.0
+"""In a container without an index, decoding begins so much before a moment: between two key frames there is less, as a rule."""
 
 GUESS = 2
 """How many sampled frames the length in the header may be wrong by before a video is decoded a second time."""
@@ -44,12 +48,13 @@ class Part:
 class _Look:
     """What a stream needs beyond plain decoding. It is told by the header and by the pictures, so the first attempt is at a plain stream.
 
-    `late`: seconds to leave out before the video begins; `steady`: whether moments can be sought; `turned`, `interlaced`, `alpha`: whether
-    pictures are; `decoder`: in place of ffmpeg's choice.
+    `late`: seconds to leave out before the video begins; `steady`: whether moments can be sought; `lead`: seconds to seek before a moment,
+    where that leads to no key frame; `turned`, `interlaced`, `alpha`: whether pictures are; `decoder`: in place of ffmpeg's choice.
     """
 
     late: float = 0.0
     steady: bool = True
+    lead: float = 0.0
     turned: bool = False
     interlaced: bool = False
     alpha: bool = False
@@ -117,26 +122,32 @@ class _Decoding(Generic[Picture]):
         limit = sampling.max_frames
         longest = math.ceil(LONGEST_STILL_S * sampling.fps)
 
-        def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int]:
+        def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int, int]:
             kept: dict[int, Picture] = {}
             count = 0
             for shown in on_every_tick(self._shown(running), longest):
                 if wanted is None and limit is not None:
-                    length = part.length(read_header(running.log.said()).length)
+                    length = part.length(self._header(running.log.said()).length)
                     if length is not None and seek and self.look.steady and _are_far_apart(length, sampling.fps, limit):
                         raise _FarApart(length)
                     wanted = _could_be_chosen(length, sampling.fps, limit)
                 if wanted is None or count in wanted:
                     kept[count] = shrink(shown.image(sampling.pictures == "display"))
                 count += 1
-            return kept, count
+            return kept, count, running.log.last_error()
 
-        (kept, count), said = self._run(lambda running: keep(running, None))
-        header = self._require_known_clock(read_header(said))
-        expected = self._check(said, header, count)
+        try:
+            (kept, count, error_at), said = self._run(lambda running: keep(running, None))
+        except FfmpegFailed as error:
+            # It may be that a part has no packets, and another would have been it.
+            if self.part.start and self._header(error.said).container:
+                self._require_known_clock(self._header(error.said))
+            raise
+        header = self._require_known_clock(self._header(said))
+        expected = self._check(said, header, count, error_at)
         chosen = choose_frames(count, limit).tolist()
         if not kept.keys() >= set(chosen):
-            (kept, _), _ = self._run(lambda running: keep(running, set(chosen)))
+            (kept, _, _), _ = self._run(lambda running: keep(running, set(chosen)))
             if not kept.keys() >= set(chosen):
                 raise DecodeFailed("decoded twice, it gave different numbers of frames: was it being written?")
         seconds = [part.start + i / sampling.fps for i in chosen]
@@ -174,7 +185,7 @@ class _Decoding(Generic[Picture]):
             if not found:
                 raise _NotThere
             pictures += found
-        header = read_header(said)
+        header = self._header(said)
         _require_no_cover(header)
         return Sampled(pictures, [part.start + k / fps for k in chosen], None, header.hdr)
 
@@ -183,7 +194,7 @@ class _Decoding(Generic[Picture]):
         display = self.sampling.pictures == "display"
         header: Header | None = None
         for shown in read_shown(running, 4 if self.look.alpha else 3):
-            header = header or self._require_known_clock(read_header(running.log.said()))
+            header = header or self._require_known_clock(self._header(running.log.said()))
             look = replace(self.look, turned=self.look.turned or running.log.turned)
             if display:
                 interlaced = look.interlaced or shown.said.interlaced
@@ -193,12 +204,17 @@ class _Decoding(Generic[Picture]):
                 raise _LooksOther(look)
             yield shown
 
+    def _header(self, said: str) -> Header:
+        header = read_header(said)
+        return self.sampling.clocks.settled(self.part.path, header, self._seconds_left(), self.sampling.processes)
+
     def _require_known_clock(self, header: Header) -> Header:
         """Raises _LooksOther where moments of the file lie elsewhere than this attempt takes them to."""
-        steady = self.look.steady
-        if steady and (self.part.start > 0 or self.part.end is not None):
+        assert header.late is not None
+        look = replace(self.look, late=header.late)
+        if look.steady and (self.part.start > 0 or self.part.end is not None):
             steady = self.sampling.clocks.steady(self.part.path, header, self._seconds_left(), self.sampling.processes)
-        look = replace(self.look, late=header.late, steady=steady)
+            look = replace(look, steady=steady, lead=0.0 if header.indexed else LEAD_S)
         if look != self.look:
             raise _LooksOther(look)
         return header
@@ -214,19 +230,15 @@ class _Decoding(Generic[Picture]):
         """`read` of the frames of the part, no more than `frames`, and what ffmpeg said."""
         part, sampling, look = self.part, self.sampling, self.look
         options: dict[str, Any] = {}
-        begin, cut = look.late, []
-        if look.steady and part.start:
-            options["ss"] = look.late + part.start
-            begin = 0.0
-        elif part.start:
-            begin = look.late + part.start
-            cut = ["trim=start=0"]
-        if part.end is not None:
-            length = max(part.end - part.start, 0.001)
-            if look.steady:
-                options["t"] = length
-            else:
-                cut = [f"trim=start=0:end={length}"]
+        begin = look.late + part.start
+        if look.steady and part.start and begin > look.lead:
+            options["ss"] = begin - look.lead
+            begin = look.lead
+        length = None if part.end is None else max(part.end - part.start, 0.001)
+        if length is not None and look.steady:
+            options["t"] = begin + length
+        # What lies before the beginning was decoded for the sake of what follows, or belongs to another part.
+        cut = f"trim=start=0{'' if length is None else f':end={length}'}"
         if look.decoder:
             options["c:v"] = look.decoder
         restarts = look.turned or look.interlaced
@@ -238,7 +250,7 @@ class _Decoding(Generic[Picture]):
         options |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
         filters = [
             _steady_clock(begin, sampling.fps, restarts or frames is not None),
-            *cut,
+            *([cut] if (part.start and begin) or not look.steady else []),
             *(["bwdif=mode=send_frame:deint=interlaced"] if look.interlaced else []),
             # round=up: without it the filter's frames are half a period late.
             f"fps={sampling.fps}:round=up",
@@ -263,22 +275,38 @@ class _Decoding(Generic[Picture]):
         except FfmpegFailed as error:
             if time.monotonic() < self.deadline:
                 raise
-            raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.words) from error
+            raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.words, error.said) from error
 
-    def _check(self, said: str, header: Header, count: int) -> int | None:
-        """ffmpeg ends with status 0 also where a file is cut short: its log tells. How many frames were expected then, else None."""
+    def _check(self, said: str, header: Header, count: int, error_at: int) -> int | None:
+        """ffmpeg ends with status 0 also where a file is cut short: how many frames were expected then, else None.
+
+        `error_at`: how many frames had come out before the last error.
+        """
         errors = last_words(said)
         length = self.part.length(header.length)
-        expected = None if length is None else int(length * self.sampling.fps)
+        announced = None if length is None else int(length * self.sampling.fps)
         if count == 0:
-            cut = bool(errors and expected)
-            raise DecodeFailed("no video frames", errors, expected if cut else None, 0 if cut else None)
+            cut = bool(errors and announced)
+            raise DecodeFailed("no video frames", errors, announced if cut else None, 0 if cut else None)
         _require_no_cover(header)
-        if expected is None or count >= expected or not errors:
+        if errors and announced is not None and count < announced:
+            expected, reason = announced, f"{count} of about {announced} frames"
+        elif self.part.end is None and (
+            self._ends_in_error(header, errors, count, error_at) or breaks_off(self.part.path, header.container)
+        ):
+            # How many are missing nobody says.
+            expected, reason = max(announced or 0, count + 1), f"the file breaks off after {count} frames"
+        else:
             return None
         if not self.sampling.allow_partial:
-            raise DecodeFailed(f"cut short: {count} of about {expected} frames; --allow-partial takes them", errors, expected, count)
+            raise DecodeFailed(f"cut short: {reason}; --allow-partial takes them", errors, expected, count)
         return expected
+
+    def _ends_in_error(self, header: Header, errors: str, count: int, error_at: int) -> bool:
+        """Whether there was an error in the last second, or a demuxer missed the end, where no header says how long the video should be."""
+        if not errors or (header.indexed and header.length is not None):
+            return False
+        return "ended prematurely" in errors or error_at >= count - math.ceil(self.sampling.fps)
 
 
 def _steady_clock(late: float, fps: float, restarts: bool) -> str:

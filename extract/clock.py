@@ -4,9 +4,13 @@ A header tells of all streams together, and in containers without an index of li
 the packets of the video are read, but not decoded.
 """
 
+import math
+import re
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from data.ffmpeg import FfmpegFailed, Processes, Running, run_ffmpeg
 from extract.header import Header, read_header
@@ -21,16 +25,20 @@ BACK_S = 1.0
 TAIL_S = 10.0
 """The end of a file whose packets are looked at for the last picture."""
 
+NO_TIME = -(2**63)
+"""What stands for a time stamp that is not known."""
+
 READ_BYTES = 2**26
 """Of a file so large, or smaller, the packets are read where its header announces more than the longest still."""
 
 
 class Clock(NamedTuple):
     """`length`: seconds from the first picture to the end of the last, without those by which the clock was set, or None where there is no
-    picture; `steady`: whether it was never set; `end`: the last time stamp."""
+    picture; `steady`: whether it was never set; `begin` and `end`: the time stamps of the first and the last."""
 
     length: float | None
     steady: bool
+    begin: float
     end: float
 
 
@@ -40,6 +48,7 @@ class Clocks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._steady: dict[Path, bool] = {}
+        self._late: dict[Path, float] = {}
 
     def steady(self, path: Path, header: Header, time_limit_s: float, processes: Processes) -> bool:
         """Whether a moment of the file can be sought. Raises FfmpegFailed."""
@@ -49,6 +58,15 @@ class Clocks:
             if path not in self._steady:
                 self._steady[path] = _read(path, time_limit_s, processes)[0].steady
             return self._steady[path]
+
+    def settled(self, path: Path, header: Header, time_limit_s: float, processes: Processes) -> Header:
+        """The header, with the beginning of the time that it may not know. Raises FfmpegFailed."""
+        if header.late is not None:
+            return header
+        with self._lock:
+            if path not in self._late:
+                self._late[path] = _read(path, time_limit_s, processes, {"frames:v": 1})[0].begin
+            return header.beginning(self._late[path])
 
 
 def length_of(path: Path, at_least: float, time_limit_s: float, processes: Processes) -> float | None:
@@ -60,10 +78,11 @@ def length_of(path: Path, at_least: float, time_limit_s: float, processes: Proce
         return None
     try:
         _, said = _read(path, time_limit_s, processes, t=0)
-        header = read_header(said)
+        header = Clocks().settled(path, read_header(said), time_limit_s, processes)
         if _is_doubtful(path, header):
             return _read(path, time_limit_s, processes)[0].length
         assert header.length is not None
+        assert header.late is not None
         if header.length < at_least:
             return header.length
         begin = max(0.0, header.length - TAIL_S)
@@ -80,12 +99,18 @@ def _is_doubtful(path: Path, header: Header) -> bool:
     return header.length > LONGEST_STILL_S and path.stat().st_size <= READ_BYTES
 
 
-def _read(path: Path, time_limit_s: float, processes: Processes, **part: float) -> tuple[Clock, str]:
+def _read(
+    path: Path, time_limit_s: float, processes: Processes, output: Mapping[str, Any] = MappingProxyType({}), **part: float
+) -> tuple[Clock, str]:
     """The clock by the packets of the video stream, in a part of the file from `ss` or of `t` seconds, and what ffmpeg said."""
 
+    tick = 0.0
+
     def read(running: Running) -> Clock:
-        tick, steady, length, usual, end = 0.0, True, 0, 0, 0
+        nonlocal tick
+        steady, length, usual = True, 0, 0
         before: int | None = None
+        begin, end = math.inf, -math.inf
         for line in running.stdout:
             if line.startswith(b"#tb 0: "):
                 above, below = map(int, line[7:].split(b"/"))
@@ -97,10 +122,15 @@ def _read(path: Path, time_limit_s: float, processes: Processes, **part: float) 
                     steady, step = False, usual
                 length += step if step > 0 or before is None else usual
                 usual = lasts or max(step, 0)
-                before, end = decoded, max(end, shown + usual)
-        return Clock(None if before is None else (length + usual) * tick, steady, end * tick)
+                before = decoded
+                shown = decoded if shown == NO_TIME else shown
+                begin, end = min(begin, shown), max(end, shown + usual)
+        return Clock(None if before is None else (length + usual) * tick, steady, begin * tick, end * tick)
 
-    graph = video_file(**part).output("pipe:", map="0:V:0", c="copy", format="framecrc")
+    graph = video_file(**part).output("pipe:", map="0:V:0", c="copy", format="framecrc", **output)
     clock, said = run_ffmpeg(graph, source=path, read=read, time_limit_s=time_limit_s, processes=processes)
     # ffmpeg goes on after a clock that was set in containers where that is common, and lets no time stamp of a copy fall behind another.
-    return clock._replace(steady=clock.steady and "timestamp discontinuity" not in said and "Non-monotonic DTS" not in said), said
+    set_back = any(int(before) - int(after) > BACK_S / tick for before, after in re.findall(r"previous: (-?\d+), current: (-?\d+)", said))
+    if clock.steady and not set_back and "timestamp discontinuity" not in said:
+        return clock._replace(length=None if clock.length is None else clock.end - clock.begin), said
+    return clock._replace(steady=False), said

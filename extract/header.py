@@ -1,12 +1,12 @@
 """What ffmpeg says of a file before the first picture comes out."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LATE_S = 1.0
 """A video stream that begins so much later than its file, or more, begins the time: what comes before it has no pictures."""
 
-UNINDEXED = ("mpegts", "mpeg", "mpegvideo", "flv", "gif")
+UNINDEXED = {"mpegts", "mpeg", "mpegvideo", "flv", "gif"}
 """Containers whose length is written by whom it pleases or found from the time stamps at both ends."""
 
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -17,18 +17,28 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 class Header:
     """What the header says of a file and of the video stream that is decoded.
 
-    `length`: seconds from the beginning of the time, if it says so; `indexed`: whether it tells of all of the file and not of its ends;
-    `late`: seconds from the start of the file to the beginning of the time;
-    `alpha_decoder`: what must decode the stream so that its alpha is seen, empty where that needs nothing special; `hdr`: the transfer
-    function of high dynamic range, empty for any other; `cover`: whether the stream is a cover picture.
+    `container`: libavformat's name, or names; `length`: seconds from the beginning of the time, if it says so; `late`: seconds from the
+    start of the file to the beginning of the time, None where no frame came among the packets that were looked at; `alpha_decoder`: what
+    must decode the stream so that its alpha is seen, else empty; `hdr`: the transfer function of high dynamic range, else empty; `cover`:
+    whether the stream is a cover picture.
     """
 
+    container: str
     length: float | None
-    indexed: bool
-    late: float
+    late: float | None
     alpha_decoder: str
     hdr: str
     cover: bool
+
+    @property
+    def indexed(self) -> bool:
+        """Whether the header tells of all of the file, and not of its ends alone."""
+        return self.container not in UNINDEXED
+
+    def beginning(self, late: float) -> "Header":
+        """The header, once it is known by how many seconds the first frame comes after the start of the file."""
+        late = late if late > LATE_S else 0.0
+        return replace(self, late=late, length=None if self.length is None else max(0.0, self.length - late))
 
 
 def read_header(said: str) -> Header:
@@ -37,20 +47,21 @@ def read_header(said: str) -> Header:
     line = stream.partition("\n")[0]
     start = _number(r"^\[info\]   Duration: .*, start: (-?\d+\.\d+)", said) or 0.0
     begins = _number(r", start (-?\d+\.\d+)", line)
-    late = max(0.0, begins - start) if begins is not None else 0.0
-    late = late if late > LATE_S else 0.0
-    length = _length(said, start)
+    container = re.search(r"^\[info\] Input #0, (\S+),", said, re.MULTILINE)
     codec = re.search(r"Video: (vp[89])\b", line)
     alpha = codec and re.search(r"^\[info\] +alpha_mode +: 1\r?$", stream, re.MULTILINE)
     hdr = re.search(r"smpte2084|arib-std-b67", line)
-    return Header(
-        None if length is None else max(0.0, length - late),
-        not re.search(rf"^\[info\] Input #0, ({'|'.join(UNINDEXED)}),", said, re.MULTILINE),
-        late,
+    header = Header(
+        container[1] if container else "",
+        _length(said, start),
+        None,
         ALPHA_DECODERS[codec[1]] if codec and alpha else "",
         hdr[0] if hdr else "",
         "(attached pic)" in line,
     )
+    # Of a start at 0 nothing is said, nor of one that is not known; but then the pixels are not known either.
+    unknown = begins is None and re.search(r"Video: .*, none\b", line)
+    return header if unknown else header.beginning(0.0 if begins is None else begins - start)
 
 
 def _length(said: str, start: float) -> float | None:

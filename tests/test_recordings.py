@@ -1,0 +1,332 @@
+"""Videos as cameras, recorders and calls leave them: sizes that change, clocks that are set, fields, oblong pixels, alpha, cut streams."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.ffmpeg import Processes
+from extract.clock import length_of
+from extract.decode import DecodeFailed, Sampling, sample_frames
+from extract.pyav import PyavProcesses
+from tests.videos import convert, frame_number, numbered_video, pattern
+
+MakeSampling = Callable[..., Sampling]
+Pixels = NDArray[np.int16]
+
+
+@pytest.fixture(scope="module")
+def pyav() -> Iterator[PyavProcesses]:
+    pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
+    processes = PyavProcesses(Processes())
+    yield processes
+    processes.close()
+
+
+@pytest.fixture(params=["ffmpeg", "pyav"])
+def sampling(request: pytest.FixtureRequest) -> MakeSampling:
+    """What is asked of either decoder."""
+    return Sampling if request.param == "ffmpeg" else partial(Sampling, pyav=request.getfixturevalue("pyav"))
+
+
+def pixels(image: Image.Image) -> Pixels:
+    return np.asarray(image).astype(np.int16)
+
+
+def encode(path: Path, size: str = "64x48", rate: str | int = 10, duration: float = 4, **options: Any) -> Path:
+    # Without frames that are shown in another order, of which a decoder may lose the last where parameters change.
+    convert(
+        pattern(size=size, rate=rate, duration=duration).output(
+            str(path), **({"vcodec": "libx264", "pix_fmt": "yuv420p", "bf": 0} | options)
+        )
+    )
+    return path
+
+
+def joined(path: Path, *parts: Path) -> Path:
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
+def length(path: Path) -> float | None:
+    return length_of(path, 1.0, 60.0, Processes())
+
+
+PIECES: dict[str, dict[str, Any]] = {
+    "wide": {"size": "64x48"},
+    "high": {"size": "48x64"},
+    "large": {"size": "128x80"},
+    "full colour": {"pix_fmt": "yuv444p"},
+    "10 bits": {"pix_fmt": "yuv420p10le"},
+    "short": {"size": "80x48", "duration": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    "names", ["wide high", "high wide high", "short large", "large short wide", "wide,full colour,wide", "10 bits,high,full colour"]
+)
+def test_each_picture_has_the_shape_that_the_stream_has_there(tmp_path: Path, names: str, sampling: MakeSampling) -> None:
+    """A call whose parameters change, against its pieces."""
+    pieces = [encode(tmp_path / f"{i}.ts", **PIECES[name]) for i, name in enumerate(names.split("," if "," in names else " "))]
+    call = joined(tmp_path / "call.ts", *pieces)
+    expected = [picture for piece in pieces for picture in sample_frames(piece, Sampling(2.0), pixels).pictures]
+    count = len(expected)
+    for options, part, chosen in (
+        ({}, (), range(count)),
+        ({"max_frames": 5}, (), np.linspace(0, count - 1, num=5).astype(int)),
+        ({}, (1.0, count / 2 - 0.5), range(2, count - 1)),
+        ({}, (count / 2 - 1.0,), range(count - 2, count)),
+    ):
+        found = sample_frames(call, sampling(2.0, **options), pixels, *part)
+        assert found.seconds == [k / 2 for k in chosen]
+        for k, picture in zip(chosen, found.pictures, strict=True):
+            np.testing.assert_array_equal(picture, expected[k])
+    assert length(call) == pytest.approx(count / 2, abs=0.05)
+
+
+def test_the_last_frame_before_a_change_stays_on_the_screen(tmp_path: Path, sampling: MakeSampling) -> None:
+    pieces = [encode(tmp_path / f"{size}.ts", size, "2/3", 6) for size in ("64x48", "48x64")]
+    sampled = sample_frames(joined(tmp_path / "slow.ts", *pieces), sampling(), lambda image: image.size)
+    assert set(sampled.pictures[:6]) == {(64, 48)}
+    # How long the last frame of a transport stream stays is ffmpeg's guess.
+    assert sampled.pictures[6:11] == [(48, 64)] * 5
+
+
+def test_frames_sought_in_a_long_video_have_their_own_shape(tmp_path: Path, sampling: MakeSampling) -> None:
+    pieces = [encode(tmp_path / f"{size}.ts", size, 1, 300) for size in ("64x48", "48x64")]
+    long = joined(tmp_path / "long.ts", *pieces)
+    sampled = sample_frames(long, sampling(max_frames=4), lambda image: image.size)
+    assert sampled.pictures == [(64, 48)] * 2 + [(48, 64)] * 2
+    assert sampled.seconds == [0, 199, 399, 599]
+
+
+@pytest.mark.parametrize(("suffix", "offset"), [("mkv", 300), ("mkv", 36000), ("flv", 300), ("ts", 300), ("mp4", 300), ("mkv", 0.7)])
+def test_a_stream_that_starts_late_is_as_one_that_does_not(tmp_path: Path, suffix: str, offset: float, sampling: MakeSampling) -> None:
+    plain = numbered_video(tmp_path / "plain.mp4", 50, 10)
+    late = tmp_path / f"late.{suffix}"
+    convert(ffmpeg.input(str(plain)).output(str(late), c="copy", output_ts_offset=offset))
+    assert length(late) == pytest.approx(5, abs=0.15)
+    for options, part in (({}, ()), ({"max_frames": 3}, ()), ({"fps": 2.0}, (1.5, 4.0)), ({"fps": 2.0}, (2.0,))):
+        found, expected = (sample_frames(path, sampling(**options), frame_number, *part) for path in (late, plain))
+        # FLV has no edit list, so the frames that come early for the sake of others make it begin 0.2 s late.
+        slack = 2 if suffix == "flv" else 0
+        assert found.seconds == expected.seconds
+        assert np.abs(np.subtract(found.pictures, expected.pictures)).max() <= slack
+
+
+def test_a_video_that_begins_long_after_its_sound_has_no_frames_before(tmp_path: Path, sampling: MakeSampling) -> None:
+    plain = numbered_video(tmp_path / "plain.mp4", 100, 10)
+    late = tmp_path / "late.mkv"
+    convert(ffmpeg.output(ffmpeg.input(str(plain), itsoffset=20), ffmpeg.input("sine=d=60", f="lavfi"), str(late), vcodec="copy"))
+    assert length(late) == pytest.approx(10, abs=0.05)
+    for part in ((), (3.0, 6.0), (4.0,)):
+        found, expected = (sample_frames(path, sampling(), frame_number, *part) for path in (late, plain))
+        assert (found.pictures, found.seconds) == (expected.pictures, expected.seconds)
+
+
+def with_times(plain: Path, path: Path, moved: Callable[[int], int]) -> Path:
+    """A copy of an FLV file, its time stamps, in milliseconds, moved."""
+    content = bytearray(plain.read_bytes())
+    at = 13
+    while at + 11 <= len(content):
+        size = int.from_bytes(content[at + 1 : at + 4], "big")
+        if content[at] in (8, 9):
+            time = moved(int.from_bytes(bytes([content[at + 7], *content[at + 4 : at + 7]]), "big")).to_bytes(4, "big")
+            content[at + 4 : at + 8] = time[1:] + time[:1]
+        at += 15 + size
+    path.write_bytes(content)
+    return path
+
+
+FAR_MS = 20_000_000
+CLOCKS: dict[str, tuple[Callable[[int], int], int]] = {
+    "set forward": (lambda time: time + FAR_MS * (time >= 5000), 10),
+    "set twice": (lambda time: time + FAR_MS * (time >= 3000) + FAR_MS * (time >= 7000), 10),
+    "set back": (lambda time: time + FAR_MS * (time < 5000), 10),
+    "set back by 4 s": (lambda time: time - 4000 * (time >= 5000), 10),
+    "there and back": (lambda time: time + FAR_MS * (3000 <= time < 6000), 10),
+    # Nothing tells how long the first frame was there: as long as one sampled frame.
+    "set after the first frame": (lambda time: time + FAR_MS * (time > 0), 11),
+}
+
+
+@pytest.mark.parametrize("kind", CLOCKS)
+def test_where_the_clock_was_set_the_video_goes_on(tmp_path: Path, kind: str, sampling: MakeSampling) -> None:
+    """10 s of pictures give 10 frames, and no still is repeated for the seconds that nobody recorded."""
+    plain, flv = numbered_video(tmp_path / "plain.mp4", 100, 10), tmp_path / "plain.flv"
+    convert(ffmpeg.input(str(plain)).output(str(flv), vcodec="flv1", q=2))
+    moved, count = CLOCKS[kind]
+    path = with_times(flv, tmp_path / "set.flv", moved)
+    seen = []
+    sampled = sample_frames(path, sampling(), lambda image: seen.append(frame_number(image)))
+    assert len(seen) == len(sampled.seconds) == count
+    expected = [10 * k % 60 for k in range(10)]
+    if count == 10:
+        assert np.abs(np.subtract(seen, expected)).max() <= 1
+        few = sample_frames(path, sampling(max_frames=4), frame_number)
+        assert few.seconds == [0, 3, 6, 9]
+        part = sample_frames(path, sampling(), frame_number, 2.0, 8.0)
+        assert part.seconds == [2, 3, 4, 5, 6, 7]
+        assert np.abs(np.subtract(part.pictures, expected[2:8])).max() <= 1
+    if "back" not in kind or "4 s" in kind:
+        assert sampled.clock_jumps
+    # The first and last frames around a clock that is set back far are without time stamps.
+    assert length(path) == pytest.approx(10, abs=0.25)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "flv"])
+def test_a_jump_within_a_container_is_no_still(tmp_path: Path, suffix: str, sampling: MakeSampling) -> None:
+    path = tmp_path / f"jump.{suffix}"
+    jump = pattern(size="64x48", rate=10, duration=10).filter("setpts", "PTS+gte(T,5)*20000/TB")
+    convert(jump.output(str(path), pix_fmt="yuv420p", fps_mode="passthrough"))
+    sampled = sample_frames(path, sampling(), lambda _: None)
+    assert (sampled.seconds, sampled.clock_jumps) == ([*range(10)], 1)
+    assert sample_frames(path, sampling(max_frames=4), lambda _: None).seconds == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(("still", "suffix"), [(60, "mkv"), (60, "mp4"), (590, "mkv")])
+def test_a_slide_show_keeps_its_stills(tmp_path: Path, still: int, suffix: str, sampling: MakeSampling) -> None:
+    path = tmp_path / f"slides.{suffix}"
+    slides = ffmpeg.input(str(numbered_video(tmp_path / "plain.mp4", 4, 1))).filter("setpts", f"N*{still}/TB")
+    convert(slides.output(str(path), fps_mode="passthrough", qp=0))
+    sampled = sample_frames(path, sampling(), frame_number)
+    assert sampled.pictures[: 3 * still + 1] == [k // still for k in range(3 * still + 1)]
+    assert sampled.clock_jumps == 0
+    few = sample_frames(path, sampling(max_frames=7), frame_number)
+    assert few.pictures == [sampled.pictures[int(k)] for k in few.seconds]
+
+
+def moving(path: Path, *filters: tuple[str, dict[str, Any]], **options: Any) -> Path:
+    """A bar that moves across; 25 frames a second after these filters, of 2 s."""
+    graph = ffmpeg.input("color=white:s=8x48:r=50:d=2", f="lavfi")
+    ground = ffmpeg.input("color=black:s=64x48:r=50:d=2", f="lavfi")
+    graph = ffmpeg.overlay(ground, graph, x="mod(2*n,56)")
+    for name, arguments in filters:
+        graph = graph.filter(name, **arguments)
+    convert(graph.output(str(path), **({"pix_fmt": "yuv420p", "qp": 0} | options)))
+    return path
+
+
+def combing(image: Image.Image) -> float:
+    """How much more a line differs from its neighbours than these from each other."""
+    line_HWC = pixels(image)
+    return float(np.abs(line_HWC[1:-1] - (line_HWC[:-2] + line_HWC[2:]) / 2).mean())
+
+
+INTERLACED: dict[str, dict[str, Any]] = {
+    "a.mp4": {"vcodec": "libx264", "flags": "+ildct+ilme"},
+    "a.mkv": {"vcodec": "libx264", "x264-params": "bff=1"},
+    "a.ts": {"vcodec": "mpeg2video", "flags": "+ildct+ilme", "q": 2},
+    "a.avi": {"vcodec": "mpeg4", "flags": "+ildct+ilme", "q": 2},
+}
+
+
+@pytest.mark.parametrize("name", INTERLACED)
+def test_fields_are_taken_apart_for_display(tmp_path: Path, name: str, sampling: MakeSampling) -> None:
+    options = INTERLACED[name]
+    order = "interleave_bottom" if "bff" in str(options) else "interleave_top"
+    path = moving(tmp_path / name, ("tinterlace", {"mode": order}), **options)
+    stored, shown = (sample_frames(path, sampling(5.0, pictures=rule), combing) for rule in ("stored", "display"))
+    assert stored.seconds == shown.seconds
+    assert min(stored.pictures) > 5
+    assert max(shown.pictures) < 2
+    whole = moving(tmp_path / "progressive.mp4", ("framestep", {"step": 2}))
+    one, other = (sample_frames(whole, sampling(5.0, pictures=rule), pixels).pictures for rule in ("stored", "display"))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_fields_that_come_later_are_taken_apart_and_handed_over_once(tmp_path: Path, sampling: MakeSampling) -> None:
+    """A recording whose film is progressive and whose other part is not, of another size."""
+    film = moving(tmp_path / "film.ts", ("framestep", {"step": 2}), vcodec="mpeg2video", q=2)
+    fields = {"vcodec": "mpeg2video", "flags": "+ildct+ilme", "q": 2}
+    rest = moving(tmp_path / "rest.ts", ("tinterlace", {"mode": "interleave_top"}), ("pad", {"w": 80}), **fields)
+    path = joined(tmp_path / "both.ts", film, rest)
+    seen: list[tuple[tuple[int, int], float]] = []
+    sampled = sample_frames(path, sampling(2.0, pictures="display"), lambda image: seen.append((image.size, combing(image))))
+    assert [size for size, _ in seen] == [(64, 48)] * 4 + [(80, 48)] * 4
+    assert len(sampled.pictures) == len(seen)
+    assert max(value for _, value in seen) < 2
+
+
+@pytest.mark.parametrize(("suffix", "sar", "width"), [("mp4", "16/11", 93), ("mkv", "2/1", 128), ("ts", "8/9", 57), ("mp4", "1/1", 64)])
+def test_pixels_are_square_for_display(tmp_path: Path, suffix: str, sar: str, width: int, sampling: MakeSampling) -> None:
+    path = tmp_path / f"oblong.{suffix}"
+    convert(pattern(size="64x48", rate=5, duration=1).filter("setsar", sar).output(str(path), vcodec="libx264", pix_fmt="yuv420p"))
+    stored, shown = (
+        sample_frames(path, sampling(pictures=rule, max_frames=2), lambda image: image.size).pictures for rule in ("stored", "display")
+    )
+    assert (stored, shown) == ([(64, 48)], [(width, 48)])
+
+
+def test_a_shape_that_nobody_could_hold_is_left_as_it_is(tmp_path: Path, sampling: MakeSampling) -> None:
+    path = tmp_path / "ribbon.mp4"
+    convert(pattern(size="1024x1024", rate=5, duration=0.2).filter("setsar", "65535/1").output(str(path), pix_fmt="yuv420p"))
+    assert sample_frames(path, sampling(pictures="display"), lambda image: image.size).pictures == [(1024, 1024)]
+
+
+ALPHA: dict[str, dict[str, Any]] = {
+    "a.gif": {},
+    "vp8.webm": {"vcodec": "libvpx", "pix_fmt": "yuva420p", "auto-alt-ref": 0},
+    "vp9.webm": {"vcodec": "libvpx-vp9", "pix_fmt": "yuva420p", "cpu-used": 8},
+    "prores.mov": {"vcodec": "prores_ks", "pix_fmt": "yuva444p10le", "profile:v": 4},
+    "animation.mov": {"vcodec": "qtrle", "pix_fmt": "argb"},
+    "png.mov": {"vcodec": "png", "pix_fmt": "rgba"},
+    "ffv1.mkv": {"vcodec": "ffv1", "pix_fmt": "bgra"},
+}
+
+
+@pytest.mark.parametrize("name", ALPHA)
+def test_alpha_is_over_black_for_display(tmp_path: Path, name: str, sampling: MakeSampling) -> None:
+    """White all over, and seen on the left only, against the colours that are stored."""
+    path = tmp_path / name
+    white = ffmpeg.input("color=white:s=64x48:r=5:d=2,format=rgba,geq=r=255:g=255:b=255:a='255*lt(X,32)'", f="lavfi")
+    if name == "a.gif":
+        twice = white.filter_multi_output("split")
+        white = ffmpeg.filter([twice[0], twice[1].filter("palettegen")], "paletteuse")
+    convert(white.output(str(path), **ALPHA[name]))
+    stored, shown = (sample_frames(path, sampling(pictures=rule), pixels).pictures for rule in ("stored", "display"))
+    assert len(stored) == len(shown) == 2
+    for picture in shown:
+        assert picture[:, 4:28].min() > 220
+        assert picture[:, 36:60].max() < 30
+    if name != "a.gif":  # A GIF keeps no colour where nothing is seen.
+        assert min(picture.min() for picture in stored) > 220
+
+
+CUT: dict[str, dict[str, Any]] = {
+    "a.ts": {"vcodec": "libx264", "acodec": "aac"},
+    "silent.ts": {"vcodec": "libx264"},
+    "a.m2ts": {"vcodec": "libx264", "acodec": "ac3", "mpegts_m2ts_mode": 1},
+    "a.mpg": {"vcodec": "mpeg2video", "acodec": "mp2"},
+    "a.vob": {"vcodec": "mpeg2video", "acodec": "ac3"},
+    "a.flv": {"vcodec": "libx264", "acodec": "aac"},
+    "a.avi": {"vcodec": "mpeg4", "acodec": "mp3"},
+    "live.mkv": {"vcodec": "libx264", "live": 1},
+    "a.mp4": {"vcodec": "libx264", "acodec": "aac", "movflags": "faststart"},
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_stream_that_is_cut_is_noticed(tmp_path: Path, name: str, sampling: MakeSampling) -> None:
+    """Whole it is taken, also where it begins in the middle of a packet; cut it fails, and is taken as partial."""
+    whole, path = tmp_path / f"whole {name}", tmp_path / name
+    video, options = pattern(size="128x96", rate=10, duration=6), {"pix_fmt": "yuv420p", "ar": 44100} | CUT[name]
+    inputs = [video, ffmpeg.input("sine=d=6", f="lavfi")] if "acodec" in options else [video]
+    convert(ffmpeg.output(*inputs, str(whole), **options))
+    content = whole.read_bytes()
+    count = len(sample_frames(whole, sampling(), frame_number).pictures)
+    assert count in (6, 7)
+    for share in (0.55, 0.7):
+        path.write_bytes(content[: int(len(content) * share) | 1])
+        with pytest.raises(DecodeFailed, match=r"cut short: .* --allow-partial takes them") as failure:
+            sample_frames(path, sampling(), frame_number)
+        assert failure.value.decoded is not None
+        assert failure.value.expected is not None
+        partial = sample_frames(path, sampling(allow_partial=True), frame_number)
+        assert len(partial.pictures) == failure.value.decoded < failure.value.expected == partial.expected

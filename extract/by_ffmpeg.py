@@ -3,19 +3,18 @@
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 from PIL import Image
 
 from data.ffmpeg import FfmpegFailed, Running, last_words, run_ffmpeg
 from data.sampling import choose_frames
-from extract.clock import BACK_S, LONGEST_STILL_S
+from extract.clock import LONGEST_STILL_S
 from extract.ending import breaks_off
 from extract.frames import DecodeFailed, Picture, Sampled, Sampling
+from extract.graph import Look, Part, decoding_graph
 from extract.header import Header, read_header
-from extract.input import video_file
 from extract.raw import Shown, has_alpha, on_every_tick, read_shown
 
 SEEK_APART_S = 15.0
@@ -31,40 +30,10 @@ GUESS = 2
 """How many sampled frames the length in the header may be wrong by before a video is decoded a second time."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """The part of a file that is looked at, in seconds."""
-
-    path: Path
-    start: float
-    end: float | None
-
-    def length(self, whole: float | None) -> float | None:
-        """Its seconds, those of the whole being known."""
-        return None if whole is None else min(whole, self.end if self.end is not None else whole) - self.start
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What a stream needs beyond plain decoding. It is told by the header and by the pictures, so the first attempt is at a plain stream.
-
-    `late`: seconds to leave out before the video begins; `steady`: whether moments can be sought; `lead`: seconds to seek before a moment,
-    where that leads to no key frame; `turned`, `interlaced`, `alpha`: whether pictures are; `decoder`: in place of ffmpeg's choice.
-    """
-
-    late: float = 0.0
-    steady: bool = True
-    lead: float = 0.0
-    turned: bool = False
-    interlaced: bool = False
-    alpha: bool = False
-    decoder: str = ""
-
-
 class _LooksOther(Exception):
     """The stream needs something that was not done."""
 
-    def __init__(self, look: _Look) -> None:
+    def __init__(self, look: Look) -> None:
         super().__init__()
         self.look = look
 
@@ -114,7 +83,7 @@ class _Decoding(Generic[Picture]):
     sampling: Sampling
     takes: Iterator[Callable[[Image.Image], Picture]]
     deadline: float
-    look: _Look = _Look()
+    look: Look = field(default_factory=Look)
 
     def in_sequence(self, seek: bool) -> Sampled[Picture]:
         """Decode everything from start to end, keeping what is wanted."""
@@ -139,11 +108,15 @@ class _Decoding(Generic[Picture]):
         try:
             (kept, count, error_at), said = self._run(lambda running: keep(running, None))
         except FfmpegFailed as error:
-            # It may be that a part has no packets, and another would have been it.
-            if self.part.start and self._header(error.said).container:
-                self._require_known_clock(self._header(error.said))
+            # Where moments lie elsewhere there may be no packets to decode.
+            header = self._header(error.said)
+            if header.container:
+                self._require_known_clock(header)
             raise
         header = self._require_known_clock(self._header(said))
+        if not count and self.look.steady and self.look.lead:
+            # No key frame came so shortly before.
+            raise _LooksOther(replace(self.look, steady=False))
         expected = self._check(said, header, count, error_at)
         chosen = choose_frames(count, limit).tolist()
         if not kept.keys() >= set(chosen):
@@ -165,7 +138,7 @@ class _Decoding(Generic[Picture]):
         tail = self._from(first / fps, fps)
         longest = math.ceil(TAIL_S * fps)
         counted, said = tail._run(lambda running: sum(1 for _ in on_every_tick(tail._shown(running), longest)))
-        if not counted:
+        if not counted or (part.end is None and breaks_off(part.path, self._header(said).container)):
             raise _NotThere
         chosen = choose_frames(first + counted, self.sampling.max_frames).tolist()
         # Seeking gives frames that begin at or after a moment, so it goes to a moment before: the frame at the second tick is then the one
@@ -211,7 +184,7 @@ class _Decoding(Generic[Picture]):
     def _require_known_clock(self, header: Header) -> Header:
         """Raises _LooksOther where moments of the file lie elsewhere than this attempt takes them to."""
         assert header.late is not None
-        look = replace(self.look, late=header.late)
+        look = replace(self.look, late=max(self.look.late, header.late))
         if look.steady and (self.part.start > 0 or self.part.end is not None):
             steady = self.sampling.clocks.steady(self.part.path, header, self._seconds_left(), self.sampling.processes)
             look = replace(look, steady=steady, lead=0.0 if header.indexed else LEAD_S)
@@ -228,50 +201,10 @@ class _Decoding(Generic[Picture]):
 
     def _run(self, read: Callable[[Running], Result], frames: int | None = None) -> tuple[Result, str]:
         """`read` of the frames of the part, no more than `frames`, and what ffmpeg said."""
-        part, sampling, look = self.part, self.sampling, self.look
-        options: dict[str, Any] = {}
-        begin = look.late + part.start
-        if look.steady and part.start and begin > look.lead:
-            options["ss"] = begin - look.lead
-            begin = look.lead
-        length = None if part.end is None else max(part.end - part.start, 0.001)
-        if length is not None and look.steady:
-            options["t"] = begin + length
-        # What lies before the beginning was decoded for the sake of what follows, or belongs to another part.
-        cut = f"trim=start=0{'' if length is None else f':end={length}'}"
-        if look.decoder:
-            options["c:v"] = look.decoder
-        restarts = look.turned or look.interlaced
-        if not restarts:
-            # Where parameters change, ffmpeg would make the filters anew, and what they hold is lost. None of those below minds a change.
-            # Those that turn and deinterlace do.
-            options |= {"reinit_filter": 0, "noautorotate": None}
-        # On the GPU the frames stay there until those wanted are chosen. Of 10 bits, or turned, they fail here and go to the CPU.
-        options |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
-        filters = [
-            _steady_clock(begin, sampling.fps, restarts or frames is not None),
-            *([cut] if (part.start and begin) or not look.steady else []),
-            *(["bwdif=mode=send_frame:deint=interlaced"] if look.interlaced else []),
-            # round=up: without it the filter's frames are half a period late.
-            f"fps={sampling.fps}:round=up",
-            *([] if sampling.cuda is None else ["hwdownload", "format=nv12"]),
-            "showinfo=checksum=0",
-            "scale=eval=frame",
-            f"format={'rgba' if look.alpha else 'rgb24'}",
-        ]
-        # One thread: files are decoded side by side, and more threads in each would only add overhead.
-        graph = video_file(threads=1, **options).output(
-            "pipe:",
-            vf=",".join(filters),
-            fps_mode="passthrough",
-            noautoscale=None,
-            map_metadata=-1,
-            format="rawvideo",
-            vcodec="rawvideo",
-            **({} if frames is None else {"frames:v": frames}),
-        )  # fmt: skip
+        sampling = self.sampling
+        graph = decoding_graph(self.part, sampling, self.look, frames)
         try:
-            return run_ffmpeg(graph, source=part.path, read=read, time_limit_s=self._seconds_left(), processes=sampling.processes)
+            return run_ffmpeg(graph, source=self.part.path, read=read, time_limit_s=self._seconds_left(), processes=sampling.processes)
         except FfmpegFailed as error:
             if time.monotonic() < self.deadline:
                 raise
@@ -291,9 +224,7 @@ class _Decoding(Generic[Picture]):
         _require_no_cover(header)
         if errors and announced is not None and count < announced:
             expected, reason = announced, f"{count} of about {announced} frames"
-        elif self.part.end is None and (
-            self._ends_in_error(header, errors, count, error_at) or breaks_off(self.part.path, header.container)
-        ):
+        elif self.part.end is None and self._is_cut(header, errors, count, error_at):
             # How many are missing nobody says.
             expected, reason = max(announced or 0, count + 1), f"the file breaks off after {count} frames"
         else:
@@ -302,30 +233,14 @@ class _Decoding(Generic[Picture]):
             raise DecodeFailed(f"cut short: {reason}; --allow-partial takes them", errors, expected, count)
         return expected
 
-    def _ends_in_error(self, header: Header, errors: str, count: int, error_at: int) -> bool:
-        """Whether there was an error in the last second, or a demuxer missed the end, where no header says how long the video should be."""
+    def _is_cut(self, header: Header, errors: str, count: int, error_at: int) -> bool:
+        """Whether the file breaks off, where no header says how long the video should be: its last packet is incomplete, a demuxer missed
+        the end, or there was an error in the last second."""
+        if breaks_off(self.part.path, header.container):
+            return True
         if not errors or (header.indexed and header.length is not None):
             return False
         return "ended prematurely" in errors or error_at >= count - math.ceil(self.sampling.fps)
-
-
-def _steady_clock(late: float, fps: float, restarts: bool) -> str:
-    """The filter that begins the time at `late` seconds, and goes on where the clock was set, saying so: with the interval of the frames
-    before, at most one tick of the sampling. `restarts`: whether this filter may begin anew on the way.
-
-    Registers of the expression: 0 the last interval; 1 what is taken off the time stamps; 2 what was before the clock was set, for frames
-    that still come by that clock, or again.
-    """
-    tick, longest, near = f"1/({fps}*TB)", f"{LONGEST_STILL_S}/TB", f"-{BACK_S}/TB,{BACK_S}/TB"
-    passed, passed_before = "(PTS-ld(1)-PREV_OUTPTS)", "(PTS-ld(2)-PREV_OUTPTS)"
-    # The first frame is on the screen from the beginning.
-    at_once, else_ = (tick, "PTS-ld(1)") if restarts else (longest, "0*st(1,st(2,PTS))")
-    first = f"st(1,st(2,round({late}/TB))); if(gt(PTS-ld(1),{at_once}),{else_},min(PTS-ld(1),0))"
-    step = f"if(gt(ld(0),0),min(ld(0),{tick}),{tick})"
-    go_on = f"st(0,{passed}); PTS-ld(1)"
-    set_clock = f"print({passed}*TB); st(2,ld(1)); st(1,PTS-PREV_OUTPTS-{step}); PTS-ld(1)"
-    others = f"if(between({passed_before},{near}),PTS-ld(2),if(between({passed},0,{longest}),{go_on},{set_clock}))"
-    return f"setpts='if(isnan(PREV_INPTS),{first},if(between({passed},{near}),{go_on},{others}))'"
 
 
 def _are_far_apart(length: float, fps: float, limit: int) -> bool:

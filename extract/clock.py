@@ -125,12 +125,12 @@ def _read(
                 before = decoded
                 shown = decoded if shown == NO_TIME else shown
                 begin, end = min(begin, shown), max(end, shown + usual)
-        return Clock(None if before is None else (length + usual) * tick, steady, begin * tick, end * tick)
+        return Clock((length + usual) * tick, steady, begin * tick, end * tick) if before is not None else Clock(None, True, 0.0, 0.0)
 
     graph = video_file(**part).output("pipe:", map="0:V:0", c="copy", format="framecrc", **output)
     clock, said = run_ffmpeg(graph, source=path, read=read, time_limit_s=time_limit_s, processes=processes)
     # ffmpeg goes on after a clock that was set in containers where that is common, and lets no time stamp of a copy fall behind another.
-    set_back = any(int(before) - int(after) > BACK_S / tick for before, after in re.findall(r"previous: (-?\d+), current: (-?\d+)", said))
+    set_back = any((int(before) - int(after)) * tick > BACK_S for before, after in re.findall(r"previous: (-?\d+), current: (-?\d+)", said))
     if clock.steady and not set_back and "timestamp discontinuity" not in said:
         return clock._replace(length=None if clock.length is None else clock.end - clock.begin), said
     return clock._replace(steady=False), said

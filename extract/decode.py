@@ -21,9 +21,10 @@ from pathlib import Path
 from PIL import Image
 
 from data.sampling import choose_frames
-from extract.by_ffmpeg import Part, by_ffmpeg
+from extract.by_ffmpeg import by_ffmpeg
 from extract.clock import LONGEST_STILL_S
 from extract.frames import DecodeFailed, Picture, Sampled, Sampling
+from extract.graph import Part
 from extract.header import LATE_S
 from extract.input import MAX_PIXELS
 from extract.pyav import NotPlain, PyavProcesses

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.ffmpeg import encode_video
-from extract.by_ffmpeg import Part, by_ffmpeg
+from extract.by_ffmpeg import by_ffmpeg
 from extract.frames import Cuda, DecodeFailed, Sampling
+from extract.graph import Part
 from extract.options import ExtractOptions
 from extract.pyav import require_pyav
 

@@ -5,6 +5,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import ffmpeg
 import numpy as np
@@ -166,3 +167,55 @@ def test_what_a_cut_file_lacks_is_listed_segment_by_segment(options: ExtractOpti
     assert {failure.file for failure in failures.values()} == {str(options.videos / "cut.mp4")}
     listed = pd.read_csv(options.cache / FAILURES_FILE)
     assert listed["start"].tolist() == sorted(failure.start or 0.0 for failure in failures.values())
+
+
+def as_recorded(folder: Path) -> dict[str, int]:
+    """Videos of 23 s in ways that mislead about their length, and one of 4 s with 40 s of sound; how many segments of 8 s each is."""
+    plain = str(numbered_video(folder.parent / "plain.mp4", 115, 5))
+    folder.mkdir(exist_ok=True)
+    copy = {"vcodec": "copy"}
+    for suffix, offset in (("mkv", 300), ("webm", 36000), ("flv", 300), ("ts", 300)):
+        options = {"vcodec": "libvpx", "cpu-used": 8} if suffix == "webm" else copy
+        convert(ffmpeg.input(plain).output(str(folder / f"late.{suffix}"), output_ts_offset=offset, **options))
+    tune = ffmpeg.input("sine=d=40", f="lavfi")
+    short = ffmpeg.input(plain, t=4)
+    for suffix in ("mp4", "mkv"):
+        convert(ffmpeg.output(short, tune, str(folder / f"tune.{suffix}"), acodec="aac", **copy))
+        convert(ffmpeg.output(ffmpeg.input(plain, itsoffset=15), tune, str(folder / f"after.{suffix}"), acodec="aac", **copy))
+    for suffix in ("mkv", "flv"):
+        jump = ffmpeg.input(plain).filter("setpts", "PTS+gte(T,12)*20000/TB")
+        convert(jump.output(str(folder / f"jump.{suffix}"), fps_mode="passthrough", vcodec="libx264", pix_fmt="yuv420p"))
+    halves = [folder.parent / f"{size}.ts" for size in ("32x32", "48x32")]
+    for half in halves:
+        convert(ffmpeg.input(plain, t=11.6).filter("scale", *half.stem.split("x")).output(str(half), vcodec="libx264", pix_fmt="yuv420p"))
+    (folder / "call.ts").write_bytes(b"".join(half.read_bytes() for half in halves))
+    return {path.name: 1 if path.stem == "tune" else 3 for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("decoder", ["ffmpeg", "pyav"])
+def test_a_length_is_that_of_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str], decoder: Literal["ffmpeg", "pyav"]) -> None:
+    """No segment without frames, none missing, and together they are the frames of the whole."""
+    if decoder == "pyav":
+        pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
+    expected = as_recorded(tmp_path / "videos")
+    options = ExtractOptions(
+        videos=tmp_path / "videos",
+        cache=tmp_path / "cache",
+        model=DEMO_CLIP,
+        max_frames="all",
+        device="cpu",
+        quiet=True,
+        json=True,
+        segment=8.0,
+        decoder=decoder,
+        thumbnails=False,
+    )
+    _, cache = run(options, capsys)
+    assert not (options.cache / FAILURES_FILE).exists()
+    names = sorted(cache.names("videos"))
+    assert {file: sum(name.split("#")[0] == file for name in names) for file in expected} == expected
+    for file in expected:
+        parts = [name for name in names if name.split("#")[0] == file]
+        seconds = sorted(second for times in cache.videos(parts, BUDGET).seconds for second in times.tolist())
+        assert seconds[:23] == [*range(min(23, len(seconds)))], file
+        assert len(seconds) in ((4, 5) if "tune" in file else (23, 24)), file

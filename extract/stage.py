@@ -318,7 +318,7 @@ def _extract_videos(videos: VideoFeaturesAhead, count: int, writer: Writer, opti
         # Also when interrupted: what is encoded is kept.
         writer.flush()
     if videos.jumping:
-        print(f"the clock was set within {len(videos.jumping)} videos, such as {videos.jumping[0]}: no gap is left there", file=sys.stderr)
+        print(f"videos whose clock was set on the way: {len(videos.jumping)}, such as {videos.jumping[0]}; the gap is left out", file=sys.stderr)
     return failures
 
 

@@ -1,7 +1,11 @@
 """Videos as cameras, recorders and calls leave them: sizes that change, clocks that are set, fields, oblong pixels, alpha, cut streams."""
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import extract
+from data.cache import FeatureCache
+from data.errors import UserError
 from data.ffmpeg import Processes
+from data.ffmpeg_log import SAID_BYTES, Log, Pictured
+from extract import ExtractOptions
 from extract.clock import length_of
 from extract.decode import DecodeFailed, Sampling, sample_frames
 from extract.pyav import PyavProcesses
+from tests.conftest import DEMO_CLIP
 from tests.videos import convert, frame_number, numbered_video, pattern
 
 MakeSampling = Callable[..., Sampling]
@@ -330,3 +340,47 @@ def test_a_stream_that_is_cut_is_noticed(tmp_path: Path, name: str, sampling: Ma
         assert failure.value.expected is not None
         partial = sample_frames(path, sampling(allow_partial=True), frame_number)
         assert len(partial.pictures) == failure.value.decoded < failure.value.expected == partial.expected
+
+
+def test_the_log_tells_pictures_from_words(tmp_path: Path) -> None:
+    """Also where words of another thread get between a picture and the end of its line, and whatever its length."""
+    picture = "n:{0:4} pts:{0:7} pts_time:{0} duration: 1 fmt:yuv420p cl:left sar:8/9 s:64x48 i:{1} iskey:1 type:I "
+    said = tmp_path / "log"
+    with said.open("w+b", buffering=0) as file:
+        log = Log(file)
+        file.write(f"[info] Input #0, avi\n[Parsed_showinfo_2 @ 0x1] [info] {picture.format(0, 'P')}\n".encode())
+        first = log.next_picture()
+        file.write(f"[info]   Stream #0:0{picture.format(1, 'T')}\n: Video\n{picture.format(2, 'B')}damaged\n[info] more".encode())
+        assert first == Pictured(0, "yuv420p", Fraction(8, 9), 64, 48, interlaced=False)
+        others = [log.next_picture(), log.next_picture()]
+        assert [(one.pts, one.interlaced) for one in others if one] == [(1, True), (2, True)]
+        assert log.next_picture() is None
+        assert log.said() == "[info] Input #0, avi\n[info]   Stream #0:0: Video\n[error] damaged\n[info] more"
+        assert log.last_error() == 3
+        file.write(b"x\n" * SAID_BYTES + b"the end\n")
+        assert log.said().startswith("[info] Input #0")
+        assert log.said().endswith("the end\n")
+        assert len(log.said()) <= 3 * SAID_BYTES
+
+
+def test_the_stage_follows_the_rule_and_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures of a folder are those of a player; a clock that was set is told of; another rule needs another cache."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    convert(pattern(size="64x48", rate=5, duration=2).filter("setsar", "2/1").output(str(videos / "oblong.mp4"), pix_fmt="yuv420p"))
+    jump = pattern(size="64x48", rate=10, duration=4).filter("setpts", "PTS+gte(T,2)*20000/TB")
+    convert(jump.output(str(videos / "jump.mkv"), pix_fmt="yuv420p", fps_mode="passthrough"))
+    options = ExtractOptions(videos=videos, cache=tmp_path / "cache", model=DEMO_CLIP, device="cpu", json=True)
+    sizes = {}
+    for rule in ("display", "stored"):
+        extract.main(replace(options, cache=tmp_path / rule, pictures=None if rule == "display" else "stored"))
+        out, err = capsys.readouterr()
+        assert json.loads(out)["videos_with_clock_jumps"] == 1
+        assert "videos whose clock was set on the way: 1, such as jump.mkv" in err
+        cache = FeatureCache(tmp_path / rule)
+        assert cache.settings["pictures"] == rule
+        sizes[rule] = Image.open(BytesIO(cache.images("thumbnails", "oblong.mp4")[0])).size
+        assert len(cache.images("thumbnails", "jump.mkv")) == 4
+    assert (sizes["stored"], sizes["display"]) == ((64, 48), (112, 42))
+    with pytest.raises(UserError, match="pictures"):
+        extract.main(replace(options, cache=tmp_path / "display", pictures="stored"))

@@ -176,7 +176,7 @@ def _run(
     except FfmpegFailed as error:
         if time.monotonic() < deadline:
             raise
-        raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.words) from error
+        raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.said) from error
 
 
 def _could_be_chosen(length: float | None, fps: float, limit: int) -> Collection[int]:

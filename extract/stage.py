@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from data.accounting import Counts, left_alone, report, require_complete, splits_of, summary_line
-from data.cache import CLIP_FILE, FeatureCache, TextEntry
+from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.files import printable
 from data.datasets.table import FOLDER
@@ -28,8 +28,9 @@ from extract.decoders import check_decoder
 from extract.dry_run import dry_run
 from extract.failures import Failure
 from extract.fetch import fetch_model
+from extract.following import filled_in
 from extract.options import ExtractOptions
-from extract.preprocessing import asked_for
+from extract.preprocessing import asked_for, of_cache
 from extract.segments import cut
 from extract.texts import encode_texts
 from extract.videos import Clock, VideoFeaturesAhead, worker_count
@@ -67,7 +68,6 @@ def extract(options: ExtractOptions) -> Outcome:
         fetch_model(options)
         return Outcome(options.cache, 0)
     _check_numbers(options)
-    check_decoder(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
         return _extract(replace(options, quiet=options.quiet or processes.rank > 0), processes)
 
@@ -76,7 +76,9 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     start = time.perf_counter()
     shard = _shard(options, processes)
     preset = find_preset(options.dataset, options.preset, options.annotations)
-    options = _with_preset(options, preset)
+    recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
+    options = filled_in(options, preset, recorded)
+    check_decoder(options)
     _check_segment(options, preset)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
     if not options.quiet:
@@ -85,7 +87,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
             print(note, file=sys.stderr)
     if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
-    clip = _load(options)
+    clip = _load(options, recorded)
     max_words = options.max_words or min(preset.max_words, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
@@ -129,10 +131,13 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     return outcome
 
 
-def _load(options: ExtractOptions) -> Clip:
+def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
+    assert options.model is not None
+    assert options.precision is not None
     if not options.quiet:
         print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
-    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, asked_for(options))
+    pictures = (of_cache(recorded) if recorded else {}) | asked_for(options)
+    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, pictures)
     if clip.guessed and not options.quiet:
         print(clip.guessed, file=sys.stderr)
     return clip
@@ -253,11 +258,6 @@ def _limits() -> PartLimits:
     return PartLimits(VIDEOS_A_PART, BYTES_A_PART, SECONDS_A_PART)
 
 
-def _with_preset(options: ExtractOptions, preset: Preset) -> ExtractOptions:
-    """The options with the preset's rule for frames where they say nothing."""
-    return replace(options, fps=options.fps or preset.fps, max_frames=options.max_frames or preset.max_frames)
-
-
 def _file_names(dataset: Dataset, folder: Path) -> pd.DataFrame:
     """The table of videos with files as names under the folder, for the cache."""
     names = [None if file is None else printable(file.relative_to(folder)) for file in dataset.videos["file"]]
@@ -280,6 +280,7 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "fps": options.fps,
         "max_frames": options.max_frames,
         "max_words": max_words,
+        "pictures": options.pictures,
         "precision": clip.precision,
         "dtype": options.dtype,
         **({"decode_device": "cuda"} if options.decode_device == "cuda" else {}),

@@ -12,7 +12,7 @@ from data.datasets.folders import Sought, VideoFolder, and_left_alone
 from data.datasets.types import SPLITS, Dataset, Preset, note_of_spellings
 from data.errors import UserError
 
-PRESETS = (Preset("table", {}), Preset("folder", {}, captions="none"))
+PRESETS = (Preset("table", {}, pictures="display"), Preset("folder", {}, captions="none", pictures="display"))
 FOLDER = PRESETS[1]
 """The preset of a plain folder of videos."""
 

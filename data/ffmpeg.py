@@ -21,6 +21,12 @@ from data.watchdog import Watchdog
 SOURCE = "SOURCE"
 """Stands for the input file in a graph. ffmpeg-python cannot take every name a file may have, so the path is put in afterwards."""
 
+CONSEQUENCES = re.compile(
+    "Error opening (input|output) files?[: ]|Error opening input: Invalid argument|Task finished with error"
+    "|Terminating thread with return code|Nothing was written into output file|Decode error rate|after EOF|before EOF"
+)
+"""Errors that follow from what was said before and do not say more."""
+
 SAID_BYTES = 2**16
 """Of a longer log, so much of the beginning and as much of the end is read: a damaged file can make ffmpeg say a million lines."""
 
@@ -220,8 +226,7 @@ def _start(command: list[str], stdin: int, stderr: int | IO[bytes]) -> "subproce
 def last_words(said: str) -> str:
     """The last error lines of ffmpeg's log in one line; empty where there is none."""
     errors = [line for line in said.splitlines() if "[error]" in line or "[fatal]" in line]
-    # That nothing could be written follows from what was said before.
-    causes = [line for line in errors if "Error opening output file" not in line] or errors
+    causes = [line for line in errors if not CONSEQUENCES.search(line)] or errors
     return "; ".join(re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in causes[-2:])
 
 

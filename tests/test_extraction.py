@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -210,8 +211,8 @@ def test_a_file_that_only_has_another_time_is_left_alone(
     failed, cache = read_failures(options.cache), FeatureCache(options.cache)
     for name in ("good0.mp4", "good1.mp4", "text.mp4"):
         path = options.videos / name
-        size, digest = path.stat().st_size, file_digest(path)
-        assert failed[name].file_digest == digest if name in failed else cache.is_current(name, size, 1, digest=lambda d=digest: d)
+        size, digest = path.stat().st_size, partial(file_digest, path)
+        assert failed[name].file_digest == digest() if name in failed else cache.is_current(name, size, 1, digest=digest)
 
 
 def test_lists_of_failures_without_a_digest_are_read(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,14 @@ from data.features import TextFeatures
 BANK_SPLIT = "train"
 
 
-def load_bank(cache: FeatureCache, preset: str, count: int, seed: int, max_words: int, memory_budget: int) -> TextFeatures:
+def load_bank(
+    cache: FeatureCache, preset: str, count: int, seed: int, max_words: int, memory_budget: int, source: str | None = None
+) -> TextFeatures:
     """So many training captions of this protocol that the cache has features of, in the order of the annotations.
 
     Raises UserError where there are fewer, or some are longer than the head takes.
     """
-    table = cache.table(preset)
+    table = cache.listings.select(preset, source).captions
     captions = [text for text in table.loc[table["split"] == BANK_SPLIT, "caption"] if ("texts", text) in cache]
     if count < 1 or count > len(captions):
         raise UserError(f"--query-bank {count}: the cache {cache.path} has {len(captions)} training captions; ask for 1 to as many")

@@ -16,6 +16,7 @@ from extract.frames import DecodeFailed, Picture, Sampled, Sampling
 from extract.graph import Look, Part, decoding_graph
 from extract.header import Header, read_header
 from extract.raw import Shown, has_alpha, on_every_tick, read_shown
+from extract.reasons import reason_of
 
 SEEK_APART_S = 15.0
 """Chosen frames so many seconds apart or more are sought one by one: decoding from the last key frame then costs less than all between."""
@@ -69,7 +70,7 @@ def by_ffmpeg(part: Part, sampling: Sampling, takes: Iterator[Callable[[Image.Im
             except (_NotThere, FfmpegFailed):
                 pass
         except FfmpegFailed as error:
-            raise DecodeFailed(error.reason, error.words) from error
+            raise DecodeFailed(reason_of(part.path, error.said, error.reason), error.words) from error
 
 
 Result = TypeVar("Result")
@@ -208,7 +209,7 @@ class _Decoding(Generic[Picture]):
         except FfmpegFailed as error:
             if time.monotonic() < self.deadline:
                 raise
-            raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.words, error.said) from error
+            raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.said) from error
 
     def _check(self, said: str, header: Header, count: int, error_at: int) -> int | None:
         """ffmpeg ends with status 0 also where a file is cut short: how many frames were expected then, else None.
@@ -220,7 +221,7 @@ class _Decoding(Generic[Picture]):
         announced = None if length is None else int(length * self.sampling.fps)
         if count == 0:
             cut = bool(errors and announced)
-            raise DecodeFailed("no video frames", errors, announced if cut else None, 0 if cut else None)
+            raise DecodeFailed(reason_of(self.part.path, said, "no video frames"), errors, announced if cut else None, 0 if cut else None)
         _require_no_cover(header)
         if errors and announced is not None and count < announced:
             expected, reason = announced, f"{count} of about {announced} frames"

@@ -116,7 +116,7 @@ class _Decoding(Generic[Picture]):
             raise
         header = self._require_known_clock(self._header(said))
         if not count and self.look.steady and self.look.lead:
-            # No key frame came so shortly before.
+            # No key frame came so shortly before, nor after.
             raise _LooksOther(replace(self.look, steady=False))
         expected = self._check(said, header, count, error_at)
         chosen = choose_frames(count, limit).tolist()
@@ -167,6 +167,7 @@ class _Decoding(Generic[Picture]):
         """The pictures of a run. Raises _LooksOther where the stream is not as this attempt takes it to be."""
         display = self.sampling.pictures == "display"
         header: Header | None = None
+        begun = False
         for shown in read_shown(running, 4 if self.look.alpha else 3):
             header = header or self._require_known_clock(self._header(running.log.said()))
             look = replace(self.look, turned=self.look.turned or running.log.turned)
@@ -174,8 +175,12 @@ class _Decoding(Generic[Picture]):
                 interlaced = look.interlaced or shown.said.interlaced
                 alpha = look.alpha or has_alpha(shown.said.pixel_format) or bool(header.alpha_decoder)
                 look = replace(look, interlaced=interlaced, alpha=alpha, decoder=header.alpha_decoder)
+            if look.lead and look.steady and not begun and shown.tick > 1:
+                # There was no key frame before the beginning, or a still: decoding all of it tells.
+                look = replace(look, steady=False)
             if look != self.look:
                 raise _LooksOther(look)
+            begun = True
             yield shown
 
     def _header(self, said: str) -> Header:

@@ -40,7 +40,10 @@ class Look:
 
 
 def decoding_graph(part: Part, sampling: Sampling, look: Look, frames: int | None) -> Any:
-    """The graph for a part of a file that looks like this. With `frames` it gives no more than so many, the first at its own time."""
+    """The graph for a part of a file that looks like this. With `frames` it gives no more than so many.
+
+    Where key frames have to be found, and with `frames`, the first frame has its own time where that is later than the first tick.
+    """
     length = None if part.end is None else max(part.end - part.start, 0.001)
     begin = look.late + part.start
     options: dict[str, Any] = {}
@@ -59,7 +62,7 @@ def decoding_graph(part: Part, sampling: Sampling, look: Look, frames: int | Non
         options |= {"reinit_filter": 0, "noautorotate": None}
     # On the GPU the frames stay there until those wanted are chosen. Of 10 bits, or turned, they fail here and go to the CPU.
     options |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
-    filters = [_steady_clock(begin, sampling.fps, restarts or frames is not None)]
+    filters = [_steady_clock(begin, sampling.fps, restarts or frames is not None or look.lead > 0)]
     if (begin or not look.steady) and (part.start or length is not None):
         # What lies before was decoded for the sake of what follows, or belongs to another part.
         filters.append(f"trim=start=0{'' if length is None else f':end={length}'}")

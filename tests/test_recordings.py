@@ -130,6 +130,15 @@ def test_a_stream_that_starts_late_is_as_one_that_does_not(tmp_path: Path, suffi
         assert np.abs(np.subtract(found.pictures, expected.pictures)).max() <= slack
 
 
+@pytest.mark.parametrize("suffix", ["ts", "flv"])
+def test_a_part_begins_with_its_frame_wherever_key_frames_are(tmp_path: Path, suffix: str, sampling: MakeSampling) -> None:
+    plain, path = numbered_video(tmp_path / "plain.mp4", 200, 1), tmp_path / f"one.{suffix}"
+    convert(ffmpeg.input(str(plain)).output(str(path), c="copy"))
+    for part in ((5.0, 8.0), (100.0, 104.0), (100.0,)):
+        found, expected = (sample_frames(path, sampling(), frame_number, *part) for path in (path, plain))
+        assert (found.pictures, found.seconds) == (expected.pictures, expected.seconds), part
+
+
 def test_a_video_that_begins_long_after_its_sound_has_no_frames_before(tmp_path: Path, sampling: MakeSampling) -> None:
     plain = numbered_video(tmp_path / "plain.mp4", 100, 10)
     late = tmp_path / "late.mkv"

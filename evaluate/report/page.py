@@ -52,7 +52,7 @@ def write_report(
     found. The same arguments give the same bytes. Raises UserError where a thumbnail of the cache is damaged.
     """
     model = cache.provenance.get("options", {}).get("model")
-    maker = CardMaker(head, split, collected, model, int(cache.settings["max_words"]))
+    maker = CardMaker(head, split, collected, model, cache.settings)
     groups = _groups(maker, ranks, seed)
     pictures = Pictures(cache, result["max_frames"])
     for group in groups:

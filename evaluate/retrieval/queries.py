@@ -17,6 +17,7 @@ from data.progress import Progress
 from extract.clip import BATCH, load_clip
 from extract.preprocessing import of_cache
 from extract.texts import encode_texts
+from extract.tokens import special_tokens_of
 
 MAX_QUERY = 10_000
 """Characters. A CLIP reads some hundred at most; the longest genuine paragraph of the field's data sets has fewer than 5,000."""
@@ -46,7 +47,8 @@ class QueryEncoder:
         """
         extracted: dict[str, Any] = cache.provenance["options"]
         model, pretrained = model or extracted["model"], pretrained or extracted["pretrained"]
-        self._clip = load_clip(model, pretrained, device, extracted["seed"], cache.settings["precision"], of_cache(cache.settings))
+        special = special_tokens_of(cache.settings)
+        self._clip = load_clip(model, pretrained, device, extracted["seed"], cache.settings["precision"], of_cache(cache.settings), special)
         loaded = model if pretrained is None else f"{model} with {pretrained}"
         if self._clip.digest != cache.weights:
             raise UserError(

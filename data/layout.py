@@ -74,11 +74,15 @@ class VideoEntry:
 
 @dataclass(frozen=True)
 class TextEntry:
-    """One text to write: the features [T, D] of all its tokens, start and end included, and its sentence feature [D]."""
+    """One text to write: the features [T, D] of its tokens, start and end included, and its sentence feature [D].
+
+    `tokens` counts all tokens of the text: more than T where it was cut, 0 where it is not known.
+    """
 
     text: str
     words_TD: NDArray[np.float32]
     sentence_D: NDArray[np.float32]
+    tokens: int = 0
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:

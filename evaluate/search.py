@@ -108,6 +108,8 @@ def _text(answer: "Answer") -> Iterator[str]:
     from evaluate.retrieval.moments import clock
 
     yield answer.query
+    for note in answer.notes.lines():
+        yield f"  note: {note}"
     for hit in answer.hits:
         name = hit.video_id if hit.file in ("", hit.video_id) else f"{hit.video_id} ({hit.file})"
         yield f"{hit.rank:4} {hit.score:8.3f}  {clock(hit.moment.seconds)}  {printable(name)}"
@@ -121,6 +123,7 @@ def _plain(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> di
         "query": answer.query,
         "run": options.run,
         "gallery": len(searcher.gallery.ids),
+        **answer.notes.plain(),
         "results": [
             {
                 "rank": hit.rank,

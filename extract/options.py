@@ -37,7 +37,7 @@ class ExtractOptions:
     max_frames: int | Literal["all"] | None = None
     """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
     max_words: int | None = None
-    """Tokens kept of each caption, start and end included. Default: the preset's."""
+    """Tokens kept of each caption, start and end included. Default: the preset's; for a table or a folder as many as the model takes."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Numbers that CLIP computes with; part of the features' identity. fp32 is never rounded to TF32."""
     dtype: Literal["float16", "float32"] = "float16"

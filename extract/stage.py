@@ -86,7 +86,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
     clip = _load(options)
-    max_words = options.max_words or min(preset.max_words, clip.context_length)
+    max_words = options.max_words or min(preset.max_words or clip.context_length, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
     settings = _settings(options, clip, max_words)

@@ -16,7 +16,8 @@ def encode_texts(texts: Sequence[str], clip: Clip, max_words: int, batch_size: i
 
     A batch of another size may round otherwise: what is cached is encoded in batches of BATCH; a single query would cost as much as those.
     """
-    ids_NL, length_N = clip.tokenize(texts, max_words)
+    tokens = [clip.tokenizer.encode(text) for text in texts]
+    ids_NL, length_N = clip.to_ids(tokens, max_words)
     positions = np.array([clip.positions(int(length)) for length in length_N])
     for count in np.unique(positions):
         alike = np.flatnonzero(positions == count)
@@ -24,4 +25,7 @@ def encode_texts(texts: Sequence[str], clip: Clip, max_words: int, batch_size: i
             batch = alike[first : first + batch_size]
             sentence_ND, token_NLD = clip.encode_texts(ids_NL[batch, :count], batch_size)
             # Copies: a view would keep the features of all positions of the batch until the part is written.
-            yield [TextEntry(texts[i], token_NLD[n, : int(length_N[i])].copy(), sentence_ND[n]) for n, i in enumerate(batch)]
+            yield [
+                TextEntry(texts[i], token_NLD[n, : int(length_N[i])].copy(), sentence_ND[n], clip.tokenizer.count(tokens[i]))
+                for n, i in enumerate(batch)
+            ]

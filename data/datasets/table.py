@@ -10,7 +10,7 @@ from data.datasets.files import VIDEO_SUFFIXES, VideoFolder, check_caption, is_t
 from data.datasets.types import SPLITS, Dataset, Preset
 from data.errors import UserError
 
-PRESETS = (Preset("table", {}), Preset("folder", {}, captions="none"))
+PRESETS = (Preset("table", {}, max_words=None), Preset("folder", {}, captions="none", max_words=None))
 FOLDER = PRESETS[1]
 """The preset of a plain folder of videos."""
 

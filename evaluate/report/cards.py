@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data.errors import UserError
 from data.metrics import Ranks
+from data.sampling import choose_words
 from evaluate.report.collect import Collected
 from evaluate.report.pictures import column_edges
 from extract.models import load_tokenizer
@@ -192,7 +193,8 @@ class CardMaker:
             except UserError as error:
                 self.no_spelling = str(error)
             else:
-                tokens = self._tokenizer.spell(caption, int(self._settings["max_words"]))
+                whole = self._tokenizer.spell(caption, int(self._settings["max_words"]))
+                tokens = [whole[i] for i in choose_words(len(whole), self._head.most_words)]
                 if len(tokens) == length:
                     return tokens
                 self.no_spelling = f"the tokenizer of {self._model} makes {len(tokens)} tokens of a caption that has {length} in the cache"

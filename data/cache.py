@@ -26,9 +26,10 @@ from data.errors import UserError
 from data.hdf5 import Group, in_memory, open_file, write_arrays
 from data.index import Index, Part, Place, runs
 from data.layout import (
+    BEFORE_4,
     CLIP_FILE,
-    FORMAT,
     NAMES,
+    READABLE,
     ClipParts,
     Images,
     Kind,
@@ -68,11 +69,15 @@ class FeatureCache:
             raise UserError(f"{path} holds no feature cache ({CLIP_FILE} is missing): name the folder that extract wrote")
         self._clip_path = path if self.merged else path / CLIP_FILE
         with open_file(self._clip_path) as file:
-            if file.attrs.get("format") != FORMAT:
-                raise UserError(f"{path} has cache format {file.attrs.get('format')}, this program reads {FORMAT}: extract it again")
-            self.settings: dict[str, Any] = json.loads(file.attrs["settings"])
+            if file.attrs.get("format") not in READABLE:
+                known = " and ".join(map(str, READABLE))
+                raise UserError(
+                    f"{path} has cache format {file.attrs.get('format')}, this program reads {known}: extract into a new --cache"
+                )
+            self._recorded: dict[str, Any] = json.loads(file.attrs["settings"])
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
-        self.digest = settings_digest(self.settings)
+        self.settings = dict(BEFORE_4) | self._recorded
+        self.digest = settings_digest(self._recorded)
         self._indices: dict[Kind, Index] = {"videos": Index(), "texts": Index()}
         for kind in self._indices:
             for part in [Part(path, kind)] if self.merged else [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]:
@@ -106,14 +111,15 @@ class FeatureCache:
                 file.unlink(missing_ok=True)
         clip_file = path / CLIP_FILE
         broken = clip_file.exists() and not is_sound(clip_file)
+        recorded = settings
         if broken:
             damaged(clip_file)
             for file in parts:
                 if file.exists():
-                    with open_file(file) as part:
-                        _require_same(path, json.loads(part.attrs["settings"]), settings)
+                    recorded = _settings_of(file)
+                    _require_same(path, recorded, settings)
         if broken or not clip_file.exists():
-            write_sealed(clip_file, in_memory(lambda file: fill_clip(file, settings, clip, provenance)))
+            write_sealed(clip_file, in_memory(lambda file: fill_clip(file, recorded, clip, provenance)))
         cleaned()
         cache = cls(path)
         cache.require(settings)
@@ -121,7 +127,7 @@ class FeatureCache:
 
     def require(self, settings: Mapping[str, Any]) -> None:
         """Raises UserError, naming every setting that differs, where the cache was made with others."""
-        _require_same(self.path, self.settings, settings)
+        _require_same(self.path, self._recorded, settings)
 
     @property
     def weights(self) -> str:
@@ -153,9 +159,23 @@ class FeatureCache:
         entries = [[name, written_ns[name]] for name in video_ids]
         return hashlib.sha256(json.dumps([self.digest, entries]).encode()).hexdigest()
 
-    def is_current(self, video_id: str, file_size: int, file_mtime_ns: int, start: float = 0.0, end: float = math.inf) -> bool:
-        """Whether a video is there as its file is now, and made from the part of it from `start` to `end` seconds."""
-        return self._indices["videos"].sources.get(video_id) == (file_size, file_mtime_ns, start, end)
+    def is_current(
+        self,
+        video_id: str,
+        file_size: int,
+        file_mtime_ns: int,
+        start: float = 0.0,
+        end: float = math.inf,
+        digest: Callable[[], str] = lambda: "",
+    ) -> bool:
+        """Whether a video is there as its file is now, and made from the part of it from `start` to `end` seconds.
+
+        `digest` gives that of the file, and is asked for where nothing but the time of its last change differs.
+        """
+        made = self._indices["videos"].sources.get(video_id)
+        if made is None or (made.file_size, made.start, made.end) != (file_size, start, end):
+            return False
+        return made.file_mtime_ns == file_mtime_ns or (made.file_digest != "" and made.file_digest == digest())
 
     def images_of(self, video_id: str) -> frozenset[Images]:
         """The kinds of images that are there of a video's frames; none where the video is not there."""
@@ -184,7 +204,7 @@ class FeatureCache:
     def merge(self, out: Path) -> None:
         """Write the whole cache into one file, readable as a cache. Entries that newer ones replace stay behind."""
         tables = {name: self.path / name for name in self.tables()}
-        write_merged(out, self._indices, tables, self.settings, self.clip_parts(), self.provenance)
+        write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance)
 
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
         """Keep a table of captions and splits beside the features, in place of an older one of the same preset.
@@ -259,6 +279,11 @@ class FeatureCache:
         words = self._ragged("words", places, chosen, memory_budget - sentences.bytes_held)
         return TextFeatures(texts=list(texts), words=words, sentences=sentences)
 
+    def empty_texts(self, texts: Sequence[str]) -> list[str]:
+        """Those of these texts, all there, that have no token but start and end."""
+        places = self._indices["texts"].places
+        return [text for text in texts if places[text].stop - places[text].start <= 2]
+
     def cut_texts(self, texts: Sequence[str], count: Callable[[str], int]) -> list[str]:
         """Those of these texts, all there, that have more tokens than are kept of them.
 
@@ -308,7 +333,7 @@ class FeatureCache:
 
         def fill(file: Group) -> None:
             file.attrs["digest"] = self.digest
-            file.attrs["settings"] = json.dumps(self.settings, sort_keys=True)
+            file.attrs["settings"] = json.dumps(self._recorded, sort_keys=True)
             file.attrs["written_ns"] = time.time_ns()
             write_arrays(file, arrays)
 
@@ -352,7 +377,23 @@ def _short(value: Any) -> str:
     return f"{text[:12]}..." if len(text) == 64 else text
 
 
+def recorded_settings(path: Path) -> dict[str, Any] | None:
+    """The settings of the cache in a folder, also where only parts of it are whole; None where there is none yet."""
+    for file in [path / CLIP_FILE, *(part for kind in NAMES for part in sorted(path.glob(f"{kind}-*.h5")))]:
+        if file.is_file() and is_sound(file):
+            return dict(BEFORE_4) | _settings_of(file)
+    return None
+
+
+def _settings_of(file: Path) -> dict[str, Any]:
+    """The settings that a file of a cache records."""
+    with open_file(file) as opened:
+        settings: dict[str, Any] = json.loads(opened.attrs["settings"])
+    return settings
+
+
 def _require_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    there, here = {**BEFORE_4, **there}, {**BEFORE_4, **here}
     differing = [
         f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
         for key in sorted({*there, *here})

@@ -54,7 +54,7 @@ def read_arrays(group: Group) -> dict[str, NDArray[Any]]:
 def append(group: Group, name: str, rows: NDArray[Any]) -> None:
     """Add rows to a dataset of a file that is being written, which grows with them."""
     if name not in group:
-        dtype = h5py.string_dtype() if rows.dtype == object else rows.dtype
+        dtype = h5py.string_dtype() if rows.dtype.kind in "OU" else rows.dtype
         # Pieces of about a MiB: read alone, an entry costs little more than itself.
         row_bytes = max(rows.dtype.itemsize * int(np.prod(rows.shape[1:])), 1)
         chunk = (max(1, 2**20 // row_bytes), *rows.shape[1:])

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, pairwise, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError
 from data.hdf5 import Group, damaged, open_file
-from data.layout import IMAGES, NAMES, Images, Kind
+from data.layout import IMAGES, NAMES, UNKNOWN, Images, Kind
 
 READ_BYTES = 2**24
 """Rows of a part are read in pieces of so many bytes."""
@@ -41,6 +41,7 @@ class Source(NamedTuple):
 
     file_size: int
     file_mtime_ns: int
+    file_digest: str
     start: float
     end: float
 
@@ -63,7 +64,7 @@ class Index:
                     raise UserError(f"{part.path} was made with other settings than the cache: move it out of the cache")
                 names, offsets, written_ns = group[NAMES[kind]].asstr()[()], group["offsets"][()], int(group.attrs["written_ns"])
                 if kind == "videos":
-                    columns = [group[column][()].tolist() for column in Source._fields]
+                    columns = [read_column(group, column, len(names)).tolist() for column in Source._fields]
                     sources = [Source(*values) for values in zip(*columns, strict=True)]
                     images = _images_there(group, offsets)
             except (KeyError, OSError, RuntimeError, AttributeError) as error:
@@ -87,6 +88,15 @@ def runs(members: Sequence[int], places: Sequence[Place], row_bytes: int) -> Ite
             run = []
         run.append(i)
     yield run
+
+
+def read_column(group: Group, name: str, count: int) -> NDArray[Any]:
+    """A dataset with a row for each of `count` entries, texts as str; of an older part that lacks it, what stands for the unknown."""
+    if name not in group and name in UNKNOWN:
+        return np.full(count, UNKNOWN[name])
+    dataset = group[name]
+    column: NDArray[Any] = (dataset.asstr() if dataset.dtype == object else dataset)[()]
+    return column
 
 
 def names_in(part: Path) -> list[str]:

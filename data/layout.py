@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 
 from data.hdf5 import Group, read_arrays, write_arrays
 
-FORMAT = 3
+FORMAT = 4
+READABLE = (3, FORMAT)
+BEFORE_4: Mapping[str, Any] = {"pictures": "stored", "special_tokens": "tokens"}
+"""Settings that a cache of format 3 does not record, and the rules it was made by. It is added to by these."""
+
 CLIP_FILE = "clip.h5"
 
 Kind = Literal["videos", "texts"]
@@ -28,9 +32,11 @@ NAMES: dict[Kind, str] = {"videos": "video_id", "texts": "text"}
 # The datasets of a part: those with a row for every frame or token, and those with a row for every entry.
 ROWS: dict[Kind, tuple[str, ...]] = {"videos": ("frames", "seconds"), "texts": ("words",)}
 ENTRIES: dict[Kind, tuple[str, ...]] = {
-    "videos": ("file_size", "file_mtime_ns", "start", "end", "frames_expected", "hdr", "decoder"),
-    "texts": ("sentence",),
+    "videos": ("file_size", "file_mtime_ns", "file_digest", "start", "end", "frames_expected", "hdr", "decoder"),
+    "texts": ("tokens", "sentence"),
 }
+UNKNOWN: Mapping[str, Any] = {"file_digest": "", "tokens": 0}
+"""What stands for a dataset that parts of format 3 do not have."""
 IMAGES: dict[Kind, tuple[Images, ...]] = {"videos": ("thumbnails", "pixels"), "texts": ()}
 """Datasets of the bytes of JPEG files one after the other, one for every row or none; `NAME_offsets` says where each begins."""
 
@@ -53,9 +59,10 @@ class ClipParts:
 class VideoEntry:
     """One video to write: its frame features [T, D], the time of each in seconds from the beginning of the file, and the file.
 
-    `start` and `end`, in seconds, are the part of the file that was looked at. `frames_expected` is the number of sampled frames that the
-    header of a file announces that is cut short, 0 for a whole one; `hdr` the transfer function of a video of high dynamic range, else
-    empty; `decoder` what decoded it. `thumbnails` and `pixels` are JPEG files, one for every frame, or none.
+    `file_digest` is that of `extract.work.file_digest`, empty where it is not known. `start` and `end`, in seconds, are the part of the
+    file that was looked at. `frames_expected` is the number of sampled frames that the header of a file announces that is cut short, 0 for
+    a whole one; `hdr` the transfer function of a video of high dynamic range, else empty; `decoder` what decoded it. `thumbnails` and
+    `pixels` are JPEG files, one for every frame, or none.
     """
 
     video_id: str
@@ -63,6 +70,7 @@ class VideoEntry:
     seconds_T: NDArray[np.float64]
     file_size: int
     file_mtime_ns: int
+    file_digest: str = ""
     start: float = 0.0
     end: float = math.inf
     frames_expected: int = 0
@@ -90,6 +98,11 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+def format_of(settings: Mapping[str, Any]) -> int:
+    """The format of a cache that records these settings."""
+    return FORMAT if settings.keys() >= BEFORE_4.keys() else 3
+
+
 def feature_bytes(settings: Mapping[str, Any]) -> int:
     """The bytes of the feature of one frame or token."""
     return int(settings["dimension"]) * int(np.dtype(settings["dtype"]).itemsize)
@@ -109,6 +122,7 @@ def video_arrays(entries: Sequence[VideoEntry], dtype: str) -> dict[str, Any]:
         "seconds": np.concatenate([entry.seconds_T for entry in entries]),
         "file_size": np.array([entry.file_size for entry in entries], dtype=np.int64),
         "file_mtime_ns": np.array([entry.file_mtime_ns for entry in entries], dtype=np.int64),
+        "file_digest": [entry.file_digest for entry in entries],
         "start": np.array([entry.start for entry in entries], dtype=np.float64),
         "end": np.array([entry.end for entry in entries], dtype=np.float64),
         "frames_expected": np.array([entry.frames_expected for entry in entries], dtype=np.int64),
@@ -133,12 +147,13 @@ def text_arrays(entries: Sequence[TextEntry], dtype: str) -> dict[str, Any]:
         "offsets": offsets_of([len(entry.words_TD) for entry in entries]),
         "words": np.concatenate([entry.words_TD for entry in entries]).astype(dtype),
         "sentence": np.stack([entry.sentence_D for entry in entries]).astype(dtype),
+        "tokens": np.array([entry.tokens for entry in entries], dtype=np.int64),
     }
 
 
 def fill_clip(file: Group, settings: Mapping[str, Any], clip: ClipParts, provenance: Mapping[str, Any]) -> None:
     """Write what the cache as a whole has."""
-    file.attrs["format"] = FORMAT
+    file.attrs["format"] = format_of(settings)
     file.attrs["settings"] = json.dumps(settings, sort_keys=True)
     file.attrs["provenance"] = json.dumps(provenance)
     file.attrs["logit_scale"] = clip.logit_scale

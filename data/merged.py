@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.hdf5 import Group, append, new_file, open_file, write_arrays
-from data.index import Index, runs
+from data.index import Index, read_column, runs
 from data.layout import ENTRIES, IMAGES, NAMES, ROWS, ClipParts, Kind, feature_bytes, fill_clip, offsets_of, settings_digest
 from data.sealed import seal, written_whole
 
@@ -48,7 +48,7 @@ def _write_kind(kind: Kind, index: Index, group: Group, row_bytes: int) -> None:
         with open_file(part.path) as file:
             source = file[part.group]
             for dataset in ENTRIES[kind]:
-                rows = source[dataset][()][[places[name].entry for name in members]]
+                rows = read_column(source, dataset, len(source[NAMES[kind]]))[[places[name].entry for name in members]]
                 append(group, dataset, rows)
             for dataset in ROWS[kind]:
                 for run in runs(range(len(members)), [places[name] for name in members], row_bytes):

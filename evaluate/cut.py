@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from data.cache import FeatureCache
 from data.errors import UserError
 from extract.models import load_tokenizer
-from extract.tokens import Tokenizer, special_tokens_of
+from extract.tokens import Tokenizer
 
 
 def count_cut(cache: FeatureCache, captions: Sequence[str]) -> int | None:
@@ -20,7 +20,7 @@ def count_cut(cache: FeatureCache, captions: Sequence[str]) -> int | None:
             model = cache.provenance.get("options", {}).get("model")
             if model is None:
                 raise UserError(f"{cache.path} does not say which model made it")
-            loaded.append(load_tokenizer(model, special_tokens_of(cache.settings)))
+            loaded.append(load_tokenizer(model, cache.settings["special_tokens"]))
         return loaded[0].count(loaded[0].encode(text))
 
     try:

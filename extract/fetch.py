@@ -6,6 +6,7 @@ from dataclasses import asdict
 import torch
 
 from extract.clip import load_clip
+from extract.following import DEFAULTS
 from extract.models import weights_path
 from extract.options import ExtractOptions
 from extract.preprocessing import Preprocessing
@@ -18,11 +19,12 @@ def fetch_model(options: ExtractOptions) -> None:
     """
     # The machine with the network may be no machine for the work: no device is asked for.
     # And no picture is seen, so that nothing need be known of them.
-    clip = load_clip(options.model, options.pretrained, torch.device("cpu"), options.seed, pictures=asdict(Preprocessing()))
-    path = weights_path(options.model, options.pretrained)
+    model = options.model or DEFAULTS["model"]
+    clip = load_clip(model, options.pretrained, torch.device("cpu"), options.seed, pictures=asdict(Preprocessing()))
+    path = weights_path(model, options.pretrained)
     if options.json:
-        print(json.dumps({"model": options.model, "weights": clip.digest, "path": None if path is None else str(path)}))
+        print(json.dumps({"model": model, "weights": clip.digest, "path": None if path is None else str(path)}))
     elif path is None:
-        print(f"{options.model}: random weights are drawn from --seed, there is nothing to fetch")
+        print(f"{model}: random weights are drawn from --seed, there is nothing to fetch")
     else:
-        print(f"{options.model}: the weights lie in {path}; on a machine without a network set HF_HUB_OFFLINE=1")
+        print(f"{model}: the weights lie in {path}; on a machine without a network set HF_HUB_OFFLINE=1")

@@ -20,8 +20,9 @@ class ExtractOptions:
     split)."""
     preset: str | None = None
     """Split protocol and recipe of the data set: see python -m data presets. Default: the data set's first."""
-    model: str = "ViT-B-32-quickgelu"
-    """CLIP by open_clip's name (python -m extract.encoders lists those that can be had), or local-dir:PATH."""
+    model: str | None = None
+    """CLIP by open_clip's name (python -m extract.encoders lists those that can be had), or local-dir:PATH. Default: the cache's own with
+    its weights, or ViT-B-32-quickgelu for a new cache."""
     pretrained: str | None = None
     """Weights: one of open_clip's tags, a file, or `random`. Must be given unless the model brings its own."""
     image_mean: str | None = None
@@ -33,15 +34,19 @@ class ExtractOptions:
     """How a picture gets CLIP's size, with the same default: bicubic or bilinear, a comma, and shortest (the shorter side fits, the middle
     is cut out), longest (the longer side fits, the rest is filled) or squash (both sides fit). Such as bicubic,shortest."""
     fps: float | None = None
-    """Frames sampled a second. Default: the preset's, 1."""
+    """Frames sampled a second. Default: the preset's, 1. This and the next three follow an existing cache where the preset is table or
+    folder."""
     max_frames: int | Literal["all"] | None = None
     """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
     max_words: int | None = None
     """Tokens kept of each caption, start and end included. Default: the preset's; for a table or a folder as many as the model takes."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Numbers that CLIP computes with; part of the features' identity. fp32 is never rounded to TF32."""
-    dtype: Literal["float16", "float32"] = "float16"
-    """Number format of the cached features."""
+    pictures: Literal["display", "stored"] | None = None
+    """display: pictures as a player shows them: deinterlaced, pixels square, transparency over black. stored: as the loaders of the field's
+    data sets see them. Default: the preset's; display for a folder or a table."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Numbers that CLIP computes with; part of the features' identity. fp32 is never rounded to TF32. Default: the cache's, or fp32."""
+    dtype: Literal["float16", "float32"] | None = None
+    """Number format of the cached features. Default: the cache's, or float16."""
     thumbnails: bool = True
     """Keep a small picture of every frame, about 2 KB, for reports and search pages. Videos that are there without are extracted again."""
     store_pixels: bool = False
@@ -74,7 +79,7 @@ class ExtractOptions:
     same."""
     decode_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where ffmpeg decodes. CUDA must be asked for and is part of the features' identity, for how far its pixels differ is not measured;
-    until it is, auto is the CPU."""
+    until it is, auto is the CPU, or what an existing cache was made with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where CLIP runs; auto takes CUDA where there is one."""
     seed: int = 0

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from data.accounting import Counts, report, require_complete, splits_of, summary_line
-from data.cache import CLIP_FILE, FeatureCache, TextEntry
+from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.files import printable
 from data.datasets.table import FOLDER
@@ -28,10 +28,11 @@ from extract.decoders import check_decoder
 from extract.dry_run import dry_run
 from extract.failures import Failure
 from extract.fetch import fetch_model
+from extract.following import filled_in
 from extract.options import ExtractOptions
-from extract.preprocessing import asked_for
+from extract.preprocessing import asked_for, of_cache
 from extract.segments import cut
-from extract.texts import encode_texts
+from extract.texts import Unread, encode_texts, find_unread
 from extract.videos import Clock, VideoFeaturesAhead, worker_count
 from extract.work import lacking
 from extract.writer import PartLimits, Writer
@@ -67,7 +68,6 @@ def extract(options: ExtractOptions) -> Outcome:
         fetch_model(options)
         return Outcome(options.cache, 0)
     _check_numbers(options)
-    check_decoder(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
         return _extract(replace(options, quiet=options.quiet or processes.rank > 0), processes)
 
@@ -76,7 +76,9 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     start = time.perf_counter()
     shard = _shard(options, processes)
     preset = find_preset(options.dataset, options.preset, options.annotations)
-    options = _with_preset(options, preset)
+    recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
+    options = filled_in(options, preset, recorded)
+    check_decoder(options)
     _check_segment(options, preset)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
     if not options.quiet:
@@ -85,7 +87,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
             print(note, file=sys.stderr)
     if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
-    clip = _load(options)
+    clip = _load(options, recorded)
     max_words = options.max_words or min(preset.max_words or clip.context_length, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
@@ -125,14 +127,18 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         # With what the others wrote; the lists of failures become one.
         cache = FeatureCache(options.cache)
         Writer(cache, _limits(), (0, 1), [], work.outdated).flush()
-    _report(options, dataset, preset, cache, total, processes.count, seconds)
+    _report(options, dataset, preset, cache, total, processes.count, seconds, find_unread(dataset.captions["caption"], cache, clip))
     return outcome
 
 
-def _load(options: ExtractOptions) -> Clip:
+def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
+    assert options.model is not None
+    assert options.precision is not None
     if not options.quiet:
         print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
-    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, asked_for(options))
+    special = recorded.get("special_tokens", "letters")
+    pictures = (of_cache(recorded) if recorded else {}) | asked_for(options)
+    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, pictures, special)
     if clip.guessed and not options.quiet:
         print(clip.guessed, file=sys.stderr)
     return clip
@@ -146,9 +152,18 @@ def _print_failures(failed: Sequence[Failure], known: int) -> None:
 
 
 def _report(
-    options: ExtractOptions, dataset: Dataset, preset: Preset, cache: FeatureCache, total: dict[str, float], processes: int, seconds: float
+    options: ExtractOptions,
+    dataset: Dataset,
+    preset: Preset,
+    cache: FeatureCache,
+    total: dict[str, float],
+    processes: int,
+    seconds: float,
+    unread: Unread,
 ) -> None:
     """Print what was done, by all processes together."""
+    for line in unread.lines():
+        print(line, file=sys.stderr)
     count = {name: int(value) for name, value in total.items()}
     if options.json:
         summary = {
@@ -161,6 +176,8 @@ def _report(
             "videos_failed": count["failed"],
             "splits": _splits(dataset, preset, cache),
             "texts_extracted": count["texts"],
+            "texts_cut": len(unread.cut),
+            "texts_empty": len(unread.empty),
             "seconds": round(seconds, 1),
             "frames": count["frames"],
             "decode_seconds": round(total["decode"], 3),
@@ -251,11 +268,6 @@ def _limits() -> PartLimits:
     return PartLimits(VIDEOS_A_PART, BYTES_A_PART, SECONDS_A_PART)
 
 
-def _with_preset(options: ExtractOptions, preset: Preset) -> ExtractOptions:
-    """The options with the preset's rule for frames where they say nothing."""
-    return replace(options, fps=options.fps or preset.fps, max_frames=options.max_frames or preset.max_frames)
-
-
 def _file_names(dataset: Dataset, folder: Path) -> pd.DataFrame:
     """The table of videos with files as names under the folder, for the cache."""
     names = [None if file is None else printable(file.relative_to(folder)) for file in dataset.videos["file"]]
@@ -278,6 +290,8 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "fps": options.fps,
         "max_frames": options.max_frames,
         "max_words": max_words,
+        "pictures": options.pictures,
+        "special_tokens": clip.tokenizer.special_tokens,
         "precision": clip.precision,
         "dtype": options.dtype,
         **({"decode_device": "cuda"} if options.decode_device == "cuda" else {}),

@@ -3,11 +3,13 @@
 Shape suffixes: N texts of a batch, L text positions, D joint dimension.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from data.cache import TextEntry
+from data.cache import FeatureCache, TextEntry
+from data.datasets.files import quote
 from extract.clip import BATCH, Clip
 
 
@@ -29,3 +31,28 @@ def encode_texts(texts: Sequence[str], clip: Clip, max_words: int, batch_size: i
                 TextEntry(texts[i], token_NLD[n, : int(length_N[i])].copy(), sentence_ND[n], clip.tokenizer.count(tokens[i]))
                 for n, i in enumerate(batch)
             ]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Texts that CLIP did not read as a whole: of `count` different ones those that were cut, to `most` tokens, and those in which its
+    tokenizer finds no word."""
+
+    count: int
+    most: int
+    cut: list[str]
+    empty: list[str]
+
+    def lines(self) -> Iterator[str]:
+        """In sentences, where there are such texts."""
+        if self.cut:
+            yield f"{len(self.cut):,} of {self.count:,} texts have more than {self.most} tokens and were cut, such as {quote(self.cut[0])}"
+        if self.empty:
+            yield f"{len(self.empty):,} of {self.count:,} texts have no word that the model reads, such as {quote(self.empty[0])}"
+
+
+def find_unread(captions: Iterable[str], cache: FeatureCache, clip: Clip) -> Unread:
+    """Those of these captions that are in the cache and were not read as a whole, also if they were encoded long ago."""
+    texts = [text for text in dict.fromkeys(captions) if ("texts", text) in cache]
+    cut = cache.cut_texts(texts, lambda text: clip.tokenizer.count(clip.tokenizer.encode(text)))
+    return Unread(len(texts), int(cache.settings["max_words"]), cut, cache.empty_texts(texts))

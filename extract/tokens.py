@@ -6,7 +6,7 @@ learned from falls apart into letters, and a script that was rare into bytes.
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -23,12 +23,6 @@ ActivityNet 0.4% are not, of strings of 4 to 10 random letters 99%."""
 SHORTEST_WHOLE_WORD = 3
 
 
-def special_tokens_of(settings: Mapping[str, Any]) -> SpecialTokens:
-    """How the texts of a cache were read, from its settings; before format 4 a special token was itself."""
-    found: SpecialTokens = settings.get("special_tokens", "tokens")
-    return found
-
-
 @dataclass(frozen=True)
 class Cut:
     """Where a text was cut: after `word`, or `within` it, so that `tokens` are left, start and end included."""
@@ -43,7 +37,7 @@ class Tokenizer:
 
     def __init__(self, library: Any, without_special: Any, special_tokens: SpecialTokens) -> None:
         """`library`: a SimpleTokenizer of this object's own; `without_special`: its pattern of words, without the special tokens."""
-        self._library = library
+        self._library, self.special_tokens = library, special_tokens
         if special_tokens == "letters":
             library.pat = without_special
 

@@ -1,5 +1,6 @@
 """Fixtures: a small demo set of real encoded videos, its cache, and the files that some machines have beside the checkout."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,12 @@ pytest_plugins = ["tests.browser"]
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 DEMO_CLIP = f"local-dir:{ROOT / 'demo' / 'clip'}"
+
+
+def pytest_configure() -> None:
+    """A shell ignores the interrupts of what it runs in the background, and every process started from there would too."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,7 @@ def test_a_folder_of_videos_without_captions(tmp_path: Path) -> None:
     assert found.videos["file"].tolist() == [tmp_path / "b.mp4", tmp_path / "sub" / "a.MOV"]
     assert found.captions.empty
     with pytest.raises(UserError, match="holds no video files"):
-        read_dataset("table", preset, None, Path(__file__).parent)
+        read_dataset("table", preset, None, Path(__file__).parent / "golden")
     with pytest.raises(UserError, match="--annotations is missing"):
         find_preset("vatex", None, None)
     with pytest.raises(UserError, match="without captions: leave out --annotations"):

@@ -27,7 +27,6 @@ from data.provenance import write_json
 from extract.clip import BATCH, Clip, load_clip, weights_digest
 from extract.preprocessing import of_cache
 from extract.texts import encode_texts
-from extract.tokens import special_tokens_of
 from train_head.batches import TextBatch, VideoBatch
 from train_head.options import TrainOptions
 from train_head.pixels import Pixels
@@ -140,7 +139,7 @@ def load_trained(options: TrainOptions, cache: FeatureCache, device: torch.devic
     if model is None:
         raise UserError(f"--finetune: {cache.path} does not say which CLIP made it: name it with --model and --pretrained")
     try:
-        pictures, special = of_cache(cache.settings), special_tokens_of(cache.settings)
+        pictures, special = of_cache(cache.settings), cache.settings["special_tokens"]
         clip = load_clip(model, pretrained, device, made.get("seed", 0), pictures=pictures, special_tokens=special)
     except UserError as error:
         if named:

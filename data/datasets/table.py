@@ -10,7 +10,10 @@ from data.datasets.files import VIDEO_SUFFIXES, VideoFolder, check_caption, is_t
 from data.datasets.types import SPLITS, Dataset, Preset
 from data.errors import UserError
 
-PRESETS = (Preset("table", {}, max_words=None), Preset("folder", {}, captions="none", max_words=None))
+PRESETS = (
+    Preset("table", {}, pictures="display", max_words=None),
+    Preset("folder", {}, captions="none", pictures="display", max_words=None),
+)
 FOLDER = PRESETS[1]
 """The preset of a plain folder of videos."""
 

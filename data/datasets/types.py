@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
@@ -44,6 +44,8 @@ class Preset:
     """The part of each video that is looked at."""
     held_out: int = 0
     """Training videos kept for choosing the epoch, where the protocol has no validation split: those with the smallest hashes."""
+    pictures: Literal["display", "stored"] = "stored"
+    """Whether pictures are those that a player shows, or as they are stored: see `extract.frames.Sampling`."""
     by_stem: bool = False
     """Whether descriptions go to a listed video by its stem, where the field asks for its exact name (DiDeMo)."""
 

@@ -22,7 +22,7 @@ from data.sampling import choose_words
 from evaluate.report.collect import Collected
 from evaluate.report.pictures import column_edges
 from extract.models import load_tokenizer
-from extract.tokens import Tokenizer, special_tokens_of
+from extract.tokens import Tokenizer
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.splits import Split
 
@@ -189,7 +189,7 @@ class CardMaker:
             self.no_spelling = "the cache does not say which model made it"
         elif self.no_spelling is None:
             try:
-                self._tokenizer = self._tokenizer or load_tokenizer(self._model, special_tokens_of(self._settings))
+                self._tokenizer = self._tokenizer or load_tokenizer(self._model, self._settings["special_tokens"])
             except UserError as error:
                 self.no_spelling = str(error)
             else:

@@ -18,7 +18,7 @@ from data.sampling import choose_words
 from extract.clip import BATCH, load_clip
 from extract.preprocessing import of_cache
 from extract.texts import encode_texts
-from extract.tokens import Cut, Tokenizer, special_tokens_of
+from extract.tokens import Cut, Tokenizer
 
 MAX_QUERY = 10_000
 """Characters. A CLIP reads some hundred at most; the longest genuine paragraph of the field's data sets has fewer than 5,000."""
@@ -50,7 +50,7 @@ class QueryEncoder:
         """
         extracted: dict[str, Any] = cache.provenance["options"]
         model, pretrained = model or extracted["model"], pretrained or extracted["pretrained"]
-        special = special_tokens_of(cache.settings)
+        special = cache.settings["special_tokens"]
         self._clip = load_clip(model, pretrained, device, extracted["seed"], cache.settings["precision"], of_cache(cache.settings), special)
         loaded = model if pretrained is None else f"{model} with {pretrained}"
         if self._clip.digest != cache.weights:

@@ -1,0 +1,43 @@
+"""Options that are not given: an existing cache says them, else the preset, else a default."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from data.cache import CLIP_FILE
+from data.datasets import Preset
+from data.hdf5 import open_file
+from data.sealed import is_sound
+from extract.options import ExtractOptions
+
+DEFAULTS = {"model": "ViT-B-32-quickgelu", "precision": "fp32", "dtype": "float16", "decode_device": "cpu"}
+PROTOCOL = ("fps", "max_frames", "max_words", "pictures")
+"""What the preset of a data set decides, and an existing cache where there is no such preset: for a folder or a table of the user's own."""
+
+
+def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any]) -> ExtractOptions:
+    """The options, with a value for each that was not given.
+
+    `recorded`: the settings of an existing cache, empty where there is none. What was given stays as it is: where it differs from the
+    cache, the cache refuses it. `max_words` stays None where no cache says it: the model has a word in it.
+    """
+    names = ("precision", "dtype", *(() if preset.files else PROTOCOL))
+    followed = {name: recorded[name] for name in names} if recorded else {}
+    if recorded:
+        followed["decode_device"] = recorded.get("decode_device", "cpu")
+        if options.model is None and options.pretrained is None:
+            followed |= _model_of(options)
+    of_preset = {"fps": preset.fps, "max_frames": preset.max_frames, "pictures": preset.pictures}
+    values = DEFAULTS | of_preset | followed
+    unset = (None, "auto")
+    return replace(options, **{name: value for name, value in values.items() if name == "seed" or getattr(options, name) in unset})
+
+
+def _model_of(options: ExtractOptions) -> dict[str, Any]:
+    """Model, weights and seed that the cache was made with; nothing where the file that says them is damaged."""
+    file = options.cache / CLIP_FILE
+    if not file.is_file() or not is_sound(file):
+        return {}
+    with open_file(file) as opened:
+        made: dict[str, Any] = json.loads(opened.attrs["provenance"])["options"]
+    return {name: made[name] for name in ("model", "pretrained", "seed")}

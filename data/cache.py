@@ -279,10 +279,10 @@ class FeatureCache:
         words = self._ragged("words", places, chosen, memory_budget - sentences.bytes_held)
         return TextFeatures(texts=list(texts), words=words, sentences=sentences)
 
-    def empty_texts(self, texts: Sequence[str]) -> list[str]:
-        """Those of these texts, all there, that have no token but start and end."""
-        places = self._indices["texts"].places
-        return [text for text in texts if places[text].stop - places[text].start <= 2]
+    def text_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """The tokens kept of each of these texts, all there, start and end included."""
+        places = (self._indices["texts"].places[text] for text in texts)
+        return np.array([place.stop - place.start for place in places], dtype=np.int64)
 
     def cut_texts(self, texts: Sequence[str], count: Callable[[str], int]) -> list[str]:
         """Those of these texts, all there, that have more tokens than are kept of them.

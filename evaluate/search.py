@@ -152,14 +152,16 @@ def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions)
         lines = dict.fromkeys(clean_query(line) for line in _lines(str(options.captions), "--captions"))
         texts = searcher.encoder.encode_many(list(lines), options.quiet)
     hits: list[CaptionHit] = searcher.captions(number, texts)
+    cut = searcher.cut_of_captions(texts.texts, cached=options.captions is None)
     if options.json:
         results = [{"rank": hit.rank, "caption": hit.caption, "score": hit.score} for hit in hits]
-        print(json.dumps({"video_id": video_id, "run": options.run, "captions": len(texts.texts), "results": results}))
+        said = {"video_id": video_id, "run": options.run, "captions": len(texts.texts), "captions_cut": cut, "results": results}
+        print(json.dumps(said))
         return
     print(printable(video_id))
     for hit in hits:
         print(f"{hit.rank:4} {hit.score:8.3f}  {printable(hit.caption)}")
-    print(f"of {len(texts.texts):,} captions")
+    print(f"of {len(texts.texts):,} captions{f', {cut:,} of which were cut' if cut else ''}")
 
 
 def printable(text: str) -> str:

@@ -17,6 +17,7 @@ from data.provenance import plain, provenance, write_json
 from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
+from evaluate.cut import cut_figures
 from evaluate.folder import EVALUATION, METRICS_FILE, check_out, clear
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
@@ -32,7 +33,19 @@ from train_head.splits import Split, load_split
 
 # Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
 SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19
-ROW = ("run", "preset", "split", "queries", "gallery", "counts", "train_videos", "selected_on", "ties")
+ROW = (
+    "run",
+    "preset",
+    "split",
+    "queries",
+    "gallery",
+    "counts",
+    "captions_cut",
+    "captions_cut_by_head",
+    "train_videos",
+    "selected_on",
+    "ties",
+)
 """What stands before the figures, in metrics.json and in the line of --json."""
 FREE_TO_DIFFER = {"cache", "run", "out", "index", "memory_budget", "device", "process_timeout", "quiet", "json"}
 """Options that may differ between processes: they do not decide the result, or what they name is compared by its content."""
@@ -110,6 +123,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "queries": len(split.answers),
         "gallery": len(split.videos.ids),
         "counts": split.counts,
+        **cut_figures(loaded.cache, head, split.texts.texts),
         "train_videos": loaded.record.get("train_counts", {}).get("videos_scored"),
         "selected_on": loaded.record.get("selected_on"),
         "ties": options.ties,

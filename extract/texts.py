@@ -12,6 +12,9 @@ from data.cache import FeatureCache, TextEntry
 from data.datasets.files import quote
 from extract.clip import BATCH, Clip
 
+START_AND_END = 2
+"""The tokens of a text without words."""
+
 
 def encode_texts(texts: Sequence[str], clip: Clip, max_words: int, batch_size: int = BATCH) -> Iterator[list[TextEntry]]:
     """The features of these texts, batch by batch, the shortest texts first.
@@ -55,4 +58,5 @@ def find_unread(captions: Iterable[str], cache: FeatureCache, clip: Clip) -> Unr
     """Those of these captions that are in the cache and were not read as a whole, also if they were encoded long ago."""
     texts = [text for text in dict.fromkeys(captions) if ("texts", text) in cache]
     cut = cache.cut_texts(texts, lambda text: clip.tokenizer.count(clip.tokenizer.encode(text)))
-    return Unread(len(texts), int(cache.settings["max_words"]), cut, cache.empty_texts(texts))
+    empty = [text for text, length in zip(texts, cache.text_lengths(texts), strict=True) if length == START_AND_END]
+    return Unread(len(texts), int(cache.settings["max_words"]), cut, empty)

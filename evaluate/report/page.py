@@ -14,6 +14,7 @@ from markupsafe import Markup
 from data.cache import FeatureCache
 from data.metrics import DIRECTIONS, Ranks
 from data.provenance import write_atomically
+from evaluate.cut import cut_notes
 from evaluate.report import PLOTS_FOLDER, REPORT_FILE
 from evaluate.report.cards import PARTS, Card, CardMaker
 from evaluate.report.collect import Collected
@@ -71,6 +72,7 @@ def write_report(
             result=result,
             columns=("R@1", "R@5", "R@10", "MdR", "MnR"),
             directions=list(zip(DIRECTIONS, DIRECTION_NAMES, strict=True)),
+            cut_notes=list(cut_notes(result)),
             provenance=_provenance(result),
             plots=plots,
             plots_folder=PLOTS_FOLDER,

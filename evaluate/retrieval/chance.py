@@ -67,7 +67,7 @@ class Chance:
 
     def _level(self, length: int) -> _Level:
         words = self._encoder.tokenizer.random_words
-        features = self._encoder.encode([words(length - 2, seed) for seed in range(RANDOM_QUERIES)])
+        features = self._encoder.encode_many([words(length - 2, seed) for seed in range(RANDOM_QUERIES)], quiet=True)
         single = [TextBatch.gather(features, [r], self._gallery.device) for r in range(RANDOM_QUERIES)]
         chosen = [self._candidates(text) for text in single]
         video_U = np.unique(np.concatenate(chosen))

@@ -15,6 +15,7 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.features import TextFeatures
 from data.sampling import choose_frames
+from evaluate.cut import count_cut
 from evaluate.retrieval.candidates import Candidates, IndexedGallery, WholeGallery
 from evaluate.retrieval.chance import Chance
 from evaluate.retrieval.gallery import Gallery
@@ -144,6 +145,15 @@ class Searcher:
         score_A = np.concatenate([self.gallery.scores(TextBatch.gather(texts, part, self._device), member) for part in parts])[:, 0]
         order = np.argsort(-score_A, kind="stable")[: self._options.top].tolist()
         return [CaptionHit(rank, texts.texts[i], float(score_A[i])) for rank, i in enumerate(order, start=1)]
+
+    def cut_of_captions(self, texts: Sequence[str], cached: bool) -> int | None:
+        """How many of these texts were cut, by the cache or the head; None where it is not known of cached ones."""
+        if not cached:
+            return sum(self.encoder.cut_of(text)[0] is not None for text in texts)
+        most, by_cache = self.head.most_words, count_cut(self.cache, texts)
+        by_head = 0 if most is None else int((self.cache.text_lengths(texts) > most).sum())
+        # What the cache has cut is as long as it keeps texts: if the head takes fewer, it is among those that the head cuts.
+        return by_head or by_cache
 
     def cached_captions(self) -> TextFeatures:
         """All captions of the cache, in their order. Raises UserError where it has none."""

@@ -1,12 +1,17 @@
 """Texts as tokens: beside open_clip's own tokenizer, and what it makes of special tokens, long texts and unknown words."""
 
+import json
+import random
 import re
+import string
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data.datasets.files import read_csv
 from extract.models import load_tokenizer, open_clip
 from extract.tokens import Tokenizer
 from tests.conftest import DEMO_CLIP
@@ -114,6 +119,20 @@ def test_where_a_text_is_cut(letters: Tokenizer, words: list[str], most: int) ->
 )
 def test_which_words_are_known(letters: Tokenizer, text: str, known: bool) -> None:
     assert letters.knows_a_word(text) == known
+
+
+def test_genuine_captions_have_known_words_and_random_strings_have_none(letters: Tokenizer, shared_annotations: Path) -> None:
+    captions = read_csv(shared_annotations / "msrvtt" / "MSRVTT_JSFUSION_test.csv", ("sentence",))["sentence"].tolist()
+    for split in ("val", "test"):
+        listed = json.loads((shared_annotations / "didemo" / f"{split}_data.json").read_text())
+        captions += [entry["description"] for entry in listed]
+    assert [caption for caption in captions if not letters.knows_a_word(caption)] == []
+    words = [word for caption in captions for word in re.findall(r"[a-z]{2,}", caption.lower())]
+    known = {word: letters.knows_a_word(word) for word in set(words)}
+    assert sum(known[word] for word in words) > 0.99 * len(words)
+    drawn = random.Random(0)
+    strings = ["".join(drawn.choices(string.ascii_lowercase, k=drawn.randint(4, 10))) for _ in range(3000)]
+    assert sum(map(letters.knows_a_word, strings)) < 0.015 * len(strings)
 
 
 def test_random_words_are_single_tokens_and_the_same_again(letters: Tokenizer) -> None:

@@ -93,7 +93,7 @@ def at_size(path: Path, run: str) -> Row:
     cache = timed("open", lambda: FeatureCache(path))
     split = load_split(cache, "test", None, 2**30)
     head, _ = load_head(run, cache, DEVICE)
-    gallery = timed("gallery", lambda: Gallery(cache, head, None, 0, ahead=False))
+    gallery = timed("gallery", lambda: Gallery(cache, cache.names("videos"), head, None, 0, ahead=False))
     number = {video_id: i for i, video_id in enumerate(gallery.ids)}
     answers = np.array([number[split.videos.ids[b]] for b in split.answers])
     for vectors in MADE_FROM:

@@ -9,7 +9,6 @@ Shape suffixes: N entries (videos or texts), T rows of all entries together (fra
 """
 
 import hashlib
-import io
 import json
 import math
 import time
@@ -43,10 +42,11 @@ from data.layout import (
     text_arrays,
     video_arrays,
 )
+from data.listings import Listings
 from data.merged import write_merged
 from data.sampling import choose_frames, choose_words
 from data.sealed import is_sound, sweep, write_sealed
-from data.tables import captions_file, videos_file, write_parquet
+from data.sources import Source
 
 if TYPE_CHECKING:  # writing a part needs no torch
     from data.features import Ragged, TextFeatures, VideoFeatures
@@ -63,6 +63,7 @@ class FeatureCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.merged = path.is_file()
+        self.listings = Listings(path)
         if not path.exists():
             raise UserError(f"there is no cache at {path}: make one with python -m extract --cache {path} ...")
         if not self.merged and not (path / CLIP_FILE).is_file():
@@ -153,6 +154,10 @@ class FeatureCache:
         """The ids of all videos, or all texts, that are there."""
         return list(self._indices[kind].places)
 
+    def places(self, kind: Kind) -> Mapping[str, Place]:
+        """Where each entry lies."""
+        return self._indices[kind].places
+
     def fingerprint(self, video_ids: Sequence[str]) -> str:
         """SHA-256 of the settings and of which entries, written when, these videos are: other features have another."""
         written_ns = self._indices["videos"].written_ns
@@ -203,54 +208,16 @@ class FeatureCache:
 
     def merge(self, out: Path) -> None:
         """Write the whole cache into one file, readable as a cache. Entries that newer ones replace stay behind."""
-        tables = {name: self.path / name for name in self.tables()}
+        tables = {name: self.path / name for name in self.listings.files()}
         write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance)
 
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
-        """Keep a table of captions and splits beside the features, in place of an older one of the same preset.
-
-        `videos`: columns video_id, split, file (a name, None where there is no file), start and end (the part of the file in seconds; NaN:
-        from the beginning, to the end). By default those of the captions, each a whole file.
-        """
-        if videos is None:
-            listed = captions[["video_id", "split"]].drop_duplicates()
-            videos = listed.assign(file=captions["video_id"], start=math.nan, end=math.nan)
-        write_parquet(self.path / videos_file(preset), videos[["video_id", "split", "file", "start", "end"]])
-        if not captions.empty:
-            write_parquet(self.path / captions_file(preset), captions)
-
-    def presets(self) -> list[str]:
-        """Names of the tables of captions that are there."""
-        return sorted(name[len("captions-") : -len(".parquet")] for name in self.tables() if name.startswith("captions-"))
-
-    def tables(self) -> list[str]:
-        """Names of the files of all tables."""
-        if not self.merged:
-            return sorted(path.name for path in self.path.glob("*.parquet"))
-        with open_file(self.path) as file:
-            return sorted(file["tables"])
-
-    def preset(self, name: str | None = None) -> str:
-        """The name of a preset that is there; where the cache has one, it need not be named. Raises UserError where there is no such."""
-        there = self.presets()
-        if name is None and len(there) > 1:
-            raise UserError(f"the cache {self.path} serves several presets: name one with --preset {'|'.join(there)}")
-        if not there:
-            raise UserError(f"the cache {self.path} has no captions: extract with --annotations")
-        if name is not None and name not in there:
-            raise UserError(f"the cache {self.path} has no captions for preset {name}; it has: {', '.join(there)}")
-        return name or there[0]
+        """Keep a table of captions and splits that bears the name of its preset: see `Listings.write`."""
+        self.listings.write(preset, Source(preset), captions, videos)
 
     def table(self, preset: str | None = None) -> pd.DataFrame:
-        """The captions of a preset, columns video_id, caption, split; where the cache has one table, it need not be named."""
-        return self._read_table(captions_file(self.preset(preset)))
-
-    def video_table(self, preset: str) -> pd.DataFrame:
-        """All videos that a preset lists: columns video_id, split, file (a name under the folder of videos, None where there was none),
-        start and end (the part of the file in seconds; NaN: from the beginning, to the end)."""
-        if videos_file(preset) not in self.tables():
-            raise UserError(f"{self.path / videos_file(preset)} is missing: run extract again, which writes it")
-        return self._read_table(videos_file(preset))
+        """The captions of a preset, columns video_id, caption, split; where the cache has one preset, it need not be named."""
+        return self.listings.select(preset).captions
 
     def videos(self, video_ids: Sequence[str], memory_budget: int, max_frames: int | None = None) -> "VideoFeatures":
         """The frame features of these videos, all there, in this order; thinned out to `max_frames` by the rule of extraction.
@@ -315,12 +282,6 @@ class FeatureCache:
             content = group[name][offsets[0] : offsets[-1]].tobytes()
         files = [content[begin - offsets[0] : end - offsets[0]] for begin, end in pairwise(offsets)]
         return files if content else []
-
-    def _read_table(self, name: str) -> pd.DataFrame:
-        if not self.merged:
-            return pd.read_parquet(self.path / name)
-        with open_file(self.path) as file:
-            return pd.read_parquet(io.BytesIO(file["tables"][name][()].tobytes()))
 
     def _write_part(self, kind: Kind, arrays: Mapping[str, Any]) -> None:
         for name in ("frames", "words", "sentence"):

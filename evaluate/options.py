@@ -19,6 +19,8 @@ class EvaluateOptions:
     """Split to evaluate."""
     preset: str | None = None
     """Split protocol, where the cache serves several."""
+    name: str | None = None
+    """Source in the cache, by the name that extract gave it. Default: all that have captions, together."""
     max_frames: int | None = None
     """Frames used of each video, chosen evenly. Default: as the run was trained; all that are cached for zero-shot."""
     ties: Literal["expected", "reference"] = "expected"

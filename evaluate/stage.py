@@ -92,7 +92,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     if options.query_bank is not None:
         if split.name == BANK_SPLIT:
             raise UserError(f"--query-bank with --split {split.name}: the bank would hold the queries; leave it out, or use another split")
-        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.most_words, memory_left)
+        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.most_words, memory_left, options.name)
         memory_left -= bank.words.bytes_held + bank.sentences.bytes_held
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
     collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
@@ -119,6 +119,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     result: dict[str, Any] = {
         "run": options.run,
         "preset": split.preset,
+        "sources": list(split.sources),
         "split": split.name,
         "queries": len(split.answers),
         "gallery": len(split.videos.ids),
@@ -185,7 +186,9 @@ def load(options: EvaluateOptions) -> Loaded:
     max_frames = trained_frames if options.max_frames is None else options.max_frames
     budget = budget_bytes(options.memory_budget) // on_this_machine()
     features_budget = max(0, budget - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
-    split = load_split(cache, options.split, options.preset, features_budget, max_frames, options.allow_missing, head.most_words)
+    split = load_split(
+        cache, options.split, options.preset, features_budget, max_frames, options.allow_missing, options.name, head.most_words
+    )
     check_fits(head, split)
     head.products = torch.bfloat16 if options.products == "bf16" else None
     candidates = [] if options.candidates is None else parse_candidates(options.candidates, len(split.videos.ids))

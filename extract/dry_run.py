@@ -102,6 +102,8 @@ def dry_run(
         )
         return
     print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
+    if "unlisted" in found:
+        print("prune: {videos:,} videos and {texts:,} texts are in no listing".format(**found["unlisted"]))
     print(f"time: about {_duration(seconds)} with {workers} workers, from {of_videos.count} videos and {of_texts.count} texts")
     room = f"{_size(free)} are free{'' if disk <= free else ': TOO LITTLE'}"
     print(f"disk: {_size(disk)} in {options.cache}, {_size(pictures)} of it pictures; {room}")

@@ -20,6 +20,8 @@ class ExtractOptions:
     split)."""
     preset: str | None = None
     """Split protocol and recipe of the data set: see python -m data presets. Default: the data set's first."""
+    name: str | None = None
+    """Name of this source in the cache, whose last listing it replaces. Default: that of the folder or table, or the data set's preset."""
     model: str | None = None
     """CLIP by open_clip's name (python -m extract.encoders lists those that can be had), or local-dir:PATH. Default: the cache's own with
     its weights, or ViT-B-32-quickgelu for a new cache."""
@@ -55,6 +57,8 @@ class ExtractOptions:
     """Cut longer videos every so many seconds into entries VIDEO#t=START,END; for a plain folder of videos. Default: no cuts."""
     fetch_model: bool = False
     """Only download the weights, on a machine with a network, and say where they lie. No other option than the model's is needed."""
+    prune: bool = False
+    """Afterwards, drop from the cache what no source lists any more; with --dry-run, only count it."""
     dry_run: bool = False
     """Only say what is there and what all of it would take in time, disk and memory, measured on a few videos."""
     allow_missing: bool = False

@@ -10,13 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from data.accounting import Counts, report, require_complete, splits_of, summary_line
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.datasets import Dataset, Preset, find_preset, read_dataset
-from data.datasets.files import printable
 from data.datasets.table import FOLDER
 from data.device import find_device
 from data.errors import UserError
@@ -29,6 +27,7 @@ from extract.dry_run import dry_run
 from extract.failures import Failure
 from extract.fetch import fetch_model
 from extract.following import filled_in
+from extract.listing import Named, count_unlisted, keep_listing, named, prune, require_own_ids
 from extract.options import ExtractOptions
 from extract.preprocessing import asked_for, of_cache
 from extract.segments import cut
@@ -72,22 +71,41 @@ def extract(options: ExtractOptions) -> Outcome:
         return _extract(replace(options, quiet=options.quiet or processes.rank > 0), processes)
 
 
-def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
-    start = time.perf_counter()
-    shard = _shard(options, processes)
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be extracted. `recorded`: the settings of the cache, empty where there is none."""
+
+    options: ExtractOptions
+    preset: Preset
+    dataset: Dataset
+    own: Named
+    recorded: dict[str, Any]
+
+
+def _read(options: ExtractOptions) -> _Asked:
+    """The options with nothing left open, and the data set. Raises UserError where they do not go together, or it is not whole."""
     preset = find_preset(options.dataset, options.preset, options.annotations)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
     options = filled_in(options, preset, recorded)
     check_decoder(options)
     _check_segment(options, preset)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
+    own = named(options, preset)
     if not options.quiet:
         print(summary_line(dataset, preset, options.videos), file=sys.stderr)
         for note in dataset.notes:
             print(note, file=sys.stderr)
     if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
-    clip = _load(options, recorded)
+    return _Asked(options, preset, dataset, own, recorded)
+
+
+def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
+    start = time.perf_counter()
+    shard = _shard(options, processes)
+    asked = _read(options)
+    options, preset, dataset, own = asked.options, asked.preset, asked.dataset, asked.own
+    clip = _load(options, asked.recorded)
     max_words = options.max_words or min(preset.max_words or clip.context_length, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
@@ -96,26 +114,29 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     cache = _open_cache(options, clip, settings, shard, processes)
     if options.segment is not None:
         dataset = cut(dataset, options)
+    if cache is not None:
+        require_own_ids(dataset, cache, own)
     work = lacking(dataset, cache, options, shard)
     if options.dry_run or cache is None:
         found = report(options.dataset, dataset, preset, options.videos)
+        if options.prune:
+            found["unlisted"] = count_unlisted(dataset, cache, own) if cache is not None else {"videos": 0, "texts": 0}
         dry_run(options, found, work.videos, work.texts, clip, max_words, _limits(), TEXTS_A_PART)
         if not options.allow_missing:
             require_complete(dataset, preset, options.videos)
         return Outcome(options.cache, 0)
     if work.for_pictures and not options.quiet:
         print(f"{work.for_pictures} videos are there without the pictures asked for and are extracted again", file=sys.stderr)
-    cache.write_table(preset.name, dataset.captions, _file_names(dataset, options.videos))
+    keep_listing(dataset, cache, own, options.videos, shard if processes.count == 1 else (0, 1))
     # Decoding begins while the texts are encoded.
     with VideoFeaturesAhead(work.videos, clip, options) as videos:
         _extract_texts(work.texts, clip, cache, max_words, options.quiet)
         writer = Writer(cache, _limits(), shard, work.known, work.outdated)
         failures = _extract_videos(videos, len(work.videos), writer, options)
-    failed = sorted([*work.known, *failures], key=lambda failure: failure.video_id)
+    failed = _print_failures(work.known, failures)
     done = len(work.videos) - len(failures)
-    _print_failures(failed, len(work.known))
     there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
-    counted = {"done": done, "failed": len(failed), "texts": len(work.texts), "there": there, "frames": videos.clock.frames}
+    counted = {"done": done, "failed": failed, "texts": len(work.texts), "there": there, "frames": videos.clock.frames}
     timed = {"decode": videos.clock.decode_s, "encode": videos.clock.encode_s}
     timed |= {"start": videos.clock.start_s, "wait": videos.clock.wait_s, "write": writer.seconds}
     total = _sum({**counted, **timed, "pictures": writer.picture_bytes}, processes)
@@ -127,7 +148,11 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         # With what the others wrote; the lists of failures become one.
         cache = FeatureCache(options.cache)
         Writer(cache, _limits(), (0, 1), [], work.outdated).flush()
-    _report(options, dataset, preset, cache, total, processes.count, seconds, find_unread(dataset.captions["caption"], cache, clip))
+    unread = find_unread(dataset.captions["caption"], cache, clip)
+    if options.prune:
+        total |= {f"pruned_{kind}": count for kind, count in prune(cache).items()}
+        cache = FeatureCache(options.cache)
+    _report(options, dataset, preset, cache, total, processes.count, seconds, unread)
     return outcome
 
 
@@ -144,11 +169,14 @@ def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
     return clip
 
 
-def _print_failures(failed: Sequence[Failure], known: int) -> None:
+def _print_failures(known: Sequence[Failure], failures: Sequence[Failure]) -> int:
+    """Print those of earlier runs that were not tried again and those of this one; how many they are."""
+    failed = sorted([*known, *failures], key=lambda failure: failure.video_id)
     for failure in failed:
         print(f"failed: {failure.file}: {failure.reason}{': ' * bool(failure.last_words)}{failure.last_words}", file=sys.stderr)
     if known:
-        print(f"{known} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
+        print(f"{len(known)} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
+    return len(failed)
 
 
 def _report(
@@ -187,6 +215,7 @@ def _report(
             "write_seconds": round(total["write"], 3),
             "picture_bytes": count["pictures"],
             "processes": processes,
+            **{name: number for name, number in count.items() if name.startswith("pruned_")},
         }
         print(json.dumps(summary))
     else:
@@ -194,6 +223,9 @@ def _report(
             f"{options.cache}: {count['done']} videos and {count['texts']} texts extracted, {count['there']} videos were there, "
             f"{count['failed']} failed, {seconds:.1f} s"
         )
+        if options.prune:
+            freed = f"{count['pruned_bytes'] / 2**20:.1f} MiB are free again"
+            print(f"dropped {count['pruned_videos']} videos and {count['pruned_texts']} texts that no source lists; {freed}")
 
 
 def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
@@ -241,6 +273,8 @@ def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:
     shard = (int(found[1]), int(found[2])) if found else (0, 0)
     if shard[0] >= shard[1]:
         raise UserError(f"--shard {option}: I/N with I from 0 to N - 1, such as 0/4 to 3/4 for four processes")
+    if options.prune and shard[1] > 1:
+        raise UserError(f"--prune with --shard {option}: others are writing; run extract with --prune once they are done, without --shard")
     return shard
 
 
@@ -266,12 +300,6 @@ def _check_segment(options: ExtractOptions, preset: Preset) -> None:
 
 def _limits() -> PartLimits:
     return PartLimits(VIDEOS_A_PART, BYTES_A_PART, SECONDS_A_PART)
-
-
-def _file_names(dataset: Dataset, folder: Path) -> pd.DataFrame:
-    """The table of videos with files as names under the folder, for the cache."""
-    names = [None if file is None else printable(file.relative_to(folder)) for file in dataset.videos["file"]]
-    return dataset.videos.assign(file=pd.Series(names, dtype=object))
 
 
 def _splits(dataset: Dataset, preset: Preset, cache: FeatureCache) -> dict[str, Counts]:

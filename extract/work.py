@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from data.cache import FeatureCache, Images
@@ -56,7 +57,7 @@ def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOption
         if skipped and failure is not None:
             known.append(failure)
         wanted.append(not current and not skipped)
-    work = videos[wanted]
+    work = videos[np.array(wanted, dtype=bool)]
     # Images that are there stay there when a video is extracted again for another reason.
     keep = [asked | cache.images_of(video_id) for video_id in work["video_id"]]
     work = work.assign(thumbnails=["thumbnails" in kinds for kinds in keep], pixels=["pixels" in kinds for kinds in keep])

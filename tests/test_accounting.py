@@ -130,7 +130,7 @@ def test_a_plain_folder_is_extracted_for_search(
     options = replace(own_cache_options, dataset="table", videos=videos, annotations=None, json=True)
     cache = FeatureCache(extract.main(options))
     assert ("videos", "sub/video0.mp4") in cache
-    listed = cache.video_table("folder")[["video_id", "split", "file"]]
+    listed = cache.listings.videos("videos")[["video_id", "split", "file"]]
     assert listed.to_dict("records") == [{"video_id": "sub/video0.mp4", "split": "search", "file": "sub/video0.mp4"}]
     assert json.loads(capsys.readouterr().out)["splits"]["search"]["videos_decoded"] == 1
     with pytest.raises(UserError, match="has no captions: extract with --annotations"):

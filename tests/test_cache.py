@@ -106,11 +106,11 @@ def test_tables_are_no_part_of_the_identity(tmp_path: Path) -> None:
     assert cache.table("two")["split"].tolist() == ["val"]
     with pytest.raises(UserError, match="no captions for preset three"):
         cache.table("three")
-    videos = cache.video_table("one")
+    videos = cache.listings.videos("one")
     assert videos[["video_id", "split", "file"]].to_dict("records") == [{"video_id": "a", "split": "test", "file": "a"}]
     assert videos[["start", "end"]].isna().all(axis=None)
     with pytest.raises(UserError, match=r"videos-three\.parquet is missing: run extract again"):
-        cache.video_table("three")
+        cache.listings.videos("three")
     assert FeatureCache(tmp_path).digest == cache.digest
 
 
@@ -168,6 +168,6 @@ def test_what_is_no_cache_is_refused(tmp_path: Path, damage: str) -> None:
 def test_an_unfinished_part_is_not_read(tmp_path: Path) -> None:
     cache = new_cache(tmp_path)
     (tmp_path / ".videos-0123.h5.99.tmp").write_bytes(b"half")
-    assert not FeatureCache(tmp_path).presets()
+    assert not FeatureCache(tmp_path).listings.sources()
     cache.write_videos([video(np.random.default_rng(0), "v", 2)])
     assert ("videos", "v") in FeatureCache(tmp_path)

@@ -16,7 +16,7 @@ from evaluate import EvaluateOptions, main
 from evaluate.retrieval.options import RetrievalOptions
 from evaluate.retrieval.searcher import Searcher
 from evaluate.two_stage.candidates import candidate_index, find_candidates, unit_vectors
-from evaluate.two_stage.index import VideoIndex, nearest
+from evaluate.two_stage.index import INDEX_FILE, VideoIndex, nearest
 from evaluate.two_stage.rerank import candidate_metrics, rerank
 from tests.test_stages import Everything
 from train_head.heads import HEADS, HeadConfig, make_head
@@ -94,10 +94,22 @@ def test_an_index_is_kept_and_refused_for_another_cache_or_when_damaged(tmp_path
     assert np.array_equal(again.search(query_AD, 5)[0], index.search(query_AD, 5)[0])
     with pytest.raises(UserError, match="was built from another cache, other videos or other vectors"):
         VideoIndex.load(tmp_path, "those")
-    shard = tmp_path / "shard-0.faiss"
-    shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"the index .* is damaged .*: delete it"):
-        VideoIndex.load(tmp_path, "these")
+    for name in ("shard-0.faiss", INDEX_FILE):
+        whole = (tmp_path / name).read_bytes()
+        for place in np.linspace(0, len(whole) - 1, 40).astype(int):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << (place % 8)
+            # A blank for a blank is the same JSON.
+            if name == INDEX_FILE and bytes([whole[place], flipped[place]]).isspace():
+                continue
+            (tmp_path / name).write_bytes(flipped)
+            with pytest.raises(UserError, match=r"the index .*(is damaged .*|: delete it|or delete this one)"):
+                VideoIndex.load(tmp_path, "these")
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match=r"the index .* is damaged .*: delete it"):
+            VideoIndex.load(tmp_path, "these")
+        (tmp_path / name).write_bytes(whole)
+    assert VideoIndex.load(tmp_path, "these").videos == 50
 
 
 def test_pooled_vectors_are_the_mean_of_frames_of_norm_1(cache: FeatureCache) -> None:

@@ -244,10 +244,10 @@ def test_a_bank_that_is_not_there_is_refused(options: EvaluateOptions, cache: Fe
     with pytest.raises(UserError, match="the bank would hold the queries"):
         evaluate.main(replace(options, query_bank=5, split="train"))
     train = set(table.loc[table["split"] == "train", "caption"])
-    some, other = (load_bank(cache, cache.preset(), 20, seed, 32, BUDGET).texts for seed in (0, 1))
+    some, other = (load_bank(cache, cache.listings.select().preset, 20, seed, 32, BUDGET).texts for seed in (0, 1))
     assert set(some) <= train
     assert some != other
-    assert some == load_bank(cache, cache.preset(), 20, 0, 32, BUDGET).texts
+    assert some == load_bank(cache, cache.listings.select().preset, 20, 0, 32, BUDGET).texts
 
 
 def test_a_bank_score_that_is_no_number_is_named() -> None:

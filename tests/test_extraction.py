@@ -118,7 +118,7 @@ def test_every_name_is_extracted(options: ExtractOptions, capsys: pytest.Capture
     assert run(options, capsys) == (len(names) + 2, 0)
     cache = FeatureCache(options.cache)
     assert ("videos", "caf\\xe9.mp4") in cache
-    assert {name.decode() for name in names if name != b"caf\xe9.mp4"} < set(cache.video_table("folder")["file"])
+    assert {name.decode() for name in names if name != b"caf\xe9.mp4"} < set(cache.listings.videos("videos")["file"])
 
 
 def test_a_hanging_decoder_is_listed(options: ExtractOptions, tmp_path: Path) -> None:

@@ -148,9 +148,9 @@ def test_a_merged_cache_is_read_as_the_folder_is(cache_path: Path, tmp_path: Pat
     name = cache.names("videos")[0]
     assert merge(MergeOptions(copy, out)) == 0
     merged = FeatureCache(out)
-    assert (merged.digest, merged.presets(), merged.settings) == (cache.digest, cache.presets(), cache.settings)
+    assert (merged.digest, merged.listings.sources(), merged.settings) == (cache.digest, cache.listings.sources(), cache.settings)
     assert merged.table().equals(cache.table())
-    assert merged.video_table("demo").equals(cache.video_table("demo"))
+    assert merged.listings.videos("demo").equals(cache.listings.videos("demo"))
     assert sorted(merged.names("videos")) == sorted(cache.names("videos"))
     videos, texts = cache.names("videos"), cache.names("texts")
     one, other = (found.videos(videos, budget) for found in (cache, merged))

@@ -105,7 +105,7 @@ def mean(report_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Writte
 def copy_without_pictures(cache: FeatureCache, path: Path, provenance: dict[str, Any] | None = None) -> Path:
     """The same features and captions, and no thumbnails."""
     copy = FeatureCache.create(path, cache.settings, cache.clip_parts(), provenance or cache.provenance)
-    ids, preset = cache.names("videos"), cache.preset()
+    ids, preset = cache.names("videos"), cache.listings.select().preset
     videos, texts = cache.videos(ids, 2**30), cache.texts(cache.names("texts"), 2**30)
     copy.write_videos([VideoEntry(ids[i], videos.frames.gather([i])[0].numpy(), videos.seconds[i], 1, 1) for i in range(len(ids))])
     copy.write_texts(
@@ -114,7 +114,7 @@ def copy_without_pictures(cache: FeatureCache, path: Path, provenance: dict[str,
             for i, text in enumerate(texts.texts)
         ]
     )
-    copy.write_table(preset, cache.table(), cache.video_table(preset))
+    copy.write_table(preset, cache.table(), cache.listings.videos(preset))
     return path
 
 
@@ -429,8 +429,8 @@ def test_of_a_long_video_a_column_is_a_run_of_frames(report_cache: Path, tmp_pat
 
 def test_a_split_of_one_video_has_a_report(report_cache: Path, tmp_path: Path) -> None:
     cache = FeatureCache(copy_without_pictures(FeatureCache(report_cache), tmp_path / "cache"))
-    preset = cache.preset()
-    captions, videos = cache.table(), cache.video_table(preset)
+    preset = cache.listings.select().preset
+    captions, videos = cache.table(), cache.listings.videos(preset)
     only = videos["video_id"].iloc[0]
     cache.write_table(preset, captions[captions["video_id"] == only], videos[videos["video_id"] == only])
     options = EvaluateOptions(

@@ -313,7 +313,7 @@ def test_another_clip_than_the_caches_is_refused_by_both_digests(options: Search
 
 def test_a_cache_without_videos_and_lines_that_are_no_text(options: SearchOptions, cache: FeatureCache, tmp_path: Path) -> None:
     empty = rewritten(cache, tmp_path / "cache", {})
-    with pytest.raises(UserError, match="holds no videos: run extract"):
+    with pytest.raises(UserError, match="holds no videos that a source lists: run extract"):
         search.main(replace(options, cache=empty.path))
     file = tmp_path / "queries.txt"
     for content, line in [(b"a cat\n\xff\n", "line 2: byte 0xff is not UTF-8"), (b"\n \n", "holds no text")]:

@@ -72,7 +72,7 @@ def test_segments_are_the_parts_that_a_table_would_cut_out(options: ExtractOptio
     done, cache = run(replace(options, segment=8.0), capsys)
     ids = ["long.mp4#t=0,8", "long.mp4#t=8,16", "long.mp4#t=16", "short.mp4"]
     assert (done, sorted(cache.names("videos"))) == (4, sorted(ids))
-    listed = cache.video_table("folder").set_index("video_id")
+    listed = cache.listings.videos("videos").set_index("video_id")
     assert listed["file"].to_dict() == {name: name.split("#")[0] for name in ids}
     assert listed["start"].dropna().to_dict() == {ids[0]: 0.0, ids[1]: 8.0, ids[2]: 16.0}
     assert listed["end"].dropna().to_dict() == {ids[0]: 8.0, ids[1]: 16.0}

@@ -56,7 +56,7 @@ def served_cache(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     cache = FeatureCache(cache_path)
     ids = {f"video{i}": f"video{i}" for i in range(1, 7)} | {"video7": "<b>&video7", "video8": "outside", "video9": "gone"}
     made = rewritten(cache, tmp_path_factory.mktemp("served") / "cache", ids, thumbnails=True)
-    table = cache.video_table("demo").head(9).assign(video_id=list(ids.values()), split="test")
+    table = cache.listings.videos("demo").head(9).assign(video_id=list(ids.values()), split="test")
     table["file"] = [f"video{i}.mp4" for i in range(1, 8)] + ["../secret.mp4", "gone.mp4"]
     made.write_table("demo", cache.table().head(0), table)
     return made

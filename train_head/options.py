@@ -19,6 +19,8 @@ class TrainOptions:
     """Steps between checkpoints, of which there is also one after every epoch."""
     preset: str | None = None
     """Split protocol, where the cache serves several."""
+    name: str | None = None
+    """Source in the cache, by the name that extract gave it. Default: all that have captions, together."""
     select_on: Literal["val", "test"] = "val"
     """Split that chooses the epoch. `test` is the field's way with splits that have no validation of their own: training videos held out
     for it are trained on, and all results are labelled."""

@@ -14,7 +14,8 @@ from data.features import TextFeatures, VideoFeatures
 
 @dataclass(frozen=True)
 class Split:
-    """Texts, videos, the video of each text (`answers` [A], indices), and `counts` of what is expected and what is there.
+    """Texts, videos, the video of each text (`answers` [A], indices), the names of their sources in the cache, and `counts` of what is
+    expected and what is there.
 
     `counts`: videos expected (by the protocol), listed (in the annotations), present (as files), decoded and scored; captions expected,
     listed, encoded and scored. A video is scored if one of its captions is, and a caption if both have features.
@@ -22,6 +23,7 @@ class Split:
 
     name: str
     preset: str
+    sources: tuple[str, ...]
     texts: TextFeatures
     videos: VideoFeatures
     answers: NDArray[np.int64]
@@ -48,9 +50,12 @@ def load_split(
     memory_budget: int,
     max_frames: int | None = None,
     allow_missing: bool = False,
+    source: str | None = None,
     max_words: int | None = None,
 ) -> Split:
     """Load a split from a cache, each caption a text of its own; "train+val" is the two splits together.
+
+    It is that of all sources of the preset, or of the one with the name `source`.
 
     Of each video and text no more than `max_frames` and `max_words` are read: see `FeatureCache.videos` and `texts`. What fits into
     `memory_budget` bytes is held in memory, frames first, the rest is read when used. Raises UserError where the cache has
@@ -58,8 +63,8 @@ def load_split(
     """
     if max_frames is not None and max_frames < 1:
         raise UserError(f"--max-frames {max_frames}: a number above 0")
-    preset = cache.preset(preset)
-    table, listed = cache.table(preset), cache.video_table(preset)
+    listing = cache.listings.select(preset, source)
+    preset, table, listed = listing.preset, listing.captions, listing.videos
     splits = name.split("+")
     rows = table[table["split"].isin(splits)]
     if rows.empty:
@@ -95,6 +100,7 @@ def load_split(
     return Split(
         name=name,
         preset=preset,
+        sources=listing.names,
         texts=cache.texts(rows["caption"].tolist(), memory_budget - videos.frames.bytes_held, max_words),
         videos=videos,
         answers=rows["video_id"].map(position).to_numpy(dtype=np.int64),

@@ -106,7 +106,7 @@ def load(options: TrainOptions) -> Loaded:
     cache = FeatureCache(options.cache)
     budget = budget_bytes(options.memory_budget)
     train_split, select_split = (
-        load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing)
+        load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing, options.name)
         for name in (_training_split(cache, options), options.select_on)
     )
     if len(train_split.videos.ids) < options.batch_size:
@@ -265,7 +265,7 @@ def _check_same(options: TrainOptions, before: dict[str, Any], out: Path) -> Non
 
 def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
     """The training videos; where the epoch is chosen on test, those held out for choosing it are among them."""
-    preset = preset_named(cache.preset(options.preset))
+    preset = preset_named(cache.listings.select(options.preset, options.name).preset)
     return "train+val" if options.select_on == "test" and preset is not None and preset.held_out else "train"
 
 

@@ -93,6 +93,8 @@ class SweepOptions:
     """Split on which the best epoch of every run is measured; it chooses nothing."""
     preset: str | None = None
     """Split protocol, where the cache serves several."""
+    name: str | None = None
+    """Source in the cache, by the name that extract gave it. Default: all that have captions, together."""
     allow_missing: bool = False
     """Go on without captions and videos whose features are missing."""
     memory_budget: float | None = None
@@ -159,7 +161,7 @@ def _train_all(options: SweepOptions, cache: FeatureCache, device: torch.device,
     """The rows of runs on one number of frames, as they end."""
     first = runs[0].options
     budget = budget_bytes(options.memory_budget)
-    report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing)
+    report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
     shared = _Shared(options, load(first), report, device)
     count = options.processes or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
@@ -205,6 +207,7 @@ def expand(options: SweepOptions) -> list[TrainOptions]:
         cache=options.cache,
         out=options.out,
         preset=options.preset,
+        name=options.name,
         allow_missing=options.allow_missing,
         memory_budget=options.memory_budget,
         device=options.device,

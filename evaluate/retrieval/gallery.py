@@ -1,9 +1,9 @@
-"""All videos of a cache, encoded once for a head, and exact scores of texts against them.
+"""Videos of a cache, encoded once for a head, and exact scores of texts against them.
 
 Shape suffixes: A texts, B videos, S scores of a pair.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,20 +28,27 @@ class _Block(NamedTuple):
 
 
 class Gallery:
-    """The videos of a cache in the order of their ids, held as the head encodes them as far as memory allows."""
+    """Videos of a cache in the order of their ids, held as the head encodes them as far as memory allows."""
 
     def __init__(
-        self, cache: FeatureCache, head: Head, max_frames: int | None, memory_budget: int, quiet: bool = True, ahead: bool = True
+        self,
+        cache: FeatureCache,
+        video_ids: Collection[str],
+        head: Head,
+        max_frames: int | None,
+        memory_budget: int,
+        quiet: bool = True,
+        ahead: bool = True,
     ) -> None:
         """Load features into `memory_budget` bytes, and encode as many videos as the rest of it holds; without `ahead` none.
 
-        Raises UserError where the cache holds no videos, or longer ones than the head takes.
+        `video_ids`: videos of the cache. Raises UserError where there are none, or longer ones than the head takes.
         """
         if max_frames is not None and max_frames < 1:
             raise UserError(f"--max-frames {max_frames}: a number above 0")
-        ids = sorted(cache.names("videos"))
+        ids = sorted(video_ids)
         if not ids:
-            raise UserError(f"the cache {cache.path} holds no videos: run extract")
+            raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or search with --all")
         self.device = head.logit_scale.device
         self.videos: VideoFeatures = cache.videos(ids, memory_budget, max_frames).to(self.device)
         length_B, dimension = self.videos.frames.length_N, self.videos.frames.dimension

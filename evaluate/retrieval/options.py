@@ -13,6 +13,10 @@ class RetrievalOptions:
     """Folder of the feature cache."""
     run: str
     """Folder of a run, or zero-shot:HEAD for a head without training: glccl, glim-global, glim-local, mean or xclip."""
+    name: str | None = None
+    """Search the videos of one source in the cache, by the name that extract gave it. Default: what all sources list."""
+    all: bool = False
+    """Search everything that is cached, also videos that are gone."""
     top: int = 10
     """Results of a query."""
     candidates: int | None = None

@@ -82,9 +82,10 @@ class Searcher:
         self._max_frames: int | None = trained_frames if options.max_frames is None else options.max_frames
         self._encoder = self._load_encoder() if queries else None
         budget = budget_bytes(options.memory_budget)
-        self.gallery = Gallery(self.cache, self.head, self._max_frames, budget, options.quiet, ahead=options.candidates is None)
+        self.files = _files(options, self.cache)
+        ahead = options.candidates is None
+        self.gallery = Gallery(self.cache, self.files, self.head, self._max_frames, budget, options.quiet, ahead)
         self.index = _candidates(options, self.cache, self.gallery)
-        self.files = _files(self.cache)
 
     @property
     def encoder(self) -> QueryEncoder:
@@ -132,10 +133,10 @@ class Searcher:
 
     def number(self, video_id: str) -> int:
         """The place of a video in the gallery. Raises UserError, naming videos of like names, where it is not there."""
-        if ("videos", video_id) not in self.cache:
+        if video_id not in self.files:
             near = get_close_matches(video_id, self.gallery.ids, n=3, cutoff=0.5)
             hint = f"near it: {', '.join(map(quote, near))}" if near else f"such as {quote(self.gallery.ids[0])}"
-            raise UserError(f"the cache {self.cache.path} has no video {quote(video_id)}: name one that it has, {hint}")
+            raise UserError(f"the gallery of {self.cache.path} has no video {quote(video_id)}: name one that it has, {hint}")
         return self.gallery.ids.index(video_id)
 
     def captions(self, number: int, texts: TextFeatures) -> list[CaptionHit]:
@@ -186,11 +187,12 @@ def _candidates(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery
     return IndexedGallery(index, options.candidates)
 
 
-def _files(cache: FeatureCache) -> dict[str, str]:
-    """The file of every video that a table of the cache lists with one."""
-    files: dict[str, str] = {}
-    for name in cache.tables():
-        if name.startswith("videos-"):
-            table = cache.video_table(name.removeprefix("videos-").removesuffix(".parquet")).dropna(subset=["file"])
-            files.update(zip(table["video_id"], table["file"], strict=True))
-    return files
+def _files(options: RetrievalOptions, cache: FeatureCache) -> dict[str, str]:
+    """The cached videos of the gallery, and the file of each, empty where none is known. Raises UserError for a source that is none."""
+    if options.all and options.name is not None:
+        raise UserError("--all is everything that is cached: leave it out, or --name")
+    listed = cache.listings.gallery(options.name)
+    # Features that no extraction wrote have no listing.
+    if options.all or not cache.listings.sources():
+        return {video_id: listed.get(video_id, "") for video_id in cache.names("videos")}
+    return {video_id: file for video_id, file in listed.items() if ("videos", video_id) in cache}

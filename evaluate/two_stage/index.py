@@ -6,8 +6,9 @@ kept in shards of SHARD_VECTORS, cut by their number alone: processes that share
 Shape suffixes: T vectors of several videos together, A queries, K videos found, D dimension.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from data.errors import UserError
 from data.provenance import write_json
-from data.sealed import written_whole
+from data.sealed import SEAL_BYTES, is_sound, write_sealed
 
 SHARD_VECTORS = 2**17
 """Vectors of a shard, but for the last video's."""
@@ -26,7 +27,7 @@ VECTORS_A_LIST = 256
 LIST_SHARE = 1 / 8
 """Of a shard's lists, the share that a query looks at first."""
 TRAINING_VECTORS_A_LIST = 64
-FORMAT = 1
+FORMAT = 2
 INDEX_FILE = "index.json"
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -89,14 +90,15 @@ class VideoIndex:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INDEX_FILE).unlink(missing_ok=True)
         for number, shard in enumerate(self._shards):
-            with written_whole(folder / _shard_file(number)) as temporary:
-                faiss.write_index(shard, str(temporary))
+            write_sealed(folder / _shard_file(number), bytes(SEAL_BYTES) + faiss.serialize_index(shard).tobytes())
         head = {"format": FORMAT, "fingerprint": self.fingerprint, "dimension": self.dimension, "videos": self.videos}
-        write_json(folder / INDEX_FILE, head | {"shards": len(self._shards)})
+        head |= {"shards": len(self._shards)}
+        write_json(folder / INDEX_FILE, head | {"sha256": _digest(head)})
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str) -> "VideoIndex":
-        """The index in a folder. Raises UserError where it is damaged, or holds other videos or vectors than the fingerprint says."""
+        """The index in a folder. Raises UserError where a byte of it is damaged, and where it is of other videos or vectors than the
+        fingerprint says."""
         import faiss
 
         try:
@@ -108,8 +110,13 @@ class VideoIndex:
                     f"the index {folder} was built from another cache, other videos or other vectors ({head['fingerprint'][:12]}... there, "
                     f"{fingerprint[:12]}... here): name another folder with --index, or delete this one"
                 )
+            if head.pop("sha256") != _digest(head):
+                raise UserError(f"the index {folder} is damaged ({INDEX_FILE}): delete it")
             index = cls(head["dimension"], fingerprint)
-            index._shards = [faiss.read_index(str(folder / _shard_file(number))) for number in range(head["shards"])]
+            for file in (folder / _shard_file(number) for number in range(head["shards"])):
+                if not is_sound(file):
+                    raise UserError(f"the index {folder} is damaged ({file.name}): delete it")
+                index._shards.append(faiss.deserialize_index(np.fromfile(file, np.uint8, offset=SEAL_BYTES)))
             index.videos = head["videos"]
         except (OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
             raise UserError(f"the index {folder} is damaged ({' '.join(str(error).split())[:200]}): delete it") from error
@@ -127,6 +134,10 @@ def nearest(found: Sequence[Found], queries: int, k: int) -> Found:
     near_AM = np.concatenate([np.full((queries, k), -np.inf, dtype=np.float32), *(near for _, near in found)], axis=1)
     order_AK = np.lexsort((video_AM, -near_AM))[:, :k]
     return np.take_along_axis(video_AM, order_AK, axis=1), np.take_along_axis(near_AM, order_AK, axis=1)
+
+
+def _digest(head: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()
 
 
 def _shard_file(number: int) -> str:

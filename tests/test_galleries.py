@@ -1,0 +1,195 @@
+"""What is in a gallery: what folders and tables last listed, not all that was ever extracted."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evaluate.search
+import evaluate.stage
+from data.cache import FeatureCache
+from data.errors import UserError
+from data.listings import Listings
+from data.verify import VerifyOptions, verify
+from evaluate.options import EvaluateOptions
+from evaluate.retrieval.searcher import Searcher
+from evaluate.search import SearchOptions
+from extract import ExtractOptions, main
+from tests.conftest import DEMO_CLIP
+from tests.videos import numbered_video
+from train_head.splits import load_split
+
+BUDGET = 2**26
+Search = Callable[..., list[str]]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ExtractOptions:
+    for i in range(4):
+        numbered_video(tmp_path / "one" / f"v{i}.mp4", 20 + 5 * i, 5)
+    return ExtractOptions(videos=tmp_path / "one", cache=tmp_path / "cache", model=DEMO_CLIP, device="cpu", quiet=True, json=True)
+
+
+@pytest.fixture
+def search(options: ExtractOptions) -> Search:
+    """The ids that a search would rank."""
+
+    def found(**more: Any) -> list[str]:
+        asked = SearchOptions(options.cache, "zero-shot:mean", device="cpu", quiet=True)
+        return Searcher(replace(asked, **more), queries=False).gallery.ids
+
+    return found
+
+
+def table(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(["video,caption,split", *rows]) + "\n")
+    return path
+
+
+def test_deleted_and_renamed_videos_leave_the_gallery_and_then_the_cache(
+    options: ExtractOptions, search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(options)
+    assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
+    (options.videos / "v0.mp4").unlink()
+    (options.videos / "v1.mp4").rename(options.videos / "new.mp4")
+    main(options)
+    assert search() == ["new.mp4", "v2.mp4", "v3.mp4"]
+    assert search(all=True) == ["new.mp4", "v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
+    with pytest.raises(UserError, match=r"no video 'v0.mp4'"):
+        evaluate.search.main(SearchOptions(options.cache, "zero-shot:mean", video="v0.mp4", device="cpu", quiet=True))
+
+    main(replace(options, prune=True, dry_run=True))
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["unlisted"] == {"videos": 2, "texts": 0}
+    assert len(FeatureCache(options.cache).names("videos")) == 5
+    kept = {name: FeatureCache(options.cache).fingerprint([name]) for name in ("new.mp4", "v2.mp4", "v3.mp4")}
+    main(replace(options, prune=True))
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (said["pruned_videos"], said["pruned_texts"]) == (2, 0)
+    assert said["pruned_bytes"] > 0
+    assert search(all=True) == search() == ["new.mp4", "v2.mp4", "v3.mp4"]
+    assert {name: FeatureCache(options.cache).fingerprint([name]) for name in kept} == kept
+    assert verify(VerifyOptions(options.cache)) == 0
+
+
+def test_what_is_kept_of_a_part_has_the_bytes_it_had(options: ExtractOptions) -> None:
+    main(options)
+    before = FeatureCache(options.cache)
+    names = ["v1.mp4", "v3.mp4"]
+    frames, pictures = before.videos(names, BUDGET).frames.gather([0, 1])[0], [before.images("thumbnails", name) for name in names]
+    for name in ("v0.mp4", "v2.mp4"):
+        (options.videos / name).unlink()
+    main(replace(options, prune=True))
+    after = FeatureCache(options.cache)
+    assert sorted(after.names("videos")) == names
+    assert after.videos(names, BUDGET).frames.gather([0, 1])[0].equal(frames)
+    assert [after.images("thumbnails", name) for name in names] == pictures
+    assert all(after.is_current(name, *(stat.st_size, stat.st_mtime_ns)) for name in names if (stat := (options.videos / name).stat()))
+
+
+def test_other_segments_take_the_place_of_those_before(options: ExtractOptions, search: Search) -> None:
+    numbered_video(options.videos / "v0.mp4", 60, 5)
+    for name in ("v1.mp4", "v2.mp4", "v3.mp4"):
+        (options.videos / name).unlink()
+    main(replace(options, segment=5))
+    assert search() == ["v0.mp4#t=0,5", "v0.mp4#t=5"]
+    main(replace(options, segment=3))
+    assert search() == ["v0.mp4#t=0,3", "v0.mp4#t=3,6", "v0.mp4#t=6,9", "v0.mp4#t=9"]
+
+
+def test_folders_and_tables_stand_side_by_side(options: ExtractOptions, search: Search, tmp_path: Path) -> None:
+    other = numbered_video(tmp_path / "two" / "w0.mp4", 20, 5).parent
+    main(options)
+    main(replace(options, videos=other))
+    first = table(tmp_path / "first.csv", "v0.mp4,a ring,test", "v1.mp4,a cross,test", "v2.mp4,a heart,train")
+    second = table(tmp_path / "second.csv", "v0.mp4,a ring,test", "v3.mp4,a square,test", "v0.mp4,another ring,test")
+    for annotations in (first, second):
+        main(replace(options, annotations=annotations))
+    assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4", "w0.mp4"]
+    assert search(name="two") == ["w0.mp4"]
+    assert search(name="second") == ["v0.mp4", "v3.mp4"]
+    cache = FeatureCache(options.cache)
+    both = load_split(cache, "test", None, BUDGET)
+    assert sorted(both.texts.texts) == ["a cross", "a ring", "a square", "another ring"]
+    assert (sorted(both.videos.ids), both.sources) == (["v0.mp4", "v1.mp4", "v3.mp4"], ("first", "second"))
+    assert sorted(load_split(cache, "test", None, BUDGET, source="second").videos.ids) == ["v0.mp4", "v3.mp4"]
+    evaluate.stage.evaluate(
+        EvaluateOptions(options.cache, "zero-shot:mean", tmp_path / "out", name="first", report=False, device="cpu", quiet=True)
+    )
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["gallery"] == 2
+    with pytest.raises(UserError, match=r"--name third.*first, second"):
+        load_split(cache, "test", None, BUDGET, source="third")
+    with pytest.raises(UserError, match=r"--name third.*first, one, second, two"):
+        search(name="third")
+
+    table(second, "v1.mp4,a cross,train")
+    main(replace(options, annotations=second))
+    with pytest.raises(UserError, match=r"'v1.mp4' is in split train of second and in split test.*--name"):
+        load_split(cache, "test", None, BUDGET)
+
+
+def test_a_named_table_is_replaced_by_the_next_of_its_name(options: ExtractOptions, search: Search, tmp_path: Path) -> None:
+    main(replace(options, annotations=table(tmp_path / "a.csv", "v0.mp4,a ring,test"), name="mine"))
+    main(replace(options, annotations=table(tmp_path / "b.csv", "v1.mp4,a ring,test"), name="mine"))
+    assert search() == ["v1.mp4"]
+
+
+def test_a_second_source_of_the_same_name_is_refused(options: ExtractOptions, search: Search, tmp_path: Path) -> None:
+    main(options)
+    other = numbered_video(tmp_path / "elsewhere" / "one" / "w.mp4", 20, 5).parent
+    with pytest.raises(UserError, match=r"has 'one' from .*/one already.*--name"):
+        main(replace(options, videos=other))
+    # Where the first one is gone, its videos have moved.
+    options.videos.rename(tmp_path / "gone")
+    main(replace(options, videos=other))
+    assert search() == ["w.mp4"]
+
+
+def test_an_id_is_one_file(options: ExtractOptions, search: Search, tmp_path: Path) -> None:
+    main(options)
+    other = numbered_video(tmp_path / "two" / "v0.mp4", 50, 5).parent
+    with pytest.raises(UserError, match=r"'v0.mp4' is .*/two/v0.mp4 here and .*/one/v0.mp4 in one"):
+        main(replace(options, videos=other))
+    assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
+    assert list(Listings(options.cache).sources()) == ["one"]
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "no file of a table"])
+def test_what_is_not_there_replaces_no_listing(
+    options: ExtractOptions, search: Search, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if how == "no file of a table":
+        options = replace(options, annotations=table(tmp_path / "a.csv", "v0.mp4,a ring,test", "v1.mp4,a cross,test"), allow_missing=True)
+    main(options)
+    before = search()
+    shutil.move(options.videos, tmp_path / "unmounted")
+    if how != "missing":
+        options.videos.mkdir()
+    if how == "no file of a table":
+        main(options)
+        assert "what it listed before stays in the gallery" in capsys.readouterr().err
+    else:
+        with pytest.raises(UserError, match="is no folder" if how == "missing" else "holds no video files"):
+            main(options)
+    assert search() == before
+
+
+def test_shares_of_a_listing_are_joined(options: ExtractOptions, search: Search) -> None:
+    main(options)
+    (options.videos / "v0.mp4").unlink()
+    main(replace(options, shard="0/2"))
+    assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]  # the last complete listing
+    main(replace(options, shard="1/2"))
+    assert search() == ["v1.mp4", "v2.mp4", "v3.mp4"]
+    assert not list(options.cache.glob("*-of-*"))
+    with pytest.raises(UserError, match=r"--prune with --shard"):
+        main(replace(options, shard="0/2", prune=True))
+
+
+def test_shares_are_searched_before_the_last_is_there(options: ExtractOptions, search: Search) -> None:
+    main(replace(options, shard="1/2"))
+    assert search() == ["v1.mp4", "v3.mp4"]

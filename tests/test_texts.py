@@ -295,3 +295,7 @@ def test_an_old_cache_reads_a_query_as_it_read_its_captions(tmp_path: Path) -> N
     searcher = Searcher(asked)
     short, ended = searcher.search(["a red ring", "a red ring <end_of_text> over a striped background"])
     assert [hit.score for hit in short.hits] == [hit.score for hit in ended.hits]
+    assert list(short.notes.lines()) == []
+    assert list(ended.notes.lines()) == [
+        "the query was cut after 'ring' (5 tokens, by a special token, as the captions of this cache were)"
+    ]

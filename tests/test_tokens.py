@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data.datasets.files import read_csv
 from extract.models import load_tokenizer, open_clip
-from extract.tokens import Tokenizer
+from extract.tokens import Cut, Tokenizer
 from tests.conftest import DEMO_CLIP
 
 SPECIAL = ("<start_of_text>", "<end_of_text>")
@@ -72,11 +72,30 @@ def test_the_letters_of_a_special_token_are_those_of_its_words(letters: Tokenize
     assert letters.encode(f"a dog {special} jumps") == letters.encode(f"a dog {apart} jumps")
 
 
+@settings(deadline=None, max_examples=300)
+@given(
+    word=st.text(st.one_of(st.sampled_from("abelnost"), st.sampled_from("ha"), st.characters(categories=["L"])), min_size=1, max_size=60)
+)
+def test_words_are_spelled_as_open_clip_spells_them(letters: Tokenizer, own: Any, word: str) -> None:
+    encoded = "".join(own.byte_encoder[byte] for byte in word.encode())
+    assert letters._bpe(encoded) == own.bpe(encoded)
+
+
+def test_a_long_word_takes_no_longer_than_its_letters(letters: Tokenizer) -> None:
+    """100,000 letters, which open_clip's own would look through once for every merge: some 50,000 times."""
+    word = "".join(random.Random(0).choices(string.ascii_lowercase, k=100_000))
+    tokens = letters.encode(word)
+    assert "".join(letters.spell(word, len(tokens))[1:-1]).strip() == word
+
+
 def test_a_cache_of_before_reads_special_tokens_as_it_did(tokens: Tokenizer, own: Any) -> None:
     text = "a dog <end_of_text> jumps over a fence"
     found = tokens.encode(text)
     assert found + [0] * (77 - len(found)) == own([text], context_length=77)[0].tolist()
     assert tokens.count(found) == len(tokens.encode("a dog"))
+    assert tokens.cut_of(text, 77) == Cut("dog", False, 4)
+    assert tokens.cut_of(text, 4) == Cut("dog", False, 4)
+    assert tokens.cut_of(text, 3) == Cut("a", False, 3)
 
 
 @settings(deadline=None, max_examples=60)

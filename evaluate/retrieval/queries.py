@@ -71,11 +71,15 @@ class QueryEncoder:
 
     def cut_of(self, text: str) -> tuple[Cut | None, str]:
         """Where a text is cut, if it is, and why there: see `Notes`."""
-        if self._most_words is not None and self._most_words < self._max_words:
-            cut = self.tokenizer.cut_of(text, self._most_words)
-            return cut, f", all the words that the head takes; of its sentence {self._max_words} count" if cut else ""
-        cut = self.tokenizer.cut_of(text, self._max_words)
-        return cut, ", as the captions of the cache were" if cut and self._max_words < self._clip.context_length else ""
+        most = self._max_words if self._most_words is None else min(self._most_words, self._max_words)
+        cut = self.tokenizer.cut_of(text, most)
+        if cut is None:
+            return None, ""
+        if cut.tokens < most:
+            return cut, ", by a special token, as the captions of this cache were"
+        if most < self._max_words:
+            return cut, f", all the words that the head takes; of its sentence {self._max_words} count"
+        return cut, ", as the captions of the cache were" if most < self._clip.context_length else ""
 
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of a few queries, each encoded alone: they depend on nothing beside it, and one costs no more than one."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from data.datasets.folders import VideoFolder, and_left_alone
 from data.datasets.types import Count, Dataset, Preset
 from data.errors import UserError
 
@@ -51,10 +52,9 @@ def empty_captions(dataset: Dataset) -> list[str]:
     return list(dataset.captions.loc[dataset.captions["caption"].str.strip() == "", "video_id"])
 
 
-def other_files(dataset: Dataset, folder: Path) -> int:
-    """How many files of the folder itself no annotation names."""
-    named = set(dataset.videos["file"].dropna())
-    return sum(1 for path in folder.iterdir() if path.is_file() and path not in named)
+def left_alone(dataset: Dataset, folder: Path) -> dict[str, int]:
+    """How many files under the folder are not of the data set, by suffix, and how many of them are hidden."""
+    return VideoFolder(folder).left_alone(dataset.videos["file"].dropna())
 
 
 def summary_line(dataset: Dataset, preset: Preset, folder: Path) -> str:
@@ -64,7 +64,7 @@ def summary_line(dataset: Dataset, preset: Preset, folder: Path) -> str:
         + (f" and {counts['captions_listed']:,} of {counts['captions_expected']:,} captions" if counts["captions_expected"] else "")
         for split, counts in splits_of(dataset, preset).items()
     ]
-    return f"{preset.name}: {', '.join(parts)} are there; {other_files(dataset, folder)} other files in {folder} left alone"
+    return f"{preset.name}: {', '.join(parts)} are there{and_left_alone(left_alone(dataset, folder))}"
 
 
 def report(name: str, dataset: Dataset, preset: Preset, folder: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def report(name: str, dataset: Dataset, preset: Preset, folder: Path) -> dict[st
         "splits": splits,
         "missing": missing,
         "empty_captions": empty,
-        "other_files": other_files(dataset, folder),
+        "left_alone": left_alone(dataset, folder),
         "notes": list(dataset.notes),
     }
 
@@ -90,13 +90,13 @@ def require_complete(dataset: Dataset, preset: Preset, folder: Path) -> None:
     missing = missing_videos(dataset)
     if len(missing) == len(dataset.videos):
         raise UserError(
-            f"none of the {len(missing):,} videos has a file in {folder}, such as {missing[0]}: name the folder that holds them with "
-            "--videos, or go on with the captions alone with --allow-missing"
+            f"none of the {len(missing):,} videos has a file in {folder}, such as {_near(dataset, missing[0], folder)}: "
+            "name the folder that holds them with --videos, or go on with the captions alone with --allow-missing"
         )
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(dataset.videos)} videos have no file in {folder}, such as {', '.join(missing[:3])}: "
-            "add them, or go on without them with --allow-missing",
+            f"{len(missing)} of {len(dataset.videos)} videos have no file in {folder}, such as "
+            f"{', '.join([*missing[1:3], _near(dataset, missing[0], folder)])}: add them, or go on without them with --allow-missing",
             [f"missing: {video_id}" for video_id in missing],
         )
     empty = empty_captions(dataset)
@@ -105,6 +105,15 @@ def require_complete(dataset: Dataset, preset: Preset, folder: Path) -> None:
             f"{len(empty)} captions are empty, such as one of video {empty[0]}: write them, or go on without them with --allow-missing",
             [f"empty caption of: {video_id}" for video_id in empty],
         )
+
+
+def _near(dataset: Dataset, video_id: str, folder: Path) -> str:
+    """The name by which the missing file of a video was looked for, and the names that are most like it."""
+    name = dataset.sought.get(video_id, video_id)
+    if (folder / name).is_dir():
+        return f"{name}, which is a folder"
+    near = VideoFolder(folder).near(name)
+    return f"{name}; near it: {', '.join(near)}" if near else name
 
 
 def difference(preset: str, split: str, counts: Counts) -> str:

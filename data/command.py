@@ -1,5 +1,6 @@
 """From a command line to a stage: one frozen dataclass of options in, an exit status out."""
 
+import errno
 import os
 import signal
 import sys
@@ -10,6 +11,9 @@ import tyro
 
 from data.errors import LostProcess, UserError
 from data.interrupts import interrupt_on
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a disk, a quota or a limit is full."""
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -56,4 +60,9 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print("error: the reader of the output is gone", file=sys.stderr)
         sys.exit(LOST)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): make room", file=sys.stderr)
+        sys.exit(USER_ERROR)
     sys.exit(status(result))

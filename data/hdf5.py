@@ -1,9 +1,11 @@
 """HDF5 files: opened without locks, made in memory, added to. The only file that imports h5py."""
 
 import io
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 
 from data.errors import UserError
 from data.sealed import SEAL_BYTES
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 Group: TypeAlias = h5py.Group
 """A file is a group too."""
@@ -26,9 +31,90 @@ def open_file(path: Path) -> h5py.File:
         raise damaged(path, error) from error
 
 
-def new_file(path: Path) -> h5py.File:
-    """A file to be written and then sealed."""
-    return h5py.File(path, "w", userblock_size=SEAL_BYTES)
+@contextmanager
+def new_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """A file to be written and then sealed, and a function that raises OSError where the disk has not taken all of it so far.
+
+    The same is raised at the end. Until it is called, what the disk did not take is held in memory.
+    """
+    with _Disk(path) as disk:
+        with h5py.File(disk, "w", userblock_size=SEAL_BYTES) as file:
+            yield file, disk.check
+        disk.check()
+
+
+class _Disk(io.RawIOBase):
+    """A file on disk as the library writes to it. It never fails: the library cannot close a file that the disk has no room for, and
+    crashes."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._place = self._size = 0
+        self._error: OSError | None = None
+        self._held: list[tuple[int, bytes]] = []
+        """What was written since the disk failed, and where."""
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._handle)
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        """Raises the error of the disk, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def write(self, data: "Buffer") -> int:
+        view = memoryview(data).cast("B")
+        if self._error is None:
+            try:
+                done = 0
+                while done < len(view):
+                    done += os.pwrite(self._handle, view[done:], self._place + done)
+            except OSError as error:
+                self._error = error
+        if self._error is not None:
+            self._held.append((self._place, bytes(view)))
+        self._place += len(view)
+        self._size = max(self._size, self._place)
+        return len(view)
+
+    def readinto(self, buffer: "Buffer") -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(min(len(view), self._size - self._place), 0)
+        stored = os.pread(self._handle, count, self._place)
+        view[:count] = stored + bytes(count - len(stored))
+        for start, held in self._held:
+            first, last = max(start, self._place), min(start + len(held), self._place + count)
+            if first < last:
+                view[first - self._place : last - self._place] = held[first - start : last - start]
+        self._place += count
+        return count
+
+    def truncate(self, size: int | None = None) -> int:
+        self._size = self._place if size is None else size
+        if self._error is None:
+            try:
+                os.ftruncate(self._handle, self._size)
+            except OSError as error:
+                self._error = error
+        return self._size
 
 
 def in_memory(fill: Callable[[Group], None]) -> bytes:

@@ -59,7 +59,7 @@ class ClipParts:
 class VideoEntry:
     """One video to write: its frame features [T, D], the time of each in seconds from the beginning of the file, and the file.
 
-    `file_digest` is that of `extract.work.file_digest`, empty where it is not known. `start` and `end`, in seconds, are the part of the
+    `file_digest` is that of `extract.digest.file_digest`, empty where it is not known. `start` and `end`, in seconds, are the part of the
     file that was looked at. `frames_expected` is the number of sampled frames that the header of a file announces that is cut short, 0 for
     a whole one; `hdr` the transfer function of a video of high dynamic range, else empty; `decoder` what decoded it. `thumbnails` and
     `pixels` are JPEG files, one for every frame, or none.

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from data.sealed import written_whole
 
 PACKAGES = ("torch", "open_clip_torch", "h5py", "ffmpeg-python", "imageio-ffmpeg", "pandas", "numpy", "pillow", "safetensors")
 
@@ -29,15 +30,14 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON whole or not at all. Raises UserError where the disk is full."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """Write a text file whole or not at all. Raises UserError where the disk is full."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _commit() -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data.command import run_command
 from data.errors import UserError
-from data.ffmpeg import encode_video
+from data.ffmpeg import encode_video, require_ffmpeg
 from data.progress import Progress
 from data.provenance import write_atomically, write_json
 from demo.render import SIDE, render_event
@@ -49,7 +49,8 @@ CAPTIONS_PER_VIDEO = {"train": 4, "val": 2, "test": 2}
 
 
 def main(options: GenerateOptions) -> Path:
-    """Write the data set and return its folder. Raises UserError where the folder holds another one."""
+    """Write the data set and return its folder. Raises UserError where the folder holds another one, or ffmpeg does not work."""
+    require_ffmpeg()
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     if min(sizes.values()) < 1:
         raise UserError("--train, --val and --test: at least 1 video each")

@@ -11,14 +11,12 @@ from typing import Any, TypeVar
 import ffmpeg
 from PIL import Image
 
+from data.containers import FORMATS
 from data.ffmpeg import SOURCE, FfmpegFailed, Running, last_words, run_ffmpeg
 from data.sampling import choose_frames
 from extract.frames import MAX_PIXELS, DecodeFailed, Picture, Sampled, Sampling
 from extract.ppm import read_ppm
-
-# Containers that hold their own pictures. Anything else that ffmpeg can open (playlists, scripts of file names) could make it
-# read other files or the network.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,dv,rm,wtv"
+from extract.reasons import reason_of
 
 SEEK_APART_S = 15.0
 """Chosen frames so many seconds apart or more are sought one by one: decoding from the last key frame then costs less than all between."""
@@ -66,7 +64,7 @@ def by_ffmpeg(part: Part, sampling: Sampling, shrink: Callable[[Image.Image], Pi
     except _FarApart as far:
         length = far.length
     except FfmpegFailed as error:
-        raise DecodeFailed(error.reason, error.words) from error
+        raise _failed(part, error) from error
     try:
         try:
             return _by_seeking(part, length, sampling, shrink, deadline)
@@ -74,7 +72,11 @@ def by_ffmpeg(part: Part, sampling: Sampling, shrink: Callable[[Image.Image], Pi
             # Cut short, damaged, or without an index: decoding all of it says which frames there are.
             return _in_sequence(part, sampling, shrink, deadline, seek=False)
     except FfmpegFailed as error:
-        raise DecodeFailed(error.reason, error.words) from error
+        raise _failed(part, error) from error
+
+
+def _failed(part: Part, error: FfmpegFailed) -> DecodeFailed:
+    return DecodeFailed(reason_of(part.path, error.said, error.reason), error.words)
 
 
 def _in_sequence(
@@ -179,7 +181,7 @@ def _run(
     except FfmpegFailed as error:
         if time.monotonic() < deadline:
             raise
-        raise FfmpegFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.words) from error
+        raise DecodeFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)", error.words) from error
 
 
 def _could_be_chosen(length: float | None, fps: float, limit: int) -> Collection[int]:
@@ -197,7 +199,7 @@ def _check(said: str, count: int, part: Part, sampling: Sampling) -> int | None:
     expected = None if length is None else int(length * sampling.fps)
     if count == 0:
         cut = bool(errors and expected)
-        raise DecodeFailed("no video frames", errors, expected if cut else None, 0 if cut else None)
+        raise DecodeFailed(reason_of(part.path, said, "no video frames"), errors, expected if cut else None, 0 if cut else None)
     _require_no_cover(said)
     if expected is None or count >= expected or not errors:
         return None

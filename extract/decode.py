@@ -17,6 +17,7 @@ from data.sampling import choose_frames
 from extract.by_ffmpeg import Part, by_ffmpeg
 from extract.frames import MAX_PIXELS, DecodeFailed, Picture, Sampled, Sampling
 from extract.pyav import NotPlain, PyavProcesses
+from extract.reasons import ENCRYPTED, is_encrypted
 
 __all__ = ["DecodeFailed", "Sampled", "Sampling", "sample_frames"]
 
@@ -38,6 +39,8 @@ def sample_frames(
         raise DecodeFailed("no regular file")
     if path.stat().st_size == 0:
         raise DecodeFailed("the file is empty")
+    if is_encrypted(path):
+        raise DecodeFailed(ENCRYPTED)
     part = Part(path, start or 0.0, end)
     deadline = time.monotonic() + sampling.time_limit_s
     # Where every frame is handed over once, in order, what a decoder gave before it failed is not handed over again.

@@ -1,12 +1,15 @@
-"""What decodes beside ffmpeg on the CPU is asked for by name, and refused before any work where it does not work here."""
+"""Whether what is to decode works here, found out before any video is opened: a program that does not work fails at all of them."""
 
 import tempfile
 import time
 from pathlib import Path
 
+from PIL import Image
+
 from data.errors import UserError
-from data.ffmpeg import encode_video
+from data.ffmpeg import START_LIMIT_S, encode_video, find_ffmpeg, require_ffmpeg, unusable
 from extract.by_ffmpeg import Part, by_ffmpeg
+from extract.decode import sample_frames
 from extract.frames import Cuda, DecodeFailed, Sampling
 from extract.options import ExtractOptions
 from extract.pyav import require_pyav
@@ -18,13 +21,30 @@ TRIAL_LIMIT_S = 60.0
 
 
 def check_decoder(options: ExtractOptions) -> None:
-    """Raises UserError where the decoder or the device that the options ask for is not there, or they do not go together."""
+    """Raises UserError where the decoder or the device that the options ask for does not work, or they do not go together.
+
+    ffmpeg is needed in any case: PyAV leaves to it what is not plain.
+    """
     if options.decoder == "pyav":
         if options.decode_device == "cuda":
             raise UserError("--decode-device cuda is for --decoder ffmpeg: leave one of them out")
         require_pyav()
+    require_ffmpeg()
+    _try_ffmpeg()
     if options.decode_device == "cuda":
         _try_cuda()
+
+
+def _try_ffmpeg() -> None:
+    """One decoding of two small pictures. An ffmpeg that is too old says its version and then refuses what it is told."""
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "trial.gif"
+        black, white = (Image.new("L", (16, 16), level) for level in (0, 255))
+        black.save(video, save_all=True, append_images=[white], duration=1000)
+        try:
+            sample_frames(video, Sampling(time_limit_s=START_LIMIT_S), lambda image: image.size)
+        except DecodeFailed as error:
+            raise unusable(find_ffmpeg(), f"does not decode ({error})") from error
 
 
 def _try_cuda() -> None:

@@ -17,6 +17,7 @@ import torch
 
 from data.cache import CLIP_FILE, VideoEntry
 from extract.clip import BATCH, Clip
+from extract.failures import Failure
 from extract.options import ExtractOptions
 from extract.texts import encode_texts
 from extract.videos import VideoFeaturesAhead, worker_count
@@ -120,8 +121,7 @@ def _measure_videos(videos: pd.DataFrame, count: int, clip: Clip, options: Extra
         done = list(ahead)
     seconds = time.perf_counter() - start
     encoded = [video for video in done if isinstance(video, VideoEntry)]
-    names = {video.video_id for video in encoded}
-    failed = tuple(str(file) for video_id, file in zip(sample["video_id"], sample["file"], strict=True) if video_id not in names)
+    failed = tuple(f"{video.file}: {video.reason}" for video in done if isinstance(video, Failure))
     rows = [len(video.frames_TD) for video in encoded]
     pictures = [sum(map(len, [*video.thumbnails, *video.pixels])) for video in encoded]
     return Measured(seconds, len(done), _mean(rows), _mean(pictures), failed)

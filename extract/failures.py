@@ -5,7 +5,8 @@ It speaks of all runs: a video stays listed until it is in the cache, and is not
 
 import csv
 import io
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -19,9 +20,9 @@ FAILURES_FILE = "failures.csv"
 class Failure:
     """A video that failed: why, in one line, and the decoder's last words.
 
-    `frames_expected` and `frames_decoded` count the sampled frames of a file that is cut short. `file_size` and `file_mtime_ns` are those
-    of the file when it failed; without them the video is tried again by every run, the cause being no matter of the file's content.
-    `start` and `end` are the part of it that was looked at, in seconds, None for its beginning and its end.
+    `frames_expected` and `frames_decoded` count the sampled frames of a file that is cut short. `file_size`, `file_mtime_ns` and
+    `file_digest` are those of the file when it failed; without them the video is tried again by every run, the cause being no matter of the
+    file's content. `start` and `end` are the part of it that was looked at, in seconds, None for its beginning and its end.
     """
 
     video_id: str
@@ -34,6 +35,14 @@ class Failure:
     file_mtime_ns: int | None = None
     start: float | None = None
     end: float | None = None
+    file_digest: str = ""
+
+    def is_about(self, file: os.stat_result, digest: Callable[[], str]) -> bool:
+        """Whether the file is still what failed. `digest` gives that of the file, and is asked for where nothing but the time of its last
+        change differs."""
+        if self.file_size != file.st_size:
+            return False
+        return self.file_mtime_ns == file.st_mtime_ns or (self.file_digest != "" and self.file_digest == digest())
 
 
 def failures_file(shard: tuple[int, int]) -> str:
@@ -71,4 +80,6 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> None:
 def _from_row(row: dict[str, str]) -> Failure:
     numbers = {name: int(row[name]) if row[name] else None for name in ("frames_expected", "frames_decoded", "file_size", "file_mtime_ns")}
     start, end = (float(row[name]) if row[name] else None for name in ("start", "end"))
-    return Failure(row["video_id"], row["file"], row["reason"], row["last_words"], **numbers, start=start, end=end)
+    # Files of earlier versions lack the digest.
+    digest = row.get("file_digest") or ""
+    return Failure(row["video_id"], row["file"], row["reason"], row["last_words"], **numbers, start=start, end=end, file_digest=digest)

@@ -15,6 +15,7 @@ from data.errors import UserError
 from data.listings import Listings
 from data.prune import drop, unlisted
 from data.sources import Source, name_of, source_of
+from extract.digest import file_digest
 from extract.options import ExtractOptions
 from extract.videos import part_of
 
@@ -56,7 +57,8 @@ def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named) -> None:
 def _is_cached(cache: FeatureCache, row: Any) -> bool:
     stat = row.file.stat()
     start, end = part_of(row)
-    return cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, start or 0.0, math.inf if end is None else end)
+    part = start or 0.0, math.inf if end is None else end
+    return cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, *part, lambda: file_digest(row.file))
 
 
 def keep_listing(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path, shard: tuple[int, int]) -> None:

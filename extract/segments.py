@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import ffmpeg
 import pandas as pd
 
+from data.containers import FORMATS
 from data.datasets import Dataset
 from data.ffmpeg import SOURCE, FfmpegFailed, Processes, Running, run_ffmpeg
 from data.progress import Progress
 from extract.ahead import Ahead
-from extract.by_ffmpeg import FORMATS, Part
+from extract.by_ffmpeg import Part
 from extract.frames import MAX_PIXELS
 from extract.options import ExtractOptions
 from extract.videos import leads_out, worker_count

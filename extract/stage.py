@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from data.accounting import Counts, report, require_complete, splits_of, summary_line
+from data.accounting import Counts, left_alone, report, require_complete, splits_of, summary_line
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.table import FOLDER
@@ -203,6 +203,8 @@ def _report(
             "videos_extracted": count["done"],
             "videos_failed": count["failed"],
             "splits": _splits(dataset, preset, cache),
+            "left_alone": left_alone(dataset, options.videos),
+            "notes": list(dataset.notes),
             "texts_extracted": count["texts"],
             "texts_cut": len(unread.cut),
             "texts_empty": len(unread.empty),

@@ -28,6 +28,7 @@ from data.processes import on_this_machine
 from extract.ahead import Ahead
 from extract.clip import BATCH, Clip
 from extract.decode import DecodeFailed, Sampled, Sampling, sample_frames
+from extract.digest import file_digest
 from extract.failures import Failure
 from extract.frames import Cuda
 from extract.options import ExtractOptions
@@ -62,6 +63,7 @@ class _Done:
     sampled: Sampled[None]
     kept: _Kept
     file: os.stat_result
+    digest: str
     start: float | None
     end: float | None
     decode_s: float
@@ -209,11 +211,12 @@ class VideoFeaturesAhead:
             hand_over(final=False)
 
         start, end = part_of(row)
-        stat = None
+        stat, digest = None, ""
         try:
             if not self._options.follow_links and leads_out(row.file, self._options.videos):
                 raise DecodeFailed("a symbolic link that leads out of the folder of videos: --follow-links takes it")
             stat = row.file.stat()
+            digest = file_digest(row.file)
             if self._sampling.max_frames is None:
                 sampled = sample_frames(row.file, self._sampling, lambda image: take(shrink(image)), start, end)
             else:
@@ -223,11 +226,11 @@ class VideoFeaturesAhead:
                 sampled = Sampled([None] * len(chosen.pictures), chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder)
             hand_over(final=True)
             decode_s = time.perf_counter() - begin - given
-            outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, start, end, decode_s)
+            outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, digest, start, end, decode_s)
         except DecodeFailed as error:
-            outcome = _failure(row, error, stat)
+            outcome = _failure(row, error, stat, digest)
         except OSError as error:
-            outcome = _failure(row, DecodeFailed(f"the file cannot be read: {error.strerror}"), None)
+            outcome = _failure(row, DecodeFailed(f"the file cannot be read: {error.strerror}"), None, "")
         give(outcome)
 
 
@@ -237,10 +240,11 @@ def part_of(row: Any) -> tuple[float | None, float | None]:
     return start, end
 
 
-def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None) -> Failure:
+def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest: str) -> Failure:
     size, mtime_ns = (stat.st_size, stat.st_mtime_ns) if stat is not None and Path(row.file).is_file() else (None, None)
     start, end = part_of(row)
-    return Failure(row.video_id, printable(row.file), error.reason, error.words, error.expected, error.decoded, size, mtime_ns, start, end)
+    counts = (error.expected, error.decoded)
+    return Failure(row.video_id, printable(row.file), error.reason, error.words, *counts, size, mtime_ns, start, end, digest)
 
 
 def _entry(video: _Waiting) -> VideoEntry:
@@ -252,6 +256,7 @@ def _entry(video: _Waiting) -> VideoEntry:
         np.array(done.sampled.seconds),
         done.file.st_size,
         done.file.st_mtime_ns,
+        done.digest,
         start=done.start or 0.0,
         end=math.inf if done.end is None else done.end,
         frames_expected=done.sampled.expected or 0,

@@ -1,9 +1,11 @@
 """What the cache lacks of a data set."""
 
+import functools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pandas as pd
 from data.cache import FeatureCache, Images
 from data.datasets import Dataset
 from data.datasets.files import printable
+from extract.digest import file_digest
 from extract.failures import Failure, read_failures
 from extract.options import ExtractOptions
 from extract.videos import part_of
@@ -45,15 +48,17 @@ def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOption
     wanted: list[bool] = []
     known: list[Failure] = []
     for_pictures = 0
+    digest_of = functools.cache(_digest_if_readable)  # a file may have many segments
     rows: Iterator[Any] = videos.itertuples(index=False)
     for row in rows:
         stat = row.file.stat()
         start, end = part_of(row)
-        there = cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, start or 0.0, math.inf if end is None else end)
+        digest = functools.partial(digest_of, row.file)
+        there = cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, start or 0.0, math.inf if end is None else end, digest)
         current = there and cache.images_of(row.video_id) >= asked
         for_pictures += there and not current
         failure = failed.get(row.video_id)
-        skipped = not current and failure is not None and _stays_failed(failure, row, stat, options)
+        skipped = not current and failure is not None and _stays_failed(failure, row, stat, digest, options)
         if skipped and failure is not None:
             known.append(failure)
         wanted.append(not current and not skipped)
@@ -69,12 +74,19 @@ def _images_asked_for(options: ExtractOptions) -> frozenset[Images]:
     return frozenset(name for name, wanted in asked.items() if wanted)
 
 
-def _stays_failed(failure: Failure, row: Any, stat: os.stat_result, options: ExtractOptions) -> bool:
+def _digest_if_readable(file: Path) -> str:
+    """The digest of a file; empty, as of no file that was extracted, where it cannot be read: trying to says why."""
+    try:
+        return file_digest(file)
+    except OSError:
+        return ""
+
+
+def _stays_failed(failure: Failure, row: Any, stat: os.stat_result, digest: Callable[[], str], options: ExtractOptions) -> bool:
     """Whether trying the video again would end as it did."""
     if options.retry_failed or (options.allow_partial and failure.frames_decoded):
         return False
-    then = (failure.file_size, failure.file_mtime_ns, failure.start, failure.end)
-    return then == (stat.st_size, stat.st_mtime_ns, *part_of(row))
+    return (failure.start, failure.end) == part_of(row) and failure.is_about(stat, digest)
 
 
 def _outdated(failed: Mapping[str, Failure], dataset: Dataset) -> set[str]:
@@ -83,6 +95,7 @@ def _outdated(failed: Mapping[str, Failure], dataset: Dataset) -> set[str]:
     if failed:
         ids, files = set(dataset.videos["video_id"]), {printable(file): file for file in dataset.videos["file"].dropna()}
         for video_id, failure in failed.items():
-            if video_id not in ids and failure.file in files and failure.file_mtime_ns != files[failure.file].stat().st_mtime_ns:
+            file = files.get(failure.file)
+            if video_id not in ids and file is not None and not failure.is_about(file.stat(), functools.partial(_digest_if_readable, file)):
                 outdated.add(video_id)
     return outdated

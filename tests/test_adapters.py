@@ -193,8 +193,10 @@ def test_a_folder_of_videos_without_captions(tmp_path: Path) -> None:
     assert found.videos["video_id"].tolist() == ["b.mp4", "sub/a.MOV"]
     assert found.videos["file"].tolist() == [tmp_path / "b.mp4", tmp_path / "sub" / "a.MOV"]
     assert found.captions.empty
-    with pytest.raises(UserError, match="holds no video files"):
-        read_dataset("table", preset, None, Path(__file__).parent / "golden")
+    (tmp_path / "b.mp4").rename(tmp_path / "b.txt")
+    (tmp_path / "sub" / "a.MOV").unlink()
+    with pytest.raises(UserError, match=r"holds no video files; left alone: 2 \.txt, 1 hidden file"):
+        read_dataset("table", preset, None, tmp_path)
     with pytest.raises(UserError, match="--annotations is missing"):
         find_preset("vatex", None, None)
     with pytest.raises(UserError, match="without captions: leave out --annotations"):

@@ -304,14 +304,15 @@ def test_names_that_mean_more_elsewhere_are_names(tmp_path: Path, name: str, sam
     with pytest.raises(DecodeFailed, match="no regular file"):
         sample_frames(tmp_path / name, sampling(), frame_number)
     (tmp_path / name).write_text("no video")
-    with pytest.raises(DecodeFailed, match="Invalid"):
+    with pytest.raises(DecodeFailed, match="no video, but text"):
         sample_frames(tmp_path / name, sampling(), frame_number)
 
 
-def hanging_decoder(folder: Path) -> tuple[Path, Path]:
-    """A program that never ends and leaves a child that never ends; where the child's id will stand."""
+def hanging_decoder(folder: Path, hangs_on: str = ".mp4") -> tuple[Path, Path]:
+    """An ffmpeg that, given some files, never ends and leaves a child that never ends; where the child's id will stand."""
     program, child = folder / "decoder", folder / "child"
-    program.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {child}\nwait\n")
+    hang = f"sleep 1000 & echo $! > {child}.new; mv {child}.new {child}; wait"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *{hangs_on}*) {hang} ;; *) exec {imageio_ffmpeg.get_ffmpeg_exe()} "$@" ;; esac\n')
     program.chmod(0o755)
     return program, child
 

@@ -1,5 +1,6 @@
 """Kills, two writers, a full disk, a reader during writing, damaged bytes: nothing lost, half-written, or done twice."""
 
+import errno
 import json
 import multiprocessing
 import resource
@@ -7,22 +8,30 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import extract
 from benchmarks.kills import assert_equal_caches, kill_when_parts_are_there, renamed, start_extraction
 from data.cache import CLIP_FILE, FeatureCache
 from data.errors import UserError
+from data.hdf5 import append, new_file
 from data.merge import MergeOptions, merge
+from data.provenance import write_json
+from data.tensors import write_tensors
 from data.verify import VerifyOptions, verify
 from extract import ExtractOptions
+from extract.failures import Failure, write_failures
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.part_writer import entry, open_cache, write_all
+from tests.test_stages import stage
 from tests.videos import numbered_video
 
 BUDGET = 10**9
@@ -167,3 +176,109 @@ def test_a_merged_cache_is_read_as_the_folder_is(cache_path: Path, tmp_path: Pat
         merge(MergeOptions(copy, out))
     out.write_bytes(out.read_bytes()[:-1])
     assert verify(VerifyOptions(out)) == 3
+
+
+def write_merged_file(path: Path) -> None:
+    merge(MergeOptions(path / "cache", path / "out.h5"))
+
+
+def write_part(path: Path) -> None:
+    open_cache(path / "cache").write_videos([entry(i) for i in range(100, 300)])
+
+
+def write_captions(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = [str(number) for number in rng.integers(0, 2**60, 5000)]
+    FeatureCache(path / "cache").write_table("other", pd.DataFrame({"video_id": names, "caption": names, "split": "test"}))
+
+
+def write_list_of_failures(path: Path) -> None:
+    write_failures(path / "cache" / "failures.csv", [Failure(f"v{i}.mp4", f"v{i}.mp4", "damaged") for i in range(5000)])
+
+
+def write_metrics(path: Path) -> None:
+    write_json(path / "metrics.json", list(range(20_000)))
+
+
+def write_weights(path: Path) -> None:
+    write_tensors(path / "head.safetensors", {"weight": torch.zeros(100_000)})
+
+
+def contents(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+WRITES: tuple[tuple[Callable[[Path], None], tuple[int, ...]], ...] = (
+    (write_merged_file, (300, 5_000, 60_000, 120_000)),
+    (write_part, (40_000,)),
+    (write_captions, (20_000,)),
+    (write_list_of_failures, (20_000,)),
+    (write_metrics, (20_000,)),
+    (write_weights, (20_000,)),
+)
+"""What writes a file, and how many bytes it may have; all of them are too few."""
+
+
+def write_all_with_little_room(path: Path) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for write, limits in WRITES:
+        before = contents(path)
+        for limit in limits:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+            with pytest.raises(UserError, match=r"cannot be written \(.*File too large.*\): make room") as refusal:
+                write(path)
+            assert "\n" not in str(refusal.value)
+            assert contents(path) == before, (write, limit)
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        write(path)
+
+
+def test_whatever_is_written_to_a_full_disk_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    """In a process of its own, which a library could crash, also when it ends."""
+    write_all(tmp_path / "cache", 60, a_part=20)
+    process = multiprocessing.get_context("spawn").Process(target=write_all_with_little_room, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert verify(VerifyOptions(tmp_path / "cache")) == 0
+    assert verify(VerifyOptions(tmp_path / "out.h5")) == 0
+
+
+def test_a_merge_onto_a_real_disk_that_is_full(tmp_path: Path) -> None:
+    """A file system in memory of 100 KiB, which only root may make."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(small)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system may be mounted here")
+    try:
+        write_all(tmp_path / "cache", 60, a_part=20)
+        before = contents(tmp_path / "cache")
+        done = stage("data", "merge", tmp_path / "cache", small / "out.h5")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: {small / 'out.h5'} cannot be written")
+        assert done.stderr.count("\n") == 1
+        assert list(small.iterdir()) == []
+        assert contents(tmp_path / "cache") == before
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_file_on_a_disk_that_fails_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """What the library writes and reads after the disk failed is consistent, until somebody asks."""
+    rng = np.random.default_rng(0)
+
+    def write() -> None:
+        with new_file(tmp_path / "a.h5") as (file, check):
+            append(file, "before", rng.integers(0, 100, 200_000))
+            check()
+            with patch("os.pwrite", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+                rows = [rng.integers(0, 100, 1_000_000) for _ in range(3)]
+                for i, values in enumerate(rows):
+                    append(file, f"after{i}", values)
+                for i, values in enumerate(rows):
+                    np.testing.assert_array_equal(file[f"after{i}"][()], values)
+                assert len(file["before"]) == 200_000
+
+    with pytest.raises(OSError, match="No space left"):
+        write()

@@ -156,6 +156,10 @@ def test_an_id_is_one_file(options: ExtractOptions, search: Search, tmp_path: Pa
         main(replace(options, videos=other))
     assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
     assert list(Listings(options.cache).sources()) == ["one"]
+    # A copy is the same file.
+    shutil.copyfile(options.videos / "v0.mp4", other / "v0.mp4")
+    main(replace(options, videos=other))
+    assert search(name="two") == ["v0.mp4"]
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "no file of a table"])

@@ -382,7 +382,7 @@ def test_a_broken_video_is_listed_and_the_rest_goes_on(demo_set: Path, tmp_path:
     given: list[str | Path] = ["--dataset", "table", "--videos", videos, "--annotations", table, "--cache", cache, "--model", DEMO_CLIP]
     done = stage("extract", *given, "--device", "cpu")
     assert done.returncode == 3, done.stderr
-    assert "1 other files" in done.stderr
+    assert "left alone: 1 .mp4" in done.stderr
     failures = pd.read_csv(cache / FAILURES_FILE)
     assert failures["video_id"].tolist() == ["broken.mp4"]
     assert "Invalid data" in failures["last_words"][0]

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from data.errors import UserError
 from data.provenance import write_json
+from data.tensors import write_tensors
 
 CHECKPOINT_FILE = "checkpoint.json"
 _TENSORS = "checkpoint-*.safetensors"
@@ -22,10 +23,8 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], state: 
     checkpoint.
     """
     path = folder / f"checkpoint-{name}.safetensors"
-    temporary = folder / f".{path.name}.tmp"
     # A copy of each: tensors that share memory are refused.
-    save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, temporary)
-    temporary.replace(path)
+    write_tensors(path, {key: value.detach().cpu().clone() for key, value in tensors.items()})
     write_json(folder / CHECKPOINT_FILE, {"tensors": path.name, **state})
     for old in folder.glob(_TENSORS):
         if old != path:

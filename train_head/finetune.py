@@ -16,7 +16,6 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,6 +23,7 @@ from data.cache import FeatureCache
 from data.errors import UserError
 from data.features import Ragged, TextFeatures, VideoFeatures
 from data.provenance import write_json
+from data.tensors import write_tensors
 from extract.clip import BATCH, Clip, load_clip, weights_digest
 from extract.preprocessing import of_cache
 from extract.texts import encode_texts
@@ -161,10 +161,8 @@ def save_clip(clip: Clip, folder: Path) -> str:
     """Write a CLIP as a folder for open_clip's `local-dir:FOLDER`, in float32; returns the digest of its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "open_clip_model.safetensors"
-    temporary = folder / f".{path.name}.tmp"
     # A copy of each: tensors that share memory are refused.
-    save_file({name: value.detach().cpu().clone() for name, value in clip.model.state_dict().items()}, temporary)
-    temporary.replace(path)
+    write_tensors(path, {name: value.detach().cpu().clone() for name, value in clip.model.state_dict().items()})
     write_json(folder / "open_clip_config.json", {"model_cfg": clip.config, "preprocess_cfg": clip.model.visual.preprocess_cfg})
     return weights_digest(clip.model)
 

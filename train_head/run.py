@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from data.cache import ClipParts, FeatureCache
 from data.errors import UserError
 from data.provenance import write_json
+from data.tensors import write_tensors
 from train_head.heads import HEADS, Head, HeadConfig, make_head
 from train_head.splits import Split
 
@@ -25,9 +26,7 @@ ZERO_SHOT = "zero-shot:"
 
 def save_run(path: Path, head: Head, record: dict[str, Any]) -> None:
     """Write the weights, then run.json with the head's configuration and `record`; a run without run.json is not complete."""
-    temporary = path / f".{WEIGHTS_FILE}.tmp"
-    save_file({name: value.contiguous() for name, value in head.state_dict().items()}, temporary)
-    temporary.replace(path / WEIGHTS_FILE)
+    write_tensors(path / WEIGHTS_FILE, {name: value.contiguous() for name, value in head.state_dict().items()})
     write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **record})
 
 

@@ -7,7 +7,8 @@ videos of val_1 a second time and is not read.
 import math
 from pathlib import Path
 
-from data.datasets.files import VideoFolder, check_caption, check_captions, check_video_id, quote, read_json
+from data.datasets.files import check_caption, check_captions, check_video_id, quote, read_json
+from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import PARAGRAPH, Count, Dataset, Preset, Row, assemble
 from data.errors import UserError
 
@@ -34,12 +35,11 @@ def read_activitynet(preset: Preset, annotations: Path, videos: Path) -> Dataset
             rows.append(Row(video_id, paragraph, split))
             # The field looks at the seconds 0 to ceil(duration), both of them whole.
             ends[video_id] = math.ceil(duration) + 1.0
-    folder = VideoFolder(videos, recursive=True)
 
-    def find(video_id: str) -> Path | None:
-        return folder.with_stem(video_id) or folder.with_stem(video_id.removeprefix("v_"))
+    def sought(video_id: str) -> Sought:
+        return Sought(stems=(video_id, video_id.removeprefix("v_")))
 
-    return assemble(preset, rows, annotations, find, ends.__getitem__)
+    return assemble(preset, rows, annotations, VideoFolder(videos), sought, ends.__getitem__)
 
 
 def read_paragraphs(path: Path) -> dict[str, tuple[float, str]]:

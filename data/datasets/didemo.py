@@ -6,7 +6,8 @@ one, so exact names leave out 71 descriptions of validation and 89 of test, as t
 
 from pathlib import Path
 
-from data.datasets.files import VideoFolder, check_caption, quote, read_ids, read_json
+from data.datasets.files import check_caption, quote, read_ids, read_json
+from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import PARAGRAPH, SPLITS, Count, Dataset, Preset, Row, assemble, rows_of
 from data.errors import UserError
 
@@ -27,7 +28,6 @@ def read_didemo(preset: Preset, annotations: Path, videos: Path) -> Dataset:
 
     The file of a listed name is the name itself, the name with .mp4 behind it, or its stem with any suffix of a video.
     """
-    folder = VideoFolder(videos, recursive=True)
     rows: list[Row] = []
     notes = []
     for split, name in preset.files.items():
@@ -47,10 +47,10 @@ def read_didemo(preset: Preset, annotations: Path, videos: Path) -> Dataset:
         paragraphs = {video_id: [" ".join(parts)] for video_id, parts in descriptions.items()}
         rows += rows_of(ids, split, paragraphs, source, name)
 
-    def find(video_id: str) -> Path | None:
-        return folder.named(video_id, f"{video_id}.mp4") or folder.with_stem(_stem(video_id))
+    def sought(video_id: str) -> Sought:
+        return Sought(names=(video_id, f"{video_id}.mp4"), stems=(_stem(video_id),))
 
-    return assemble(preset, rows, annotations, find, ends=lambda _video_id: END, notes=tuple(notes))
+    return assemble(preset, rows, annotations, VideoFolder(videos), sought, ends=lambda _video_id: END, notes=tuple(notes))
 
 
 def _stem(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Annotation files and folders of videos. Whatever is wrong with a file is said in one line that names the file and the place in it."""
+"""Annotation files. Whatever is wrong with a file is said in one line that names the file and the place in it."""
 
 import csv
 import io
@@ -15,13 +15,6 @@ from data.errors import UserError
 
 MAX_CAPTION = 100_000
 """Characters. The longest genuine paragraph of the field's data sets has fewer than 5,000."""
-
-VIDEO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for line in ("mp4 m4v mov qt webm mkv avi divx", "mpg mpeg ts mts m2ts wmv asf flv ogv", "3gp 3gpp 3g2 null")
-    for suffix in line.split()
-)
-"""Suffixes of video files, .null among them, under which some of DiDeMo's were published."""
 
 
 def quote(value: object) -> str:
@@ -167,40 +160,3 @@ def check_captions(value: object, place: str) -> list[str]:
     if not isinstance(value, list):
         raise UserError(f"{place}: {quote(value)} is no list of captions")
     return [check_caption(caption, f"{place}, caption {number}") for number, caption in enumerate(value, start=1)]
-
-
-class VideoFolder:
-    """The files of a folder of videos by name and by stem (the name up to its last dot). Only names are read."""
-
-    def __init__(self, folder: Path, recursive: bool) -> None:
-        """Raises UserError where a folder cannot be listed. Links to folders are not followed."""
-        self.paths: list[Path] = []
-        for parent, folders, names in os.walk(folder, onerror=_cannot_list):
-            folders.sort()
-            self.paths += [Path(parent, name) for name in sorted(names)]
-            if not recursive:
-                break
-        self._by_name: dict[str, list[Path]] = {}
-        self._by_stem: dict[str, list[Path]] = {}
-        for path in self.paths:
-            self._by_name.setdefault(path.name, []).append(path)
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                self._by_stem.setdefault(path.stem, []).append(path)
-
-    def named(self, *names: str) -> Path | None:
-        """The file with the first of these names that is there. Raises UserError where two folders have it."""
-        return next((found for name in names if (found := self._only(self._by_name.get(name, [])))), None)
-
-    def with_stem(self, stem: str) -> Path | None:
-        """The video file with this stem and any suffix of VIDEO_SUFFIXES. Raises UserError where there are two."""
-        return self._only(self._by_stem.get(stem, []))
-
-    def _only(self, paths: list[Path]) -> Path | None:
-        there = [path for path in paths if is_there(path)]
-        if len(there) > 1:
-            raise UserError(f"{there[0]} and {there[1]} could both be the same video: keep one of them in the folder")
-        return there[0] if there else None
-
-
-def _cannot_list(error: OSError) -> None:
-    raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from data.datasets.files import VideoFolder, check_caption, check_video_id, quote, read_text
+from data.datasets.files import check_caption, check_video_id, quote, read_text
+from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import SINGLE, Count, Dataset, Preset, Row, assemble
 from data.errors import UserError
 
@@ -26,8 +27,8 @@ def read_lsmdc(preset: Preset, annotations: Path, videos: Path) -> Dataset:
     Ids hold dots; only a file's last suffix is no part of the id.
     """
     rows = [row for split, name in preset.files.items() for row in _read_lines(annotations / name, split)]
-    folder = VideoFolder(videos, recursive=True)
-    return assemble(preset, rows, annotations, folder.with_stem)
+    folder = VideoFolder(videos)
+    return assemble(preset, rows, annotations, folder, lambda video_id: Sought(stems=(video_id,)))
 
 
 def _read_lines(path: Path, split: str) -> list[Row]:

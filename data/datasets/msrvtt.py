@@ -8,7 +8,8 @@ set comes in the files of the full protocol.
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.datasets.files import VideoFolder, check_caption, check_video_id, quote, read_csv, read_json, require_file
+from data.datasets.files import check_caption, check_video_id, quote, read_csv, read_json, require_file
+from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import SEVERAL, SINGLE, Count, Dataset, Preset, Row, assemble, rows_of
 from data.errors import UserError
 
@@ -36,10 +37,13 @@ DEMO_PRESETS = (Preset("demo", FULL_FILES, captions=SEVERAL, max_words=40),)
 
 
 def read_msrvtt(preset: Preset, annotations: Path, videos: Path) -> Dataset:
-    """Read the JSON and the split lists from the folder `annotations`; videos are ID.mp4, else ID.webm, in `videos` itself."""
+    """Read the JSON and the split lists from the folder `annotations`; videos are ID.mp4, else ID.webm, else ID with any suffix, in
+    `videos` itself."""
     folder = VideoFolder(videos, recursive=False)
     rows = _rows(preset, annotations)
-    return assemble(preset, rows, annotations, lambda video_id: folder.named(f"{video_id}.mp4", f"{video_id}.webm"))
+    return assemble(
+        preset, rows, annotations, folder, lambda video_id: Sought(names=(f"{video_id}.mp4", f"{video_id}.webm"), stems=(video_id,))
+    )
 
 
 def _rows(preset: Preset, annotations: Path) -> Iterator[Row]:

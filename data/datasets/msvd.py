@@ -8,7 +8,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from data.datasets.files import VideoFolder, check_caption, check_captions, check_video_id, read_bytes, read_json, require_file
+from data.datasets.files import check_caption, check_captions, check_video_id, read_bytes, read_json, require_file
+from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import SPLITS, Count, Dataset, Preset, assemble, listed_rows
 from data.errors import UserError
 
@@ -33,8 +34,10 @@ def read_msvd(preset: Preset, annotations: Path, videos: Path) -> Dataset:
     for key, value in content.items():
         place = f"{source}, video {check_video_id(key, str(source))}"
         captions[key] = check_captions(value, place) if source.suffix == ".json" else _join(value, place)
-    folder = VideoFolder(videos, recursive=True)
-    return assemble(preset, listed_rows(preset, annotations, captions, source), annotations, folder.with_stem)
+    folder = VideoFolder(videos)
+    return assemble(
+        preset, listed_rows(preset, annotations, captions, source), annotations, folder, lambda video_id: Sought(stems=(video_id,))
+    )
 
 
 def _join(value: Any, place: str) -> list[str]:

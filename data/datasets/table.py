@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.datasets.files import VIDEO_SUFFIXES, VideoFolder, check_caption, is_there, printable, quote, read_csv, require_columns
-from data.datasets.types import SPLITS, Dataset, Preset
+from data.containers import is_still, is_video_name
+from data.datasets.files import check_caption, is_there, quote, read_csv, require_columns
+from data.datasets.folders import Sought, VideoFolder, and_left_alone
+from data.datasets.types import SPLITS, Dataset, Preset, note_of_spellings
 from data.errors import UserError
 
 PRESETS = (
@@ -24,13 +26,17 @@ MAX_NAME = 1000
 
 
 def read_folder(videos: Path) -> Dataset:
-    """Every video file anywhere under the folder, its id the path under it; no captions."""
-    paths = [path for path in VideoFolder(videos, recursive=True).paths if path.suffix.lower() in VIDEO_SUFFIXES and is_there(path)]
+    """Every video file anywhere under the folder that is not hidden, its id the path under it; no captions."""
+    folder = VideoFolder(videos)
+    named = [path for path in folder.paths if is_video_name(path) and is_there(path)]
+    paths = [path for path in named if not is_still(path)]
     if not paths:
-        raise UserError(f"--videos {videos} holds no video files")
-    ids = [_check_name(printable(path.relative_to(videos)), str(videos)) for path in paths]
+        raise UserError(f"--videos {videos} holds no video files{and_left_alone(folder.left_alone(()))}")
+    ids = [_check_name(folder.relative(path), str(videos)) for path in paths]
     table = pd.DataFrame({"video_id": ids, "split": SEARCHED, "file": paths, "start": float("nan"), "end": float("nan")})
-    return Dataset(pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str), table)
+    stills = len(named) - len(paths)
+    notes = (f"{stills:,} GIFs of a single picture are no videos and left alone",) if stills else ()
+    return Dataset(pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str), table, notes)
 
 
 def read_table(annotations: Path, videos: Path) -> Dataset:
@@ -66,9 +72,12 @@ def read_table(annotations: Path, videos: Path) -> Dataset:
     backwards = segments["video_id"][segments["end"] <= segments["start"].fillna(0)]
     if not backwards.empty:
         raise UserError(f"{annotations}: segment {quote(backwards.iloc[0])} ends before it starts")
-    files = [_inside(videos, name, annotations) for name in segments["video"]]
-    table = segments[["video_id", "split", "start", "end"]].assign(file=pd.Series(files, index=segments.index, dtype=object))
-    return Dataset(frame[["video_id", "caption", "split"]].reset_index(drop=True), table.reset_index(drop=True))
+    names = dict(zip(segments["video_id"], segments["video"], strict=True))
+    folder = VideoFolder(videos)
+    found = folder.find({video_id: Sought(path=_under(videos, name, annotations)) for video_id, name in names.items()}, str(annotations))
+    table = segments[["video_id", "split", "start", "end"]].assign(file=pd.Series(found.files, index=segments.index, dtype=object))
+    captions = frame[["video_id", "caption", "split"]].reset_index(drop=True)
+    return Dataset(captions, table.reset_index(drop=True), note_of_spellings(found, folder), names)
 
 
 def _check_name(name: str, place: str) -> str:
@@ -79,11 +88,13 @@ def _check_name(name: str, place: str) -> str:
     return name
 
 
-def _inside(videos: Path, name: str, table: Path) -> Path | None:
+def _under(videos: Path, name: str, table: Path) -> str:
+    """The path under the folder of videos that a table names, relative to that folder or absolute. Raises UserError for any other."""
     path = videos / name
-    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(videos)):
-        raise UserError(f"{table}: video {quote(name)} lies outside of --videos {videos}")
-    return path if is_there(path) else None
+    for place, folder in ((path.absolute(), videos.absolute()), (path.parent.resolve() / path.name, videos.resolve())):
+        if Path(os.path.normpath(place)).is_relative_to(os.path.normpath(folder)):
+            return os.path.relpath(place, folder)
+    raise UserError(f"{table}: video {quote(name)} lies outside of --videos {videos}")
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 from data.datasets.files import quote, read_ids
+from data.datasets.folders import Found, Sought, VideoFolder
 from data.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -57,12 +58,14 @@ class Dataset:
     `captions`: columns video_id, caption, split, in the order of the annotations.
     `videos`: a row for every video of the splits, columns video_id, split, file (None where there is none), start and end in seconds
     (NaN: from the beginning, to the end).
-    `notes`: lines about what was left out of the annotation files.
+    `notes`: lines about what was left out of the annotation files, and about files that were found by another spelling of their names.
+    `sought`: the name by which the file of a video was looked for, where that is not its id.
     """
 
     captions: pd.DataFrame
     videos: pd.DataFrame
     notes: tuple[str, ...] = ()
+    sought: Mapping[str, str] = field(default_factory=dict)
 
 
 class Row(NamedTuple):
@@ -100,13 +103,15 @@ def assemble(
     preset: Preset,
     rows: Iterable[Row],
     annotations: Path,
-    find: Callable[[str], Path | None],
+    folder: VideoFolder,
+    sought: Callable[[str], Sought],
     ends: Callable[[str], float] = lambda _video_id: float("nan"),
     notes: tuple[str, ...] = (),
 ) -> Dataset:
     """The data set of these captions: the validation videos held out, the file of every video looked for.
 
-    `find` gives the file of a video; `ends` the second up to which it is looked at. Raises UserError where a video is in two splits.
+    `sought` says what the file of a video may be called, `ends` the second up to which it is looked at. Raises UserError where a video is
+    in two splits, or several files could be one video.
     """
     captions = pd.DataFrame(rows, columns=list(Row._fields))
     if preset.held_out:
@@ -117,8 +122,19 @@ def assemble(
     if not shared.empty:
         raise UserError(f"{annotations}: {shared.iloc[0]} is in two splits of {preset.name}")
     ids = videos["video_id"]
-    files = pd.Series([find(video_id) for video_id in ids], index=videos.index, dtype=object)
-    return Dataset(captions, videos.assign(file=files, start=float("nan"), end=[ends(video_id) for video_id in ids]), notes)
+    found = folder.find({video_id: sought(video_id) for video_id in ids}, str(annotations))
+    files = pd.Series(found.files, index=videos.index, dtype=object)
+    videos = videos.assign(file=files, start=float("nan"), end=[ends(video_id) for video_id in ids])
+    return Dataset(captions, videos, (*notes, *note_of_spellings(found, folder)))
+
+
+def note_of_spellings(found: Found, folder: VideoFolder) -> tuple[str, ...]:
+    """A line about the files that were found by another spelling of their names, if there are any."""
+    if not found.respelt:
+        return ()
+    name, path = found.respelt[0]
+    such = f"such as {quote(folder.relative(path))} for {quote(name)}"
+    return (f"{len(found.respelt):,} videos are found under another spelling of their names, {such}",)
 
 
 def held_out(train: Iterable[str], count: int) -> set[str]:

@@ -8,7 +8,8 @@ test1k5_sec_list.txt, which some projects carry, is another split and is never r
 import re
 from pathlib import Path
 
-from data.datasets.files import VideoFolder, check_captions, find_file, quote, read_json
+from data.datasets.files import check_captions, find_file, quote, read_json
+from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import SPLITS, Count, Dataset, Preset, assemble, listed_rows
 from data.errors import UserError
 
@@ -44,8 +45,10 @@ def read_vatex(preset: Preset, annotations: Path, videos: Path) -> Dataset:
         raise UserError(
             f"{annotations} holds neither {' nor '.join(CAPTION_FILES)} nor {' with '.join(OFFICIAL_FILES)}: place the captions there"
         )
-    folder = VideoFolder(videos, recursive=True)
-    return assemble(preset, listed_rows(preset, annotations, captions, source), annotations, folder.with_stem)
+    folder = VideoFolder(videos)
+    return assemble(
+        preset, listed_rows(preset, annotations, captions, source), annotations, folder, lambda video_id: Sought(stems=(video_id,))
+    )
 
 
 def read_official(path: Path) -> dict[str, list[str]]:

@@ -1,0 +1,195 @@
+"""Starting and ending ffmpeg: one that does not work is said before any video, and none outlives what started it."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+
+from data.errors import UserError
+from data.ffmpeg import require_ffmpeg
+from data.watchdog import kill_what_is_left
+from extract.decoders import check_decoder
+from extract.options import ExtractOptions
+from tests.conftest import DEMO_CLIP, ROOT
+from tests.test_decode import hanging_decoder, is_alive
+from tests.videos import numbered_video
+
+TIME_LIMIT_S = 20.0
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def make_unusable(kind: str, folder: Path) -> Path:
+    path = folder / "program"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "not executable":
+        script(path, "exit 0").chmod(stat.S_IRUSR)
+    elif kind == "no program":
+        path.write_bytes(b"\0" * 100)
+        path.chmod(0o755)
+    elif kind == "another program":
+        return Path("/bin/ls")
+    elif kind == "says nothing":
+        script(path, "exit 0")
+    elif kind == "talks without end":
+        script(path, "exec yes")
+    elif kind == "crashes":
+        script(path, "kill -SEGV $$")
+    elif kind == "fails at work":
+        script(
+            path, f'[ "$1" = -version ] && exec {imageio_ffmpeg.get_ffmpeg_exe()} -version; echo "[error] Unrecognized option" >&2; exit 1'
+        )
+    return path
+
+
+UNUSABLE = {
+    "missing": "cannot be started (No such file or directory)",
+    "a folder": "is a folder",
+    "not executable": "cannot be started (Permission denied)",
+    "no program": "cannot be started (Exec format error)",
+    "another program": "ends with status 2 when it is asked for its version",
+    "says nothing": "is not ffmpeg",
+    "talks without end": "ends with status",
+    "crashes": "ends with status -11 when it is asked for its version",
+    "fails at work": "does not decode (ffmpeg ended with status 1: Unrecognized option)",
+}
+
+Command = Callable[[Path], list[str | Path]]
+
+
+def extraction(*more: str) -> Command:
+    def command(folder: Path) -> list[str | Path]:
+        return ["extract", "--videos", folder / "videos", "--cache", folder / "cache", "--model", DEMO_CLIP, "--device", "cpu", *more]
+
+    return command
+
+
+def generation(folder: Path) -> list[str | Path]:
+    return ["demo.generate", "--out", folder / "demo", "--train", "1", "--val", "1", "--test", "1", "--quiet"]
+
+
+def start(command: list[str | Path], program: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | {"IMAGEIO_FFMPEG_EXE": str(program)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_an_ffmpeg_that_cannot_be_used_is_one_line(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = make_unusable(kind, tmp_path)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    with pytest.raises(UserError) as refusal:
+        check_decoder(ExtractOptions(tmp_path, tmp_path / "cache"))
+    said = str(refusal.value)
+    assert said.startswith(f"ffmpeg cannot be used: {program} {UNUSABLE[kind]}")
+    assert said.endswith("; let IMAGEIO_FFMPEG_EXE name one that can, or unset it")
+    assert "\n" not in said
+
+
+def test_an_ffmpeg_that_hangs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, child = hanging_decoder(tmp_path, hangs_on="-version")
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    with pytest.raises(UserError, match=r"does not answer within 0\.5 s; let IMAGEIO_FFMPEG_EXE name one that can"):
+        require_ffmpeg(time_limit_s=0.5)
+    assert_ends(int(child.read_text()))
+
+
+def test_no_ffmpeg_at_all_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE", raising=False)
+    monkeypatch.setattr("imageio_ffmpeg._utils._get_bin_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    imageio_ffmpeg._utils._get_ffmpeg_exe.cache_clear()
+    try:
+        with pytest.raises(UserError, match="no ffmpeg is installed: pip install imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE"):
+            require_ffmpeg()
+    finally:
+        imageio_ffmpeg._utils._get_ffmpeg_exe.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [extraction(), extraction("--segment", "30"), extraction("--dry-run"), extraction("--decoder", "pyav"), generation],
+    ids=["extract", "segment", "dry run", "pyav", "generate"],
+)
+def test_every_command_says_so_before_any_video(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_text("no video")
+    process = start(command(tmp_path), Path("/nope"))
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    why = "/nope cannot be started (No such file or directory)"
+    assert said == f"error: ffmpeg cannot be used: {why}; let IMAGEIO_FFMPEG_EXE name one that can, or unset it\n"
+    assert out == ""
+    assert not (tmp_path / "cache").exists()
+
+
+def assert_ends(*processes: int) -> None:
+    deadline = time.monotonic() + TIME_LIMIT_S
+    while any(map(is_alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not [process for process in processes if is_alive(process)]
+
+
+def children_of(process: int) -> list[int]:
+    """The processes that a process has started and that are still there."""
+    return [int(one) for path in Path(f"/proc/{process}/task").glob("*/children") for one in path.read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="which processes there are is read from /proc")
+@pytest.mark.parametrize(
+    ("command", "hangs_on"),
+    [(extraction(), ".mp4"), (extraction("--segment", "30"), ".mp4"), (extraction("--dry-run"), ".mp4"), (generation, "rawvideo")],
+    ids=["extract", "segment", "dry run", "generate"],
+)
+def test_ffmpeg_that_hangs_ends_with_what_is_killed(tmp_path: Path, command: Command, hangs_on: str) -> None:
+    numbered_video(tmp_path / "videos" / "a.mp4", 5, 5)
+    program, child = hanging_decoder(tmp_path, hangs_on)
+    process = start(command(tmp_path), program)
+    deadline = time.monotonic() + 60
+    while not child.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    at_work, waiting = [process.pid], [int(child.read_text())]
+    for one in at_work:
+        at_work += children_of(one)
+    assert waiting[0] in at_work
+    # Also the workers of a pool, one of which started it, are killed where a system runs out of memory.
+    for one in [*(process_id for process_id in at_work if is_python(process_id)), process.pid]:
+        os.kill(one, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert_ends(*at_work)
+
+
+def is_python(process: int) -> bool:
+    """Whether a process is one of ours and not the watchdog, which nobody but the system kills."""
+    words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    return Path(os.fsdecode(words[0])).name.startswith("python") and not any(word.endswith(b"watchdog.py") for word in words)
+
+
+def test_what_has_ended_is_left_alone() -> None:
+    sleeping = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(3)]
+    kept, left, gone = sleeping
+    gone.kill()
+    gone.wait()
+    kill_what_is_left([b"+%d\n" % kept.pid, b"+%d\n" % left.pid, b"+%d\n" % gone.pid, b"-%d\n" % kept.pid])
+    assert left.wait(timeout=20) == -signal.SIGKILL
+    assert kept.poll() is None
+    kept.kill()
+    kept.wait()

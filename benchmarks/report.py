@@ -24,7 +24,7 @@ from data.command import run_command
 from data.provenance import provenance, write_json
 from evaluate import EvaluateOptions
 from evaluate.report import REPORT_FILE
-from extract.models import load_tokenizer, spell
+from extract.models import load_tokenizer
 from extract.pictures import small, thumbnail_file
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +55,7 @@ def make_cache(path: Path, videos: int, frames: int) -> FeatureCache:
     settings = {"weights": "0" * 64, "max_words": MAX_WORDS, "max_frames": frames, "dtype": "float16", "dimension": DIMENSION}
     clip = ClipParts({"positional_embedding": np.zeros((77, DIMENSION), dtype=np.float32)}, 100.0, 8, "QuickGELU")
     cache = FeatureCache.create(path, settings, clip, {"options": {"model": MODEL}, "commit": "none", "date": "none"})
-    tokenizer = load_tokenizer(MODEL)
+    tokenizer = load_tokenizer(MODEL, "tokens")
     ids = [f"video{i}" for i in range(videos)]
     captions: list[str] = []
     for first in range(0, videos, ENTRIES_A_PART):
@@ -66,7 +66,7 @@ def make_cache(path: Path, videos: int, frames: int) -> FeatureCache:
             entries.append(VideoEntry(video_id, frames_TD, np.arange(frames, dtype=np.float64), 1, 1, thumbnails=pictures))
             captions.append(" ".join([*rng.choice(WORDS, rng.integers(5, 14)), f"{len(captions)}"]))
             sentence_D = 0.25 * frames_TD[rng.integers(frames)] + _features(rng, 1)[0]
-            length = len(spell(tokenizer, captions[-1], MAX_WORDS))
+            length = len(tokenizer.spell(captions[-1], MAX_WORDS))
             texts.append(TextEntry(captions[-1], 0.25 * sentence_D + _features(rng, length), sentence_D))
         cache.write_videos(entries)
         cache.write_texts(texts)

@@ -44,7 +44,7 @@ from data.layout import (
 )
 from data.listings import Listings
 from data.merged import write_merged
-from data.sampling import choose_frames
+from data.sampling import choose_frames, choose_words
 from data.sealed import is_sound, sweep, write_sealed
 from data.sources import Source
 
@@ -232,16 +232,46 @@ class FeatureCache:
             ids=list(video_ids), frames=self._ragged("frames", places, chosen, memory_budget), seconds=self._seconds(places, chosen)
         )
 
-    def texts(self, texts: Sequence[str], memory_budget: int) -> "TextFeatures":
-        """The token and sentence features of these texts, all there, in this order; see `videos` for the budget."""
+    def texts(self, texts: Sequence[str], memory_budget: int, max_words: int | None = None) -> "TextFeatures":
+        """The token and sentence features of these texts, all there, in this order; see `videos` for the budget.
+
+        Of a text with more than `max_words` tokens the first ones and the end token; its sentence feature is that of the whole.
+        """
         from data.features import TextFeatures
 
         places = [self._indices["texts"].places[text] for text in texts]
-        whole = [np.arange(place.stop - place.start) for place in places]
+        chosen = [choose_words(place.stop - place.start, max_words) for place in places]
         one_row = [Place(place.part, place.entry, place.entry, place.entry + 1) for place in places]
         sentences = self._ragged("sentence", one_row, [np.zeros(1, dtype=np.int64)] * len(places), memory_budget)
-        words = self._ragged("words", places, whole, memory_budget - sentences.bytes_held)
+        words = self._ragged("words", places, chosen, memory_budget - sentences.bytes_held)
         return TextFeatures(texts=list(texts), words=words, sentences=sentences)
+
+    def text_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """The tokens kept of each of these texts, all there, start and end included."""
+        places = (self._indices["texts"].places[text] for text in texts)
+        return np.array([place.stop - place.start for place in places], dtype=np.int64)
+
+    def cut_texts(self, texts: Sequence[str], count: Callable[[str], int]) -> list[str]:
+        """Those of these texts, all there, that have more tokens than are kept of them.
+
+        `count` gives the tokens of a text; it is asked for those of which the cache does not know, in their order.
+        """
+        places = [self._indices["texts"].places[text] for text in texts]
+        recorded: dict[Part, NDArray[np.int64] | None] = {}
+        for part in dict.fromkeys(place.part for place in places):
+            with open_file(part.path) as file:
+                group = file[part.group]
+                recorded[part] = group["tokens"][()] if "tokens" in group else None
+        cut = []
+        for text, place in zip(texts, places, strict=True):
+            of_part, kept = recorded[place.part], place.stop - place.start
+            whole = 0 if of_part is None else int(of_part[place.entry])
+            # One that has not as many tokens as could be kept is whole.
+            if not whole and kept >= int(self.settings["max_words"]):
+                whole = count(text)
+            if whole > kept:
+                cut.append(text)
+        return cut
 
     def images(self, name: Images, video_id: str) -> list[bytes]:
         """The JPEG files of a video's frames; none where they were not kept."""

@@ -33,9 +33,10 @@ def print_presets(options: PresetsOptions) -> int:
     for dataset, preset in chosen:
         sizes = "/".join(f"{count.videos:,}" if count.videos else "?" for count in preset.expected.values()) or "as listed"
         held_out = f"; {preset.held_out} training videos are val" if preset.held_out else ""
-        frames = f"{preset.max_words:5} {preset.max_frames:6} {preset.fps:3g}  {preset.seconds:19}"
+        frames = f"{preset.max_words or 'all':>5} {preset.max_frames:6} {preset.fps:3g}  {preset.seconds:19}"
         print(f"{dataset:11} {preset.name:12} {frames}  {sizes:23}  {preset.captions}{held_out}")
-    print("fps frames a second are sampled, then evenly chosen down to frames, the first and the last among them")
+    words = "words are tokens, start and end included; all: as many as the model takes"
+    print(f"fps frames a second are sampled, then evenly chosen down to frames, the first and the last among them; {words}")
     return 0
 
 

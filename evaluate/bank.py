@@ -10,19 +10,15 @@ BANK_SPLIT = "train"
 
 
 def load_bank(
-    cache: FeatureCache, preset: str, count: int, seed: int, max_words: int, memory_budget: int, source: str | None = None
+    cache: FeatureCache, preset: str, count: int, seed: int, max_words: int | None, memory_budget: int, source: str | None = None
 ) -> TextFeatures:
     """So many training captions of this protocol that the cache has features of, in the order of the annotations.
 
-    Raises UserError where there are fewer, or some are longer than the head takes.
+    Of each no more than `max_words` tokens: see `FeatureCache.texts`. Raises UserError where there are fewer captions.
     """
     table = cache.listings.select(preset, source).captions
     captions = [text for text in table.loc[table["split"] == BANK_SPLIT, "caption"] if ("texts", text) in cache]
     if count < 1 or count > len(captions):
         raise UserError(f"--query-bank {count}: the cache {cache.path} has {len(captions)} training captions; ask for 1 to as many")
     chosen = np.sort(np.random.default_rng(seed).choice(len(captions), count, replace=False))
-    bank = cache.texts([captions[i] for i in chosen], memory_budget)
-    longest = int(bank.words.length_N.max())
-    if longest > max_words:
-        raise UserError(f"--query-bank: training captions have up to {longest} tokens, the head takes {max_words}: leave the option out")
-    return bank
+    return cache.texts([captions[i] for i in chosen], memory_budget, max_words)

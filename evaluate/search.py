@@ -108,6 +108,8 @@ def _text(answer: "Answer") -> Iterator[str]:
     from evaluate.retrieval.moments import clock
 
     yield answer.query
+    for note in answer.notes.lines():
+        yield f"  note: {note}"
     for hit in answer.hits:
         name = hit.video_id if hit.file in ("", hit.video_id) else f"{hit.video_id} ({hit.file})"
         yield f"{hit.rank:4} {hit.score:8.3f}  {clock(hit.moment.seconds)}  {printable(name)}"
@@ -121,6 +123,7 @@ def _plain(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> di
         "query": answer.query,
         "run": options.run,
         "gallery": len(searcher.gallery.ids),
+        **answer.notes.plain(),
         "results": [
             {
                 "rank": hit.rank,
@@ -149,14 +152,16 @@ def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions)
         lines = dict.fromkeys(clean_query(line) for line in _lines(str(options.captions), "--captions"))
         texts = searcher.encoder.encode_many(list(lines), options.quiet)
     hits: list[CaptionHit] = searcher.captions(number, texts)
+    cut = searcher.cut_of_captions(texts.texts, cached=options.captions is None)
     if options.json:
         results = [{"rank": hit.rank, "caption": hit.caption, "score": hit.score} for hit in hits]
-        print(json.dumps({"video_id": video_id, "run": options.run, "captions": len(texts.texts), "results": results}))
+        said = {"video_id": video_id, "run": options.run, "captions": len(texts.texts), "captions_cut": cut, "results": results}
+        print(json.dumps(said))
         return
     print(printable(video_id))
     for hit in hits:
         print(f"{hit.rank:4} {hit.score:8.3f}  {printable(hit.caption)}")
-    print(f"of {len(texts.texts):,} captions")
+    print(f"of {len(texts.texts):,} captions{f', {cut:,} of which were cut' if cut else ''}")
 
 
 def printable(text: str) -> str:

@@ -17,6 +17,7 @@ from data.provenance import plain, provenance, write_json
 from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
+from evaluate.cut import cut_figures
 from evaluate.folder import EVALUATION, METRICS_FILE, check_out, clear
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
@@ -32,7 +33,19 @@ from train_head.splits import Split, load_split
 
 # Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
 SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19
-ROW = ("run", "preset", "split", "queries", "gallery", "counts", "train_videos", "selected_on", "ties")
+ROW = (
+    "run",
+    "preset",
+    "split",
+    "queries",
+    "gallery",
+    "counts",
+    "captions_cut",
+    "captions_cut_by_head",
+    "train_videos",
+    "selected_on",
+    "ties",
+)
 """What stands before the figures, in metrics.json and in the line of --json."""
 FREE_TO_DIFFER = {"cache", "run", "out", "index", "memory_budget", "device", "process_timeout", "quiet", "json"}
 """Options that may differ between processes: they do not decide the result, or what they name is compared by its content."""
@@ -79,7 +92,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     if options.query_bank is not None:
         if split.name == BANK_SPLIT:
             raise UserError(f"--query-bank with --split {split.name}: the bank would hold the queries; leave it out, or use another split")
-        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.config.max_words, memory_left, options.name)
+        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.most_words, memory_left, options.name)
         memory_left -= bank.words.bytes_held + bank.sentences.bytes_held
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
     collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
@@ -111,6 +124,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "queries": len(split.answers),
         "gallery": len(split.videos.ids),
         "counts": split.counts,
+        **cut_figures(loaded.cache, head, split.texts.texts),
         "train_videos": loaded.record.get("train_counts", {}).get("videos_scored"),
         "selected_on": loaded.record.get("selected_on"),
         "ties": options.ties,
@@ -172,7 +186,9 @@ def load(options: EvaluateOptions) -> Loaded:
     max_frames = trained_frames if options.max_frames is None else options.max_frames
     budget = budget_bytes(options.memory_budget) // on_this_machine()
     features_budget = max(0, budget - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
-    split = load_split(cache, options.split, options.preset, features_budget, max_frames, options.allow_missing, options.name)
+    split = load_split(
+        cache, options.split, options.preset, features_budget, max_frames, options.allow_missing, options.name, head.most_words
+    )
     check_fits(head, split)
     head.products = torch.bfloat16 if options.products == "bf16" else None
     candidates = [] if options.candidates is None else parse_candidates(options.candidates, len(split.videos.ids))

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from data.metrics import DIRECTIONS
+from evaluate.cut import cut_notes
 from train_head.splits import counts_line
 
 COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
@@ -109,6 +110,8 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
 
 def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
     """What must be known of a result beside its figures."""
+    for note in cut_notes(result):
+        yield f"{label}: {note}"
     if result["selected_on"] is not None:
         chosen = f"epoch chosen on {result['selected_on']}"
         if result["selected_on"] == "test":

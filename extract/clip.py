@@ -21,6 +21,7 @@ from data.errors import UserError
 from data.shapes import GRAIN
 from extract.models import OF_A_CONFIGURATION, Model, Precision, find_model, one_line
 from extract.preprocessing import Preprocessing
+from extract.tokens import SpecialTokens, Tokenizer
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _META = torch.device("meta")
@@ -43,7 +44,7 @@ class Clip:
 
     model: Any
     transform: Any
-    tokenizer: Any
+    tokenizer: Tokenizer
     device: torch.device
     dimension: int
     context_length: int
@@ -90,10 +91,16 @@ class Clip:
 
         A longer text keeps its first max_words - 1 tokens and its end token (design of CLIP's own tokenizer).
         """
-        ids_NL = self.tokenizer(list(texts), context_length=max_words)
+        return self.to_ids([self.tokenizer.encode(text) for text in texts], max_words)
+
+    def to_ids(self, tokens: Sequence[Sequence[int]], max_words: int) -> tuple[Tensor, Tensor]:
+        """What `tokenize` gives, of texts that the tokenizer has encoded."""
+        ids_NL = torch.zeros(len(tokens), self.context_length, dtype=torch.long)
+        for n, whole in enumerate(tokens):
+            kept = self.tokenizer.cut(whole, max_words)
+            ids_NL[n, : len(kept)] = torch.tensor(kept)
         # The end token has the largest id of all; the pooling of CLIP finds it in the same way.
-        length_N = ids_NL.argmax(dim=-1) + 1
-        return nn.functional.pad(ids_NL, (0, self.context_length - max_words)), length_N
+        return ids_NL, ids_NL.argmax(dim=-1) + 1
 
     @torch.no_grad()
     def encode_images(self, image_NCHW: Tensor) -> NDArray[np.float32]:
@@ -168,19 +175,21 @@ def load_clip(
     seed: int = 0,
     precision: Precision = "fp32",
     pictures: Mapping[str, Any] | None = None,
+    special_tokens: SpecialTokens = "letters",
 ) -> Clip:
     """Load a CLIP by open_clip's names.
 
     `model` is one of open_clip's model names, `local-dir:PATH` or `hf-hub:NAME`; `pretrained` one of open_clip's tags, a weights file,
     `random` (weights drawn from `seed`), or None where the model brings its own weights. `pictures` are fields of `Preprocessing` that
-    count whatever belongs to the weights. The digest is that of the weights before they are brought to `precision`.
+    count whatever belongs to the weights, and `special_tokens` says how one that stands in a text is read. The digest is that of the
+    weights before they are brought to `precision`.
 
     Raises UserError where model or weights are unknown, cannot be had, or do not fit each other; where the features of the text tokens
     cannot be had; and where it is not known what is done to pictures.
     """
     found = find_model(model, pretrained)
     preprocessing, guessed = found.preprocessing(pictures or {})
-    tokenizer = found.tokenizer()
+    tokenizer = found.tokenizer(special_tokens)
     check_features(found, tokenizer, precision)
     weights = found.weights()
     with torch.random.fork_rng(devices=[]):
@@ -220,7 +229,7 @@ class Shape:
 
 
 @torch.no_grad()
-def check_features(model: Model, tokenizer: Any, precision: Precision = "fp32") -> Shape:
+def check_features(model: Model, tokenizer: Tokenizer, precision: Precision = "fp32") -> Shape:
     """Run a model on shapes alone, without memory or weights; raises UserError where no features of the joint dimension come of it."""
     network = model.build(_META, "fp32", Preprocessing())
     if precision != "fp32":

@@ -20,6 +20,7 @@ from torch import nn
 
 from data.errors import UserError
 from extract.preprocessing import Preprocessing, agreed, of_config
+from extract.tokens import SpecialTokens, Tokenizer
 
 RANDOM = "random"
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -109,8 +110,11 @@ class Model:
             raise UserError(f"--model {self.name} cannot be built{hint}: {one_line(error)}") from error
         return network
 
-    def tokenizer(self) -> Any:
-        """open_clip's SimpleTokenizer as this model has it. Raises UserError where its end token does not mark where a text ends."""
+    def tokenizer(self, special_tokens: SpecialTokens = "letters") -> Tokenizer:
+        """open_clip's SimpleTokenizer as this model has it. Raises UserError where its end token does not mark where a text ends.
+
+        With `letters`, a special token that stands in a text is spelled by its letters, as any other word is.
+        """
         try:
             with _silent():
                 tokenizer = open_clip().get_tokenizer(self.name if self.folder is None else f"{LOCAL}{self.folder}")
@@ -119,7 +123,11 @@ class Model:
         assert isinstance(tokenizer, open_clip().SimpleTokenizer)
         if tokenizer.eot_token_id != tokenizer.vocab_size - 1:
             raise UserError(f"--model {self.name} has special tokens beyond its end token, which therefore does not mark where a text ends")
-        return tokenizer
+        special = "".join(f"{tokenizer.decoder[token]}|" for token in tokenizer.all_special_ids)
+        pattern = tokenizer.pat.pattern
+        assert pattern.startswith(special)
+        without = open_clip().tokenizer.re.compile(pattern.removeprefix(special), tokenizer.pat.flags)
+        return Tokenizer(tokenizer, without, special_tokens)
 
     def weights(self) -> Path | None:
         """The file that holds the weights, downloaded where it has to be; None for random ones. Raises UserError where there is none."""
@@ -196,17 +204,11 @@ def weights_path(model: str, pretrained: str | None) -> Path | None:
     return find_model(model, pretrained).weights()
 
 
-def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a model, for `spell`; no weights are read, and no network is asked. Raises UserError where it cannot be had."""
+def load_tokenizer(model: str, special_tokens: SpecialTokens) -> Tokenizer:
+    """The tokenizer of a model; no weights are read, and no network is asked. Raises UserError where it cannot be had."""
     if model.startswith(HUB):
         raise UserError(f"the tokenizer of --model {model} would have to be fetched from a network")
-    return find_model(model, RANDOM).tokenizer()
-
-
-def spell(tokenizer: Any, text: str, max_words: int) -> list[str]:
-    """The tokens of a text as `Clip.tokenize` makes them, start and end included, in letters. One that ends a word ends with a space."""
-    ids_L = tokenizer([text], context_length=max_words)[0]
-    return [tokenizer.decode([token]) for token in ids_L[: int(ids_L.argmax()) + 1].tolist()]
+    return find_model(model, RANDOM).tokenizer(special_tokens)
 
 
 def one_line(error: BaseException) -> str:

@@ -41,7 +41,7 @@ class ExtractOptions:
     max_frames: int | Literal["all"] | None = None
     """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
     max_words: int | None = None
-    """Tokens kept of each caption, start and end included. Default: the preset's."""
+    """Tokens kept of each caption, start and end included. Default: the preset's; for a table or a folder as many as the model takes."""
     pictures: Literal["display", "stored"] | None = None
     """display: pictures as a player shows them: deinterlaced, pixels square, transparency over black. stored: as the loaders of the field's
     data sets see them. Default: the preset's; display for a folder or a table."""

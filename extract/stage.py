@@ -31,7 +31,7 @@ from extract.listing import Named, count_unlisted, keep_listing, named, prune, r
 from extract.options import ExtractOptions
 from extract.preprocessing import asked_for, of_cache
 from extract.segments import cut
-from extract.texts import encode_texts
+from extract.texts import Unread, encode_texts, find_unread
 from extract.videos import Clock, VideoFeaturesAhead, worker_count
 from extract.work import lacking
 from extract.writer import PartLimits, Writer
@@ -106,7 +106,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     asked = _read(options)
     options, preset, dataset, own = asked.options, asked.preset, asked.dataset, asked.own
     clip = _load(options, asked.recorded)
-    max_words = options.max_words or min(preset.max_words, clip.context_length)
+    max_words = options.max_words or min(preset.max_words or clip.context_length, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
     settings = _settings(options, clip, max_words)
@@ -148,10 +148,11 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         # With what the others wrote; the lists of failures become one.
         cache = FeatureCache(options.cache)
         Writer(cache, _limits(), (0, 1), [], work.outdated).flush()
+    unread = find_unread(dataset.captions["caption"], cache, clip)
     if options.prune:
         total |= {f"pruned_{kind}": count for kind, count in prune(cache).items()}
         cache = FeatureCache(options.cache)
-    _report(options, dataset, preset, cache, total, processes.count, seconds)
+    _report(options, dataset, preset, cache, total, processes.count, seconds, unread)
     return outcome
 
 
@@ -160,8 +161,9 @@ def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
     assert options.precision is not None
     if not options.quiet:
         print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
+    special = recorded.get("special_tokens", "letters")
     pictures = (of_cache(recorded) if recorded else {}) | asked_for(options)
-    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, pictures)
+    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, pictures, special)
     if clip.guessed and not options.quiet:
         print(clip.guessed, file=sys.stderr)
     return clip
@@ -178,9 +180,18 @@ def _print_failures(known: Sequence[Failure], failures: Sequence[Failure]) -> in
 
 
 def _report(
-    options: ExtractOptions, dataset: Dataset, preset: Preset, cache: FeatureCache, total: dict[str, float], processes: int, seconds: float
+    options: ExtractOptions,
+    dataset: Dataset,
+    preset: Preset,
+    cache: FeatureCache,
+    total: dict[str, float],
+    processes: int,
+    seconds: float,
+    unread: Unread,
 ) -> None:
     """Print what was done, by all processes together."""
+    for line in unread.lines():
+        print(line, file=sys.stderr)
     count = {name: int(value) for name, value in total.items()}
     if options.json:
         summary = {
@@ -196,6 +207,8 @@ def _report(
             "left_alone": left_alone(dataset, options.videos),
             "notes": list(dataset.notes),
             "texts_extracted": count["texts"],
+            "texts_cut": len(unread.cut),
+            "texts_empty": len(unread.empty),
             "seconds": round(seconds, 1),
             "frames": count["frames"],
             "decode_seconds": round(total["decode"], 3),
@@ -309,6 +322,7 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "max_frames": options.max_frames,
         "max_words": max_words,
         "pictures": options.pictures,
+        "special_tokens": clip.tokenizer.special_tokens,
         "precision": clip.precision,
         "dtype": options.dtype,
         **({"decode_device": "cuda"} if options.decode_device == "cuda" else {}),

@@ -37,7 +37,7 @@ from evaluate.report.findings import find_hubs, shared_captions
 from evaluate.report.page import write_report
 from evaluate.report.pictures import COLUMNS, HEIGHT, column_edges
 from extract import ExtractOptions
-from extract.models import load_tokenizer, spell
+from extract.models import load_tokenizer
 from tests.browser import OpenPage
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head.pairs import Unshared, score_all_pairs
@@ -265,15 +265,15 @@ def test_weights_of_frames_are_those_of_the_method(glccl: Written, report_cache:
 
 
 def test_words_are_those_of_the_tokenizer() -> None:
-    tokenizer = load_tokenizer(DEMO_CLIP)
+    tokenizer = load_tokenizer(DEMO_CLIP, "letters")
     caption = "A red  Circle, rising over a chequered\nbackground!"
-    tokens = spell(tokenizer, caption, 40)
+    tokens = tokenizer.spell(caption, 40)
     assert "".join(tokens[1:-1]).strip() == "a red circle , rising over a chequered background !"
-    assert spell(tokenizer, caption, 6)[1:-1] == tokens[1:5]
+    assert tokenizer.spell(caption, 6)[1:-1] == tokens[1:5]
     with pytest.raises(UserError, match="would have to be fetched"):
-        load_tokenizer("hf-hub:someone/something")
+        load_tokenizer("hf-hub:someone/something", "letters")
     with pytest.raises(UserError, match=r"no open_clip_config.json in that folder"):
-        load_tokenizer("local-dir:/nowhere")
+        load_tokenizer("local-dir:/nowhere", "letters")
 
 
 def test_where_words_cannot_be_spelled_the_report_numbers_them_and_says_why(report_cache: Path, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_where_words_cannot_be_spelled_the_report_numbers_them_and_says_why(repo
     options = {**cache.provenance["options"], "model": "local-dir:/a/folder/that/is/gone"}
     moved = copy_without_pictures(cache, tmp_path / "moved", {**cache.provenance, "options": options})
     head, split, _, counter, collected = collect(moved, "zero-shot:glccl")
-    maker = CardMaker(head, split, collected, options["model"], int(cache.settings["max_words"]))
+    maker = CardMaker(head, split, collected, options["model"], cache.settings)
     card = maker.of_text(counter.ranks()[0], 0)
     assert card.text is not None
     labels = [button.label for button in card.text.buttons]
@@ -294,7 +294,7 @@ def test_heads_show_the_weights_that_they_read(report_cache: Path) -> None:
     shown = {}
     for name in ("glim-global", "glim-local", "xclip"):
         head, split, cache, counter, collected = collect(report_cache, f"zero-shot:{name}")
-        maker = CardMaker(head, split, collected, DEMO_CLIP, int(cache.settings["max_words"]))
+        maker = CardMaker(head, split, collected, DEMO_CLIP, cache.settings)
         card = maker.of_text(counter.ranks()[0], 0)
         assert card.text is not None
         shown[name] = ({button.kind for button in card.text.buttons}, card.chosen, len(card.text.buttons), card.peak > 0)
@@ -416,7 +416,7 @@ def test_of_a_long_video_a_column_is_a_run_of_frames(report_cache: Path, tmp_pat
     features = [rng.standard_normal((COLUMNS + 7 + i, cache.dimension)).astype(np.float32) for i in range(len(ids))]
     long.write_videos([VideoEntry(name, of, np.arange(len(of)) / 2, 1, 1) for name, of in zip(ids, features, strict=True)])
     head, split, _, counter, collected = collect(long.path, "zero-shot:glim-global")
-    card = CardMaker(head, split, collected, None, 40).of_text(counter.ranks()[0], 0)
+    card = CardMaker(head, split, collected, None, cache.settings).of_text(counter.ranks()[0], 0)
     sentence_D = split.texts.sentences.gather([0])[0][0].double()
     for entry in card.entries:
         assert entry.strip is not None

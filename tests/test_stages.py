@@ -268,15 +268,21 @@ def test_a_run_does_not_fit_other_weights(own_cache_options: ExtractOptions, run
 
 
 def test_a_run_fits_another_cache_of_the_same_weights_within_its_lengths(
-    own_cache_options: ExtractOptions, train_options: TrainOptions, run: Path, tmp_path: Path
+    own_cache_options: ExtractOptions, train_options: TrainOptions, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Other frame counts and shorter captions fit; captions longer than the matrices do not."""
+    """Other frame counts and shorter captions fit; captions longer than the matrices are cut where those end, and that is said."""
     short = extract.main(replace(own_cache_options, max_words=12, max_frames="all"))
     options = EvaluateOptions(cache=short, run=str(run), out=tmp_path / "out", device="cpu", report=False, quiet=True)
     assert (evaluate.main(options) / "metrics.json").is_file()
     narrow_run = train_head.main(replace(train_options, cache=short, out=tmp_path / "narrow", epochs=1))
-    with pytest.raises(UserError, match="the head takes 12"):
-        evaluate.main(replace(options, cache=train_options.cache, run=str(narrow_run)))
+    capsys.readouterr()
+    narrow = json.loads((evaluate.main(replace(options, cache=train_options.cache, run=str(narrow_run))) / "metrics.json").read_text())
+    cache = FeatureCache(train_options.cache)
+    captions = cache.table().query("split == 'test'")["caption"].tolist()
+    longer = sum(int(length > 12) for length in cache.texts(captions, BUDGET).words.length_N)
+    assert 0 < longer < len(captions)
+    assert (narrow["captions_cut"], narrow["captions_cut_by_head"], narrow["head_max_words"]) == (0, longer, 12)
+    assert f"the head takes 12 tokens of a text and cuts there: {longer} of {len(captions)} captions are longer" in capsys.readouterr().out
 
 
 def test_frames_can_be_fewer_than_cached(cache_path: Path, run: Path, tmp_path: Path) -> None:

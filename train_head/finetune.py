@@ -139,7 +139,8 @@ def load_trained(options: TrainOptions, cache: FeatureCache, device: torch.devic
     if model is None:
         raise UserError(f"--finetune: {cache.path} does not say which CLIP made it: name it with --model and --pretrained")
     try:
-        clip = load_clip(model, pretrained, device, made.get("seed", 0), pictures=of_cache(cache.settings))
+        pictures, special = of_cache(cache.settings), cache.settings["special_tokens"]
+        clip = load_clip(model, pretrained, device, made.get("seed", 0), pictures=pictures, special_tokens=special)
     except UserError as error:
         if named:
             raise

@@ -51,12 +51,14 @@ def load_split(
     max_frames: int | None = None,
     allow_missing: bool = False,
     source: str | None = None,
+    max_words: int | None = None,
 ) -> Split:
     """Load a split from a cache, each caption a text of its own; "train+val" is the two splits together.
 
     It is that of all sources of the preset, or of the one with the name `source`.
 
-    What fits into `memory_budget` bytes is held in memory, frames first, the rest is read when used. Raises UserError where the cache has
+    Of each video and text no more than `max_frames` and `max_words` are read: see `FeatureCache.videos` and `texts`. What fits into
+    `memory_budget` bytes is held in memory, frames first, the rest is read when used. Raises UserError where the cache has
     no such split, and where it is not what its protocol has, or features of it are missing, and that is not allowed.
     """
     if max_frames is not None and max_frames < 1:
@@ -99,7 +101,7 @@ def load_split(
         name=name,
         preset=preset,
         sources=listing.names,
-        texts=cache.texts(rows["caption"].tolist(), memory_budget - videos.frames.bytes_held),
+        texts=cache.texts(rows["caption"].tolist(), memory_budget - videos.frames.bytes_held, max_words),
         videos=videos,
         answers=rows["video_id"].map(position).to_numpy(dtype=np.int64),
         counts=counts,

@@ -12,7 +12,10 @@ from data.datasets.folders import Sought, VideoFolder, and_left_alone
 from data.datasets.types import SPLITS, Dataset, Preset, note_of_spellings
 from data.errors import UserError
 
-PRESETS = (Preset("table", {}, pictures="display"), Preset("folder", {}, captions="none", pictures="display"))
+PRESETS = (
+    Preset("table", {}, pictures="display", max_words=None),
+    Preset("folder", {}, captions="none", pictures="display", max_words=None),
+)
 FOLDER = PRESETS[1]
 """The preset of a plain folder of videos."""
 

@@ -35,8 +35,8 @@ class Preset:
     expected: Mapping[str, Count] = field(default_factory=dict)
     """Sizes of the splits, after `held_out` videos went from train to val; empty for data of the user's own."""
     captions: str = SEVERAL
-    max_words: int = 32
-    """Tokens kept of each caption, start and end included."""
+    max_words: int | None = 32
+    """Tokens kept of each caption, start and end included; None for what the model takes."""
     max_frames: int = 12
     """Frames kept of each video, evenly from the first to the last, of those sampled."""
     fps: float = 1.0

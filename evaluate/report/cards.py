@@ -8,7 +8,7 @@ Shape suffixes: A texts, B videos, S scores, Q queries, R buttons, C columns of 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from data.errors import UserError
 from data.metrics import Ranks
+from data.sampling import choose_words
 from evaluate.report.collect import Collected
 from evaluate.report.pictures import column_edges
-from extract.models import load_tokenizer, spell
+from extract.models import load_tokenizer
+from extract.tokens import Tokenizer
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.splits import Split
 
@@ -104,13 +106,13 @@ class Card:
 class CardMaker:
     """Makes cards from the features of a split and what was collected of its scores."""
 
-    def __init__(self, head: Head, split: Split, collected: Collected, model: str | None, max_words: int) -> None:
-        """`model`: the name of the CLIP that made the features, whose tokenizer spells the words, where it is known; `max_words`: where it
-        cut them."""
+    def __init__(self, head: Head, split: Split, collected: Collected, model: str | None, settings: Mapping[str, Any]) -> None:
+        """`model`: the name of the CLIP that made the features, whose tokenizer spells the words, where it is known; `settings`: those of
+        the cache, which say how it read them."""
         self._head, self._split, self._collected = head, split, collected
-        self._model, self._max_words = model, max_words
+        self._model, self._settings = model, settings
         self._device = head.logit_scale.device
-        self._tokenizer: Any = None
+        self._tokenizer: Tokenizer | None = None
         self.no_spelling: str | None = None
         """Why words are numbered and not spelled, where a card has such."""
 
@@ -187,11 +189,12 @@ class CardMaker:
             self.no_spelling = "the cache does not say which model made it"
         elif self.no_spelling is None:
             try:
-                self._tokenizer = self._tokenizer or load_tokenizer(self._model)
+                self._tokenizer = self._tokenizer or load_tokenizer(self._model, self._settings["special_tokens"])
             except UserError as error:
                 self.no_spelling = str(error)
             else:
-                tokens = spell(self._tokenizer, caption, self._max_words)
+                whole = self._tokenizer.spell(caption, int(self._settings["max_words"]))
+                tokens = [whole[i] for i in choose_words(len(whole), self._head.most_words)]
                 if len(tokens) == length:
                     return tokens
                 self.no_spelling = f"the tokenizer of {self._model} makes {len(tokens)} tokens of a caption that has {length} in the cache"

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from data.cache import FeatureCache
 from data.metrics import DIRECTIONS, Ranks
 from data.provenance import write_atomically
+from evaluate.cut import cut_notes
 from evaluate.report import PLOTS_FOLDER, REPORT_FILE
 from evaluate.report.cards import PARTS, Card, CardMaker
 from evaluate.report.collect import Collected
@@ -52,7 +53,7 @@ def write_report(
     found. The same arguments give the same bytes. Raises UserError where a thumbnail of the cache is damaged.
     """
     model = cache.provenance.get("options", {}).get("model")
-    maker = CardMaker(head, split, collected, model, int(cache.settings["max_words"]))
+    maker = CardMaker(head, split, collected, model, cache.settings)
     groups = _groups(maker, ranks, seed)
     pictures = Pictures(cache, result["max_frames"])
     for group in groups:
@@ -71,6 +72,7 @@ def write_report(
             result=result,
             columns=("R@1", "R@5", "R@10", "MdR", "MnR"),
             directions=list(zip(DIRECTIONS, DIRECTION_NAMES, strict=True)),
+            cut_notes=list(cut_notes(result)),
             provenance=_provenance(result),
             plots=plots,
             plots_folder=PLOTS_FOLDER,

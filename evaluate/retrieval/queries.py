@@ -14,9 +14,11 @@ from data.cache import FeatureCache, TextEntry
 from data.errors import UserError
 from data.features import Ragged, TextFeatures
 from data.progress import Progress
+from data.sampling import choose_words
 from extract.clip import BATCH, load_clip
 from extract.preprocessing import of_cache
 from extract.texts import encode_texts
+from extract.tokens import Cut, Tokenizer
 
 MAX_QUERY = 10_000
 """Characters. A CLIP reads some hundred at most; the longest genuine paragraph of the field's data sets has fewer than 5,000."""
@@ -39,14 +41,17 @@ def clean_query(text: str) -> str:
 class QueryEncoder:
     """The CLIP that made a cache, for texts that are not in it."""
 
-    def __init__(self, cache: FeatureCache, model: str | None, pretrained: str | None, device: torch.device, max_words: int) -> None:
-        """Load it as the cache says, or from where `model` and `pretrained` say that it is now.
+    def __init__(
+        self, cache: FeatureCache, model: str | None, pretrained: str | None, device: torch.device, most_words: int | None
+    ) -> None:
+        """Load it as the cache says, or from where `model` and `pretrained` say that it is now; `most_words` are those that the head takes.
 
         Raises UserError where it cannot be had, and where it is not the CLIP that made the cache.
         """
         extracted: dict[str, Any] = cache.provenance["options"]
         model, pretrained = model or extracted["model"], pretrained or extracted["pretrained"]
-        self._clip = load_clip(model, pretrained, device, extracted["seed"], cache.settings["precision"], of_cache(cache.settings))
+        special = cache.settings["special_tokens"]
+        self._clip = load_clip(model, pretrained, device, extracted["seed"], cache.settings["precision"], of_cache(cache.settings), special)
         loaded = model if pretrained is None else f"{model} with {pretrained}"
         if self._clip.digest != cache.weights:
             raise UserError(
@@ -57,7 +62,24 @@ class QueryEncoder:
             raise UserError(
                 f"{loaded} has the weights of the cache {cache.path} but another configuration (its activation, say): name the same --model"
             )
-        self._max_words, self._dtype = max_words, cache.settings["dtype"]
+        self._max_words, self._most_words, self._dtype = int(cache.settings["max_words"]), most_words, cache.settings["dtype"]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What reads the words."""
+        return self._clip.tokenizer
+
+    def cut_of(self, text: str) -> tuple[Cut | None, str]:
+        """Where a text is cut, if it is, and why there: see `Notes`."""
+        most = self._max_words if self._most_words is None else min(self._most_words, self._max_words)
+        cut = self.tokenizer.cut_of(text, most)
+        if cut is None:
+            return None, ""
+        if cut.tokens < most:
+            return cut, ", by a special token, as the captions of this cache were"
+        if most < self._max_words:
+            return cut, f", all the words that the head takes; of its sentence {self._max_words} count"
+        return cut, ", as the captions of the cache were" if most < self._clip.context_length else ""
 
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of a few queries, each encoded alone: they depend on nothing beside it, and one costs no more than one."""
@@ -73,10 +95,12 @@ class QueryEncoder:
         return self._features(texts, entries)
 
     def _features(self, texts: Sequence[str], entries: Sequence[TextEntry]) -> TextFeatures:
-        """In the order of the texts, and rounded as in the cache: a caption that is searched for scores as in an evaluation."""
+        """In the order of the texts, rounded as in the cache and cut as from there: a caption that is searched for scores as in an
+        evaluation."""
         by_text = {entry.text: entry for entry in entries}
         ordered = [by_text[text] for text in texts]
-        words_TD = np.concatenate([entry.words_TD for entry in ordered]).astype(self._dtype)
+        words = [entry.words_TD[choose_words(len(entry.words_TD), self._most_words)] for entry in ordered]
+        words_TD = np.concatenate(words).astype(self._dtype)
         sentence_AD = np.stack([entry.sentence_D for entry in ordered]).astype(self._dtype)
-        starts = np.cumsum([0, *(len(entry.words_TD) for entry in ordered)])
+        starts = np.cumsum([0, *map(len, words)])
         return TextFeatures(list(texts), Ragged.in_memory(words_TD, starts), Ragged.in_memory(sentence_AD, np.arange(len(texts) + 1)))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -14,9 +15,12 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.features import TextFeatures
 from data.sampling import choose_frames
+from evaluate.cut import count_cut
 from evaluate.retrieval.candidates import Candidates, IndexedGallery, WholeGallery
+from evaluate.retrieval.chance import Chance
 from evaluate.retrieval.gallery import Gallery
 from evaluate.retrieval.moments import Measure, Moment, find_moments
+from evaluate.retrieval.notes import Notes
 from evaluate.retrieval.options import RetrievalOptions
 from evaluate.retrieval.queries import QueryEncoder
 from evaluate.two_stage.candidates import candidate_index, check_candidates
@@ -57,6 +61,7 @@ class Answer:
     measure: Measure
     """What tells the frames of a video apart."""
     hits: list[Hit]
+    notes: Notes
 
 
 class Searcher:
@@ -90,9 +95,12 @@ class Searcher:
         return self._encoder
 
     def _load_encoder(self) -> QueryEncoder:
-        # A longer query is cut, as extraction cuts a caption.
-        max_words = min(int(self.cache.settings["max_words"]), self.head.config.max_words)
-        return QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, max_words)
+        return QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, self.head.most_words)
+
+    @cached_property
+    def _chance(self) -> Chance:
+        factor = float(self.head.scale().detach())
+        return Chance(self.gallery, self.encoder, lambda text: self.index.candidates(text, self._options.top), factor)
 
     def search(self, queries: Sequence[str]) -> Iterator[Answer]:
         """The best videos for each query (see `clean_query`), best first, equal scores in the order of ids."""
@@ -119,7 +127,9 @@ class Searcher:
             number = int(videos[place])
             video_id = self.gallery.ids[number]
             hits.append(Hit(rank, number, video_id, self.files.get(video_id, ""), float(score_B[place]), moment))
-        return Answer(query, measure, hits)
+        cut, why = self.encoder.cut_of(query)
+        known = self.encoder.tokenizer.knows_a_word(query)
+        return Answer(query, measure, hits, Notes(cut, why, not known, self._chance.explains(text, videos, score_B)))
 
     def number(self, video_id: str) -> int:
         """The place of a video in the gallery. Raises UserError, naming videos of like names, where it is not there."""
@@ -137,19 +147,21 @@ class Searcher:
         order = np.argsort(-score_A, kind="stable")[: self._options.top].tolist()
         return [CaptionHit(rank, texts.texts[i], float(score_A[i])) for rank, i in enumerate(order, start=1)]
 
+    def cut_of_captions(self, texts: Sequence[str], cached: bool) -> int | None:
+        """How many of these texts were cut, by the cache or the head; None where it is not known of cached ones."""
+        if not cached:
+            return sum(self.encoder.cut_of(text)[0] is not None for text in texts)
+        most, by_cache = self.head.most_words, count_cut(self.cache, texts)
+        by_head = 0 if most is None else int((self.cache.text_lengths(texts) > most).sum())
+        # What the cache has cut is as long as it keeps texts: if the head takes fewer, it is among those that the head cuts.
+        return by_head or by_cache
+
     def cached_captions(self) -> TextFeatures:
         """All captions of the cache, in their order. Raises UserError where it has none."""
         names = sorted(self.cache.names("texts"))
         if not names:
             raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one a line")
-        texts = self.cache.texts(names, budget_bytes(self._options.memory_budget))
-        longest, most = int(texts.words.length_N.max()), self.head.config.max_words
-        if longest > most:
-            raise UserError(
-                f"captions of {self.cache.path} have up to {longest} tokens, the head takes {most}: name a file of texts with --captions, "
-                "which are cut"
-            )
-        return texts
+        return self.cache.texts(names, budget_bytes(self._options.memory_budget), self.head.most_words)
 
     def has_thumbnails(self, number: int) -> bool:
         """Whether the cache keeps pictures of a video."""

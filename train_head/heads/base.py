@@ -34,7 +34,7 @@ class HeadConfig:
 
     dimension: int
     max_words: int
-    """Longest text the learned matrices take, start and end tokens included."""
+    """Longest text that matrices learned for words take, start and end tokens included; heads without such matrices take any."""
     logit_scale: float
     """Where the factor of the scores starts: CLIP's own."""
     max_frames: int = 0
@@ -70,6 +70,8 @@ class Head(nn.Module, ABC):
     """Whether it has layers that start at random: scores before training then mean nothing."""
     FRAME_MATRICES: ClassVar[bool] = False
     """Whether it has matrices that take no more than `max_frames` frames."""
+    WORD_MATRICES: ClassVar[bool] = False
+    """Whether it has matrices that take no more than `max_words` words."""
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
     READS_WORDS: ClassVar[bool] = True
@@ -91,6 +93,11 @@ class Head(nn.Module, ABC):
         self.temporal: TemporalEncoder | None = None
         if config.temporal != "none":
             self.temporal = TemporalEncoder(config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation)
+
+    @property
+    def most_words(self) -> int | None:
+        """The longest text whose words it takes, start and end tokens included; None for any."""
+        return self.config.max_words if self.WORD_MATRICES else None
 
     def scale(self) -> Tensor:
         """The factor of the scores."""

@@ -34,6 +34,7 @@ class GlcclHead(Head):
     """
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
+    WORD_MATRICES: ClassVar[bool] = True
     WORDS_A_STRIP: ClassVar[int] = ROWS - 4
     """A little under one tile of the compiled loops."""
 

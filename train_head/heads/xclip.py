@@ -38,6 +38,7 @@ class XclipHead(Head):
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
     FRAME_MATRICES: ClassVar[bool] = True
+    WORD_MATRICES: ClassVar[bool] = True
     READS_BEFORE: ClassVar[bool] = True
 
     def __init__(self, name: str, config: HeadConfig) -> None:

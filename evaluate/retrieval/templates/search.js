@@ -28,8 +28,8 @@ async function show(address) {
     answer.innerHTML = content; // markup of the server's own templates, in which all data is escaped
   }
   answer.setAttribute("aria-busy", "false");
-  // For those who listen: the line that sums up the answer, and not all of it.
-  announced.textContent = answer.querySelector("p").textContent;
+  // For those who listen: the line that sums up the answer and what is noted beside it, and not all of it.
+  announced.textContent = [...answer.querySelectorAll("#status, .error, .note")].map((line) => line.textContent).join(" ");
 }
 
 form.addEventListener("submit", (event) => {

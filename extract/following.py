@@ -1,6 +1,7 @@
 """Options that are not given: an existing cache says them, else the preset, else a default."""
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +13,17 @@ from extract.options import ExtractOptions
 
 DEFAULTS = {"model": "ViT-B-32-quickgelu", "precision": "fp32", "dtype": "float16", "decode_device": "cpu"}
 PROTOCOL = ("fps", "max_frames", "max_words", "pictures")
-"""What the preset of a data set decides, and an existing cache where there is no such preset: for a folder or a table of the user's own."""
+"""What the preset of a data set decides for a cache that has not served it yet. Of a folder or a table of the user's own, and of a preset
+that it has served, the cache decides."""
 
 
-def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any]) -> ExtractOptions:
+def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any], served: Collection[str]) -> ExtractOptions:
     """The options, with a value for each that was not given.
 
-    `recorded`: the settings of an existing cache, empty where there is none. What was given stays as it is: where it differs from the
-    cache, the cache refuses it. `max_words` stays None where no cache says it: the model has a word in it.
+    `recorded`: the settings of an existing cache, empty where there is none; `served`: the presets of its sources. What was given stays as
+    it is: where it differs from the cache, the cache refuses it. `max_words` stays None where no cache says it: the model has a word in it.
     """
-    names = ("precision", "dtype", *(() if preset.files else PROTOCOL))
+    names = ("precision", "dtype", *(PROTOCOL if preset.name in served or not preset.files else ()))
     followed = {name: recorded[name] for name in names} if recorded else {}
     if recorded:
         followed["decode_device"] = recorded.get("decode_device", "cpu")

@@ -36,8 +36,8 @@ class ExtractOptions:
     """How a picture gets CLIP's size, with the same default: bicubic or bilinear, a comma, and shortest (the shorter side fits, the middle
     is cut out), longest (the longer side fits, the rest is filled) or squash (both sides fit). Such as bicubic,shortest."""
     fps: float | None = None
-    """Frames sampled a second. Default: the preset's, 1. This and the next three follow an existing cache where the preset is table or
-    folder."""
+    """Frames sampled a second. Default: the preset's, 1. This and the next three follow a cache that has served the preset, and any cache
+    where the preset is table or folder."""
     max_frames: int | Literal["all"] | None = None
     """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
     max_words: int | None = None

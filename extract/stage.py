@@ -18,6 +18,7 @@ from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.table import FOLDER
 from data.device import find_device
 from data.errors import UserError
+from data.listings import Listings
 from data.processes import ProcessGroup
 from data.progress import Progress
 from data.provenance import plain, provenance
@@ -86,7 +87,8 @@ def _read(options: ExtractOptions) -> _Asked:
     """The options with nothing left open, and the data set. Raises UserError where they do not go together, or it is not whole."""
     preset = find_preset(options.dataset, options.preset, options.annotations)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
-    options = filled_in(options, preset, recorded)
+    served = {source.preset for source in Listings(options.cache).sources().values()}
+    options = filled_in(options, preset, recorded, served)
     check_decoder(options)
     _check_segment(options, preset)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)

@@ -212,7 +212,10 @@ def test_options_count_in_any_case_and_stay_with_cache_queries_and_new_weights(
     assert cache.settings["image_resize"] == "bilinear, squash"
     assert "pictures:" not in capsys.readouterr().err  # nothing is guessed: the folder says the rest
     with pytest.raises(UserError, match=r"image_mean is \[0\.1, 0\.2, 0\.3\] there and \[0\.5, 0\.5, 0\.5\] here"):
-        extract.main(replace(given, image_mean=None))
+        extract.main(replace(given, image_mean="0.5"))
+    # What is not given follows the cache.
+    extract.main(replace(given, image_mean=None, image_resize=None, max_frames=None))
+    assert FeatureCache(cache.path).settings == cache.settings
     trained = load_trained(TrainOptions(cache=cache.path, out=tmp_path / "run", finetune=True), cache, CPU)
     assert trained.image_settings().items() <= cache.settings.items()
     save_clip(trained, tmp_path / "clip")

@@ -118,7 +118,7 @@ class VideoIndex:
                     raise UserError(f"the index {folder} is damaged ({file.name}): delete it")
                 index._shards.append(faiss.deserialize_index(np.fromfile(file, np.uint8, offset=SEAL_BYTES)))
             index.videos = head["videos"]
-        except (OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        except (OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"the index {folder} is damaged ({' '.join(str(error).split())[:200]}): delete it") from error
         return index
 

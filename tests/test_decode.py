@@ -3,9 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import ffmpeg
@@ -14,26 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.ffmpeg import Processes
 from extract.decode import DecodeFailed, Sampling, sample_frames
-from extract.pyav import PyavProcesses
+from tests.decoding import MakeSampling
 from tests.videos import convert, cut_video, frame_number, numbered_video, pattern
-
-MakeSampling = Callable[..., Sampling]
-
-
-@pytest.fixture(scope="module")
-def pyav() -> Iterator[PyavProcesses]:
-    pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
-    processes = PyavProcesses(Processes())
-    yield processes
-    processes.close()
-
-
-@pytest.fixture(params=["ffmpeg", "pyav"])
-def sampling(request: pytest.FixtureRequest) -> MakeSampling:
-    """What is asked of either decoder."""
-    return Sampling if request.param == "ffmpeg" else partial(Sampling, pyav=request.getfixturevalue("pyav"))
 
 
 @pytest.mark.parametrize(

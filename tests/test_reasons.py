@@ -21,10 +21,8 @@ from extract.decode import DecodeFailed, sample_frames
 from extract.failures import read_failures
 from extract.reasons import is_encrypted
 from tests.conftest import DEMO_CLIP
-from tests.test_decode import MakeSampling, pyav, sampling
+from tests.decoding import MakeSampling
 from tests.videos import SIDE, convert, frame_number, numbered_video, pattern
-
-__all__ = ["pyav", "sampling"]
 
 KEY = "76a6c65c5ea762046bd749a2e632ccbb"
 ENCRYPTION = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": KEY, "encryption_kid": KEY}

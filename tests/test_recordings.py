@@ -1,10 +1,9 @@
 """Videos as cameras, recorders and calls leave them: sizes that change, clocks that are set, fields, oblong pixels, alpha, cut streams."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,26 +22,11 @@ from data.ffmpeg_log import SAID_BYTES, Log, Pictured
 from extract import ExtractOptions
 from extract.clock import length_of
 from extract.decode import DecodeFailed, Sampling, sample_frames
-from extract.pyav import PyavProcesses
 from tests.conftest import DEMO_CLIP
+from tests.decoding import MakeSampling
 from tests.videos import convert, frame_number, numbered_video, pattern
 
-MakeSampling = Callable[..., Sampling]
 Pixels = NDArray[np.int16]
-
-
-@pytest.fixture(scope="module")
-def pyav() -> Iterator[PyavProcesses]:
-    pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
-    processes = PyavProcesses(Processes())
-    yield processes
-    processes.close()
-
-
-@pytest.fixture(params=["ffmpeg", "pyav"])
-def sampling(request: pytest.FixtureRequest) -> MakeSampling:
-    """What is asked of either decoder."""
-    return Sampling if request.param == "ffmpeg" else partial(Sampling, pyav=request.getfixturevalue("pyav"))
 
 
 def pixels(image: Image.Image) -> Pixels:

@@ -4,6 +4,7 @@ import tyro
 
 from data.check import CheckOptions, check
 from data.command import run_command
+from data.listed import SourcesOptions, print_sources
 from data.merge import MergeOptions, merge
 from data.presets import PresetsOptions, print_presets
 from data.verify import VerifyOptions, verify
@@ -13,14 +14,17 @@ Command = (
     | Annotated[PresetsOptions, tyro.conf.subcommand("presets")]
     | Annotated[VerifyOptions, tyro.conf.subcommand("verify")]
     | Annotated[MergeOptions, tyro.conf.subcommand("merge")]
+    | Annotated[SourcesOptions, tyro.conf.subcommand("sources")]
 )
 
 
-def main(options: CheckOptions | PresetsOptions | VerifyOptions | MergeOptions) -> int:
+def main(options: CheckOptions | PresetsOptions | VerifyOptions | MergeOptions | SourcesOptions) -> int:
     if isinstance(options, CheckOptions):
         return check(options)
     if isinstance(options, PresetsOptions):
         return print_presets(options)
+    if isinstance(options, SourcesOptions):
+        return print_sources(options)
     return verify(options) if isinstance(options, VerifyOptions) else merge(options)
 
 

@@ -112,6 +112,8 @@ def _near(dataset: Dataset, video_id: str, folder: Path) -> str:
     name = dataset.sought.get(video_id, video_id)
     if (folder / name).is_dir():
         return f"{name}, which is a folder"
+    if (folder / name).is_symlink():
+        return f"{name}, which is a link that leads nowhere"
     near = VideoFolder(folder).near(name)
     return f"{name}; near it: {', '.join(near)}" if near else name
 

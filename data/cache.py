@@ -42,7 +42,7 @@ from data.layout import (
     text_arrays,
     video_arrays,
 )
-from data.listings import Listings
+from data.listings import Listings, listed_of
 from data.merged import write_merged
 from data.sampling import choose_frames, choose_words
 from data.sealed import is_sound, sweep, write_sealed
@@ -182,6 +182,11 @@ class FeatureCache:
             return False
         return made.file_mtime_ns == file_mtime_ns or (made.file_digest != "" and made.file_digest == digest())
 
+    def is_made_from(self, video_id: str, file: Path, digest: Callable[[Path], str]) -> bool:
+        """Whether a video, which is there, was made from this file, as far as its size and `digest` tell."""
+        made = self._indices["videos"].sources[video_id]
+        return made.file_size == file.stat().st_size and made.file_digest in ("", digest(file))
+
     def images_of(self, video_id: str) -> frozenset[Images]:
         """The kinds of images that are there of a video's frames; none where the video is not there."""
         return self._indices["videos"].images.get(video_id, frozenset())
@@ -212,8 +217,8 @@ class FeatureCache:
         write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance)
 
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
-        """Keep a table of captions and splits that bears the name of its preset: see `Listings.write`."""
-        self.listings.write(preset, Source(preset), captions, videos)
+        """Keep a table of captions and splits that bears the name of its preset: see `Listed`."""
+        self.listings.complete(preset, listed_of(captions, videos, Source(preset)))
 
     def table(self, preset: str | None = None) -> pd.DataFrame:
         """The captions of a preset, columns video_id, caption, split; where the cache has one preset, it need not be named."""

@@ -25,6 +25,8 @@ def open_file(path: Path) -> h5py.File:
     """Open a file for reading. Raises UserError where it is damaged."""
     # No locks: a file that is there is complete and never changes. A lock would be kept alive by a decoder that is being started
     # while the file is open, and some network file systems have none.
+    if not path.exists():
+        raise UserError(f"{path} is gone: the cache was pruned or repaired since it was opened; start again")
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:

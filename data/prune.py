@@ -5,7 +5,7 @@ and say the same.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ def unlisted(cache: FeatureCache, videos: Set[str], texts: Set[str]) -> dict[Kin
     return {"videos": {*cache.names("videos")} - videos, "texts": {*cache.names("texts")} - texts}
 
 
-def drop(cache: FeatureCache, names: Mapping[Kind, Set[str]]) -> int:
-    """Drop these entries, and those that newer ones have replaced; the bytes of files that this freed. Open the cache again afterwards.
+def drop(cache: FeatureCache, names: Mapping[Kind, Set[str]], parts: Collection[Path]) -> int:
+    """Drop these entries, and those that newer ones have replaced, from these parts; the bytes of files that this freed.
 
-    Raises UserError where the disk has no room for what is kept of a part.
+    `parts` are some that were there when the cache was opened; it has to be opened again afterwards. Raises UserError where the disk has
+    no room for what is kept of a part.
     """
     before = _bytes(cache.path)
     for kind, dropped in names.items():
@@ -35,7 +36,7 @@ def drop(cache: FeatureCache, names: Mapping[Kind, Set[str]]) -> int:
         by_part = {
             part: dict(members) for part, members in groupby(sorted(kept.items(), key=lambda item: item[1]), lambda item: item[1].part.path)
         }
-        for part in sorted(cache.path.glob(f"{kind}-*.h5")):
+        for part in (part for part in parts if part.name.startswith(f"{kind}-")):
             _keep(cache, kind, part, by_part.get(part, {}))
     return before - _bytes(cache.path)
 

@@ -6,7 +6,7 @@ listings say: all of them together, or the one that is named.
 
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from data.datasets.files import printable, quote
 from data.datasets.types import Preset
 from data.errors import UserError
 
-LONGEST_NAME = 100
-SHARD = re.compile(r"(?P<name>.+)\.(?P<number>\d+)-of-(?P<count>\d+)")
-"""The name of the listing of one of several processes, until the others have listed their shares."""
+LONGEST_NAME = 120
+"""Bytes of a name, which is part of the names of files."""
+MOVED = 0.5
+"""Where more than this share of the videos that a source listed is elsewhere now, and its folder or table is gone, it has moved."""
+SHARE = re.compile(r"(?P<name>.+)\.(?P<number>\d+)-of-(?P<count>\d+)")
+"""What a process is about to list, and what of it is done."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Listing:
-    """One source with captions, or several of a preset together: their names, and tables as `Listings.write` takes them."""
+    """One source with captions, or several of a preset together: their names, and tables as `Listings` has them."""
 
     names: tuple[str, ...]
     preset: str
@@ -60,35 +63,36 @@ def source_of(preset: Preset, videos: Path, annotations: Path | None) -> Source:
     return Source(preset.name, printable(Path(os.path.abspath(origin))), printable(Path(os.path.abspath(videos))))
 
 
-def name_of(source: Source, given: str | None, own: bool, there: Mapping[str, Source]) -> str:
+def name_of(source: Source, given: str | None, own: bool, there: Mapping[str, Source], listed: Callable[[str], float]) -> str:
     """The name of a source in a cache that has the sources `there`: the one `given`, else that of the folder or table, if it is the user's
     `own`, or of the preset.
 
-    Raises UserError where a name is none, and where a name that was not given is that of another source.
+    `listed`: the share of the videos of a source there that this one lists too. Raises UserError where a name is none, and where a name
+    that was not given is that of another source.
     """
     if given is not None:
-        if not re.fullmatch(r"[\w.-]+", given) or given.startswith(".") or len(given) > LONGEST_NAME or SHARD.fullmatch(given):
-            raise UserError(f"--name {quote(given)}: letters, digits, -, _ and . inside, at most {LONGEST_NAME}")
+        if not re.fullmatch(r"[\w.-]+", given) or given.startswith(".") or len(given.encode()) > LONGEST_NAME or SHARE.fullmatch(given):
+            raise UserError(f"--name {quote(given)}: letters, digits, -, _ and . inside, at most {LONGEST_NAME} bytes")
         return given
-    assert source.origin is not None
     if not own:
-        name = source.preset
-    elif source.preset in there and there[source.preset].origin is None:
-        name = source.preset  # a listing of format 3, which had no other names
-    else:
-        stem = Path(source.origin).stem or Path(source.origin).name
-        name = re.sub(r"[^\w-]+", "_", stem)[:LONGEST_NAME].strip("_") or source.preset
+        return source.preset
+    assert source.origin is not None
+    if source.preset in there and there[source.preset].origin is None and listed(source.preset) > MOVED:
+        return source.preset  # a listing of format 3, which had no other names
+    path = Path(source.origin)
+    stem = path.name if source.origin == source.folder else path.stem
+    name = re.sub(r"[^\w.-]+", "_", stem).encode()[:LONGEST_NAME].decode(errors="ignore").strip("_.-") or source.preset
+    name = name.replace(".", "_") if SHARE.fullmatch(name) else name
     before = there.get(name)
-    if before is None:
+    if before is None or (before.preset, before.origin) == (source.preset, source.origin):
         return name
-    # Where the other one is gone, this is taken for the same in another place.
-    elsewhere = before.origin is not None and before.origin != source.origin and os.path.exists(before.origin) and own
-    if before.preset != source.preset or elsewhere:
-        raise UserError(
-            f"the cache has {quote(name)} from {before.origin or before.preset} already: give {source.origin} another --name, or take the "
-            f"place of the other with --name {name}"
-        )
-    return name
+    gone = before.origin is not None and not os.path.exists(before.origin)
+    if before.preset == source.preset and gone and listed(name) > MOVED:
+        return name
+    raise UserError(
+        f"the cache has {quote(name)} from {before.origin or before.preset} already: give {source.origin} another --name, or take the "
+        f"place of the other with --name {name}"
+    )
 
 
 def together(listings: Sequence[Listing]) -> Listing:

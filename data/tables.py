@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from data.errors import UserError
 from data.sealed import written_whole
 
 
 def captions_file(preset: str) -> str:
-    """The name of the file of a preset's captions."""
+    """The name of the file of a source's captions."""
     return f"captions-{preset}.parquet"
 
 
 def videos_file(preset: str) -> str:
-    """The name of the file of a preset's videos."""
+    """The name of the file of a source's videos."""
     return f"videos-{preset}.parquet"
 
 
@@ -27,6 +28,17 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
         temporary.write_bytes(content.getvalue())
     with written_whole(checksum_file(path)) as temporary:
         temporary.write_text(f"{hashlib.sha256(content.getvalue()).hexdigest()}  {path.name}\n")
+
+
+def is_intact(table: Path) -> bool:
+    """Whether a table is there and is what was written. Raises UserError where it cannot be read."""
+    try:
+        content, checksum = table.read_bytes(), checksum_file(table).read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UserError(f"{table} cannot be read ({error.strerror}): see to the disk, and run again") from error
+    return checksum == f"{hashlib.sha256(content).hexdigest()}  {table.name}\n".encode()
 
 
 def checksum_file(table: Path) -> Path:

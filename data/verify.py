@@ -1,6 +1,5 @@
 """`python -m data verify CACHE`: every byte of a cache against the checksums written with it."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from data.command import SOME_FAILED
 from data.errors import UserError
 from data.index import names_in
 from data.layout import CLIP_FILE
+from data.listings import Listings
 from data.sealed import is_sound
-from data.tables import checksum_file
+from data.tables import is_intact
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def verify(options: VerifyOptions) -> int:
     path = options.cache
     if not path.is_file() and not (path / CLIP_FILE).exists() and not list(path.glob("videos-*.h5")):
         raise UserError(f"there is no cache at {path}: name the folder that extract wrote, or a merged file")
-    files = [path] if path.is_file() else sorted([*path.glob("*.h5"), *path.glob("*.parquet")])
-    damaged = [file for file in files if not (_table_is_sound(file) if file.suffix == ".parquet" else is_sound(file))]
+    files = [path] if path.is_file() else sorted([*path.glob("*.h5"), *(path / name for name in Listings(path).files())])
+    damaged = [file for file in files if not (is_intact(file) if file.suffix == ".parquet" else is_sound(file))]
     if path.is_dir() and not (path / CLIP_FILE).exists():
         damaged.append(path / CLIP_FILE)
     videos = sorted(_lost(path, damaged)) if path.is_dir() and damaged else []
@@ -51,12 +51,6 @@ def verify(options: VerifyOptions) -> int:
     else:
         print(f"{len(damaged)} of {len(files)} files are damaged: run extract again with the same options, which repairs them")
     return SOME_FAILED if damaged else 0
-
-
-def _table_is_sound(table: Path) -> bool:
-    checksum = checksum_file(table)
-    expected = f"{hashlib.sha256(table.read_bytes()).hexdigest()}  {table.name}\n"
-    return checksum.is_file() and checksum.read_bytes() == expected.encode()
 
 
 def _lost(cache: Path, damaged: list[Path]) -> set[str]:

@@ -110,6 +110,8 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
 
 def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
     """What must be known of a result beside its figures."""
+    if len(result.get("sources", ())) > 1:
+        yield f"{label}: sources {', '.join(result['sources'])}, together; --name takes one"
     for note in cut_notes(result):
         yield f"{label}: {note}"
     if result["selected_on"] is not None:

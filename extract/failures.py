@@ -14,6 +14,8 @@ from data.errors import UserError
 from data.provenance import write_atomically
 
 FAILURES_FILE = "failures.csv"
+SHARED_FILES = "failures-*-of-*.csv"
+"""Those of processes that share the work."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ def failures_file(shard: tuple[int, int]) -> str:
     return FAILURES_FILE if shard[1] == 1 else f"failures-{shard[0]}-of-{shard[1]}.csv"
 
 
-def read_failures(cache: Path) -> dict[str, Failure]:
-    """All failures by video, of all processes. Raises UserError where a file is not what was written."""
+def read_failures(cache: Path, names: str = "failures*.csv") -> dict[str, Failure]:
+    """All failures by video, of all processes, or those in files of these names. Raises UserError where a file is not what was written."""
     found: dict[str, Failure] = {}
-    for path in sorted(cache.glob("failures*.csv")):
+    for path in sorted(cache.glob(names)):
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 try:

@@ -25,10 +25,10 @@ from data.provenance import plain, provenance
 from extract.clip import Clip, load_clip
 from extract.decoders import check_decoder
 from extract.dry_run import dry_run
-from extract.failures import Failure
+from extract.failures import SHARED_FILES, Failure, read_failures
 from extract.fetch import fetch_model
 from extract.following import filled_in
-from extract.listing import Named, count_unlisted, keep_listing, named, prune, require_own_ids
+from extract.listing import Named, named, prune, require_own_ids, to_list, unlisted_of, with_failures
 from extract.options import ExtractOptions
 from extract.preprocessing import asked_for, of_cache
 from extract.segments import cut
@@ -87,12 +87,13 @@ def _read(options: ExtractOptions) -> _Asked:
     """The options with nothing left open, and the data set. Raises UserError where they do not go together, or it is not whole."""
     preset = find_preset(options.dataset, options.preset, options.annotations)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
-    served = {source.preset for source in Listings(options.cache).sources().values()}
+    listings = Listings(options.cache)
+    served = {source.preset for source in listings.sources(listings.damaged()).values()}
     options = filled_in(options, preset, recorded, served)
     check_decoder(options)
     _check_segment(options, preset)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
-    own = named(options, preset)
+    own = named(options, preset, dataset)
     if not options.quiet:
         print(summary_line(dataset, preset, options.videos), file=sys.stderr)
         for note in dataset.notes:
@@ -117,19 +118,19 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     if options.segment is not None:
         dataset = cut(dataset, options)
     if cache is not None:
-        require_own_ids(dataset, cache, own)
+        require_own_ids(dataset, cache, own, options.videos)
     work = lacking(dataset, cache, options, shard)
     if options.dry_run or cache is None:
-        found = report(options.dataset, dataset, preset, options.videos)
-        if options.prune:
-            found["unlisted"] = count_unlisted(dataset, cache, own) if cache is not None else {"videos": 0, "texts": 0}
+        found = report(options.dataset, dataset, preset, options.videos) | unlisted_of(dataset, cache, own, options)
         dry_run(options, found, work.videos, work.texts, clip, max_words, _limits(), TEXTS_A_PART)
         if not options.allow_missing:
             require_complete(dataset, preset, options.videos)
         return Outcome(options.cache, 0)
     if work.for_pictures and not options.quiet:
         print(f"{work.for_pictures} videos are there without the pictures asked for and are extracted again", file=sys.stderr)
-    keep_listing(dataset, cache, own, options.videos, shard if processes.count == 1 else (0, 1))
+    listed, share = to_list(dataset, cache, own, options.videos), shard if processes.count == 1 else (0, 1)
+    if processes.rank == 0:
+        cache.listings.begin(own.name, listed, share)
     # Decoding begins while the texts are encoded.
     with VideoFeaturesAhead(work.videos, clip, options) as videos:
         _extract_texts(work.texts, clip, cache, max_words, options.quiet)
@@ -149,10 +150,11 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     if processes.count > 1:
         # With what the others wrote; the lists of failures become one.
         cache = FeatureCache(options.cache)
-        Writer(cache, _limits(), (0, 1), [], work.outdated).flush()
+        Writer(cache, _limits(), (0, 1), list(read_failures(cache.path, SHARED_FILES).values()), work.outdated).flush()
+    cache.listings.complete(own.name, with_failures(listed, cache.path), share)
     unread = find_unread(dataset.captions["caption"], cache, clip)
     if options.prune:
-        total |= {f"pruned_{kind}": count for kind, count in prune(cache).items()}
+        total |= {f"pruned_{kind}": count for kind, count in prune(cache.path).items()}
         cache = FeatureCache(options.cache)
     _report(options, dataset, preset, cache, total, processes.count, seconds, unread)
     return outcome

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.cache import FeatureCache, VideoEntry
-from extract.failures import Failure, failures_file, read_failures, write_failures
+from extract.failures import SHARED_FILES, Failure, failures_file, read_failures, write_failures
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,5 @@ class Writer:
         listed = own | {name: failure for name, failure in earlier.items() if name not in own and name not in gone}
         write_failures(self._file, [listed[name] for name in sorted(listed)])
         if self._whole:
-            for shared in self._cache.path.glob("failures-*-of-*.csv"):
+            for shared in self._cache.path.glob(SHARED_FILES):
                 shared.unlink(missing_ok=True)

@@ -9,21 +9,30 @@ from typing import Any
 
 import pytest
 
+import data.listings
 import evaluate.search
 import evaluate.stage
+import extract.stage
 from data.cache import FeatureCache
+from data.command import SOME_FAILED
 from data.errors import UserError
-from data.listings import Listings
+from data.listed import SourcesOptions, print_sources
+from data.listings import Listings, listed_of
+from data.prune import drop
+from data.sources import Source
 from data.verify import VerifyOptions, verify
 from evaluate.options import EvaluateOptions
 from evaluate.retrieval.searcher import Searcher
+from evaluate.retrieval.web import make_app
 from evaluate.search import SearchOptions
 from extract import ExtractOptions, main
+from extract.listing import prune
 from tests.conftest import DEMO_CLIP
 from tests.videos import numbered_video
 from train_head.splits import load_split
 
 BUDGET = 2**26
+MORE: dict[str, dict[str, Any]] = {"listed": {}, "named": {"name": "b"}, "all": {"all": True}}
 Search = Callable[..., list[str]]
 
 
@@ -143,10 +152,17 @@ def test_a_second_source_of_the_same_name_is_refused(options: ExtractOptions, se
     other = numbered_video(tmp_path / "elsewhere" / "one" / "w.mp4", 20, 5).parent
     with pytest.raises(UserError, match=r"has 'one' from .*/one already.*--name"):
         main(replace(options, videos=other))
-    # Where the first one is gone, its videos have moved.
+    # Not mounted, it may come back.
     options.videos.rename(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"has 'one' from .*/one already.*--name"):
+        main(replace(options, videos=other))
+    # Where most of its videos are elsewhere now, it has moved.
+    (tmp_path / "gone").rename(tmp_path / "elsewhere" / "moved")
+    shutil.rmtree(other)
+    (tmp_path / "elsewhere" / "moved").rename(other)
+    (other / "v3.mp4").unlink()
     main(replace(options, videos=other))
-    assert search() == ["w.mp4"]
+    assert search() == ["v0.mp4", "v1.mp4", "v2.mp4"]
 
 
 def test_an_id_is_one_file(options: ExtractOptions, search: Search, tmp_path: Path) -> None:
@@ -175,11 +191,166 @@ def test_what_is_not_there_replaces_no_listing(
         options.videos.mkdir()
     if how == "no file of a table":
         main(options)
-        assert "what it listed before stays in the gallery" in capsys.readouterr().err
+        assert "the names of their files stay as they were" in capsys.readouterr().err
     else:
         with pytest.raises(UserError, match="is no folder" if how == "missing" else "holds no video files"):
             main(options)
     assert search() == before
+
+
+def test_a_folder_in_it_that_is_empty_may_be_a_disk_that_is_not_mounted(
+    options: ExtractOptions, search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = numbered_video(options.videos / "disk" / "w.mp4", 20, 5).parent
+    main(options)
+    shutil.move(disk, tmp_path / "unmounted")
+    disk.mkdir()
+    main(replace(options, prune=True))
+    assert "1 videos stay in the gallery though they are gone: their folder, such as disk, is empty" in capsys.readouterr().err
+    assert "disk/w.mp4" in search()
+    disk.rmdir()
+    main(options)
+    assert "disk/w.mp4" not in search()
+
+
+def test_a_listing_counts_when_its_features_are_there(options: ExtractOptions, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(options)
+
+    def ends(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract.stage, "_extract_videos", ends)
+        with pytest.raises(KeyboardInterrupt):
+            main(replace(options, segment=3))
+    assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
+    main(replace(options, segment=3))
+    assert search() == ["v0.mp4", *(f"v{i}.mp4#t={part}" for i in (1, 2, 3) for part in ("0,3", "3"))]
+
+
+def test_pruning_leaves_what_another_process_writes(options: ExtractOptions, search: Search) -> None:
+    main(options)
+    parts = sorted(options.cache.glob("*-*.h5"))
+    opened = FeatureCache(options.cache)
+    numbered_video(options.videos / "v4.mp4", 20, 5)
+    main(options)  # a part more
+    drop(opened, {"videos": {"v0.mp4"}, "texts": set()}, parts)
+    assert search(all=True) == ["v1.mp4", "v2.mp4", "v3.mp4", "v4.mp4"]
+    # What is about to be listed is dropped by nobody.
+    listings, listing = Listings(options.cache), Listings(options.cache).videos("one")
+    listings.remove("one")
+    listings.begin("one", listed_of(listings.captions("one"), listing, Source("folder")))
+    prune(options.cache)
+    assert search(all=True) == ["v1.mp4", "v2.mp4", "v3.mp4", "v4.mp4"]
+
+
+@pytest.mark.parametrize("damage", ["a bit", "half", "lost"])
+def test_a_damaged_listing_is_said_and_written_anew(
+    options: ExtractOptions,
+    search: Search,
+    tmp_path: Path,
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(data.listings, "PATIENCE_S", 0.01)
+    main(options)
+    main(replace(options, annotations=table(tmp_path / "t.csv", "v0.mp4,a ring,test")))
+    file = options.cache / "videos-one.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 4
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(content if damage == "a bit" else content[: len(content) // 2])
+    for work in (search, lambda: main(replace(options, annotations=tmp_path / "t.csv", prune=True))):
+        with pytest.raises(UserError, match=r"videos-one.parquet is damaged: run extract again"):
+            work()
+    assert verify(VerifyOptions(options.cache)) == SOME_FAILED
+    main(options)
+    assert "what one lists is damaged" in capsys.readouterr().err
+    assert verify(VerifyOptions(options.cache)) == 0
+    assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
+
+
+def test_what_failed_is_in_no_gallery_though_its_older_features_are_there(options: ExtractOptions, search: Search, tmp_path: Path) -> None:
+    options = replace(options, annotations=table(tmp_path / "t.csv", "v0.mp4,a ring,test", "v1.mp4,a cross,test"))
+    main(options)
+    (options.videos / "v0.mp4").write_text("no video any more")
+    main(options)
+    assert search() == ["v1.mp4"]
+    assert load_split(FeatureCache(options.cache), "test", None, BUDGET, allow_missing=True).videos.ids == ["v1.mp4"]
+    (options.videos / "v0.mp4").unlink()
+    main(replace(options, annotations=table(tmp_path / "t.csv", "v1.mp4,a cross,test"), prune=True))
+    assert not (options.cache / "failures.csv").exists()
+    assert search(all=True) == ["v1.mp4"]
+
+
+def test_one_id_is_not_two_parts(options: ExtractOptions, tmp_path: Path) -> None:
+    main(options)
+    parts = tmp_path / "parts.csv"
+    parts.write_text("video,caption,split,start,end\nv0.mp4,a ring,test,1,3\n")
+    with pytest.raises(UserError, match=r"'v0.mp4' is 1 to 3 s of its file here and all in one: .* a column video_id"):
+        main(replace(options, annotations=parts))
+    parts.write_text("video_id,video,caption,split,start,end\nv0 later,v0.mp4,a ring,test,1,3\n")
+    main(replace(options, annotations=parts))
+    assert FeatureCache(options.cache).videos(["v0.mp4", "v0 later"], BUDGET).frames.length_N.tolist() == [4, 2]
+
+
+def test_a_folder_in_the_place_of_a_table_has_no_captions(options: ExtractOptions, tmp_path: Path) -> None:
+    main(replace(options, annotations=table(tmp_path / "t.csv", "v0.mp4,a ring,test"), name="mine"))
+    main(replace(options, name="mine"))
+    with pytest.raises(UserError, match="has no captions"):
+        load_split(FeatureCache(options.cache), "test", None, BUDGET)
+
+
+def test_a_source_is_dropped_by_name(options: ExtractOptions, search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(options)
+    main(replace(options, annotations=table(tmp_path / "t.csv", "v0.mp4,a ring,test")))
+    capsys.readouterr()
+    print_sources(SourcesOptions(options.cache, drop="one", json=True))
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["videos"], row["captions"]) for row in rows] == [("t", 1, 1)]
+    assert search() == ["v0.mp4"]
+    with pytest.raises(UserError, match=r"--drop one: .* it has: t"):
+        print_sources(SourcesOptions(options.cache, drop="one"))
+
+
+def test_captions_for_a_video_are_those_of_the_gallery(options: ExtractOptions, tmp_path: Path) -> None:
+    for name, captions in (("a", ["a ring", "a cross"]), ("b", ["a heart"])):
+        main(replace(options, annotations=table(tmp_path / f"{name}.csv", *(f"v0.mp4,{caption},test" for caption in captions))))
+    main(replace(options, annotations=table(tmp_path / "a.csv", "v0.mp4,a ring,test")))
+    asked = SearchOptions(options.cache, "zero-shot:mean", device="cpu", quiet=True)
+    found = {key: Searcher(replace(asked, **more), queries=False).cached_captions().texts for key, more in MORE.items()}
+    assert found == {"listed": ["a heart", "a ring"], "named": ["a heart"], "all": ["a cross", "a heart", "a ring"]}
+
+
+def test_a_page_plays_the_file_that_a_video_was_made_from(options: ExtractOptions, tmp_path: Path) -> None:
+    main(options)
+    other = numbered_video(tmp_path / "two" / "v0.mp4", 50, 5).parent
+    rows = tmp_path / "rows.csv"
+    rows.write_text("video_id,video,caption,split\nmine,v0.mp4,a ring,test\n")
+    main(replace(options, videos=other, annotations=rows))
+    searcher = Searcher(SearchOptions(options.cache, "zero-shot:mean", device="cpu", quiet=True), queries=False)
+    client = make_app(searcher, options.videos, "zero-shot:mean", "localhost").test_client()
+    for name, status in (("v0.mp4", 200), ("mine", 404)):
+        with client.get(f"/video/{searcher.number(name)}") as response:
+            assert response.status_code == status
+
+
+def test_shares_of_different_listings_are_not_joined(options: ExtractOptions, search: Search) -> None:
+    main(options)
+    main(replace(options, shard="1/2"))  # as after an interruption
+    numbered_video(options.videos / "a.mp4", 20, 5)
+    main(replace(options, shard="0/2"))
+    assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
+    main(replace(options, shard="1/2"))
+    assert search() == ["a.mp4", "v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
+    for shard in ("0/2", "0/3", "1/3", "2/3"):
+        main(replace(options, shard=shard))
+    assert not list(options.cache.glob("*-of-*"))
+    listed = Listings(options.cache).videos("one")
+    assert listed["video_id"].tolist() == ["a.mp4", "v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
 
 
 def test_shares_of_a_listing_are_joined(options: ExtractOptions, search: Search) -> None:

@@ -70,7 +70,9 @@ def load_split(
     if rows.empty:
         there = ", ".join(table["split"].unique())
         raise UserError(f"the cache {cache.path} has no split {name!r}; it has: {there}")
-    decoded = np.array([("videos", video_id) in cache for video_id in rows["video_id"]])
+    # Features of what failed later are those of another file.
+    failed = {*listed.loc[listed["failed"], "video_id"]}
+    decoded = np.array([("videos", video_id) in cache and video_id not in failed for video_id in rows["video_id"]])
     encoded = np.array([("texts", text) in cache for text in rows["caption"]])
     whole = decoded & encoded
     counts = count_listed(table, listed, preset_named(preset), splits) | {

@@ -30,12 +30,15 @@ def read_folder(videos: Path) -> Dataset:
     folder = VideoFolder(videos)
     named = [path for path in folder.paths if is_video_name(path) and is_there(path)]
     paths = [path for path in named if not is_still(path)]
+    lost = [folder.relative(path) for path in folder.paths if is_video_name(path) and path.is_symlink() and not path.exists()]
+    astray = f"{len(lost):,} links lead nowhere, such as {lost[0]}" if lost else ""
     if not paths:
-        raise UserError(f"--videos {videos} holds no video files{and_left_alone(folder.left_alone(()))}")
+        raise UserError(f"--videos {videos} holds no video files{and_left_alone(folder.left_alone(()))}{'; ' * bool(lost)}{astray}")
     ids = [_check_name(folder.relative(path), str(videos)) for path in paths]
     table = pd.DataFrame({"video_id": ids, "split": SEARCHED, "file": paths, "start": float("nan"), "end": float("nan")})
     stills = len(named) - len(paths)
-    notes = (f"{stills:,} GIFs of a single picture are no videos and left alone",) if stills else ()
+    still = f"{stills:,} GIFs of a single picture are no videos and left alone" if stills else ""
+    notes = tuple(note for note in (still, astray) if note)
     return Dataset(pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str), table, notes)
 
 

@@ -21,7 +21,9 @@ class Notes:
 
     def lines(self) -> Iterator[str]:
         """In sentences, for people; a word is as it was written and may hold anything."""
-        if self.cut is not None:
+        if self.cut is not None and not self.cut.word:
+            yield f"nothing of the query was read ({self.cut.tokens} tokens{self.why})"
+        elif self.cut is not None:
             word = self.cut.word if len(self.cut.word) <= SHOWN else f"{self.cut.word[:SHOWN]}…"
             yield f"the query was cut {'within' if self.cut.within else 'after'} '{word}' ({self.cut.tokens} tokens{self.why})"
         if self.no_known_word:

@@ -128,7 +128,7 @@ class Searcher:
             video_id = self.gallery.ids[number]
             hits.append(Hit(rank, number, video_id, self.files.get(video_id, ""), float(score_B[place]), moment))
         cut, why = self.encoder.cut_of(query)
-        known = self.encoder.tokenizer.knows_a_word(query)
+        known = self.encoder.tokenizer.knows_a_word(query) and (cut is None or cut.word != "")
         return Answer(query, measure, hits, Notes(cut, why, not known, self._chance.explains(text, videos, score_B)))
 
     def number(self, video_id: str) -> int:
@@ -157,8 +157,10 @@ class Searcher:
         return by_head or by_cache
 
     def cached_captions(self) -> TextFeatures:
-        """All captions of the cache, in their order. Raises UserError where it has none."""
-        names = sorted(self.cache.names("texts"))
+        """All captions of the gallery, in their order. Raises UserError where it has none."""
+        sources = self.cache.listings.names()
+        listed = self.cache.names("texts") if self._options.all or not sources else self.cache.listings.all_captions(self._options.name)
+        names = sorted(text for text in listed if ("texts", text) in self.cache)
         if not names:
             raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one a line")
         return self.cache.texts(names, budget_bytes(self._options.memory_budget), self.head.most_words)

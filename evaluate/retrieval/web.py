@@ -22,6 +22,7 @@ from evaluate.retrieval.moments import MEANING
 from evaluate.retrieval.page import TEMPLATES, FrameShown, environment, frames_shown
 from evaluate.retrieval.queries import MAX_QUERY, clean_query
 from evaluate.retrieval.searcher import Hit, Searcher
+from extract.digest import file_digest
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'self'; script-src 'self'; "
@@ -55,6 +56,10 @@ def make_app(searcher: Searcher, videos: Path | None, run: str, host: str) -> fl
         # With the headers of the error: a range that a file does not have is answered with its size.
         headers = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
         return flask.Response(f"{error.code} {error.name}: {error.description}\n", error.code, headers, mimetype="text/plain")
+
+    @app.errorhandler(UserError)
+    def said(error: UserError) -> flask.Response:
+        return flask.Response(f"{error}\n", 503, mimetype="text/plain")
 
     app.add_url_rule("/", "page", pages.page)
     app.add_url_rule("/results", "results", pages.results)
@@ -150,12 +155,15 @@ class _Pages:
         return "" if self._file(hit.video_id) is None else flask.url_for("video", number=hit.number)
 
     def _file(self, video_id: str) -> Path | None:
-        """The file that the cache lists for a video, if it is there, in the folder and not behind a link that leads out of it."""
+        """The file that the cache lists for a video, if it is there unchanged, in the folder and not behind a link that leads out of it."""
         name = self._searcher.files.get(video_id)
         if self._videos is None or name is None:
             return None
         path = (self._videos / name).resolve()
-        return path if path.is_relative_to(self._videos) and path.is_file() else None
+        if not path.is_relative_to(self._videos) or not path.is_file():
+            return None
+        # Another source of the cache may have a file of the same name in another folder.
+        return path if self._searcher.cache.is_made_from(video_id, path, file_digest) else None
 
 
 def _is_own(host: str, names: set[str]) -> bool:

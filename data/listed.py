@@ -1,0 +1,54 @@
+"""`python -m data sources CACHE`: the folders and tables of a cache, and taking one out."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from data.cache import FeatureCache
+from data.errors import UserError
+
+
+@dataclass(frozen=True)
+class SourcesOptions:
+    """Print the sources of a cache: the folders and tables whose videos and captions are searched, trained on and evaluated."""
+
+    cache: Annotated[Path, tyro.conf.Positional]
+    """Folder of the cache, or a merged file."""
+    drop: str | None = None
+    """Take the source of this name out. Its features stay until extract --prune drops what no source lists."""
+    json: bool = False
+    """The sources as one JSON line on standard output."""
+
+
+def print_sources(options: SourcesOptions) -> int:
+    """Print them and return the exit status. Raises UserError where there is no cache, or no source of the name."""
+    cache = FeatureCache(options.cache)
+    if options.drop is not None:
+        if cache.merged:
+            raise UserError(f"{options.cache} is a merged cache, which is never changed: drop the source from the folder, and merge again")
+        names = cache.listings.names()
+        if options.drop not in names:
+            raise UserError(f"--drop {options.drop}: the cache {options.cache} has no such source; it has: {', '.join(names) or 'none'}")
+        cache.listings.remove(options.drop)
+        print(f"{options.drop} is out of the listings of {options.cache}", file=sys.stderr)
+    rows = [
+        {
+            "name": name,
+            "preset": source.preset,
+            "origin": source.origin,
+            "videos": len(cache.listings.videos(name)),
+            "captions": len(cache.listings.captions(name)),
+        }
+        for name, source in cache.listings.sources().items()
+    ]
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        count = f"{row['videos']:,} videos and {row['captions']:,} captions"
+        print(f"{row['name']}: {count}, {row['preset']}, from {row['origin'] or 'a run that did not say'}")
+    return 0

@@ -166,6 +166,8 @@ def test_ffmpeg_that_hangs_ends_with_what_is_killed(tmp_path: Path, command: Com
     deadline = time.monotonic() + 60
     while not child.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    # A process killed between starting ffmpeg and telling the watchdog leaves it behind; this one is given time to tell.
+    time.sleep(0.5)
     at_work, waiting = [process.pid], [int(child.read_text())]
     for one in at_work:
         at_work += children_of(one)

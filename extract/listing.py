@@ -63,16 +63,17 @@ def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named, folder: P
         mine, theirs = here.loc[both], listed.loc[both]
         same = (mine[["start", "end"]].fillna(-1.0) == theirs[["start", "end"]].fillna(-1.0)).all(axis=1)
         for video_id in both[~same]:
+            spans = _span(mine.loc[video_id]), _span(theirs.loc[video_id])
             raise UserError(
-                f"{quote(video_id)} is {_span(mine.loc[video_id])} of its file here and {_span(theirs.loc[video_id])} in {other}: give one an id "
-                "of its own, in a column video_id, or extract into another --cache"
+                f"{quote(video_id)} is {spans[0]} of its file here and {spans[1]} in {other}: give one an id of its own, in a column video_id, "
+                "or extract into another --cache"
             )
         if their.folder in (None, own.source.folder) or _has_moved(their, listed["file"], folder):
             continue
         assert their.folder is not None
-        for video_id, file in theirs["file"].items():
-            path, row = Path(their.folder, file), mine.loc[video_id]
-            if not (path.exists() and path.samefile(row["file"])) and not _is_cached(cache, str(video_id), row):
+        for video_id in both:
+            path, row = Path(their.folder, theirs.loc[video_id, "file"]), mine.loc[video_id]
+            if not (path.exists() and path.samefile(row["file"])) and not _is_cached(cache, video_id, row):
                 raise UserError(
                     f"{quote(video_id)} is {printable(row['file'])} here and {printable(path)} in {other}: extract into another --cache, "
                     "or from a folder that holds both"

@@ -65,8 +65,8 @@ def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named, folder: P
         for video_id in both[~same]:
             spans = _span(mine.loc[video_id]), _span(theirs.loc[video_id])
             raise UserError(
-                f"{quote(video_id)} is {spans[0]} of its file here and {spans[1]} in {other}: give one an id of its own, in a column video_id, "
-                "or extract into another --cache"
+                f"{quote(video_id)} is {spans[0]} of its file here and {spans[1]} in {other}: give one an id of its own, in "
+                "a column video_id, or extract into another --cache"
             )
         if their.folder in (None, own.source.folder) or _has_moved(their, listed["file"], folder):
             continue

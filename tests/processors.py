@@ -129,6 +129,8 @@ def run(name: str, folder: Path) -> Found:
     # Who calls this has perhaps chosen already.
     environment = {key: value for key, value in os.environ.items() if key not in CHOSEN} | SETTINGS[name]
     environment.setdefault("OMP_NUM_THREADS", "2")
+    # Two settings share the cores: threads that wait for others must not keep one.
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
     path = folder / f"{len(list(folder.iterdir()))}-{name.replace(' ', '-')}.npz"
 
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -142,7 +142,7 @@ def part_of_1k_a(cache_path: Path, demo_set: Path, tmp_path_factory: pytest.Temp
     """A cache that has 40 training and 12 test videos under the names of msrvtt-9k."""
     folder = tmp_path_factory.mktemp("part")
     cache = shutil.copytree(cache_path, folder / "cache")
-    (cache / "captions-demo.parquet").unlink()
+    FeatureCache(cache).listings.remove("demo")
     shutil.copy(demo_set / "annotations" / "MSRVTT_data.json", folder)
     shutil.copy(demo_set / "annotations" / "MSRVTT_train.full.csv", folder / "MSRVTT_train.9k.csv")
     sentences = pd.DataFrame(json.loads((folder / "MSRVTT_data.json").read_text())["sentences"]).drop_duplicates("video_id")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image
 import extract
 from data.cache import FeatureCache
 from data.errors import UserError
+from data.ffmpeg import Processes
 from extract import ExtractOptions
 from extract.decode import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.decoders import check_decoder
@@ -28,6 +30,15 @@ from tests.test_decode import is_alive
 from tests.videos import convert, frame_number, numbered_video, pattern
 
 BUDGET = 10**9
+
+
+@pytest.fixture
+def pyav() -> Iterator[PyavProcesses]:
+    """One that no other test has used: some look at what it starts."""
+    pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
+    processes = PyavProcesses(Processes())
+    yield processes
+    processes.close()
 
 
 def pixels(image: Image.Image) -> NDArray[np.int16]:

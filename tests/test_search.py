@@ -54,15 +54,16 @@ def jpeg(shade: int) -> bytes:
     return content.getvalue()
 
 
-def rewritten(source: FeatureCache, path: Path, ids: dict[str, str], thumbnails: bool = False) -> FeatureCache:
-    """A cache of some videos of another under new ids, and with pictures for thumbnails, each of a shade of its own."""
+def rewritten(source: FeatureCache, path: Path, ids: dict[str, str], thumbnails: bool = False, files: Path | None = None) -> FeatureCache:
+    """A cache of some videos of another under new ids, and with pictures for thumbnails, each of a shade of its own; made from `files`."""
     made = FeatureCache.create(path, source.settings, source.clip_parts(), source.provenance)
     videos = source.videos(list(ids), BUDGET)
     entries = []
     for i, name in enumerate(ids.values()):
         frames = videos.frames.gather([i])[0].numpy()
         shades = [jpeg(20 * i + 2 * f) for f in range(len(frames))] if thumbnails else ()
-        entries.append(VideoEntry(name, frames, videos.seconds[i], 1, 1, thumbnails=shades))
+        size = 1 if files is None else (files / f"{videos.ids[i]}.mp4").stat().st_size
+        entries.append(VideoEntry(name, frames, videos.seconds[i], size, 1, thumbnails=shades))
     if entries:
         made.write_videos(entries)
     return FeatureCache(path)

@@ -51,11 +51,11 @@ def patience() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def served_cache(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+def served_cache(cache_path: Path, demo_set: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     """Videos of the demo set with pictures, under names that have to be escaped; one whose file is listed outside of the folder."""
     cache = FeatureCache(cache_path)
     ids = {f"video{i}": f"video{i}" for i in range(1, 7)} | {"video7": "<b>&video7", "video8": "outside", "video9": "gone"}
-    made = rewritten(cache, tmp_path_factory.mktemp("served") / "cache", ids, thumbnails=True)
+    made = rewritten(cache, tmp_path_factory.mktemp("served") / "cache", ids, thumbnails=True, files=demo_set / "videos")
     table = cache.listings.videos("demo").head(9).assign(video_id=list(ids.values()), split="test")
     table["file"] = [f"video{i}.mp4" for i in range(1, 8)] + ["../secret.mp4", "gone.mp4"]
     made.write_table("demo", cache.table().head(0), table)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Generic, TypeVar
 
 from PIL import Image
@@ -90,12 +91,13 @@ class _Decoding(Generic[Picture]):
         """Decode everything from start to end, keeping what is wanted."""
         part, sampling, shrink = self.part, self.sampling, next(self.takes)
         limit = sampling.max_frames
+        ticks = part.ticks(sampling.fps)
         longest = math.ceil(LONGEST_STILL_S * sampling.fps)
 
         def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int, int]:
             kept: dict[int, Picture] = {}
             count = 0
-            for shown in on_every_tick(self._shown(running), longest):
+            for shown in islice(on_every_tick(self._shown(running), longest), ticks):
                 if wanted is None and limit is not None:
                     length = part.length(self._header(running.log.said()).length)
                     if length is not None and seek and self.look.steady and _are_far_apart(length, sampling.fps, limit):
@@ -115,9 +117,9 @@ class _Decoding(Generic[Picture]):
                 self._require_known_clock(header)
             raise
         header = self._require_known_clock(self._header(said))
-        if not count and self.look.steady and self.look.lead:
-            # No key frame came so shortly before, nor after.
-            raise _LooksOther(replace(self.look, steady=False))
+        if not count and part.start and (header.length is None or not header.indexed or part.start < header.length):
+            # No frame begins in the part, and maybe one is on the screen.
+            self._look_further_back()
         expected = self._check(said, header, count, error_at)
         chosen = choose_frames(count, limit).tolist()
         if not kept.keys() >= set(chosen):
@@ -175,11 +177,11 @@ class _Decoding(Generic[Picture]):
                 interlaced = look.interlaced or shown.said.interlaced
                 alpha = look.alpha or has_alpha(shown.said.pixel_format) or bool(header.alpha_decoder)
                 look = replace(look, interlaced=interlaced, alpha=alpha, decoder=header.alpha_decoder)
-            if look.lead and look.steady and not begun and shown.tick > 1:
-                # There was no key frame before the beginning, or a still: decoding all of it tells.
-                look = replace(look, steady=False)
             if look != self.look:
                 raise _LooksOther(look)
+            if not begun and shown.tick > 0 and self.part.start:
+                # The frame that is on the screen at the start began before it.
+                self._look_further_back()
             begun = True
             yield shown
 
@@ -190,13 +192,19 @@ class _Decoding(Generic[Picture]):
     def _require_known_clock(self, header: Header) -> Header:
         """Raises _LooksOther where moments of the file lie elsewhere than this attempt takes them to."""
         assert header.late is not None
-        look = replace(self.look, late=max(self.look.late, header.late))
+        look = replace(self.look, late=max(self.look.late, header.late), recounted=header.recounted)
         if look.steady and (self.part.start > 0 or self.part.end is not None):
             steady = self.sampling.clocks.steady(self.part.path, header, self._seconds_left(), self.sampling.processes)
             look = replace(look, steady=steady, lead=0.0 if header.indexed else LEAD_S)
         if look != self.look:
             raise _LooksOther(look)
         return header
+
+    def _look_further_back(self) -> None:
+        """Raises _LooksOther unless everything from the start of the file was decoded."""
+        if self.look.steady:
+            further = self.look.still or self.look.lead > 0
+            raise _LooksOther(replace(self.look, steady=False) if further else replace(self.look, still=True))
 
     def _seconds_left(self) -> float:
         return max(self.deadline - time.monotonic(), 0.0)

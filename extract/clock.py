@@ -25,6 +25,9 @@ BACK_S = 1.0
 TAIL_S = 10.0
 """The end of a file whose packets are looked at for the last picture."""
 
+TINY_S = 1e-6
+"""The least that ffmpeg can seek."""
+
 NO_TIME = -(2**63)
 """What stands for a time stamp that is not known."""
 
@@ -65,7 +68,9 @@ class Clocks:
             return header
         with self._lock:
             if path not in self._late:
-                self._late[path] = _read(path, time_limit_s, processes, {"frames:v": 1})[0].begin
+                # ffmpeg would count from the first frame where it seeks nothing.
+                sought = {"ss": TINY_S} if header.recounted else {}
+                self._late[path] = _read(path, time_limit_s, processes, {"frames:v": 1}, **sought)[0].begin
             return header.beginning(self._late[path])
 
 

@@ -1,8 +1,11 @@
 """From a video file to the pictures the encoder sees: 1 frame a second (or --fps), in order, as RGB.
 
-Frame k of a video is the one on the screen k / fps seconds after its start (the start of the part, where one is cut out): the last frame
-that begins at or before that moment, or the first of all. A video starts with its file, or with its first frame where that comes more than
-a second later (LATE_S): sound alone has no frames.
+Frame k of a video is the one on the screen k / fps seconds after its start: the last frame that begins at or before that moment, or the
+first of all. A video starts with its file, or with its first frame where that comes more than a second later (LATE_S): sound alone has no
+frames. In MPEG streams and Ogg it always starts with its first frame.
+
+A part from `start` to `end` has the frames at the moments start + k / fps before `end`. Its first frame is the first that begins in it, as
+seeking gives it, unless none does within 1 / fps seconds: then it is the one that is on the screen.
 
 A frame may stay on the screen for ten minutes (LONGEST_STILL_S). Where the next one comes later than that, or more than a second before the
 one on the screen (BACK_S), the clock of the recording was set: the next frame follows after the time that the one before it took, or after

@@ -1,5 +1,6 @@
 """The graph of ffmpeg that decodes a part of a file: its frames by the rule of sampling, each as raw pixels, and told of in the log."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,27 @@ class Part:
         """Its seconds, those of the whole being known."""
         return None if whole is None else min(whole, self.end if self.end is not None else whole) - self.start
 
+    def ticks(self, fps: float) -> int | None:
+        """How many moments start + k / fps lie before its end; None where it goes on to the end of the file."""
+        # Without the noise of binary fractions, which would make one more.
+        return None if self.end is None else max(1, math.ceil(round((self.end - self.start) * fps, 6)))
+
 
 @dataclass(frozen=True)
 class Look:
     """What a stream needs beyond plain decoding. It is told by the header and by the pictures, so the first attempt is at a plain stream.
 
-    `late`: seconds to leave out before the video begins; `steady`: whether moments can be sought; `lead`: seconds to seek before a moment,
-    where that leads to no key frame; `turned`, `interlaced`, `alpha`: whether pictures are; `decoder`: in place of ffmpeg's choice.
+    `late`: seconds from the start of the file to where the video begins; `recounted`: whether ffmpeg leaves these out by itself where it
+    seeks nothing; `steady`: whether moments can be sought; `lead`: seconds to seek before a moment, where that leads to no key frame;
+    `still`: whether to decode from the key frame before a moment, since the frame that is on the screen began before it; `turned`,
+    `interlaced`, `alpha`: whether pictures are; `decoder`: in place of ffmpeg's choice.
     """
 
     late: float = 0.0
+    recounted: bool = False
     steady: bool = True
     lead: float = 0.0
+    still: bool = False
     turned: bool = False
     interlaced: bool = False
     alpha: bool = False
@@ -42,17 +52,18 @@ class Look:
 def decoding_graph(part: Part, sampling: Sampling, look: Look, frames: int | None) -> Any:
     """The graph for a part of a file that looks like this. With `frames` it gives no more than so many.
 
-    Where key frames have to be found, and with `frames`, the first frame has its own time where that is later than the first tick.
+    In a part that does not begin with the file, the first frame has its own time where that is a tick after the start, or more.
     """
-    length = None if part.end is None else max(part.end - part.start, 0.001)
+    ticks = part.ticks(sampling.fps)
     begin = look.late + part.start
     options: dict[str, Any] = {}
     if look.steady and part.start and begin > look.lead:
         options["ss"] = begin - look.lead
         begin = look.lead
-    if length is not None and look.steady:
-        # Where the filters find the end, a little more is read than they need.
-        options["t"] = begin + length + (1.0 if begin else 0.0)
+        if look.still:
+            options["noaccurate_seek"] = None
+    elif look.recounted:
+        begin = part.start
     if look.decoder:
         options["c:v"] = look.decoder
     restarts = look.turned or look.interlaced
@@ -62,14 +73,20 @@ def decoding_graph(part: Part, sampling: Sampling, look: Look, frames: int | Non
         options |= {"reinit_filter": 0, "noautorotate": None}
     # On the GPU the frames stay there until those wanted are chosen. Of 10 bits, or turned, they fail here and go to the CPU.
     options |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
-    filters = [_steady_clock(begin, sampling.fps, restarts or frames is not None or look.lead > 0)]
-    if (begin or not look.steady) and (part.start or length is not None):
-        # What lies before was decoded for the sake of what follows, or belongs to another part.
-        filters.append(f"trim=start=0{'' if length is None else f':end={length}'}")
+    filters = [_steady_clock(begin, sampling.fps, restarts or part.start > 0)]
+    if part.start:
+        # The first frame that begins in the part is there from the start, and the one before it for less than a tick: it is left out.
+        filters.append(f"setpts='if(lt(PREV_INPTS,0)*gte(PTS,0)*lt(PTS,1/({sampling.fps}*TB)),0,PTS)'")
     if look.interlaced:
         filters.append("bwdif=mode=send_frame:deint=interlaced")
     # round=up: without it the filter's frames are half a period late.
     filters.append(f"fps={sampling.fps}:round=up")
+    if part.start or ticks is not None:
+        # What lies before was decoded for the sake of what follows; what lies behind belongs to another part.
+        filters.append(f"trim=start_pts=0{'' if ticks is None else f':end_pts={ticks}'}")
+    if ticks is not None and not restarts:
+        # As soon as the frame after the last tick comes, all is known. Filters that begin anew give some ticks twice.
+        frames = min(frames or ticks, ticks)
     if sampling.cuda is not None:
         filters += ["hwdownload", "format=nv12"]
     filters += ["showinfo=checksum=0", "scale=eval=frame", f"format={'rgba' if look.alpha else 'rgb24'}"]
@@ -96,8 +113,8 @@ def _steady_clock(late: float, fps: float, restarts: bool) -> str:
     tick, longest, near = f"1/({fps}*TB)", f"{LONGEST_STILL_S}/TB", f"-{BACK_S}/TB,{BACK_S}/TB"
     passed, passed_before = "(PTS-ld(1)-PREV_OUTPTS)", "(PTS-ld(2)-PREV_OUTPTS)"
     # The first frame is on the screen from the beginning.
-    at_once, else_ = (tick, "PTS-ld(1)") if restarts else (longest, "0*st(1,st(2,PTS))")
-    first = f"st(1,st(2,round({late}/TB))); if(gt(PTS-ld(1),{at_once}),{else_},min(PTS-ld(1),0))"
+    at_once, else_ = (f"lt(PTS-ld(1),{tick})", "PTS-ld(1)") if restarts else (f"lte(PTS-ld(1),{longest})", "0*st(1,st(2,PTS))")
+    first = f"st(1,st(2,round({late}/TB))); if({at_once},min(PTS-ld(1),0),{else_})"
     step = f"if(gt(ld(0),0),min(ld(0),{tick}),{tick})"
     go_on = f"st(0,{passed}); PTS-ld(1)"
     set_clock = f"print({passed}*TB); st(2,ld(1)); st(1,PTS-PREV_OUTPTS-{step}); PTS-ld(1)"

@@ -9,6 +9,10 @@ LATE_S = 1.0
 UNINDEXED = {"mpegts", "mpeg", "mpegvideo", "flv", "gif"}
 """Containers whose length is written by whom it pleases or found from the time stamps at both ends."""
 
+RECOUNTED = {"mpegts", "mpeg", "ogg"}
+"""Containers whose time stamps may jump: where ffmpeg seeks nothing, it counts from the first of the streams that it decodes. So their time
+begins with the video, however little later that is."""
+
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders of these codecs that give the second stream, of alpha, in which WebM keeps it. ffmpeg's own leave it out."""
 
@@ -35,9 +39,14 @@ class Header:
         """Whether the header tells of all of the file, and not of its ends alone."""
         return self.container not in UNINDEXED
 
+    @property
+    def recounted(self) -> bool:
+        """Whether ffmpeg begins the time with the video by itself, where it reads the file from the start."""
+        return self.container in RECOUNTED
+
     def beginning(self, late: float) -> "Header":
         """The header, once it is known by how many seconds the first frame comes after the start of the file."""
-        late = late if late > LATE_S else 0.0
+        late = late if late > LATE_S or self.recounted else 0.0
         return replace(self, late=late, length=None if self.length is None else max(0.0, self.length - late))
 
 

@@ -133,6 +133,62 @@ def test_a_video_that_begins_long_after_its_sound_has_no_frames_before(tmp_path:
         assert (found.pictures, found.seconds) == (expected.pictures, expected.seconds)
 
 
+@pytest.mark.parametrize(("suffix", "seconds"), [("ts", 0.6), ("ts", 7), ("m2ts", 7), ("mpg", 3), ("vob", 1.5), ("ogv", 7)])
+def test_mpeg_and_ogg_start_with_the_picture(tmp_path: Path, suffix: str, seconds: float, sampling: MakeSampling) -> None:
+    """However long after the sound that is: none of the pictures is lost, nor moved in a part."""
+    plain = numbered_video(tmp_path / "plain.mp4", 250, 25)
+    late = tmp_path / f"late.{suffix}"
+    codecs = {"ts": "libx264", "m2ts": "libx264", "ogv": "libtheora"}
+    sound = {"acodec": "libvorbis" if suffix == "ogv" else "mp2", "ar": 48000}
+    tune = ffmpeg.input("sine=d=20", f="lavfi")
+    options = {"vcodec": codecs.get(suffix, "mpeg2video"), "q:v": 8, "bf": 0, "fps_mode": "passthrough"} | sound
+    convert(ffmpeg.output(ffmpeg.input(str(plain), itsoffset=seconds), tune, str(late), **options))
+    assert length(late) == pytest.approx(10, abs=0.1)
+    for part in ((), (3.0, 6.0), (4.0,)):
+        found, expected = (sample_frames(path, sampling(), frame_number, *part) for path in (late, plain))
+        # The last frame of MPEG may stay long enough for one more.
+        assert found.seconds[: len(expected.seconds)] == expected.seconds
+        assert len(found.seconds) <= len(expected.seconds) + 1
+        assert np.abs(np.subtract(found.pictures[: len(expected.pictures)], expected.pictures)).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
+def test_a_part_ends_before_its_end(tmp_path: Path, suffix: str, sampling: MakeSampling) -> None:
+    """Also where no frame falls on its start or its end, and the same in every container."""
+    path = tmp_path / f"v.{suffix}"
+    numbers = ffmpeg.input(str(numbered_video(tmp_path / "plain.mp4", 300, 25)), r="30000/1001")
+    convert(numbers.output(str(path), vcodec="libx264", bf=0, qp=5))
+    times = [i * 1001 / 30000 for i in range(300)]
+    for fps, start, end in ((1.0, 3.0, 8.0), (1.0, 3.25, 8.0), (2.0, 2.0, 4.0), (1.0, 0.0, 4.0), (2.0, 1.3, 4.2)):
+        sampled = sample_frames(path, sampling(fps), frame_number, start, end)
+        moments = [start + k / fps for k in range(100) if start + k / fps < end]
+        assert sampled.seconds == moments
+        first = min(i for i in range(300) if times[i] >= start - 0.001)
+        expected = [max(first, *(i for i in range(300) if times[i] <= moment)) % 60 for moment in moments]
+        assert np.abs(np.subtract(sampled.pictures, expected)).max() <= 0.5, (fps, start, end)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "flv"])
+def test_a_part_of_a_still_is_the_still(tmp_path: Path, suffix: str, sampling: MakeSampling) -> None:
+    """20 frames in the first 2 s, then nothing until 52 s, as a recorder of the screen writes."""
+    path = tmp_path / f"screen.{suffix}"
+    numbers = ffmpeg.input(str(numbered_video(tmp_path / "plain.mp4", 59, 10))).filter("setpts", "PTS+gte(N,20)*50/TB")
+    convert(numbers.output(str(path), fps_mode="passthrough", vcodec="libx264", pix_fmt="yuv420p", bf=0, qp=5))
+    for fps, part, expected in (
+        (1.0, (0.0, 4.0), [0, 10, 19, 19]),
+        (1.0, (10.0, 20.0), [19] * 10),
+        (2.0, (51.0, 53.5), [19, 19, 20, 25, 30]),
+        (1.0, (50.0,), [19, 19, 20, 30, 40, 50]),
+        (0.1, (1.0, 50.0), [10, 19, 19, 19, 19]),
+    ):
+        sampled = sample_frames(path, sampling(fps), frame_number, *part)
+        assert sampled.pictures == expected, part
+        assert sampled.seconds == [part[0] + k / fps for k in range(len(expected))]
+    assert sample_frames(path, sampling(max_frames=3), frame_number, 20.0, 56.0).pictures == [19, 19, 50]
+    with pytest.raises(DecodeFailed, match="no video frames"):
+        sample_frames(path, sampling(), frame_number, 70.0, 80.0)
+
+
 def with_times(plain: Path, path: Path, moved: Callable[[int], int]) -> Path:
     """A copy of an FLV file, its time stamps, in milliseconds, moved."""
     content = bytearray(plain.read_bytes())

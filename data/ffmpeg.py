@@ -16,7 +16,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from data.errors import UserError
-from data.ffmpeg_log import SAID_BYTES, Log
+from data.ffmpeg_log import SAID_BYTES, Log, is_error
 from data.watchdog import Watchdog
 
 SOURCE = "SOURCE"
@@ -119,12 +119,13 @@ def run_ffmpeg(
     read: Callable[[Running], Result],
     time_limit_s: float,
     processes: Processes | None = None,
+    teller: str = "",
 ) -> tuple[Result, str]:
     """Run the graph in a process of its own; what `read` makes of its standard output, and what ffmpeg said on stderr.
 
-    `source` replaces SOURCE in the graph; `feed` is written to its standard input; `processes` can end it from another thread. Raises
-    FfmpegFailed where ffmpeg ends with an error or is still running after `time_limit_s` seconds (it is killed then, with whatever it
-    started), and UserError where it cannot be started.
+    `source` replaces SOURCE in the graph; `feed` is written to its standard input; `processes` can end it from another thread;
+    `teller` is the name of the filter that tells of pictures. Raises FfmpegFailed where ffmpeg ends with an error or is still running after
+    `time_limit_s` seconds (it is killed then, with whatever it started), and UserError where it cannot be started.
     """
     command = graph.global_args("-nostdin" if feed is None else "-hide_banner", "-nostats", "-loglevel", "repeat+level+info").compile(
         cmd=find_ffmpeg()
@@ -136,7 +137,7 @@ def run_ffmpeg(
     with _log_file() as said:
         process = _start(command, subprocess.DEVNULL if feed is None else subprocess.PIPE, said)
         assert process.stdout is not None
-        running = Running(process.stdout, Log(said))
+        running = Running(process.stdout, Log(said, teller))
         try:
             with killing_after(process, time_limit_s) as timed_out, (processes or Processes()).holding(process):
                 if feed is not None:
@@ -215,7 +216,7 @@ def _start(command: list[str], stdin: int, stderr: int | IO[bytes]) -> "subproce
 
 def last_words(said: str) -> str:
     """The last error lines of ffmpeg's log in one line; empty where there is none."""
-    errors = [line for line in said.splitlines() if "[error]" in line or "[fatal]" in line]
+    errors = [line for line in said.splitlines() if is_error(line)]
     causes = [line for line in errors if not CONSEQUENCES.search(line)] or errors
     return "; ".join(re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in causes[-2:])
 

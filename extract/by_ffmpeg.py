@@ -1,6 +1,7 @@
 """Frames by ffmpeg, which takes any video: in sequence, or sought where few are wanted of a long one."""
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
@@ -94,7 +95,7 @@ class _Decoding(Generic[Picture]):
         ticks = part.ticks(sampling.fps)
         longest = math.ceil(LONGEST_STILL_S * sampling.fps)
 
-        def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int, int]:
+        def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int, int, int]:
             kept: dict[int, Picture] = {}
             count = 0
             for shown in islice(on_every_tick(self._shown(running), longest), ticks):
@@ -106,10 +107,10 @@ class _Decoding(Generic[Picture]):
                 if wanted is None or count in wanted:
                     kept[count] = shrink(shown.image(sampling.pictures == "display"))
                 count += 1
-            return kept, count, running.log.last_error()
+            return kept, count, running.log.last_error(), running.log.clock_jumps
 
         try:
-            (kept, count, error_at), said = self._run(lambda running: keep(running, None))
+            (kept, count, error_at, jumps), said = self._run(lambda running: keep(running, None))
         except FfmpegFailed as error:
             # Where moments lie elsewhere there may be no packets to decode.
             header = self._header(error.said)
@@ -123,11 +124,10 @@ class _Decoding(Generic[Picture]):
         expected = self._check(said, header, count, error_at)
         chosen = choose_frames(count, limit).tolist()
         if not kept.keys() >= set(chosen):
-            (kept, _, _), _ = self._run(lambda running: keep(running, set(chosen)))
+            (kept, _, _, _), _ = self._run(lambda running: keep(running, set(chosen)))
             if not kept.keys() >= set(chosen):
                 raise DecodeFailed("decoded twice, it gave different numbers of frames: was it being written?")
         seconds = [part.start + i / sampling.fps for i in chosen]
-        jumps = said.count("[Eval @ ")
         return Sampled([kept[i] for i in chosen], seconds, expected, header.hdr, clock_jumps=jumps)
 
     def by_seeking(self, length: float) -> Sampled[Picture]:
@@ -216,9 +216,11 @@ class _Decoding(Generic[Picture]):
     def _run(self, read: Callable[[Running], Result], frames: int | None = None) -> tuple[Result, str]:
         """`read` of the frames of the part, no more than `frames`, and what ffmpeg said."""
         sampling = self.sampling
-        graph = decoding_graph(self.part, sampling, self.look, frames)
+        teller = f"showinfo@{secrets.token_hex(8)}"
+        graph = decoding_graph(self.part, sampling, self.look, teller, frames)
+        limit = self._seconds_left()
         try:
-            return run_ffmpeg(graph, source=self.part.path, read=read, time_limit_s=self._seconds_left(), processes=sampling.processes)
+            return run_ffmpeg(graph, source=self.part.path, read=read, time_limit_s=limit, processes=sampling.processes, teller=teller)
         except FfmpegFailed as error:
             if time.monotonic() < self.deadline:
                 raise

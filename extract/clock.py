@@ -135,7 +135,11 @@ def _read(
     graph = video_file(**part).output("pipe:", map="0:V:0", c="copy", format="framecrc", **output)
     clock, said = run_ffmpeg(graph, source=path, read=read, time_limit_s=time_limit_s, processes=processes)
     # ffmpeg goes on after a clock that was set in containers where that is common, and lets no time stamp of a copy fall behind another.
-    set_back = any((int(before) - int(after)) * tick > BACK_S for before, after in re.findall(r"previous: (-?\d+), current: (-?\d+)", said))
-    if clock.steady and not set_back and "timestamp discontinuity" not in said:
+    # Its own words begin with who speaks, those of the file, such as a title, do not.
+    set_back = any(
+        (int(before) - int(after)) * tick > BACK_S
+        for before, after in re.findall(r"^\[[^]\n]* @ \w+\] .*previous: (-?\d+), current: (-?\d+)", said, re.MULTILINE)
+    )
+    if clock.steady and not set_back and not re.search(r"^\[[^]\n]* @ \w+\] .*timestamp discontinuity", said, re.MULTILINE):
         return clock._replace(length=None if clock.length is None else clock.end - clock.begin), said
     return clock._replace(steady=False), said

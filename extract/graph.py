@@ -49,8 +49,8 @@ class Look:
     decoder: str = ""
 
 
-def decoding_graph(part: Part, sampling: Sampling, look: Look, frames: int | None) -> Any:
-    """The graph for a part of a file that looks like this. With `frames` it gives no more than so many.
+def decoding_graph(part: Part, sampling: Sampling, look: Look, teller: str, frames: int | None) -> Any:
+    """The graph for a part of a file that looks like this. With `frames` it gives no more than so many; `teller` tells of each.
 
     In a part that does not begin with the file, the first frame has its own time where that is a tick after the start, or more.
     """
@@ -89,7 +89,7 @@ def decoding_graph(part: Part, sampling: Sampling, look: Look, frames: int | Non
         frames = min(frames or ticks, ticks)
     if sampling.cuda is not None:
         filters += ["hwdownload", "format=nv12"]
-    filters += ["showinfo=checksum=0", "scale=eval=frame", f"format={'rgba' if look.alpha else 'rgb24'}"]
+    filters += [f"{teller}=checksum=0", "scale=eval=frame", f"format={'rgba' if look.alpha else 'rgb24'}"]
     # One thread: files are decoded side by side, and more threads in each would only add overhead.
     return video_file(threads=1, **options).output(
         "pipe:",

@@ -7,6 +7,7 @@ from PIL import Image
 
 from data.ffmpeg import Running
 from data.ffmpeg_log import Pictured
+from extract.frames import DecodeFailed
 from extract.input import MAX_PIXELS
 
 
@@ -39,11 +40,12 @@ def has_alpha(pixel_format: str) -> bool:
 
 
 def read_shown(running: Running, channels: int) -> Iterator[Shown]:
-    """The pictures as they come, of so many bytes a pixel."""
+    """The pictures as they come, of so many bytes a pixel. Raises DecodeFailed where the log does not tell of one."""
     # The filter that tells of a picture does so before it hands it on: what can be read has been told of.
     while first := running.stdout.read(1):
         said = running.log.next_picture()
-        assert said is not None
+        if said is None:
+            raise DecodeFailed("ffmpeg does not tell of its pictures")
         if said.width * said.height > MAX_PIXELS:
             return
         rest = running.stdout.read(channels * said.width * said.height - 1)

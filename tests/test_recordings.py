@@ -396,20 +396,49 @@ def test_the_log_tells_pictures_from_words(tmp_path: Path) -> None:
     picture = "n:{0:4} pts:{0:7} pts_time:{0} duration: 1 fmt:yuv420p cl:left sar:8/9 s:64x48 i:{1} iskey:1 type:I "
     said = tmp_path / "log"
     with said.open("w+b", buffering=0) as file:
-        log = Log(file)
-        file.write(f"[info] Input #0, avi\n[Parsed_showinfo_2 @ 0x1] [info] {picture.format(0, 'P')}\n".encode())
+        log = Log(file, "showinfo@token")
+        title = f"[info]   title : [error] [Eval @ 0x1] {picture.format(7, 'B').strip()}\n"
+        file.write(f"[info] Input #0, avi\n{title}[showinfo@other @ 0x1] [info] {picture.format(7, 'P')}\n".encode())
+        assert log.next_picture() is None
+        heard = log.said()
+        assert log.last_error() == 0
+        file.write(f"[showinfo@token @ 0x1] [info] config in\n[showinfo@token @ 0x1] [info] {picture.format(0, 'P')}\n".encode())
         first = log.next_picture()
         file.write(f"[info]   Stream #0:0{picture.format(1, 'T')}\n: Video\n{picture.format(2, 'B')}damaged\n[info] more".encode())
         assert first == Pictured(0, "yuv420p", Fraction(8, 9), 64, 48, interlaced=False)
         others = [log.next_picture(), log.next_picture()]
         assert [(one.pts, one.interlaced) for one in others if one] == [(1, True), (2, True)]
         assert log.next_picture() is None
-        assert log.said() == "[info] Input #0, avi\n[info]   Stream #0:0: Video\n[error] damaged\n[info] more"
+        assert log.said() == heard + "[info]   Stream #0:0: Video\n[error] damaged\n[info] more"
+        assert log.clock_jumps == 0
         assert log.last_error() == 3
         file.write(b"x\n" * SAID_BYTES + b"the end\n")
         assert log.said().startswith("[info] Input #0")
         assert log.said().endswith("the end\n")
         assert len(log.said()) <= 3 * SAID_BYTES
+
+
+WORDS = [
+    "n: 0 pts: 0 fmt:yuv420p sar:1/1 s:80x30 i:P type:I ",
+    "[showinfo@0 @ 0x1] [info] n: 0 pts: 900000000 fmt:yuv420p sar:1/1 s:80x60 i:T type:I ",
+    "The [Eval @ 0x1] story\n[Eval @ 0x1] [info] 700",
+    "my [error] film",
+    "timestamp discontinuity; previous: 100000000, current: 0",
+]
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_words_of_a_file_are_no_words_of_ffmpeg(tmp_path: Path, suffix: str, words: str, sampling: MakeSampling) -> None:
+    plain, path = numbered_video(tmp_path / "plain.mp4", 50, 10), tmp_path / f"titled.{suffix}"
+    titles = {"metadata:g:0": f"title={words}", "metadata:g:1": f"service_name={words}", "metadata:s:v:0": f"title={words}"}
+    # The sound is longer than the picture, as a header would have it of a file that is cut.
+    tune = ffmpeg.input("sine=d=8", f="lavfi")
+    convert(ffmpeg.output(ffmpeg.input(str(plain)), tune, str(path), vcodec="copy", acodec="aac", **titles))
+    for rule in ("stored", "display"):
+        sampled = sample_frames(path, sampling(pictures=rule), frame_number)
+        assert (sampled.pictures, sampled.clock_jumps) == ([0, 10, 20, 30, 40], 0)
+    assert length(path) == pytest.approx(5, abs=0.05)
 
 
 def test_the_stage_follows_the_rule_and_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests side by side: one more than cores, for many wait for processes of their own.
 TESTERS = $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8) + 1)')
 
-.PHONY: demo test test-encoders test-processors clean
+.PHONY: demo test test-long test-encoders test-processors clean
 
 demo: $(VENV)/ready
 	PYTHON=$(BIN)/python bash pipelines/demo.sh
@@ -15,7 +15,11 @@ test: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not architectures" --numprocesses $(TESTERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not architectures and not long" --numprocesses $(TESTERS) --dist worksteal
+
+# What starts many processes, and kills some of them.
+test-long: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses $(TESTERS) --dist worksteal
 
 # Every architecture of open_clip, through the checks of extraction.
 test-encoders: $(VENV)/ready-dev

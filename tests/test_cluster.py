@@ -65,6 +65,7 @@ def submit(scheduler: Path, script: str, tasks: int, environment: Mapping[str, o
     return [subprocess.CompletedProcess(process.args, process.returncode, output, error) for process, output, error in done]
 
 
+@pytest.mark.long
 def test_an_array_of_three_extracts_the_set(scheduler: Path, demo_set: Path, cache: FeatureCache, tmp_path: Path) -> None:
     environment: dict[str, object] = {"DATASET": "demo", "VIDEOS": demo_set / "videos", "ANNOTATIONS": demo_set / "annotations"}
     environment |= {"CACHE": tmp_path / "cache", "MODEL": DEMO_CLIP, "PRETRAINED": "", "SLURM_CPUS_PER_TASK": "1"}
@@ -76,6 +77,7 @@ def test_an_array_of_three_extracts_the_set(scheduler: Path, demo_set: Path, cac
     assert shared.settings == cache.settings
 
 
+@pytest.mark.long
 def test_an_array_trains_and_evaluates_a_run_for_each_seed(scheduler: Path, cache_path: Path, tmp_path: Path) -> None:
     environment: dict[str, object] = {"CACHE": cache_path, "OUT": tmp_path / "runs", "RESULTS": tmp_path / "results"}
     few = ["--epochs", "1", "--batch-size", "32", "--temporal", "none", "--head", "mean", "--device", "cpu", "--quiet"]

@@ -49,6 +49,7 @@ def check_whole(path: Path, videos: int) -> None:
         assert features.seconds[i].tolist() == expected.seconds_T.tolist()
 
 
+@pytest.mark.long
 def test_a_hundred_kills_of_the_part_writer(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.part_writer", tmp_path, "100"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -138,6 +139,7 @@ def test_verify_says_what_extract_repairs(options: ExtractOptions, capsys: pytes
         verify(VerifyOptions(tmp_path / "nothing"))
 
 
+@pytest.mark.long
 def test_three_kills_of_the_extraction(options: ExtractOptions) -> None:
     """Some parts are renamed before each kill."""
     for kill in range(1, 4):
@@ -233,6 +235,7 @@ def write_all_with_little_room(path: Path) -> None:
         write(path)
 
 
+@pytest.mark.long
 def test_whatever_is_written_to_a_full_disk_leaves_everything_as_it_was(tmp_path: Path) -> None:
     """In a process of its own, which a library could crash, also when it ends."""
     write_all(tmp_path / "cache", 60, a_part=20)

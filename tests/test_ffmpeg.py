@@ -153,6 +153,7 @@ def children_of(process: int) -> list[int]:
     return [int(one) for path in Path(f"/proc/{process}/task").glob("*/children") for one in path.read_text().split()]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="which processes there are is read from /proc")
 @pytest.mark.parametrize(
     ("command", "hangs_on"),

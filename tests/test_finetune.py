@@ -185,6 +185,7 @@ def counted_bytes() -> Iterator[list[int]]:
         yield count
 
 
+@pytest.mark.long
 def test_a_run_stopped_at_any_step_ends_with_the_same_bits(options: TrainOptions, tmp_path: Path) -> None:
     options = replace(options, epochs=2, head="mean", temporal="none", max_frames=1)
     whole = train_head.main(options)
@@ -201,6 +202,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(options: TrainOptions
         assert sorted(path.name for path in resumed.iterdir()) == ["clip", "head.safetensors", "log.csv", "run.json"]
 
 
+@pytest.mark.long
 def test_from_pictures_to_a_new_cache_and_its_metrics(
     options: TrainOptions, own_cache_options: ExtractOptions, cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +236,7 @@ def test_from_pictures_to_a_new_cache_and_its_metrics(
         evaluate.main(replace(asked, run=str(frozen), out=tmp_path / "other"))
 
 
+@pytest.mark.long
 def test_two_processes_give_the_loss_and_gradients_of_one(pixel_cache: Path, tmp_path: Path) -> None:
     done = launch(2, "tests.finetune_step", pixel_cache, tmp_path / "2.safetensors")
     assert done.returncode == 0, done.stderr

@@ -72,6 +72,7 @@ def test_recipes(tmp_path: Path, name: str) -> None:
     assert len({options.out for options in evaluations}) == len(evaluations) == 6
 
 
+@pytest.mark.long
 def test_broken_videos_stop_the_pipeline_unless_allowed(demo_set: Path, tmp_path: Path) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
     videos.mkdir()

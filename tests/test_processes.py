@@ -34,6 +34,7 @@ def launch(processes: int, *arguments: str | Path | int) -> subprocess.Completed
     )
 
 
+@pytest.mark.long
 def test_two_processes_of_32_give_the_loss_and_gradients_of_one_of_64(cache_path: Path, tmp_path: Path) -> None:
     found = []
     for processes in (1, 2):
@@ -48,6 +49,7 @@ def test_two_processes_of_32_give_the_loss_and_gradients_of_one_of_64(cache_path
         assert share < (1e-5 if name.endswith("losses") else 1e-3), f"{name}: {share:.1e} is wrong"
 
 
+@pytest.mark.long
 def test_a_run_of_two_processes_is_that_of_one(cache_path: Path, tmp_path: Path) -> None:
     one = TrainOptions(cache=cache_path, out=tmp_path / "1", batch_size=32, epochs=1, lr=1e-3, temporal="none", device="cpu", quiet=True)
     train_head.main(one)
@@ -66,6 +68,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(cache_path: Path, tmp_path: Pa
         train_head.main(TrainOptions(cache=cache_path, out=tmp_path / "run", batch_size=31, device="cpu", quiet=True))
 
 
+@pytest.mark.long
 def test_a_process_that_is_lost_in_a_step_is_named(cache_path: Path, tmp_path: Path) -> None:
     command: list[str | Path] = ["tests.lost_process", "train_head", "--cache", cache_path, "--out", tmp_path / "run", "--batch-size", "32"]
     command += ["--temporal", "none", "--head", "mean", "--device", "cpu", "--quiet", "--process-timeout", "2"]

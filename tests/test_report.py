@@ -509,6 +509,7 @@ def test_words_show_their_weights_when_hovered_focused_and_tapped(glccl: Written
         assert f"{round(100 * strips[0][last][0])}%" in (bars.get_attribute("aria-label") or "")
 
 
+@pytest.mark.long
 def test_pictures_for_the_readme_are_taken(glccl: Written, report_cache: Path, tmp_path: Path) -> None:
     if screenshots.find_chromium() is None:
         pytest.skip("no Chromium is here: install the Debian package chromium (apt-get install chromium)")

@@ -42,6 +42,7 @@ def figures(out: Path) -> dict[str, object]:
     return {name: value for name, value in result.items() if name not in TIMES}
 
 
+@pytest.mark.long
 @pytest.mark.exact
 def test_one_two_and_three_processes_find_the_same_to_the_last_bit(cache_path: Path, tmp_path: Path) -> None:
     command: Command = ["tests.small_blocks", "--cache", cache_path, "--run", "zero-shot:glccl", "--device", "cpu", "--quiet"]
@@ -108,6 +109,7 @@ def test_the_first_process_leaves_after_the_last() -> None:
     assert finish(start([["tests.slow_process"]] * 2)) == [(0, "", "")] * 2
 
 
+@pytest.mark.long
 def test_a_process_that_was_never_started_is_named(cache_path: Path, tmp_path: Path) -> None:
     command: Command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--process-timeout", "2", "--cache", cache_path]
     [(status, _, error)] = finish(start([command], WORLD_SIZE="2"))
@@ -115,6 +117,7 @@ def test_a_process_that_was_never_started_is_named(cache_path: Path, tmp_path: P
     assert error.startswith("error: process 1 of 2 was not started: not there for 10 s"), error
 
 
+@pytest.mark.long
 def test_extraction_goes_on_with_another_number_of_processes(demo_set: Path, cache: FeatureCache, tmp_path: Path) -> None:
     """One of three is lost; two then do what is left, and list the broken video once."""
     videos, out = tmp_path / "videos", tmp_path / "cache"

@@ -339,6 +339,7 @@ def test_a_damaged_run_is_refused(cache_path: Path, run: Path, tmp_path: Path) -
         evaluate.main(options)
 
 
+@pytest.mark.long
 def test_every_real_file_through_a_published_architecture(shared_videos: Path, own_cache_options: ExtractOptions, tmp_path: Path) -> None:
     """ViT-B/32 with random weights: H.264, HEVC, AV1, 8 and 10 bits, several streams, from files that others made."""
     names = sorted(path.name for path in shared_videos.iterdir() if path.suffix in (".mp4", ".mkv"))
@@ -470,6 +471,7 @@ def test_results_side_by_side(cache_path: Path, run: Path, tmp_path: Path, capsy
         compare(CompareOptions((tmp_path / "nothing",)))
 
 
+@pytest.mark.long
 def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Status 130 in the midst of the videos; the next run goes on, and ends with the cache of an undisturbed one."""
     table, cache = tmp_path / "table.csv", tmp_path / "cache"

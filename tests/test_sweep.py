@@ -96,6 +96,7 @@ def test_runs_side_by_side_are_those_one_after_the_other(options: SweepOptions) 
         assert weights[0] == weights[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_leaves_whole_rows_and_no_process(options: SweepOptions, how: signal.Signals) -> None:
     """Control-C reaches all processes of a terminal, SIGTERM the first one."""

@@ -65,6 +65,7 @@ def logged(run: Path) -> pd.DataFrame:
     return pd.read_csv(run / "log.csv").drop(columns="seconds")
 
 
+@pytest.mark.long
 @pytest.mark.exact
 def test_a_run_stopped_at_any_step_ends_with_the_same_bits(options: TrainOptions, tmp_path: Path) -> None:
     whole = train_head.main(options)

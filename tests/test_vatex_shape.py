@@ -62,6 +62,7 @@ def unit(array: np.ndarray) -> np.ndarray:
     return np.asarray(array / np.linalg.norm(array, axis=-1, keepdims=True))
 
 
+@pytest.mark.long
 def test_the_shape_of_vatex_within_the_budget(vatex_shaped: tuple[Path, np.ndarray, np.ndarray], cache_path: Path, tmp_path: Path) -> None:
     path, sentences, frames = vatex_shaped
     arguments = [str(cache_path), str(path), str(tmp_path), str(MIB / 1024)]

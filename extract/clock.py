@@ -83,6 +83,8 @@ def length_of(path: Path, at_least: float, time_limit_s: float, processes: Proce
         return None
     try:
         _, said = _read(path, time_limit_s, processes, t=0)
+        if read_header(said).cover:
+            return None
         header = Clocks().settled(path, read_header(said), time_limit_s, processes)
         if _is_doubtful(path, header):
             return _read(path, time_limit_s, processes)[0].length
@@ -115,7 +117,7 @@ def _read(
         nonlocal tick
         steady, length, usual = True, 0, 0
         before: int | None = None
-        begin, end = math.inf, -math.inf
+        begin, last, end = math.inf, -math.inf, -math.inf
         for line in running.stdout:
             if line.startswith(b"#tb 0: "):
                 above, below = map(int, line[7:].split(b"/"))
@@ -126,13 +128,19 @@ def _read(
                 if not -BACK_S <= step * tick <= LONGEST_STILL_S:
                     steady, step = False, usual
                 length += step if step > 0 or before is None else usual
-                usual = lasts or max(step, 0)
+                # Where the clock was set, the packet before it lasts until then.
+                interval = lasts or max(step, 0)
+                usual = interval if interval * tick <= LONGEST_STILL_S else usual
                 before = decoded
                 shown = decoded if shown == NO_TIME else shown
-                begin, end = min(begin, shown), max(end, shown + usual)
+                begin = min(begin, shown)
+                # Packets come in the order of decoding: the last that is shown ends the video.
+                if shown > last:
+                    last, end = shown, shown + usual
         return Clock((length + usual) * tick, steady, begin * tick, end * tick) if before is not None else Clock(None, True, 0.0, 0.0)
 
-    graph = video_file(**part).output("pipe:", map="0:V:0", c="copy", format="framecrc", **output)
+    # Without a map ffmpeg takes the stream that it decodes without one.
+    graph = video_file(**part).output("pipe:", an=None, sn=None, dn=None, c="copy", format="framecrc", **output)
     clock, said = run_ffmpeg(graph, source=path, read=read, time_limit_s=time_limit_s, processes=processes)
     # ffmpeg goes on after a clock that was set in containers where that is common, and lets no time stamp of a copy fall behind another.
     # Its own words begin with who speaks, those of the file, such as a title, do not.

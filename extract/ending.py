@@ -27,34 +27,20 @@ def breaks_off(path: Path, container: str) -> bool:
     if container == "flv":
         return _flash_breaks_off(tail, size)
     if container == "avi":
-        # RIFF: the size of what follows the first eight bytes; 0 where nobody went back to write it.
-        return int.from_bytes(first[4:8], "little") + 8 > size
+        # RIFF: the size of what follows the first eight bytes; 0 or the largest number where nobody went back to write it.
+        announced = int.from_bytes(first[4:8], "little")
+        return announced != 0xFFFFFFFF and announced + 8 > size
     return False
 
 
 def _transport_breaks_off(tail: bytes) -> bool:
-    """ISO/IEC 13818-1, 2.4.3: every packet begins with 0x47, and carries a piece of a longer one that may say its length."""
+    """ISO/IEC 13818-1, 2.4.3: every packet begins with 0x47. A recording may stop after any of them, and lacks its last picture at most."""
     for spacing in TS_SPACINGS:
         for first in range(min(spacing, len(tail))):
             begins = range(first, len(tail), spacing)
             if len(begins) > 4 and all(tail[i] == TS_SYNC for i in begins):
-                packets = [tail[i : i + TS_PACKET_BYTES] for i in begins]
-                return len(packets[-1]) < TS_PACKET_BYTES or _lacks_pieces(packets)
+                return len(tail) - begins[-1] < TS_PACKET_BYTES
     return False
-
-
-def _lacks_pieces(packets: list[bytes]) -> bool:
-    """Whether one of the streams ends before the length that its last packet announces."""
-    lacking: dict[int, int] = {}
-    for packet in packets:
-        stream = int.from_bytes(packet[1:3], "big") & 0x1FFF
-        has_adaptation, has_payload = packet[3] & 0x20, packet[3] & 0x10
-        payload = packet[4 + (1 + packet[4] if has_adaptation else 0) :] if has_payload else b""
-        if packet[1] & 0x40:
-            announced = int.from_bytes(payload[4:6], "big") if payload.startswith(b"\0\0\1") else 0
-            lacking[stream] = 6 + announced if announced else 0
-        lacking[stream] = lacking.get(stream, 0) - len(payload)
-    return any(count > 0 for count in lacking.values())
 
 
 def _program_breaks_off(tail: bytes) -> bool:
@@ -74,11 +60,17 @@ def _program_breaks_off(tail: bytes) -> bool:
 
 
 def _flash_breaks_off(tail: bytes, size: int) -> bool:
-    """Adobe Flash Video 10.1, annex E.3: every tag is followed by its size, 11 bytes more than its header says of its content."""
+    """Adobe Flash Video 10.1, annex E.3: every tag is followed by its size, 11 bytes more than its header says of its content. Zeros may
+    follow the last one, whose size may end with zeros itself."""
+    end = len(tail.rstrip(b"\0"))
+    return not any(_flash_ends_at(tail[:place], size) for place in range(end, min(end + 4, len(tail) + 1)))
+
+
+def _flash_ends_at(tail: bytes, size: int) -> bool:
     if len(tail) < 15:
-        return True
+        return False
     length = int.from_bytes(tail[-4:], "big")
     begin = len(tail) - 4 - length
     if begin < 0:
-        return length > size
-    return length < 11 or int.from_bytes(tail[begin + 1 : begin + 4], "big") + 11 != length
+        return length <= size
+    return length >= 11 and int.from_bytes(tail[begin + 1 : begin + 4], "big") + 11 == length

@@ -19,7 +19,7 @@ from data.cache import FeatureCache
 from data.errors import UserError
 from data.ffmpeg import Processes
 from data.ffmpeg_log import SAID_BYTES, Log, Pictured
-from extract import ExtractOptions
+from extract import ExtractOptions, ending
 from extract.clock import length_of
 from extract.decode import DecodeFailed, Sampling, sample_frames
 from tests.conftest import DEMO_CLIP
@@ -369,6 +369,38 @@ CUT: dict[str, dict[str, Any]] = {
     "live.mkv": {"vcodec": "libx264", "live": 1},
     "a.mp4": {"vcodec": "libx264", "acodec": "aac", "movflags": "faststart"},
 }
+
+
+def test_a_length_is_that_of_the_stream_that_is_decoded_without_what_a_clock_was_set_by(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.mp4"
+    convert(pattern(size="64x48", rate=10, duration=12).output(str(whole), vcodec="libx264", bf=2))
+    for name, expression in {
+        "jump.mp4": "PTS+gte(T,5)*20000/TB",
+        "several.mp4": "PTS+(gte(T,3)+gte(T,6)+gte(T,9))*1000/TB",
+        "end.mkv": "PTS+gte(T,11.5)*5000/TB",
+        "still.mp4": "PTS+gte(T,2)*50/TB",
+    }.items():
+        graph = ffmpeg.input(str(whole)).filter("setpts", expression)
+        convert(graph.output(str(tmp_path / name), fps_mode="passthrough", enc_time_base="1/1000", vcodec="libx264", bf=2))
+    smaller = pattern(size="32x32", rate=10, duration=30)
+    convert(ffmpeg.output(smaller, ffmpeg.input(str(whole)), str(tmp_path / "two.mp4"), vcodec="libx264"))
+    found = {path.name: length(path) for path in tmp_path.iterdir()}
+    expected = {"whole.mp4": 12, "jump.mp4": 12, "several.mp4": 12, "end.mkv": 12, "still.mp4": 62, "two.mp4": 12}
+    assert found == pytest.approx(expected, abs=0.11)
+
+
+def test_whole_files_of_other_programs_do_not_count_as_cut(tmp_path: Path) -> None:
+    made = {name: tmp_path / name for name in ("a.flv", "a.avi", "a.ts")}
+    for path in made.values():
+        sound = ffmpeg.input("sine=duration=4", f="lavfi")
+        codec = "mpeg4" if path.suffix == ".avi" else "libx264"
+        convert(ffmpeg.output(pattern(size="64x48", rate=10, duration=4), sound, str(path), vcodec=codec))
+    zeros, unknown, stopped = (made[name].read_bytes() for name in ("a.flv", "a.avi", "a.ts"))
+    assert [ending.breaks_off(path, path.suffix[1:].replace("ts", "mpegts")) for path in made.values()] == [False] * 3
+    made["a.flv"].write_bytes(zeros + bytes(100))
+    made["a.avi"].write_bytes(unknown[:4] + b"\xff" * 4 + unknown[8:])
+    made["a.ts"].write_bytes(stopped[: 188 * (len(stopped) // 188 - 3)])
+    assert [ending.breaks_off(path, path.suffix[1:].replace("ts", "mpegts")) for path in made.values()] == [False] * 3
 
 
 @pytest.mark.parametrize("name", CUT)

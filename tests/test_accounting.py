@@ -73,6 +73,7 @@ def test_check_from_the_shell(tmp_path: Path) -> None:
     assert broken.stderr == f"error: {table}, line 2: 2 fields where the header has 3\n"
 
 
+@pytest.mark.long
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("video,caption,split\n" + "".join(f"{n}.mp4,a ring,test\n" for n in range(50_000)))

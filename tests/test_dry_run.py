@@ -21,6 +21,7 @@ def foretell(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> dic
     return foretold
 
 
+@pytest.mark.long
 def test_disk_is_foretold_and_nothing_is_written(
     own_cache_options: ExtractOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

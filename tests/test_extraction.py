@@ -121,6 +121,7 @@ def test_every_name_is_extracted(options: ExtractOptions, capsys: pytest.Capture
     assert {name.decode() for name in names if name != b"caf\xe9.mp4"} < set(cache.listings.videos("videos")["file"])
 
 
+@pytest.mark.long
 def test_a_hanging_decoder_is_listed(options: ExtractOptions, tmp_path: Path) -> None:
     program, _ = hanging_decoder(tmp_path)
     process = shell(options, "--time-limit", "0.3", IMAGEIO_FFMPEG_EXE=str(program))
@@ -129,6 +130,7 @@ def test_a_hanging_decoder_is_listed(options: ExtractOptions, tmp_path: Path) ->
     assert {failure.reason for failure in read_failures(options.cache).values()} == {"not done after 0.3 s (--time-limit)"}
 
 
+@pytest.mark.long
 def test_sigterm_ends_as_an_interrupt_does_even_where_decoders_hang(options: ExtractOptions, tmp_path: Path) -> None:
     program, child = hanging_decoder(tmp_path)
     process = shell(options, "--workers", "1", IMAGEIO_FFMPEG_EXE=str(program))

@@ -42,6 +42,7 @@ def test_weights_that_are_here_are_named(tmp_path: Path, capsys: pytest.CaptureF
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 
+@pytest.mark.long
 def test_fetched_weights_are_found_without_a_network(tmp_path: Path) -> None:
     """From the shell, with no videos and no cache named; the folder is laid out as the hub's own client leaves it."""
     model = tmp_path / "models--somebody--tiny"
@@ -54,6 +55,7 @@ def test_fetched_weights_are_found_without_a_network(tmp_path: Path) -> None:
     assert "HF_HUB_OFFLINE=1" in done.stdout
 
 
+@pytest.mark.long
 def test_weights_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
     done = shell(tmp_path, "--fetch-model", "--model", "ViT-B-32-quickgelu", "--pretrained", "laion400m_e32")
     assert done.returncode == 2

@@ -291,6 +291,7 @@ def test_a_port_that_is_taken_and_other_slips_are_said_in_one_line(options: Serv
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.long
 def test_the_command_answers_until_it_is_ended(options: ServeOptions, cache_path: Path) -> None:
     command = [sys.executable, "-m", "evaluate.serve", "--cache", str(cache_path), "--run", "zero-shot:mean", "--port", "0", "--quiet"]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -81,6 +81,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(
     assert {"test t2v R@1", "val RSum", "training_seconds", "scoring_cpu_seconds", "commit", "cache_digest", "date"} <= set(table.columns)
 
 
+@pytest.mark.long
 def test_runs_side_by_side_are_those_one_after_the_other(options: SweepOptions) -> None:
     options = replace(options, max_frames="4", temporal="seq-transf")
     tables = []

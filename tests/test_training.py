@@ -127,6 +127,7 @@ def test_a_folder_of_other_files_is_left_alone(options: TrainOptions) -> None:
         train_head.main(options)
 
 
+@pytest.mark.long
 def test_sigterm_ends_with_130_and_can_be_resumed(options: TrainOptions) -> None:
     arguments = [
         "--cache",

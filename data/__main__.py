@@ -4,9 +4,9 @@ import tyro
 
 from data.check import CheckOptions, check
 from data.command import run_command
-from data.listed import SourcesOptions, print_sources
 from data.merge import MergeOptions, merge
 from data.presets import PresetsOptions, print_presets
+from data.print_sources import SourcesOptions, print_sources
 from data.verify import VerifyOptions, verify
 
 Command = (

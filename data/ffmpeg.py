@@ -138,24 +138,31 @@ def run_ffmpeg(
         process = _start(command, subprocess.DEVNULL if feed is None else subprocess.PIPE, said)
         assert process.stdout is not None
         running = Running(process.stdout, Log(said, teller))
-        try:
-            with killing_after(process, time_limit_s) as timed_out, (processes or Processes()).holding(process):
-                if feed is not None:
-                    _write_all(process, feed)
-                result = read(running)
-                process.stdout.close()
-                status = process.wait()
-        finally:
-            if process.poll() is None:
-                kill_group(process)
-                process.wait()
+        with _ended(process), killing_after(process, time_limit_s) as timed_out, (processes or Processes()).holding(process):
+            if feed is not None:
+                _write_all(process, feed)
+            result = read(running)
             process.stdout.close()
+            status = process.wait()
         words = running.log.said()
     if timed_out.is_set():
         raise FfmpegFailed(f"still running after {time_limit_s:.0f} s", words)
     if status != 0:
         raise FfmpegFailed(f"ffmpeg ended with status {status}", words)
     return result, words
+
+
+@contextmanager
+def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """The process is at its end, and its output closed, when the block is left by whatever way."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            kill_group(process)
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def find_ffmpeg() -> str:
@@ -171,16 +178,10 @@ def require_ffmpeg(time_limit_s: float = START_LIMIT_S) -> None:
     program = find_ffmpeg()
     process = _start([program, "-version"], subprocess.DEVNULL, subprocess.DEVNULL)
     assert process.stdout is not None
-    try:
-        with killing_after(process, time_limit_s) as timed_out, Processes().holding(process):
-            said = process.stdout.read(SAID_BYTES)
-            process.stdout.close()
-            status = process.wait()
-    finally:
-        if process.poll() is None:
-            kill_group(process)
-            process.wait()
+    with _ended(process), killing_after(process, time_limit_s) as timed_out, Processes().holding(process):
+        said = process.stdout.read(SAID_BYTES)
         process.stdout.close()
+        status = process.wait()
     if timed_out.is_set():
         raise unusable(program, f"does not answer within {time_limit_s:g} s")
     if not said.startswith(b"ffmpeg version"):

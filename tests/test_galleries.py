@@ -16,8 +16,8 @@ import extract.stage
 from data.cache import FeatureCache
 from data.command import SOME_FAILED
 from data.errors import UserError
-from data.listed import SourcesOptions, print_sources
 from data.listings import Listings, listed_of
+from data.print_sources import SourcesOptions, print_sources
 from data.prune import drop
 from data.sources import Source
 from data.verify import VerifyOptions, verify

@@ -188,6 +188,15 @@ def test_evaluate_reports_what_candidates_lose(cache_path: Path, tmp_path: Path)
         main(options)
 
 
+@pytest.mark.parametrize("candidates", [None, "2"])
+def test_an_index_is_built_and_spoken_of_where_candidates_are_asked_for(
+    cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], candidates: str | None
+) -> None:
+    main(EvaluateOptions(cache_path, "zero-shot:mean", tmp_path / "out", candidates=candidates, device="cpu", report=False))
+    said = {line.split(":")[0] for line in capsys.readouterr().err.splitlines()}
+    assert said == {"scoring"} | ({"index of frames", "re-ranking"} if candidates else set())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

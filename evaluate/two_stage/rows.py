@@ -42,8 +42,11 @@ def candidate_rows(
 ) -> list[dict[str, Any]]:
     """A row for every kind of vectors and every number of candidates: metrics, points lost against `exhaustive`, seconds.
 
-    `folder` keeps an index in FOLDER/frames and FOLDER/pooled. See `candidate_metrics` for answers that are not among the candidates.
+    Without `numbers` there are no rows, and no index is built. `folder` keeps an index in FOLDER/frames and FOLDER/pooled. See
+    `candidate_metrics` for answers that are not among the candidates.
     """
+    if not numbers:
+        return []
     kinds: tuple[Vectors, ...] = ("frames", "pooled") if made_from == "both" else (made_from,)
     rows = []
     for vectors in kinds:

@@ -7,8 +7,8 @@ from pathlib import Path
 from data.errors import UserError
 from evaluate.ranks import RANKS_FILES
 from evaluate.report import PLOT_FILES, REPORT_FILE
+from train_head.run import METRICS_FILE
 
-METRICS_FILE = "metrics.json"
 EVALUATION = (METRICS_FILE, *RANKS_FILES.values(), REPORT_FILE, *PLOT_FILES)
 """All that an evaluation writes, as patterns of names. Results without the first are not complete; only the report comes after it."""
 

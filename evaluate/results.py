@@ -13,9 +13,9 @@ import numpy as np
 
 from data.errors import UserError
 from data.metrics import DIRECTIONS
-from evaluate.folder import METRICS_FILE
 from evaluate.ranks import RankTables
 from evaluate.table import COLUMNS
+from train_head.run import METRICS_FILE
 from train_head.stage import FREE_TO_CHANGE
 
 SAME = ("preset", "split", "queries", "gallery", "counts", "ties")

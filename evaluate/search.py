@@ -61,7 +61,7 @@ def _queries(options: SearchOptions) -> list[str]:
             raise UserError("--video asks for captions: leave out the queries and --html")
         return []
     if options.captions is not None:
-        raise UserError(f"--captions {options.captions} belongs to --video: name one")
+        raise UserError(f"--captions {options.captions} is for --video: name a video too, or use --queries")
     if not given:
         raise UserError('there is no query: write one, such as "a cat on a chair", or name a file of queries with --queries')
     return [clean_query(query) for query in given]

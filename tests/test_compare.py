@@ -21,11 +21,11 @@ from data.metrics import RankCounter, Ranks
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions, main
 from evaluate.curves import match_curve
-from evaluate.folder import METRICS_FILE
 from evaluate.ranks import RankTables
 from evaluate.results import Result, group_by_seed
 from evaluate.significance import RESAMPLES, mcnemar, two_sided
 from evaluate.table import Table, latex_text
+from train_head.run import METRICS_FILE
 
 TEXTS, VIDEOS = 60, 30
 

@@ -145,9 +145,10 @@ def test_a_grid_is_every_combination(options: SweepOptions) -> None:
         ({"csc_weight": "0,half"}, "--csc-weight 0,half: 'half' is none of its values"),
         ({"temporal": "lstm"}, r"\(seq-transf, none\)"),
         ({"head": "glccl,nope"}, "--head nope is unknown"),
-        ({"seeds": 0}, "--seeds 0"),
-        ({"processes": 0}, "--processes 0"),
-        ({"batch_size": "1000"}, "more than the 40 training videos"),
+        ({"seeds": 0}, "--seeds 0 must be at least 1"),
+        ({"processes": 0}, "--processes 0 must be at least 1"),
+        ({"batch_size": "1"}, "--batch-size 1 must be at least 2"),
+        ({"lr": "nan"}, "--lr nan must be a number of at least 0"),
     ],
 )
 def test_a_wrong_grid_is_refused(options: SweepOptions, change: dict[str, object], message: str) -> None:

@@ -44,7 +44,7 @@ class TrainOptions:
     epochs: int = 5
     """Passes over the training captions."""
     batch_size: int = 128
-    """Captions (and their videos) a step, of all processes together."""
+    """Captions (and their videos) a step, of all processes together. Where there are fewer training videos, the most that fit are taken."""
     lr: float = 1e-4
     """Largest learning rate, after 10% linear warm-up; then a cosine to zero."""
     weight_decay: float = 0.2

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from data.accounting import as_expected, count_listed, difference
@@ -62,14 +63,17 @@ def load_split(
     no such split, and where it is not what its protocol has, or features of it are missing, and that is not allowed.
     """
     if max_frames is not None and max_frames < 1:
-        raise UserError(f"--max-frames {max_frames}: a number above 0")
+        raise UserError(f"--max-frames {max_frames} must be at least 1")
     listing = cache.listings.select(preset, source)
     preset, table, listed = listing.preset, listing.captions, listing.videos
     splits = name.split("+")
     rows = table[table["split"].isin(splits)]
     if rows.empty:
         there = ", ".join(table["split"].unique())
-        raise UserError(f"the cache {cache.path} has no split {name!r}; it has: {there}")
+        raise UserError(
+            f"the cache {cache.path} has no split {name!r}; it has: {there}: give rows of the annotations that split and run extract "
+            "again, or use one that is there"
+        )
     # Features of what failed later are those of another file.
     failed = {*listed.loc[listed["failed"], "video_id"]}
     decoded = np.array([("videos", video_id) in cache and video_id not in failed for video_id in rows["video_id"]])
@@ -90,11 +94,11 @@ def load_split(
         lacking = rows["video_id"][~whole].unique()
         raise UserError(
             f"{(~whole).sum()} of {len(rows)} captions of split {name!r} have no features in {cache.path}, such as those of video "
-            f"{', '.join(lacking[:3])}: run extract again, or go on without them with --allow-missing",
+            f"{', '.join(lacking[:3])}: run extract again{_with_failed(failed, rows[~whole])}, or go on without them with --allow-missing",
             [f"without features: {video_id}" for video_id in lacking],
         )
     if not whole.any():
-        raise UserError(f"the cache {cache.path} has no features of split {name!r}: run extract")
+        raise UserError(f"the cache {cache.path} has no features of split {name!r}: run extract again{_with_failed(failed, rows)}")
     rows = rows[whole]
     video_ids = rows["video_id"].unique().tolist()
     position = {video_id: i for i, video_id in enumerate(video_ids)}
@@ -108,3 +112,9 @@ def load_split(
         answers=rows["video_id"].map(position).to_numpy(dtype=np.int64),
         counts=counts,
     )
+
+
+def _with_failed(failed: set[str], rows: pd.DataFrame) -> str:
+    """What to add to running extract again where videos of these rows failed: those are not tried again until their files change."""
+    count = len(failed.intersection(rows["video_id"]))
+    return f", with --retry-failed for the {count} that failed" if count else ""

@@ -37,7 +37,8 @@ from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
 from train_head.run import check_fits, save_run
 from train_head.splits import Split, load_split
-from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, check_options, fit, load, provenance_options
+from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, batches_line, check_options, fit, load, provenance_options
+from train_head.trainer import fitting_batch
 from train_head.workers import in_processes
 
 RUNS_FILE = "runs.csv"
@@ -134,7 +135,7 @@ def main(options: SweepOptions) -> Path:
     for run in grid:
         check_options(run)
     if options.processes is not None and options.processes < 1:
-        raise UserError(f"--processes {options.processes}: at least 1")
+        raise UserError(f"--processes {options.processes} must be at least 1")
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
     path = options.out / RUNS_FILE
@@ -163,6 +164,7 @@ def _train_all(options: SweepOptions, cache: FeatureCache, device: torch.device,
     budget = budget_bytes(options.memory_budget)
     report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
     shared = _Shared(options, load(first), report, device)
+    _say_batches([run.options for run in runs], shared.loaded.train)
     count = options.processes or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():
@@ -172,6 +174,18 @@ def _train_all(options: SweepOptions, cache: FeatureCache, device: torch.device,
     with TemporaryDirectory(dir=options.out, prefix=".features-") as folder:
         for _, row in in_processes(count, _train_one, _map(shared, Path(folder)), runs):
             yield row
+
+
+def _say_batches(runs: Sequence[TrainOptions], train: Split) -> None:
+    """Say what becomes of batches that are larger than the split. Raises UserError where several are: they would be the same."""
+    larger = {run.batch_size: run for run in runs if run.batch_size > len(train.videos.ids)}
+    if len(larger) > 1:
+        raise UserError(
+            f"--batch-size {' and '.join(map(str, larger))} are more than the {len(train.videos.ids)} training videos and would be the "
+            "same: name one of them"
+        )
+    for asked, run in larger.items():
+        print(batches_line(run, train, fitting_batch(asked, len(train.videos.ids), 1)), file=sys.stderr)
 
 
 def _map(shared: _Shared, folder: Path) -> _Shared:
@@ -201,7 +215,7 @@ def _one_thread() -> Iterator[None]:
 def expand(options: SweepOptions) -> list[TrainOptions]:
     """The options of every run of the grid. Raises UserError for a value that its option does not take."""
     if options.seeds < 1:
-        raise UserError(f"--seeds {options.seeds}: at least 1")
+        raise UserError(f"--seeds {options.seeds} must be at least 1")
     values = [_values(name, getattr(options, name)) for name in VARYING]
     shared = TrainOptions(
         cache=options.cache,
@@ -277,6 +291,7 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
         "run": run.name,
         **{option: value for option, value in asdict(run.options).items() if option in VARYING},
         "seed": run.options.seed,
+        "batch_used": record["batch_size"],
         "best_epoch": record["best_epoch"],
         **_columns("val", record["val"]),
         **(_columns(options.report_on, metrics) if options.report_on != "val" else {}),

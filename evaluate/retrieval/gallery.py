@@ -48,7 +48,7 @@ class Gallery:
         `video_ids`: videos of the cache. Raises UserError where there are none, or longer ones than the head takes.
         """
         if max_frames is not None and max_frames < 1:
-            raise UserError(f"--max-frames {max_frames}: a number above 0")
+            raise UserError(f"--max-frames {max_frames} must be at least 1")
         ids = sorted(video_ids)
         if not ids:
             raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or search with --all")

@@ -22,7 +22,7 @@ def parse_candidates(option: str, videos: int) -> list[int]:
     try:
         numbers = [int(text) for text in option.split(",")]
     except ValueError as error:
-        raise UserError(f"--candidates {option}: whole numbers with commas between them") from error
+        raise UserError(f"--candidates {option} must be whole numbers with commas between them") from error
     for number in numbers:
         check_candidates(number, videos)
     return numbers

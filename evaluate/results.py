@@ -40,7 +40,7 @@ class Result:
         """Raises UserError where the folder holds no results, or damaged ones."""
         path = folder / METRICS_FILE
         if not path.is_file():
-            raise UserError(_no_results(folder, []))
+            raise _no_results(folder, [])
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
             missing = [name for name in _READ if name not in metrics]
@@ -80,7 +80,7 @@ def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             inside, runs = [path], []
         without += [run for run in runs if inside and run / RESULTS_FOLDER not in inside and run not in inside]
         if not inside and (len(given) == 1 or not _beside(path)):
-            raise UserError(_no_results(path, runs))
+            raise _no_results(path, runs)
         for folder in inside:
             found.setdefault(folder.resolve(), folder)
     if not found:
@@ -93,16 +93,16 @@ def _beside(path: Path) -> bool:
     return path.is_file() or (path / COMPARISON_FILE).is_file()
 
 
-def _no_results(path: Path, runs: Sequence[Path]) -> str:
+def _no_results(path: Path, runs: Sequence[Path]) -> UserError:
     """What to say of a path that has none."""
     if not path.exists():
-        return f"there is no folder {path}: name one that python -m evaluate wrote"
+        return UserError(f"there is no folder {path}: name one that python -m evaluate wrote")
     if (path / RUN_FILE).is_file():
         results = path / RESULTS_FOLDER
-        return f"{path} is a run without results: write them with python -m evaluate --cache CACHE --run {path} --out {results}"
+        return UserError(f"{path} is a run without results: write them with python -m evaluate --cache CACHE --run {path} --out {results}")
     if runs:
-        return f"{path} holds runs without results: sweep again with --evaluate, or write those of each with python -m evaluate"
-    return f"{path} holds no {METRICS_FILE}: write one with python -m evaluate --out {path}"
+        return UserError(f"{path} holds runs without results: sweep again with --evaluate, or write those of each with python -m evaluate")
+    return UserError(f"{path} holds no {METRICS_FILE}: write one with python -m evaluate --out {path}")
 
 
 @dataclass(frozen=True)

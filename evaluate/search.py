@@ -51,11 +51,13 @@ def main(options: SearchOptions) -> list["Answer"]:
     """
     queries = _queries(options)
     from evaluate.retrieval.searcher import Searcher
+    from train_head.compiling import compiling_said
 
-    if options.video is not None:
-        _print_captions(Searcher(options, queries=False), options.video, options)
-        return []
-    return _search(Searcher(options), queries, options)
+    with compiling_said(options.quiet):
+        if options.video is not None:
+            _print_captions(Searcher(options, queries=False), options.video, options)
+            return []
+        return _search(Searcher(options), queries, options)
 
 
 def _queries(options: SearchOptions) -> list[str]:

@@ -20,7 +20,16 @@ from train_head.lanes import LANES, exp, factor, fill, load, root, store, total,
 Floats = NDArray[np.float32]
 Function = TypeVar("Function", bound=Callable[..., None])
 
-compiled: Callable[[Function], Function] = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+def compiled(function: Function) -> Function:
+    """The loop as numba compiles it when it is first called, kept on disk where there is a folder for it."""
+    try:
+        loop: Function = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:
+        # The checkout, the home folder and NUMBA_CACHE_DIR cannot be written: numba would not compile at all.
+        loop = numba.njit(nogil=True, error_model="numpy")(function)
+    return loop
+
 
 # Plain Python floats would make the compiled code compute in double precision.
 _0, _1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)

@@ -37,11 +37,12 @@ from data.metrics import Metrics
 from data.processes import ProcessGroup
 from data.progress import Progress
 from data.provenance import provenance, write_atomically
+from train_head.compiling import compile_loops, compiling_said
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
 from train_head.splits import Split, load_split
-from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, batches_line, check_options, fit, load, provenance_options
+from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, batches_line, build_head, check_options, fit, load, provenance_options
 from train_head.trainer import fitting_batch
 from train_head.workers import in_processes
 
@@ -182,6 +183,12 @@ def _train_all(options: SweepOptions, cache: FeatureCache, device: torch.device,
     report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
     shared = _Shared(options, load(first), report, device)
     _say_batches([run.options for run in runs], shared.loaded.train)
+    with compiling_said(options.quiet):
+        # What is on disk then is loaded by all processes, rather than compiled by each.
+        for run in {run.options.head: run.options for run in runs}.values():
+            head = build_head(run, shared.loaded.cache).to(device)
+            check_fits(head, shared.loaded.train)
+            compile_loops(head, shared.loaded.train)
     count = options.processes or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():

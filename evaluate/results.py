@@ -1,6 +1,7 @@
 """Results of `python -m evaluate` read back, put together over seeds, and held against each other."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from train_head.stage import FREE_TO_CHANGE
 
 SAME = ("preset", "split", "queries", "gallery", "counts", "ties")
 """What results must share to be compared."""
+_DIGEST = re.compile(r"(?<=\d)-[0-9a-f]{12}$")
+"""Behind the seed in the name of a sweep's run (train_head.sweep.run_name)."""
 COMPARISON_FILE = "comparison.json"
 _WITHIN = ("", f"{RESULTS_FOLDER}/", "*/", f"*/{RESULTS_FOLDER}/")
 """Where results stand, from a folder that is given."""
@@ -174,7 +177,8 @@ def _seeds_differ(results: Sequence[Result]) -> bool:
 
 
 def _label(results: Sequence[Result]) -> str:
-    runs = [result.metrics["run"] for result in results]
+    # A sweep names a run by a digest too, which says nothing to a reader: settings tell its runs apart.
+    runs = [_DIGEST.sub("", result.metrics["run"]) for result in results]
     if len(set(runs)) == 1:
         return str(runs[0])
     alike = takewhile(lambda characters: len(set(characters)) == 1, zip(*runs, strict=False))

@@ -114,7 +114,7 @@ def _lines(name: str, option: str, quiet: bool) -> list[str]:
     if not found:
         raise UserError(f"{option} {name} holds no text: write one text a line")
     if empty and not quiet:
-        print(f"{option} {name}: {len(found):,} texts; {empty:,} empty lines are left out", file=sys.stderr)
+        print(f"{option} {name}: {len(found):,} texts; empty lines left out: {empty:,}", file=sys.stderr)
     return found
 
 

@@ -1,14 +1,13 @@
 """A line before loops are compiled: work begins with it on a machine that has not done it yet, and nothing else would be seen."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from numba.core.event import Listener, install_listener
-from tqdm import tqdm
 
+from data.progress import say
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.splits import Split
 
@@ -48,8 +47,7 @@ class _Line(Listener):  # type: ignore[misc]
         if not self._said:
             self._said = True
             kept = event.data["dispatcher"].stats.cache_path is not None
-            # Above a bar of progress, if there is one.
-            tqdm.write(f"compiling the loops that score: 10 to 30 s, {ONCE if kept else EACH_TIME}", file=sys.stderr)
+            say(f"compiling the loops that score: 10 to 30 s, {ONCE if kept else EACH_TIME}")
 
     def on_end(self, event: Any) -> None:
         """Work goes on."""

@@ -35,7 +35,7 @@ from data.errors import LostProcess, UserError
 from data.mapped import map_texts, map_videos
 from data.metrics import Metrics
 from data.processes import ProcessGroup
-from data.progress import Progress
+from data.progress import Progress, say
 from data.provenance import provenance, write_atomically
 from train_head.compiling import compile_loops, compiling_said
 from train_head.options import TrainOptions
@@ -209,7 +209,7 @@ def _say_batches(runs: Sequence[TrainOptions], train: Split) -> None:
             "same: name one of them"
         )
     for asked, run in larger.items():
-        print(batches_line(run, train, fitting_batch(asked, len(train.videos.ids), 1)), file=sys.stderr)
+        say(batches_line(run, train, fitting_batch(asked, len(train.videos.ids), 1)))
 
 
 def _map(shared: _Shared, folder: Path) -> _Shared:

@@ -100,6 +100,8 @@ def _no_results(path: Path, runs: Sequence[Path]) -> UserError:
     """What to say of a path that has none."""
     if not path.exists():
         return UserError(f"there is no folder {path}: name one that python -m evaluate wrote")
+    if path.is_file():
+        return UserError(f"{path} is a file: name the folder of results, or one that holds several, such as {path.parent}")
     if (path / RUN_FILE).is_file():
         results = path / RESULTS_FOLDER
         return UserError(f"{path} is a run without results: write them with python -m evaluate --cache CACHE --run {path} --out {results}")

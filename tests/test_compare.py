@@ -365,7 +365,7 @@ def test_results_are_found_in_folders_of_runs(
         ((runs / "run3",), "run3 is a run without results: write them with python -m evaluate --cache CACHE --run"),
         (tuple(sorted(runs.iterdir())), "run3 is a run without results"),
         ((runs / "summary",), r"summary holds no metrics\.json"),
-        ((runs / "runs.csv",), r"runs\.csv holds no metrics\.json"),
+        ((runs / "runs.csv",), r"runs\.csv is a file: name the folder"),
         ((runs / "none",), "there is no folder .*none"),
     ):
         with pytest.raises(UserError, match=line):

@@ -4,11 +4,10 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import tyro
-
+from data.command_line import parse
 from data.errors import LostProcess, UserError
 from data.interrupts import interrupt_on
 
@@ -28,22 +27,20 @@ def run_command(
     prog: str,
     status: Callable[[Result], int] = lambda _result: 0,
     default: Options | None = None,
-    pairs: bool = False,
+    examples: Sequence[str] = (),
 ) -> None:
     """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
 
     `status` looks at what `main` gave back and says how it went, where that is not simply 0. With a `default`, no option must be given, not
-    even those without a default of their own. With `pairs`, each flag can be given as --FLAG and as --no-FLAG. SIGTERM, which batch systems
-    send, ends a stage as an interrupt does. A KeyboardInterrupt may say how to go on.
+    even those without a default of their own. `examples` are arguments, shown after --help. SIGTERM, which batch systems send, ends a stage
+    as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
     if "WORLD_SIZE" in os.environ:
         # Read when torch loads. A peer that is gone would be warned of with a stack trace of C++; data.processes names it in a line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    config = () if pairs else (tyro.conf.FlagCreatePairsOff,)
-    options = tyro.cli(options_type, prog=prog, default=tyro.MISSING_NONPROP if default is None else default, config=config)
     interrupt_on(signal.SIGTERM)
     try:
-        result = main(options)
+        result = main(parse(options_type, prog, examples, default))
     except UserError as error:
         for item in error.listed:
             print(item, file=sys.stderr)

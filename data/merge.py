@@ -8,6 +8,8 @@ from typing import Annotated
 import tyro
 
 from data.cache import FeatureCache
+from data.command import run_command
+from data.command_line import About
 from data.errors import UserError
 
 
@@ -19,7 +21,7 @@ class MergeOptions:
     """Folder of the cache."""
     out: Annotated[Path, tyro.conf.Positional]
     """The file to write; it must not be there."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """The result as one JSON line on standard output."""
 
 
@@ -37,3 +39,13 @@ def merge(options: MergeOptions) -> int:
     else:
         print(f"{options.out}: {counts['videos']:,} videos and {counts['texts']:,} texts, {counts['bytes'] / 2**20:.1f} MiB")
     return 0
+
+
+if __name__ == "__main__":
+    run_command(
+        MergeOptions,
+        merge,
+        prog="python -m data merge",
+        status=int,
+        examples=("runs/cache runs/cache.h5", "--json /scratch/cache cache.h5"),
+    )

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from data.command import run_command
+from data.command_line import About
 from data.errors import UserError
 from evaluate.retrieval.options import RetrievalOptions
 
@@ -23,15 +24,15 @@ class SearchOptions(RetrievalOptions):
 
     query: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to look for, in words; several queries are answered one after the other."""
-    queries: str | None = None
+    queries: Annotated[str | None, About.INPUT] = None
     """File of more queries, one a line; - is standard input."""
-    video: str | None = None
+    video: Annotated[str | None, About.INPUT] = None
     """Id of a video to rank captions for, instead of queries."""
-    captions: Path | None = None
+    captions: Annotated[Path | None, About.INPUT] = None
     """File of texts for --video, one a line. Default: all captions of the cache."""
-    html: Path | None = None
+    html: Annotated[Path | None, About.OUTPUT] = None
     """File for the results as a page with thumbnails, where the cache keeps them."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """The results as JSON on standard output, a line for each query."""
 
 
@@ -170,4 +171,12 @@ def printable(text: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command(SearchOptions, main, prog="python -m evaluate.search")
+    run_command(
+        SearchOptions,
+        main,
+        prog="python -m evaluate.search",
+        examples=(
+            "--cache runs/cache --run zero-shot:glccl a dog runs along the beach",
+            "--cache runs/cache --run runs/glccl --queries queries.txt --html found.html",
+        ),
+    )

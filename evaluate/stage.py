@@ -12,6 +12,7 @@ import torch
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
 from data.errors import UserError
+from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup, on_this_machine
 from data.provenance import plain, provenance, write_json
 from evaluate.bank import BANK_SPLIT, load_bank
@@ -145,6 +146,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "provenance": provenance(options),
     }
     clear(options.out, EVALUATION)
+    write_options(options.out / OPTIONS_FILE, options, "python -m evaluate")
     ranks.write(options.out)
     write_json(options.out / METRICS_FILE, result)
     shown = (*ROW, "text_to_video", "video_to_text", "RSum", *(("candidates",) if candidates else ()))

@@ -19,9 +19,11 @@ from data.datasets.table import FOLDER
 from data.device import find_device
 from data.errors import UserError
 from data.listings import Listings
+from data.options_file import write_options
 from data.processes import ProcessGroup
 from data.progress import Progress
 from data.provenance import plain, provenance
+from data.tables import options_file
 from extract.clip import Clip, load_clip
 from extract.decoders import check_decoder
 from extract.dry_run import dry_run
@@ -131,6 +133,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     listed, share = to_list(dataset, cache, own, options.videos), shard if processes.count == 1 else (0, 1)
     if processes.rank == 0:
         cache.listings.begin(own.name, listed, share)
+        write_options(cache.path / options_file(own.name), options, "python -m extract")
     # Decoding begins while the texts are encoded.
     with VideoFeaturesAhead(work.videos, clip, options) as videos:
         _extract_texts(work.texts, clip, cache, max_words, options.quiet)

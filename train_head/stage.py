@@ -16,6 +16,7 @@ from data.datasets import preset_named
 from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.metrics import Metrics
+from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup
 from data.provenance import plain, provenance
 from train_head.board import BOARD_FOLDER, Board, require_tensorboard
@@ -80,7 +81,7 @@ def train(options: TrainOptions) -> Path:
         return options.out
     if options.out.is_dir() and any(options.out.iterdir()) and not options.resume:
         held = "a run already" if (options.out / RUN_FILE).exists() else "an unfinished run: add --resume to go on with it"
-        if not any((options.out / name).exists() for name in (RUN_FILE, CHECKPOINT_FILE)):
+        if not any((options.out / name).exists() for name in (RUN_FILE, CHECKPOINT_FILE, OPTIONS_FILE)):
             held = "other files"
         raise UserError(f"--out {options.out} holds {held}; or name another folder, or delete it first")
     with ProcessGroup.joined(device, options.process_timeout, in_step=True, remedy=GO_ON) as processes:
@@ -151,6 +152,8 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
 
     if keep:
         options.out.mkdir(parents=True, exist_ok=True)
+        if processes.rank == 0:
+            write_options(options.out / OPTIONS_FILE, options, "python -m train_head")
     steps_done = max(0, epoch - 1) * trainer.steps_an_epoch + trainer.steps_done
     board = Board(options.out / BOARD_FOLDER if keep and options.tensorboard and processes.rank == 0 else None, steps_done)
     trainer.watch = board.write

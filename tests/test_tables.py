@@ -161,12 +161,16 @@ def test_one_table_in_every_form_is_one_data_set(folder: Path, table: Logical) -
         ("My videos,\n,\nvideo,caption\na.mp4,x\n", "left out above the header: 1 line"),
         ('video,caption\na.mp4, "x, y"\n', "spaces before quotes are left out"),
         ('video,caption\na.mp4,"say \\"x\\", y"\n', "quotes after backslashes are read as quotes"),
+        ("video, caption\na.mp4, x\n", "spaces beside separators are left out"),
+        (" video | caption\n-------+--------\n a.mp4 | x\n", "columns between vertical bars; spaces beside separators are left out"),
+        ("| video | caption |\n|---|:--|\n| a.mp4 | x |\n", "columns between vertical bars; spaces beside separators are left out"),
         ('video\tcaption\na.mp4\t"x" he said\n', "columns between tabs; quotes are read as they stand"),
     ],
 )
 def test_what_was_understood_is_said(folder: Path, content: str | bytes, note: str) -> None:
     said = read(folder, content).notes
     assert len(said) == 2
+    assert rows_of(read(folder, content))[0][0] == "a.mp4"
     assert said[0].startswith(f"table.csv: {note}")
     assert said[1].startswith("table.csv has no column split")
 
@@ -219,6 +223,13 @@ def test_ids_alone_name_the_files_as_in_the_field(folder: Path) -> None:
         ("video,caption\nhttps://there/a.mp4,x\n", "line 2: video 'https://there/a.mp4' is an address"),
         ("video,caption,split\na.mp4,x,\na.mp4,x,test\n", "line 2: split is '', not one of train, val, test"),
         ("video,caption\na.mp4,x\n,y\n", "line 3: there is no name of a video"),
+        (
+            "video_id,start,caption\na,0,x\na,1,y\n",
+            "line 3: video_id 'a' stands for several files or segments: name the files in a column video",
+        ),
+        ('{"video": {"0": "a.mp4"}, "caption": {"0": "x"}}', "is one JSON object with 'video, caption'"),
+        ("[]", "has no rows"),
+        ('[["video", "caption"]]', "line 1: a list is no object"),
         ('video,caption\na.mp4,"x\ny"\nb.mp4,"z\n', "line 4: cannot be read as CSV: unexpected end of data"),
         ("video,caption\na.mp4,привет\n".encode("cp1251"), "line 2: byte 0xef is not UTF-8, nor is the file in Windows-1252"),
         ('{"annotations": [{"video": "a.mp4"}]}', "is one JSON object with 'annotations'"),

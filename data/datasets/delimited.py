@@ -15,6 +15,8 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 """In the order of preference."""
 EXCELS_FIRST_LINE = re.compile(r'\s*"?sep=([,;\t|])"?[ \t]*(?:\r\n|\r|\n)', re.IGNORECASE)
 """Excel reads a separator from it, and some programs write it."""
+RULE = re.compile(r"[-+:=]{3,}")
+"""A line drawn below the header."""
 SNIFFED = 2**16
 """Characters that the separator is told from."""
 
@@ -127,8 +129,14 @@ def _rows(lines: _Lines, path: Path, is_header: IsHeader) -> Rows:
     first = find_header(records, is_header) or 0
     header, body, places = records[first], records[first + 1 :], lines.lines[first + 1 :]
     notes: list[str] = []
+    if len(header) > 1 and all(name.startswith(" ") for name in header[1:] if name):
+        # As Markdown, SQL shells and people write them, who put a space after every comma.
+        header, body = [name.strip() for name in header], [[cell.strip() for cell in record] for record in body]
+        kept = [i for i, record in enumerate(body) if not RULE.fullmatch("".join(record))]
+        body, places = [body[i] for i in kept], [places[i] for i in kept]
+        notes = ["spaces beside separators are left out"]
     if body and _are_numbered(body, len(header)):
-        header, notes = ["", *header], ["the rows' numbers, which have no name, are left out"]
+        header, notes = ["", *header], [*notes, "the rows' numbers, which have no name, are left out"]
     named = header[: 1 + max((i for i, name in enumerate(header) if name.strip()), default=0)]
     require_columns_of_a_table(named, path)
     count = len(named)

@@ -82,7 +82,7 @@ class Paths:
 def check_name(name: str, place: str) -> str:
     """A file name or an id of the user's own: any text that a file and a table can hold."""
     if not name.strip():
-        raise UserError(f"{place}: there is no name of a video: {quote(name)}")
+        raise UserError(f"{place}: there is no name of a video, and every row has one: {quote(name)}")
     if NO_TEXT.search(name) or len(name) > MAX_NAME:
         raise UserError(f"{place}: {quote(name)} can be no name of a video")
     return name

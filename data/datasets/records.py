@@ -17,8 +17,8 @@ from data.datasets.cells import Doubt, IsHeader, Rows, is_blank, number_text, re
 from data.datasets.files import quote, unique_keys
 from data.errors import UserError
 
-JSON_BEGINS = re.compile(r"\s*(?:\{|\[\s*(?:\{|\]|$))")
-"""A list of objects or an object; a table of text has no such header."""
+JSON_BEGINS = re.compile(r"\s*(?:\{|\[\s*(?:[\[{\]]|$))")
+"""A list or an object; a table of text has no such header."""
 BLANK = re.compile(r"[ \t\r\n]*")
 BETWEEN = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 INDEX = re.compile(r"__index_level_\d+__")
@@ -39,12 +39,15 @@ def read_json_rows(text: str, path: Path, is_header: IsHeader) -> Rows:
         line += text.count("\n", at, start)
         at = start
         if not isinstance(value, dict):
-            raise UserError(f"{path}, line {line + 1}: {quote(_shown(value))} is no object: a row is an object with video and caption")
+            raise UserError(f"{path}, line {line + 1}: {_shown(value)} is no object: a row is an object with video and caption")
         values.append(value)
         places.append(line + 1)
     names = list(dict.fromkeys(name for value in values for name in value))
+    if not names:
+        raise UserError(f"{path} has no rows: a row is an object with video and caption")
     require_columns_of_a_table(names, path)
-    if len(values) == 1 and not is_header(names) and any(isinstance(value, dict | list) for value in values[0].values()):
+    nested = [isinstance(value, dict | list) for value in values[0].values()] if values else []
+    if len(values) == 1 and (all(nested) if is_header(names) else any(nested)):
         raise UserError(
             f"{path} is one JSON object with {quote(', '.join(names))}: a table is a list of objects, or one object a line, each with "
             "video and caption"
@@ -159,7 +162,7 @@ def _text_of(value: object) -> tuple[str, Doubt | None]:
         case datetime() | date():
             return value.isoformat(), Doubt("a date")
         case _:
-            return "", Doubt(f"no text but {_shown(value)}")
+            return "", Doubt(f"no text but {_shown(value)}: write a row for each entry")
 
 
 def _shown(value: object) -> str:
@@ -167,8 +170,8 @@ def _shown(value: object) -> str:
         case dict():
             return "an object"
         case list():
-            return "a list: write a row for each of its entries"
+            return "a list"
         case ():
             return "lists, structures or bytes"
         case _:
-            return str(value)
+            return quote(value)

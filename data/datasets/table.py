@@ -134,10 +134,9 @@ class _Table:
         other = frame.index[~same]
         if len(other):
             video_id = quote(frame.loc[other[0], "video_id"])
-            raise UserError(
-                f"{self.place(other[0])}: video_id {video_id} stands for several files or segments: give each an id of its own, in a "
-                "column video_id"
-            )
+            remedy = "name the files in a column video, and" if self._columns.by_id else "in a column video_id,"
+            what = f"video_id {video_id} stands for several files or segments"
+            raise UserError(f"{self.place(other[0])}: {what}: {remedy} give each an id of its own")
         backwards = frame.index[frame["end"] <= frame["start"].fillna(0)]
         if len(backwards):
             raise UserError(f"{self.place(backwards[0])}: segment {quote(frame.loc[backwards[0], 'video_id'])} ends before it starts")

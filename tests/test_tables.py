@@ -327,6 +327,7 @@ def test_a_workbook_as_people_make_it(folder: Path) -> None:
         sheet.row_dimensions[5].hidden = True
         sheet.column_dimensions["A"].width = 40
         sheet["A2000"].number_format = "0.00"
+        sheet["XFD6"] = "far away"
         book.create_sheet("Notes").append(["to do", "caption"])
         other = book.create_sheet("Old")
         other.append(["video", "caption"])
@@ -350,6 +351,16 @@ def test_a_workbook_as_people_make_it(folder: Path) -> None:
         "left out above the header: 1 row; 'Train' counts as train, 'dev' counts as val; not read: 'ID'",
         "table.xlsx: blank rows skipped: 1",
     )
+
+
+def edited(content: bytes, old: bytes, new: bytes) -> bytes:
+    """A workbook with something else in its sheets."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(changed, "w") as other:
+        for name in archive.namelist():
+            piece = archive.read(name)
+            other.writestr(name, piece.replace(old, new) if "sheet1" in name else piece)
+    return changed.getvalue()
 
 
 def with_format(**formats: str) -> Callable[[Any], None]:
@@ -394,13 +405,7 @@ def test_cells_that_are_not_what_was_written(folder: Path, cell: Any, said: str)
 
 def test_formulas_have_the_values_that_were_last_computed(folder: Path) -> None:
     content = workbook([["video", "caption"], ["a.mp4", "=CONCAT(1,2)"]])
-    changed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
-        for name in old.namelist():
-            new.writestr(
-                name, old.read(name).replace(b"<f>CONCAT(1,2)</f><v></v>", b"<f>CONCAT(1,2)</f><v>12</v>").replace(b"<v />", b"<v>12</v>")
-            )
-    assert read(folder, changed.getvalue()).captions["caption"].tolist() == ["12"]
+    assert read(folder, edited(content, b"<v />", b"<v>12</v>")).captions["caption"].tolist() == ["12"]
 
 
 def test_workbooks_that_are_not_read(folder: Path) -> None:
@@ -417,6 +422,15 @@ def test_workbooks_that_are_not_read(folder: Path) -> None:
             for name, content in names.items():
                 archive.writestr(name, content)
         assert said in refusal(folder, file.getvalue())
+    merged = edited(
+        workbook([["video", "caption"]]), b"</sheetData>", b'</sheetData><mergeCells><mergeCell ref="A3:XFD1048576"/></mergeCells>'
+    )
+    assert "merges 17,179,836,416 cells: undo that" in refusal(folder, merged)
+    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + b"".join(
+        f'<!ENTITY {new} "{f"&{old};" * 10}">'.encode() for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+    )
+    bombed = edited(edited(workbook([["video", "caption"]]), b"<worksheet", bomb + b"]><worksheet"), b">video<", b">&j;<")
+    assert "cannot be read as a workbook" in refusal(folder, bombed)
     assert "is empty: no sheet holds anything" in refusal(folder, workbook([]))
 
 
@@ -570,6 +584,12 @@ def test_from_a_table_without_splits_to_training(tmp_path: Path, capsys: pytest.
     }
     assert check(CheckOptions(options.videos, table, split_by_hash="50,25,25")) == 0
     assert "--split-by-hash 50,25,25 divides 4 files into train" in capsys.readouterr().out
+    # A table that has moved is the same one.
+    (tmp_path / "moved").mkdir()
+    table = table.rename(tmp_path / "moved" / "table.csv")
+    options = replace(options, annotations=table)
+    extract.main(options)
+    assert "--split-by-hash 50,25,25, as before, divides 4 files" in capsys.readouterr().err
     # A table that has its splits now needs no division.
     table.write_text(
         "path,sentence,split\n"

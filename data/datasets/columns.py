@@ -97,5 +97,8 @@ def _no_columns(missing: Sequence[str], names: Sequence[str], path: Path, place:
         shown = quote(", ".join(names))
         return f"{path}, {place}: {shown} names no columns but a video: begin with a line of their names, such as video,caption,split"
     there = quote(", ".join(names))
-    line = f"{path} has no column {', '.join(missing)}; it has {there}: rename those of the file names and captions to video and caption"
+    rename = " and ".join(
+        f"{what} to {role}" for role, what in (("video", "that of the file names"), ("caption", "that of the captions")) if role in missing
+    )
+    line = f"{path} has no column {', '.join(missing)}; it has {there}: rename {rename}"
     return line if "caption" not in missing else f"{line}; for search alone leave out --annotations"

@@ -1,10 +1,12 @@
 """Workbooks of Excel and LibreOffice (.xlsx), read by openpyxl, which is asked for where one is named."""
 
+import functools
 import io
 import re
 import warnings
 import zipfile
 import zlib
+from bisect import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import ParseError
 
-from data.datasets.cells import HEADER_ROWS, Doubt, IsHeader, Rows, find_header, is_blank, number_text, require_columns_of_a_table
+from data.datasets.cells import HEADER_ROWS, Doubt, IsHeader, Rows, find_header, number_text, require_columns_of_a_table
 from data.datasets.files import quote
 from data.errors import UserError
 
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
     from openpyxl.workbook import Workbook
     from openpyxl.worksheet.worksheet import Worksheet
 
-MAX_BYTES = 2**31
-"""Of all files in the workbook, unpacked: a sheet of a million captions has a tenth of it."""
-MAX_ROWS = 2**20
-"""Excel's own limit."""
+MAX_BYTES = 2**29
+"""Of all files in the workbook, unpacked: a sheet of a million captions has half of it."""
 LONGEST_NUMBER = 10**15
 """Excel keeps 15 digits of a number, and writes zeros for those that follow."""
 AS_TEXT = "format the column as text and write it again"
+MAX_MERGED = 2**21
+"""Cells that are merged: openpyxl makes an object of each. A column from top to bottom is half of it."""
+MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^>]*ref\s*=\s*["']([A-Z]{1,3})(\d{1,9}):([A-Z]{1,3})(\d{1,9})["']""")
 FORMULA = re.compile(rb"<(?:\w+:)?f[ >/]")
 BROKEN = (
     *(zipfile.BadZipFile, zlib.error, ParseError, OSError, EOFError),
@@ -82,7 +85,7 @@ def _require_workbook(content: bytes, path: Path) -> None:
     if "xl/workbook.bin" in names:
         raise UserError(f"{path} is a binary workbook (.xlsb): save it as .xlsx or CSV")
     if size > MAX_BYTES:
-        raise UserError(f"{path} unpacks to {size / 2**30:.1f} GiB: save the table as CSV")
+        raise UserError(f"{path} unpacks to {size / 2**20:,.0f} MiB: save the table as CSV")
 
 
 def _open(content: bytes, path: Path) -> Iterator[tuple["Worksheet", frozenset[tuple[int, int]]]]:
@@ -95,8 +98,8 @@ def _open(content: bytes, path: Path) -> Iterator[tuple["Worksheet", frozenset[t
         # It warns of pictures, styles and rules that it does not keep.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            formulas = load_workbook(io.BytesIO(content)) if _has_formulas(content, path) else None
             book = load_workbook(io.BytesIO(content), data_only=True)
-            formulas = load_workbook(io.BytesIO(content)) if _has_formulas(content) else None
             sheets = [(sheet, _formulas_of(formulas, sheet.title)) for sheet in book.worksheets]
     except BROKEN as error:
         raise _damaged(path, error) from error
@@ -107,9 +110,23 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} cannot be read as a workbook ({' '.join(str(error).split())[:200]}): open it and save it again, or as CSV")
 
 
-def _has_formulas(content: bytes) -> bool:
+def _has_formulas(content: bytes, path: Path) -> bool:
+    """Whether a formula is in the workbook. Raises UserError where it merges more cells than a table could have."""
+    found, merged = False, 0
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return any(FORMULA.search(archive.read(name)) for name in archive.namelist() if "worksheets/" in name.lower())
+        for name in archive.namelist():
+            xml = archive.read(name) if name.lower().endswith(".xml") else b""
+            found = found or FORMULA.search(xml) is not None
+            for left, top, right, bottom in MERGED.findall(xml):
+                merged += (1 + abs(_column(right) - _column(left))) * (1 + abs(int(bottom) - int(top)))
+    if merged > MAX_MERGED:
+        raise UserError(f"{path} merges {merged:,} cells: undo that, or save the table as CSV")
+    return found
+
+
+def _column(letters: bytes) -> int:
+    """The number of a column."""
+    return functools.reduce(lambda number, letter: 26 * number + letter - ord("A") + 1, letters, 0)
 
 
 def _formulas_of(book: "Workbook | None", title: str) -> frozenset[tuple[int, int]]:
@@ -133,16 +150,17 @@ def _read_sheet(sheet: "Worksheet", formulas: frozenset[tuple[int, int]]) -> _Sh
             texts.setdefault(row, {})[column] = text
         if doubt is not None:
             doubts[row, column] = doubt
+    filled = sorted(texts)
     merged = 0
     for area in sheet.merged_cells.ranges:
         first = (area.min_row, area.min_col)
         text = texts.get(area.min_row, {}).get(area.min_col, "")
         # Across columns only titles are merged.
-        if not text or area.min_row == area.max_row or area.min_col != area.max_col or area.max_row > MAX_ROWS:
+        if not text or area.min_row == area.max_row or area.min_col != area.max_col:
             continue
         merged += 1
-        for row in range(area.min_row + 1, area.max_row + 1):
-            texts.setdefault(row, {})[area.min_col] = text
+        for row in filled[bisect(filled, area.min_row) : bisect(filled, area.max_row)]:
+            texts[row][area.min_col] = text
             if first in doubts:
                 doubts[row, area.min_col] = doubts[first]
     hidden = frozenset(row for row, dimension in sheet.row_dimensions.items() if dimension.hidden)
@@ -195,19 +213,20 @@ def _rows_of(sheet: _Sheet, path: Path, is_header: IsHeader, sheets: int) -> Row
     numbers = sorted(sheet.texts.keys() | {row for row, _ in sheet.doubts})
     header = _header_of(sheet, is_header) or min(sheet.texts)
     above = numbers.index(header)
-    last = max(sheet.texts[header])
-    columns = [sheet.texts[header].get(column, "") for column in range(1, last + 1)]
+    # Only columns with a name: a cell that is far to the right would make every row long.
+    named = sorted(sheet.texts[header])
+    columns = [sheet.texts[header][column] for column in named]
     require_columns_of_a_table(columns, path)
-    below = numbers[above + 1 :]
-    cells = [[sheet.texts.get(number, {}).get(column, "") for column in range(1, last + 1)] for number in below]
-    kept = [i for i, row in enumerate(cells) if not is_blank(row) or any((below[i], c) in sheet.doubts for c in range(1, last + 1))]
-    places = [below[i] for i in kept]
-    position = {number: i for i, number in enumerate(places)}
-    doubts = {(position[row], column - 1): doubt for (row, column), doubt in sheet.doubts.items() if row in position and column <= last}
-    blank = places[-1] - header - len(places) if places else 0
-    hidden = len(sheet.hidden.intersection(places))
+    below = [
+        number for number in numbers[above + 1 :] if any((number, c) in sheet.doubts or c in sheet.texts.get(number, {}) for c in named)
+    ]
+    cells = [[sheet.texts.get(number, {}).get(column, "") for column in named] for number in below]
+    position, at = {number: i for i, number in enumerate(below)}, {column: i for i, column in enumerate(named)}
+    doubts = {(position[row], at[column]): doubt for (row, column), doubt in sheet.doubts.items() if row in position and column in at}
+    blank = below[-1] - header - len(below) if below else 0
+    hidden = len(sheet.hidden.intersection(below))
     notes = [f"the sheet {quote(sheet.title)} of {sheets}"] if sheets > 1 else []
     notes += [f"{hidden:,} hidden rows are read as well"] if hidden else []
     notes += [f"{sheet.merged:,} merged cells count for each of their rows"] if sheet.merged else []
     unit = f"sheet {quote(sheet.title)}, row" if sheets > 1 else "row"
-    return Rows(columns, [cells[i] for i in kept], places, unit, header, above, blank, tuple(notes), doubts)
+    return Rows(columns, cells, below, unit, header, above, blank, tuple(notes), doubts)

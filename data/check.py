@@ -8,7 +8,7 @@ from typing import Annotated
 from data.accounting import report, summary_line
 from data.command import SOME_FAILED, run_command
 from data.command_line import About
-from data.datasets import find_preset, read_dataset
+from data.datasets import find_preset, read_dataset, shares_of
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,11 @@ class CheckOptions:
     videos: Annotated[Path, About.INPUT]
     """Folder of the video files."""
     annotations: Annotated[Path | None, About.INPUT] = None
-    """Folder of the data set's annotation files; for `table` the CSV or Parquet file, or none for a plain folder of videos."""
+    """Folder of the data set's annotation files; for `table` the file, or none for a plain folder of videos."""
     dataset: Annotated[str, About.INPUT] = "table"
     """Data set: msrvtt, didemo, vatex, msvd, lsmdc, activitynet, demo, or table (your own)."""
+    split_by_hash: Annotated[str | None, About.INPUT] = None
+    """TRAIN,VAL,TEST: how the videos of a table are divided into the splits that it lacks, as extract divides them. Such as 80,10,10."""
     preset: Annotated[str | None, About.INPUT] = None
     """Split protocol of the data set: see python -m data presets. Default: the data set's first."""
     json: Annotated[bool, About.OUTPUT] = False
@@ -31,7 +33,8 @@ class CheckOptions:
 def check(options: CheckOptions) -> int:
     """Print what there is and return the exit status. Raises UserError where annotations are missing or malformed."""
     preset = find_preset(options.dataset, options.preset, options.annotations)
-    dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
+    shares = None if options.split_by_hash is None else shares_of(options.split_by_hash)
+    dataset = read_dataset(options.dataset, preset, options.annotations, options.videos, shares)
     found = report(options.dataset, dataset, preset, options.videos)
     if options.json:
         print(json.dumps(found))

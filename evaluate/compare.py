@@ -55,7 +55,7 @@ class Compared:
     """What a table shows."""
 
     groups: Sequence[Group]
-    base: Group | None
+    base: Annotated[Group | None, About.METRICS]
     tests: dict[str, Comparison]
     """By the label of their group: all but the base, where there is one and queries are the same."""
     different: Sequence[str]

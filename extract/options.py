@@ -16,10 +16,15 @@ class ExtractOptions:
     cache: Annotated[Path, About.CACHE]
     """Folder of the feature cache; made where it is missing, added to where it is there."""
     annotations: Annotated[Path | None, About.INPUT] = None
-    """Folder of the data set's annotation files; for `table` the CSV or Parquet file, or none for a plain folder of videos."""
+    """Folder of the data set's annotation files; for `table` the file: CSV (with whatever separator), JSON Lines, a JSON list, Parquet or
+    .xlsx. None for a plain folder of videos."""
     dataset: Annotated[str, About.INPUT] = "table"
-    """Data set: msrvtt, didemo, vatex, msvd, lsmdc, activitynet, demo, or table (your own CSV or Parquet with columns video, caption,
-    split)."""
+    """Data set: msrvtt, didemo, vatex, msvd, lsmdc, activitynet, demo, or table (your own, with columns video and caption, and
+    for training split: train, val or test)."""
+    split_by_hash: Annotated[str | None, About.INPUT] = None
+    """TRAIN,VAL,TEST: divides the videos of a table without a column split in this ratio, by a hash of the file's name, so that a video
+    stays in its split when others are added. Where only val or test rows are lacking, they are taken from the training videos. Such as
+    80,10,10. Default: as this table was divided before."""
     preset: Annotated[str | None, About.INPUT] = None
     """Split protocol and recipe of the data set: see python -m data presets. Default: the data set's first."""
     name: Annotated[str | None, About.INPUT] = None

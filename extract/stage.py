@@ -29,7 +29,7 @@ from extract.decoders import check_decoder
 from extract.dry_run import dry_run
 from extract.failures import SHARED_FILES, Failure, read_failures
 from extract.fetch import fetch_model
-from extract.following import filled_in
+from extract.following import division, filled_in
 from extract.listing import Named, named, prune, require_own_ids, to_list, unlisted_of, with_failures
 from extract.options import ExtractOptions
 from extract.preprocessing import asked_for, of_cache
@@ -90,11 +90,13 @@ def _read(options: ExtractOptions) -> _Asked:
     preset = find_preset(options.dataset, options.preset, options.annotations)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
     listings = Listings(options.cache)
-    served = {source.preset for source in listings.sources(listings.damaged()).values()}
+    sources = listings.sources(listings.damaged())
+    served = {source.preset for source in sources.values()}
     options = filled_in(options, preset, recorded, served)
     check_decoder(options)
     _check_segment(options, preset)
-    dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
+    shares = division(options, preset, sources)
+    dataset = read_dataset(options.dataset, preset, options.annotations, options.videos, shares)
     own = named(options, preset, dataset)
     if not options.quiet:
         print(summary_line(dataset, preset, options.videos), file=sys.stderr)
@@ -241,7 +243,7 @@ def _report(
 def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """What must be the same in all processes."""
     given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
-    listed = [dataset.videos["video_id"].tolist(), dataset.captions["caption"].tolist()]
+    listed = [dataset.videos["video_id"].tolist(), dataset.videos["split"].tolist(), dataset.captions["caption"].tolist()]
     content = {"the data set": hashlib.sha256(json.dumps(listed).encode()).hexdigest(), "--cache": str(options.cache.resolve())}
     return given | settings | content
 

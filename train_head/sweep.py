@@ -116,7 +116,7 @@ class _Shared:
     options: SweepOptions
     loaded: Loaded
     report: Split
-    device: torch.device
+    device: Annotated[torch.device, About.MACHINE]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Run:
     """One run, and its name in the CSV."""
 
     options: TrainOptions
-    name: str
+    name: Annotated[str, About.INPUT]
 
     def __str__(self) -> str:
         return self.name

@@ -31,7 +31,6 @@ from data.command import run_command
 from data.errors import UserError
 from data.provenance import provenance, write_json
 from evaluate.cost import measured
-from evaluate.folder import METRICS_FILE
 from evaluate.retrieval.candidates import IndexedGallery
 from evaluate.retrieval.gallery import Gallery
 from evaluate.two_stage.candidates import Vectors, candidate_index, find_candidates
@@ -39,7 +38,7 @@ from evaluate.two_stage.index import VideoIndex
 from evaluate.two_stage.rerank import candidate_metrics
 from train_head.heads import TextBatch
 from train_head.pairs import evaluate_pairs, score_all_pairs
-from train_head.run import load_head
+from train_head.run import METRICS_FILE, load_head
 from train_head.splits import load_split
 
 ROOT = Path(__file__).parent.parent

@@ -1,47 +1,77 @@
 """Progress of long work: a tqdm bar on a terminal, a plain line now and then in a log."""
 
+import os
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 60.0
+SHORTEST_S = 0.1
+"""A rate measured over less time than this says nothing of the work, and is not shown."""
+COLUMNS = 100
+"""Of a terminal that does not say."""
+_WITHOUT_RATE = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 class Progress:
-    """Counts work done, with rate and time left, on stderr. Use as a context manager."""
+    """Counts work done, with rate and time left, on stderr. Use as a context manager.
 
-    def __init__(self, what: str, total: int, unit: str, quiet: bool = False) -> None:
+    `there`: how much was done before, by a run that was stopped, say; it counts for the total and not for the rate. `patience`: seconds
+    that the work takes before it is shown at all. Where `total` is 0 nothing is shown.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, quiet: bool = False, *, there: int = 0, patience: float = 0.0) -> None:
         self._what, self._unit, self._total = what, unit, total
-        self._terminal = sys.stderr.isatty()
-        self._lines = not self._terminal and not quiet
-        self._bar = tqdm(total=total, desc=what, unit=unit, disable=quiet or not self._terminal, dynamic_ncols=True)
-        self._done, self._note = 0, ""
+        self._there, self._patience = there, patience
+        terminal = sys.stderr.isatty()
+        # A terminal of 0 columns, as some batch systems have, does not say how wide it is: on so many no bar would be seen.
+        sized = terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+        self._shown = bool(total) and not quiet
+        self._lines = self._shown and not terminal
+        self._bar = tqdm(
+            total=total,
+            initial=there,
+            desc=what,
+            unit=unit,
+            disable=not (self._shown and terminal),
+            ncols=None if sized else COLUMNS,
+            dynamic_ncols=sized,
+            delay=patience,
+        )
+        self._done, self._note = there, ""
         self._start = self._last = time.monotonic()
 
     def update(self, count: int = 1, note: str = "") -> None:
         """Count `count` more as done; `note` stands behind the figures."""
         self._done += count
         self._note = note or self._note
-        if note and self._terminal:
+        if note and not self._bar.disable:
             self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
         if self._lines and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES and self._done < self._total:
             self._print_line()
 
+    def _has_rate(self) -> bool:
+        """Whether the work done says how fast it goes."""
+        return self._done > self._there and time.monotonic() - self._start >= SHORTEST_S
+
     def _print_line(self) -> None:
         self._last = time.monotonic()
-        meter = tqdm.format_meter(
-            self._done, self._total, self._last - self._start, ncols=0, unit=f" {self._unit}", postfix=self._note or None
-        )
+        # No columns leave the bar out, and a format as well.
+        form: dict[str, Any] = {"ncols": 0, "initial": self._there} if self._has_rate() else {"bar_format": _WITHOUT_RATE}
+        elapsed, note = self._last - self._start, self._note or None
+        meter = tqdm.format_meter(self._done, self._total, elapsed, unit=f" {self._unit}", postfix=note, **form)
         print(f"{self._what}: {meter}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._bar.disable and not self._has_rate():
+            self._bar.bar_format = "{desc}: " + _WITHOUT_RATE.replace("% ", "%|{bar}| ", 1)
         self._bar.close()
-        if self._lines and self._total:
+        if self._lines and time.monotonic() - self._start >= self._patience:
             self._print_line()

@@ -19,6 +19,6 @@ def load_bank(
     table = cache.listings.select(preset, source).captions
     captions = [text for text in table.loc[table["split"] == BANK_SPLIT, "caption"] if ("texts", text) in cache]
     if count < 1 or count > len(captions):
-        raise UserError(f"--query-bank {count}: the cache {cache.path} has {len(captions)} training captions; ask for 1 to as many")
+        raise UserError(f"--query-bank {count}: the cache {cache.path} has {len(captions)} training captions: use 1 to {len(captions)}")
     chosen = np.sort(np.random.default_rng(seed).choice(len(captions), count, replace=False))
     return cache.texts([captions[i] for i in chosen], memory_budget, max_words)

@@ -1,6 +1,7 @@
 """Several results in one table, with tests of their differences and plots: `python -m evaluate.compare DIR DIR ...`."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,14 @@ from data.errors import UserError
 from data.metrics import DIRECTIONS
 from data.options_file import OPTIONS_FILE, write_options
 from data.provenance import write_atomically, write_json
-from evaluate.curves import FORMATS, check_sweep, draw_match_curves, draw_sweep
+from evaluate.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
 from evaluate.folder import check_out, clear
-from evaluate.results import SAME, Group, Result, differences, group_by_seed
+from evaluate.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
 from evaluate.significance import TESTED, Comparison, compare_with_base
 from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
 from train_head.splits import counts_line
 
-COMPARISON = ("comparison.json", OPTIONS_FILE, "table.*", *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
+COMPARISON = (COMPARISON_FILE, OPTIONS_FILE, "table.*", *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
 """All that a comparison writes, as patterns of names."""
 FILES = {"text": "table.txt", "markdown": "table.md", "latex": "table.tex", "csv": "table.csv"}
 
@@ -32,12 +33,14 @@ class CompareOptions:
     """Put results of python -m evaluate into one table: means over the seeds of a training, tests against a base, plots."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that python -m evaluate wrote. Those that differ in the seed of their training alone share a row."""
+    """Folders that python -m evaluate wrote, or folders of them, such as that of a sweep with --evaluate. Those that differ in the seed of
+    their training alone share a row."""
     base: Annotated[Path | None, About.METRICS] = None
     """Folder of results from which the differences of all others are tested, together with those that differ from it in the seed alone:
     paired bootstrap and McNemar. Default: no tests."""
     sweep: Annotated[str | None, About.METRICS] = None
-    """Option of the training, such as csc_weight, to draw R@1 and RSum against, with standard deviations over seeds; wants --out."""
+    """Option of the training, such as csc_weight, in whose order the table is, and to draw R@1 and RSum against into OUT, with standard
+    deviations over seeds. Where there is nothing to draw, that is said."""
     allow_different: Annotated[bool, About.METRICS] = False
     """Go on where splits, counts, protocols or rules for ties differ; the table says so, and tests stay where queries are the same."""
     out: Annotated[Path | None, About.OUTPUT] = None
@@ -55,7 +58,7 @@ class Compared:
     """What a table shows."""
 
     groups: Sequence[Group]
-    base: Annotated[Group | None, About.METRICS]
+    base: Group | None
     tests: dict[str, Comparison]
     """By the label of their group: all but the base, where there is one and queries are the same."""
     different: Sequence[str]
@@ -67,11 +70,11 @@ def main(options: CompareOptions) -> dict[str, Any]:
 
     Raises UserError where a folder holds no results, or they are not of the same queries and that is not allowed.
     """
-    if options.sweep is not None and options.out is None:
-        raise UserError(f"--sweep {options.sweep}: name a folder for the plot with --out")
+    sweep = None if options.sweep is None else training_option(options.sweep)
     if options.out is not None:
         check_out(options.out, COMPARISON)
-    compared = compare(options)
+    compared = compare(options, sweep)
+    missing = None if sweep is None else why_no_sweep(compared.groups, sweep, options.out)
     tables = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "csv": as_csv}
     record = as_record(compared)
     if options.out is not None:
@@ -80,30 +83,37 @@ def main(options: CompareOptions) -> dict[str, Any]:
         for name, file in FILES.items():
             write_atomically(options.out / file, tables[name](compared) + "\n")
         draw_match_curves(compared.groups, options.out)
-        if options.sweep is not None:
-            draw_sweep(compared.groups, compared.base, options.sweep, options.out)
+        if sweep is not None and missing is None:
+            draw_sweep(compared.groups, compared.base, sweep, options.out)
         write_json(options.out / COMPARISON[0], record)
     print(json.dumps(record) if options.json else tables[options.format](compared))
+    if missing is not None:
+        print(f"--sweep {options.sweep}: there is no plot, for {missing}", file=sys.stderr)
     return record
 
 
-def compare(options: CompareOptions) -> Compared:
-    """Read the results, put them together over seeds, and test them against the base."""
-    if not options.results:
-        raise UserError("name at least one folder of results")
-    folders = {path.resolve(): path for path in reversed(options.results)}
-    order = list(dict.fromkeys(path.resolve() for path in options.results))
-    if options.base is not None and options.base.resolve() not in folders:
-        folders[options.base.resolve()] = options.base
-        order.insert(0, options.base.resolve())
-    results = [Result.read(folders[path]) for path in order]
+def compare(options: CompareOptions, sweep: str | None = None) -> Compared:
+    """Read the results, put them together over seeds, in the order of the training option `sweep` where there is one, and test them against
+    the base."""
+    folders, without = folders_of_results(options.results)
+    if without:
+        print(f"left out, for they have no results: {len(without)} runs, such as {without[0]}; evaluate them first", file=sys.stderr)
+    base_folder = None
+    if options.base is not None:
+        bases, _ = folders_of_results([options.base])
+        if len(bases) > 1:
+            raise UserError(f"--base {options.base} holds several results: name one of them, such as {bases[0]}")
+        by_place = {folder.resolve(): folder for folder in folders}
+        base_folder = by_place.get(bases[0].resolve(), bases[0])
+        if base_folder not in folders:
+            folders.insert(0, base_folder)
+    results = [Result.read(folder) for folder in folders]
     different = differences(results)
     if different and not options.allow_different:
         raise UserError(f"these results are not of the same queries ({'; '.join(different)}): compare others, or add --allow-different")
     groups = group_by_seed(results)
-    if options.sweep is not None:
-        check_sweep(groups, options.sweep)
-    base_folder = None if options.base is None else folders[options.base.resolve()]
+    if sweep is not None:
+        groups = in_order_of(groups, sweep)
     base = next((group for group in groups for result in group.results if result.folder == base_folder), None)
     tests: dict[str, Comparison] = {}
     if base is not None:

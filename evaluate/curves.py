@@ -4,6 +4,7 @@ The same results give the same bytes: no date, and names within SVG files from a
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from data.errors import UserError
 from data.metrics import DIRECTIONS, Ranks
 from data.sealed import written_whole
 from evaluate.results import Group, differing_settings
+from train_head.options import TrainOptions
+from train_head.stage import FREE_TO_CHANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,23 +60,45 @@ def draw_match_curves(groups: Sequence[Group], out: Path) -> None:
     _save(figure, out, "cmc")
 
 
-def check_sweep(groups: Sequence[Group], option: str) -> tuple[list[Group], set[object]]:
-    """The groups that were trained with the option, and its values. Raises UserError where these are fewer than two."""
+def training_option(named: str) -> str:
+    """The name in Python of an option of the training that decides its result, with - or _. Raises UserError for another."""
+    option = named.replace("-", "_")
+    deciding = [field.name for field in fields(TrainOptions) if field.name not in FREE_TO_CHANGE | {"seed", "device"}]
+    if option not in deciding:
+        raise UserError(f"--sweep {named} is no option of the training that decides its result: use one of {', '.join(deciding)}")
+    return option
+
+
+def in_order_of(groups: Sequence[Group], option: str) -> list[Group]:
+    """The groups in the order of the values of a training option; first those that have none, as untrained heads."""
+    swept, values = _swept(groups, option)
+    return [group for group in groups if group not in swept] + sorted(
+        swept, key=lambda group: _positions([group.first.training[option]], values)[0]
+    )
+
+
+def why_no_sweep(groups: Sequence[Group], option: str, out: Path | None) -> str | None:
+    """Why nothing can be drawn against a training option, in words; None where it can."""
+    _, values = _swept(groups, option)
+    if not values:
+        return f"no run of these results was trained with {option}"
+    if len(values) == 1:
+        return f"all that were trained have {option} {next(iter(values))}, and a plot takes two values"
+    return "it needs a folder: name one with --out" if out is None else None
+
+
+def _swept(groups: Sequence[Group], option: str) -> tuple[list[Group], set[object]]:
+    """The groups that were trained with the option, and its values."""
     swept = [group for group in groups if option in group.first.training]
-    values = {group.first.training[option] for group in swept}
-    if len(values) < 2:
-        known = sorted({name for group in groups for name in group.first.training.keys() & group.first.settings.keys()})
-        which = f"it is one of {', '.join(known)}" if known else "untrained heads have none"
-        raise UserError(f"--sweep {option}: needs results of at least two values of a training option ({which}); there are {len(values)}")
-    return swept, values
+    return swept, {group.first.training[option] for group in swept}
 
 
 def draw_sweep(groups: Sequence[Group], base: Group | None, option: str, out: Path) -> None:
-    """Write text-to-video R@1 and RSum against a training option, with standard deviations over seeds, as sweep-OPTION.svg and .png.
+    """Write text-to-video R@1 and RSum against a training option of several values, as sweep-OPTION.svg and .png.
 
-    Results that differ in other settings too are lines of their own; the base is a level line.
+    With standard deviations over seeds. Results that differ in other settings too are lines of their own; the base is a level line.
     """
-    swept, values = check_sweep(groups, option)
+    swept, values = _swept(groups, option)
     figure, panels = _figure()
     for panel, (key, name) in zip(panels, (("text_to_video R@1", "text-to-video R@1 (%)"), ("RSum", "RSum (points)")), strict=True):
         looks = zip(cycle(COLOURS), cycle(MARKERS), cycle(STYLES), strict=False)

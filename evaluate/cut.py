@@ -50,7 +50,7 @@ def count_cut(cache: FeatureCache, captions: Sequence[str]) -> int | None:
         if not loaded:
             model = cache.provenance.get("options", {}).get("model")
             if model is None:
-                raise UserError(f"{cache.path} does not say which model made it")
+                raise UserError(f"{cache.path} does not say which model made it: extract again")
             loaded.append(load_tokenizer(model, cache.settings["special_tokens"]))
         return loaded[0].count(loaded[0].encode(text))
 

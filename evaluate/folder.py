@@ -8,8 +8,8 @@ from data.errors import UserError
 from data.options_file import OPTIONS_FILE
 from evaluate.ranks import RANKS_FILES
 from evaluate.report import PLOT_FILES, REPORT_FILE
+from train_head.run import METRICS_FILE
 
-METRICS_FILE = "metrics.json"
 EVALUATION = (METRICS_FILE, OPTIONS_FILE, *RANKS_FILES.values(), REPORT_FILE, *PLOT_FILES)
 """All that an evaluation writes, as patterns of names. Results without the first are not complete; only the report comes after it."""
 

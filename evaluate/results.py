@@ -13,13 +13,16 @@ import numpy as np
 
 from data.errors import UserError
 from data.metrics import DIRECTIONS
-from evaluate.folder import METRICS_FILE
 from evaluate.ranks import RankTables
 from evaluate.table import COLUMNS
+from train_head.run import METRICS_FILE, RESULTS_FOLDER, RUN_FILE
 from train_head.stage import FREE_TO_CHANGE
 
 SAME = ("preset", "split", "queries", "gallery", "counts", "ties")
 """What results must share to be compared."""
+COMPARISON_FILE = "comparison.json"
+_WITHIN = ("", f"{RESULTS_FOLDER}/", "*/", f"*/{RESULTS_FOLDER}/")
+"""Where results stand, from a folder that is given."""
 _READ = (*SAME, "run", "train_videos", "selected_on", *DIRECTIONS, "RSum", "trained", "cache_digest", "max_frames", "provenance")
 
 
@@ -37,7 +40,7 @@ class Result:
         """Raises UserError where the folder holds no results, or damaged ones."""
         path = folder / METRICS_FILE
         if not path.is_file():
-            raise UserError(f"{folder} holds no {METRICS_FILE}: write one with python -m evaluate --out {folder}")
+            raise UserError(_no_results(folder, []))
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
             missing = [name for name in _READ if name not in metrics]
@@ -59,6 +62,47 @@ class Result:
         evaluation = {f"evaluation {name}": self.metrics["provenance"]["options"][name] for name in ("split", "products")}
         run = {} if self.training else {"run": self.metrics["run"]}
         return {**decisive, **evaluation, **run, **{name: self.metrics[name] for name in ("preset", "ties", "cache_digest", "max_frames")}}
+
+
+def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """All folders of results that are meant by these, each once, and runs among them that have none.
+
+    A folder is one of results, or that of a run of a sweep with its results in it, or one that holds several of either. Of several that
+    are given, those with none that other commands write beside runs and results are left alone: the CSV of a sweep, and comparisons.
+    Raises UserError where one has no results otherwise.
+    """
+    found: dict[Path, Path] = {}
+    without: list[Path] = []
+    for path in given:
+        inside = [file.parent for pattern in _WITHIN for file in sorted(path.glob(f"{pattern}{METRICS_FILE}"))]
+        runs = [file.parent for file in sorted(path.glob(f"*/{RUN_FILE}"))]
+        if inside and inside[0] == path:
+            inside, runs = [path], []
+        without += [run for run in runs if inside and run / RESULTS_FOLDER not in inside and run not in inside]
+        if not inside and (len(given) == 1 or not _beside(path)):
+            raise UserError(_no_results(path, runs))
+        for folder in inside:
+            found.setdefault(folder.resolve(), folder)
+    if not found:
+        raise UserError("name at least one folder of results")
+    return list(found.values()), without
+
+
+def _beside(path: Path) -> bool:
+    """Whether a path is none of results but of what stands beside them, as where a shell put in all names of a folder."""
+    return path.is_file() or (path / COMPARISON_FILE).is_file()
+
+
+def _no_results(path: Path, runs: Sequence[Path]) -> str:
+    """What to say of a path that has none."""
+    if not path.exists():
+        return f"there is no folder {path}: name one that python -m evaluate wrote"
+    if (path / RUN_FILE).is_file():
+        results = path / RESULTS_FOLDER
+        return f"{path} is a run without results: write them with python -m evaluate --cache CACHE --run {path} --out {results}"
+    if runs:
+        return f"{path} holds runs without results: sweep again with --evaluate, or write those of each with python -m evaluate"
+    return f"{path} holds no {METRICS_FILE}: write one with python -m evaluate --out {path}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Free text over a cache, from the shell: `python -m evaluate.search --cache DIR --run RUN "a query"`."""
 
+import codecs
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +20,21 @@ if TYPE_CHECKING:  # torch loads late, so that --help answers at once
     from evaluate.retrieval.searcher import Answer, CaptionHit, Searcher
 
 
+_LINE_END = re.compile(r"\r\n|\n|\r")
+"""Those of an editor. Python's own splitlines also takes characters within a text for one."""
+
+
 @dataclass(frozen=True)
 class SearchOptions(RetrievalOptions):
     """Find videos, and the moment in each, for queries in words; or, with --video, captions for a video."""
 
     query: tyro.conf.Positional[tuple[str, ...]] = ()
-    """What to look for, in words; several queries are answered one after the other."""
+    """What to look for, in words: all of them are one query, with quotes or without. Options stand before or behind the words, not between
+    them; behind --, words may begin with a dash."""
+    each: Annotated[bool, About.INPUT] = False
+    """Take each argument for a query of its own, rather than all of them for the words of one."""
     queries: Annotated[str | None, About.INPUT] = None
-    """File of more queries, one a line; - is standard input."""
+    """File of queries, one a line, answered after one on the command line; - is standard input."""
     video: Annotated[str | None, About.INPUT] = None
     """Id of a video to rank captions for, instead of queries."""
     captions: Annotated[Path | None, About.INPUT] = None
@@ -33,7 +42,7 @@ class SearchOptions(RetrievalOptions):
     html: Annotated[Path | None, About.OUTPUT] = None
     """File for the results as a page with thumbnails, where the cache keeps them."""
     json: Annotated[bool, About.OUTPUT] = False
-    """The results as JSON on standard output, a line for each query."""
+    """The results as JSON on standard output, a line for each query, in their order."""
 
 
 def main(options: SearchOptions) -> list["Answer"]:
@@ -55,34 +64,67 @@ def _queries(options: SearchOptions) -> list[str]:
     from evaluate.retrieval.queries import clean_query
 
     given = list(options.query)
+    if len(given) > 1 and not options.each:
+        if any(len(part.split()) > 1 for part in given):
+            said = f"one query of {len(given)} arguments, of which some have several words; --each takes each for a query of its own"
+            print(said, file=sys.stderr)
+        given = [" ".join(part for part in given if part.strip())]
+    queries = [clean_query(query) for query in given]
     if options.queries is not None:
-        given += _lines(options.queries, "--queries")
+        queries += _lines(options.queries, "--queries", options.quiet)
     if options.video is not None:
-        if given or options.html:
+        if queries or options.html:
             raise UserError("--video asks for captions: leave out the queries and --html")
         return []
     if options.captions is not None:
-        raise UserError(f"--captions {options.captions} belongs to --video: name one")
-    if not given:
+        raise UserError(f"--captions {options.captions} is for --video: name a video too, or use --queries")
+    if not queries:
         raise UserError('there is no query: write one, such as "a cat on a chair", or name a file of queries with --queries')
-    return [clean_query(query) for query in given]
+    return queries
 
 
-def _lines(name: str, option: str) -> list[str]:
-    """The lines of a file, or of standard input, that are not blank."""
+def _lines(name: str, option: str, quiet: bool) -> list[str]:
+    """The texts of a file, or of standard input, one a line, as they are encoded; how many lines are empty is said.
+
+    UTF-8, with a byte-order mark or without, or UTF-16 with one. Raises UserError, which names the line, where it is neither.
+    """
+    from evaluate.retrieval.queries import clean_query, shown
+
     try:
+        if name == "-" and sys.stdin is None:
+            raise UserError(f"{option} -: standard input is closed: name a file")
         content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise UserError(f"{option} {name} cannot be read: {error.strerror}") from error
-    try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{option} {name}, line {line}: byte {content[error.start]:#04x} is not UTF-8: save it as UTF-8") from error
-    found = [line for line in lines if line.strip()]
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    found, empty = [], 0
+    *lines, last = _LINE_END.split(_decoded(content, "utf-16" if utf_16 else "utf-8-sig", f"{option} {name}"))
+    # Nothing behind the last end of a line is no line.
+    for number, line in enumerate([*lines, *([last] if last else [])], start=1):
+        if "\0" in line:
+            raise UserError(f"{option} {name}, line {number}: a zero byte is no text: save the file as UTF-8")
+        if not shown(line):
+            empty += 1
+            continue
+        try:
+            found.append(clean_query(line))
+        except UserError as error:
+            raise UserError(f"{option} {name}, line {number}: {error}") from error
     if not found:
         raise UserError(f"{option} {name} holds no text: write one text a line")
+    if empty and not quiet:
+        print(f"{option} {name}: {len(found):,} texts; {empty:,} empty lines are left out", file=sys.stderr)
     return found
+
+
+def _decoded(content: bytes, encoding: str, named: str) -> str:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = len(_LINE_END.findall(content[: error.start].decode(encoding, "replace"))) + 1
+        raise UserError(
+            f"{named}, line {line}: byte {content[error.start]:#04x} is not {encoding.removesuffix('-sig').upper()}: save it as UTF-8"
+        ) from error
 
 
 def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions) -> list["Answer"]:
@@ -91,7 +133,9 @@ def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions
     from evaluate.retrieval.page import write_page
 
     answers = []
-    with Progress("queries", len(queries), "queries", options.quiet or len(queries) == 1) as progress:
+    # On a terminal the answers themselves show how far it is.
+    quiet = options.quiet or len(queries) == 1 or sys.stdout.isatty()
+    with Progress("queries", len(queries), "queries", quiet) as progress:
         for answer in searcher.search(queries):
             answers.append(answer)
             progress.update()
@@ -148,9 +192,7 @@ def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions)
     if options.captions is None:
         texts = searcher.cached_captions()
     else:
-        from evaluate.retrieval.queries import clean_query
-
-        lines = dict.fromkeys(clean_query(line) for line in _lines(str(options.captions), "--captions"))
+        lines = dict.fromkeys(_lines(str(options.captions), "--captions", options.quiet))
         texts = searcher.encoder.encode_many(list(lines), options.quiet)
     hits: list[CaptionHit] = searcher.captions(number, texts)
     cut = searcher.cut_of_captions(texts.texts, cached=options.captions is None)

@@ -101,7 +101,7 @@ def address_of(listening: socket.socket) -> str:
 
 def _listen(options: ServeOptions) -> socket.socket:
     if not 0 <= options.port < 2**16:
-        raise UserError(f"--port {options.port}: a number from 0 to {2**16 - 1}")
+        raise UserError(f"--port {options.port} must be a number from 0 to {2**16 - 1}")
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((options.host, options.port), family=family)

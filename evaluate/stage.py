@@ -19,7 +19,7 @@ from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
 from evaluate.cut import cut_figures
-from evaluate.folder import EVALUATION, METRICS_FILE, check_out, clear
+from evaluate.folder import EVALUATION, check_out, clear
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
@@ -29,7 +29,7 @@ from evaluate.table import format_evaluation
 from evaluate.two_stage.rows import candidate_rows, format_candidates, parse_candidates
 from train_head.heads import Head
 from train_head.pairs import score_all_pairs
-from train_head.run import check_fits, load_head
+from train_head.run import METRICS_FILE, check_fits, load_head
 from train_head.splits import Split, load_split
 
 # Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
@@ -162,7 +162,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
 
 def _check_options(options: EvaluateOptions) -> None:
     if options.candidates is not None and options.ties == "reference":
-        raise UserError("--candidates credits ties by expectation: leave --ties reference out")
+        raise UserError("--candidates credits ties by expectation, --ties reference does not: leave one of them out")
     if options.candidates is None and (options.index is not None or options.candidates_from != "frames"):
         raise UserError("--index and --candidates-from are for --candidates: name how many, such as --candidates 100")
 

@@ -188,13 +188,22 @@ def test_evaluate_reports_what_candidates_lose(cache_path: Path, tmp_path: Path)
         main(options)
 
 
+@pytest.mark.parametrize("candidates", [None, "2"])
+def test_an_index_is_built_and_spoken_of_where_candidates_are_asked_for(
+    cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], candidates: str | None
+) -> None:
+    main(EvaluateOptions(cache_path, "zero-shot:mean", tmp_path / "out", candidates=candidates, device="cpu", report=False))
+    said = {line.split(":")[0] for line in capsys.readouterr().err.splitlines()}
+    assert said == {"scoring"} | ({"index of frames", "re-ranking"} if candidates else set())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"candidates": "10,13"}, "--candidates 13: the gallery has 12 videos; a number from 1 to that"),
+        ({"candidates": "10,13"}, "--candidates 13: the gallery has 12 videos: use 1 to 12"),
         ({"candidates": "0"}, "--candidates 0: the gallery has 12"),
-        ({"candidates": "many"}, "--candidates many: whole numbers"),
-        ({"candidates": "3", "ties": "reference"}, "leave --ties reference out"),
+        ({"candidates": "many"}, "--candidates many must be whole numbers"),
+        ({"candidates": "3", "ties": "reference"}, "--ties reference does not: leave one of them out"),
         ({"candidates_from": "pooled"}, "are for --candidates"),
     ],
 )
@@ -228,7 +237,7 @@ def test_search_scores_the_candidates_of_an_index_alone(cache_path: Path, tmp_pa
     near = found(replace(options, candidates=20, index=tmp_path))
     assert len(near) == 5
     assert [name for name, _ in near if name in dict(best)]
-    for candidates, message in ((videos + 1, f"the gallery has {videos} videos"), (4, "at least as many as --top 5")):
+    for candidates, message in ((videos + 1, f"the gallery has {videos} videos"), (4, "must be at least --top 5")):
         with pytest.raises(UserError, match=message):
             Searcher(replace(options, candidates=candidates))
     with pytest.raises(UserError, match="is for --candidates"):

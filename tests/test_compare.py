@@ -21,11 +21,11 @@ from data.metrics import RankCounter, Ranks
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions, main
 from evaluate.curves import match_curve
-from evaluate.folder import METRICS_FILE
 from evaluate.ranks import RankTables
 from evaluate.results import Result, group_by_seed
 from evaluate.significance import RESAMPLES, mcnemar, two_sided
 from evaluate.table import Table, latex_text
+from train_head.run import METRICS_FILE
 
 TEXTS, VIDEOS = 60, 30
 
@@ -277,17 +277,92 @@ def test_characters_that_are_commands_are_escaped() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sweep": "csc_weight", "out": None}, "name a folder for the plot with --out"),
-        ({"sweep": "epochs"}, "--sweep epochs: needs results of at least two values"),
-        ({"sweep": "nothing"}, "it is one of csc_weight, epochs, head"),
+        ({"sweep": "nothing"}, "--sweep nothing is no option of the training that decides its result: use one of .*csc_weight"),
+        ({"sweep": "quiet"}, "--sweep quiet is no option"),
         ({"results": ()}, "name at least one folder"),
-        ({"base": Path("no/such")}, r"no/such holds no metrics\.json"),
+        ({"base": Path("no/such")}, "there is no folder no/such"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(seeds: list[Path], tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         main(replace(CompareOptions(tuple(seeds), out=tmp_path / "out"), **change))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "change", "why"),
+    [
+        (slice(3), {}, "all that were trained have csc_weight 0.0, and a plot takes two values"),
+        (slice(0), {}, "no run of these results was trained with csc_weight"),
+        (slice(9), {"out": None}, "it needs a folder: name one with --out"),
+    ],
+)
+def test_the_table_is_there_where_a_plot_is_not_and_why_is_said(
+    seeds: list[Path],
+    evaluated: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    chosen: slice,
+    change: dict[str, Any],
+    why: str,
+) -> None:
+    """Such as the example of the README, on what the commands before it leave: one trained run, and one that is not trained."""
+    results = tuple(seeds[chosen]) or (evaluated["mean"], evaluated["glccl"])
+    given = CompareOptions(results, base=results[0], sweep="csc-weight", out=tmp_path / "out")
+    main(replace(given, **change))
+    with_sweep = capsys.readouterr()
+    assert with_sweep.err == f"--sweep csc-weight: there is no plot, for {why}\n"
+    main(replace(given, **change, sweep=None))
+    assert capsys.readouterr().out == with_sweep.out
+    if not change:
+        assert (tmp_path / "out" / "table.txt").read_text() == with_sweep.out
+
+
+def test_a_sweep_is_in_the_order_of_its_values(seeds: list[Path], evaluated: dict[str, Path], tmp_path: Path) -> None:
+    mixed = (seeds[8], seeds[0], seeds[4], seeds[7], seeds[1])
+    record = main(CompareOptions(mixed, sweep="csc_weight", out=tmp_path / "out"))
+    assert [Path(row["folders"][0]).name.split("-")[1] for row in record["rows"]] == ["csc0.0", "csc0.5", "csc1.0"]
+
+
+def test_results_are_found_in_folders_of_runs(
+    seeds: list[Path], evaluated: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the folder of a sweep, in those of its runs, and where a shell put in all that is in it; each once."""
+    runs = tmp_path / "runs"
+    for i, folder in enumerate(seeds[:4]):
+        (runs / f"run{i}").mkdir(parents=True)
+        (runs / f"run{i}" / "run.json").touch()
+        folder.rename(runs / f"run{i}" / "results")
+    (runs / "runs.csv").touch()
+    inside = sorted(runs.glob("*/results"))
+    expected = main(CompareOptions(tuple(inside)))
+    main(CompareOptions(tuple(inside), out=runs / "summary"))
+    capsys.readouterr()
+    for given in ((runs,), tuple(sorted(runs.iterdir())), (runs / "run2", runs), (runs, *inside)):
+        found = main(CompareOptions(given))
+        assert {folder for row in found["rows"] for folder in row["folders"]} == set(map(str, inside))
+    assert main(CompareOptions((runs,))) == expected
+    assert not capsys.readouterr().err
+    with_base = main(CompareOptions((runs,), base=runs / "run3"))
+    assert with_base["base"] == next(row["run"] for row in expected["rows"] if row["folders"] == [str(runs / "run3" / "results")])
+    with pytest.raises(UserError, match=r"--base .*runs holds several results: name one of them, such as .*run0/results"):
+        main(CompareOptions((runs,), base=runs))
+    (runs / "run3" / "results").rename(tmp_path / "elsewhere")
+    assert len(main(CompareOptions((runs,)))["rows"][0]["folders"]) == 3
+    assert f"left out, for they have no results: 1 runs, such as {runs / 'run3'}" in capsys.readouterr().err
+    for given, line in (
+        ((runs / "run3",), "run3 is a run without results: write them with python -m evaluate --cache CACHE --run"),
+        (tuple(sorted(runs.iterdir())), "run3 is a run without results"),
+        ((runs / "summary",), r"summary holds no metrics\.json"),
+        ((runs / "runs.csv",), r"runs\.csv holds no metrics\.json"),
+        ((runs / "none",), "there is no folder .*none"),
+    ):
+        with pytest.raises(UserError, match=line):
+            main(CompareOptions(given))
+    for i in range(3):
+        (runs / f"run{i}" / "results").rename(tmp_path / f"elsewhere{i}")
+    with pytest.raises(UserError, match="runs holds runs without results: sweep again with --evaluate"):
+        main(CompareOptions((runs,)))
 
 
 def test_other_files_are_left_alone(seeds: list[Path]) -> None:

@@ -116,7 +116,7 @@ def test_layers_of_vision_transformers_are_counted_from_the_input() -> None:
             train_above(clip.model, both, wrong)
     unknown = replace(both[0], blocks=None)
     assert len(train_above(clip.model, (unknown, both[1]), -1)) > 100
-    with pytest.raises(UserError, match="--freeze-layers 0: the blocks of a VisionTransformer are not known; -1 trains all of it"):
+    with pytest.raises(UserError, match="the blocks of a VisionTransformer are not known: use -1, which trains all of it"):
         train_above(clip.model, (unknown, both[1]), 0)
 
 
@@ -254,7 +254,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one(pixel_cache: Path, tmp
         ({"finetune": False}, "--clip-lr goes with --finetune"),
         ({"finetune": False, "freeze_layers": 2}, "--clip-lr and --freeze-layers go with --finetune"),
         ({"freeze_layers": 5}, "--freeze-layers 5: the image tower of this CLIP has 4 blocks"),
-        ({"clip_lr": -1.0}, "--clip-lr -1.0: a number, 0 or above"),
+        ({"clip_lr": -1.0}, "--clip-lr -1.0 must be a number of at least 0"),
         ({"model": "local-dir:no/such/clip"}, "local-dir:no/such/clip: no open_clip_config.json"),
         ({"model": DEMO_CLIP, "pretrained": "random"}, r"is not the CLIP that made .* \(weights is"),
     ],

@@ -217,12 +217,69 @@ def test_queries_from_standard_input_are_printed_for_people(
     assert "alpha" in lines[-1]
 
 
+def asked(cache: Path, *words: str) -> list[str]:
+    """The queries of a command line."""
+    given = ["--cache", str(cache), "--run", "zero-shot:mean", "--top", "1", "--device", "cpu", *words]
+    return [answer.query for answer in search.main(tyro.cli(SearchOptions, args=given, config=(tyro.conf.FlagCreatePairsOff,)))]
+
+
+def test_words_are_one_query_and_arguments_several_where_that_is_said(
+    cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (("a red ring",), ("a", "red", "ring", "--json"), ("--quiet", "a", " ", "red", "ring", "")):
+        assert asked(cache_path, *words) == ["a red ring"]
+        assert not capsys.readouterr().err
+    # A script that asked two queries so is told.
+    assert asked(cache_path, "a red ring", "a star") == ["a red ring a star"]
+    assert "--each takes each for a query of its own" in capsys.readouterr().err
+    assert asked(cache_path, "--each", "a red ring", "a star", "--json") == ["a red ring", "a star"]
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["query"] for line in said] == ["a red ring", "a star"]
+    alone = json.loads(asked_json(cache_path, capsys, "a", "star"))
+    assert alone == said[1]
+    file = tmp_path / "queries.txt"
+    file.write_text("a cross\n")
+    assert asked(cache_path, "--queries", str(file), "a", "ring") == ["a ring", "a cross"]
+    for dashed in (("--", "--fast", "cars"), ("-5", "degrees")):
+        assert asked(cache_path, *dashed) == [" ".join(word for word in dashed if word != "--")]
+
+
+def asked_json(cache: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    asked(cache, "--json", *words)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_file_of_queries_may_come_from_any_editor(
+    options: SearchOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str, end: str
+) -> None:
+    """Characters that Python takes for the end of a line, and no editor does, stay in a query; control characters become blanks."""
+    file = tmp_path / "queries.txt"
+    file.write_bytes(end.join(["a röd ring", "", " \t", "a\u2028star\x0b", "\x85", "x"]).encode(encoding))
+    asked = replace(options, query=(), queries=str(file), run="zero-shot:mean", quiet=False)
+    assert [answer.query for answer in search.main(asked)] == ["a röd ring", "a\u2028star", "x"]
+    assert f"--queries {file}: 3 texts; 3 empty lines are left out" in capsys.readouterr().err.splitlines()
+
+
+def test_standard_input_that_is_closed_is_said(options: SearchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match="--queries -: standard input is closed: name a file"):
+        search.main(replace(options, query=(), queries="-"))
+
+
+def test_a_search_of_a_small_gallery_shows_no_progress(options: SearchOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    search.main(replace(options, quiet=False))
+    assert not capsys.readouterr().err
+
+
 def test_the_page_of_results_is_one_file_in_which_text_stays_text(options: SearchOptions, cache: FeatureCache, tmp_path: Path) -> None:
     hostile = '<img src=x onerror="alert(1)">.mp4'
     other = rewritten(cache, tmp_path / "cache", {"video1": hostile, "video2": "b"}, thumbnails=True)
     page = tmp_path / "new" / "page.html"
     query = "</style><script>alert(1)</script>{{ 7 * 7 }}"
-    search.main(replace(options, cache=other.path, query=(query, QUERY), html=page))
+    search.main(replace(options, cache=other.path, query=(query, QUERY), each=True, html=page))
     content = page.read_text()
     assert "<script" not in content
     assert "<img src=x" not in content
@@ -276,18 +333,19 @@ def test_a_folder_of_videos_without_captions_is_extracted_and_searched(
     ("change", "line"),
     [
         ({"query": ()}, "there is no query"),
-        ({"query": ("a cat", " \t")}, "the query is empty"),
+        ({"query": ("a cat", " \t"), "each": True}, "the query is empty"),
+        ({"query": ("", " \t")}, "the query is empty"),
         ({"query": ("\x00\x1b",)}, "the query is empty"),
         ({"query": ("a" * (MAX_QUERY + 1),)}, "has 10,001 characters: shorten it to 10,000"),
         ({"query": (), "queries": "nowhere.txt"}, "--queries nowhere.txt cannot be read: No such file"),
         ({"query": (), "video": "vdeo3"}, "has no video 'vdeo3': name one that it has, near it: 'video3', "),
         ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J': name one that it has, such as 'video0'"),
         ({"video": "video3"}, "--video asks for captions: leave out the queries"),
-        ({"captions": Path("texts.txt")}, "--captions texts.txt belongs to --video"),
-        ({"top": 0}, "--top 0: a number above 0"),
-        ({"max_frames": 0}, "--max-frames 0: a number above 0"),
-        ({"run": "zero-shot:best"}, "--run zero-shot:best: choose"),
-        ({"run": "nowhere"}, "--run nowhere is no finished run"),
+        ({"captions": Path("texts.txt")}, "--captions texts.txt is for --video: name a video too"),
+        ({"top": 0}, "--top 0 must be at least 1"),
+        ({"max_frames": 0}, "--max-frames 0 must be at least 1"),
+        ({"run": "zero-shot:best"}, "--run zero-shot:best: there is no head 'best': use zero-shot:glccl, "),
+        ({"run": "nowhere"}, "--run nowhere: there is no such folder"),
         ({"cache": Path("nowhere")}, "there is no cache at nowhere"),
         ({"pretrained": "random"}, f"{DEMO_CLIP} with random has the weights "),
         ({"model": "local-dir:nowhere"}, "--model local-dir:nowhere: no open_clip_config.json"),
@@ -317,7 +375,15 @@ def test_a_cache_without_videos_and_lines_that_are_no_text(options: SearchOption
     with pytest.raises(UserError, match="holds no videos that a source lists: run extract"):
         search.main(replace(options, cache=empty.path))
     file = tmp_path / "queries.txt"
-    for content, line in [(b"a cat\n\xff\n", "line 2: byte 0xff is not UTF-8"), (b"\n \n", "holds no text")]:
+    for content, line in [
+        (b"a cat\n\xff\n", "line 2: byte 0xff is not UTF-8: save it as UTF-8"),
+        ("a cat\r\na dög\r\n".encode("cp1252"), "line 2: byte 0xf6 is not UTF-8"),
+        ("\ufeffa cat\n\n".encode("utf-16-le") + b"x", "line 3: byte 0x78 is not UTF-16"),
+        ("a cat\na dog".encode("utf-16-le"), "line 1: a zero byte is no text: save the file as UTF-8"),
+        (b"a cat\n\n" + b"a" * (MAX_QUERY + 1), "line 3: the query has 10,001 characters"),
+        (b"\n \n", "holds no text"),
+        (b"", "holds no text"),
+    ]:
         file.write_bytes(content)
         with pytest.raises(UserError, match=line):
             search.main(replace(options, query=(), queries=str(file)))

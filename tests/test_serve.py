@@ -281,10 +281,10 @@ def test_a_port_that_is_taken_and_other_slips_are_said_in_one_line(options: Serv
     taken = replace(options, port=urlsplit(address).port or 0)
     for wrong, line in (
         (taken, r"--port \d+ cannot be listened at \(Address already in use\): choose another"),
-        (replace(options, port=70000), "--port 70000: a number from 0 to 65535"),
+        (replace(options, port=70000), "--port 70000 must be a number from 0 to 65535"),
         (replace(options, host="no such host"), "--host no such host --port 0 cannot be listened at"),
         (replace(options, videos=tmp_path / "nowhere"), "nowhere is no folder"),
-        (replace(options, run="nowhere"), "--run nowhere is no finished run"),
+        (replace(options, run="nowhere"), "--run nowhere: there is no such folder"),
     ):
         with pytest.raises(UserError, match=line) as raised:
             serve.main(wrong)

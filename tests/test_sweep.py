@@ -1,5 +1,6 @@
 """Sweeps: a grid over one loaded cache, its CSV, and the text written from it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import train_head
 from benchmarks.ablations import AblationOptions
 from benchmarks.ablations import main as ablations
 from data.errors import UserError
+from evaluate.compare import CompareOptions
+from evaluate.compare import main as compare
 from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head.stage import fit
@@ -79,6 +82,50 @@ def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(
     run = train_head.main(alone)
     assert (run / "head.safetensors").read_bytes() == (options.out / str(row["run"]) / "head.safetensors").read_bytes()
     assert {"test t2v R@1", "val RSum", "training_seconds", "scoring_cpu_seconds", "commit", "cache_digest", "date"} <= set(table.columns)
+
+
+def results(options: SweepOptions) -> dict[str, dict[str, object]]:
+    """What the evaluations of a sweep's runs say, by the run."""
+    return {path.parent.parent.name: json.loads(path.read_text()) for path in options.out.glob("*/results/metrics.json")}
+
+
+def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(options: SweepOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    one = replace(options, csc_weight="0.5", seeds=1, head="mean", evaluate=True)
+    row = pd.read_csv(sweep(one)).iloc[0]
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"1 evaluated: python -m evaluate.compare {options.out}")
+    [metrics] = results(one).values()
+    assert (metrics["run"], metrics["RSum"]) == (str(options.out / str(row["run"])), pytest.approx(row["test RSum"]))
+    compare(CompareOptions((options.out,), sweep="csc_weight"))
+    said = capsys.readouterr()
+    assert str(options.out / str(row["run"])) in said.out
+    assert said.err == "--sweep csc_weight: there is no plot, for all that were trained have csc_weight 0.5, and a plot takes two values\n"
+
+
+@pytest.mark.long
+def test_a_sweep_evaluates_what_it_trains_and_what_was_trained_before(options: SweepOptions, tmp_path: Path) -> None:
+    """From the sweep to the plot; stopped between a training and its evaluation; two processes; another split, without some videos."""
+    options = replace(options, head="mean", processes=2, report_on="val", allow_missing=True)
+    table = pd.read_csv(sweep(options)).set_index("run")
+    assert not results(options)
+    evaluated = replace(options, evaluate=True)
+    sweep(evaluated)
+    found = results(evaluated)
+    assert {run: metrics["RSum"] for run, metrics in found.items()} == pytest.approx(table["val RSum"].to_dict())
+    assert {metrics["split"] for metrics in found.values()} == {"val"}
+    before = {path: path.stat().st_mtime_ns for path in options.out.rglob("*.*") if path.name != "runs.csv"}
+    lost = next(path for path in before if path.name == "metrics.json")
+    lost.unlink()
+    sweep(evaluated)
+    again = {path: path.stat().st_mtime_ns for path in before}
+    assert {path for path in before if again[path] != before[path]} == {*lost.parent.glob("*")}
+    record = compare(CompareOptions((options.out,), sweep="csc_weight", out=tmp_path / "summary"))
+    assert [row["seeds"] for row in record["rows"]] == [2, 2]
+    assert (tmp_path / "summary" / "sweep-csc_weight.svg").is_file()
+    (options.out / str(table.index[0]) / "head.safetensors").write_bytes(b"")
+    lost.unlink()
+    (options.out / str(table.index[0]) / "results" / "metrics.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"head\.safetensors is damaged or missing"):
+        sweep(evaluated)
 
 
 @pytest.mark.long
@@ -145,9 +192,10 @@ def test_a_grid_is_every_combination(options: SweepOptions) -> None:
         ({"csc_weight": "0,half"}, "--csc-weight 0,half: 'half' is none of its values"),
         ({"temporal": "lstm"}, r"\(seq-transf, none\)"),
         ({"head": "glccl,nope"}, "--head nope is unknown"),
-        ({"seeds": 0}, "--seeds 0"),
-        ({"processes": 0}, "--processes 0"),
-        ({"batch_size": "1000"}, "more than the 40 training videos"),
+        ({"seeds": 0}, "--seeds 0 must be at least 1"),
+        ({"processes": 0}, "--processes 0 must be at least 1"),
+        ({"batch_size": "1"}, "--batch-size 1 must be at least 2"),
+        ({"lr": "nan"}, "--lr nan must be a number of at least 0"),
     ],
 )
 def test_a_wrong_grid_is_refused(options: SweepOptions, change: dict[str, object], message: str) -> None:

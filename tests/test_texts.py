@@ -163,7 +163,7 @@ def test_long_queries_are_told_apart_and_longer_ones_are_said_to_be_cut(
 ) -> None:
     queries = (*CAPTIONS["video1.mp4"][:2], *CUT, "a red ring")
     asked = SearchOptions(
-        cache=texts_cache.path, run="zero-shot:glccl", query=queries, html=tmp_path / "page.html", device="cpu", quiet=True
+        cache=texts_cache.path, run="zero-shot:glccl", query=queries, each=True, html=tmp_path / "page.html", device="cpu", quiet=True
     )
     found = answers_of(asked, capsys)
     scores = [{hit["video_id"]: hit["score"] for hit in answer["results"]} for answer in found]
@@ -259,7 +259,7 @@ def test_captions_raise_no_alarm_and_random_words_do(cache_path: Path, head: str
 def test_what_a_query_means_nothing_is_said_everywhere(cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     queries = ("xqzvw kjhsdf", "a red ring")
-    asked = SearchOptions(cache=cache_path, run="zero-shot:glccl", query=queries, html=page, device="cpu", quiet=True)
+    asked = SearchOptions(cache=cache_path, run="zero-shot:glccl", query=queries, each=True, html=page, device="cpu", quiet=True)
     unknown = "no word of this query is one that the model's vocabulary has: its results may mean nothing"
     chance = "these results are no better than those of random words"
     nonsense, real = answers_of(asked, capsys)
@@ -279,7 +279,9 @@ def test_what_a_query_means_nothing_is_said_everywhere(cache_path: Path, tmp_pat
 def test_every_kind_of_text_is_answered(texts_cache: FeatureCache, capsys: pytest.CaptureFixture[str]) -> None:
     """Signs, pictographs, other scripts and directions, nothing that the tokenizer reads, one long word, control characters."""
     queries = ("!!! ...", "🟥", "狗", "\u05d8\u05d1\u05e2\u05ea", "&nbsp;", "x", "\u200b", "é" * 500, "ab\x00cat" * 30)
-    answers = answers_of(SearchOptions(cache=texts_cache.path, run="zero-shot:mean", query=queries, device="cpu", quiet=True), capsys)
+    answers = answers_of(
+        SearchOptions(cache=texts_cache.path, run="zero-shot:mean", query=queries, each=True, device="cpu", quiet=True), capsys
+    )
     for answer in answers:
         assert len(answer["results"]) == 4
         assert all(np.isfinite(hit["score"]) for hit in answer["results"])

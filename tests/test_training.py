@@ -89,7 +89,7 @@ def test_a_resume_with_other_options_or_another_cache_is_refused(
         stop_at(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             train_head.main(options)
-    with pytest.raises(UserError, match="unfinished run: add --resume"):
+    with pytest.raises(UserError, match="unfinished run: add --resume to go on with it, name another folder"):
         train_head.main(options)
     again = replace(options, resume=True)
     with pytest.raises(
@@ -99,7 +99,7 @@ def test_a_resume_with_other_options_or_another_cache_is_refused(
     assert "\n" not in str(refusal.value)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train_head.stage.load", lambda given: replace(load(given), train=replace(load(given).train, counts={})))
-        with pytest.raises(UserError, match="had other train_counts"):
+        with pytest.raises(UserError, match="there are other training videos or captions than when it began"):
             train_head.main(again)
     next(options.out.glob("checkpoint-*.safetensors")).write_bytes(b"")
     with pytest.raises(UserError, match="damaged"):
@@ -116,7 +116,7 @@ def test_a_finished_run_is_not_trained_again(options: TrainOptions, capsys: pyte
     assert {path: path.stat().st_mtime_ns for path in options.out.iterdir()} == before
     with pytest.raises(UserError, match="--epochs was 1 and is 2"):
         train_head.main(replace(once, epochs=2))
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="holds a finished run: name another folder, or delete"):
         train_head.main(replace(once, resume=False))
 
 

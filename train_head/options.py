@@ -46,7 +46,7 @@ class TrainOptions:
     epochs: Annotated[int, About.OPTIMIZER] = 5
     """Passes over the training captions."""
     batch_size: Annotated[int, About.OPTIMIZER] = 128
-    """Captions (and their videos) a step, of all processes together."""
+    """Captions (and their videos) a step, of all processes together. Where there are fewer training videos, the most that fit are taken."""
     lr: Annotated[float, About.OPTIMIZER] = 1e-4
     """Largest learning rate, after 10% linear warm-up; then a cosine to zero."""
     weight_decay: Annotated[float, About.OPTIMIZER] = 0.2

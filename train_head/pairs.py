@@ -136,8 +136,8 @@ def score_all_pairs(
 def not_a_number(texts: TextFeatures, videos: VideoFeatures, error: NanScore) -> UserError:
     """What to tell of a score that is NaN."""
     return UserError(
-        f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: look at the features of both, or "
-        "train the head again with a lower --lr"
+        f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: train the head "
+        "again with a lower --lr, or extract again if it is an untrained one"
     )
 
 

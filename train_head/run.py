@@ -1,6 +1,7 @@
 """A run on disk: the head's weights as safetensors, and JSON that says what made it and which caches it fits."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,17 @@ from data.cache import ClipParts, FeatureCache
 from data.errors import UserError
 from data.provenance import write_json
 from data.tensors import write_tensors
+from train_head.checkpoint import CHECKPOINT_FILE
 from train_head.heads import HEADS, Head, HeadConfig, make_head
 from train_head.splits import Split
 
 WEIGHTS_FILE = "head.safetensors"
 RUN_FILE = "run.json"
 LOG_FILE = "log.csv"
+METRICS_FILE = "metrics.json"
+"""Of results: what `python -m evaluate` writes last but for its report."""
+RESULTS_FOLDER = "results"
+"""In the folder of a run of a sweep: its results."""
 CLIP_FOLDER = "clip"
 """The CLIP of a run that has trained it too, in the form of open_clip's local-dir."""
 ZERO_SHOT = "zero-shot:"
@@ -37,17 +43,12 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
     """
     if run.startswith(ZERO_SHOT):
         name = run.removeprefix(ZERO_SHOT)
-        ready = [ZERO_SHOT + other for other, kind in HEADS.items() if not kind.TRAINED_ONLY]
-        if name not in HEADS:
-            raise UserError(f"--run {run}: choose {' or '.join(ready)}")
-        if HEADS[name].TRAINED_ONLY:
-            raise UserError(
-                f"--run {run}: this head scores nothing before training; train it with --head {name}, or choose {', '.join(ready)}"
-            )
+        if name not in HEADS or HEADS[name].TRAINED_ONLY:
+            raise _unusable_head(run, name)
         parts = cache.clip_parts()
         config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
         return make_head(name, config).to(device), {"run": run}
-    record = _read_record(Path(run))
+    record = _read_record(run)
     if record.get("finetuned_from") == cache.weights != record["weights"]:
         raise UserError(
             f"--run {run} has trained CLIP too, and the cache {cache.path} was made by CLIP as it was before: {extract_with(Path(run))}"
@@ -98,11 +99,52 @@ def check_frames(head: Head, frames: int, which: str) -> None:
         )
 
 
-def _read_record(run: Path) -> dict[str, Any]:
-    if not (run / RUN_FILE).is_file():
-        raise UserError(f"--run {run} is no finished run ({RUN_FILE} is missing): train one with python -m train_head --out {run}")
+def _unusable_head(run: str, name: str) -> UserError:
+    """What to say of `--run zero-shot:NAME`, however it was spelt, where there is no such head or it must be trained first."""
+    ready = [ZERO_SHOT + other for other, kind in HEADS.items() if not kind.TRAINED_ONLY]
+    if name in HEADS and HEADS[name].TRAINED_ONLY:
+        return UserError(
+            f"--run {run}: head {name} scores nothing before training: train it with python -m train_head --head {name} and name its "
+            f"folder, or use an untrained head: {', '.join(ready)}"
+        )
+    if name in HEADS:
+        return UserError(f"--run {run}: no such folder; the head without training is --run {ZERO_SHOT}{name}")
+    what = f"there is no head {name!r}" if name else "the name of a head is missing"
+    return UserError(f"--run {run}: {what}: use {', '.join(ready)}, or the folder of a run")
+
+
+def _no_run(run: str) -> UserError:
+    """What to say of a --run that is no folder of a finished run, by what it seems to mean."""
+    folder = Path(run)
+    if not run.strip():
+        return UserError("--run is empty: name the folder of a run, or zero-shot:HEAD")
+    if not folder.exists():
+        spelt = re.fullmatch(r"zero[-_ ]?shot[-_:=/. ]*(.*)", run, re.IGNORECASE)
+        name = (spelt[1] if spelt else run).lower()
+        if spelt or name in HEADS:
+            return _unusable_head(run, name)
+        return UserError(
+            f"--run {run}: there is no such folder: name that of a run, train one with python -m train_head --out {run}, or use an "
+            "untrained head such as zero-shot:glccl"
+        )
+    if folder.is_file() and (folder.parent / RUN_FILE).is_file():
+        return UserError(f"--run {run} is a file of a run: name its folder, --run {folder.parent}")
+    if (folder / CHECKPOINT_FILE).is_file():
+        return UserError(f"--run {run} is a run that is not finished: finish it with the same train_head command and --resume")
+    if (folder / METRICS_FILE).is_file():
+        return UserError(f"--run {run} holds results of python -m evaluate, not a run: name the run that was evaluated")
+    inside = sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}")) if folder.is_dir() else []
+    if inside:
+        return UserError(f"--run {run} holds runs in folders of their own: name one, such as --run {inside[0]}")
+    return UserError(f"--run {run} is no run ({RUN_FILE} is missing): name the folder that python -m train_head wrote")
+
+
+def _read_record(run: str) -> dict[str, Any]:
+    path = Path(run) / RUN_FILE
+    if not run.strip() or not path.is_file():
+        raise _no_run(run)
     try:
-        record: dict[str, Any] = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{run / RUN_FILE} is damaged ({error}): train the run again") from error
+        raise UserError(f"{path} is damaged ({error}): train the run again") from error
     return record

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from data.accounting import as_expected, count_listed, difference
@@ -65,7 +66,7 @@ def load_split(
     no such split, and where it is not what its protocol has, or features of it are missing, and that is not allowed.
     """
     if max_frames is not None and max_frames < 1:
-        raise UserError(f"--max-frames {max_frames}: a number above 0")
+        raise UserError(f"--max-frames {max_frames} must be at least 1")
     listing = cache.listings.select(preset, source)
     preset, table, listed = listing.preset, listing.captions, listing.videos
     splits = name.split("+")
@@ -93,11 +94,11 @@ def load_split(
         lacking = rows["video_id"][~whole].unique()
         raise UserError(
             f"{(~whole).sum()} of {len(rows)} captions of split {name!r} have no features in {cache.path}, such as those of video "
-            f"{', '.join(lacking[:3])}: run extract again, or go on without them with --allow-missing",
+            f"{', '.join(lacking[:3])}: run extract again{_with_failed(failed, rows[~whole])}, or go on without them with --allow-missing",
             [f"without features: {video_id}" for video_id in lacking],
         )
     if not whole.any():
-        raise UserError(f"the cache {cache.path} has no features of split {name!r}: run extract")
+        raise UserError(f"the cache {cache.path} has no features of split {name!r}: run extract again{_with_failed(failed, rows)}")
     rows = rows[whole]
     video_ids = rows["video_id"].unique().tolist()
     position = {video_id: i for i, video_id in enumerate(video_ids)}
@@ -114,10 +115,10 @@ def load_split(
 
 
 def _remedy(preset: str, splits: Sequence[str], there: Sequence[str]) -> str:
-    """What to do about splits that a table of the user's own lacks; of a data set, the protocol says which there are."""
+    """What to do about splits that are lacking: a table of the user's own can be divided."""
     known = preset_named(preset)
     if known is None or known.files:
-        return ""
+        return ": give rows of the annotations that split and run extract again, or use one that is there"
     again = f"run extract again with {OFFER}"
     kept = "features are kept, so this takes seconds"
     if not {*there} & {*SPLITS}:
@@ -126,3 +127,9 @@ def _remedy(preset: str, splits: Sequence[str], there: Sequence[str]) -> str:
         return ". Only training videos can be divided: add rows of the split to the table, or read another one"
     select = ", or train with --select-on test" if "val" in splits and "test" in there else ""
     return f": {again}, which takes {' and '.join(splits)} from the training videos ({kept}){select}"
+
+
+def _with_failed(failed: set[str], rows: pd.DataFrame) -> str:
+    """What to add to running extract again where videos of these rows failed: those are not tried again until their files change."""
+    count = len(failed.intersection(rows["video_id"]))
+    return f", with --retry-failed for the {count} that failed" if count else ""

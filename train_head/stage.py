@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -27,7 +28,7 @@ from train_head.pairs import evaluate_pairs
 from train_head.run import LOG_FILE, RUN_FILE, check_fits, extract_with, max_frames, save_run
 from train_head.splits import Split, load_split
 from train_head.temporal import make_temporal
-from train_head.trainer import Trainer
+from train_head.trainer import Trainer, fitting_batch
 
 FREE_TO_CHANGE = {
     *("cache", "out", "resume", "checkpoint_steps", "memory_budget", "tensorboard", "quiet", "json"),
@@ -79,18 +80,18 @@ def train(options: TrainOptions) -> Path:
         _check_same(options, record["provenance"]["options"], options.out)
         _report(options, record)
         return options.out
-    if options.out.is_dir() and any(options.out.iterdir()) and not options.resume:
-        held = "a run already" if (options.out / RUN_FILE).exists() else "an unfinished run: add --resume to go on with it"
-        if not any((options.out / name).exists() for name in (RUN_FILE, CHECKPOINT_FILE, OPTIONS_FILE)):
-            held = "other files"
-        raise UserError(f"--out {options.out} holds {held}; or name another folder, or delete it first")
+    _check_out(options)
     with ProcessGroup.joined(device, options.process_timeout, in_step=True, remedy=GO_ON) as processes:
         loaded = load(options)
         processes.agree(_facts(options, loaded))
-        if options.batch_size % processes.count:
-            raise UserError(f"--batch-size {options.batch_size} cannot be shared by {processes.count} processes evenly: use a multiple")
-        if not options.quiet and processes.rank == 0:
-            print(loaded.train.summary("train on"), loaded.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
+        batch = _shared_batch(options, loaded, processes.count)
+        if processes.rank == 0:
+            if not options.quiet:
+                print(loaded.train.summary("train on"), loaded.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
+            if not options.quiet or batch < options.batch_size:
+                print(batches_line(options, loaded.train, batch), file=sys.stderr)
+            if len(loaded.select.videos.ids) == 1:
+                print(f"note: split {options.select_on} has 1 video, so all epochs are equally good: the first is kept", file=sys.stderr)
         try:
             head, record = fit(options, loaded, device, processes, keep=True)
         except KeyboardInterrupt as stop:
@@ -110,11 +111,55 @@ def load(options: TrainOptions) -> Loaded:
         load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing, options.name)
         for name in (_training_split(cache, options), options.select_on)
     )
-    if len(train_split.videos.ids) < options.batch_size:
+    if len(train_split.videos.ids) < 2:
         raise UserError(
-            f"--batch-size {options.batch_size} is more than the {len(train_split.videos.ids)} training videos: use a smaller one"
+            f"split {train_split.name!r} of the cache {cache.path} has 1 video with captions, and training tells at least 2 apart: add "
+            "videos of that split to the annotations, and run extract again"
         )
     return Loaded(cache, train_split, select_split)
+
+
+def batches_line(options: TrainOptions, split: Split, batch: int) -> str:
+    """What batches of so many captions come to, for people."""
+    captions, videos = len(split.answers), len(split.videos.ids)
+    steps = captions // batch
+    line = f"batches of {batch:,} captions"
+    if batch < options.batch_size:
+        line += f" rather than the {options.batch_size:,} of --batch-size, for there are {videos:,} training videos"
+    line += f": {_counted(steps, 'step')} an epoch, {steps * options.epochs:,} in all"
+    left = captions - steps * batch
+    return line + (f"; each epoch leaves out {left:,} of {captions:,} captions, drawn anew" if left else "")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _shared_batch(options: TrainOptions, loaded: Loaded, processes: int) -> int:
+    """The batch of all processes together. Raises UserError where they cannot share it evenly."""
+    if options.batch_size % processes:
+        raise UserError(f"--batch-size {options.batch_size} cannot be shared by {processes} processes evenly: use a multiple")
+    videos = len(loaded.train.videos.ids)
+    if videos < processes:
+        raise UserError(f"{processes} processes cannot share batches of {videos} training videos: start {videos} or fewer")
+    return fitting_batch(options.batch_size, videos, processes)
+
+
+def _check_out(options: TrainOptions) -> None:
+    """Raises UserError where OUT holds anything but what --resume goes on with."""
+    out = options.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder")
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    if not names or options.resume:
+        return
+    if RUN_FILE in names:
+        raise UserError(f"--out {out} holds a finished run: name another folder, or delete {out} to train it again")
+    if names & {CHECKPOINT_FILE, LOG_FILE, OPTIONS_FILE}:
+        raise UserError(
+            f"--out {out} holds an unfinished run: add --resume to go on with it, name another folder, or delete {out} to start again"
+        )
+    raise UserError(f"--out {out} holds other files, such as {min(names)}: name a new folder or an empty one")
 
 
 def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: ProcessGroup, keep: bool) -> tuple[Head, dict[str, Any]]:
@@ -180,6 +225,8 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
                     "train_counts": loaded.train.counts,
                     f"{options.select_on}_counts": select.counts,
                     "processes": processes.count,
+                    "batch_size": trainer.batch_size,
+                    "steps_an_epoch": trainer.steps_an_epoch,
                     "provenance": provenance(options),
                 }
                 best = {name: value.detach().clone() for name, value in trainer.weights().items()}
@@ -214,9 +261,17 @@ def _go_on(options: TrainOptions, trainer: Trainer, identity: dict[str, Any]) ->
         return _Progress()
     tensors, state = found
     _check_same(options, state["options"], options.out)
-    differing = [name for name in ("cache_digest", "train_counts", "processes") if state[name] != identity[name]]
+    words = {
+        "cache_digest": f"the cache {options.cache} was extracted with other settings than the run's",
+        "train_counts": "there are other training videos or captions than when it began",
+        "processes": f"the number of processes was {state['processes']} and is {identity['processes']}",
+    }
+    differing = [said for name, said in words.items() if state[name] != identity[name]]
     if differing:
-        raise UserError(f"--resume: the run in {options.out} had other {' and '.join(differing)}: use the same, or another --out")
+        raise UserError(
+            f"--resume cannot go on with the run in {options.out}: {' and '.join(differing)}; use what it was started with, or train anew "
+            "with another --out"
+        )
     trainer.load_state(tensors, state["trainer"])
     best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
     return _Progress(state["epoch"], state["rows"], state["record"], best)
@@ -225,7 +280,9 @@ def _go_on(options: TrainOptions, trainer: Trainer, identity: dict[str, Any]) ->
 def _report(options: TrainOptions, record: dict[str, Any]) -> None:
     if options.json:
         keys = ("best_epoch", "selected_on", options.select_on, "train_counts", f"{options.select_on}_counts")
-        print(json.dumps({"run": str(options.out), **{key: record[key] for key in keys}}))
+        # Runs of before it was recorded had the batch that was asked for.
+        batch = record.get("batch_size", options.batch_size)
+        print(json.dumps({"run": str(options.out), "batch_size": batch, **{key: record[key] for key in keys}}))
         return
     recall = record[options.select_on]["text_to_video"]["R@1"]
     print(
@@ -299,14 +356,17 @@ def check_options(options: TrainOptions) -> None:
     if options.scores != ALL_SCORES and len(offered) == 1:
         raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
     chosen_scores(options.scores, offered)
-    if options.batch_size < 2 or options.epochs < 1 or options.checkpoint_steps < 1:
-        raise UserError("--batch-size must be at least 2, --epochs and --checkpoint-steps at least 1")
-    if not options.clip_lr >= 0:
-        raise UserError(f"--clip-lr {options.clip_lr}: a number, 0 or above")
+    for name, least in {"batch_size": 2, "epochs": 1, "checkpoint_steps": 1}.items():
+        if getattr(options, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least {least}")
+    for name in ("lr", "clip_lr", "weight_decay", "csc_weight"):
+        if not 0 <= getattr(options, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be a number of at least 0")
     defaults = TrainOptions(options.cache, options.out)
     unread = [f"--{name.replace('_', '-')}" for name in ONLY_FINETUNE if getattr(options, name) != getattr(defaults, name)]
     if unread and not options.finetune:
-        raise UserError(f"{' and '.join(unread)} {'go' if len(unread) > 1 else 'goes'} with --finetune: add it, or leave that out")
+        verb, those = ("go", "them") if len(unread) > 1 else ("goes", "it")
+        raise UserError(f"{' and '.join(unread)} {verb} with --finetune: add --finetune, or leave {those} out")
 
 
 def _flat(metrics: Metrics) -> dict[str, float]:

@@ -4,6 +4,9 @@ Options that may vary take values with commas between them; every combination is
 best on the validation split, and is measured with it on the split of --report-on. A run whose row is in the CSV is not trained again,
 so a sweep that was stopped goes on, and several sweeps may share a folder.
 
+With --evaluate, every run is evaluated as soon as it is trained, and so are those of before that were not, by the command of the third
+stage: nothing of it is imported here. A sweep that is stopped between the two goes on with the evaluation.
+
 On a CPU every run has one thread, and as many runs go side by side as there are cores: runs need not wait for each other, threads of a step
 do. So a run has the same bits however many there are.
 """
@@ -12,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,10 +29,10 @@ import pandas as pd
 import torch
 
 from data.cache import FeatureCache
-from data.command import run_command
+from data.command import INTERRUPTED, USER_ERROR, run_command
 from data.command_line import About
 from data.device import budget_bytes, find_device
-from data.errors import UserError
+from data.errors import LostProcess, UserError
 from data.mapped import map_texts, map_videos
 from data.metrics import Metrics
 from data.options_file import OPTIONS_FILE, write_options
@@ -37,9 +41,10 @@ from data.progress import Progress
 from data.provenance import provenance, write_atomically
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
-from train_head.run import check_fits, save_run
+from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
 from train_head.splits import Split, load_split
-from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, check_options, fit, load, provenance_options
+from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, batches_line, check_options, fit, load, provenance_options
+from train_head.trainer import fitting_batch
 from train_head.workers import in_processes
 
 RUNS_FILE = "runs.csv"
@@ -93,6 +98,9 @@ class SweepOptions:
     """Captions a step."""
     report_on: Annotated[Literal["test", "val"], About.INPUT] = "test"
     """Split on which the best epoch of every run is measured; it chooses nothing."""
+    evaluate: Annotated[bool, About.OUTPUT] = False
+    """Evaluate each run with python -m evaluate as soon as it is trained, on the same split and without a report, into OUT/RUN/results:
+    python -m evaluate.compare OUT puts them into a table."""
     preset: Annotated[str | None, About.INPUT] = None
     """Split protocol, where the cache serves several."""
     name: Annotated[str | None, About.INPUT] = None
@@ -116,7 +124,7 @@ class _Shared:
     options: SweepOptions
     loaded: Loaded
     report: Split
-    device: Annotated[torch.device, About.MACHINE]
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class _Run:
     """One run, and its name in the CSV."""
 
     options: TrainOptions
-    name: Annotated[str, About.INPUT]
+    name: str
 
     def __str__(self) -> str:
         return self.name
@@ -136,7 +144,7 @@ def main(options: SweepOptions) -> Path:
     for run in grid:
         check_options(run)
     if options.processes is not None and options.processes < 1:
-        raise UserError(f"--processes {options.processes}: at least 1")
+        raise UserError(f"--processes {options.processes} must be at least 1")
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
     path = options.out / RUNS_FILE
@@ -147,15 +155,25 @@ def main(options: SweepOptions) -> Path:
     missing = sorted((run for run in runs if run.name not in there), key=lambda run: run.options.max_frames or 0)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, Any]] = {}
-    with Progress("sweep", len(missing), "runs", options.quiet) as progress:
+    unevaluated = [run.name for run in runs if options.evaluate and run.name in there and not _results(options, run.name).is_file()]
+    with Progress("sweep", len(unevaluated) + len(missing), "runs", options.quiet) as progress:
+        for name in unevaluated:
+            _evaluate(options, name)
+            progress.update()
         for _, group in itertools.groupby(missing, key=lambda run: run.options.max_frames):
             for row in _train_all(options, cache, device, list(group)):
                 rows[row["run"]] = row
                 # In the order of the grid, whichever ended first.
                 ended = [rows[run.name] for run in missing if run.name in rows]
                 write_atomically(path, pd.DataFrame([*before, *ended]).to_csv(index=False))
+                # Other processes train on meanwhile.
+                if options.evaluate:
+                    _evaluate(options, row["run"])
                 progress.update()
-    print(f"{path}: {len(grid)} runs, {len(missing)} of them trained now", file=sys.stderr)
+    said = f"{path}: {len(grid)} runs, {len(missing)} of them trained now"
+    if options.evaluate:
+        said += f", {len(missing) + len(unevaluated)} evaluated: python -m evaluate.compare {options.out}"
+    print(said, file=sys.stderr)
     return path
 
 
@@ -165,6 +183,7 @@ def _train_all(options: SweepOptions, cache: FeatureCache, device: torch.device,
     budget = budget_bytes(options.memory_budget)
     report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
     shared = _Shared(options, load(first), report, device)
+    _say_batches([run.options for run in runs], shared.loaded.train)
     count = options.processes or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():
@@ -174,6 +193,18 @@ def _train_all(options: SweepOptions, cache: FeatureCache, device: torch.device,
     with TemporaryDirectory(dir=options.out, prefix=".features-") as folder:
         for _, row in in_processes(count, _train_one, _map(shared, Path(folder)), runs):
             yield row
+
+
+def _say_batches(runs: Sequence[TrainOptions], train: Split) -> None:
+    """Say what becomes of batches that are larger than the split. Raises UserError where several are: they would be the same."""
+    larger = {run.batch_size: run for run in runs if run.batch_size > len(train.videos.ids)}
+    if len(larger) > 1:
+        raise UserError(
+            f"--batch-size {' and '.join(map(str, larger))} are more than the {len(train.videos.ids)} training videos and would be the "
+            "same: name one of them"
+        )
+    for asked, run in larger.items():
+        print(batches_line(run, train, fitting_batch(asked, len(train.videos.ids), 1)), file=sys.stderr)
 
 
 def _map(shared: _Shared, folder: Path) -> _Shared:
@@ -203,7 +234,7 @@ def _one_thread() -> Iterator[None]:
 def expand(options: SweepOptions) -> list[TrainOptions]:
     """The options of every run of the grid. Raises UserError for a value that its option does not take."""
     if options.seeds < 1:
-        raise UserError(f"--seeds {options.seeds}: at least 1")
+        raise UserError(f"--seeds {options.seeds} must be at least 1")
     values = [_values(name, getattr(options, name)) for name in VARYING]
     shared = TrainOptions(
         cache=options.cache,
@@ -280,6 +311,7 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
         "run": run.name,
         **{option: value for option, value in asdict(run.options).items() if option in VARYING},
         "seed": run.options.seed,
+        "batch_used": record["batch_size"],
         "best_epoch": record["best_epoch"],
         **_columns("val", record["val"]),
         **(_columns(options.report_on, metrics) if options.report_on != "val" else {}),
@@ -300,6 +332,39 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
         "torch": made_by["versions"]["torch"],
         "date": made_by["date"],
     }
+
+
+def _results(options: SweepOptions, run: str) -> Path:
+    """What is there when a run is evaluated."""
+    return options.out / run / RESULTS_FOLDER / METRICS_FILE
+
+
+def _evaluate(options: SweepOptions, run: str) -> None:
+    """Evaluate a run by the command of the third stage, which is not imported here. Raises UserError with what that says, where it does."""
+    given = {"cache": options.cache, "run": options.out / run, "out": _results(options, run).parent, "split": options.report_on}
+    given |= {name: getattr(options, name) for name in ("preset", "name", "memory_budget", "device")}
+    arguments = [part for name, value in given.items() if value is not None for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "evaluate", *arguments, "--no-report", "--quiet"]
+    # From wherever this one was started: paths are of that folder.
+    found_here = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command + ["--allow-missing"] * options.allow_missing,
+        env={**os.environ, "PYTHONPATH": found_here},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return
+    *before, last = done.stderr.splitlines() or [""]
+    if done.returncode == USER_ERROR:
+        raise UserError(last.removeprefix("error: "), before)
+    if done.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
+    print(done.stderr, file=sys.stderr)
+    raise LostProcess(
+        f"the evaluation of {options.out / run} ended with status {done.returncode}: what it said is above; sweep again to go on"
+    )
 
 
 def _clocks() -> tuple[float, float]:

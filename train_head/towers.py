@@ -87,9 +87,10 @@ def train_above(model: nn.Module, both: tuple[Tower, Tower], frozen: int) -> dic
     """
     for tower in both:
         if tower.blocks is None and frozen != -1:
-            raise UserError(f"--freeze-layers {frozen}: the blocks of a {tower.kind} are not known; -1 trains all of it")
+            raise UserError(f"--freeze-layers {frozen}: the blocks of a {tower.kind} are not known: use -1, which trains all of it")
         if not -1 <= frozen <= len(tower.blocks or ()):
-            raise UserError(f"--freeze-layers {frozen}: the {tower.name} tower of this CLIP has {len(tower.blocks or ())} blocks")
+            blocks = len(tower.blocks or ())
+            raise UserError(f"--freeze-layers {frozen}: the {tower.name} tower of this CLIP has {blocks} blocks: use -1 to {blocks}")
     chosen = set(model.parameters()) if frozen == -1 else both[0].above(frozen) | both[1].above(frozen)
     named = {name: parameter for name, parameter in model.named_parameters() if parameter in chosen and name not in NEVER_TRAINED}
     model.requires_grad_(False)

@@ -49,7 +49,8 @@ class Trainer:
         self.device = self.head.logit_scale.device
         self.texts, self.videos = self.split.texts.to(self.device), self.split.videos.to(self.device)
         self.order = np.random.default_rng(options.seed)
-        self.steps_an_epoch = len(self.split.answers) // options.batch_size
+        self.batch_size = fitting_batch(options.batch_size, len(self.split.videos.ids), self.processes.count)
+        self.steps_an_epoch = len(self.split.answers) // self.batch_size
         groups = [group for parameters, lr in self.trained() for group in _groups(parameters, lr, options.weight_decay)]
         self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
         self.schedule = _schedule(self.optimiser, self.steps_an_epoch * options.epochs)
@@ -91,14 +92,12 @@ class Trainer:
         """
         options = self.options
         self.head.train()
-        batches = self.order.permutation(len(self.split.answers))[: self.steps_an_epoch * options.batch_size].reshape(
-            self.steps_an_epoch, -1
-        )
+        used = self.steps_an_epoch * self.batch_size
+        batches = self.order.permutation(len(self.split.answers))[:used].reshape(self.steps_an_epoch, -1)
         steps_a_look = STEPS_A_LOOK if self.device.type == "cuda" else 1
         quiet = options.quiet or self.processes.rank > 0
         recent: list[Tensor] = []
-        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet) as progress:
-            progress.update(self.steps_done)
+        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, there=self.steps_done) as progress:
             for texts in batches[self.steps_done :]:
                 recent.append(self.step(texts))
                 self.steps_done += 1
@@ -225,6 +224,15 @@ class Trainer:
         """Whether features of the caption or its video are not finite."""
         texts, videos = self.batches(np.array([text]))
         return not all(bool(tensor.isfinite().all()) for tensor in (texts.sentence_AD, texts.word_RD, videos.frame_BFD))
+
+
+def fitting_batch(asked: int, videos: int, processes: int) -> int:
+    """Captions a step: as many as `asked` for, or the most that fit, which are as many as there are videos; a multiple of `processes`.
+
+    A larger batch would have captions of the same video in every step, each counted as a caption of another.
+    """
+    fitting = min(asked, videos)
+    return fitting - fitting % processes
 
 
 def _groups(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:

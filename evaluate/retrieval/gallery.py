@@ -19,6 +19,9 @@ from train_head.pairs import videos_a_block
 from train_head.run import check_frames
 from train_head.threads import parallel
 
+PATIENCE_S = 1.0
+"""A search that opens its gallery sooner than that says nothing of it."""
+
 
 class _Block(NamedTuple):
     """Some videos, and what the head made of them; None where it is made again at every query."""
@@ -45,7 +48,7 @@ class Gallery:
         `video_ids`: videos of the cache. Raises UserError where there are none, or longer ones than the head takes.
         """
         if max_frames is not None and max_frames < 1:
-            raise UserError(f"--max-frames {max_frames}: a number above 0")
+            raise UserError(f"--max-frames {max_frames} must be at least 1")
         ids = sorted(video_ids)
         if not ids:
             raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or search with --all")
@@ -62,10 +65,12 @@ class Gallery:
         room = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)
         held = room if ahead else 0
         self._blocks: list[_Block] = []
-        with Progress("videos", len(ids), "videos", quiet) as progress:
-            for members in self._cut(np.arange(len(ids))):
-                self._blocks.append(_Block(members, self._encode(members) if len(self._blocks) < held else None))
-                progress.update(len(members))
+        parts = self._cut(np.arange(len(ids)))
+        with Progress("videos", sum(map(len, parts[:held])), "videos", quiet, patience=PATIENCE_S) as progress:
+            for part in parts[:held]:
+                self._blocks.append(_Block(part, self._encode(part)))
+                progress.update(len(part))
+        self._blocks += [_Block(part, None) for part in parts[held:]]
 
     @property
     def ids(self) -> list[str]:

@@ -31,11 +31,16 @@ def clean_query(text: str) -> str:
     """
     if len(text) > MAX_QUERY:
         raise UserError(f"the query has {len(text):,} characters: shorten it to {MAX_QUERY:,} or fewer")
-    whole = text.encode("utf-8", "replace").decode("utf-8")
-    shown = "".join(" " if unicodedata.category(character) == "Cc" else character for character in whole).strip()
-    if not shown:
+    query = shown(text)
+    if not query:
         raise UserError("the query is empty: say in words what to look for")
-    return shown
+    return query
+
+
+def shown(text: str) -> str:
+    """A text as it is shown and encoded, without control characters and blanks around it; empty where nothing else is in it."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in whole).strip()
 
 
 class QueryEncoder:

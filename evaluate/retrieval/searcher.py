@@ -73,7 +73,7 @@ class Searcher:
         Raises UserError for what the user can put right: no such cache, run or videos, a run that does not fit.
         """
         if options.top < 1:
-            raise UserError(f"--top {options.top}: a number above 0")
+            raise UserError(f"--top {options.top} must be at least 1")
         self._options, self._device = options, find_device(options.device)
         self.cache = FeatureCache(options.cache)
         self.head, record = load_head(options.run, self.cache, self._device)
@@ -119,7 +119,10 @@ class Searcher:
     def _answer(self, query: str, text: TextBatch, videos: NDArray[np.int64], score_B: NDArray[np.float32]) -> Answer:
         if np.isnan(score_B).any():
             video_id = self.gallery.ids[videos[int(np.isnan(score_B).argmax())]]
-            raise UserError(f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr")
+            raise UserError(
+                f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr, or extract again if it "
+                "is an untrained one"
+            )
         order = np.argsort(-score_B, kind="stable")[: self._options.top]
         measure, moments = find_moments(self.head, text, self.gallery.videos, videos[order])
         hits = []
@@ -183,7 +186,7 @@ def _candidates(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery
         return WholeGallery(len(gallery.ids))
     check_candidates(options.candidates, len(gallery.ids))
     if options.candidates < options.top:
-        raise UserError(f"--candidates {options.candidates}: at least as many as --top {options.top}")
+        raise UserError(f"--candidates {options.candidates} must be at least --top {options.top}")
     folder = None if options.index is None else options.index / options.candidates_from
     index = candidate_index(cache, gallery.videos, options.candidates_from, folder, quiet=options.quiet)
     return IndexedGallery(index, options.candidates)
@@ -192,7 +195,7 @@ def _candidates(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery
 def _files(options: RetrievalOptions, cache: FeatureCache) -> dict[str, str]:
     """The cached videos of the gallery, and the file of each, empty where none is known. Raises UserError for a source that is none."""
     if options.all and options.name is not None:
-        raise UserError("--all is everything that is cached: leave it out, or --name")
+        raise UserError("--all searches everything that is cached, --name one source: leave one of them out")
     listed = cache.listings.gallery(options.name)
     # Features that no extraction wrote have no listing.
     if options.all or not cache.listings.sources():

@@ -96,4 +96,4 @@ def find_candidates(index: VideoIndex, texts: TextFeatures, k: int, processes: P
 def check_candidates(k: int, videos: int) -> None:
     """Raises UserError where so many candidates cannot be had."""
     if not 1 <= k <= videos:
-        raise UserError(f"--candidates {k}: the gallery has {videos:,} videos; a number from 1 to that")
+        raise UserError(f"--candidates {k}: the gallery has {videos:,} videos: use 1 to {videos}")

@@ -22,7 +22,7 @@ def parse_candidates(option: str, videos: int) -> list[int]:
     try:
         numbers = [int(text) for text in option.split(",")]
     except ValueError as error:
-        raise UserError(f"--candidates {option}: whole numbers with commas between them") from error
+        raise UserError(f"--candidates {option} must be whole numbers with commas between them") from error
     for number in numbers:
         check_candidates(number, videos)
     return numbers
@@ -42,8 +42,11 @@ def candidate_rows(
 ) -> list[dict[str, Any]]:
     """A row for every kind of vectors and every number of candidates: metrics, points lost against `exhaustive`, seconds.
 
-    `folder` keeps an index in FOLDER/frames and FOLDER/pooled. See `candidate_metrics` for answers that are not among the candidates.
+    Without `numbers` there are no rows, and no index is built. `folder` keeps an index in FOLDER/frames and FOLDER/pooled. See
+    `candidate_metrics` for answers that are not among the candidates.
     """
+    if not numbers:
+        return []
     kinds: tuple[Vectors, ...] = ("frames", "pooled") if made_from == "both" else (made_from,)
     rows = []
     for vectors in kinds:

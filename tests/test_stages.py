@@ -472,7 +472,7 @@ def test_results_side_by_side(cache_path: Path, run: Path, tmp_path: Path, capsy
     assert table.splitlines()[0] == counted
     assert table.splitlines()[-1] == f"{run}: trained on 40 videos; epoch chosen on val"
     assert all(f"{row['figures']['RSum']['mean']:.1f}" in table for row in rows)
-    with pytest.raises(UserError, match="holds no"):
+    with pytest.raises(UserError, match="there is no folder"):
         compare(CompareOptions((tmp_path / "nothing",)))
 
 

@@ -311,11 +311,19 @@ def test_times_in_every_form_are_the_same_seconds(thousandths: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["-1", "nan", "inf", "1e10", "1:60", "1:75:00", "1:2:3:4", "00:00:01:12", "1m30s", "one", "1_0", "٣", "1:", ":30", "9" * 50]
+    "text", ["-1", "inf", "1e10", "1:60", "1:75:00", "1:2:3:4", "00:00:01:12", "1m30s", "one", "1_0", "٣", "1:", ":30", "9" * 50]
 )
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(UserError, match="no time: write seconds"):
         seconds_of(text)
+
+
+def test_times_that_are_missing(folder: Path) -> None:
+    """As R, pandas and SQL write them; in a caption the same letters are words."""
+    table = "video,caption,start,end\n" + "".join(f"a.mp4,{word},{word},\n" for word in ["NA", "NaN", "NULL", "None", "\\N", " "])
+    assert [row[1:] for row in rows_of(read(folder, table))] == [
+        [word, "search", -1.0, -1.0] for word in ["NA", "NaN", "NULL", "None", "\\N", " "]
+    ]
 
 
 def test_a_workbook_as_people_make_it(folder: Path) -> None:

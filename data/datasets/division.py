@@ -62,7 +62,8 @@ def divide(files: Sequence[str], shares: Mapping[str, float]) -> dict[str, str]:
 
     A file stays in its split whatever other files there are, so that a table may grow and no video moves from the test split into training.
     The shares are therefore met on average, and not to the video. The one exception keeps small tables usable: a split that would have no
-    file takes the one nearest to it from the largest split. Raises UserError where there are fewer files than splits.
+    file takes the one nearest to it from the largest split, until files of its own are there. Raises UserError where there are fewer files
+    than splits.
     """
     wanted = {split: share for split, share in shares.items() if share > 0}
     names = sorted(set(files))

@@ -194,7 +194,7 @@ class _Table:
 
         def read(text: str, place: str) -> None:
             try:
-                known[text] = seconds_of(text) if text.strip() else float("nan")
+                known[text] = seconds_of(text)
             except UserError as error:
                 raise UserError(f"{place}: {role} is {quote(text)}, {error}") from error
 

@@ -13,8 +13,9 @@ from data.command import run_command
 from data.errors import UserError
 from data.metrics import DIRECTIONS
 from data.provenance import write_atomically, write_json
+from data.writable import require_writable_folder
 from evaluate.curves import FORMATS, check_sweep, draw_match_curves, draw_sweep
-from evaluate.folder import check_out, clear
+from evaluate.folder import check_out, replacing
 from evaluate.results import SAME, Group, Result, differences, group_by_seed
 from evaluate.significance import TESTED, Comparison, compare_with_base
 from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
@@ -68,18 +69,19 @@ def main(options: CompareOptions) -> dict[str, Any]:
     if options.sweep is not None and options.out is None:
         raise UserError(f"--sweep {options.sweep}: name a folder for the plot with --out")
     if options.out is not None:
+        require_writable_folder(options.out)
         check_out(options.out, COMPARISON)
     compared = compare(options)
     tables = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "csv": as_csv}
     record = as_record(compared)
     if options.out is not None:
-        clear(options.out, COMPARISON)
-        for name, file in FILES.items():
-            write_atomically(options.out / file, tables[name](compared) + "\n")
-        draw_match_curves(compared.groups, options.out)
-        if options.sweep is not None:
-            draw_sweep(compared.groups, compared.base, options.sweep, options.out)
-        write_json(options.out / COMPARISON[0], record)
+        with replacing(options.out, COMPARISON) as new:
+            for name, file in FILES.items():
+                write_atomically(new / file, tables[name](compared) + "\n")
+            draw_match_curves(compared.groups, new)
+            if options.sweep is not None:
+                draw_sweep(compared.groups, compared.base, options.sweep, new)
+            write_json(new / COMPARISON[0], record)
     print(json.dumps(record) if options.json else tables[options.format](compared))
     return record
 

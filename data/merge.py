@@ -11,6 +11,7 @@ from data.cache import FeatureCache
 from data.command import run_command
 from data.command_line import About
 from data.errors import UserError
+from data.writable import require_writable_file
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def merge(options: MergeOptions) -> int:
         raise UserError(f"{options.out} is there already: name a new file, or remove it")
     if not options.out.parent.is_dir():
         raise UserError(f"{options.out.parent} is no folder: make it, or name a file elsewhere")
+    require_writable_file(options.out, "OUT")
     cache = FeatureCache(options.cache)
     cache.merge(options.out)
     counts = {"videos": len(cache.names("videos")), "texts": len(cache.names("texts")), "bytes": options.out.stat().st_size}

@@ -35,7 +35,12 @@ def print_sources(options: SourcesOptions) -> int:
         names = cache.listings.names()
         if options.drop not in names:
             raise UserError(f"--drop {options.drop}: the cache {options.cache} has no such source; it has: {', '.join(names) or 'none'}")
-        cache.listings.remove(options.drop)
+        try:
+            cache.listings.remove(options.drop)
+        except OSError as error:
+            raise UserError(
+                f"{options.cache} cannot be written ({error.strerror}): --drop takes the source out of the cache's files"
+            ) from error
         print(f"{options.drop} is out of the listings of {options.cache}", file=sys.stderr)
     rows = [
         {

@@ -16,8 +16,9 @@ from data.errors import UserError
 from data.metrics import DIRECTIONS
 from data.options_file import OPTIONS_FILE, write_options
 from data.provenance import write_atomically, write_json
+from data.writable import require_writable_folder
 from evaluate.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
-from evaluate.folder import check_out, clear
+from evaluate.folder import check_out, replacing
 from evaluate.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
 from evaluate.significance import TESTED, Comparison, compare_with_base
 from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
@@ -72,20 +73,21 @@ def main(options: CompareOptions) -> dict[str, Any]:
     """
     sweep = None if options.sweep is None else training_option(options.sweep)
     if options.out is not None:
+        require_writable_folder(options.out)
         check_out(options.out, COMPARISON)
     compared = compare(options, sweep)
     missing = None if sweep is None else why_no_sweep(compared.groups, sweep, options.out)
     tables = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "csv": as_csv}
     record = as_record(compared)
     if options.out is not None:
-        clear(options.out, COMPARISON)
-        write_options(options.out / OPTIONS_FILE, options, "python -m evaluate.compare")
-        for name, file in FILES.items():
-            write_atomically(options.out / file, tables[name](compared) + "\n")
-        draw_match_curves(compared.groups, options.out)
-        if sweep is not None and missing is None:
-            draw_sweep(compared.groups, compared.base, sweep, options.out)
-        write_json(options.out / COMPARISON[0], record)
+        with replacing(options.out, COMPARISON) as new:
+            write_options(new / OPTIONS_FILE, options, "python -m evaluate.compare")
+            for name, file in FILES.items():
+                write_atomically(new / file, tables[name](compared) + "\n")
+            draw_match_curves(compared.groups, new)
+            if sweep is not None and missing is None:
+                draw_sweep(compared.groups, compared.base, sweep, new)
+            write_json(new / COMPARISON[0], record)
     print(json.dumps(record) if options.json else tables[options.format](compared))
     if missing is not None:
         print(f"--sweep {options.sweep}: there is no plot, for {missing}", file=sys.stderr)

@@ -14,6 +14,7 @@ import tyro
 from data.command import run_command
 from data.command_line import About
 from data.errors import UserError
+from data.writable import require_writable_file
 from evaluate.retrieval.options import RetrievalOptions
 
 if TYPE_CHECKING:  # torch loads late, so that --help answers at once
@@ -51,6 +52,8 @@ def main(options: SearchOptions) -> list["Answer"]:
     Raises UserError where nothing is asked for, the video is unknown, or the cache, run or CLIP do not fit.
     """
     queries = _queries(options)
+    if options.html is not None:
+        require_writable_file(options.html, "--html")
     from evaluate.retrieval.searcher import Searcher
 
     if options.video is not None:

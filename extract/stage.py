@@ -24,6 +24,7 @@ from data.processes import ProcessGroup
 from data.progress import Progress
 from data.provenance import plain, provenance
 from data.tables import options_file
+from data.writable import require_writable_folder
 from extract.clip import Clip, load_clip
 from extract.decoders import check_decoder
 from extract.dry_run import dry_run
@@ -71,6 +72,8 @@ def extract(options: ExtractOptions) -> Outcome:
         return Outcome(options.cache, 0)
     _check_numbers(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
+        if not options.dry_run and not options.cache.is_file():  # a merged cache is refused with a line of its own
+            require_writable_folder(options.cache, "--cache")
         return _extract(replace(options, quiet=options.quiet or processes.rank > 0), processes)
 
 

@@ -7,6 +7,9 @@ levels of cache. README.md has the equations.
 Letters: i, k words, j a row of P, o what is not pooled, f a frame; `d_` and `gradient_` the derivative of the loss by something.
 """
 
+import functools
+import multiprocessing
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,7 +23,26 @@ from train_head.lanes import LANES, exp, factor, fill, load, root, store, total,
 Floats = NDArray[np.float32]
 Function = TypeVar("Function", bound=Callable[..., None])
 
-compiled: Callable[[Function], Function] = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+def compiled(function: Function) -> Function:
+    """The function compiled, and kept on disk for the next process; where no folder can be written, each process compiles it anew."""
+    try:
+        kept: Function = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:
+        _say_not_kept()
+        kept = numba.njit(nogil=True, error_model="numpy")(function)
+    return kept
+
+
+@functools.cache
+def _say_not_kept() -> None:
+    if multiprocessing.parent_process() is None:
+        print(
+            "compiled code cannot be kept, and is compiled at every start: neither the checkout nor the home folder can be written; "
+            "let NUMBA_CACHE_DIR name a folder that can",
+            file=sys.stderr,
+        )
+
 
 # Plain Python floats would make the compiled code compute in double precision.
 _0, _1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)

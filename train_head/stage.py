@@ -1,6 +1,7 @@
 """The second stage: load the cache, train the head, keep the best epoch on validation."""
 
 import csv
+import io
 import json
 import math
 import sys
@@ -19,7 +20,8 @@ from data.errors import UserError
 from data.metrics import Metrics
 from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup
-from data.provenance import plain, provenance
+from data.provenance import plain, provenance, write_atomically
+from data.writable import make_folder, require_writable_folder
 from train_head.board import BOARD_FOLDER, Board, require_tensorboard
 from train_head.checkpoint import CHECKPOINT_FILE, drop_checkpoint, load_checkpoint, save_checkpoint
 from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
@@ -82,6 +84,8 @@ def train(options: TrainOptions) -> Path:
         return options.out
     _check_out(options)
     with ProcessGroup.joined(device, options.process_timeout, in_step=True, remedy=GO_ON) as processes:
+        if processes.rank == 0:
+            require_writable_folder(options.out)
         loaded = load(options)
         processes.agree(_facts(options, loaded))
         batch = _shared_batch(options, loaded, processes.count)
@@ -196,7 +200,7 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
         processes.meet()
 
     if keep:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         if processes.rank == 0:
             write_options(options.out / OPTIONS_FILE, options, "python -m train_head")
     steps_done = max(0, epoch - 1) * trainer.steps_an_epoch + trainer.steps_done
@@ -375,8 +379,8 @@ def _flat(metrics: Metrics) -> dict[str, float]:
 
 
 def _write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    names = list(rows[-1])
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[-1]), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())

@@ -39,6 +39,7 @@ from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup
 from data.progress import Progress
 from data.provenance import provenance, write_atomically
+from data.writable import make_folder, require_writable_folder
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
@@ -146,6 +147,7 @@ def main(options: SweepOptions) -> Path:
     if options.processes is not None and options.processes < 1:
         raise UserError(f"--processes {options.processes} must be at least 1")
     device = find_device(options.device)
+    require_writable_folder(options.out)
     cache = FeatureCache(options.cache)
     path = options.out / RUNS_FILE
     before = _read_rows(path)
@@ -153,7 +155,7 @@ def main(options: SweepOptions) -> Path:
     runs = [_Run(run, run_name(run, cache, options.report_on)) for run in grid]
     # By frames: one number of frames is in memory at a time.
     missing = sorted((run for run in runs if run.name not in there), key=lambda run: run.options.max_frames or 0)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     rows: dict[str, dict[str, Any]] = {}
     unevaluated = [run.name for run in runs if options.evaluate and run.name in there and not _results(options, run.name).is_file()]
     with Progress("sweep", len(unevaluated) + len(missing), "runs", options.quiet) as progress:
@@ -303,7 +305,7 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, budget_bytes(options.memory_budget))
     scored = _clocks()
     folder = options.out / run.name
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     write_options(folder / OPTIONS_FILE, replace(run.options, out=folder), "python -m train_head")
     save_run(folder, head, {**record, f"{options.report_on}_after": metrics})
     made_by = provenance(options)

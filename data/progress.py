@@ -16,6 +16,12 @@ COLUMNS = 100
 _WITHOUT_RATE = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
+def say(line: str) -> None:
+    """Print a line to stderr, above the bar of progress if there is one."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
 class Progress:
     """Counts work done, with rate and time left, on stderr. Use as a context manager.
 
@@ -26,33 +32,44 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str, quiet: bool = False, *, there: int = 0, patience: float = 0.0) -> None:
         self._what, self._unit, self._total = what, unit, total
         self._there, self._patience = there, patience
-        terminal = sys.stderr.isatty()
-        # A terminal of 0 columns, as some batch systems have, does not say how wide it is: on so many no bar would be seen.
-        sized = terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0
-        self._shown = bool(total) and not quiet
-        self._lines = self._shown and not terminal
-        self._bar = tqdm(
-            total=total,
-            initial=there,
-            desc=what,
-            unit=unit,
-            disable=not (self._shown and terminal),
-            ncols=None if sized else COLUMNS,
-            dynamic_ncols=sized,
-            delay=patience,
-        )
+        terminal, shown = sys.stderr.isatty(), bool(total) and not quiet
+        self._draws, self._lines = shown and terminal, shown and not terminal
+        self._bar: tqdm | None = None
         self._done, self._note = there, ""
         self._start = self._last = time.monotonic()
+        self._draw()
 
     def update(self, count: int = 1, note: str = "") -> None:
         """Count `count` more as done; `note` stands behind the figures."""
         self._done += count
         self._note = note or self._note
-        if note and not self._bar.disable:
-            self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(count)
+        if self._bar is None:
+            self._draw()
+        else:
+            self._bar.set_postfix_str(self._note, refresh=False)
+            self._bar.update(count)
         if self._lines and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES and self._done < self._total:
             self._print_line()
+
+    def _draw(self) -> None:
+        """Begin the bar, if the work is shown as one and takes long enough."""
+        if not self._draws or time.monotonic() - self._start < self._patience:
+            return
+        # A terminal of 0 columns, as some batch systems have, does not say how wide it is: on so many no bar would be seen.
+        sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+        self._bar = tqdm(
+            total=self._total,
+            initial=self._there,
+            desc=self._what,
+            unit=self._unit,
+            ncols=None if sized else COLUMNS,
+            dynamic_ncols=sized,
+            # Drawn below, when it stands where the work does. As patience a delay would not do: a line of `say` draws what is delayed.
+            delay=1e-9,
+        )
+        self._bar.start_t -= time.monotonic() - self._start
+        self._bar.n = self._bar.last_print_n = self._done
+        self._bar.set_postfix_str(self._note)
 
     def _has_rate(self) -> bool:
         """Whether the work done says how fast it goes."""
@@ -70,8 +87,9 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not self._bar.disable and not self._has_rate():
-            self._bar.bar_format = "{desc}: " + _WITHOUT_RATE.replace("% ", "%|{bar}| ", 1)
-        self._bar.close()
+        if self._bar is not None:
+            if not self._has_rate():
+                self._bar.bar_format = "{desc}: " + _WITHOUT_RATE.replace("% ", "%|{bar}| ", 1)
+            self._bar.close()
         if self._lines and time.monotonic() - self._start >= self._patience:
             self._print_line()

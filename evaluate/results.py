@@ -1,6 +1,7 @@
 """Results of `python -m evaluate` read back, put together over seeds, and held against each other."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from train_head.stage import FREE_TO_CHANGE
 
 SAME = ("preset", "split", "queries", "gallery", "counts", "ties")
 """What results must share to be compared."""
+_DIGEST = re.compile(r"(?<=\d)-[0-9a-f]{12}$")
+"""Behind the seed in the name of a sweep's run (train_head.sweep.run_name)."""
 COMPARISON_FILE = "comparison.json"
 _WITHIN = ("", f"{RESULTS_FOLDER}/", "*/", f"*/{RESULTS_FOLDER}/")
 """Where results stand, from a folder that is given."""
@@ -40,7 +43,7 @@ class Result:
         """Raises UserError where the folder holds no results, or damaged ones."""
         path = folder / METRICS_FILE
         if not path.is_file():
-            raise UserError(_no_results(folder, []))
+            raise _no_results(folder, [])
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
             missing = [name for name in _READ if name not in metrics]
@@ -80,7 +83,7 @@ def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             inside, runs = [path], []
         without += [run for run in runs if inside and run / RESULTS_FOLDER not in inside and run not in inside]
         if not inside and (len(given) == 1 or not _beside(path)):
-            raise UserError(_no_results(path, runs))
+            raise _no_results(path, runs)
         for folder in inside:
             found.setdefault(folder.resolve(), folder)
     if not found:
@@ -93,16 +96,18 @@ def _beside(path: Path) -> bool:
     return path.is_file() or (path / COMPARISON_FILE).is_file()
 
 
-def _no_results(path: Path, runs: Sequence[Path]) -> str:
+def _no_results(path: Path, runs: Sequence[Path]) -> UserError:
     """What to say of a path that has none."""
     if not path.exists():
-        return f"there is no folder {path}: name one that python -m evaluate wrote"
+        return UserError(f"there is no folder {path}: name one that python -m evaluate wrote")
+    if path.is_file():
+        return UserError(f"{path} is a file: name the folder of results, or one that holds several, such as {path.parent}")
     if (path / RUN_FILE).is_file():
         results = path / RESULTS_FOLDER
-        return f"{path} is a run without results: write them with python -m evaluate --cache CACHE --run {path} --out {results}"
+        return UserError(f"{path} is a run without results: write them with python -m evaluate --cache CACHE --run {path} --out {results}")
     if runs:
-        return f"{path} holds runs without results: sweep again with --evaluate, or write those of each with python -m evaluate"
-    return f"{path} holds no {METRICS_FILE}: write one with python -m evaluate --out {path}"
+        return UserError(f"{path} holds runs without results: sweep again with --evaluate, or write those of each with python -m evaluate")
+    return UserError(f"{path} holds no {METRICS_FILE}: write one with python -m evaluate --out {path}")
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,8 @@ def _seeds_differ(results: Sequence[Result]) -> bool:
 
 
 def _label(results: Sequence[Result]) -> str:
-    runs = [result.metrics["run"] for result in results]
+    # A sweep names a run by a digest too, which says nothing to a reader: settings tell its runs apart.
+    runs = [_DIGEST.sub("", result.metrics["run"]) for result in results]
     if len(set(runs)) == 1:
         return str(runs[0])
     alike = takewhile(lambda characters: len(set(characters)) == 1, zip(*runs, strict=False))

@@ -55,11 +55,13 @@ def main(options: SearchOptions) -> list["Answer"]:
     if options.html is not None:
         require_writable_file(options.html, "--html")
     from evaluate.retrieval.searcher import Searcher
+    from train_head.compiling import compiling_said
 
-    if options.video is not None:
-        _print_captions(Searcher(options, queries=False), options.video, options)
-        return []
-    return _search(Searcher(options), queries, options)
+    with compiling_said(options.quiet):
+        if options.video is not None:
+            _print_captions(Searcher(options, queries=False), options.video, options)
+            return []
+        return _search(Searcher(options), queries, options)
 
 
 def _queries(options: SearchOptions) -> list[str]:
@@ -116,7 +118,7 @@ def _lines(name: str, option: str, quiet: bool) -> list[str]:
     if not found:
         raise UserError(f"{option} {name} holds no text: write one text a line")
     if empty and not quiet:
-        print(f"{option} {name}: {len(found):,} texts; {empty:,} empty lines are left out", file=sys.stderr)
+        print(f"{option} {name}: {len(found):,} texts; empty lines left out: {empty:,}", file=sys.stderr)
     return found
 
 

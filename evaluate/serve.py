@@ -71,15 +71,17 @@ def make_server(options: ServeOptions, listening: socket.socket) -> Any:
 
     from evaluate.retrieval.searcher import Searcher
     from evaluate.retrieval.web import make_app
+    from train_head.compiling import compiling_said
 
     # A picture that waits for another needs no line in the terminal.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    searcher = Searcher(options)
+    with compiling_said(options.quiet):
+        searcher = Searcher(options)
+        for _ in searcher.search(["anything"]):
+            pass
     taken, kept = searcher.head.most_words, searcher.cache.settings["max_words"]
     if taken is not None and taken < kept:
         print(f"the head of {options.run} takes {taken} tokens of a text, the cache {kept}: longer queries are cut there", file=sys.stderr)
-    for _ in searcher.search(["anything"]):
-        pass
     app = make_app(searcher, _folder(options, searcher.cache.provenance), options.run, options.host)
     return waitress.create_server(
         app,

@@ -29,6 +29,7 @@ from evaluate.report.collect import ReportCollector
 from evaluate.table import format_evaluation
 from evaluate.two_stage.candidates import require_index
 from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, parse_candidates
+from train_head.compiling import compiling_said
 from train_head.heads import Head
 from train_head.pairs import score_all_pairs
 from train_head.run import METRICS_FILE, check_fits, load_head
@@ -82,7 +83,8 @@ def evaluate(options: EvaluateOptions) -> Path:
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
         if options.index is not None and processes.count > 1:
             raise UserError("--index is for one process: leave it out under torchrun, where each builds its share")
-        return _evaluate(options, processes)
+        with compiling_said(options.quiet or processes.rank > 0):
+            return _evaluate(options, processes)
 
 
 def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:

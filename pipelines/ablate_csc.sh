@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The paper's figure of the CSC weight and its ablation table of GLIM and CSC, and each head, on the demo set: one cache, one CSV, and
-# docs/ablations.md written from it. Run again, it goes on where it stopped. SEEDS (5), LR (1e-3), EPOCHS (5), CACHE and
-# PROCESSES may be set.
+# docs/ablations.md written from it. Run again, it goes on where it stopped. SEEDS (5), LR (1e-3), EPOCHS (5), CACHE
+# (runs/demo/cache in this checkout), OUT (runs/ablations there), DOC, DEVICE, PROCESSES and PYTHON (see python.sh) may be set.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-python=${PYTHON:-.venv/bin/python}
-out=${OUT:-runs/ablations}
-cache=${CACHE:-runs/demo/cache}
+source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+out=$(absolute "${OUT:-$root/runs/ablations}")
+cache=$(absolute "${CACHE:-$root/runs/demo/cache}")
+doc=${DOC:+$(absolute "$DOC")}
+cd "$root"
 
 if [ ! -e "$cache/clip.h5" ]; then
     "$python" -m demo.generate --out runs/demo
@@ -27,4 +28,4 @@ sweep --mask-same-video yes
 sweep --temporal-init random
 sweep --max-frames 2,4,8
 sweep --scores video-sentence,word-frame,video-sentence+word-frame
-"$python" -m benchmarks.ablations --runs "$out/runs.csv" ${DOC:+--out "$DOC"}
+"$python" -m benchmarks.ablations --runs "$out/runs.csv" ${doc:+--out "$doc"}

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The whole pipeline on the embedded demo set; everything lands under runs/demo. Run again, it skips what is done.
+# The whole pipeline on the embedded demo set; everything lands under runs/demo in this checkout. Run again, it skips what is done.
+# PYTHON may be set: see python.sh.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-python=${PYTHON:-python3}
+source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+cd "$root"
 out=runs/demo
 
 "$python" -m demo.generate --out "$out"

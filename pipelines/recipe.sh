@@ -5,17 +5,25 @@
 # Read from the environment: VIDEOS, the folder of videos; ANNOTATIONS, the folder of annotation files (docs/datasets.md says which), for
 # a table the file. And, if you like, OUT (runs/DATASET in this checkout), PRESET (python -m data presets), MODEL, PRETRAINED (a tag or a
 # file; empty where the model brings its weights), HEADS, SEEDS, EPOCHS, BATCH_SIZE, SELECT_ON=test (the field's choice of the epoch),
-# SPLIT_BY_HASH (TRAIN,VAL,TEST: splits for a table that lacks them), ALLOW_MISSING=1 (go on without missing or broken videos), DEVICE.
-# Each stage can be run again alone; what is done is not done again.
+# SPLIT_BY_HASH (TRAIN,VAL,TEST: splits for a table that lacks them), ALLOW_MISSING=1 (go on without missing or broken videos), DEVICE, and
+# PYTHON (python.sh says which it is otherwise). Paths are from the folder that you are in. Each stage can be run again alone; what is done
+# is not done again.
 set -euo pipefail
 : "${VIDEOS:?the folder of videos}" "${ANNOTATIONS:?the folder of annotation files}"
 VIDEOS=$(realpath -- "$VIDEOS")
 ANNOTATIONS=$(realpath -- "$ANNOTATIONS")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-.venv/bin/python}
-out=${OUT:-runs/$dataset}
+source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+out=$(absolute "${OUT:-$root/runs/$dataset}")
 preset=${PRESET:-$preset}
 pretrained=${PRETRAINED-openai}
+if [ -f "$pretrained" ]; then
+    pretrained=$(absolute "$pretrained")
+fi
+model=${MODEL:-ViT-B-32-quickgelu}
+case $model in
+local-dir:*) model=local-dir:$(absolute "${model#local-dir:}") ;;
+esac
+cd "$root"
 select_on=${SELECT_ON:-val}
 common=(--cache "$out/cache" --device "${DEVICE:-auto}")
 if [ -n "${ALLOW_MISSING:-}" ]; then
@@ -26,7 +34,7 @@ fi
 status=0
 "$python" -m extract --dataset "$dataset" --preset "$preset" --videos "$VIDEOS" --annotations "$ANNOTATIONS" \
     ${SPLIT_BY_HASH:+--split-by-hash "$SPLIT_BY_HASH"} \
-    --model "${MODEL:-ViT-B-32-quickgelu}" ${pretrained:+--pretrained "$pretrained"} "${common[@]}" || status=$?
+    --model "$model" ${pretrained:+--pretrained "$pretrained"} "${common[@]}" || status=$?
 if [ "$status" -eq 3 ]; then
     cat "$out/cache/failures.csv" >&2
     if [ -z "${ALLOW_MISSING:-}" ]; then

@@ -318,6 +318,17 @@ def test_the_table_is_there_where_a_plot_is_not_and_why_is_said(
         assert (tmp_path / "out" / "table.txt").read_text() == with_sweep.out
 
 
+def test_runs_of_a_sweep_are_told_apart_by_their_settings(evaluated: dict[str, Path], tmp_path: Path) -> None:
+    """Not by the digests in their names, where there is one seed of each; and by their folders where nothing differs."""
+    named = {0.0: "glccl-seed0-0123456789ab", 0.5: "glccl-seed0-ba9876543210"}
+    results = [trained(tmp_path / name, evaluated["glccl"], 0, csc_weight=weight) for weight, name in named.items()]
+    record = main(CompareOptions(tuple(results)))
+    assert [row["run"] for row in record["rows"]] == ["runs/glccl-seed0 (csc_weight 0.0)", "runs/glccl-seed0 (csc_weight 0.5)"]
+    again = trained(tmp_path / "glccl-seed0-000000000000", evaluated["glccl"], 0, csc_weight=0.5)
+    record = main(CompareOptions((results[1], again)))
+    assert [row["run"] for row in record["rows"]] == [f"runs/glccl-seed0 ({folder})" for folder in (results[1], again)]
+
+
 def test_a_sweep_is_in_the_order_of_its_values(seeds: list[Path], evaluated: dict[str, Path], tmp_path: Path) -> None:
     mixed = (seeds[8], seeds[0], seeds[4], seeds[7], seeds[1])
     record = main(CompareOptions(mixed, sweep="csc_weight", out=tmp_path / "out"))
@@ -354,7 +365,7 @@ def test_results_are_found_in_folders_of_runs(
         ((runs / "run3",), "run3 is a run without results: write them with python -m evaluate --cache CACHE --run"),
         (tuple(sorted(runs.iterdir())), "run3 is a run without results"),
         ((runs / "summary",), r"summary holds no metrics\.json"),
-        ((runs / "runs.csv",), r"runs\.csv holds no metrics\.json"),
+        ((runs / "runs.csv",), r"runs\.csv is a file: name the folder"),
         ((runs / "none",), "there is no folder .*none"),
     ):
         with pytest.raises(UserError, match=line):

@@ -151,7 +151,7 @@ def test_every_head_trains_and_evaluates(options: TrainOptions, name: str, tmp_p
     assert result["text_to_video"] == pytest.approx(json.loads((run / "run.json").read_text())["val"]["text_to_video"])
     zero_shot = replace(evaluation, run=f"zero-shot:{name}", out=tmp_path / "zero")
     if HEADS[name].TRAINED_ONLY:
-        with pytest.raises(UserError, match=rf"scores nothing before training; train it with --head {name}"):
+        with pytest.raises(UserError, match=rf"scores nothing before training: train it with python -m train_head --head {name}"):
             evaluate.main(zero_shot)
     else:
         assert json.loads((evaluate.main(zero_shot) / "metrics.json").read_text())["queries"] == 20

@@ -48,8 +48,86 @@ def recorder(folder: Path, real: str = "none") -> tuple[Path, Path]:
 
 
 def test_every_data_set_has_a_pipeline() -> None:
-    assert {path.stem for path in (ROOT / "pipelines").glob("*.sh")} == {*ADAPTERS, "recipe", "ablate_csc"}
+    assert {path.stem for path in (ROOT / "pipelines").glob("*.sh")} == {*ADAPTERS, "recipe", "ablate_csc", "python"}
     assert RECIPES.keys() == ADAPTERS.keys() - {"demo"}
+
+
+@pytest.mark.parametrize("script", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "pipelines").rglob("*.sh")))
+def test_scripts_are_sound_shell_and_take_python_from_one_place(script: str) -> None:
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "--external-sources", "--shell=bash", "--severity=warning", ROOT / script], check=True)
+    text = (ROOT / script).read_text()
+    if script != "pipelines/python.sh":
+        assert not [name for name in ("PYTHON:-", "python3", ".venv") if name in text]
+        assert any(f'/{shared}"' in text for shared in ("python.sh", "recipe.sh", "slurm/common.sh"))
+
+
+def checkout(folder: Path) -> Path:
+    """The pipelines alone, in a checkout of their own, whose path has blanks."""
+    shutil.copytree(ROOT / "pipelines", folder / "a checkout" / "pipelines")
+    return folder / "a checkout"
+
+
+def recording(path: Path) -> Path:
+    """A Python at this path that writes down its commands beside itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@" >> "$0.log"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("given", ["variable", "relative", "command", "checkout", "system"])
+def test_which_python_runs_a_pipeline(tmp_path: Path, given: str) -> None:
+    """PYTHON as a path, as one from the folder that the user is in, and as a command; that of the checkout; else python3."""
+    here, user = checkout(tmp_path), tmp_path / "of the user"
+    places = {
+        "variable": user / "an environment" / "python",
+        "relative": user / "an environment" / "python",
+        "command": user / "bin" / "my-python",
+        "checkout": here / ".venv" / "bin" / "python",
+        "system": user / "bin" / "python3",
+    }
+    python = recording(places[given])
+    (user / "some videos").mkdir(parents=True)
+    table = user / "a table.csv"
+    table.touch()
+    for name in ("own weights.pt", "own model"):
+        (user / name).touch()
+    variables = {"variable": str(python), "relative": "an environment/python", "command": "my-python"}
+    environment = {
+        "VIDEOS": "some videos",
+        "ANNOTATIONS": "a table.csv",
+        "OUT": "some runs",
+        "HEADS": "mean",
+        "PRETRAINED": "own weights.pt",
+    }
+    environment |= {"MODEL": "local-dir:own model", "PATH": f"{user / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"PYTHON": variables[given]} if given in variables else {}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+    command = ["bash", str(here / "pipelines" / "table.sh")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=user, env={**inherited, **environment})
+    assert done.returncode == 0, done.stderr
+    words = Path(f"{python}.log").read_text().splitlines()
+    assert words[0] == str(here)
+    for option, value in (
+        ("--videos", user / "some videos"),
+        ("--annotations", table),
+        ("--cache", user / "some runs" / "cache"),
+        ("--pretrained", user / "own weights.pt"),
+        ("--model", f"local-dir:{user / 'own model'}"),
+    ):
+        assert words[words.index(option) + 1] == str(value)
+
+
+@pytest.mark.parametrize("script", ["demo.sh", "table.sh", "ablate_csc.sh"])
+def test_a_python_that_is_not_there_is_one_line(tmp_path: Path, script: str) -> None:
+    environment = {**os.environ, "PYTHON": "no/python", "VIDEOS": str(tmp_path), "ANNOTATIONS": str(tmp_path)}
+    done = subprocess.run(["bash", ROOT / "pipelines" / script], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"error: there is no Python at {tmp_path}/no/python: set PYTHON to one that has the requirements (requirements.txt)"
+    ]
 
 
 @pytest.mark.parametrize("name", RECIPES)

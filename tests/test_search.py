@@ -260,7 +260,7 @@ def test_a_file_of_queries_may_come_from_any_editor(
     file.write_bytes(end.join(["a röd ring", "", " \t", "a\u2028star\x0b", "\x85", "x"]).encode(encoding))
     asked = replace(options, query=(), queries=str(file), run="zero-shot:mean", quiet=False)
     assert [answer.query for answer in search.main(asked)] == ["a röd ring", "a\u2028star", "x"]
-    assert f"--queries {file}: 3 texts; 3 empty lines are left out" in capsys.readouterr().err.splitlines()
+    assert f"--queries {file}: 3 texts; empty lines left out: 3" in capsys.readouterr().err.splitlines()
 
 
 def test_standard_input_that_is_closed_is_said(options: SearchOptions, monkeypatch: pytest.MonkeyPatch) -> None:

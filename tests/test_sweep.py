@@ -97,7 +97,7 @@ def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(options: SweepOpt
     assert (metrics["run"], metrics["RSum"]) == (str(options.out / str(row["run"])), pytest.approx(row["test RSum"]))
     compare(CompareOptions((options.out,), sweep="csc_weight"))
     said = capsys.readouterr()
-    assert str(options.out / str(row["run"])) in said.out
+    assert f"{options.out}/mean-seed0 " in said.out
     assert said.err == "--sweep csc_weight: there is no plot, for all that were trained have csc_weight 0.5, and a plot takes two values\n"
 
 

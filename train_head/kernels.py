@@ -7,9 +7,6 @@ levels of cache. README.md has the equations.
 Letters: i, k words, j a row of P, o what is not pooled, f a frame; `d_` and `gradient_` the derivative of the loss by something.
 """
 
-import functools
-import multiprocessing
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,23 +22,13 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 
 def compiled(function: Function) -> Function:
-    """The function compiled, and kept on disk for the next process; where no folder can be written, each process compiles it anew."""
+    """The loop as numba compiles it when it is first called, kept on disk where there is a folder for it."""
     try:
-        kept: Function = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        loop: Function = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:
-        _say_not_kept()
-        kept = numba.njit(nogil=True, error_model="numpy")(function)
-    return kept
-
-
-@functools.cache
-def _say_not_kept() -> None:
-    if multiprocessing.parent_process() is None:
-        print(
-            "compiled code cannot be kept, and is compiled at every start: neither the checkout nor the home folder can be written; "
-            "let NUMBA_CACHE_DIR name a folder that can",
-            file=sys.stderr,
-        )
+        # The checkout, the home folder and NUMBA_CACHE_DIR cannot be written: numba would not compile at all.
+        loop = numba.njit(nogil=True, error_model="numpy")(function)
+    return loop
 
 
 # Plain Python floats would make the compiled code compute in double precision.

@@ -24,6 +24,7 @@ from data.provenance import plain, provenance, write_atomically
 from data.writable import make_folder, require_writable_folder
 from train_head.board import BOARD_FOLDER, Board, require_tensorboard
 from train_head.checkpoint import CHECKPOINT_FILE, drop_checkpoint, load_checkpoint, save_checkpoint
+from train_head.compiling import compile_loops, compiling_said
 from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
@@ -97,7 +98,8 @@ def train(options: TrainOptions) -> Path:
             if len(loaded.select.videos.ids) == 1:
                 print(f"note: split {options.select_on} has 1 video, so all epochs are equally good: the first is kept", file=sys.stderr)
         try:
-            head, record = fit(options, loaded, device, processes, keep=True)
+            with compiling_said(options.quiet or processes.rank > 0):
+                head, record = fit(options, loaded, device, processes, keep=True)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop
         if processes.rank == 0:
@@ -177,6 +179,7 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
         check_fits(head, split)
     if options.precision == "bf16":
         head.encoder_in_bf16, head.products = True, torch.bfloat16
+    compile_loops(head, loaded.train)
     trainer = make_trainer(head, options, loaded, processes)
     identity = {
         "options": provenance_options(options),

@@ -37,14 +37,15 @@ from data.mapped import map_texts, map_videos
 from data.metrics import Metrics
 from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup
-from data.progress import Progress
+from data.progress import Progress, say
 from data.provenance import provenance, write_atomically
 from data.writable import make_folder, require_writable_folder
+from train_head.compiling import compile_loops, compiling_said
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
 from train_head.splits import Split, load_split
-from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, batches_line, check_options, fit, load, provenance_options
+from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, batches_line, build_head, check_options, fit, load, provenance_options
 from train_head.trainer import fitting_batch
 from train_head.workers import in_processes
 
@@ -186,6 +187,12 @@ def _train_all(options: SweepOptions, cache: FeatureCache, device: torch.device,
     report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
     shared = _Shared(options, load(first), report, device)
     _say_batches([run.options for run in runs], shared.loaded.train)
+    with compiling_said(options.quiet):
+        # What is on disk then is loaded by all processes, rather than compiled by each.
+        for run in {run.options.head: run.options for run in runs}.values():
+            head = build_head(run, shared.loaded.cache).to(device)
+            check_fits(head, shared.loaded.train)
+            compile_loops(head, shared.loaded.train)
     count = options.processes or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():
@@ -206,7 +213,7 @@ def _say_batches(runs: Sequence[TrainOptions], train: Split) -> None:
             "same: name one of them"
         )
     for asked, run in larger.items():
-        print(batches_line(run, train, fitting_batch(asked, len(train.videos.ids), 1)), file=sys.stderr)
+        say(batches_line(run, train, fitting_batch(asked, len(train.videos.ids), 1)))
 
 
 def _map(shared: _Shared, folder: Path) -> _Shared:

@@ -19,7 +19,7 @@ from train_head.pairs import videos_a_block
 from train_head.run import check_frames
 from train_head.threads import parallel
 
-PATIENCE_S = 1.0
+PATIENCE_S = 3.0
 """A search that opens its gallery sooner than that says nothing of it."""
 
 

@@ -1,8 +1,8 @@
-# Sourced by the array scripts beside it. Read from the environment: PYTHON (.venv/bin/python of this checkout) and CACHE, a folder that
-# all nodes see; what else a script reads it says itself.
+# Sourced by the array scripts beside it. Read from the environment: CACHE, a folder that all nodes see, and PYTHON (see ../python.sh); what
+# else a script reads it says itself.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../python.sh"
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/../..}"
-python=${PYTHON:-.venv/bin/python}
 : "${CACHE:?a folder that all nodes see}"
 # Compute nodes have no network: weights are taken from where the login node fetched them to, or the command says that they are missing.
 export HF_HUB_OFFLINE=1

@@ -34,7 +34,7 @@ $(VENV)/ready: requirements.txt $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt $(CONSTRAINTS:%=--constraint %)
 	touch $@
 
-$(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt requirements-pyav.txt
+$(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt requirements-pyav.txt requirements-xlsx.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt $(CONSTRAINTS:%=--constraint %)
 	touch $@
 

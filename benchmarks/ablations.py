@@ -16,6 +16,7 @@ from benchmarks.scoring import ROOT
 from data.command import run_command
 from data.errors import UserError
 from data.provenance import write_atomically
+from data.writable import require_writable_file
 
 FIGURES = ("t2v R@1", "t2v R@5", "v2t R@1", "RSum")
 # Two-sided 95% points of Student's t for 1, 2, ... degrees of freedom.
@@ -88,6 +89,7 @@ STUDIES = (
 
 def main(options: AblationOptions) -> Path:
     """Write the text and return its path. Raises UserError where there is no such CSV."""
+    require_writable_file(options.out)
     if not options.runs.is_file():
         raise UserError(f"--runs {options.runs} is not there: write it with pipelines/ablate_csc.sh")
     table = pd.read_csv(options.runs)

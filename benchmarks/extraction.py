@@ -32,6 +32,7 @@ from data.errors import UserError
 from data.ffmpeg import Processes, encode_video, run_ffmpeg
 from data.provenance import provenance, write_json
 from data.sampling import choose_frames
+from data.writable import make_folder, require_writable_file
 from extract import ExtractOptions, main
 from extract.clip import BATCH, Clip, load_clip
 from extract.decode import Sampling, sample_frames
@@ -253,6 +254,7 @@ def make_shape(options: ExtractionOptions, folder: Path, shape: str) -> list[Pat
 
 def measure(options: ExtractionOptions) -> Path:
     """Measure, print the figures and write them to OUT."""
+    require_writable_file(options.out)
     try:
         import cv2
     except ImportError as error:
@@ -290,7 +292,7 @@ def measure(options: ExtractionOptions) -> Path:
             print(work, file=sys.stderr)
             rows += measured[work]()
     print(markdown(rows))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent)
     write_json(options.out, {"rows": rows, "provenance": provenance(options)})
     print(json.dumps([{key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in row.items()} for row in rows]))
     return options.out

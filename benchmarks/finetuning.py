@@ -29,6 +29,7 @@ from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.metrics import RECALLS, RankCounter, Ranks
 from data.provenance import provenance, write_json
+from data.writable import require_writable_folder
 from extract import ExtractOptions
 from train_head.options import TrainOptions
 from train_head.pairs import RankedScores, score_all_pairs
@@ -83,6 +84,7 @@ class Hits:
 def main(options: FinetuningOptions) -> Path:
     """Train what is missing, measure, print the comparison and write OUT/finetuning.json; returns its path."""
     rates = _rates(options.clip_lrs)
+    require_writable_folder(options.out)
     shared = TrainOptions(
         cache=options.cache,
         out=options.out,

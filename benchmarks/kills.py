@@ -22,6 +22,7 @@ from data.ffmpeg import encode_video
 from data.index import names_in
 from data.progress import Progress
 from data.provenance import provenance, write_json
+from data.writable import make_folder, require_writable_file
 from extract import ExtractOptions
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +98,7 @@ def assert_equal_caches(path: Path, other: Path) -> None:
 
 def measure(options: KillsOptions) -> Path:
     """Kill, go on, compare, and write the figures to OUT."""
+    require_writable_file(options.out)
     rng = random.Random(options.seed)
     if options.videos < 2:
         raise UserError(f"--videos {options.videos}: at least 2")
@@ -139,7 +141,7 @@ def measure(options: KillsOptions) -> Path:
         "parts after the last kill": len(before),
         "equal": True,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent)
     write_json(options.out, {"figures": figures, "provenance": provenance(options)})
     print(json.dumps(figures))
     return options.out

@@ -22,6 +22,7 @@ import evaluate
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.command import run_command
 from data.provenance import provenance, write_json
+from data.writable import make_folder, require_writable_file
 from evaluate import EvaluateOptions
 from evaluate.report import REPORT_FILE
 from extract.models import load_tokenizer
@@ -91,6 +92,7 @@ def _pictures(rng: np.random.Generator, frames: int) -> list[Image.Image]:
 
 def main(options: ReportOptions) -> Path:
     """Measure, print the figures and write them to OUT."""
+    require_writable_file(options.out)
     with TemporaryDirectory() as folder:
         cache = make_cache(Path(folder) / "cache", options.videos, options.frames)
         shown = len(b"".join(cache.images("thumbnails", "video0"))) / options.frames
@@ -116,7 +118,7 @@ def main(options: ReportOptions) -> Path:
     }
     for name, value in figures.items():
         print(f"{name:30} {value:8.2f}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent)
     write_json(options.out, {"figures": figures, "provenance": provenance(options)})
     print(json.dumps({name: float(f"{value:.4g}") for name, value in figures.items()}))
     return options.out

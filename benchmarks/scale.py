@@ -30,6 +30,7 @@ from data.cache import FeatureCache
 from data.command import run_command
 from data.errors import UserError
 from data.provenance import provenance, write_json
+from data.writable import make_folder, require_writable_file
 from evaluate.cost import measured
 from evaluate.retrieval.candidates import IndexedGallery
 from evaluate.retrieval.gallery import Gallery
@@ -228,6 +229,7 @@ def _made(path: Path, real: FeatureCache, videos: int, captions: int | None = No
 
 def main(options: ScaleOptions) -> Path:
     """Measure, print the figures and write them to OUT. Raises UserError where there is no demo cache."""
+    require_writable_file(options.out)
     if not options.cache.exists():
         raise UserError(f"--cache {options.cache} is not there: make demo makes it")
     real = FeatureCache(options.cache)
@@ -255,7 +257,7 @@ def main(options: ScaleOptions) -> Path:
     finally:
         if options.work is None:
             shutil.rmtree(work)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent)
     write_json(options.out, {"figures": figures, "threads": torch.get_num_threads(), "provenance": provenance(options)})
     print(json.dumps(figures))
     return options.out

@@ -25,6 +25,7 @@ from data.command import run_command
 from data.errors import UserError
 from data.features import Ragged, TextFeatures, VideoFeatures
 from data.provenance import provenance, write_json
+from data.writable import make_folder, require_writable_file
 from evaluate.cost import measured
 from extract.clip import load_clip
 from train_head.blocks import text_blocks
@@ -335,6 +336,7 @@ def memory(published: tuple[str, Shape], ours: tuple[str, Shape]) -> Row:
 
 def main(options: ScoringOptions) -> Path:
     """Measure, print the figures and write them to OUT."""
+    require_writable_file(options.out)
     msrvtt, didemo = caption_lengths(options.annotations)
     rows: dict[str, Callable[[], Row]] = {
         "msrvtt 1000 x 1000": lambda: all_pairs((msrvtt, 1000, 12, 32), options.repeats),
@@ -354,7 +356,7 @@ def main(options: ScoringOptions) -> Path:
         print(name)
         for key, value in values.items():
             print(f"  {key:34} {value:10.4g}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent)
     write_json(options.out, {"figures": figures, "threads": torch.get_num_threads(), "provenance": provenance(options)})
     print(json.dumps({name: {key: float(f"{v:.4g}") for key, v in row.items()} for name, row in figures.items()}))
     return options.out

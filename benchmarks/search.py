@@ -23,6 +23,7 @@ from data.cache import FeatureCache, VideoEntry
 from data.command import run_command
 from data.progress import Progress
 from data.provenance import provenance, write_json
+from data.writable import make_folder, require_writable_file
 from evaluate.retrieval.options import RetrievalOptions
 from evaluate.retrieval.searcher import Searcher
 from extract.clip import Clip, load_clip
@@ -148,6 +149,7 @@ def _held_mib() -> float:
 
 def main(options: SearchBenchmarkOptions) -> Path:
     """Measure, print the figures and write them to OUT."""
+    require_writable_file(options.out)
     figures: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
         cache = make_cache(Path(folder) / "cache", load_clip(MODEL, PRETRAINED, torch.device("cpu")), options.videos, options.frames)
@@ -161,7 +163,7 @@ def main(options: SearchBenchmarkOptions) -> Path:
         print(f"{name}, {options.videos:,} videos of {options.frames} frames, {options.threads} threads")
         for key, value in row.items():
             print(f"  {key:42} {value:10.4g}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent)
     write_json(options.out, {"figures": figures, "provenance": provenance(options)})
     print(json.dumps({name: {key: float(f"{value:.4g}") for key, value in row.items()} for name, row in figures.items()}))
     return options.out

@@ -28,6 +28,7 @@ from data.command import run_command
 from data.device import budget_bytes, find_device
 from data.processes import ProcessGroup
 from data.provenance import provenance, write_json
+from data.writable import make_folder, require_writable_file
 from train_head.heads import HEADS
 from train_head.options import TrainOptions
 from train_head.splits import Split, load_split
@@ -222,6 +223,7 @@ def clock(device: torch.device) -> float:
 
 def main(options: TrainingOptions) -> Path:
     """Measure, print the figures and write them to OUT."""
+    require_writable_file(options.out)
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -246,7 +248,7 @@ def main(options: TrainingOptions) -> Path:
         print(name)
         for key, value in values.items():
             print(f"  {key:44} {value:10.4g}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent)
     write_json(options.out, {"figures": figures, "device": str(find_device(options.device)), "provenance": provenance(options)})
     print(json.dumps({name: {key: float(f"{v:.4g}") for key, v in row.items()} for name, row in figures.items()}))
     return options.out

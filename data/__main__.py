@@ -1,32 +1,37 @@
-from typing import Annotated
+"""`python -m data VERB`: look at a data set or a cache, and keep a cache in order."""
 
-import tyro
+import runpy
+import sys
 
-from data.check import CheckOptions, check
-from data.command import run_command
-from data.merge import MergeOptions, merge
-from data.presets import PresetsOptions, print_presets
-from data.print_sources import SourcesOptions, print_sources
-from data.verify import VerifyOptions, verify
+from data.command import USER_ERROR
+from data.version import version
 
-Command = (
-    Annotated[CheckOptions, tyro.conf.subcommand("check")]
-    | Annotated[PresetsOptions, tyro.conf.subcommand("presets")]
-    | Annotated[VerifyOptions, tyro.conf.subcommand("verify")]
-    | Annotated[MergeOptions, tyro.conf.subcommand("merge")]
-    | Annotated[SourcesOptions, tyro.conf.subcommand("sources")]
-)
+VERBS = {
+    "check": ("data.check", "what of a data set is there, and what is missing"),
+    "presets": ("data.presets", "the split protocols, with the words and frames of their recipes"),
+    "verify": ("data.verify", "find every damaged byte of a cache"),
+    "merge": ("data.merge", "put a cache into one file"),
+    "sources": ("data.print_sources", "the folders and tables of a cache; take one out"),
+}
 
 
-def main(options: CheckOptions | PresetsOptions | VerifyOptions | MergeOptions | SourcesOptions) -> int:
-    if isinstance(options, CheckOptions):
-        return check(options)
-    if isinstance(options, PresetsOptions):
-        return print_presets(options)
-    if isinstance(options, SourcesOptions):
-        return print_sources(options)
-    return verify(options) if isinstance(options, VerifyOptions) else merge(options)
+def main() -> None:
+    """Hand the command line on to the module of the verb."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    if verb in VERBS:
+        del sys.argv[1]
+        runpy.run_module(VERBS[verb][0], run_name="__main__", alter_sys=True)
+    elif verb in ("-h", "--help"):
+        print("usage: python -m data VERB [OPTIONS]\n\nverbs, each with a --help of its own:")
+        for name, (_, text) in VERBS.items():
+            print(f"  {name:8}  {text}")
+    elif verb == "--version":
+        print(f"python -m data {version()}")
+    else:
+        said = f"{verb} is no verb" if verb else "a verb is missing"
+        print(f"error: python -m data: {said}: choose one of {', '.join(VERBS)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
 
 
-# tyro makes subcommands of a union, which has no type of its own.
-run_command(Command, main, prog="python -m data", status=int)  # type: ignore[arg-type]
+if __name__ == "__main__":
+    main()

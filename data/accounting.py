@@ -1,5 +1,6 @@
 """How much of a data set there is: what its protocol expects, what the annotations list, what has a file."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,9 @@ def require_complete(dataset: Dataset, preset: Preset, folder: Path) -> None:
 def _near(dataset: Dataset, video_id: str, folder: Path) -> str:
     """The name by which the missing file of a video was looked for, and the names that are most like it."""
     name = dataset.sought.get(video_id, video_id)
-    if (folder / name).is_dir():
+    if os.path.isdir(folder / name):
         return f"{name}, which is a folder"
-    if (folder / name).is_symlink():
+    if os.path.islink(folder / name):
         return f"{name}, which is a link that leads nowhere"
     near = VideoFolder(folder).near(name)
     return f"{name}; near it: {', '.join(near)}" if near else name

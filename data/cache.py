@@ -47,6 +47,7 @@ from data.merged import write_merged
 from data.sampling import choose_frames, choose_words
 from data.sealed import is_sound, sweep, write_sealed
 from data.sources import Source
+from data.writable import make_folder
 
 if TYPE_CHECKING:  # writing a part needs no torch
     from data.features import Ragged, TextFeatures, VideoFeatures
@@ -103,7 +104,7 @@ class FeatureCache:
         """
         if path.is_file():
             raise UserError(f"--cache {path} is a merged cache, which nothing can be added to: name the folder that it was merged from")
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path, "--cache")
         sweep(path)
         parts = [file for kind in NAMES for file in sorted(path.glob(f"{kind}-*.h5"))]
         for file in parts[shard[0] :: shard[1]]:

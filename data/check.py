@@ -3,10 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from data.accounting import report, summary_line
-from data.command import SOME_FAILED
-from data.datasets import find_preset, read_dataset
+from data.command import SOME_FAILED, run_command
+from data.command_line import About
+from data.datasets import find_preset, read_dataset, shares_of
 
 
 @dataclass(frozen=True)
@@ -14,22 +16,25 @@ class CheckOptions:
     """Say what of a data set is there and what is missing. Reads annotations and names of files only; ends with status 3 where it is not
     whole."""
 
-    videos: Path
+    videos: Annotated[Path, About.INPUT]
     """Folder of the video files."""
-    annotations: Path | None = None
-    """Folder of the data set's annotation files; for `table` the CSV or Parquet file, or none for a plain folder of videos."""
-    dataset: str = "table"
+    annotations: Annotated[Path | None, About.INPUT] = None
+    """Folder of the data set's annotation files; for `table` the file, or none for a plain folder of videos."""
+    dataset: Annotated[str, About.INPUT] = "table"
     """Data set: msrvtt, didemo, vatex, msvd, lsmdc, activitynet, demo, or table (your own)."""
-    preset: str | None = None
+    split_by_hash: Annotated[str | None, About.INPUT] = None
+    """TRAIN,VAL,TEST: how the videos of a table are divided into the splits that it lacks, as extract divides them. Such as 80,10,10."""
+    preset: Annotated[str | None, About.INPUT] = None
     """Split protocol of the data set: see python -m data presets. Default: the data set's first."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """The result as one JSON line on standard output."""
 
 
 def check(options: CheckOptions) -> int:
     """Print what there is and return the exit status. Raises UserError where annotations are missing or malformed."""
     preset = find_preset(options.dataset, options.preset, options.annotations)
-    dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
+    shares = None if options.split_by_hash is None else shares_of(options.split_by_hash)
+    dataset = read_dataset(options.dataset, preset, options.annotations, options.videos, shares)
     found = report(options.dataset, dataset, preset, options.videos)
     if options.json:
         print(json.dumps(found))
@@ -46,3 +51,16 @@ def check(options: CheckOptions) -> int:
             print(f"empty caption of: {video_id}")
         print("all of it is there" if found["complete"] else "not whole: extract, train_head and evaluate will ask for --allow-missing")
     return 0 if found["complete"] else SOME_FAILED
+
+
+if __name__ == "__main__":
+    run_command(
+        CheckOptions,
+        check,
+        prog="python -m data check",
+        status=int,
+        examples=(
+            "--videos videos --annotations captions.csv",
+            "--dataset msrvtt --preset msrvtt-7k --videos MSRVTT/videos --annotations MSRVTT/annotations",
+        ),
+    )

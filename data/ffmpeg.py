@@ -236,7 +236,9 @@ def encode_video(path: Path, frames: bytes, width: int, height: int, fps: int) -
     except FfmpegFailed as error:
         raise UserError(f"{path} cannot be written with {find_ffmpeg()}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a read-only disk this fails, be the file there or not.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _write_all(process: subprocess.Popen[bytes], feed: bytes) -> None:

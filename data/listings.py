@@ -20,7 +20,7 @@ import pandas as pd
 from data.errors import UserError
 from data.hdf5 import open_file
 from data.sources import SHARE, Listing, Source, together
-from data.tables import captions_file, checksum_file, is_intact, videos_file, write_parquet
+from data.tables import captions_file, checksum_file, is_intact, options_file, videos_file, write_parquet
 
 COLUMNS = ["video_id", "split", "file", "start", "end", "failed"]
 PATIENCE_S = 1.0
@@ -168,6 +168,7 @@ class Listings:
         """Take a source out of the listings; its features stay until they are pruned."""
         for stem in [name, *self._shares(name)]:
             self._remove(stem)
+        (self._path / options_file(name)).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         """The names of all sources, also of those that are about to list something for the first time."""

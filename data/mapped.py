@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.features import Ragged, TextFeatures, VideoFeatures
+from data.writable import cannot_write
 
 ENTRIES_AT_ONCE = 1024
 
@@ -28,14 +29,18 @@ class MappedRagged(Ragged):
 
 
 def map_ragged(ragged: Ragged, path: Path) -> MappedRagged:
-    """Write the rows to a new file, in memory or on disk as they are, and map it."""
-    rows_TD = np.lib.format.open_memmap(path, "w+", ragged.dtype, (int(ragged.length_N.sum()), ragged.dimension))
-    first = 0
-    for entry in range(0, len(ragged), ENTRIES_AT_ONCE):
-        rows_RD = ragged.gather(range(entry, min(entry + ENTRIES_AT_ONCE, len(ragged))))[0]
-        rows_TD[first : first + len(rows_RD)] = rows_RD.numpy()
-        first += len(rows_RD)
-    rows_TD.flush()
+    """Write the rows to a new file, in memory or on disk as they are, and map it. Raises UserError where the disk is full."""
+    shape = int(ragged.length_N.sum()), ragged.dimension
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(ragged.dtype)), "fortran_order": False, "shape": shape}
+    try:
+        # Written and not mapped: a full disk kills whoever writes into a mapped file.
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_2_0(file, header)
+            for entry in range(0, len(ragged), ENTRIES_AT_ONCE):
+                rows_RD = ragged.gather(range(entry, min(entry + ENTRIES_AT_ONCE, len(ragged))))[0]
+                file.write(rows_RD.numpy().astype(ragged.dtype).tobytes())
+    except OSError as error:
+        raise cannot_write(path.parent, error, "--out") from error
     return MappedRagged(path, ragged.length_N)
 
 

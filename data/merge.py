@@ -8,7 +8,10 @@ from typing import Annotated
 import tyro
 
 from data.cache import FeatureCache
+from data.command import run_command
+from data.command_line import About
 from data.errors import UserError
+from data.writable import require_writable_file
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class MergeOptions:
     """Folder of the cache."""
     out: Annotated[Path, tyro.conf.Positional]
     """The file to write; it must not be there."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """The result as one JSON line on standard output."""
 
 
@@ -29,6 +32,7 @@ def merge(options: MergeOptions) -> int:
         raise UserError(f"{options.out} is there already: name a new file, or remove it")
     if not options.out.parent.is_dir():
         raise UserError(f"{options.out.parent} is no folder: make it, or name a file elsewhere")
+    require_writable_file(options.out, "OUT")
     cache = FeatureCache(options.cache)
     cache.merge(options.out)
     counts = {"videos": len(cache.names("videos")), "texts": len(cache.names("texts")), "bytes": options.out.stat().st_size}
@@ -37,3 +41,13 @@ def merge(options: MergeOptions) -> int:
     else:
         print(f"{options.out}: {counts['videos']:,} videos and {counts['texts']:,} texts, {counts['bytes'] / 2**20:.1f} MiB")
     return 0
+
+
+if __name__ == "__main__":
+    run_command(
+        MergeOptions,
+        merge,
+        prog="python -m data merge",
+        status=int,
+        examples=("runs/cache runs/cache.h5", "--json /scratch/cache cache.h5"),
+    )

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from data.command import run_command
+from data.command_line import About
 from data.datasets import ADAPTERS, Preset
 from data.errors import UserError
 
@@ -14,9 +16,9 @@ class PresetsOptions:
     """Print the presets: split protocols with their sizes, words and frames. extract takes one by --preset, and --fps, --max-frames and
     --max-words in its place."""
 
-    dataset: str | None = None
+    dataset: Annotated[str | None, About.INPUT] = None
     """Only those of this data set."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """The presets as one JSON line on standard output."""
 
 
@@ -43,3 +45,7 @@ def print_presets(options: PresetsOptions) -> int:
 def _plain(dataset: str, preset: Preset) -> dict[str, Any]:
     plain = dataclasses.asdict(preset)
     return {"dataset": dataset, **plain, "expected": {split: count._asdict() for split, count in preset.expected.items()}}
+
+
+if __name__ == "__main__":
+    run_command(PresetsOptions, print_presets, prog="python -m data presets", status=int, examples=("", "--dataset msrvtt --json"))

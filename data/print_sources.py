@@ -9,6 +9,8 @@ from typing import Annotated
 import tyro
 
 from data.cache import FeatureCache
+from data.command import run_command
+from data.command_line import About
 from data.errors import UserError
 
 
@@ -18,9 +20,9 @@ class SourcesOptions:
 
     cache: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache, or a merged file."""
-    drop: str | None = None
+    drop: Annotated[str | None, About.CACHE] = None
     """Take the source of this name out. Its features stay until extract --prune drops what no source lists."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """The sources as one JSON line on standard output."""
 
 
@@ -33,7 +35,12 @@ def print_sources(options: SourcesOptions) -> int:
         names = cache.listings.names()
         if options.drop not in names:
             raise UserError(f"--drop {options.drop}: the cache {options.cache} has no such source; it has: {', '.join(names) or 'none'}")
-        cache.listings.remove(options.drop)
+        try:
+            cache.listings.remove(options.drop)
+        except OSError as error:
+            raise UserError(
+                f"{options.cache} cannot be written ({error.strerror}): --drop takes the source out of the cache's files"
+            ) from error
         print(f"{options.drop} is out of the listings of {options.cache}", file=sys.stderr)
     rows = [
         {
@@ -52,3 +59,9 @@ def print_sources(options: SourcesOptions) -> int:
         count = f"{row['videos']:,} videos and {row['captions']:,} captions"
         print(f"{row['name']}: {count}, {row['preset']}, from {row['origin'] or 'a run that did not say'}")
     return 0
+
+
+if __name__ == "__main__":
+    run_command(
+        SourcesOptions, print_sources, prog="python -m data sources", status=int, examples=("runs/cache", "runs/cache --drop holidays")
+    )

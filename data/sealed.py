@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -35,7 +35,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): make room or choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a read-only disk this fails, be the file there or not.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_sealed(path: Path, content: bytes) -> None:

@@ -30,20 +30,23 @@ class Source:
     """What a listing was read from.
 
     `origin`: the folder or the annotations, `folder` that of the video files, as absolute paths; None in a listing of format 3.
+    `division`: the shares of `--split-by-hash` by which its splits were made, if they were.
     """
 
     preset: str
     origin: str | None = None
     folder: str | None = None
+    division: str | None = None
 
     @classmethod
     def of(cls, name: str, attributes: Mapping[Any, Any]) -> "Source":
         """From the attributes of a table; one of format 3 has none, and is named as its preset."""
-        return cls(attributes.get("preset", name), attributes.get("origin"), attributes.get("folder"))
+        return cls(attributes.get("preset", name), attributes.get("origin"), attributes.get("folder"), attributes.get("division"))
 
     def attributes(self) -> dict[Hashable | None, Any]:
         """What a table of it carries."""
         known: dict[Hashable | None, Any] = {"preset": self.preset, "origin": self.origin, "folder": self.folder}
+        known["division"] = self.division
         return {key: value for key, value in known.items() if value is not None}
 
 
@@ -57,10 +60,10 @@ class Listing:
     videos: pd.DataFrame
 
 
-def source_of(preset: Preset, videos: Path, annotations: Path | None) -> Source:
-    """The source that an extraction reads."""
+def source_of(preset: Preset, videos: Path, annotations: Path | None, division: str | None = None) -> Source:
+    """The source that an extraction reads; see `Source` for `division`."""
     origin = videos if annotations is None else annotations
-    return Source(preset.name, printable(Path(os.path.abspath(origin))), printable(Path(os.path.abspath(videos))))
+    return Source(preset.name, printable(Path(os.path.abspath(origin))), printable(Path(os.path.abspath(videos))), division)
 
 
 def name_of(source: Source, given: str | None, own: bool, there: Mapping[str, Source], listed: Callable[[str], float]) -> str:

@@ -20,6 +20,11 @@ def videos_file(preset: str) -> str:
     return f"videos-{preset}.parquet"
 
 
+def options_file(name: str) -> str:
+    """The name of the file of the options that a source was extracted with."""
+    return f"options-{name}.yaml"
+
+
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     """Write a table, and beside it its checksum in the form of sha256sum."""
     content = io.BytesIO()

@@ -8,7 +8,8 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from data.command import SOME_FAILED
+from data.command import SOME_FAILED, run_command
+from data.command_line import About
 from data.errors import UserError
 from data.index import names_in
 from data.layout import CLIP_FILE
@@ -23,7 +24,7 @@ class VerifyOptions:
 
     cache: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache, or a merged file."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """The result as one JSON line on standard output."""
 
 
@@ -62,3 +63,7 @@ def _lost(cache: Path, damaged: list[Path]) -> set[str]:
     for part in set(cache.glob("videos-*.h5")) - set(damaged):
         listed -= set(names_in(part))
     return listed
+
+
+if __name__ == "__main__":
+    run_command(VerifyOptions, verify, prog="python -m data verify", status=int, examples=("runs/cache", "--json runs/cache.h5"))

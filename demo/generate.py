@@ -20,6 +20,7 @@ from data.errors import UserError
 from data.ffmpeg import encode_video, require_ffmpeg
 from data.progress import Progress
 from data.provenance import write_atomically, write_json
+from data.writable import make_folder, require_writable_folder
 from demo.render import SIDE, render_event
 from demo.world import Split, caption, make_split
 
@@ -54,13 +55,14 @@ def main(options: GenerateOptions) -> Path:
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     if min(sizes.values()) < 1:
         raise UserError("--train, --val and --test: at least 1 video each")
+    require_writable_folder(options.out)
     recipe = {**sizes, "seed": options.seed}
     videos, annotations = options.out / "videos", options.out / "annotations"
     recipe_path = options.out / RECIPE_FILE
     if recipe_path.exists() and json.loads(recipe_path.read_text()) != recipe:
         raise UserError(f"--out {options.out} holds a demo set of other sizes or another seed: name another folder, or delete it")
     for folder in (videos, annotations):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     write_json(recipe_path, recipe)
     tasks = []
     records: dict[str, list[Any]] = {"videos": [], "sentences": []}

@@ -18,6 +18,7 @@ from PIL import Image
 from data.command import run_command
 from data.errors import UserError
 from data.sealed import written_whole
+from data.writable import make_folder, require_writable_folder
 from evaluate.report import REPORT_FILE
 from evaluate.serve import ServeOptions, serving
 
@@ -74,7 +75,8 @@ def main(options: ScreenshotOptions) -> list[Path]:
     program = find_chromium()
     if program is None:
         raise UserError("no Chromium is here: install the Debian package chromium, or name a program in the variable CHROMIUM")
-    options.out.mkdir(parents=True, exist_ok=True)
+    require_writable_folder(options.out)
+    make_folder(options.out)
     taken = []
     serve = ServeOptions(cache=options.cache, run=options.run, port=0, device="cpu")
     with serving(serve) as address, sync_playwright() as playwright:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.command import run_command
+from data.writable import make_folder, require_writable_folder
 from demo.render import render_event
 from demo.world import NAMES, caption, change_one_attribute, random_events
 from extract.clip import load_clip
@@ -88,6 +89,7 @@ def clip_loss(image_ND: Tensor, sentence_ND: Tensor, logit_scale: Tensor) -> Ten
 
 def main(options: TrainClipOptions) -> Path:
     """Train and write the folder; returns it."""
+    require_writable_folder(options.out)
     clip = load_clip(f"local-dir:{CONFIG_DIR}", RANDOM, torch.device("cpu"), options.seed)
     model = clip.model.train().requires_grad_(True)
     with torch.no_grad():
@@ -135,7 +137,7 @@ def _save(model: nn.Module, seen_ids: set[int], out: Path) -> None:
     unseen = torch.ones(len(state["token_embedding.weight"]), dtype=torch.bool)
     unseen[list(seen_ids)] = False
     state["token_embedding.weight"][unseen] = 0
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     (out / "open_clip_config.json").write_text((CONFIG_DIR / "open_clip_config.json").read_text())
     temporary = out / f"open_clip_model.safetensors.{os.getpid()}.tmp"
     save_file(state, temporary)

@@ -1,4 +1,12 @@
 from data.command import run_command
 from evaluate import EvaluateOptions, main
 
-run_command(EvaluateOptions, main, prog="python -m evaluate", pairs=True)  # the report is on by default, and scripts may say so
+run_command(
+    EvaluateOptions,
+    main,
+    prog="python -m evaluate",
+    examples=(
+        "--cache runs/cache --run zero-shot:glccl --out runs/results/zero-shot",
+        "--cache runs/cache --run runs/glccl --out runs/results/glccl --candidates 10,50",
+    ),
+)

@@ -5,23 +5,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import tyro
 
 from data.command import run_command
+from data.command_line import About
 from data.errors import UserError
 from data.metrics import DIRECTIONS
+from data.options_file import OPTIONS_FILE, write_options
 from data.provenance import write_atomically, write_json
+from data.writable import require_writable_folder
 from evaluate.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
-from evaluate.folder import check_out, clear
+from evaluate.folder import check_out, replacing
 from evaluate.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
 from evaluate.significance import TESTED, Comparison, compare_with_base
 from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
 from train_head.splits import counts_line
 
-COMPARISON = (COMPARISON_FILE, "table.*", *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
+COMPARISON = (COMPARISON_FILE, OPTIONS_FILE, "table.*", *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
 """All that a comparison writes, as patterns of names."""
 FILES = {"text": "table.txt", "markdown": "table.md", "latex": "table.tex", "csv": "table.csv"}
 
@@ -33,21 +36,21 @@ class CompareOptions:
     results: tyro.conf.Positional[tuple[Path, ...]]
     """Folders that python -m evaluate wrote, or folders of them, such as that of a sweep with --evaluate. Those that differ in the seed of
     their training alone share a row."""
-    base: Path | None = None
+    base: Annotated[Path | None, About.METRICS] = None
     """Folder of results from which the differences of all others are tested, together with those that differ from it in the seed alone:
     paired bootstrap and McNemar. Default: no tests."""
-    sweep: str | None = None
+    sweep: Annotated[str | None, About.METRICS] = None
     """Option of the training, such as csc_weight, in whose order the table is, and to draw R@1 and RSum against into OUT, with standard
     deviations over seeds. Where there is nothing to draw, that is said."""
-    allow_different: bool = False
+    allow_different: Annotated[bool, About.METRICS] = False
     """Go on where splits, counts, protocols or rules for ties differ; the table says so, and tests stay where queries are the same."""
-    out: Path | None = None
+    out: Annotated[Path | None, About.OUTPUT] = None
     """Folder for the table as text, Markdown, LaTeX and CSV, comparison.json, and plots as SVG and PNG. Default: none is written."""
-    format: Literal["text", "markdown", "latex", "csv"] = "text"
+    format: Annotated[Literal["text", "markdown", "latex", "csv"], About.OUTPUT] = "text"
     """Form of the table on standard output."""
-    seed: int = 0
+    seed: Annotated[int, About.METRICS] = 0
     """Seed of the resampled queries of the paired bootstrap."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """What comparison.json holds as one JSON line on standard output, in place of the table."""
 
 
@@ -70,19 +73,21 @@ def main(options: CompareOptions) -> dict[str, Any]:
     """
     sweep = None if options.sweep is None else training_option(options.sweep)
     if options.out is not None:
+        require_writable_folder(options.out)
         check_out(options.out, COMPARISON)
     compared = compare(options, sweep)
     missing = None if sweep is None else why_no_sweep(compared.groups, sweep, options.out)
     tables = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "csv": as_csv}
     record = as_record(compared)
     if options.out is not None:
-        clear(options.out, COMPARISON)
-        for name, file in FILES.items():
-            write_atomically(options.out / file, tables[name](compared) + "\n")
-        draw_match_curves(compared.groups, options.out)
-        if sweep is not None and missing is None:
-            draw_sweep(compared.groups, compared.base, sweep, options.out)
-        write_json(options.out / COMPARISON[0], record)
+        with replacing(options.out, COMPARISON) as new:
+            write_options(new / OPTIONS_FILE, options, "python -m evaluate.compare")
+            for name, file in FILES.items():
+                write_atomically(new / file, tables[name](compared) + "\n")
+            draw_match_curves(compared.groups, new)
+            if sweep is not None and missing is None:
+                draw_sweep(compared.groups, compared.base, sweep, new)
+            write_json(new / COMPARISON[0], record)
     print(json.dumps(record) if options.json else tables[options.format](compared))
     if missing is not None:
         print(f"--sweep {options.sweep}: there is no plot, for {missing}", file=sys.stderr)
@@ -241,4 +246,12 @@ def _p(value: float) -> str:
 
 
 if __name__ == "__main__":
-    run_command(CompareOptions, main, prog="python -m evaluate.compare")
+    run_command(
+        CompareOptions,
+        main,
+        prog="python -m evaluate.compare",
+        examples=(
+            "runs/results/zero-shot-glccl runs/results/glccl",
+            "runs/results/* --base runs/results/mean --format markdown --out runs/summary",
+        ),
+    )

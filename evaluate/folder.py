@@ -1,15 +1,21 @@
 """Folders of results: which files in them are a command's own."""
 
-from collections.abc import Sequence
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
 from data.errors import UserError
+from data.options_file import OPTIONS_FILE
+from data.writable import cannot_write, make_folder
 from evaluate.ranks import RANKS_FILES
 from evaluate.report import PLOT_FILES, REPORT_FILE
 from train_head.run import METRICS_FILE
 
-EVALUATION = (METRICS_FILE, *RANKS_FILES.values(), REPORT_FILE, *PLOT_FILES)
+EVALUATION = (METRICS_FILE, OPTIONS_FILE, *RANKS_FILES.values(), REPORT_FILE, *PLOT_FILES)
 """All that an evaluation writes, as patterns of names. Results without the first are not complete; only the report comes after it."""
 
 
@@ -27,14 +33,29 @@ def check_out(out: Path, own: Sequence[str]) -> None:
         raise UserError(f"--out {out} is a file: name a folder")
 
 
-def clear(out: Path, own: Sequence[str]) -> None:
-    """Make the folder, or remove what the command wrote into it before, so that files of two runs never stand together.
+@contextmanager
+def replacing(out: Path, own: Sequence[str]) -> Iterator[Path]:
+    """A new folder to write files into, which then take the place of what the command wrote into OUT before.
 
-    What else a user has put beside results is left alone.
+    So files of two runs never stand together, and what was there stays where the new files cannot all be written. The first of `own` is
+    moved last. What else a user has put beside results is left alone.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    for path in [path for pattern in own for path in sorted(out.glob(pattern))]:
-        path.unlink()
+    make_folder(out)
+    new = out / f".{platform.node()}.{os.getpid()}.new"
+    try:
+        make_folder(new)
+        yield new
+        for path in [path for pattern in own for path in sorted(out.glob(pattern))]:
+            path.unlink()
+        for path in sorted(new.iterdir(), key=lambda path: path.name == own[0]):
+            path.rename(out / path.name)
+    except OSError as error:
+        raise cannot_write(out, error, "--out") from error
+    except UserError as error:
+        # The files as they would be called, and not as they were for a moment.
+        raise UserError(str(error).replace(str(new), str(out)), error.listed) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _is_own(name: str, own: Sequence[str]) -> bool:

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from data.command import run_command
+from data.command_line import About
 from data.errors import UserError
+from data.writable import require_writable_file
 from evaluate.retrieval.options import RetrievalOptions
 
 if TYPE_CHECKING:  # torch loads late, so that --help answers at once
@@ -30,17 +32,17 @@ class SearchOptions(RetrievalOptions):
     query: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to look for, in words: all of them are one query, with quotes or without. Options stand before or behind the words, not between
     them; behind --, words may begin with a dash."""
-    each: bool = False
+    each: Annotated[bool, About.INPUT] = False
     """Take each argument for a query of its own, rather than all of them for the words of one."""
-    queries: str | None = None
+    queries: Annotated[str | None, About.INPUT] = None
     """File of queries, one a line, answered after one on the command line; - is standard input."""
-    video: str | None = None
+    video: Annotated[str | None, About.INPUT] = None
     """Id of a video to rank captions for, instead of queries."""
-    captions: Path | None = None
+    captions: Annotated[Path | None, About.INPUT] = None
     """File of texts for --video, one a line. Default: all captions of the cache."""
-    html: Path | None = None
+    html: Annotated[Path | None, About.OUTPUT] = None
     """File for the results as a page with thumbnails, where the cache keeps them."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """The results as JSON on standard output, a line for each query, in their order."""
 
 
@@ -50,6 +52,8 @@ def main(options: SearchOptions) -> list["Answer"]:
     Raises UserError where nothing is asked for, the video is unknown, or the cache, run or CLIP do not fit.
     """
     queries = _queries(options)
+    if options.html is not None:
+        require_writable_file(options.html, "--html")
     from evaluate.retrieval.searcher import Searcher
     from train_head.compiling import compiling_said
 
@@ -214,4 +218,12 @@ def printable(text: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command(SearchOptions, main, prog="python -m evaluate.search")
+    run_command(
+        SearchOptions,
+        main,
+        prog="python -m evaluate.search",
+        examples=(
+            "--cache runs/cache --run zero-shot:glccl a dog runs along the beach",
+            "--cache runs/cache --run runs/glccl --queries queries.txt --html found.html",
+        ),
+    )

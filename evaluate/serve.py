@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Annotated, Any
 
 from data.command import run_command
+from data.command_line import About
 from data.errors import UserError
 from evaluate.retrieval.options import RetrievalOptions
 
@@ -27,11 +28,11 @@ REQUESTS_AT_ONCE = 8
 class ServeOptions(RetrievalOptions):
     """Open a page with a query box, thumbnails and players, for this machine alone unless --host says more."""
 
-    videos: Path | None = None
+    videos: Annotated[Path | None, About.INPUT] = None
     """Folder of the video files, for the players. Default: the one they were extracted from, where it is still there."""
-    host: str = "127.0.0.1"
+    host: Annotated[str, About.OUTPUT] = "127.0.0.1"
     """Address to listen at; 0.0.0.0 lets every machine of the network search and watch."""
-    port: int = 8000
+    port: Annotated[int, About.OUTPUT] = 8000
     """Port to listen at; 0 takes a free one."""
 
 
@@ -128,4 +129,9 @@ def _folder(options: ServeOptions, provenance: dict[str, Any]) -> Path | None:
 
 
 if __name__ == "__main__":
-    run_command(ServeOptions, main, prog="python -m evaluate.serve")
+    run_command(
+        ServeOptions,
+        main,
+        prog="python -m evaluate.serve",
+        examples=("--cache runs/cache --run zero-shot:glccl", "--cache runs/cache --run runs/glccl --videos videos --port 8080"),
+    )

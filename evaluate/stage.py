@@ -12,20 +12,23 @@ import torch
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
 from data.errors import UserError
+from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup, on_this_machine
 from data.provenance import plain, provenance, write_json
+from data.writable import require_writable_folder
 from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
 from evaluate.cut import cut_figures
-from evaluate.folder import EVALUATION, check_out, clear
+from evaluate.folder import EVALUATION, check_out, replacing
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
 from evaluate.report.collect import ReportCollector
 from evaluate.table import format_evaluation
-from evaluate.two_stage.rows import candidate_rows, format_candidates, parse_candidates
+from evaluate.two_stage.candidates import require_index
+from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, parse_candidates
 from train_head.compiling import compiling_said
 from train_head.heads import Head
 from train_head.pairs import score_all_pairs
@@ -86,6 +89,9 @@ def evaluate(options: EvaluateOptions) -> Path:
 
 def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     start = time.perf_counter()
+    if processes.rank == 0:
+        require_writable_folder(options.out)
+        require_index(options.index, kinds(options.candidates_from))
     loaded = load(options)
     processes.agree(_facts(options, loaded))
     head, split = loaded.head, loaded.split
@@ -146,9 +152,10 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "trained": loaded.record.get("provenance"),
         "provenance": provenance(options),
     }
-    clear(options.out, EVALUATION)
-    ranks.write(options.out)
-    write_json(options.out / METRICS_FILE, result)
+    with replacing(options.out, EVALUATION) as new:
+        write_options(new / OPTIONS_FILE, options, "python -m evaluate")
+        ranks.write(new)
+        write_json(new / METRICS_FILE, result)
     shown = (*ROW, "text_to_video", "video_to_text", "RSum", *(("candidates",) if candidates else ()))
     print(json.dumps({name: result[name] for name in shown}) if options.json else format_evaluation(result))
     if candidates and not options.json:

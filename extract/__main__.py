@@ -24,5 +24,8 @@ run_command(
     prog="python -m extract",
     status=lambda outcome: SOME_FAILED if outcome.failed else 0,
     default=default,
-    pairs=True,  # one flag is on by default, and scripts may say so
+    examples=(
+        "--videos videos --cache runs/cache --model ViT-B-32-quickgelu --pretrained openai",
+        "--dataset msrvtt --videos MSRVTT/videos --annotations MSRVTT/annotations --cache runs/msrvtt --pretrained openai",
+    ),
 )

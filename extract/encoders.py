@@ -104,4 +104,9 @@ def main(options: EncodersOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_command(EncodersOptions, main, prog="python -m extract.encoders")
+    run_command(
+        EncodersOptions,
+        main,
+        prog="python -m extract.encoders",
+        examples=("--like B-32", "> docs/encoders.md"),
+    )

@@ -1,14 +1,16 @@
 """Options that are not given: an existing cache says them, else the preset, else a default."""
 
 import json
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from data.cache import CLIP_FILE
-from data.datasets import Preset
+from data.datasets import Preset, Shares, shares_of
 from data.hdf5 import open_file
 from data.sealed import is_sound
+from data.sources import Source, source_of
 from extract.options import ExtractOptions
 
 DEFAULTS = {"model": "ViT-B-32-quickgelu", "precision": "fp32", "dtype": "float16", "decode_device": "cpu"}
@@ -33,6 +35,28 @@ def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any],
     values = DEFAULTS | of_preset | followed
     unset = (None, "auto")
     return replace(options, **{name: value for name, value in values.items() if name == "seed" or getattr(options, name) in unset})
+
+
+def division(options: ExtractOptions, preset: Preset, sources: Mapping[str, Source]) -> Shares | None:
+    """How the videos of a table are divided: as asked for, else as the same table was when it was last extracted into the cache.
+
+    `sources`: those of the cache by name. It is the same table if it is the same file, or has the name of one that is gone, or goes by the
+    same `--name`.
+    """
+    if options.split_by_hash is not None:
+        return shares_of(options.split_by_hash)
+    if options.annotations is None or preset.files:
+        return None
+    own = source_of(preset, options.videos, options.annotations)
+    assert own.origin is not None
+    of_preset = [source for source in sources.values() if source.preset == own.preset and source.origin is not None]
+    same = [source for source in of_preset if source.origin == own.origin]
+    if not same:
+        gone = [source for source in of_preset if source.origin is not None and not os.path.exists(source.origin)]
+        same = [source for source in gone if os.path.basename(source.origin or "") == os.path.basename(own.origin)]
+    if options.name is not None:
+        same = [sources[options.name]] if options.name in sources else []
+    return next((shares_of(source.division, followed=True) for source in same if source.division is not None), None)
 
 
 def _model_of(options: ExtractOptions) -> dict[str, Any]:

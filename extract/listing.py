@@ -47,7 +47,7 @@ def named(options: ExtractOptions, preset: Preset, dataset: Dataset) -> Named:
         before = {video_id.partition("#t=")[0] for video_id in listings.videos(name)["video_id"]}
         return len(before & ids) / max(len(before), 1)
 
-    source = source_of(preset, options.videos, options.annotations)
+    source = source_of(preset, options.videos, options.annotations, dataset.division)
     name = name_of(source, options.name, options.dataset == "table", there, listed)
     return Named(name, source, {other: their for other, their in there.items() if other != name})
 

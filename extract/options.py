@@ -2,93 +2,100 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from data.command_line import About
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
     """Decode each video once, run a frozen CLIP, and cache the features of frames and text tokens. Run again to go on."""
 
-    videos: Path
+    videos: Annotated[Path, About.INPUT]
     """Folder of the video files."""
-    cache: Path
+    cache: Annotated[Path, About.CACHE]
     """Folder of the feature cache; made where it is missing, added to where it is there."""
-    annotations: Path | None = None
-    """Folder of the data set's annotation files; for `table` the CSV or Parquet file, or none for a plain folder of videos."""
-    dataset: str = "table"
-    """Data set: msrvtt, didemo, vatex, msvd, lsmdc, activitynet, demo, or table (your own CSV or Parquet with columns video, caption,
-    split)."""
-    preset: str | None = None
+    annotations: Annotated[Path | None, About.INPUT] = None
+    """Folder of the data set's annotation files; for `table` the file: CSV (with whatever separator), JSON Lines, a JSON list, Parquet or
+    .xlsx. None for a plain folder of videos."""
+    dataset: Annotated[str, About.INPUT] = "table"
+    """Data set: msrvtt, didemo, vatex, msvd, lsmdc, activitynet, demo, or table (your own, with columns video and caption, and
+    for training split: train, val or test)."""
+    split_by_hash: Annotated[str | None, About.INPUT] = None
+    """TRAIN,VAL,TEST: divides the videos of a table without a column split in this ratio, by a hash of the file's name, so that a video
+    stays in its split when others are added. Where only val or test rows are lacking, they are taken from the training videos. Such as
+    80,10,10. Default: as this table was divided before."""
+    preset: Annotated[str | None, About.INPUT] = None
     """Split protocol and recipe of the data set: see python -m data presets. Default: the data set's first."""
-    name: str | None = None
+    name: Annotated[str | None, About.INPUT] = None
     """Name of this source in the cache, whose last listing it replaces. Default: that of the folder or table, or the data set's preset."""
-    model: str | None = None
+    model: Annotated[str | None, About.MODEL] = None
     """CLIP by open_clip's name (python -m extract.encoders lists those that can be had), or local-dir:PATH. Default: the cache's own with
     its weights, or ViT-B-32-quickgelu for a new cache."""
-    pretrained: str | None = None
+    pretrained: Annotated[str | None, About.MODEL] = None
     """Weights: one of open_clip's tags, a file, or `random`. Must be given unless the model brings its own."""
-    image_mean: str | None = None
+    image_mean: Annotated[str | None, About.MODEL] = None
     """Mean of red, green and blue, from 0 to 1, that is subtracted from a picture: three numbers with commas, or one for all. Default: what
     the tag or the model's folder says; for a weights file or `random`, what all tags of the model agree on."""
-    image_std: str | None = None
+    image_std: Annotated[str | None, About.MODEL] = None
     """Standard deviation that the difference is divided by, in the same form and with the same default."""
-    image_resize: str | None = None
+    image_resize: Annotated[str | None, About.MODEL] = None
     """How a picture gets CLIP's size, with the same default: bicubic or bilinear, a comma, and shortest (the shorter side fits, the middle
     is cut out), longest (the longer side fits, the rest is filled) or squash (both sides fit). Such as bicubic,shortest."""
-    fps: float | None = None
+    fps: Annotated[float | None, About.SAMPLING] = None
     """Frames sampled a second. Default: the preset's, 1. This and the next three follow a cache that has served the preset, and any cache
     where the preset is table or folder."""
-    max_frames: int | Literal["all"] | None = None
+    max_frames: Annotated[int | Literal["all"] | None, About.SAMPLING] = None
     """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
-    max_words: int | None = None
+    max_words: Annotated[int | None, About.SAMPLING] = None
     """Tokens kept of each caption, start and end included. Default: the preset's; for a table or a folder as many as the model takes."""
-    pictures: Literal["display", "stored"] | None = None
+    pictures: Annotated[Literal["display", "stored"] | None, About.SAMPLING] = None
     """display: pictures as a player shows them: deinterlaced, pixels square, transparency over black. stored: as the loaders of the field's
     data sets see them. Default: the preset's; display for a folder or a table."""
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    precision: Annotated[Literal["fp32", "bf16", "fp16"] | None, About.MODEL] = None
     """Numbers that CLIP computes with; part of the features' identity. fp32 is never rounded to TF32. Default: the cache's, or fp32."""
-    dtype: Literal["float16", "float32"] | None = None
+    dtype: Annotated[Literal["float16", "float32"] | None, About.CACHE] = None
     """Number format of the cached features. Default: the cache's, or float16."""
-    thumbnails: bool = True
+    thumbnails: Annotated[bool, About.CACHE] = True
     """Keep a small picture of every frame, about 2 KB, for reports and search pages. Videos that are there without are extracted again."""
-    store_pixels: bool = False
+    store_pixels: Annotated[bool, About.CACHE] = False
     """Keep every frame as the encoder sees it, as JPEG, for fine-tuning. Videos that are there without are extracted again."""
-    segment: float | None = None
+    segment: Annotated[float | None, About.INPUT] = None
     """Cut longer videos every so many seconds into entries VIDEO#t=START,END; for a plain folder of videos. Default: no cuts."""
-    fetch_model: bool = False
+    fetch_model: Annotated[bool, About.MODEL] = False
     """Only download the weights, on a machine with a network, and say where they lie. No other option than the model's is needed."""
-    prune: bool = False
+    prune: Annotated[bool, About.CACHE] = False
     """Afterwards, drop from the cache what no source lists any more; with --dry-run, only count it."""
-    dry_run: bool = False
+    dry_run: Annotated[bool, About.OUTPUT] = False
     """Only say what is there and what all of it would take in time, disk and memory, measured on a few videos."""
-    allow_missing: bool = False
+    allow_missing: Annotated[bool, About.FAILURES] = False
     """Go on without the videos whose file is missing and without empty captions."""
-    allow_partial: bool = False
+    allow_partial: Annotated[bool, About.FAILURES] = False
     """Take files that are cut short with the frames they have, marked as partial, instead of listing them as failed."""
-    retry_failed: bool = False
+    retry_failed: Annotated[bool, About.FAILURES] = False
     """Try the videos again that failed in an earlier run. Those whose file has changed since are tried in any case."""
-    follow_links: bool = False
+    follow_links: Annotated[bool, About.INPUT] = False
     """Follow symbolic links that lead out of the folder of videos."""
-    time_limit: float = 1800.0
+    time_limit: Annotated[float, About.FAILURES] = 1800.0
     """Seconds that the decoding of one video may take before it is ended and listed as failed."""
-    shard: str = "0/1"
+    shard: Annotated[str, About.MACHINE] = "0/1"
     """Of N processes or machines that share the work in one cache, which this is: I/N, counting from 0. Left out under torchrun, whose
     processes share the work."""
-    process_timeout: float = 60.0
+    process_timeout: Annotated[float, About.MACHINE] = 60.0
     """Under torchrun: seconds without a sign of life after which another process counts as lost."""
-    workers: int | None = None
+    workers: Annotated[int | None, About.MACHINE] = None
     """Videos decoded side by side. Default: one per processor core, of which the processes on a machine have equal shares."""
-    decoder: Literal["ffmpeg", "pyav"] = "ffmpeg"
+    decoder: Annotated[Literal["ffmpeg", "pyav"], About.MACHINE] = "ffmpeg"
     """What decodes: ffmpeg, or PyAV (pip install -r requirements-pyav.txt) where a video is plain and ffmpeg where not. The frames are the
     same."""
-    decode_device: Literal["auto", "cpu", "cuda"] = "auto"
+    decode_device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
     """Where ffmpeg decodes. CUDA must be asked for and is part of the features' identity, for how far its pixels differ is not measured;
     until it is, auto is the CPU, or what an existing cache was made with."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
     """Where CLIP runs; auto takes CUDA where there is one."""
-    seed: int = 0
+    seed: Annotated[int, About.MODEL] = 0
     """Seed of the weights for `--pretrained random`."""
-    quiet: bool = False
+    quiet: Annotated[bool, About.OUTPUT] = False
     """No progress."""
-    json: bool = False
+    json: Annotated[bool, About.OUTPUT] = False
     """The result as one JSON line on standard output."""

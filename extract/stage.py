@@ -19,15 +19,18 @@ from data.datasets.table import FOLDER
 from data.device import find_device
 from data.errors import UserError
 from data.listings import Listings
+from data.options_file import write_options
 from data.processes import ProcessGroup
 from data.progress import Progress
 from data.provenance import plain, provenance
+from data.tables import options_file
+from data.writable import require_writable_folder
 from extract.clip import Clip, load_clip
 from extract.decoders import check_decoder
 from extract.dry_run import dry_run
 from extract.failures import SHARED_FILES, Failure, read_failures
 from extract.fetch import fetch_model
-from extract.following import filled_in
+from extract.following import division, filled_in
 from extract.listing import Named, named, prune, require_own_ids, to_list, unlisted_of, with_failures
 from extract.options import ExtractOptions
 from extract.preprocessing import asked_for, of_cache
@@ -69,6 +72,8 @@ def extract(options: ExtractOptions) -> Outcome:
         return Outcome(options.cache, 0)
     _check_numbers(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
+        if not options.dry_run and not options.cache.is_file():  # a merged cache is refused with a line of its own
+            require_writable_folder(options.cache, "--cache")
         return _extract(replace(options, quiet=options.quiet or processes.rank > 0), processes)
 
 
@@ -88,11 +93,13 @@ def _read(options: ExtractOptions) -> _Asked:
     preset = find_preset(options.dataset, options.preset, options.annotations)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
     listings = Listings(options.cache)
-    served = {source.preset for source in listings.sources(listings.damaged()).values()}
+    sources = listings.sources(listings.damaged())
+    served = {source.preset for source in sources.values()}
     options = filled_in(options, preset, recorded, served)
     check_decoder(options)
     _check_segment(options, preset)
-    dataset = read_dataset(options.dataset, preset, options.annotations, options.videos)
+    shares = division(options, preset, sources)
+    dataset = read_dataset(options.dataset, preset, options.annotations, options.videos, shares)
     own = named(options, preset, dataset)
     if not options.quiet:
         print(summary_line(dataset, preset, options.videos), file=sys.stderr)
@@ -131,6 +138,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     listed, share = to_list(dataset, cache, own, options.videos), shard if processes.count == 1 else (0, 1)
     if processes.rank == 0:
         cache.listings.begin(own.name, listed, share)
+        write_options(cache.path / options_file(own.name), options, "python -m extract")
     # Decoding begins while the texts are encoded.
     with VideoFeaturesAhead(work.videos, clip, options) as videos:
         _extract_texts(work.texts, clip, cache, max_words, options.quiet)
@@ -238,7 +246,7 @@ def _report(
 def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """What must be the same in all processes."""
     given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
-    listed = [dataset.videos["video_id"].tolist(), dataset.captions["caption"].tolist()]
+    listed = [dataset.videos["video_id"].tolist(), dataset.videos["split"].tolist(), dataset.captions["caption"].tolist()]
     content = {"the data set": hashlib.sha256(json.dumps(listed).encode()).hexdigest(), "--cache": str(options.cache.resolve())}
     return given | settings | content
 

@@ -5,8 +5,9 @@
 # Read from the environment: VIDEOS, the folder of videos; ANNOTATIONS, the folder of annotation files (docs/datasets.md says which), for
 # a table the file. And, if you like, OUT (runs/DATASET in this checkout), PRESET (python -m data presets), MODEL, PRETRAINED (a tag or a
 # file; empty where the model brings its weights), HEADS, SEEDS, EPOCHS, BATCH_SIZE, SELECT_ON=test (the field's choice of the epoch),
-# ALLOW_MISSING=1 (go on without missing or broken videos), DEVICE, and PYTHON (python.sh says which it is otherwise). Paths are from the
-# folder that you are in. Each stage can be run again alone; what is done is not done again.
+# SPLIT_BY_HASH (TRAIN,VAL,TEST: splits for a table that lacks them), ALLOW_MISSING=1 (go on without missing or broken videos), DEVICE, and
+# PYTHON (python.sh says which it is otherwise). Paths are from the folder that you are in. Each stage can be run again alone; what is done
+# is not done again.
 set -euo pipefail
 : "${VIDEOS:?the folder of videos}" "${ANNOTATIONS:?the folder of annotation files}"
 VIDEOS=$(realpath -- "$VIDEOS")
@@ -32,6 +33,7 @@ fi
 # Status 3: finished, but some videos failed and are listed. Going on without them is for you to decide.
 status=0
 "$python" -m extract --dataset "$dataset" --preset "$preset" --videos "$VIDEOS" --annotations "$ANNOTATIONS" \
+    ${SPLIT_BY_HASH:+--split-by-hash "$SPLIT_BY_HASH"} \
     --model "$model" ${pretrained:+--pretrained "$pretrained"} "${common[@]}" || status=$?
 if [ "$status" -eq 3 ]; then
     cat "$out/cache/failures.csv" >&2

@@ -224,7 +224,7 @@ def test_all_files_and_the_same_bytes_again(seeds: list[Path], tmp_path: Path) -
     record = main(options)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     plots = [f"{name}.{kind}" for name in ("cmc", "sweep-csc_weight") for kind in ("png", "svg")]
-    assert sorted(before) == sorted([*plots, "comparison.json", "table.csv", "table.md", "table.tex", "table.txt"])
+    assert sorted(before) == sorted([*plots, "comparison.json", "options.yaml", "table.csv", "table.md", "table.tex", "table.txt"])
     assert json.loads(before["comparison.json"]) == record
     for name in plots:
         if name.endswith("svg"):

@@ -123,15 +123,16 @@ HEADER = "video,caption,split,video_id,start,end\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("video,caption\na.mp4,b\n", "no column split"),
+        ("video,split\na.mp4,train\n", "no column caption"),
+        ("caption,split\na,train\n", "no column video"),
         (HEADER, "has no rows"),
         ("", "is empty"),
-        (HEADER + "a.mp4,b,dev,a,,\n", "row 1: split is 'dev'"),
-        (HEADER + "a.mp4,b,val,a,one,\n", "row 1: start is 'one', not seconds"),
-        (HEADER + "a.mp4,b,val,a,3,2\n", "ends before it starts"),
-        (HEADER + "a.mp4,b,val,a,,\nb.mp4,b,val,a,,\n", "several files"),
-        (HEADER + "a.mp4,b,val,a,,\na.mp4,c,test,a,,\n", "several splits"),
-        (HEADER + "../a.mp4,b,val,a,,\n", "outside"),
+        (HEADER + "a.mp4,b,held,a,,\n", "line 2: split is 'held'"),
+        (HEADER + '"a.mp4","b\nc",val,a,,\na.mp4,b,val,a,one,\n', "line 4: start is 'one', no time"),
+        (HEADER + "a.mp4,b,val,a,3,2\n", "line 2: segment 'a' ends before it starts"),
+        (HEADER + "a.mp4,b,val,a,,\nb.mp4,b,val,a,,\n", "line 3: .* several files"),
+        (HEADER + "a.mp4,b,val,a,,\na.mp4,c,test,a,,\n", "line 3: .* several splits, test here and val in line 2"),
+        (HEADER + "../a.mp4,b,val,a,,\n", "line 2: .* outside"),
     ],
 )
 def test_malformed_tables_are_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -152,6 +153,5 @@ def test_names_that_do_not_exist_are_refused(tmp_path: Path) -> None:
         read_dataset("table", preset, tmp_path, tmp_path / "no")
     with pytest.raises(UserError, match="--annotations"):
         read_dataset("table", preset, tmp_path / "no.csv", tmp_path)
-    (tmp_path / "table.txt").touch()
-    with pytest.raises(UserError, match=r"\.csv or \.parquet"):
-        read_table(tmp_path, tmp_path / "table.txt")
+    with pytest.raises(UserError, match="is a folder: name the file of the table"):
+        read_table(tmp_path, tmp_path)

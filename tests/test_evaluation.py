@@ -308,7 +308,7 @@ def test_the_same_inputs_give_the_same_bytes(options: EvaluateOptions) -> None:
     finally:
         torch.set_num_threads(threads)
     assert found[0] == found[1]
-    assert found[0].keys() == {"metrics.json", "ranks-text-to-video.parquet", "ranks-video-to-text.parquet"}
+    assert found[0].keys() == {"metrics.json", "options.yaml", "ranks-text-to-video.parquet", "ranks-video-to-text.parquet"}
 
 
 def test_results_replace_their_own_files_and_nothing_else(options: EvaluateOptions) -> None:

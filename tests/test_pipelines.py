@@ -150,6 +150,13 @@ def test_recipes(tmp_path: Path, name: str) -> None:
     assert len({options.out for options in evaluations}) == len(evaluations) == 6
 
 
+def test_a_table_without_splits_is_divided_where_the_environment_says_so(tmp_path: Path) -> None:
+    python, log = recorder(tmp_path)
+    done = pipeline("table", VIDEOS=tmp_path, ANNOTATIONS=tmp_path, PYTHON=python, OUT=tmp_path / "out", SPLIT_BY_HASH="80,10,10")
+    assert done.returncode == 0, done.stderr
+    assert tyro.cli(ExtractOptions, args=log.read_text().splitlines()[0].split()[2:]).split_by_hash == "80,10,10"
+
+
 @pytest.mark.long
 def test_broken_videos_stop_the_pipeline_unless_allowed(demo_set: Path, tmp_path: Path) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"

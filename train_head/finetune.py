@@ -24,6 +24,7 @@ from data.errors import UserError
 from data.features import Ragged, TextFeatures, VideoFeatures
 from data.provenance import write_json
 from data.tensors import write_tensors
+from data.writable import make_folder
 from extract.clip import BATCH, Clip, load_clip, weights_digest
 from extract.preprocessing import of_cache
 from extract.texts import encode_texts
@@ -159,7 +160,7 @@ def load_trained(options: TrainOptions, cache: FeatureCache, device: torch.devic
 
 def save_clip(clip: Clip, folder: Path) -> str:
     """Write a CLIP as a folder for open_clip's `local-dir:FOLDER`, in float32; returns the digest of its weights."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / "open_clip_model.safetensors"
     # A copy of each: tensors that share memory are refused.
     write_tensors(path, {name: value.detach().cpu().clone() for name, value in clip.model.state_dict().items()})

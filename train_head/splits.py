@@ -1,5 +1,6 @@
 """The features of one split of a cache, and how much of the split they are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from data.accounting import as_expected, count_listed, difference
 from data.cache import FeatureCache
 from data.datasets import preset_named
+from data.datasets.division import OFFER
+from data.datasets.types import SPLITS
 from data.errors import UserError
 from data.features import TextFeatures, VideoFeatures
 
@@ -69,11 +72,8 @@ def load_split(
     splits = name.split("+")
     rows = table[table["split"].isin(splits)]
     if rows.empty:
-        there = ", ".join(table["split"].unique())
-        raise UserError(
-            f"the cache {cache.path} has no split {name!r}; it has: {there}: give rows of the annotations that split and run extract "
-            "again, or use one that is there"
-        )
+        there = list(table["split"].unique())
+        raise UserError(f"the cache {cache.path} has no split {name!r}; it has: {', '.join(there)}{_remedy(preset, splits, there)}")
     # Features of what failed later are those of another file.
     failed = {*listed.loc[listed["failed"], "video_id"]}
     decoded = np.array([("videos", video_id) in cache and video_id not in failed for video_id in rows["video_id"]])
@@ -112,6 +112,21 @@ def load_split(
         answers=rows["video_id"].map(position).to_numpy(dtype=np.int64),
         counts=counts,
     )
+
+
+def _remedy(preset: str, splits: Sequence[str], there: Sequence[str]) -> str:
+    """What to do about splits that are lacking: a table of the user's own can be divided."""
+    known = preset_named(preset)
+    if known is None or known.files:
+        return ": give rows of the annotations that split and run extract again, or use one that is there"
+    again = f"run extract again with {OFFER}"
+    kept = "features are kept, so this takes seconds"
+    if not {*there} & {*SPLITS}:
+        return f". The table has no column split: {again}, which divides its videos ({kept})"
+    if "train" not in there:
+        return ". Only training videos can be divided: add rows of the split to the table, or read another one"
+    select = ", or train with --select-on test" if "val" in splits and "test" in there else ""
+    return f": {again}, which takes {' and '.join(splits)} from the training videos ({kept}){select}"
 
 
 def _with_failed(failed: set[str], rows: pd.DataFrame) -> str:

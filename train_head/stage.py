@@ -1,6 +1,7 @@
 """The second stage: load the cache, train the head, keep the best epoch on validation."""
 
 import csv
+import io
 import json
 import math
 import sys
@@ -17,8 +18,10 @@ from data.datasets import preset_named
 from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.metrics import Metrics
+from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup
-from data.provenance import plain, provenance
+from data.provenance import plain, provenance, write_atomically
+from data.writable import make_folder, require_writable_folder
 from train_head.board import BOARD_FOLDER, Board, require_tensorboard
 from train_head.checkpoint import CHECKPOINT_FILE, drop_checkpoint, load_checkpoint, save_checkpoint
 from train_head.compiling import compile_loops, compiling_said
@@ -82,6 +85,8 @@ def train(options: TrainOptions) -> Path:
         return options.out
     _check_out(options)
     with ProcessGroup.joined(device, options.process_timeout, in_step=True, remedy=GO_ON) as processes:
+        if processes.rank == 0:
+            require_writable_folder(options.out)
         loaded = load(options)
         processes.agree(_facts(options, loaded))
         batch = _shared_batch(options, loaded, processes.count)
@@ -156,7 +161,7 @@ def _check_out(options: TrainOptions) -> None:
         return
     if RUN_FILE in names:
         raise UserError(f"--out {out} holds a finished run: name another folder, or delete {out} to train it again")
-    if names & {CHECKPOINT_FILE, LOG_FILE}:
+    if names & {CHECKPOINT_FILE, LOG_FILE, OPTIONS_FILE}:
         raise UserError(
             f"--out {out} holds an unfinished run: add --resume to go on with it, name another folder, or delete {out} to start again"
         )
@@ -198,7 +203,9 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
         processes.meet()
 
     if keep:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
+        if processes.rank == 0:
+            write_options(options.out / OPTIONS_FILE, options, "python -m train_head")
     steps_done = max(0, epoch - 1) * trainer.steps_an_epoch + trainer.steps_done
     board = Board(options.out / BOARD_FOLDER if keep and options.tensorboard and processes.rank == 0 else None, steps_done)
     trainer.watch = board.write
@@ -375,8 +382,8 @@ def _flat(metrics: Metrics) -> dict[str, float]:
 
 
 def _write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    names = list(rows[-1])
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[-1]), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())

@@ -23,20 +23,23 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
 
 from data.cache import FeatureCache
 from data.command import INTERRUPTED, USER_ERROR, run_command
+from data.command_line import About
 from data.device import budget_bytes, find_device
 from data.errors import LostProcess, UserError
 from data.mapped import map_texts, map_videos
 from data.metrics import Metrics
+from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup
 from data.progress import Progress, say
 from data.provenance import provenance, write_atomically
+from data.writable import make_folder, require_writable_folder
 from train_head.compiling import compile_loops, compiling_said
 from train_head.options import TrainOptions
 from train_head.pairs import evaluate_pairs
@@ -67,52 +70,52 @@ VARYING = (
 class SweepOptions:
     """Train every combination of the values given, with every seed, over one loaded cache. Values have commas between them."""
 
-    cache: Path
+    cache: Annotated[Path, About.INPUT]
     """Folder of the feature cache."""
-    out: Path
+    out: Annotated[Path, About.OUTPUT]
     """Folder for runs.csv and the runs. Runs whose rows are there are not trained again."""
-    seeds: int = 5
+    seeds: Annotated[int, About.OPTIMIZER] = 5
     """Seeds 0, 1, ... of every combination."""
-    head: str = "glccl"
+    head: Annotated[str, About.HEAD] = "glccl"
     """Heads: see python -m train_head --help, as for what follows."""
-    scores: str = "all"
+    scores: Annotated[str, About.HEAD] = "all"
     """Scores of a head, those of one run with a + between them."""
-    temporal: str = "seq-transf"
+    temporal: Annotated[str, About.HEAD] = "seq-transf"
     """seq-transf, none."""
-    temporal_init: str = "clip"
+    temporal_init: Annotated[str, About.HEAD] = "clip"
     """clip, random."""
-    csc_weight: str = "0.5"
+    csc_weight: Annotated[str, About.LOSS] = "0.5"
     """Weights of the CSC loss."""
-    csc_data: str = "both"
+    csc_data: Annotated[str, About.LOSS] = "both"
     """both, positive, negative."""
-    mask_same_video: str = "no"
+    mask_same_video: Annotated[str, About.LOSS] = "no"
     """no, yes."""
-    max_frames: str = "all"
+    max_frames: Annotated[str, About.INPUT] = "all"
     """Frames used of each video: numbers, or all that are cached."""
-    lr: str = "1e-4"
+    lr: Annotated[str, About.OPTIMIZER] = "1e-4"
     """Learning rates."""
-    epochs: str = "5"
+    epochs: Annotated[str, About.OPTIMIZER] = "5"
     """Passes over the training captions."""
-    batch_size: str = "128"
+    batch_size: Annotated[str, About.OPTIMIZER] = "128"
     """Captions a step."""
-    report_on: Literal["test", "val"] = "test"
+    report_on: Annotated[Literal["test", "val"], About.INPUT] = "test"
     """Split on which the best epoch of every run is measured; it chooses nothing."""
-    evaluate: bool = False
+    evaluate: Annotated[bool, About.OUTPUT] = False
     """Evaluate each run with python -m evaluate as soon as it is trained, on the same split and without a report, into OUT/RUN/results:
     python -m evaluate.compare OUT puts them into a table."""
-    preset: str | None = None
+    preset: Annotated[str | None, About.INPUT] = None
     """Split protocol, where the cache serves several."""
-    name: str | None = None
+    name: Annotated[str | None, About.INPUT] = None
     """Source in the cache, by the name that extract gave it. Default: all that have captions, together."""
-    allow_missing: bool = False
+    allow_missing: Annotated[bool, About.INPUT] = False
     """Go on without captions and videos whose features are missing."""
-    memory_budget: float | None = None
+    memory_budget: Annotated[float | None, About.MACHINE] = None
     """GiB of features kept in memory for each split. Default: half of the machine's memory."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
     """Where to train; auto takes CUDA where there is one."""
-    processes: int | None = None
+    processes: Annotated[int | None, About.MACHINE] = None
     """Runs that go side by side, with the same results. Default: as many as there are cores; 1 on CUDA."""
-    quiet: bool = False
+    quiet: Annotated[bool, About.OUTPUT] = False
     """No progress."""
 
 
@@ -145,6 +148,7 @@ def main(options: SweepOptions) -> Path:
     if options.processes is not None and options.processes < 1:
         raise UserError(f"--processes {options.processes} must be at least 1")
     device = find_device(options.device)
+    require_writable_folder(options.out)
     cache = FeatureCache(options.cache)
     path = options.out / RUNS_FILE
     before = _read_rows(path)
@@ -152,7 +156,7 @@ def main(options: SweepOptions) -> Path:
     runs = [_Run(run, run_name(run, cache, options.report_on)) for run in grid]
     # By frames: one number of frames is in memory at a time.
     missing = sorted((run for run in runs if run.name not in there), key=lambda run: run.options.max_frames or 0)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     rows: dict[str, dict[str, Any]] = {}
     unevaluated = [run.name for run in runs if options.evaluate and run.name in there and not _results(options, run.name).is_file()]
     with Progress("sweep", len(unevaluated) + len(missing), "runs", options.quiet) as progress:
@@ -308,7 +312,8 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, budget_bytes(options.memory_budget))
     scored = _clocks()
     folder = options.out / run.name
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
+    write_options(folder / OPTIONS_FILE, replace(run.options, out=folder), "python -m train_head")
     save_run(folder, head, {**record, f"{options.report_on}_after": metrics})
     made_by = provenance(options)
     return {
@@ -396,4 +401,12 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run_command(SweepOptions, main, prog="python -m train_head.sweep")
+    run_command(
+        SweepOptions,
+        main,
+        prog="python -m train_head.sweep",
+        examples=(
+            "--cache runs/cache --out runs/sweep --csc-weight 0,0.5,1 --seeds 3",
+            "--cache runs/cache --out runs/sweep --head glccl,mean,xclip",
+        ),
+    )

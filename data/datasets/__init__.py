@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.datasets import activitynet, didemo, lsmdc, msrvtt, msvd, table, vatex
+from data.datasets.division import Shares, shares_of
 from data.datasets.types import Count, Dataset, Preset
 from data.errors import UserError
 
-__all__ = ["ADAPTERS", "Count", "Dataset", "Preset", "find_preset", "preset_named", "read_dataset"]
+__all__ = ["ADAPTERS", "Count", "Dataset", "Preset", "Shares", "find_preset", "preset_named", "read_dataset", "shares_of"]
 
 Reader = Callable[[Preset, Path, Path], Dataset]
 
@@ -54,11 +55,15 @@ def preset_named(name: str) -> Preset | None:
     return next((preset for _, presets in ADAPTERS.values() for preset in presets if preset.name == name), None)
 
 
-def read_dataset(dataset: str, preset: Preset, annotations: Path | None, videos: Path) -> Dataset:
+def read_dataset(dataset: str, preset: Preset, annotations: Path | None, videos: Path, shares: Shares | None = None) -> Dataset:
     """Read a data set's annotations and look for its video files; only names of files are read of the videos.
 
-    Raises UserError where a folder or an annotation file is missing, malformed or empty.
+    `shares`: how a table's videos are divided into the splits that it lacks. Raises UserError where a folder or an annotation file is
+    missing, malformed or empty, and where `shares` are for a data set that has its splits.
     """
+    if shares is not None and (dataset != "table" or annotations is None):
+        what = "videos without captions" if annotations is None else f"{dataset}, which has its own splits"
+        raise UserError(f"--split-by-hash is for a table of your own, not for {what}: leave it out")
     if not videos.is_dir():
         raise UserError(f"--videos {videos} is no folder: name the folder that holds the video files")
     if annotations is None:
@@ -67,7 +72,8 @@ def read_dataset(dataset: str, preset: Preset, annotations: Path | None, videos:
         raise UserError(f"--annotations {annotations} does not exist")
     if dataset != "table" and not annotations.is_dir():
         raise UserError(f"--annotations {annotations} is no folder: name the folder that holds the annotation files of {dataset}")
-    found = ADAPTERS[dataset][0](preset, annotations, videos)
+    divided = shares is not None
+    found = table.read_table(annotations, videos, shares) if divided else ADAPTERS[dataset][0](preset, annotations, videos)
     if found.captions.empty:
         raise UserError(f"--annotations {annotations} holds no captions for preset {preset.name}")
     return found

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,9 @@ from data.errors import UserError
 
 MAX_CAPTION = 100_000
 """Characters. The longest genuine paragraph of the field's data sets has fewer than 5,000."""
+
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""A zero or half a character, which no text file can hold."""
 
 
 def quote(value: object) -> str:
@@ -35,7 +39,8 @@ def find_file(folder: Path, names: Iterable[str]) -> Path | None:
 
 def is_there(path: Path) -> bool:
     """Whether there is something under a video's name that is no folder. A pipe is there: extract says what is wrong with it."""
-    return path.exists() and not path.is_dir()
+    # Unlike pathlib's, these take a name that is too long for a file as one that is not there.
+    return os.path.exists(path) and not os.path.isdir(path)
 
 
 def require_file(folder: Path, names: tuple[str, ...]) -> Path:
@@ -78,7 +83,7 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """A JSON file; a key that an object has twice is refused, since one of the two would be lost."""
     try:
-        return json.loads(read_text(path), object_pairs_hook=_unique_keys)
+        return json.loads(read_text(path), object_pairs_hook=unique_keys)
     except UserError:
         raise
     except ValueError as error:
@@ -87,7 +92,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as JSON: it is nested too deeply") from error
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Raises ValueError where a key is there twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
@@ -150,7 +156,7 @@ def check_caption(value: object, place: str) -> str:
         raise UserError(f"{place}: the caption {quote(value)} is no text")
     if len(value) > MAX_CAPTION:
         raise UserError(f"{place}: a caption of {len(value):,} characters; {MAX_CAPTION:,} are allowed")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if NO_TEXT.search(value):
         raise UserError(f"{place}: the caption {quote(value)} holds a zero or half a character")
     return value
 

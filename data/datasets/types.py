@@ -60,12 +60,14 @@ class Dataset:
     (NaN: from the beginning, to the end).
     `notes`: lines about what was left out of the annotation files, and about files that were found by another spelling of their names.
     `sought`: the name by which the file of a video was looked for, where that is not its id.
+    `division`: the shares by which the splits were made, where the annotations lacked them: see `data.datasets.division`.
     """
 
     captions: pd.DataFrame
     videos: pd.DataFrame
     notes: tuple[str, ...] = ()
     sought: Mapping[str, str] = field(default_factory=dict)
+    division: str | None = None
 
 
 class Row(NamedTuple):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data.metrics import Ranks
 from data.sealed import written_whole
+from data.writable import make_folder
 from evaluate.curves import match_curve
 from evaluate.report import PLOT_FORMATS, PLOT_NAMES
 from evaluate.report.collect import Collected
@@ -85,7 +86,7 @@ def draw_plots(
 
     `entries`: how many entries each direction ranks; `scale`: the logit scale, which scores are divided by to be cosines.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     drawn = [_cmc(folder, ranks, entries), _rank_histogram(folder, ranks), _score_distributions(folder, collected, score_names, scale)]
     if len(score_names) > 1:
         drawn.append(_variance_distributions(folder, collected, scale))

@@ -2,39 +2,41 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from data.command_line import About
 
 
 @dataclass(frozen=True)
 class RetrievalOptions:
     """What is searched, and with what."""
 
-    cache: Path
+    cache: Annotated[Path, About.INPUT]
     """Folder of the feature cache."""
-    run: str
+    run: Annotated[str, About.INPUT]
     """Folder of a run, or zero-shot:HEAD for a head without training: glccl, glim-global, glim-local, mean or xclip."""
-    name: str | None = None
+    name: Annotated[str | None, About.INPUT] = None
     """Search the videos of one source in the cache, by the name that extract gave it. Default: what all sources list."""
-    all: bool = False
+    all: Annotated[bool, About.INPUT] = False
     """Search everything that is cached, also videos that are gone."""
-    top: int = 10
+    top: Annotated[int, About.OUTPUT] = 10
     """Results of a query."""
-    candidates: int | None = None
+    candidates: Annotated[int | None, About.CANDIDATES] = None
     """Score only so many videos of a query, which an index finds: for large galleries. Default: all are scored."""
-    candidates_from: Literal["frames", "pooled"] = "frames"
+    candidates_from: Annotated[Literal["frames", "pooled"], About.CANDIDATES] = "frames"
     """Vectors of the index: those of all frames, the best frame of a video counting; or, cheaper, one a video, the mean of its frames."""
-    index: Path | None = None
+    index: Annotated[Path | None, About.CANDIDATES] = None
     """Folder to keep the index in, for the next time. Default: it is built each time."""
-    model: str | None = None
+    model: Annotated[str | None, About.MODEL] = None
     """CLIP by open_clip's name, or local-dir:PATH, where it is not where the cache was made. Default: as the cache was made."""
-    pretrained: str | None = None
+    pretrained: Annotated[str | None, About.MODEL] = None
     """Weights of it: a file, say, that was moved. Default: as the cache was made; the digest must be the cache's in any case."""
-    max_frames: int | None = None
+    max_frames: Annotated[int | None, About.INPUT] = None
     """Frames used of each video, chosen evenly. Default: as the run was trained; all that are cached for zero-shot."""
-    memory_budget: float | None = None
+    memory_budget: Annotated[float | None, About.MACHINE] = None
     """GiB of memory for features and encoded videos; those beyond it are read or encoded at every query. Default: half of the machine's
     memory."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
     """Where CLIP and the head run; auto takes CUDA where there is one."""
-    quiet: bool = False
+    quiet: Annotated[bool, About.OUTPUT] = False
     """No progress."""

@@ -9,6 +9,7 @@ import jinja2
 
 from data.provenance import write_atomically
 from data.sampling import choose_frames
+from data.writable import make_folder
 from evaluate.retrieval.moments import MEANING, clock
 from evaluate.retrieval.searcher import Answer, Hit, Searcher
 
@@ -67,7 +68,7 @@ def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: s
         meaning=MEANING[answers[0].measure],
         style=(TEMPLATES / "search.css").read_text(encoding="utf-8"),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "--html")
     write_atomically(path, content)
 
 

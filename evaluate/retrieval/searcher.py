@@ -23,7 +23,7 @@ from evaluate.retrieval.moments import Measure, Moment, find_moments
 from evaluate.retrieval.notes import Notes
 from evaluate.retrieval.options import RetrievalOptions
 from evaluate.retrieval.queries import QueryEncoder
-from evaluate.two_stage.candidates import candidate_index, check_candidates
+from evaluate.two_stage.candidates import candidate_index, check_candidates, require_index
 from train_head.heads import TextBatch
 from train_head.run import load_head
 
@@ -74,6 +74,8 @@ class Searcher:
         """
         if options.top < 1:
             raise UserError(f"--top {options.top} must be at least 1")
+        if options.candidates is not None:
+            require_index(options.index, [options.candidates_from])
         self._options, self._device = options, find_device(options.device)
         self.cache = FeatureCache(options.cache)
         self.head, record = load_head(options.run, self.cache, self._device)

@@ -7,6 +7,7 @@ Shape suffixes: N videos, T frames of several videos together, A texts, K candid
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from data.errors import UserError
 from data.features import Ragged, TextFeatures, VideoFeatures
 from data.processes import ProcessGroup
 from data.progress import Progress
+from data.writable import require_writable_folder
 from evaluate.two_stage.index import INDEX_FILE, VideoIndex, nearest
 
 Vectors = Literal["frames", "pooled"]
@@ -55,6 +57,14 @@ def candidate_index(
     if folder is not None:
         index.save(folder)
     return index
+
+
+def require_index(folder: Path | None, made_from: Sequence[Vectors]) -> None:
+    """Raises UserError where an index would have to be kept in FOLDER/frames or FOLDER/pooled, and cannot be written there."""
+    folders = [] if folder is None else [folder / vectors for vectors in made_from]
+    for one in folders:
+        if not (one / INDEX_FILE).exists():
+            require_writable_folder(one, "--index")
 
 
 def index_fingerprint(cache: FeatureCache, videos: VideoFeatures, vectors: Vectors) -> str:

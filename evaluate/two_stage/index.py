@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from data.errors import UserError
 from data.provenance import write_json
 from data.sealed import SEAL_BYTES, is_sound, write_sealed
+from data.writable import make_folder
 
 SHARD_VECTORS = 2**17
 """Vectors of a shard, but for the last video's."""
@@ -87,7 +88,7 @@ class VideoIndex:
 
         assert not self._vectors, "the last shard is not closed"
         assert self._part == (0, 1), "a part of an index is not kept"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "--index")
         (folder / INDEX_FILE).unlink(missing_ok=True)
         for number, shard in enumerate(self._shards):
             write_sealed(folder / _shard_file(number), bytes(SEAL_BYTES) + faiss.serialize_index(shard).tobytes())

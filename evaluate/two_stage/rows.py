@@ -28,6 +28,11 @@ def parse_candidates(option: str, videos: int) -> list[int]:
     return numbers
 
 
+def kinds(made_from: CandidatesFrom) -> tuple[Vectors, ...]:
+    """The vectors that are asked for."""
+    return ("frames", "pooled") if made_from == "both" else (made_from,)
+
+
 def candidate_rows(
     numbers: Sequence[int],
     made_from: CandidatesFrom,
@@ -47,9 +52,8 @@ def candidate_rows(
     """
     if not numbers:
         return []
-    kinds: tuple[Vectors, ...] = ("frames", "pooled") if made_from == "both" else (made_from,)
     rows = []
-    for vectors in kinds:
+    for vectors in kinds(made_from):
         start = time.perf_counter()
         index = candidate_index(cache, split.videos, vectors, folder and folder / vectors, processes, quiet)
         opened = time.perf_counter() - start

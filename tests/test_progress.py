@@ -11,6 +11,7 @@ from tests.terminal import on_a_terminal
 
 SCRIPT = """
 import time
+import data.progress
 from data.progress import Progress, say
 
 def work(steps, seconds, **given):
@@ -19,7 +20,10 @@ def work(steps, seconds, **given):
             time.sleep(seconds)
             progress.update(note="a note")
 
+# However slow the machine is, this took no time.
+data.progress.SHORTEST_S = 1000.0
 work(1000, 0, what="at once")
+data.progress.SHORTEST_S = 0.1
 with Progress("shown late", 5, "videos", patience=0.1) as progress:
     say("a line: said before it")
     time.sleep(0.1)

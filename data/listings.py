@@ -20,7 +20,7 @@ import pandas as pd
 from data.errors import UserError
 from data.hdf5 import open_file
 from data.sources import SHARE, Listing, Source, together
-from data.tables import captions_file, checksum_file, is_intact, options_file, videos_file, write_parquet
+from data.tables import captions_file, checksum_file, is_intact, options_file, read_parquet, videos_file, write_parquet
 
 COLUMNS = ["video_id", "split", "file", "start", "end", "failed"]
 PATIENCE_S = 1.0
@@ -218,7 +218,7 @@ class Listings:
             if time.monotonic() > deadline:
                 raise UserError(f"{path} is damaged: run extract again on the folder or table of that name, which writes it anew")
             time.sleep(PATIENCE_S / 10)
-        return pd.read_parquet(path)
+        return read_parquet(path)
 
     def _write(self, stem: str, listed: Listed, shard: tuple[int, int], more: dict[str, str]) -> None:
         attributes: dict[Any, Any] = {**listed.source.attributes(), **more}

@@ -35,9 +35,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises UserError where the disk is full."""
+    """Write a text file whole or not at all. Raises UserError where the disk is full.
+
+    A byte of a file name that is not UTF-8 is written as its escape, which JSON reads back as it was.
+    """
     with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _commit() -> str:

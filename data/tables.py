@@ -35,6 +35,12 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
         temporary.write_text(f"{hashlib.sha256(content.getvalue()).hexdigest()}  {path.name}\n")
 
 
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A table. Raises OSError where it cannot be read, and ValueError where it is none."""
+    # The library takes no path that is not UTF-8.
+    return pd.read_parquet(io.BytesIO(path.read_bytes()))
+
+
 def is_intact(table: Path) -> bool:
     """Whether a table is there and is what was written. Raises UserError where it cannot be read."""
     try:

@@ -4,10 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from data.sealed import written_whole
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises OSError where it cannot be read, and SafetensorError where it is damaged."""
+    # The library takes no path that is not UTF-8.
+    return load(path.read_bytes())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import tyro
 
 from data.command import SOME_FAILED, run_command
@@ -15,7 +14,7 @@ from data.index import names_in
 from data.layout import CLIP_FILE
 from data.listings import Listings
 from data.sealed import is_sound
-from data.tables import is_intact
+from data.tables import is_intact, read_parquet
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def _lost(cache: Path, damaged: list[Path]) -> set[str]:
     """The videos with a file that the sound tables list and no sound part holds."""
     listed: set[str] = set()
     for table in set(cache.glob("videos-*.parquet")) - set(damaged):
-        frame = pd.read_parquet(table)
+        frame = read_parquet(table)
         listed |= set(frame.loc[frame["file"].notna(), "video_id"])
     for part in set(cache.glob("videos-*.h5")) - set(damaged):
         listed -= set(names_in(part))

@@ -12,6 +12,7 @@ import tyro
 
 from data.command import run_command
 from data.command_line import About
+from data.datasets.files import printable
 from data.errors import UserError
 from data.metrics import DIRECTIONS
 from data.options_file import OPTIONS_FILE, write_options
@@ -201,7 +202,7 @@ def as_csv(compared: Compared) -> str:
     rows = []
     for row in as_record(compared)["rows"]:
         flat = {name: row[name] for name in ("run", "seeds", *SAME) if name != "counts"}
-        flat["folders"] = " ".join(row["folders"])
+        flat["folders"] = printable(" ".join(row["folders"]))
         for name, figure in row["figures"].items():
             flat |= {f"{name} mean": figure["mean"], f"{name} std": figure["std"]}
         tests = row["tests"] or {"figures": {}, "mcnemar": None}

@@ -1,5 +1,6 @@
 """The rank of every query on disk, so that results can be tested against each other without scoring again."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from data.errors import UserError
 from data.metrics import Ranks
 from data.sealed import written_whole
+from data.tables import read_parquet
 from train_head.splits import Split
 
 RANKS_FILES = {"text_to_video": "ranks-text-to-video.parquet", "video_to_text": "ranks-video-to-text.parquet"}
@@ -47,7 +49,7 @@ class RankTables:
         frames = []
         for direction, name in RANKS_FILES.items():
             try:
-                frames.append(pd.read_parquet(folder / name)[_QUERY[direction] + _RANKS])
+                frames.append(read_parquet(folder / name)[_QUERY[direction] + _RANKS])
             except (OSError, ValueError, KeyError) as error:
                 raise UserError(f"{folder / name} is missing or damaged: evaluate again with --out {folder}") from error
         return cls(*frames)
@@ -55,8 +57,10 @@ class RankTables:
     def write(self, folder: Path) -> None:
         """Write both tables as Parquet, each whole or not at all."""
         for direction, name in RANKS_FILES.items():
+            content = io.BytesIO()
+            self._table(direction).to_parquet(content, index=False)
             with written_whole(folder / name) as temporary:
-                self._table(direction).to_parquet(temporary, index=False)
+                temporary.write_bytes(content.getvalue())
 
     def ranks(self) -> tuple[Ranks, Ranks]:
         """The ranks as arrays, text to video first."""

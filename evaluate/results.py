@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from data.datasets.files import printable
 from data.errors import UserError
 from data.metrics import DIRECTIONS
 from evaluate.ranks import RankTables
@@ -144,7 +145,7 @@ def group_by_seed(results: Sequence[Result]) -> list[Group]:
         for some in _grouped(members, lambda result: (result.metrics["trained"] or {}).get("commit")):
             groups.extend([some] if _seeds_differ(some) else [[result] for result in some])
     labels = [_label(members) for members in groups]
-    return [Group(label, tuple(members)) for label, members in zip(_told_apart(labels, groups), groups, strict=True)]
+    return [Group(printable(label), tuple(members)) for label, members in zip(_told_apart(labels, groups), groups, strict=True)]
 
 
 def differences(results: Sequence[Result]) -> list[str]:

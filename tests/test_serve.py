@@ -1,6 +1,7 @@
 """The served page: in process, over a real socket, and in a browser."""
 
 import http.client
+import os
 import re
 import shutil
 import signal
@@ -12,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
+from urllib.request import Request, urlopen
 
 import pytest
 from flask.testing import FlaskClient
 from playwright.sync_api import expect
 
+import extract
 from data.cache import FeatureCache
 from data.errors import UserError
 from evaluate import search, serve
@@ -26,8 +29,9 @@ from evaluate.retrieval.searcher import Searcher
 from evaluate.retrieval.web import HEADERS, make_app
 from evaluate.search import SearchOptions
 from evaluate.serve import ServeOptions
+from extract import ExtractOptions
 from tests.browser import OpenPage
-from tests.conftest import ROOT
+from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_search import QUERY, jpeg, rewritten
 
 HOSTILE = {
@@ -142,6 +146,21 @@ def test_bytes_that_are_no_text_and_halves_of_characters_are_searched_as_marks(c
         assert client.get(f"/?q={query}").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("asked", "title"),
+    [
+        ("", "Video search"),
+        ("?q=", "Video search"),
+        ("?q=a+ring", "a ring - video search"),
+        ("?q=%3C/title%3E%22", "&lt;/title&gt;&#34; - video search"),
+        ("?q=" + "x" * 100, "x" * 59 + "… - video search"),
+    ],
+)
+def test_the_title_follows_the_query(client: FlaskClient, asked: str, title: str) -> None:
+    assert f"<title>{title}</title>" in client.get(f"/{asked}").text
+    assert f'data-title="{title}"' in client.get(f"/results{asked}").text  # the page's script takes it from there
+
+
 @pytest.mark.parametrize("size", [MAX_QUERY + 1, 10**6])
 def test_too_long_a_query_is_refused_in_one_line(client: FlaskClient, size: int) -> None:
     page = client.get("/", query_string={"q": "x" * size})
@@ -204,6 +223,29 @@ def test_videos_are_sent_in_the_ranges_that_players_ask_for(client: FlaskClient,
     assert client.get(path, headers={"Range": f"bytes={len(content)}-"}, buffered=True).status_code == 416
 
 
+def test_videos_whose_names_are_no_text_play(cache_path: Path, demo_set: Path, tmp_path: Path) -> None:
+    """Extracted under the names of a listing, and fetched over a socket; one of them looks like the escape of another."""
+    folder = tmp_path / os.fsdecode(b"vid\xe9os")
+    names = [b"caf\xe9 <b>.mp4", b"caf\\xe9 <b>.mp4x.mp4", b"back\\xff\xff.mp4", "café.mp4".encode(), b"s\xfcb/\xe9.mp4"]
+    (folder / os.fsdecode(b"s\xfcb")).mkdir(parents=True)
+    for i, name in enumerate(names, start=1):
+        shutil.copy(demo_set / "videos" / f"video{i}.mp4", folder / os.fsdecode(name))
+    made = extract.main(ExtractOptions(videos=folder, cache=tmp_path / os.fsdecode(b"c\xe9che"), model=DEMO_CLIP, device="cpu", quiet=True))
+    options = ServeOptions(cache=made, run="zero-shot:mean", port=0, device="cpu", quiet=True)
+    with serve.serving(options) as url:
+        page = urlopen(f"{url}?q=a+ring").read().decode()
+        assert page.count("<video ") == len(names)
+        assert "caf\\xe9 &lt;b&gt;.mp4</h3>" in page
+        fetched = {}
+        for number in range(len(names)):
+            part = urlopen(Request(f"{url}video/{number}", headers={"Range": "bytes=100-199"}))
+            assert (part.status, part.headers["Content-Type"]) == (206, "video/mp4")
+            fetched[part.read()] = part.headers["Content-Range"]
+            assert urlopen(f"{url}thumbnail/{number}/0").headers["Content-Type"] == "image/jpeg"
+    contents = [(folder / os.fsdecode(name)).read_bytes() for name in names]
+    assert fetched == {content[100:200]: f"bytes 100-199/{len(content)}" for content in contents}
+
+
 def test_thumbnails_are_served(client: FlaskClient, searcher: Searcher) -> None:
     picture = client.get(f"/thumbnail/{number(searcher, 'video1')}/1")
     assert (picture.data, picture.mimetype) == (jpeg(2), "image/jpeg")
@@ -248,6 +290,7 @@ def test_captions_of_a_video_are_ranked_where_the_cache_has_some(client: FlaskCl
     whole = make_app(searcher, None, options.run, options.host).test_client()
     assert whole.get("/?q=a").text.count(">its captions</a>") == 3
     table = whole.get("/?v=5").text
+    assert f"<title>captions of {searcher.gallery.ids[5]} - video search</title>" in table
     assert "Best 3 captions" in table
     expected = searcher.captions(5, searcher.cached_captions())
     for hit in expected:
@@ -317,6 +360,7 @@ def test_in_a_browser_a_query_is_answered_and_a_moment_shown(open_page: OpenPage
     results = page.locator("#answer .result")
     expect(results).to_have_count(9)
     assert page.url == address + "?" + urlencode({"q": QUERY})
+    expect(page).to_have_title(f"{QUERY} - video search")
     expect(page.locator("#answer[aria-busy=false] #status")).to_contain_text(QUERY)
     expect(page.locator("[aria-live=polite]")).to_contain_text(QUERY)
     expect(results.first.get_by_alt_text("frame at 0:00:01.0")).to_have_js_property("naturalWidth", 8)
@@ -332,9 +376,11 @@ def test_in_a_browser_a_query_is_answered_and_a_moment_shown(open_page: OpenPage
     field.fill("a blue star")
     page.get_by_role("button", name="Search").click()
     expect(page.locator("#status")).to_contain_text("a blue star")
+    expect(page).to_have_title("a blue star - video search")
     page.go_back()
     expect(page.locator("#status")).to_contain_text(QUERY)
     expect(field).to_have_value(QUERY)
+    expect(page).to_have_title(f"{QUERY} - video search")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from data.errors import UserError
 from data.provenance import write_json
-from data.tensors import write_tensors
+from data.tensors import read_tensors, write_tensors
 
 CHECKPOINT_FILE = "checkpoint.json"
 _TENSORS = "checkpoint-*.safetensors"
@@ -38,7 +37,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         return None
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return load_file(folder / state["tensors"]), state
+        return read_tensors(folder / state["tensors"]), state
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"{path} or its tensors are damaged ({' '.join(str(error).split())[:200]}): delete {folder} and train again"

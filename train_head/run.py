@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from data.cache import ClipParts, FeatureCache
 from data.errors import UserError
 from data.provenance import write_json
-from data.tensors import write_tensors
+from data.tensors import read_tensors, write_tensors
 from train_head.checkpoint import CHECKPOINT_FILE
 from train_head.heads import HEADS, Head, HeadConfig, make_head
 from train_head.splits import Split
@@ -61,7 +60,7 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
     settings = dict(record["head"])
     head = make_head(settings.pop("head"), HeadConfig(**settings))
     try:
-        head.load_state_dict(load_file(Path(run) / WEIGHTS_FILE))
+        head.load_state_dict(read_tensors(Path(run) / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(
             f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({' '.join(str(error).split())[:200]}): train it again"

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,27 @@ def quote(value: object) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-def printable(path: Path) -> str:
+def printable(path: Path | str) -> str:
     """A file name as text: bytes that are none are written \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def files_named(folder: Path, text: str) -> Iterator[Path]:
+    """Where under a folder there may be a file whose name is this text in `printable`: as it stands, and with bytes for its escapes."""
+    yield folder / text
+    if "\\x" in text:
+        # An escape may also be what a name really has: the names that are there tell.
+        there = [folder]
+        for part in text.split("/"):
+            there = [parent / name for parent in there for name in _names_in(parent) if printable(name) == part]
+        yield from (path for path in there if path != folder / text)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []  # a file, or a folder that may not be read
 
 
 def find_file(folder: Path, names: Iterable[str]) -> Path | None:

@@ -16,6 +16,8 @@ from evaluate.retrieval.searcher import Answer, Hit, Searcher
 TEMPLATES = Path(__file__).parent / "templates"
 FRAMES_SHOWN = 12
 """Of a video with more frames so many are shown, evenly chosen, and its best one."""
+LONGEST_TITLE = 60
+"""Characters of a query in the title of a page."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,16 @@ class FrameShown:
     """Address of its picture, empty where there is none."""
 
 
+def shortened(text: str) -> str:
+    """A text as the title of a page."""
+    return text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…"
+
+
 def environment() -> jinja2.Environment:
     """The templates; whatever they are given is text and never markup."""
     found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined)
     found.filters["clock"] = clock
+    found.filters["shortened"] = shortened
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.cache import FeatureCache
-from data.datasets.files import quote
+from data.datasets.files import printable, quote
 from data.device import budget_bytes, find_device
 from data.errors import UserError
 from data.features import TextFeatures
@@ -138,6 +138,7 @@ class Searcher:
 
     def number(self, video_id: str) -> int:
         """The place of a video in the gallery. Raises UserError, naming videos of like names, where it is not there."""
+        video_id = printable(video_id)
         if video_id not in self.files:
             near = get_close_matches(video_id, self.gallery.ids, n=3, cutoff=0.5)
             hint = f"near it: {', '.join(map(quote, near))}" if near else f"such as {quote(self.gallery.ids[0])}"

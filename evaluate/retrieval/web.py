@@ -5,7 +5,9 @@ request, files are those that the cache lists and no others, and requests by for
 """
 
 import ipaddress
+import os
 import socket
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -16,10 +18,11 @@ from urllib.parse import urlsplit
 import flask
 from werkzeug.exceptions import HTTPException
 
+from data.datasets.files import files_named, printable
 from data.errors import UserError
 from data.features import TextFeatures
 from evaluate.retrieval.moments import MEANING
-from evaluate.retrieval.page import TEMPLATES, FrameShown, environment, frames_shown
+from evaluate.retrieval.page import TEMPLATES, FrameShown, environment, frames_shown, shortened
 from evaluate.retrieval.queries import MAX_QUERY, clean_query
 from evaluate.retrieval.searcher import Hit, Searcher
 from extract.digest import file_digest
@@ -103,7 +106,10 @@ class _Pages:
         path = self._file(self._searcher.gallery.ids[number]) if number < len(self._searcher.gallery.ids) else None
         if path is None:
             flask.abort(404)
-        return flask.send_file(path, conditional=True)
+        # Flask would make name and tag of the path, which may have bytes that are no text.
+        found = path.stat()
+        tag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
+        return flask.send_file(path, conditional=True, download_name=printable(path.name), etag=tag)
 
     def _answered(self, template: str) -> flask.Response:
         """The template with the answer to q (a query) or v (the number of a video), and 400 or 413 where there is no answer to it."""
@@ -130,6 +136,7 @@ class _Pages:
             values["error"], status = str(error), max(status, 400)
         content = self._templates.get_template(template).render(
             **values,
+            title=_title(values),
             seconds=perf_counter() - start,
             frames=self._frames,
             video=self._address,
@@ -159,11 +166,23 @@ class _Pages:
         name = self._searcher.files.get(video_id)
         if self._videos is None or name is None:
             return None
-        path = (self._videos / name).resolve()
-        if not path.is_relative_to(self._videos) or not path.is_file():
-            return None
-        # Another source of the cache may have a file of the same name in another folder.
-        return path if self._searcher.cache.is_made_from(video_id, path, file_digest) else None
+        for path in (one.resolve() for one in files_named(self._videos, name)):
+            # Another source of the cache may have a file of the same name in another folder.
+            if path.is_relative_to(self._videos) and os.path.isfile(path) and self._is_made_from(video_id, path):
+                return path
+        return None
+
+    def _is_made_from(self, video_id: str, path: Path) -> bool:
+        try:
+            return self._searcher.cache.is_made_from(video_id, path, file_digest)
+        except OSError:
+            return False  # a file that may not be read
+
+
+def _title(values: Mapping[str, Any]) -> str:
+    """What a tab of a browser and its history call the page."""
+    asked = f"captions of {values['video_id']}" if values["captions"] else values["query"]
+    return f"{shortened(asked)} - video search" if asked else "Video search"
 
 
 def _is_own(host: str, names: set[str]) -> bool:

@@ -26,6 +26,7 @@ async function show(address) {
     answer.replaceChildren(note);
   } else {
     answer.innerHTML = content; // markup of the server's own templates, in which all data is escaped
+    document.title = answer.querySelector("[data-title]")?.dataset.title ?? document.title;
   }
   answer.setAttribute("aria-busy", "false");
   // For those who listen: the line that sums up the answer and what is noted beside it, and not all of it.

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from data.errors import LostProcess, UserError
+from data.errors import LostProcess, UserError, first_of
 from data.interrupts import interrupt_on
 from data.streams import OUTPUT, open_streams
 from data.writable import NO_ROOM
@@ -82,7 +82,7 @@ def _run(
     try:
         result = main(options)
     except UserError as error:
-        for item in error.listed:
+        for item in first_of(error.listed, error.whole):
             print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -10,6 +10,7 @@ from data.cache import FeatureCache
 from data.datasets import preset_named
 from data.errors import UserError
 from data.features import TextFeatures, VideoFeatures
+from data.layout import FAILURES_FILE
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,17 @@ def load_split(
             "--allow-missing"
         )
     if not allow_missing and not whole.all():
-        lacking = rows["video_id"][~whole].unique()
+        lacking = rows["video_id"][~whole].unique().tolist()
+        broken = [video_id for video_id in lacking if video_id in failed]
         raise UserError(
             f"{(~whole).sum()} of {len(rows)} captions of split {name!r} have no features in {cache.path}, such as those of video "
-            f"{', '.join(lacking[:3])}: run extract again, or go on without them with --allow-missing",
-            [f"without features: {video_id}" for video_id in lacking],
+            f"{', '.join(lacking[:3])}: {_remedy(cache, len(lacking), len(broken))}, or go on without them with --allow-missing",
+            [f"failed: {video_id}" for video_id in broken] + [f"without features: {one}" for one in lacking if one not in failed],
         )
     if not whole.any():
-        raise UserError(f"the cache {cache.path} has no features of split {name!r}: run extract")
+        videos_of_split = {*rows["video_id"]}
+        remedy = _remedy(cache, len(videos_of_split), len(videos_of_split & failed))
+        raise UserError(f"the cache {cache.path} has no features of split {name!r}: {remedy}")
     rows = rows[whole]
     video_ids = rows["video_id"].unique().tolist()
     position = {video_id: i for i, video_id in enumerate(video_ids)}
@@ -108,3 +112,13 @@ def load_split(
         answers=rows["video_id"].map(position).to_numpy(dtype=np.int64),
         counts=counts,
     )
+
+
+def _remedy(cache: FeatureCache, lacking: int, failed: int) -> str:
+    """What to do about so many videos without features, so many of which failed when they were extracted."""
+    if not failed:
+        return "run extract again"
+    # A merged file has no list of them.
+    where = "" if cache.merged else f" ({cache.path / FAILURES_FILE} says why)"
+    which = "all of them" if failed == lacking else f"{failed:,} of these {lacking:,} videos"
+    return f"{which} failed in the extraction{where}: run extract with --retry-failed"

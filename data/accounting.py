@@ -12,6 +12,7 @@ from data.datasets.types import Count, Dataset, Preset
 from data.errors import UserError
 
 Counts = dict[str, int]
+LISTS_ALL = "python -m data check --json lists all"
 
 
 def count_listed(captions: pd.DataFrame, videos: pd.DataFrame, preset: Preset | None, splits: Sequence[str]) -> Counts:
@@ -99,12 +100,14 @@ def require_complete(dataset: Dataset, preset: Preset, folder: Path) -> None:
             f"{len(missing)} of {len(dataset.videos)} videos have no file in {folder}, such as "
             f"{', '.join([*missing[1:3], _near(dataset, missing[0], folder)])}: add them, or go on without them with --allow-missing",
             [f"missing: {video_id}" for video_id in missing],
+            LISTS_ALL,
         )
     empty = empty_captions(dataset)
     if empty:
         raise UserError(
             f"{len(empty)} captions are empty, such as one of video {empty[0]}: write them, or go on without them with --allow-missing",
             [f"empty caption of: {video_id}" for video_id in empty],
+            LISTS_ALL,
         )
 
 

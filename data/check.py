@@ -9,6 +9,7 @@ from data.accounting import report, summary_line
 from data.command import SOME_FAILED, run_command
 from data.command_line import About
 from data.datasets import find_preset, read_dataset, shares_of
+from data.errors import first_of
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,9 @@ def check(options: CheckOptions) -> int:
             print(f"{split}: videos {videos}; captions {counts['captions_expected']:,} expected, {counts['captions_listed']:,} listed")
         for note in dataset.notes:
             print(f"note: {note}")
-        for video_id in found["missing"]:
-            print(f"missing: {video_id}")
-        for video_id in found["empty_captions"]:
-            print(f"empty caption of: {video_id}")
+        for what, listed in (("missing", found["missing"]), ("empty caption of", found["empty_captions"])):
+            for line in first_of([f"{what}: {video_id}" for video_id in listed], "--json lists all"):
+                print(line)
         print("all of it is there" if found["complete"] else "not whole: extract, train_head and evaluate will ask for --allow-missing")
     return 0 if found["complete"] else SOME_FAILED
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from data.command_line import parse
-from data.errors import LostProcess, UserError
+from data.errors import LostProcess, UserError, first_of
 from data.interrupts import interrupt_on
 from data.streams import OUTPUT, open_streams
 from data.writable import NO_ROOM
@@ -81,7 +81,7 @@ def _run(
         options = parse(options_type, prog, examples, default)
         result = main(options)
     except UserError as error:
-        for item in error.listed:
+        for item in first_of(error.listed, error.whole):
             print(item, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -22,6 +22,8 @@ READABLE = (3, FORMAT)
 BEFORE_4: Mapping[str, Any] = {"pictures": "stored", "special_tokens": "tokens"}
 """Settings that a cache of format 3 does not record, and the rules it was made by. It is added to by these."""
 
+FAILURES_FILE = "failures.csv"
+"""The videos that failed; see extract/failures.py."""
 CLIP_FILE = "clip.h5"
 
 Kind = Literal["videos", "texts"]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from data.errors import LostProcess, UserError
+from data.errors import LostProcess, UserError, one_line
 
 PULSE_S = 1.0
 """Seconds between two signs of life."""
@@ -142,7 +142,7 @@ class _MeetingPoint:
         except RuntimeError as error:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             if self._holds_store:
-                why = " ".join(str(error).split())[:200]
+                why = one_line(error)
                 raise UserError(f"process 0 cannot listen at {address} ({why}): set another MASTER_PORT") from error
             raise self._lost(f"process 0 of {count} is not at {address}: it was not started, or is lost") from error
         self._store.set(f"where/{rank}", f"{platform.node()}, process id {os.getpid()}")
@@ -293,7 +293,7 @@ class _MeetingPoint:
             yield
         except RuntimeError as error:
             self.meet()
-            raise self._lost(f"processes lost their connections ({' '.join(str(error).split())[:200]})") from error
+            raise self._lost(f"processes lost their connections ({one_line(error)})") from error
 
     def _lost(self, what: str) -> LostProcess:
         return LostProcess(f"{what}: {self._remedy}")

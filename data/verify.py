@@ -9,7 +9,7 @@ import tyro
 
 from data.command import SOME_FAILED, run_command
 from data.command_line import About
-from data.errors import UserError
+from data.errors import UserError, first_of
 from data.index import names_in
 from data.layout import CLIP_FILE
 from data.listings import Listings
@@ -40,10 +40,9 @@ def verify(options: VerifyOptions) -> int:
     if options.json:
         print(json.dumps({"files": len(files), "damaged": [str(file) for file in damaged], "videos_to_extract": videos}))
         return SOME_FAILED if damaged else 0
-    for file in damaged:
-        print(f"damaged: {file}")
-    for video_id in videos:
-        print(f"to extract again: {video_id}")
+    for listed in ([f"damaged: {file}" for file in damaged], [f"to extract again: {video_id}" for video_id in videos]):
+        for line in first_of(listed, "--json lists all"):
+            print(line)
     if not damaged:
         print(f"{path}: {len(files)} files are sound")
     elif path.is_file():

@@ -12,6 +12,8 @@ from data.errors import UserError
 PROBE_BYTES = 4096
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a quota or a limit is full."""
+UNWRITABLE = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""The same, and what it says where nothing may be written at all."""
 _NO_FOLDER = (errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
 """What it says where a file, or a link that leads nowhere, stands in place of a folder."""
 

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.cache import ClipParts
-from data.errors import UserError
+from data.errors import UserError, one_line
 from data.shapes import GRAIN
-from extract.models import OF_A_CONFIGURATION, Model, Precision, find_model, one_line
+from extract.models import OF_A_CONFIGURATION, Model, Precision, find_model
 from extract.preprocessing import Preprocessing
 from extract.tokens import SpecialTokens, Tokenizer
 

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from data.cache import CLIP_FILE, VideoEntry
+from data.errors import first_of
 from extract.clip import BATCH, Clip
 from extract.failures import Failure
 from extract.options import ExtractOptions
@@ -78,8 +79,8 @@ def dry_run(
     disk = kept + pictures + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
     seconds = of_videos.seconds_for(len(videos)) + of_texts.seconds_for(len(texts))
     free = shutil.disk_usage(_nearest_folder(options.cache)).free
-    for failure in of_videos.failed:
-        print(f"failed: {failure}", file=sys.stderr)
+    for line in first_of([f"failed: {failure}" for failure in of_videos.failed]):
+        print(line, file=sys.stderr)
     if options.json:
         print(
             json.dumps(

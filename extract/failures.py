@@ -11,9 +11,9 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from data.errors import UserError
+from data.layout import FAILURES_FILE
 from data.provenance import write_atomically
 
-FAILURES_FILE = "failures.csv"
 SHARED_FILES = "failures-*-of-*.csv"
 """Those of processes that share the work."""
 

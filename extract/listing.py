@@ -12,12 +12,12 @@ from data.cache import FeatureCache
 from data.datasets import Dataset, Preset
 from data.datasets.files import printable, quote
 from data.errors import UserError
-from data.layout import NAMES
+from data.layout import FAILURES_FILE, NAMES
 from data.listings import Listed, Listings
 from data.prune import drop, unlisted
 from data.sources import MOVED, Source, name_of, source_of
 from extract.digest import file_digest
-from extract.failures import FAILURES_FILE, read_failures, write_failures
+from extract.failures import read_failures, write_failures
 from extract.options import ExtractOptions
 from extract.videos import part_of
 

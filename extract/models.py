@@ -6,7 +6,7 @@ import logging
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from data.errors import UserError
+from data.errors import UserError, one_line
+from data.writable import UNWRITABLE
 from extract.preprocessing import Preprocessing, agreed, of_config
 from extract.tokens import SpecialTokens, Tokenizer
 
@@ -144,13 +145,10 @@ class Model:
         if self.tag is None and not self.name.startswith(HUB):
             assert self.pretrained is not None
             return Path(self.pretrained).absolute()
-        try:
-            with _silent():
-                if self.tag is None:
-                    return Path(library.pretrained.download_pretrained_from_hf(self.name.removeprefix(HUB)))
-                return Path(library.download_pretrained(self.tag))
-        except _OF_A_FILE as error:
-            raise UserError(_unreachable(self.name, self.pretrained, self.tag, one_line(error))) from error
+        if self.tag is None:
+            repository = self.name.removeprefix(HUB)
+            return _downloaded(lambda: library.pretrained.download_pretrained_from_hf(repository), self.name)
+        return _downloaded(lambda: library.download_pretrained(self.tag), self.name, self.pretrained, self.tag)
 
     def read(self, network: nn.Module, path: Path) -> None:
         """Fill a network with the weights of a file. Raises UserError where it does not hold them."""
@@ -211,11 +209,6 @@ def load_tokenizer(model: str, special_tokens: SpecialTokens) -> Tokenizer:
     return find_model(model, RANDOM).tokenizer(special_tokens)
 
 
-def one_line(error: BaseException) -> str:
-    """What an error of somebody else's code says, short; its name where it says nothing."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, Any] | None]:
     """The configuration of a model; of one that brings its own, the folder, and what it says of pictures."""
     library = open_clip()
@@ -232,11 +225,8 @@ def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, An
         if not file.is_file():
             raise UserError(f"--model {name}: no {CONFIG_FILE} in that folder")
     else:
-        try:
-            with _silent():
-                file = Path(library.pretrained.download_pretrained_from_hf(name.removeprefix(HUB), filename=CONFIG_FILE))
-        except _OF_A_FILE as error:
-            raise UserError(_unreachable(name, None, None, one_line(error))) from error
+        repository = name.removeprefix(HUB)
+        file = _downloaded(lambda: library.pretrained.download_pretrained_from_hf(repository, filename=CONFIG_FILE), name)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -297,16 +287,32 @@ def _check_pretrained(name: str, pretrained: str | None, config: Mapping[str, An
         raise UserError(f"--pretrained {pretrained} belongs to another activation than --model {name}: use --model {other}")
 
 
-def _unreachable(name: str, pretrained: str | None, tag: Mapping[str, Any] | None, reason: str) -> str:
-    if tag is None:
-        return (
-            f"--model {name} cannot be downloaded here: get the folder where there is a network, place it anywhere on this machine, "
-            f"and name it with --model {LOCAL}FOLDER ({reason})"
-        )
-    return (
-        f"the weights of {name} ({pretrained}) cannot be downloaded here: get them from {tag.get('hf_hub') or tag.get('url')} "
-        f"where there is a network, place the file anywhere on this machine, and name it with --pretrained FILE ({reason})"
-    )
+def _downloaded(fetch: Callable[[], str], name: str, pretrained: str | None = None, tag: Mapping[str, Any] | None = None) -> Path:
+    """The file that `fetch` leaves on this machine. Raises UserError, naming model and weights, where it cannot be had or kept."""
+    try:
+        # That the disk is full is warned of, and the error that follows is another.
+        with _silent(), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            return Path(fetch())
+    except _OF_A_FILE as error:
+        which = f"--model {name}" if tag is None else f"the weights of {name} ({pretrained})"
+        full = [str(warning.message) for warning in warned if "disk space" in str(warning.message)]
+        # Libraries wrap the reason in sentences of their own: it is what began the chain of errors.
+        begun: BaseException = error
+        while (before := begun.__cause__ or begun.__context__) is not None:
+            begun = before
+        said = begun.strerror if isinstance(begun, OSError) and begun.strerror else str(begun).partition("\n")[0]
+        reason = one_line(RuntimeError(full[0] if full else said or type(begun).__name__))
+        if full or (isinstance(begun, OSError) and begun.errno in UNWRITABLE):
+            where = begun.filename if isinstance(begun, OSError) and begun.filename else "the folder of downloads"
+            raise UserError(f"{which} cannot be kept in {where} ({reason}): make room, or let HF_HOME name another folder") from error
+        remedy = "where there is a network, place {} anywhere on this machine, and name it with {}"
+        if tag is None:
+            place = f"get the folder {remedy.format('it', f'--model {LOCAL}FOLDER')}"
+        else:
+            origin = f"{tag['hf_hub'].rstrip('/')} on Hugging Face" if tag.get("hf_hub") else tag.get("url")
+            place = f"get them from {origin} {remedy.format('the file', '--pretrained FILE')}"
+        raise UserError(f"{which} cannot be downloaded here: {place} ({reason})") from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.table import FOLDER
 from data.device import find_device
-from data.errors import UserError
+from data.errors import UserError, first_of
 from data.listings import Listings
 from data.options_file import write_options
 from data.processes import ProcessGroup
@@ -28,7 +28,7 @@ from data.writable import require_writable_folder
 from extract.clip import Clip, load_clip
 from extract.decoders import check_decoder
 from extract.dry_run import dry_run
-from extract.failures import SHARED_FILES, Failure, read_failures
+from extract.failures import SHARED_FILES, Failure, failures_file, read_failures
 from extract.fetch import fetch_model
 from extract.following import division, filled_in
 from extract.listing import Named, named, prune, require_own_ids, to_list, unlisted_of, with_failures
@@ -144,7 +144,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         _extract_texts(work.texts, clip, cache, max_words, options.quiet)
         writer = Writer(cache, _limits(), shard, work.known, work.outdated)
         failures = _extract_videos(videos, len(work.videos), writer, options)
-    failed = _print_failures(work.known, failures)
+    failed = _print_failures(work.known, failures, options.cache / failures_file(share))
     done = len(work.videos) - len(failures)
     there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
     counted = {"done": done, "failed": failed, "texts": len(work.texts), "there": there, "frames": videos.clock.frames}
@@ -181,11 +181,12 @@ def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
     return clip
 
 
-def _print_failures(known: Sequence[Failure], failures: Sequence[Failure]) -> int:
-    """Print those of earlier runs that were not tried again and those of this one; how many they are."""
-    failed = sorted([*known, *failures], key=lambda failure: failure.video_id)
-    for failure in failed:
-        print(f"failed: {failure.file}: {failure.reason}{': ' * bool(failure.last_words)}{failure.last_words}", file=sys.stderr)
+def _print_failures(known: Sequence[Failure], failures: Sequence[Failure], file: Path) -> int:
+    """Print the first of those of this run and of those of earlier ones that were not tried again; how many they are. `file` has all."""
+    failed = [failure for some in (failures, known) for failure in sorted(some, key=lambda failure: failure.video_id)]
+    lines = [f"failed: {one.file}: {one.reason}{': ' * bool(one.last_words)}{one.last_words}" for one in failed]
+    for line in first_of(lines, f"{file} lists all"):
+        print(line, file=sys.stderr)
     if known:
         print(f"{len(known)} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
     return len(failed)

@@ -21,9 +21,10 @@ import pytest
 import extract
 from data.cache import FeatureCache
 from data.errors import UserError
+from data.layout import FAILURES_FILE
 from extract import ExtractOptions
 from extract.digest import file_digest
-from extract.failures import FAILURES_FILE, read_failures
+from extract.failures import read_failures
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_decode import hanging_decoder, is_alive
 from tests.videos import cut_video, numbered_video

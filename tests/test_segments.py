@@ -18,9 +18,10 @@ import extract
 from data.cache import FeatureCache
 from data.errors import UserError
 from data.ffmpeg import Processes
+from data.layout import FAILURES_FILE
 from extract import ExtractOptions
 from extract.clock import length_of
-from extract.failures import FAILURES_FILE, read_failures
+from extract.failures import read_failures
 from extract.segments import segments_of
 from tests.conftest import DEMO_CLIP
 from tests.videos import convert, cut_video, numbered_video

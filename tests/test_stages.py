@@ -20,12 +20,12 @@ import extract
 import train_head
 from data.cache import FeatureCache
 from data.errors import UserError
+from data.layout import FAILURES_FILE
 from data.metrics import retrieval_metrics
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from extract import ExtractOptions
-from extract.failures import FAILURES_FILE
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_glim import pad
 from train_head import TrainOptions
@@ -36,6 +36,10 @@ from train_head.run import load_head
 from train_head.splits import load_split
 
 BUDGET = 10**9
+FAILED_VIDEO = (
+    r"video broken\.mp4: all of them failed in the extraction \(.*/failures\.csv says why\): run extract with --retry-failed, or go on "
+    "without them with --allow-missing"
+)
 
 
 @pytest.fixture(scope="module")
@@ -390,10 +394,7 @@ def test_a_broken_video_is_listed_and_the_rest_goes_on(demo_set: Path, tmp_path:
     assert failures["video_id"].tolist() == ["broken.mp4"]
     assert "Invalid data" in failures["last_words"][0]
     asked = EvaluateOptions(cache=cache, run="zero-shot:mean", out=tmp_path / "out", device="cpu", report=False, quiet=True)
-    with pytest.raises(
-        UserError,
-        match=r"video broken\.mp4: run extract again, with --retry-failed for the 1 that failed, or go on without them with",
-    ):
+    with pytest.raises(UserError, match=FAILED_VIDEO):
         evaluate.main(asked)
     result = json.loads((evaluate.main(replace(asked, allow_missing=True)) / "metrics.json").read_text())
     assert (result["queries"], result["gallery"]) == (2, 2)

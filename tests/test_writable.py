@@ -291,3 +291,16 @@ def test_features_are_not_mapped_onto_a_full_disk(cache: FeatureCache, tmp_path:
         pytest.raises(UserError, match=r"No space left on device\): make room"),
     ):
         map_ragged(frames, tmp_path / "frames.npy")
+
+
+def test_compiled_code_that_cannot_be_kept_is_said_once(tmp_path: Path) -> None:
+    """The checkout on a read-only disk, for one process alone, and a home folder that is none."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system may be mounted here")
+    program = "import numpy as np; from train_head.kernels import compiled; a = np.ones(3); compiled(lambda b: b.fill(2))(a); print(a)"
+    script = f'mount --bind "{ROOT}" "{ROOT}" && mount -o remount,bind,ro "{ROOT}" && cd "{ROOT}" && exec "{sys.executable}" -c "{program}"'
+    environment = os.environ | {"HOME": "/proc/none", "XDG_CACHE_HOME": "/proc/none", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    done = subprocess.run(["unshare", "-m", "bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[2. 2. 2.]\n"), done.stderr
+    assert re.fullmatch(r"compiled code cannot be kept, and is compiled at every start: .*NUMBA_CACHE_DIR.*\n", done.stderr)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from data.accounting import as_expected, count_listed, difference
@@ -14,6 +13,7 @@ from data.datasets.division import OFFER
 from data.datasets.types import SPLITS
 from data.errors import UserError
 from data.features import TextFeatures, VideoFeatures
+from data.layout import FAILURES_FILE
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def load_split(
     rows = table[table["split"].isin(splits)]
     if rows.empty:
         there = list(table["split"].unique())
-        raise UserError(f"the cache {cache.path} has no split {name!r}; it has: {', '.join(there)}{_remedy(preset, splits, there)}")
+        raise UserError(f"the cache {cache.path} has no split {name!r}; it has: {', '.join(there)}{_split_remedy(preset, splits, there)}")
     # Features of what failed later are those of another file.
     failed = {*listed.loc[listed["failed"], "video_id"]}
     decoded = np.array([("videos", video_id) in cache and video_id not in failed for video_id in rows["video_id"]])
@@ -91,14 +91,17 @@ def load_split(
             "--allow-missing"
         )
     if not allow_missing and not whole.all():
-        lacking = rows["video_id"][~whole].unique()
+        lacking = rows["video_id"][~whole].unique().tolist()
+        broken = [video_id for video_id in lacking if video_id in failed]
         raise UserError(
             f"{(~whole).sum()} of {len(rows)} captions of split {name!r} have no features in {cache.path}, such as those of video "
-            f"{', '.join(lacking[:3])}: run extract again{_with_failed(failed, rows[~whole])}, or go on without them with --allow-missing",
-            [f"without features: {video_id}" for video_id in lacking],
+            f"{', '.join(lacking[:3])}: {_features_remedy(cache, len(lacking), len(broken))}, or go on without them with --allow-missing",
+            [f"failed: {video_id}" for video_id in broken] + [f"without features: {one}" for one in lacking if one not in failed],
         )
     if not whole.any():
-        raise UserError(f"the cache {cache.path} has no features of split {name!r}: run extract again{_with_failed(failed, rows)}")
+        videos_of_split = {*rows["video_id"]}
+        remedy = _features_remedy(cache, len(videos_of_split), len(videos_of_split & failed))
+        raise UserError(f"the cache {cache.path} has no features of split {name!r}: {remedy}")
     rows = rows[whole]
     video_ids = rows["video_id"].unique().tolist()
     position = {video_id: i for i, video_id in enumerate(video_ids)}
@@ -114,7 +117,7 @@ def load_split(
     )
 
 
-def _remedy(preset: str, splits: Sequence[str], there: Sequence[str]) -> str:
+def _split_remedy(preset: str, splits: Sequence[str], there: Sequence[str]) -> str:
     """What to do about splits that are lacking: a table of the user's own can be divided."""
     known = preset_named(preset)
     if known is None or known.files:
@@ -129,7 +132,11 @@ def _remedy(preset: str, splits: Sequence[str], there: Sequence[str]) -> str:
     return f": {again}, which takes {' and '.join(splits)} from the training videos ({kept}){select}"
 
 
-def _with_failed(failed: set[str], rows: pd.DataFrame) -> str:
-    """What to add to running extract again where videos of these rows failed: those are not tried again until their files change."""
-    count = len(failed.intersection(rows["video_id"]))
-    return f", with --retry-failed for the {count} that failed" if count else ""
+def _features_remedy(cache: FeatureCache, lacking: int, failed: int) -> str:
+    """What to do about so many videos without features, so many of which failed when they were extracted."""
+    if not failed:
+        return "run extract again"
+    # A merged file has no list of them.
+    where = "" if cache.merged else f" ({cache.path / FAILURES_FILE} says why)"
+    which = "all of them" if failed == lacking else f"{failed:,} of these {lacking:,} videos"
+    return f"{which} failed in the extraction{where}: run extract with --retry-failed"

@@ -9,6 +9,7 @@ from data.accounting import report, summary_line
 from data.command import SOME_FAILED, run_command
 from data.command_line import About
 from data.datasets import find_preset, read_dataset, shares_of
+from data.streams import visible
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ def check(options: CheckOptions) -> int:
             videos = f"{counts['videos_expected']:,} expected, {counts['videos_listed']:,} listed, {counts['videos_present']:,} present"
             print(f"{split}: videos {videos}; captions {counts['captions_expected']:,} expected, {counts['captions_listed']:,} listed")
         for note in dataset.notes:
-            print(f"note: {note}")
+            print(f"note: {visible(note)}")
         for video_id in found["missing"]:
-            print(f"missing: {video_id}")
+            print(f"missing: {visible(video_id)}")
         for video_id in found["empty_captions"]:
-            print(f"empty caption of: {video_id}")
+            print(f"empty caption of: {visible(video_id)}")
         print("all of it is there" if found["complete"] else "not whole: extract, train_head and evaluate will ask for --allow-missing")
     return 0 if found["complete"] else SOME_FAILED
 

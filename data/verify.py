@@ -15,6 +15,7 @@ from data.index import names_in
 from data.layout import CLIP_FILE
 from data.listings import Listings
 from data.sealed import is_sound
+from data.streams import visible
 from data.tables import is_intact
 
 
@@ -44,7 +45,7 @@ def verify(options: VerifyOptions) -> int:
     for file in damaged:
         print(f"damaged: {file}")
     for video_id in videos:
-        print(f"to extract again: {video_id}")
+        print(f"to extract again: {visible(video_id)}")
     if not damaged:
         print(f"{path}: {len(files)} files are sound")
     elif path.is_file():

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from data.cache import CLIP_FILE, VideoEntry
+from data.streams import visible
 from extract.clip import BATCH, Clip
 from extract.failures import Failure
 from extract.options import ExtractOptions
@@ -79,7 +80,7 @@ def dry_run(
     seconds = of_videos.seconds_for(len(videos)) + of_texts.seconds_for(len(texts))
     free = shutil.disk_usage(_nearest_folder(options.cache)).free
     for failure in of_videos.failed:
-        print(f"failed: {failure}", file=sys.stderr)
+        print(visible(f"failed: {failure}"), file=sys.stderr)
     if options.json:
         print(
             json.dumps(

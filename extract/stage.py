@@ -23,6 +23,7 @@ from data.options_file import write_options
 from data.processes import ProcessGroup
 from data.progress import Progress
 from data.provenance import plain, provenance
+from data.streams import visible
 from data.tables import options_file
 from data.writable import require_writable_folder
 from extract.clip import Clip, load_clip
@@ -104,7 +105,7 @@ def _read(options: ExtractOptions) -> _Asked:
     if not options.quiet:
         print(summary_line(dataset, preset, options.videos), file=sys.stderr)
         for note in dataset.notes:
-            print(note, file=sys.stderr)
+            print(visible(note), file=sys.stderr)
     if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
     return _Asked(options, preset, dataset, own, recorded)
@@ -185,7 +186,7 @@ def _print_failures(known: Sequence[Failure], failures: Sequence[Failure]) -> in
     """Print those of earlier runs that were not tried again and those of this one; how many they are."""
     failed = sorted([*known, *failures], key=lambda failure: failure.video_id)
     for failure in failed:
-        print(f"failed: {failure.file}: {failure.reason}{': ' * bool(failure.last_words)}{failure.last_words}", file=sys.stderr)
+        print(visible(f"failed: {failure.file}: {failure.reason}{': ' * bool(failure.last_words)}{failure.last_words}"), file=sys.stderr)
     if known:
         print(f"{len(known)} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
     return len(failed)

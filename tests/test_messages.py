@@ -37,6 +37,9 @@ def messages() -> Iterator[tuple[str, str]]:
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
                     literals = [part for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant | ast.FormattedValue)]
                     words = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in literals)
+                    if not words:
+                        # Another error's line, said again.
+                        continue
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", words
 
 

@@ -48,7 +48,10 @@ def shares_of(text: str, followed: bool = False) -> Shares:
     except ValueError:
         numbers = []
     if len(numbers) != 3 or not all(0 <= number < 1e9 for number in numbers) or numbers[0] <= 0 or numbers[1] + numbers[2] <= 0:
-        raise UserError(f"--split-by-hash {text}: the shares of train, val and test with commas, such as 80,10,10")
+        raise UserError(
+            f"--split-by-hash {text}: write the shares of train, val and test with commas, such as 80,10,10; train and one of the others "
+            "must be more than 0"
+        )
     return Shares(numbers[0], numbers[1], numbers[2], text, followed)
 
 

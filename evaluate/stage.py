@@ -32,7 +32,7 @@ from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, pa
 from train_head.compiling import compiling_said
 from train_head.heads import Head
 from train_head.pairs import score_all_pairs
-from train_head.run import METRICS_FILE, check_fits, load_head
+from train_head.run import METRICS_FILE, check_fits, load_head, trained_on
 from train_head.splits import Split, load_split
 
 # Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
@@ -133,6 +133,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "gallery": len(split.videos.ids),
         "counts": split.counts,
         **cut_figures(loaded.cache, head, split.texts.texts),
+        "trained_on": 0 if split.name == "train" else len(trained_on(options.run).intersection(split.videos.ids)),
         "train_videos": loaded.record.get("train_counts", {}).get("videos_scored"),
         "selected_on": loaded.record.get("selected_on"),
         "ties": options.ties,

@@ -4,6 +4,7 @@ import csv
 import datetime as dt
 import io
 import json
+import re
 import sys
 import zipfile
 from collections import Counter
@@ -18,16 +19,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import evaluate
 import extract
+import train_head
 from data.cache import FeatureCache
 from data.check import CheckOptions, check
 from data.datasets import Dataset, find_preset, read_dataset, shares_of
 from data.datasets.division import divide
 from data.datasets.times import seconds_of
 from data.errors import UserError
+from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from tests.conftest import DEMO_CLIP
 from tests.videos import numbered_video
+from train_head import TrainOptions
 from train_head.splits import load_split
 
 BUDGET = 10**9
@@ -660,6 +665,20 @@ def test_from_a_table_without_splits_to_training(tmp_path: Path, capsys: pytest.
     options = replace(options, annotations=table)
     extract.main(options)
     assert "--split-by-hash 50,25,25, as before, divides 4 files" in capsys.readouterr().err
+    # What a run was trained on stays known when the videos are divided anew.
+    trained = tmp_path / "run"
+    train_head.main(TrainOptions(cache=options.cache, out=trained, head="mean", epochs=1, device="cpu", quiet=True))
+    seen = {*made[None].loc[made[None]["split"] == "train", "video_id"]}
+    for asked in ("50,25,25", "25,25,50", "1,1,9"):
+        extract.main(replace(options, split_by_hash=asked))
+        now = FeatureCache(options.cache).listings.videos("table")
+        again = len(seen & {*now.loc[now["split"] == "test", "video_id"]})
+        capsys.readouterr()
+        evaluate.main(EvaluateOptions(options.cache, str(trained), tmp_path / f"results {asked}", device="cpu", quiet=True, report=False))
+        told = re.findall(r"(\d+) of the \d+ videos of test have the ids of videos that it was trained on", capsys.readouterr().out)
+        assert told == ([str(again)] if again else [])
+        assert json.loads((tmp_path / f"results {asked}" / "metrics.json").read_text())["trained_on"] == again
+    assert again
     # A table that has its splits now needs no division.
     table.write_text(
         "path,sentence,split\n"

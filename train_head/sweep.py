@@ -314,7 +314,7 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     folder = options.out / run.name
     make_folder(folder)
     write_options(folder / OPTIONS_FILE, replace(run.options, out=folder), "python -m train_head")
-    save_run(folder, head, {**record, f"{options.report_on}_after": metrics})
+    save_run(folder, head, {**record, f"{options.report_on}_after": metrics}, loaded.train.videos.ids)
     made_by = provenance(options)
     return {
         "run": run.name,

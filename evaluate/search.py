@@ -31,10 +31,10 @@ class SearchOptions(RetrievalOptions):
     """Find videos, and the moment in each, for queries in words; or, with --video, captions for a video."""
 
     query: tyro.conf.Positional[tuple[str, ...]] = ()
-    """What to look for, in words: all of them are one query, with quotes or without. Options stand before or behind the words, not between
-    them; behind --, words may begin with a dash."""
+    """What to look for, in words: all of them are one query, with quotes or without. Options go before or after the words, not between
+    them; after --, words may begin with a dash."""
     each: Annotated[bool, About.INPUT] = False
-    """Take each argument for a query of its own, rather than all of them for the words of one."""
+    """Take each argument as a query of its own, rather than all of them as the words of one."""
     queries: Annotated[str | None, About.INPUT] = None
     """File of queries, one a line, answered after one on the command line; - is standard input."""
     video: Annotated[str | None, About.INPUT] = None

@@ -11,7 +11,7 @@ import torch
 
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
-from data.errors import UserError
+from data.errors import UserError, require_seed
 from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup, on_this_machine
 from data.provenance import plain, provenance, write_json
@@ -169,6 +169,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
 
 
 def _check_options(options: EvaluateOptions) -> None:
+    require_seed(options.seed)
     if options.candidates is not None and options.ties == "reference":
         raise UserError("--candidates credits ties by expectation, --ties reference does not: leave one of them out")
     if options.candidates is None and (options.index is not None or options.candidates_from != "frames"):

@@ -17,7 +17,7 @@ from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.table import FOLDER
 from data.device import find_device
-from data.errors import UserError
+from data.errors import UserError, require_seed
 from data.listings import Listings
 from data.options_file import write_options
 from data.processes import ProcessGroup
@@ -68,6 +68,7 @@ def extract(options: ExtractOptions) -> Outcome:
     last words; the file is absent where none failed. Under torchrun processes share the work; where one is lost the others finish theirs,
     and LostProcess is raised.
     """
+    require_seed(options.seed)
     if options.fetch_model:
         fetch_model(options)
         return Outcome(options.cache, 0)

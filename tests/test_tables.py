@@ -579,7 +579,7 @@ def test_shares_are_met_on_average_and_none_is_empty() -> None:
         small = divide(FILES[:count], {"train": 80.0, "val": 10.0, "test": 10.0})
         assert {*small.values()} == {"train", "val", "test"}
     assert {*divide(FILES, {"train": 80.0, "val": 20.0, "test": 0.0}).values()} == {"train", "val"}
-    with pytest.raises(UserError, match="2 video files cannot be divided into train and val and test"):
+    with pytest.raises(UserError, match="2 video files cannot be divided into train, val and test: add videos, or give a split"):
         divide(FILES[:2], {"train": 80.0, "val": 10.0, "test": 10.0})
 
 

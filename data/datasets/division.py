@@ -71,7 +71,12 @@ def divide(files: Sequence[str], shares: Mapping[str, float]) -> dict[str, str]:
     wanted = {split: share for split, share in shares.items() if share > 0}
     names = sorted(set(files))
     if len(names) < len(wanted):
-        raise UserError(f"--split-by-hash: {len(names)} video files cannot be divided into {' and '.join(wanted)}")
+        *first, last = wanted
+        count = f"{len(names)} video file{'s' * (len(names) != 1)}"
+        raise UserError(
+            f"--split-by-hash: {count} cannot be divided into {', '.join(first)} and {last}: add videos, or give a split the share 0; for "
+            "search, which needs no splits, extract under another --name"
+        )
     total = sum(wanted.values())
     ends: dict[str, float] = {}
     for split, share in wanted.items():

@@ -10,6 +10,7 @@ from data.command import SOME_FAILED, run_command
 from data.command_line import About
 from data.datasets import find_preset, read_dataset, shares_of
 from data.errors import first_of
+from data.streams import visible
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ def check(options: CheckOptions) -> int:
             videos = f"{counts['videos_expected']:,} expected, {counts['videos_listed']:,} listed, {counts['videos_present']:,} present"
             print(f"{split}: videos {videos}; captions {counts['captions_expected']:,} expected, {counts['captions_listed']:,} listed")
         for note in dataset.notes:
-            print(f"note: {note}")
+            print(f"note: {visible(note)}")
         for what, listed in (("missing", found["missing"]), ("empty caption of", found["empty_captions"])):
             for line in first_of([f"{what}: {video_id}" for video_id in listed], "--json lists all"):
-                print(line)
+                print(visible(line))
         print("all of it is there" if found["complete"] else "not whole: extract, train_head and evaluate will ask for --allow-missing")
     return 0 if found["complete"] else SOME_FAILED
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from data.command_line import parse
 from data.errors import LostProcess, UserError, first_of
 from data.interrupts import interrupt_on
-from data.streams import OUTPUT, open_streams
+from data.streams import OUTPUT, open_streams, visible
 from data.writable import NO_ROOM
 
 OF_A_PATH = (
@@ -82,8 +82,8 @@ def _run(
         result = main(options)
     except UserError as error:
         for item in first_of(error.listed, error.whole):
-            print(item, file=sys.stderr)
-        print(f"error: {error}", file=sys.stderr)
+            print(visible(item), file=sys.stderr)
+        print(f"error: {visible(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except LostProcess as error:
         print(f"error: {error}", file=sys.stderr)
@@ -95,7 +95,7 @@ def _run(
         line = _line(error, options)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {visible(line)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     sys.exit(status(result))
 

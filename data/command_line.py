@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import docstring_parser
 import tyro
@@ -45,7 +45,8 @@ def _default_shown(default: str) -> str:
 @dataclasses.dataclass(frozen=True)
 class _General:
     options: Annotated[Path | None, tyro.conf.arg(help_behavior_hint=_default_shown)] = None
-    """File of options, YAML or JSON, such as the options.yaml that a run leaves. The command line takes precedence over it."""
+    """File of options, YAML or JSON, such as the options.yaml that a run leaves. The command line takes precedence over it. Relative paths
+    in it start from the current folder."""
     version: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Print the version and exit."""
 
@@ -74,6 +75,8 @@ def parse(
         sys.exit(0)
     if len(given.options) > 1:
         raise UserError("--options is given twice: put the options into one file")
+    hints = get_type_hints(options_type)
+    _require_values(arguments[:end], {**hints, "options": Path})
     values = {} if default is None else {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}  # type: ignore[arg-type]
     if given.options:
         values |= read_options(given.options[0], options_type, prog)
@@ -87,11 +90,25 @@ def parse(
         )
     except SystemExit as end_of_help:
         if not end_of_help.code and examples:
-            print("\nexamples:", *(f"  {prog} {example}" for example in examples), sep="\n")
+            print("\nexamples:", *(f"  {prog} {example}".rstrip() for example in examples), sep="\n")
         raise
     members = [getattr(parsed, field.name) for field in dataclasses.fields(parsed)]
     found = {name: value for member in members if not isinstance(member, _General) for name, value in vars(member).items()}
     return options_type(**found)
+
+
+def _require_values(arguments: Sequence[str], hints: Mapping[str, Any]) -> None:
+    """Raises UserError where a switch has a value, or a path is empty, as where a variable of a shell is not set.
+
+    tyro takes `--quiet=true` for `--quiet` and a word, and pathlib an empty path for the current folder.
+    """
+    for argument, following in zip(arguments, [*arguments, "a word"][1:], strict=True):
+        option, sign, value = argument.partition("=")
+        hint = hints.get(option.removeprefix("--").replace("-", "_")) if option.startswith("--") else None
+        if hint is bool and sign:
+            raise UserError(f"{argument}: {option} takes no value: write {option} or --no-{option.removeprefix('--')}")
+        if Path in (hint, *get_args(hint)) and not (value if sign else following):
+            raise UserError(f"{option} is empty: name a path, or leave the option out")
 
 
 def _grouped(options_type: type[Any], values: Mapping[str, Any]) -> Callable[..., Any]:

@@ -36,3 +36,9 @@ def one_line(error: BaseException) -> str:
 
 class LostProcess(Exception):
     """A process of ours ended before its work did; the line names it, and a stage prints it without a traceback and ends with status 1."""
+
+
+def require_seed(seed: int) -> None:
+    """Raises UserError where `--seed` is no number that random generators take."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed} must be a whole number from 0 to {2**63 - 1}")

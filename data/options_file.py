@@ -89,6 +89,8 @@ def _value(hint: Any, value: Any, place: str) -> Any:
         raise UserError(f"{place}: {_wanted(hint)} is wanted, not a {'list' if isinstance(value, list) else 'mapping'}")
     if value in _NONE and type(None) in get_args(hint):
         return None
+    if hint is Path and not value:
+        raise UserError(f"{place} is empty: a path is wanted")
     if hint is bool:
         value = _BOOLEANS.get(value.lower(), value)
     field: Any = dataclasses.make_dataclass("Field", [("value", hint)])

@@ -14,6 +14,7 @@ from data.index import names_in
 from data.layout import CLIP_FILE
 from data.listings import Listings
 from data.sealed import is_sound
+from data.streams import visible
 from data.tables import is_intact, read_parquet
 
 
@@ -42,7 +43,7 @@ def verify(options: VerifyOptions) -> int:
         return SOME_FAILED if damaged else 0
     for listed in ([f"damaged: {file}" for file in damaged], [f"to extract again: {video_id}" for video_id in videos]):
         for line in first_of(listed, "--json lists all"):
-            print(line)
+            print(visible(line))
     if not damaged:
         print(f"{path}: {len(files)} files are sound")
     elif path.is_file():

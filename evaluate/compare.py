@@ -13,7 +13,7 @@ import tyro
 from data.command import run_command
 from data.command_line import About
 from data.datasets.files import printable
-from data.errors import UserError
+from data.errors import UserError, require_seed
 from data.metrics import DIRECTIONS
 from data.options_file import OPTIONS_FILE, write_options
 from data.provenance import write_atomically, write_json
@@ -98,6 +98,7 @@ def main(options: CompareOptions) -> dict[str, Any]:
 def compare(options: CompareOptions, sweep: str | None = None) -> Compared:
     """Read the results, put them together over seeds, in the order of the training option `sweep` where there is one, and test them against
     the base."""
+    require_seed(options.seed)
     folders, without = folders_of_results(options.results)
     if without:
         print(f"left out, for they have no results: {len(without)} runs, such as {without[0]}; evaluate them first", file=sys.stderr)

@@ -35,7 +35,7 @@ class EvaluateOptions:
     dual_softmax: Annotated[bool, About.METRICS] = False
     """Add a row of figures after dual softmax, which reads the whole test matrix; scores all pairs once more."""
     query_bank: Annotated[int | None, About.METRICS] = None
-    """Add a row of figures after QB-Norm with a bank of so many training captions; scores all pairs once more, and the bank's.
+    """Add a row of figures after QB-Norm with a bank of this many training captions; scores all pairs once more, and the bank's.
     Default: none."""
     seed: Annotated[int, About.METRICS] = 0
     """Seed of the resampled queries behind the 95% intervals, of the choice of the query bank, and of the report's choice among queries."""

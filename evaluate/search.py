@@ -14,6 +14,7 @@ import tyro
 from data.command import run_command
 from data.command_line import About
 from data.errors import UserError
+from data.streams import visible
 from data.writable import require_writable_file
 from evaluate.retrieval.options import RetrievalOptions
 
@@ -30,10 +31,10 @@ class SearchOptions(RetrievalOptions):
     """Find videos, and the moment in each, for queries in words; or, with --video, captions for a video."""
 
     query: tyro.conf.Positional[tuple[str, ...]] = ()
-    """What to look for, in words: all of them are one query, with quotes or without. Options stand before or behind the words, not between
-    them; behind --, words may begin with a dash."""
+    """What to look for, in words: all of them are one query, with quotes or without. Options go before or after the words, not between
+    them; after --, words may begin with a dash."""
     each: Annotated[bool, About.INPUT] = False
-    """Take each argument for a query of its own, rather than all of them for the words of one."""
+    """Take each argument as a query of its own, rather than all of them as the words of one."""
     queries: Annotated[str | None, About.INPUT] = None
     """File of queries, one a line, answered after one on the command line; - is standard input."""
     video: Annotated[str | None, About.INPUT] = None
@@ -162,7 +163,7 @@ def _text(answer: "Answer") -> Iterator[str]:
         yield f"  note: {note}"
     for hit in answer.hits:
         name = hit.video_id if hit.file in ("", hit.video_id) else f"{hit.video_id} ({hit.file})"
-        yield f"{hit.rank:4} {hit.score:8.3f}  {clock(hit.moment.seconds)}  {printable(name)}"
+        yield f"{hit.rank:4} {hit.score:8.3f}  {clock(hit.moment.seconds)}  {visible(name)}"
 
 
 def _plain(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> dict[str, Any]:
@@ -206,15 +207,10 @@ def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions)
         said = {"video_id": video_id, "run": options.run, "captions": len(texts.texts), "captions_cut": cut, "results": results}
         print(json.dumps(said))
         return
-    print(printable(video_id))
+    print(visible(video_id))
     for hit in hits:
-        print(f"{hit.rank:4} {hit.score:8.3f}  {printable(hit.caption)}")
+        print(f"{hit.rank:4} {hit.score:8.3f}  {visible(hit.caption)}")
     print(f"of {len(texts.texts):,} captions{f', {cut:,} of which were cut' if cut else ''}")
-
-
-def printable(text: str) -> str:
-    """A name as a terminal can show it: what would steer it is escaped."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ class ServeOptions(RetrievalOptions):
     videos: Annotated[Path | None, About.INPUT] = None
     """Folder of the video files, for the players. Default: the one they were extracted from, where it is still there."""
     host: Annotated[str, About.OUTPUT] = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 lets every machine of the network search and watch."""
+    """Address to listen on; 0.0.0.0 lets every machine of the network search and watch."""
     port: Annotated[int, About.OUTPUT] = 8000
-    """Port to listen at; 0 takes a free one."""
+    """Port to listen on; 0 takes a free one."""
 
 
 def main(options: ServeOptions) -> None:

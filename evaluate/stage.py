@@ -11,7 +11,7 @@ import torch
 
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
-from data.errors import UserError
+from data.errors import UserError, require_seed
 from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup, on_this_machine
 from data.provenance import plain, provenance, write_json
@@ -32,7 +32,7 @@ from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, pa
 from train_head.compiling import compiling_said
 from train_head.heads import Head
 from train_head.pairs import score_all_pairs
-from train_head.run import METRICS_FILE, check_fits, load_head
+from train_head.run import METRICS_FILE, check_fits, load_head, trained_on
 from train_head.splits import Split, load_split
 
 # Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
@@ -133,6 +133,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "gallery": len(split.videos.ids),
         "counts": split.counts,
         **cut_figures(loaded.cache, head, split.texts.texts),
+        "trained_on": 0 if split.name == "train" else len(trained_on(options.run).intersection(split.videos.ids)),
         "train_videos": loaded.record.get("train_counts", {}).get("videos_scored"),
         "selected_on": loaded.record.get("selected_on"),
         "ties": options.ties,
@@ -168,6 +169,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
 
 
 def _check_options(options: EvaluateOptions) -> None:
+    require_seed(options.seed)
     if options.candidates is not None and options.ties == "reference":
         raise UserError("--candidates credits ties by expectation, --ties reference does not: leave one of them out")
     if options.candidates is None and (options.index is not None or options.candidates_from != "frames"):

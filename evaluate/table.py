@@ -119,6 +119,9 @@ def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
         if result["selected_on"] == "test":
             chosen += ", as the field does: it is no figure on unseen data"
         yield f"{label}: trained on {result['train_videos']:,} videos; {chosen}"
+    if result.get("trained_on"):
+        count = f"{result['trained_on']:,} of the {result['gallery']:,} videos of {result['split']}"
+        yield f"{label}: {count} have the ids of videos that it was trained on: where they are the same, it is no figure on unseen data"
     if result["ties"] == "reference":
         entries = " and ".join(f"{result[direction]['entries']:,}" for direction in DIRECTIONS)
         yield f"{label}: ties counted as the field does, {entries} entries; intervals and tests credit them by expectation"

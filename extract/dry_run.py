@@ -17,6 +17,7 @@ import torch
 
 from data.cache import CLIP_FILE, VideoEntry
 from data.errors import first_of
+from data.streams import visible
 from extract.clip import BATCH, Clip
 from extract.failures import Failure
 from extract.options import ExtractOptions
@@ -80,7 +81,7 @@ def dry_run(
     seconds = of_videos.seconds_for(len(videos)) + of_texts.seconds_for(len(texts))
     free = shutil.disk_usage(_nearest_folder(options.cache)).free
     for line in first_of([f"failed: {failure}" for failure in of_videos.failed]):
-        print(line, file=sys.stderr)
+        print(visible(line), file=sys.stderr)
     if options.json:
         print(
             json.dumps(

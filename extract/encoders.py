@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from data.command import run_command
+from data.command_line import About
 from data.errors import UserError
 from data.progress import Progress
 from extract.clip import check_features
@@ -41,9 +43,9 @@ std {std}.
 class EncodersOptions:
     """List the architectures of open_clip: those that extract accepts, and why it refuses the others."""
 
-    like: str = ""
-    """Only those with this in their names, in capitals or not. Default: all."""
-    quiet: bool = False
+    like: Annotated[str | None, About.INPUT] = None
+    """Only architectures whose names contain this, in upper or lower case. Default: all."""
+    quiet: Annotated[bool, About.OUTPUT] = False
     """No progress."""
 
 
@@ -92,7 +94,7 @@ def page(verdicts: Sequence[Verdict]) -> str:
 
 
 def main(options: EncodersOptions) -> None:
-    names = [name for name in list_models() if options.like.lower() in name.lower()]
+    names = [name for name in list_models() if (options.like or "").lower() in name.lower()]
     if not names:
         raise UserError(f"--like {options.like}: no architecture of open_clip has that in its name")
     verdicts: list[Verdict] = []

@@ -43,7 +43,7 @@ class ExtractOptions:
     """How a picture gets CLIP's size, with the same default: bicubic or bilinear, a comma, and shortest (the shorter side fits, the middle
     is cut out), longest (the longer side fits, the rest is filled) or squash (both sides fit). Such as bicubic,shortest."""
     fps: Annotated[float | None, About.SAMPLING] = None
-    """Frames sampled a second. Default: the preset's, 1. This and the next three follow a cache that has served the preset, and any cache
+    """Frames sampled per second. Default: the preset's, 1. This and the next three follow a cache that has served the preset, and any cache
     where the preset is table or folder."""
     max_frames: Annotated[int | Literal["all"] | None, About.SAMPLING] = None
     """Frames kept of each video, chosen evenly; `all` keeps every sampled one. Default: the preset's."""
@@ -57,9 +57,9 @@ class ExtractOptions:
     dtype: Annotated[Literal["float16", "float32"] | None, About.CACHE] = None
     """Number format of the cached features. Default: the cache's, or float16."""
     thumbnails: Annotated[bool, About.CACHE] = True
-    """Keep a small picture of every frame, about 2 KB, for reports and search pages. Videos that are there without are extracted again."""
+    """Keep a small picture of every frame, about 2 KB, for reports and search pages. Videos cached without it are extracted again."""
     store_pixels: Annotated[bool, About.CACHE] = False
-    """Keep every frame as the encoder sees it, as JPEG, for fine-tuning. Videos that are there without are extracted again."""
+    """Keep every frame as the encoder sees it, as JPEG, for fine-tuning. Videos cached without it are extracted again."""
     segment: Annotated[float | None, About.INPUT] = None
     """Cut longer videos every so many seconds into entries VIDEO#t=START,END; for a plain folder of videos. Default: no cuts."""
     fetch_model: Annotated[bool, About.MODEL] = False
@@ -79,8 +79,8 @@ class ExtractOptions:
     time_limit: Annotated[float, About.FAILURES] = 1800.0
     """Seconds that the decoding of one video may take before it is ended and listed as failed."""
     shard: Annotated[str, About.MACHINE] = "0/1"
-    """Of N processes or machines that share the work in one cache, which this is: I/N, counting from 0. Left out under torchrun, whose
-    processes share the work."""
+    """Which of the N processes or machines that share the work in one cache this is: I/N, counting from 0. Leave it out under torchrun,
+    whose processes share the work."""
     process_timeout: Annotated[float, About.MACHINE] = 60.0
     """Under torchrun: seconds without a sign of life after which another process counts as lost."""
     workers: Annotated[int | None, About.MACHINE] = None
@@ -89,8 +89,8 @@ class ExtractOptions:
     """What decodes: ffmpeg, or PyAV (pip install -r requirements-pyav.txt) where a video is plain and ffmpeg where not. The frames are the
     same."""
     decode_device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
-    """Where ffmpeg decodes. CUDA must be asked for and is part of the features' identity, for how far its pixels differ is not measured;
-    until it is, auto is the CPU, or what an existing cache was made with."""
+    """Where ffmpeg decodes. CUDA must be asked for and is part of the features' identity, because how far its pixels differ has not
+    been measured; until it is, auto is the CPU, or what an existing cache was made with."""
     device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
     """Where CLIP runs; auto takes CUDA where there is one."""
     seed: Annotated[int, About.MODEL] = 0

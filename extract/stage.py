@@ -17,12 +17,13 @@ from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.table import FOLDER
 from data.device import find_device
-from data.errors import UserError, first_of
+from data.errors import UserError, first_of, require_seed
 from data.listings import Listings
 from data.options_file import write_options
 from data.processes import ProcessGroup
 from data.progress import Progress
 from data.provenance import plain, provenance
+from data.streams import visible
 from data.tables import options_file
 from data.writable import require_writable_folder
 from extract.clip import Clip, load_clip
@@ -67,6 +68,7 @@ def extract(options: ExtractOptions) -> Outcome:
     last words; the file is absent where none failed. Under torchrun processes share the work; where one is lost the others finish theirs,
     and LostProcess is raised.
     """
+    require_seed(options.seed)
     if options.fetch_model:
         fetch_model(options)
         return Outcome(options.cache, 0)
@@ -104,7 +106,7 @@ def _read(options: ExtractOptions) -> _Asked:
     if not options.quiet:
         print(summary_line(dataset, preset, options.videos), file=sys.stderr)
         for note in dataset.notes:
-            print(note, file=sys.stderr)
+            print(visible(note), file=sys.stderr)
     if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
     return _Asked(options, preset, dataset, own, recorded)
@@ -186,7 +188,7 @@ def _print_failures(known: Sequence[Failure], failures: Sequence[Failure], file:
     failed = [failure for some in (failures, known) for failure in sorted(some, key=lambda failure: failure.video_id)]
     lines = [f"failed: {one.file}: {one.reason}{': ' * bool(one.last_words)}{one.last_words}" for one in failed]
     for line in first_of(lines, f"{file} lists all"):
-        print(line, file=sys.stderr)
+        print(visible(line), file=sys.stderr)
     if known:
         print(f"{len(known)} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
     return len(failed)

@@ -17,12 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.command_line import parse
+from data.device import budget_bytes
 from data.errors import UserError
 from data.options_file import OPTIONS_FILE, read_options, write_options
 from evaluate import EvaluateOptions
 from evaluate import main as evaluate
+from evaluate.compare import CompareOptions
+from evaluate.compare import main as compare
 from evaluate.search import SearchOptions
 from extract import ExtractOptions
+from extract import main as extract
 from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head import main as train
@@ -65,7 +69,8 @@ def test_help_has_every_option_in_a_group_and_two_examples_that_parse(name: str,
     kind = options_class(name)
     groups = re.findall(r"^╭─ (.*) options ─", shown, re.MULTILINE)
     assert groups[-1] == "general"
-    assert "other" not in groups or name == "extract.encoders"
+    assert "other" not in groups
+    assert "(default: '')" not in shown
     flat = " ".join(re.sub("[│╭╰─╮╯]", " ", shown).split())
     for field in dataclasses.fields(kind):
         option = f"--{field.name.replace('_', '-')}"
@@ -222,3 +227,45 @@ def test_a_cache_says_with_what_each_source_was_extracted(cache_path: Path, extr
     given |= {"decode_device": "cpu"}
     assert {name: getattr(used, name) for name in given} == given
     assert (used.precision, used.dtype, used.pictures) == ("fp32", "float16", "stored")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--quiet=true", "ring"], "--quiet=true: --quiet takes no value: write --quiet or --no-quiet"),
+        (["--each=", "ring"], "--each takes no value"),
+        (["--candidates-from=pooled", "--html=", "ring"], "--html is empty: name a path, or leave the option out"),
+        (["--cache", "", "ring"], "--cache is empty"),
+        (["--options", "", "ring"], "--options is empty"),
+    ],
+)
+def test_switches_with_values_and_empty_paths_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(SearchOptions, "search", args=["--cache", "c", "--run", "r", *arguments])
+    assert parse(SearchOptions, "search", args=["--cache", "c", "--run", "r", "--", *arguments]).query == tuple(arguments)
+
+
+def test_an_empty_path_in_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("cache: c\nout:\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: out is empty: a path is wanted"):
+        read_options(path, TrainOptions, "train_head")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_no_generator_takes(seed: int, tmp_path: Path) -> None:
+    nowhere = tmp_path / "none"
+    for call in (
+        lambda: train(TrainOptions(nowhere, tmp_path / "out", seed=seed)),
+        lambda: evaluate(EvaluateOptions(nowhere, "zero-shot:mean", tmp_path / "out", seed=seed)),
+        lambda: compare(CompareOptions((nowhere,), seed=seed)),
+        lambda: extract(ExtractOptions(nowhere, nowhere, seed=seed)),
+    ):
+        with pytest.raises(UserError, match=f"--seed {seed} must be a whole number from 0 to 9223372036854775807"):
+            call()
+
+
+@pytest.mark.parametrize("gib", [-1.0, float("nan"), float("inf")])
+def test_a_memory_budget_is_a_number(gib: float) -> None:
+    with pytest.raises(UserError, match=f"--memory-budget {gib}: a number of GiB, 0 or more"):
+        budget_bytes(gib)

@@ -17,7 +17,9 @@ import torch
 import train_head
 from benchmarks.ablations import AblationOptions
 from benchmarks.ablations import main as ablations
+from data.command_line import parse
 from data.errors import UserError
+from data.options_file import OPTIONS_FILE
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from tests.conftest import ROOT
@@ -95,6 +97,7 @@ def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(options: SweepOpt
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"1 evaluated: python -m evaluate.compare {options.out}")
     [metrics] = results(one).values()
     assert (metrics["run"], metrics["RSum"]) == (str(options.out / str(row["run"])), pytest.approx(row["test RSum"]))
+    assert parse(SweepOptions, "a sweep", args=["--options", str(options.out / OPTIONS_FILE)]) == one
     compare(CompareOptions((options.out,), sweep="csc_weight"))
     said = capsys.readouterr()
     assert f"{options.out}/mean-seed0 " in said.out
@@ -112,7 +115,7 @@ def test_a_sweep_evaluates_what_it_trains_and_what_was_trained_before(options: S
     found = results(evaluated)
     assert {run: metrics["RSum"] for run, metrics in found.items()} == pytest.approx(table["val RSum"].to_dict())
     assert {metrics["split"] for metrics in found.values()} == {"val"}
-    before = {path: path.stat().st_mtime_ns for path in options.out.rglob("*.*") if path.name != "runs.csv"}
+    before = {path: path.stat().st_mtime_ns for path in options.out.rglob("*.*") if path.parent != options.out}
     lost = next(path for path in before if path.name == "metrics.json")
     lost.unlink()
     sweep(evaluated)

@@ -4,6 +4,7 @@ import csv
 import datetime as dt
 import io
 import json
+import re
 import sys
 import zipfile
 from collections import Counter
@@ -18,16 +19,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import evaluate
 import extract
+import train_head
 from data.cache import FeatureCache
 from data.check import CheckOptions, check
 from data.datasets import Dataset, find_preset, read_dataset, shares_of
 from data.datasets.division import divide
 from data.datasets.times import seconds_of
 from data.errors import UserError
+from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from tests.conftest import DEMO_CLIP
 from tests.videos import numbered_video
+from train_head import TrainOptions
 from train_head.splits import load_split
 
 BUDGET = 10**9
@@ -163,6 +168,13 @@ def test_one_table_in_every_form_is_one_data_set(folder: Path, table: Logical) -
         ('video,caption\na.mp4,"say \\"x\\", y"\n', "quotes after backslashes are read as quotes"),
         ("video, caption\na.mp4, x\n", "spaces beside separators are left out"),
         (" video | caption\n-------+--------\n a.mp4 | x\n", "columns between vertical bars; spaces beside separators are left out"),
+        (
+            "video,caption,start_ms,end_ms\na.mp4,x,0,900\n",
+            "whole files are taken, for no column is named start or end, whatever 'start",
+        ),
+        ("video,caption,endFrame\na.mp4,x,30\n", "whole files are taken, for no column is named start or end, whatever 'endFrame' says"),
+        ("video,caption,start,duration\na.mp4,x,1,2\n", "parts last to the ends of their files, for no column is named end, whatever"),
+        ("video,caption\na.mp4,NaN\nb.mp4,NaN\nc.mp4,nano\n", "captions that may stand for none: 'NaN' (2)"),
         ("| video | caption |\n|---|:--|\n| a.mp4 | x |\n", "columns between vertical bars; spaces beside separators are left out"),
         ('video\tcaption\na.mp4\t"x" he said\n', "columns between tabs; quotes are read as they stand"),
     ],
@@ -248,12 +260,66 @@ def test_ids_alone_name_the_files_as_in_the_field(folder: Path) -> None:
         (b"PK\x03\x04 cut", "cannot be read as a workbook"),
         (b"PAR1 cut", "cannot be read as Parquet"),
         ("\n,,\n", "is empty"),
+        ('video,caption,start\na.mp4,x,"1,000"\n', "start is '1,000', has a comma: write 1000, or 1.000 where it is a decimal comma"),
+        ('video,caption,start\na.mp4,x,"1,000.5"\n', "start is '1,000.5', has a comma: write 1000.5"),
+        (
+            '{"video": "a.mp4", "caption": "x"}\n{"video": "b.mp4", "text": "y"}',
+            "line 2: column 'caption' is empty and column 'text'",
+        ),
+        ("video,caption,start,begin\na.mp4,x,,5\n", "line 2: column 'start' is empty and column 'begin' is not"),
+        (
+            "video,caption\na.mp4,\"['a dog', 'a cat']\"\n",
+            "line 2: caption holds a list or an object, \"['a dog', 'a cat']\"",
+        ),
+        ('video,caption\na.mp4,x\nb.mp4,"{""en"": ""a dog""}"\n', "line 3: caption holds a list or an object"),
+        (
+            "video,caption,notes\n1,a.mp4,x\n2,b.mp4,y\n",
+            "line 2: column 'caption' holds names of video files, such as 'a.mp4': are columns shifted?",
+        ),
+        (
+            'video,caption\na.mp4,"hello\nb.mp4,world"\nc.mp4,x\n',
+            "line 2: a cell that begins with a quote, 'hello\\nb.mp4,world'",
+        ),
+        ("1\n00:00:00,500 --> 00:00:01,000\nhello, there\n", "has no column video, caption; it has '1'"),
+        ('{"a.mp4": "x", "b.mp4": "y"}', "is one JSON object with 'a.mp4, b.mp4'"),
+        ('{"video": "a.mp4", "caption": "x\ny"}', "line 1: cannot be read as JSON: Invalid control character"),
+        ("INSERT INTO `t` (`video`,`caption`) VALUES ('a.mp4','x');\n", "is SQL: save the table as CSV"),
+        ("-- dump\nCREATE TABLE t (video text);\nINSERT INTO t VALUES ('a.mp4');\n", "is SQL: save the table as CSV"),
+        (b"video,caption\ra.mp4,x\rb.mp4,\xd0\xd1\xd2\xd3\r", "line 3: byte 0xd0 is not UTF-8"),
+        ('[{"video": "a.mp4", "caption": "x"},\r\r1]', "line 3: '1' is no object"),
     ],
 )
 def test_what_cannot_be_told_is_refused_with_its_place(folder: Path, content: str | bytes, said: str) -> None:
     message = refusal(folder, content)
     assert message.startswith(str(folder / "table.csv"))
     assert said in message
+
+
+def test_cells_with_lines_that_are_no_rows(folder: Path) -> None:
+    found = read(folder, 'video,caption\na.mp4,"first, a dog.\nThen, as in b.mp4, a cat"\nb.mp4,[laughs] "a" [ends]\n')
+    assert found.captions["caption"].tolist() == ["first, a dog.\nThen, as in b.mp4, a cat", '[laughs] "a" [ends]']
+
+
+@pytest.mark.parametrize("form", ["0%", "0.0%"])
+def test_numbers_of_a_workbook_are_as_they_are_shown(folder: Path, form: str) -> None:
+    def padded(book: Any) -> None:
+        book.worksheets[0]["A2"].number_format = "000"
+
+    assert read(folder, workbook([["video_id", "caption"], [7, "x"]], padded), name="t.xlsx").captions["video_id"].tolist() == ["007"]
+
+    def percent(book: Any) -> None:
+        book.worksheets[0]["C2"].number_format = form
+
+    message = refusal(folder, workbook([["video", "caption", "start"], ["a.mp4", "x", 0.5]], percent), name="t.xlsx")
+    assert "row 2: start holds a percentage: format the column as text" in message
+
+
+def test_names_that_would_steer_a_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "steer.csv"
+    path.write_text('video,caption\n"b\n\x1b[31m.mp4",\n')
+    assert check(CheckOptions(videos=folder / "videos", annotations=path)) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "[31m" in line] == [r"missing: b\n\x1b[31m.mp4", r"empty caption of: b\n\x1b[31m.mp4"]
 
 
 def test_lines_are_those_of_the_file(folder: Path) -> None:
@@ -477,6 +543,7 @@ def test_paths_that_lead_into_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
         f"file://{tmp_path}/real/videos/%61.mp4",
         "./a.mp4",
         "videos/a.mp4",
+        "videos\\a.mp4",
         tmp_path / "real" / "videos" / "sub" / "b.mp4",
         tmp_path / "link" / "videos" / "sub" / "b.mp4",
     ]
@@ -484,8 +551,8 @@ def test_paths_that_lead_into_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
         path = Path("table.csv")
         path.write_text("video,caption,split\n" + "".join(f"{name},x,test\n" for name in names))
         found = read_dataset("table", find_preset("table", None, path), path, videos)
-        assert found.videos["file"].tolist() == [videos / "a.mp4"] * 5 + [videos / "sub" / "b.mp4"] * 2
-        assert "1 videos are found by their paths from the table" in found.notes[0]
+        assert found.videos["file"].tolist() == [videos / "a.mp4"] * 6 + [videos / "sub" / "b.mp4"] * 2
+        assert "2 videos are found by their paths from the table" in found.notes[0]
 
 
 def test_a_name_too_long_for_a_file_is_a_missing_file(folder: Path) -> None:
@@ -512,7 +579,7 @@ def test_shares_are_met_on_average_and_none_is_empty() -> None:
         small = divide(FILES[:count], {"train": 80.0, "val": 10.0, "test": 10.0})
         assert {*small.values()} == {"train", "val", "test"}
     assert {*divide(FILES, {"train": 80.0, "val": 20.0, "test": 0.0}).values()} == {"train", "val"}
-    with pytest.raises(UserError, match="2 video files cannot be divided into train and val and test"):
+    with pytest.raises(UserError, match="2 video files cannot be divided into train, val and test: add videos, or give a split"):
         divide(FILES[:2], {"train": 80.0, "val": 10.0, "test": 10.0})
 
 
@@ -550,7 +617,7 @@ def test_validation_videos_are_taken_from_the_training_videos(folder: Path) -> N
 
 @pytest.mark.parametrize("shares", ["80,20", "80;10;10", "0,50,50", "100,0,0", "-1,1,1", "nan,1,1", "80,10,10,10", "a,b,c"])
 def test_shares_that_are_none(shares: str) -> None:
-    with pytest.raises(UserError, match=f"--split-by-hash {shares}: the shares of train, val and test"):
+    with pytest.raises(UserError, match=f"--split-by-hash {shares}: write the shares of train, val and test"):
         shares_of(shares)
 
 
@@ -598,6 +665,20 @@ def test_from_a_table_without_splits_to_training(tmp_path: Path, capsys: pytest.
     options = replace(options, annotations=table)
     extract.main(options)
     assert "--split-by-hash 50,25,25, as before, divides 4 files" in capsys.readouterr().err
+    # What a run was trained on stays known when the videos are divided anew.
+    trained = tmp_path / "run"
+    train_head.main(TrainOptions(cache=options.cache, out=trained, head="mean", epochs=1, device="cpu", quiet=True))
+    seen = {*made[None].loc[made[None]["split"] == "train", "video_id"]}
+    for asked in ("50,25,25", "25,25,50", "1,1,9"):
+        extract.main(replace(options, split_by_hash=asked))
+        now = FeatureCache(options.cache).listings.videos("table")
+        again = len(seen & {*now.loc[now["split"] == "test", "video_id"]})
+        capsys.readouterr()
+        evaluate.main(EvaluateOptions(options.cache, str(trained), tmp_path / f"results {asked}", device="cpu", quiet=True, report=False))
+        told = re.findall(r"(\d+) of the \d+ videos of test have the ids of videos that it was trained on", capsys.readouterr().out)
+        assert told == ([str(again)] if again else [])
+        assert json.loads((tmp_path / f"results {asked}" / "metrics.json").read_text())["trained_on"] == again
+    assert again
     # A table that has its splits now needs no division.
     table.write_text(
         "path,sentence,split\n"

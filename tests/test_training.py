@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head.checkpoint import CHECKPOINT_FILE
 from train_head.losses import contrastive_loss, csc_loss
-from train_head.stage import build_head, load
+from train_head.stage import Loaded, build_head, load
 from train_head.trainer import Trainer
 
 
@@ -79,7 +79,13 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(options: TrainOptions
         resumed = train_head.main(replace(stopped, resume=True))
         assert (resumed / "head.safetensors").read_bytes() == (whole / "head.safetensors").read_bytes(), step
         pd.testing.assert_frame_equal(logged(resumed), logged(whole), check_exact=True)
-        assert sorted(path.name for path in resumed.iterdir()) == ["head.safetensors", "log.csv", "run.json"]
+        assert sorted(path.name for path in resumed.iterdir()) == [
+            "head.safetensors",
+            "log.csv",
+            "options.yaml",
+            "run.json",
+            "trained-on.json",
+        ]
 
 
 def test_a_resume_with_other_options_or_another_cache_is_refused(
@@ -100,6 +106,16 @@ def test_a_resume_with_other_options_or_another_cache_is_refused(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train_head.stage.load", lambda given: replace(load(given), train=replace(load(given).train, counts={})))
         with pytest.raises(UserError, match="there are other training videos or captions than when it began"):
+            train_head.main(again)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def reversed_captions(given: TrainOptions) -> Loaded:
+            # As many as before, of other videos.
+            loaded = load(given)
+            return replace(loaded, train=replace(loaded.train, answers=loaded.train.answers[::-1].copy()))
+
+        patch.setattr("train_head.stage.load", reversed_captions)
+        with pytest.raises(UserError, match="there are other videos or captions for training or for choosing the epoch than"):
             train_head.main(again)
     next(options.out.glob("checkpoint-*.safetensors")).write_bytes(b"")
     with pytest.raises(UserError, match="damaged"):

@@ -46,7 +46,7 @@ class TrainOptions:
     epochs: Annotated[int, About.OPTIMIZER] = 5
     """Passes over the training captions."""
     batch_size: Annotated[int, About.OPTIMIZER] = 128
-    """Captions (and their videos) a step, of all processes together. Where there are fewer training videos, the most that fit are taken."""
+    """Captions (and their videos) per step, of all processes together. With fewer training videos, as many as fit are taken."""
     lr: Annotated[float, About.OPTIMIZER] = 1e-4
     """Largest learning rate, after 10% linear warm-up; then a cosine to zero."""
     weight_decay: Annotated[float, About.OPTIMIZER] = 0.2
@@ -57,8 +57,8 @@ class TrainOptions:
     clip_lr: Annotated[float, About.FINETUNING] = 1e-7
     """With --finetune: largest learning rate of CLIP, after the same warm-up."""
     freeze_layers: Annotated[int, About.FINETUNING] = 0
-    """With --finetune: so many blocks of each tower of CLIP, from the input on, stay as they are, and the embeddings below them. 0: the
-    embeddings alone; -1: nothing."""
+    """With --finetune: this many blocks of each tower of CLIP, from the input on, stay as they are, and the embeddings below them. 0: only
+    the embeddings; -1: nothing."""
     grad_checkpointing: Annotated[bool, About.FINETUNING] = False
     """With --finetune: compute the activations of CLIP a second time rather than keep them: more time, less memory."""
     model: Annotated[str | None, About.FINETUNING] = None

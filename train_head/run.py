@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ RUN_FILE = "run.json"
 LOG_FILE = "log.csv"
 METRICS_FILE = "metrics.json"
 """Of results: what `python -m evaluate` writes last but for its report."""
+TRAINED_ON_FILE = "trained-on.json"
+"""The ids of the videos that a run was trained on. Splits may change after it: what it was trained on must not be taken for unseen."""
 RESULTS_FOLDER = "results"
 """In the folder of a run of a sweep: its results."""
 CLIP_FOLDER = "clip"
@@ -29,8 +32,10 @@ CLIP_FOLDER = "clip"
 ZERO_SHOT = "zero-shot:"
 
 
-def save_run(path: Path, head: Head, record: dict[str, Any]) -> None:
-    """Write the weights, then run.json with the head's configuration and `record`; a run without run.json is not complete."""
+def save_run(path: Path, head: Head, record: dict[str, Any], trained_on: Sequence[str] = ()) -> None:
+    """Write the ids of the training videos, the weights, then run.json with the head's configuration and `record`; a run without run.json
+    is not complete."""
+    write_json(path / TRAINED_ON_FILE, list(trained_on))
     write_tensors(path / WEIGHTS_FILE, {name: value.contiguous() for name, value in head.state_dict().items()})
     write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **record})
 
@@ -64,6 +69,20 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({one_line(error)}): train it again") from error
     return head.to(device), {"run": run, **record}
+
+
+def trained_on(run: str) -> frozenset[str]:
+    """The ids of the videos that a run was trained on; none for zero-shot, and for a run of before they were recorded.
+
+    Raises UserError where the file is damaged.
+    """
+    path = Path(run) / TRAINED_ON_FILE
+    if run.startswith(ZERO_SHOT) or not path.is_file():
+        return frozenset()
+    try:
+        return frozenset(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): train the run again") from error
 
 
 def extract_with(run: Path) -> str:

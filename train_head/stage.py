@@ -1,6 +1,7 @@
 """The second stage: load the cache, train the head, keep the best epoch on validation."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -16,7 +17,7 @@ from torch import Tensor
 from data.cache import FeatureCache
 from data.datasets import preset_named
 from data.device import budget_bytes, find_device
-from data.errors import UserError
+from data.errors import UserError, require_seed
 from data.metrics import Metrics
 from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup
@@ -103,7 +104,7 @@ def train(options: TrainOptions) -> Path:
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop
         if processes.rank == 0:
-            save_run(options.out, head, record)
+            save_run(options.out, head, record, loaded.train.videos.ids)
             drop_checkpoint(options.out)
             _report(options, record)
     return options.out
@@ -185,6 +186,7 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
         "options": provenance_options(options),
         "cache_digest": loaded.cache.digest,
         "train_counts": loaded.train.counts,
+        "data": _digest(loaded),
         "processes": processes.count,
     }
     begun = _go_on(options, trainer, identity) if keep else _Progress()
@@ -271,9 +273,12 @@ def _go_on(options: TrainOptions, trainer: Trainer, identity: dict[str, Any]) ->
     words = {
         "cache_digest": f"the cache {options.cache} was extracted with other settings than the run's",
         "train_counts": "there are other training videos or captions than when it began",
+        "data": "there are other videos or captions for training or for choosing the epoch than when it began",
         "processes": f"the number of processes was {state['processes']} and is {identity['processes']}",
     }
-    differing = [said for name, said in words.items() if state[name] != identity[name]]
+    # Checkpoints of before the data was recorded have only its counts.
+    changed = [name for name in words if state.get(name, identity[name]) != identity[name]]
+    differing = [words[name] for name in changed if name != "data" or "train_counts" not in changed]
     if differing:
         raise UserError(
             f"--resume cannot go on with the run in {options.out}: {' and '.join(differing)}; use what it was started with, or train anew "
@@ -282,6 +287,14 @@ def _go_on(options: TrainOptions, trainer: Trainer, identity: dict[str, Any]) ->
     trainer.load_state(tensors, state["trainer"])
     best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
     return _Progress(state["epoch"], state["rows"], state["record"], best)
+
+
+def _digest(loaded: Loaded) -> str:
+    """What is trained on and what chooses the epoch, by ids, captions and which belongs to which."""
+    digest = hashlib.sha256()
+    for split in (loaded.train, loaded.select):
+        digest.update(json.dumps([list(split.videos.ids), list(split.texts.texts), [int(video) for video in split.answers]]).encode())
+    return digest.hexdigest()
 
 
 def _report(options: TrainOptions, record: dict[str, Any]) -> None:
@@ -366,6 +379,7 @@ def check_options(options: TrainOptions) -> None:
     for name, least in {"batch_size": 2, "epochs": 1, "checkpoint_steps": 1}.items():
         if getattr(options, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least {least}")
+    require_seed(options.seed)
     for name in ("lr", "clip_lr", "weight_decay", "csc_weight"):
         if not 0 <= getattr(options, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be a number of at least 0")

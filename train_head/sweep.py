@@ -97,7 +97,7 @@ class SweepOptions:
     epochs: Annotated[str, About.OPTIMIZER] = "5"
     """Passes over the training captions."""
     batch_size: Annotated[str, About.OPTIMIZER] = "128"
-    """Captions a step."""
+    """Captions per step."""
     report_on: Annotated[Literal["test", "val"], About.INPUT] = "test"
     """Split on which the best epoch of every run is measured; it chooses nothing."""
     evaluate: Annotated[bool, About.OUTPUT] = False
@@ -157,6 +157,7 @@ def main(options: SweepOptions) -> Path:
     # By frames: one number of frames is in memory at a time.
     missing = sorted((run for run in runs if run.name not in there), key=lambda run: run.options.max_frames or 0)
     make_folder(options.out)
+    write_options(options.out / OPTIONS_FILE, options, "python -m train_head.sweep")
     rows: dict[str, dict[str, Any]] = {}
     unevaluated = [run.name for run in runs if options.evaluate and run.name in there and not _results(options, run.name).is_file()]
     with Progress("sweep", len(unevaluated) + len(missing), "runs", options.quiet) as progress:
@@ -314,7 +315,7 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     folder = options.out / run.name
     make_folder(folder)
     write_options(folder / OPTIONS_FILE, replace(run.options, out=folder), "python -m train_head")
-    save_run(folder, head, {**record, f"{options.report_on}_after": metrics})
+    save_run(folder, head, {**record, f"{options.report_on}_after": metrics}, loaded.train.videos.ids)
     made_by = provenance(options)
     return {
         "run": run.name,

@@ -1,8 +1,8 @@
 """Which column of a table is which, by its name."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.containers import is_video_name
@@ -25,6 +25,9 @@ ALSO = {
 IDS = ("videoid", "id", "clipid")
 """Names of a column that names the file where no other does. `id` is no video_id otherwise: in most tables it numbers the rows."""
 
+TIME_WORDS = frozenset(["start", "starts", "end", "ends", "begin", "stop", "finish", "onset", "offset", "timestamp", "timestamps"])
+"""Words in the names of columns that say which part of a file is meant, such as `start_ms`."""
+
 LONGEST = 100
 """Characters of a name; what is longer is a caption."""
 
@@ -34,18 +37,24 @@ class Columns:
     """The positions of the columns that a table has, by documented name, and the names of those that are not read.
 
     `renamed`: the columns, by what is taken from them, whose name is not the documented one. `by_id`: the files are named by a column of
-    ids.
+    ids. `others`: by documented name, columns that would have been taken if there were none of that name.
     """
 
     positions: dict[str, int]
     unread: tuple[str, ...]
     renamed: dict[str, str]
     by_id: bool = False
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def folded(name: str) -> str:
     """A name without capitals, spaces, underscores and signs: `Video File`, `video_file` and `video-file` are one."""
     return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def looks_like_times(name: str) -> bool:
+    """Whether a column that is not read seems to say which part of a file is meant."""
+    return not TIME_WORDS.isdisjoint(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()))
 
 
 def is_header(names: Sequence[str]) -> bool:
@@ -62,6 +71,7 @@ def find_columns(names: Sequence[str], path: Path, place: str) -> Columns:
     and where several columns could be the same one and none has the documented name.
     """
     found: dict[str, int] = {}
+    others: dict[str, tuple[int, ...]] = {}
     for role in DOCUMENTED:
         exact = [i for i, name in enumerate(names) if folded(name) == folded(role)]
         other = [i for i, name in enumerate(names) if folded(name) in _names(role)]
@@ -71,6 +81,7 @@ def find_columns(names: Sequence[str], path: Path, place: str) -> Columns:
             raise UserError(f"{path}: the {role} could be in columns {choices}: name the right one {role}, and the others otherwise")
         if fitting:
             found[role] = fitting[0]
+            others[role] = tuple(i for i in other if i not in exact)
     by_id = False
     if "video" not in found:
         ids = next((own for name in IDS if (own := [i for i, column in enumerate(names) if folded(column) == name])), [])
@@ -85,7 +96,7 @@ def find_columns(names: Sequence[str], path: Path, place: str) -> Columns:
     if by_id:
         renamed = {role: name for role, name in renamed.items() if role not in ("video", "video_id")} | {"files": names[found["video"]]}
     unread = tuple(name for i, name in enumerate(names) if i not in taken and name.strip())
-    return Columns(found, unread, renamed, by_id)
+    return Columns(found, unread, renamed, by_id, {role: own for role, own in others.items() if own and found[role] not in own})
 
 
 def _names(role: str) -> set[str]:

@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.containers import is_video_name
 from data.datasets.cells import HEADER_ROWS, IsHeader, Rows, find_header, is_blank, require_columns_of_a_table
+from data.datasets.files import LINE_BREAK, quote
 from data.errors import UserError
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -63,7 +65,7 @@ def read_delimited(text: str, path: Path, is_header: IsHeader) -> Rows:
             continue
         try:
             lines = _parse(text, separator, dialect.options, skipped, path)
-            rows = _rows(lines, path, is_header)
+            rows = _rows(lines, separator, path, is_header)
         except UserError as error:
             refusal = refusal or error
             continue
@@ -121,13 +123,15 @@ def _remedy(error: str) -> str:
     return ""
 
 
-def _rows(lines: _Lines, path: Path, is_header: IsHeader) -> Rows:
-    """The records under their header, each as long as it. Raises UserError where one is not."""
+def _rows(lines: _Lines, separator: str, path: Path, is_header: IsHeader) -> Rows:
+    """The records under their header, each as long as it. Raises UserError where one is not, or has swallowed others."""
     records = lines.records
     if not records:
         raise UserError(f"{path} is empty: place the annotation file there again")
-    first = find_header(records, is_header) or 0
-    header, body, places = records[first], records[first + 1 :], lines.lines[first + 1 :]
+    found = find_header(records, is_header)
+    first = found or 0
+    # Where no line has the names of the columns, that is what is wrong, and not how many fields others have.
+    header, body, places = records[first], records[first + 1 :] if found is not None else [], lines.lines[first + 1 :]
     notes: list[str] = []
     if len(header) > 1 and all(name.startswith(" ") for name in header[1:] if name):
         # As Markdown, SQL shells and people write them, who put a space after every comma.
@@ -143,9 +147,15 @@ def _rows(lines: _Lines, path: Path, is_header: IsHeader) -> Rows:
     for i, record in enumerate(body):
         if len(record) != count:
             if len(record) < count or not is_blank(record[count:]):
-                what = f"{path}, line {places[i]}: {len(record)} fields where the header has {len(header)}"
+                what = f"{path}, line {places[i]}: {len(record)} field{'s' * (len(record) != 1)} where the header has {len(header)}"
                 raise UserError(f"{what}: put a caption that holds the separator into quotes" if len(record) > len(header) else what)
             body[i] = record[:count]
+        swallowed = next((cell for cell in record if "\n" in cell or "\r" in cell if _holds_rows(cell, separator)), None)
+        if swallowed is not None:
+            raise UserError(
+                f"{path}, line {places[i]}: a cell that begins with a quote, {quote(swallowed)}, goes on over rows that follow: close the "
+                "quote, or put the cell into quotes and double those inside"
+            )
     return Rows(
         named, body, places, "line", lines.lines[first], above=first, blank=lines.blank[-1] - lines.blank[first], notes=tuple(notes)
     )
@@ -154,6 +164,12 @@ def _rows(lines: _Lines, path: Path, is_header: IsHeader) -> Rows:
 def _are_numbered(body: Sequence[Sequence[str]], columns: int) -> bool:
     """Whether rows begin with a number of their own that the header has no name for, as R's write.table writes them."""
     return all(len(record) == columns + 1 and record[0].isdecimal() and record[-1] for record in body)
+
+
+def _holds_rows(cell: str, separator: str) -> bool:
+    """Whether a line of a cell, but for its first, is a row with a video file of its own. A quote that someone forgot does that."""
+    rows = (line.split(separator) for line in LINE_BREAK.split(cell)[1:] if separator in line)
+    return any(is_video_name(Path(field.strip())) and " " not in field.strip() for row in rows for field in row if "\0" not in field)
 
 
 def _has_quoted(text: str) -> bool:

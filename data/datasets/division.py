@@ -48,7 +48,10 @@ def shares_of(text: str, followed: bool = False) -> Shares:
     except ValueError:
         numbers = []
     if len(numbers) != 3 or not all(0 <= number < 1e9 for number in numbers) or numbers[0] <= 0 or numbers[1] + numbers[2] <= 0:
-        raise UserError(f"--split-by-hash {text}: the shares of train, val and test with commas, such as 80,10,10")
+        raise UserError(
+            f"--split-by-hash {text}: write the shares of train, val and test with commas, such as 80,10,10; train and one of the others "
+            "must be more than 0"
+        )
     return Shares(numbers[0], numbers[1], numbers[2], text, followed)
 
 
@@ -68,7 +71,12 @@ def divide(files: Sequence[str], shares: Mapping[str, float]) -> dict[str, str]:
     wanted = {split: share for split, share in shares.items() if share > 0}
     names = sorted(set(files))
     if len(names) < len(wanted):
-        raise UserError(f"--split-by-hash: {len(names)} video files cannot be divided into {' and '.join(wanted)}")
+        *first, last = wanted
+        count = f"{len(names)} video file{'s' * (len(names) != 1)}"
+        raise UserError(
+            f"--split-by-hash: {count} cannot be divided into {', '.join(first)} and {last}: add videos, or give a split the share 0; for "
+            "search, which needs no splits, extract under another --name"
+        )
     total = sum(wanted.values())
     ends: dict[str, float] = {}
     for split, share in wanted.items():

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from data.datasets.files import line_of
 from data.errors import UserError
 
 MARKS = (
@@ -57,11 +58,11 @@ def _in(content: bytes, codec: str, name: str, path: Path) -> Text:
     try:
         text = content.decode(codec)
     except UnicodeDecodeError as error:
-        line = 1 + content[: error.start].decode(codec, "ignore").count("\n")
+        line = line_of(content[: error.start].decode(codec, "ignore"), error.start)
         raise UserError(f"{path}, line {line}: the file begins as {name} and is none here: it is damaged; save it as UTF-8") from error
     zero = text.find("\0")
     if zero >= 0:
-        line = 1 + text.count("\n", 0, zero)
+        line = line_of(text, zero)
         raise UserError(f"{path}, line {line}: a zero byte; the file is damaged or no text")
     return Text(text, "" if name == "UTF-8" else f"in {name}")
 
@@ -94,9 +95,9 @@ def _as_windows_1252(content: bytes, error: UnicodeDecodeError, path: Path) -> T
         raise UserError(f"{place}, nor is the file in Windows-1252: save it as UTF-8")
     found = re.search(r"[^\s,;|\"]*[^\x00-\x7f][^\s,;|\"]*", text)
     assert found
-    line = 1 + text.count("\n", 0, found.start())
+    line = line_of(text, found.start())
     return Text(text, f"in Windows-1252, such as {found[0][:40]} in line {line} (save it as UTF-8 if that is no word)")
 
 
 def _line(content: bytes, at: int) -> int:
-    return content.count(10, 0, at) + 1
+    return line_of(content[:at].decode("latin-1"), at)

@@ -21,10 +21,18 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """A zero or half a character, which no text file can hold."""
 
 
+LINE_BREAK = re.compile(r"\r\n|\r|\n")
+
+
 def quote(value: object) -> str:
     """A value from a file as an error line can show it: escaped, and cut short."""
     shown = ascii(value if not isinstance(value, str) else value[:100])
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def line_of(text: str, at: int, start: int = 0) -> int:
+    """The line, counted from 1, that a place of a text is in, counted from `start`; a lone carriage return ends a line too."""
+    return 1 + len(LINE_BREAK.findall(text, start, at))
 
 
 def printable(path: Path | str) -> str:

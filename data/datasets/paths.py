@@ -37,10 +37,12 @@ class Paths:
             plain = os.path.normpath(name)
             if os.path.exists(self._videos / plain):
                 return plain
-            for base in self._bases:
-                inside = self._inside(base / name)
+            # With separators of Windows where the name as it stands leads nowhere.
+            for spelt, base in ((spelt, base) for spelt in dict.fromkeys((name, name.replace("\\", "/"))) for base in self._bases):
+                inside = self._inside(base / spelt)
                 # Of files that are nowhere, the folder decides, so that they have one path before they are there and after.
-                if inside not in (None, plain) and (os.path.isfile(base / name) or not (self._videos / plain).parent.is_dir()):
+                lost = not (self._videos / os.path.normpath(spelt)).parent.is_dir()
+                if inside not in (None, plain) and (os.path.isfile(base / spelt) or lost):
                     self._from_elsewhere.append(written)
                     return inside
             return plain

@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.containers import is_video_name
 from data.datasets.cells import Doubt, IsHeader, Rows, is_blank, number_text, require_columns_of_a_table
-from data.datasets.files import quote, unique_keys
+from data.datasets.files import line_of, quote, unique_keys
 from data.errors import UserError
 
 JSON_BEGINS = re.compile(r"\s*(?:\{|\[\s*(?:[\[{\]]|$))")
@@ -36,7 +37,7 @@ def read_json_rows(text: str, path: Path, is_header: IsHeader) -> Rows:
     values, places = [], []
     line = at = 0
     for start, value in _json_values(text, listed, path):
-        line += text.count("\n", at, start)
+        line += line_of(text, start, at) - 1
         at = start
         if not isinstance(value, dict):
             raise UserError(f"{path}, line {line + 1}: {_shown(value)} is no object: a row is an object with video and caption")
@@ -47,7 +48,8 @@ def read_json_rows(text: str, path: Path, is_header: IsHeader) -> Rows:
         raise UserError(f"{path} has no rows: a row is an object with video and caption")
     require_columns_of_a_table(names, path)
     nested = [isinstance(value, dict | list) for value in values[0].values()] if values else []
-    if len(values) == 1 and (all(nested) if is_header(names) else any(nested)):
+    of_files = any(is_video_name(Path(name)) for name in names if "\0" not in name)
+    if len(values) == 1 and (all(nested) if is_header(names) else any(nested) or of_files):
         raise UserError(
             f"{path} is one JSON object with {quote(', '.join(names))}: a table is a list of objects, or one object a line, each with "
             "video and caption"
@@ -61,7 +63,7 @@ def _json_values(text: str, listed: bool, path: Path) -> Iterator[tuple[int, Any
     decoder = json.JSONDecoder(object_pairs_hook=unique_keys, parse_float=_as_written, parse_int=_as_written, parse_constant=_constant)
 
     def refuse(at: int, error: str) -> UserError:
-        return UserError(f"{path}, line {text.count(chr(10), 0, at) + 1}: cannot be read as JSON: {error}")
+        return UserError(f"{path}, line {line_of(text, at)}: cannot be read as JSON: {error}")
 
     def skip(pattern: re.Pattern[str], at: int) -> int:
         found = pattern.match(text, at)
@@ -74,7 +76,8 @@ def _json_values(text: str, listed: bool, path: Path) -> Iterator[tuple[int, Any
         try:
             value, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            raise refuse(error.pos, error.msg) from error
+            # Some of its messages go on with the place.
+            raise refuse(error.pos, re.sub(r"( starting)? at$", "", error.msg)) from error
         except ValueError as error:
             raise refuse(at, str(error)) from error
         except RecursionError as error:

@@ -29,6 +29,8 @@ OTHERS = (
 """What files begin with that hold no table, and what to say of them."""
 HTML = re.compile(r"\s*<(?:!doctype|html|table|\?xml)", re.IGNORECASE)
 
+SQL = re.compile(r"\s*(?:--|/\*|(?:CREATE|INSERT|DROP|USE|SET|BEGIN|PRAGMA)\s)")
+
 
 def read_rows(path: Path, is_header: IsHeader) -> Rows:
     """The rows of a table: CSV and the like, JSON Lines, a JSON list of objects, Parquet or .xlsx.
@@ -50,5 +52,7 @@ def read_rows(path: Path, is_header: IsHeader) -> Rows:
         raise UserError(f"{path} is empty: place the annotation file there again")
     if HTML.match(text):
         raise UserError(f"{path} is a web page or XML: save the table as {FORMS}")
+    if SQL.match(text) and re.search(r"\bINSERT\s+INTO\b", text):
+        raise UserError(f"{path} is SQL: save the table as {FORMS}")
     rows = read_json_rows(text, path, is_header) if JSON_BEGINS.match(text) else read_delimited(text, path, is_header)
     return rows.with_note(encoding)

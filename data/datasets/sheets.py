@@ -30,6 +30,8 @@ AS_TEXT = "format the column as text and write it again"
 MAX_MERGED = 2**21
 """Cells that are merged: openpyxl makes an object of each. A column from top to bottom is half of it."""
 MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^>]*ref\s*=\s*["']([A-Z]{1,3})(\d{1,9}):([A-Z]{1,3})(\d{1,9})["']""")
+ZEROS = re.compile("00+")
+"""The format of numbers that are shown with zeros before them, as the names of files have them."""
 FORMULA = re.compile(rb"<(?:\w+:)?f[ >/]")
 BROKEN = (
     *(zipfile.BadZipFile, zlib.error, ParseError, OSError, EOFError),
@@ -145,7 +147,7 @@ def _read_sheet(sheet: "Worksheet", formulas: frozenset[tuple[int, int]]) -> _Sh
             if (row, column) in formulas:
                 doubts[row, column] = Doubt("a formula without its value: open the file in a spreadsheet and save it again")
             continue
-        text, doubt = _text_of(cell.value, cell.number_format if cell.is_date else "", cell.data_type)
+        text, doubt = _text_of(cell.value, cell.number_format or "", cell.data_type)
         if text and not text.isspace():
             texts.setdefault(row, {})[column] = text
         if doubt is not None:
@@ -176,8 +178,12 @@ def _text_of(value: object, number_format: str, data_type: str) -> tuple[str, Do
             return str(value).upper(), None
         case int() | float():
             text = number_text(float(value)) if isinstance(value, float) or abs(value) < LONGEST_NUMBER else str(value)
+            if ZEROS.fullmatch(number_format) and text.isdecimal():
+                text = text.zfill(len(number_format))
+            if number_format.endswith("%"):
+                return text, Doubt(f"a percentage: {AS_TEXT}")
             long = abs(value) >= LONGEST_NUMBER
-            return text, Doubt("a number of more digits than Excel keeps: format the column as text and write it again") if long else None
+            return text, Doubt(f"a number of more digits than Excel keeps: {AS_TEXT}") if long else None
         case time():
             seconds = timedelta(
                 hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond

@@ -4,6 +4,8 @@ A table has a column video (file name in the folder of videos) and a column capt
 (default: the file name), and start and end. `rows` says which forms it may have, `columns` under which names columns are found.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,13 +13,13 @@ import pandas as pd
 
 from data.containers import is_still, is_video_name
 from data.datasets.cells import Rows
-from data.datasets.columns import Columns, find_columns, is_header
+from data.datasets.columns import Columns, find_columns, folded, is_header, looks_like_times
 from data.datasets.division import OFFER, Shares, divide, lacking, split_named
 from data.datasets.files import check_caption, is_there, quote
 from data.datasets.folders import Sought, VideoFolder, and_left_alone, spelling
 from data.datasets.paths import Paths, check_name
 from data.datasets.rows import read_rows
-from data.datasets.times import seconds_of
+from data.datasets.times import MISSING, seconds_of
 from data.datasets.types import SPLITS, Dataset, Preset, note_of_spellings
 from data.errors import UserError
 
@@ -27,6 +29,14 @@ PRESETS = (
 )
 FOLDER = PRESETS[1]
 """The preset of a plain folder of videos."""
+
+COLLECTION = re.compile(r"""\s*(?:\[\s*(['"]).*\1\s*,?\s*\]|\{\s*(['"]).*['"]\s*:.*\})\s*""", re.DOTALL)
+"""A list of texts, or a dictionary, in one cell: what pandas writes into a CSV file for a column of lists."""
+
+LENGTHS = ("duration", "length")
+
+NO_CAPTION = MISSING - {""} | {"#n/a", "<na>"}
+"""What programs write for a caption that is missing."""
 
 SEARCHED = "search"
 """The split of the videos of a plain folder, and of those of a table without a column of splits."""
@@ -111,11 +121,13 @@ class _Table:
     def frame(self) -> pd.DataFrame:
         """Columns video, video_id, caption, split, start and end; the index counts the rows of the file."""
         self._require_certain_cells()
+        self._require_one_column()
         video, caption = self._texts("video"), self._texts("caption")
         video_id = self._texts("video_id") if "video_id" in self._columns.positions else video
         for names in (video, video_id):
             self._each(names, check_name)
         self._each(caption, check_caption)
+        self._require_captions(caption)
         times = {role: self._seconds(role) for role in ("start", "end")}
         return pd.DataFrame({"video": video, "video_id": video_id, "caption": caption, "split": self._splits(), **times})
 
@@ -149,6 +161,9 @@ class _Table:
         said += [f"left out above the header: {rows.above:,} {rows.unit.split()[-1]}{'s' * (rows.above > 1)}"] if rows.above else []
         words = {word: split for word, split in self._words.items() if word != split}
         said += [", ".join(f"{quote(word)} counts as {split}" for word, split in words.items())] if words else []
+        said += self._unread_times()
+        missing = Counter(caption for caption in self._texts("caption") if caption.strip().casefold() in NO_CAPTION)
+        said += [f"captions that may stand for none: {', '.join(f'{quote(c)} ({n:,})' for c, n in missing.items())}"] if missing else []
         said += ["times h:mm count as minutes and seconds"] if "h:mm" in self._clocks() else []
         said += [f"not read: {', '.join(map(quote, columns.unread[:10]))}{', ...' * (len(columns.unread) > 10)}"] if columns.unread else []
         left = [f"duplicate rows, which count once: {twice:,}"] if twice else []
@@ -166,6 +181,17 @@ class _Table:
             if text not in seen:
                 seen.add(text)
                 check(text, self.place(row))
+
+    def _unread_times(self) -> list[str]:
+        """A line where no column is known for what another, whose name speaks of it, may hold."""
+        lacking = [role for role in ("start", "end") if role not in self._columns.positions]
+        # The length of a part needs its start.
+        times = [name for name in self._columns.unread if looks_like_times(name) or (lacking == ["end"] and folded(name) in LENGTHS)]
+        if not lacking or not times:
+            return []
+        taken = {"start": "parts begin with their files", "end": "parts last to the ends of their files"}
+        what = "whole files are taken" if len(lacking) == 2 else taken[lacking[0]]
+        return [f"{what}, for no column is named {' or '.join(lacking)}, whatever {quote(times[0])} says"]
 
     def _clocks(self) -> dict[str, str]:
         """Which kinds of times of day stand in start and end, and the first of each with its place."""
@@ -187,6 +213,30 @@ class _Table:
             raise UserError(
                 f"{self.path}: a time is {clocks['h:mm:ss']} and {clocks['h:mm']}, and a spreadsheet may have taken one for hours: format "
                 "the columns start and end as text, and write seconds or mm:ss"
+            )
+
+    def _require_one_column(self) -> None:
+        """Raises UserError where a cell is blank whose text stands in another column of that meaning, as where two files were joined."""
+        for role, others in self._columns.others.items():
+            position = self._columns.positions[role]
+            for row, cells in enumerate(self._rows.cells):
+                own = [column for column in others if cells[column].strip()]
+                if own and not cells[position].strip():
+                    names = self._rows.columns
+                    raise UserError(
+                        f"{self.place(row)}: column {quote(names[position])} is empty and column {quote(names[own[0]])} is not: put each "
+                        f"{role} into column {quote(names[position])}"
+                    )
+
+    def _require_captions(self, captions: list[str]) -> None:
+        """Raises UserError where a caption is a list or a dictionary as Python and JSON write them, or all are names of files."""
+        row = next((row for row, caption in enumerate(captions) if COLLECTION.fullmatch(caption)), None)
+        if row is not None:
+            raise UserError(f"{self.place(row)}: caption holds a list or an object, {quote(captions[row])}: write a row for each caption")
+        if all(" " not in caption and is_video_name(Path(caption)) for caption in captions):
+            name = quote(self._rows.columns[self._columns.positions["caption"]])
+            raise UserError(
+                f"{self.place(0)}: column {name} holds names of video files, such as {quote(captions[0])}: are columns shifted?"
             )
 
     def _seconds(self, role: str) -> list[float]:

@@ -9,6 +9,7 @@ SECONDS = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 CLOCK = re.compile(r"(?:(?P<hours>\d+):(?P<minutes>[0-5]?\d)|(?P<only>\d+)):(?P<seconds>[0-5]?\d(?:\.\d*)?)")
 """hh:mm:ss.fff, or mm:ss.fff with any number of minutes."""
 COMMA = re.compile(r"[\d:]*\d,\d+")
+THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "\\n"})
 """How R, pandas and SQL write that there is no number, in lower case."""
 LONGEST_S = 1e9
@@ -31,6 +32,10 @@ def seconds_of(text: str) -> float:
             total = 3600 * int(found["hours"] or 0) + 60 * int(found["minutes"] or found["only"]) + float(found["seconds"])
             if total <= LONGEST_S:
                 return total
+        if THOUSANDS.fullmatch(text):
+            plain = text.replace(",", "")
+            decimal = text.replace(",", ".")
+            raise UserError(f"has a comma: write {plain}{f', or {decimal} where it is a decimal comma' * (decimal.count('.') == 1)}")
         if COMMA.fullmatch(text):
             raise UserError(f"has a decimal comma: write {text.replace(',', '.')}")
     raise UserError("no time: write seconds (90.5), mm:ss (1:30) or hh:mm:ss.fff (0:01:30.500)")

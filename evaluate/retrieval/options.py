@@ -20,17 +20,17 @@ class RetrievalOptions:
     all: Annotated[bool, About.INPUT] = False
     """Search everything that is cached, also videos that are gone."""
     top: Annotated[int, About.OUTPUT] = 10
-    """Results of a query."""
+    """Results shown for each query."""
     candidates: Annotated[int | None, About.CANDIDATES] = None
-    """Score only so many videos of a query, which an index finds: for large galleries. Default: all are scored."""
+    """Score only this many videos for a query, found by an index: for large galleries. Default: all are scored."""
     candidates_from: Annotated[Literal["frames", "pooled"], About.CANDIDATES] = "frames"
     """Vectors of the index: those of all frames, the best frame of a video counting; or, cheaper, one a video, the mean of its frames."""
     index: Annotated[Path | None, About.CANDIDATES] = None
     """Folder to keep the index in, for the next time. Default: it is built each time."""
     model: Annotated[str | None, About.MODEL] = None
-    """CLIP by open_clip's name, or local-dir:PATH, where it is not where the cache was made. Default: as the cache was made."""
+    """CLIP by open_clip's name, or local-dir:PATH, where it has moved since the cache was made. Default: as the cache was made."""
     pretrained: Annotated[str | None, About.MODEL] = None
-    """Weights of it: a file, say, that was moved. Default: as the cache was made; the digest must be the cache's in any case."""
+    """Its weights, such as a file that was moved. Default: as the cache was made; the digest must be the cache's in any case."""
     max_frames: Annotated[int | None, About.INPUT] = None
     """Frames used of each video, chosen evenly. Default: as the run was trained; all that are cached for zero-shot."""
     memory_budget: Annotated[float | None, About.MACHINE] = None

@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -16,6 +19,9 @@ from data.options_file import read_options
 from data.version import version
 
 Options = TypeVar("Options")
+
+MIN_COLUMNS = 40
+"""Of the boxes of --help."""
 
 
 class About(StrEnum):
@@ -81,13 +87,14 @@ def parse(
     if given.options:
         values |= read_options(given.options[0], options_type, prog)
     try:
-        parsed = tyro.cli(
-            _grouped(options_type, values),
-            prog=prog,
-            description=_sentences(docstring_parser.parse(options_type.__doc__ or "").description),
-            args=[*rest, *arguments[end:]],
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone),
-        )
+        with _wide_enough():
+            parsed = tyro.cli(
+                _grouped(options_type, values),
+                prog=prog,
+                description=_sentences(docstring_parser.parse(options_type.__doc__ or "").description),
+                args=[*rest, *arguments[end:]],
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone),
+            )
     except SystemExit as end_of_help:
         if not end_of_help.code and examples:
             print("\nexamples:", *(f"  {prog} {example}".rstrip() for example in examples), sep="\n")
@@ -95,6 +102,22 @@ def parse(
     members = [getattr(parsed, field.name) for field in dataclasses.fields(parsed)]
     found = {name: value for member in members if not isinstance(member, _General) for name, value in vars(member).items()}
     return options_type(**found)
+
+
+@contextmanager
+def _wide_enough() -> Iterator[None]:
+    """Let no terminal have fewer than MIN_COLUMNS inside: in one of five, tyro lays out boxes without end, until memory is full."""
+    before = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns >= MIN_COLUMNS:
+        yield
+        return
+    os.environ["COLUMNS"] = str(MIN_COLUMNS)
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _require_values(arguments: Sequence[str], hints: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -83,6 +84,16 @@ def test_help_has_every_option_in_a_group_and_two_examples_that_parse(name: str,
         assert words[: 2 + len(name.split())] == ["python", "-m", *name.split()]
         assert parse(kind, "a command", args=words[2 + len(name.split()) :])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("columns", ["1", "5", "39", "300"])
+def test_help_fits_any_terminal(columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        parse(SearchOptions, "search", args=["--help"])
+    boxes = [line for line in capsys.readouterr().out.split("\n") if line.startswith(("╭", "│", "╰"))]
+    assert 30 < max(map(len, boxes)) <= max(40, int(columns))
+    assert os.environ["COLUMNS"] == columns
 
 
 def test_verbs_are_modules_too() -> None:

@@ -1,6 +1,9 @@
 """What the user can put right, and processes that are lost, told apart from our own mistakes."""
 
+import errno
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -12,6 +15,21 @@ class UserError(ValueError):
     def __init__(self, message: str, listed: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.listed = tuple(listed)
+
+
+def cannot_read(path: Path, error: OSError) -> UserError:
+    """The line for a file that the system does not let be read."""
+    reason = os.strerror(error.errno) if error.errno else error
+    return UserError(f"{path} cannot be read ({reason}): see to its permissions and the disk, and run again")
+
+
+def not_as_written(path: Path, error: Exception, line: str) -> UserError:
+    """The line for a file of ours that is missing or damaged, unless the error says that it may well be whole: nobody should then be told
+    to delete it or to make it again."""
+    # Libraries raise OSError without a number for what they find in a file.
+    if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.EINVAL):
+        return cannot_read(path, error)
+    return UserError(line)
 
 
 class LostProcess(Exception):

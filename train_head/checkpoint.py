@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data.errors import UserError
+from data.errors import not_as_written
 from data.provenance import write_json
 from data.tensors import read_tensors, write_tensors
 
@@ -39,8 +39,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return read_tensors(folder / state["tensors"]), state
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(
-            f"{path} or its tensors are damaged ({' '.join(str(error).split())[:200]}): delete {folder} and train again"
+        raise not_as_written(
+            folder,
+            error,
+            f"{path} or its tensors are damaged ({' '.join(str(error).split())[:200]}): delete {folder} and train again",
         ) from error
 
 

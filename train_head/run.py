@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from data.cache import ClipParts, FeatureCache
-from data.errors import UserError
+from data.errors import UserError, not_as_written
 from data.provenance import write_json
 from data.tensors import read_tensors, write_tensors
 from train_head.checkpoint import CHECKPOINT_FILE
@@ -62,8 +62,10 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
     try:
         head.load_state_dict(read_tensors(Path(run) / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(
-            f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({' '.join(str(error).split())[:200]}): train it again"
+        raise not_as_written(
+            Path(run) / WEIGHTS_FILE,
+            error,
+            f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({' '.join(str(error).split())[:200]}): train it again",
         ) from error
     return head.to(device), {"run": run, **record}
 

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -82,8 +83,8 @@ def _run(
         result = main(options)
     except UserError as error:
         for item in error.listed:
-            print(item, file=sys.stderr)
-        print(f"error: {error}", file=sys.stderr)
+            print(_one_line(item), file=sys.stderr)
+        print(_one_line(f"error: {error}"), file=sys.stderr)
         sys.exit(USER_ERROR)
     except LostProcess as error:
         print(f"error: {error}", file=sys.stderr)
@@ -95,9 +96,14 @@ def _run(
         line = _line(error, options)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(_one_line(f"error: {line}"), file=sys.stderr)
         sys.exit(USER_ERROR)
     sys.exit(status(result))
+
+
+def _one_line(text: str) -> str:
+    """The text with what would break the line, or command the terminal, as escapes: names of files and values of options may hold it."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _line(error: OSError, options: Any) -> str | None:

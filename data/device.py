@@ -1,5 +1,6 @@
 """Where tensors live, and how much memory there is for features."""
 
+import math
 import os
 
 import torch
@@ -17,9 +18,12 @@ def find_device(name: str) -> torch.device:
 
 
 def budget_bytes(gib: float | None) -> int:
-    """The memory for cached features in bytes: what was asked for, or half of the machine's memory."""
+    """The memory for cached features in bytes: what was asked for, or half of the machine's memory.
+
+    Raises UserError for what is no such number.
+    """
     if gib is not None:
-        if gib < 0:
+        if not 0 <= gib < math.inf:
             raise UserError(f"--memory-budget {gib}: a number of GiB, 0 or more")
         return int(gib * 2**30)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

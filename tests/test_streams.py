@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,15 @@ def test_what_an_encoding_lacks_is_escaped(tmp_path: Path, environment: dict[str
     status, output, _, done = run(tmp_path, "2>&1 > /dev/null", "--wrong", **environment)
     assert (status, done) == (2, False)
     assert output.splitlines()[-1].startswith("error: gr")
+
+
+def test_a_line_of_an_error_stays_one_whatever_a_name_holds(tmp_path: Path) -> None:
+    """An end of line, and what a terminal takes for a command."""
+    missing = "no\nsuch\x1b[2J\r\u2028\x85file.yaml"
+    status, _, said, done = run(tmp_path, f"--options {shlex.quote(missing)}")
+    assert (status, done) == (2, False)
+    line = r"no\nsuch\x1b[2J\r\u2028\x85file.yaml cannot be read: No such file or directory"
+    assert said == f"error: --options {line}\n"
 
 
 def test_a_file_opened_later_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from evaluate.significance import TESTED, Comparison, compare_with_base
 from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
 from train_head.splits import counts_line
 
-COMPARISON = (COMPARISON_FILE, OPTIONS_FILE, "table.*", *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
-"""All that a comparison writes, as patterns of names."""
 FILES = {"text": "table.txt", "markdown": "table.md", "latex": "table.tex", "csv": "table.csv"}
+COMPARISON = (COMPARISON_FILE, OPTIONS_FILE, *FILES.values(), *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
+"""All that a comparison writes, as patterns of names."""
 
 
 @dataclass(frozen=True)

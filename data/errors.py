@@ -32,5 +32,11 @@ def not_as_written(path: Path, error: Exception, line: str) -> UserError:
     return UserError(line)
 
 
+def check_seed(seed: int) -> None:
+    """Raises UserError for a number that some generator does not take for its seed."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: a whole number from 0 to 2^63 - 1")
+
+
 class LostProcess(Exception):
     """A process of ours ended before its work did; the line names it, and a stage prints it without a traceback and ends with status 1."""

@@ -13,7 +13,7 @@ import tyro
 from data.command import run_command
 from data.command_line import About
 from data.datasets.files import printable
-from data.errors import UserError
+from data.errors import UserError, check_seed
 from data.metrics import DIRECTIONS
 from data.options_file import OPTIONS_FILE, write_options
 from data.provenance import write_atomically, write_json
@@ -72,6 +72,7 @@ def main(options: CompareOptions) -> dict[str, Any]:
 
     Raises UserError where a folder holds no results, or they are not of the same queries and that is not allowed.
     """
+    check_seed(options.seed)
     sweep = None if options.sweep is None else training_option(options.sweep)
     if options.out is not None:
         require_writable_folder(options.out)

@@ -11,7 +11,7 @@ import torch
 
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
-from data.errors import UserError
+from data.errors import UserError, check_seed
 from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup, on_this_machine
 from data.provenance import plain, provenance, write_json
@@ -172,6 +172,7 @@ def _check_options(options: EvaluateOptions) -> None:
         raise UserError("--candidates credits ties by expectation, --ties reference does not: leave one of them out")
     if options.candidates is None and (options.index is not None or options.candidates_from != "frames"):
         raise UserError("--index and --candidates-from are for --candidates: name how many, such as --candidates 100")
+    check_seed(options.seed)
 
 
 def _facts(options: EvaluateOptions, loaded: Loaded) -> dict[str, Any]:

@@ -341,3 +341,19 @@ def test_features_are_not_mapped_onto_a_full_disk(cache: FeatureCache, tmp_path:
         pytest.raises(UserError, match=r"No space left on device\): make room"),
     ):
         map_ragged(frames, tmp_path / "frames.npy")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_no_generator_takes_is_found_before_the_work(tmp_path: Path, seed: int) -> None:
+    gone = tmp_path / "gone"
+    for command in (
+        partial(train_head.main, TrainOptions(cache=gone, out=gone, seed=seed)),
+        partial(evaluate.main, EvaluateOptions(cache=gone, run="zero-shot:mean", out=gone, seed=seed)),
+        partial(compare.main, CompareOptions(results=(gone,), seed=seed)),
+        partial(extract.main, ExtractOptions(videos=tmp_path, cache=gone, seed=seed)),
+        partial(generate.main, GenerateOptions(out=gone, seed=seed)),
+        partial(train_clip.main, TrainClipOptions(out=gone, seed=seed)),
+    ):
+        with pytest.raises(UserError, match=rf"--seed {seed}: a whole number from 0 to 2\^63 - 1"):
+            command()
+    assert not gone.exists()

@@ -199,7 +199,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(options: TrainOptions
         for name in ("head.safetensors", "clip/open_clip_model.safetensors"):
             assert (resumed / name).read_bytes() == (whole / name).read_bytes(), step
         pd.testing.assert_frame_equal(logged(resumed), logged(whole), check_exact=True)
-        assert sorted(path.name for path in resumed.iterdir()) == ["clip", "head.safetensors", "log.csv", "run.json"]
+        assert sorted(path.name for path in resumed.iterdir()) == ["clip", "head.safetensors", "log.csv", "options.yaml", "run.json"]
 
 
 @pytest.mark.long

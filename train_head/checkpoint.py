@@ -13,6 +13,8 @@ from data.tensors import read_tensors, write_tensors
 
 CHECKPOINT_FILE = "checkpoint.json"
 _TENSORS = "checkpoint-*.safetensors"
+_UNFINISHED = ".checkpoint-*.tmp"
+"""What a process left that was killed while it wrote."""
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -25,7 +27,7 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], state: 
     # A copy of each: tensors that share memory are refused.
     write_tensors(path, {key: value.detach().cpu().clone() for key, value in tensors.items()})
     write_json(folder / CHECKPOINT_FILE, {"tensors": path.name, **state})
-    for old in folder.glob(_TENSORS):
+    for old in (*folder.glob(_TENSORS), *folder.glob(_UNFINISHED)):
         if old != path:
             old.unlink()
 
@@ -49,5 +51,6 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
 def drop_checkpoint(folder: Path) -> None:
     """Delete the folder's checkpoint, of a run that is finished."""
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-    for path in folder.glob(_TENSORS):
-        path.unlink()
+    for pattern in (_TENSORS, _UNFINISHED):
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-from data.command import USER_ERROR
+from data.command import USER_ERROR, output_guarded
 from data.version import version
 
 VERBS = {
@@ -21,7 +21,14 @@ def main() -> None:
     if verb in VERBS:
         del sys.argv[1]
         runpy.run_module(VERBS[verb][0], run_name="__main__", alter_sys=True)
-    elif verb in ("-h", "--help"):
+        return
+    with output_guarded():
+        _answer(verb)
+
+
+def _answer(verb: str) -> None:
+    """What is said where no verb is given."""
+    if verb in ("-h", "--help"):
         print("usage: python -m data VERB [OPTIONS]\n\nverbs, each with a --help of its own:")
         for name, (_, text) in VERBS.items():
             print(f"  {name:8}  {text}")

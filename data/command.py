@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -46,10 +47,17 @@ def run_command(
     even those without a default of their own. `examples` are arguments, shown after --help. SIGTERM, which batch systems send, ends a stage
     as an interrupt does. A KeyboardInterrupt may say how to go on.
     """
+    with output_guarded():
+        _run(options_type, main, prog, status, default, examples)
+
+
+@contextmanager
+def output_guarded() -> Iterator[None]:
+    """Standard streams as scripts have them: ends the program with a status, and with a line where that helps, when output fails."""
     open_streams()
     try:
         try:
-            _run(options_type, main, prog, status, default, examples)
+            yield
         finally:
             # Not left to the end of Python, which would print what fails there.
             sys.stdout.flush()

@@ -17,7 +17,10 @@ def find_device(name: str) -> torch.device:
 
 
 def budget_bytes(gib: float | None) -> int:
-    """The memory for cached features in bytes: what was asked for, or half of the machine's memory."""
+    """The memory for cached features in bytes: what was asked for, or half of the machine's memory.
+
+    Raises UserError for what is no such number.
+    """
     if gib is not None:
         if not 0 <= gib < 1e9:
             raise UserError(f"--memory-budget {gib}: a number of GiB, 0 or more")

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import UserError
+from data.errors import UserError, not_as_written
 from data.sealed import SEAL_BYTES
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Group: TypeAlias = h5py.Group
 
 
 def open_file(path: Path) -> h5py.File:
-    """Open a file for reading. Raises UserError where it is damaged."""
+    """Open a file for reading. Raises UserError where it is damaged or cannot be read."""
     # No locks: a file that is there is complete and never changes. A lock would be kept alive by a decoder that is being started
     # while the file is open, and some network file systems have none.
     if not path.exists():
@@ -154,5 +154,5 @@ def append(group: Group, name: str, rows: NDArray[Any]) -> None:
 
 
 def damaged(path: Path, error: Exception) -> UserError:
-    """The error for a file that cannot be read."""
-    return UserError(f"{path} is damaged or cannot be read ({error}): run extract again, which repairs the cache")
+    """The error for a file that is damaged or cannot be read."""
+    return not_as_written(path, error, f"{path} is damaged ({error}): run extract again, which repairs the cache")

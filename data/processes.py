@@ -53,12 +53,13 @@ class ProcessGroup:
         `in_step`: the processes merge so often, and after work so equal, that they do not meet before; tensors on CUDA go by nccl.
         `remedy`: what the user is told to do where a process is lost.
         """
+        # Of one process too: it is in the record of what was asked for.
+        if not 2 * PULSE_S <= time_limit < float("inf"):
+            raise UserError(f"--process-timeout {time_limit:g}: at least {2 * PULSE_S:g} seconds")
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             yield cls()
             return
-        if not 2 * PULSE_S <= time_limit < float("inf"):
-            raise UserError(f"--process-timeout {time_limit:g}: at least {2 * PULSE_S:g} seconds")
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             raise UserError(f"WORLD_SIZE is {count} but {', '.join(missing)} is not set: start with torchrun, or set all four")

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from data.errors import UserError
+from data.errors import UserError, cannot_read
 
 SEAL_BYTES = 512
 _READ_BYTES = 2**22
@@ -25,7 +25,12 @@ STALE_S = 86400.0
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; when the block is done, the file is synced and renamed. Raises UserError where the disk is full."""
+    """A temporary name beside `path`; when the block is done, the file is synced and renamed. Raises UserError where the disk is full.
+
+    A link stays one: the file that it leads to is written.
+    """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -62,7 +67,7 @@ def is_sound(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(SEAL_BYTES) == _seal(_digest(file))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): see to the disk, and run again") from error
+        raise cannot_read(path, error) from error
 
 
 def sweep(folder: Path) -> None:

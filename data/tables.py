@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.errors import UserError
+from data.errors import cannot_read
 from data.sealed import written_whole
 
 
@@ -48,7 +48,7 @@ def is_intact(table: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise UserError(f"{table} cannot be read ({error.strerror}): see to the disk, and run again") from error
+        raise cannot_read(table, error) from error
     return checksum == f"{hashlib.sha256(content).hexdigest()}  {table.name}\n".encode()
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data.command import run_command
-from data.errors import UserError
+from data.errors import UserError, check_seed
 from data.ffmpeg import encode_video, require_ffmpeg
 from data.progress import Progress
 from data.provenance import write_atomically, write_json
@@ -52,6 +52,7 @@ CAPTIONS_PER_VIDEO = {"train": 4, "val": 2, "test": 2}
 def main(options: GenerateOptions) -> Path:
     """Write the data set and return its folder. Raises UserError where the folder holds another one, or ffmpeg does not work."""
     require_ffmpeg()
+    check_seed(options.seed)
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     if min(sizes.values()) < 1:
         raise UserError("--train, --val and --test: at least 1 video each")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.command import run_command
+from data.errors import check_seed
 from data.writable import make_folder, require_writable_folder
 from demo.render import render_event
 from demo.world import NAMES, caption, change_one_attribute, random_events
@@ -89,6 +90,7 @@ def clip_loss(image_ND: Tensor, sentence_ND: Tensor, logit_scale: Tensor) -> Ten
 
 def main(options: TrainClipOptions) -> Path:
     """Train and write the folder; returns it."""
+    check_seed(options.seed)
     require_writable_folder(options.out)
     clip = load_clip(f"local-dir:{CONFIG_DIR}", RANDOM, torch.device("cpu"), options.seed)
     model = clip.model.train().requires_grad_(True)

@@ -13,7 +13,7 @@ import tyro
 from data.command import run_command
 from data.command_line import About
 from data.datasets.files import printable
-from data.errors import UserError, require_seed
+from data.errors import UserError, check_seed
 from data.metrics import DIRECTIONS
 from data.options_file import OPTIONS_FILE, write_options
 from data.provenance import write_atomically, write_json
@@ -25,9 +25,9 @@ from evaluate.significance import TESTED, Comparison, compare_with_base
 from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
 from train_head.splits import counts_line
 
-COMPARISON = (COMPARISON_FILE, OPTIONS_FILE, "table.*", *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
-"""All that a comparison writes, as patterns of names."""
 FILES = {"text": "table.txt", "markdown": "table.md", "latex": "table.tex", "csv": "table.csv"}
+COMPARISON = (COMPARISON_FILE, OPTIONS_FILE, *FILES.values(), *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
+"""All that a comparison writes, as patterns of names."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def main(options: CompareOptions) -> dict[str, Any]:
 
     Raises UserError where a folder holds no results, or they are not of the same queries and that is not allowed.
     """
+    check_seed(options.seed)
     sweep = None if options.sweep is None else training_option(options.sweep)
     if options.out is not None:
         require_writable_folder(options.out)
@@ -98,7 +99,6 @@ def main(options: CompareOptions) -> dict[str, Any]:
 def compare(options: CompareOptions, sweep: str | None = None) -> Compared:
     """Read the results, put them together over seeds, in the order of the training option `sweep` where there is one, and test them against
     the base."""
-    require_seed(options.seed)
     folders, without = folders_of_results(options.results)
     if without:
         print(f"left out, for they have no results: {len(without)} runs, such as {without[0]}; evaluate them first", file=sys.stderr)

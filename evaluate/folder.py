@@ -4,13 +4,13 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
 from data.errors import UserError
 from data.options_file import OPTIONS_FILE
-from data.writable import cannot_write, make_folder
+from data.writable import cannot_write, make_folder, require_writable_folder
 from evaluate.ranks import RANKS_FILES
 from evaluate.report import PLOT_FILES, REPORT_FILE
 from train_head.run import METRICS_FILE
@@ -20,7 +20,7 @@ EVALUATION = (METRICS_FILE, OPTIONS_FILE, *RANKS_FILES.values(), REPORT_FILE, *P
 
 
 def check_out(out: Path, own: Sequence[str]) -> None:
-    """Raises UserError where OUT is no folder for such results: a file, or a folder of others' files.
+    """Raises UserError where OUT is no folder for such results: a file, a folder of others' files, or one where a folder has a file's name.
 
     `own`: patterns of the command's file names; a folder that holds the first of them is one of its results.
     """
@@ -29,6 +29,16 @@ def check_out(out: Path, own: Sequence[str]) -> None:
         others = [name for name in names if not _is_own(name, own)]
         if others and own[0] not in names:
             raise UserError(f"--out {out} holds other files, such as {others[0]}: name a folder for these results alone")
+        for pattern in own:
+            # Found only while the old files make way, these would have cost some of them.
+            for path in out.glob(pattern):
+                if path.is_dir():
+                    raise UserError(f"{path} is a folder, and a file of results gets this name: move it away, or choose another --out")
+        for above in sorted({(out / pattern).parent for pattern in own}):
+            if os.path.lexists(above) and not above.is_dir():
+                raise UserError(f"{above} is no folder, and a folder of results gets this name: move it away, or choose another --out")
+            if above != out and above.is_dir():
+                require_writable_folder(above)
     elif out.exists():
         raise UserError(f"--out {out} is a file: name a folder")
 
@@ -42,13 +52,24 @@ def replacing(out: Path, own: Sequence[str]) -> Iterator[Path]:
     """
     make_folder(out)
     new = out / f".{platform.node()}.{os.getpid()}.new"
+    aside = new.with_suffix(".old")
+    before: dict[Path, Path] = {}
+    """Where the old files are while the new ones take their places, until all of these have."""
+    placed: list[Path] = []
+    """The new ones that have."""
     try:
         make_folder(new)
         yield new
+        make_folder(aside)
         for path in [path for pattern in own for path in sorted(out.glob(pattern))]:
-            path.unlink()
+            moved = aside / path.relative_to(out)
+            moved.parent.mkdir(exist_ok=True)
+            path.rename(moved)
+            before[path] = moved
         for path in sorted(new.iterdir(), key=lambda path: path.name == own[0]):
             path.rename(out / path.name)
+            placed.append(out / path.name)
+        before, placed = {}, []
     except OSError as error:
         raise cannot_write(out, error, "--out") from error
     except UserError as error:
@@ -56,6 +77,13 @@ def replacing(out: Path, own: Sequence[str]) -> Iterator[Path]:
         raise UserError(str(error).replace(str(new), str(out)), error.listed) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+        # What cannot go back stays where it was put aside.
+        with suppress(OSError):
+            for path in placed:
+                path.unlink()
+            for path, moved in before.items():
+                moved.rename(path)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _is_own(name: str, own: Sequence[str]) -> bool:

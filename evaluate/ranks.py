@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.errors import UserError
+from data.errors import not_as_written
 from data.metrics import Ranks
 from data.sealed import written_whole
 from data.tables import read_parquet
@@ -51,7 +51,11 @@ class RankTables:
             try:
                 frames.append(read_parquet(folder / name)[_QUERY[direction] + _RANKS])
             except (OSError, ValueError, KeyError) as error:
-                raise UserError(f"{folder / name} is missing or damaged: evaluate again with --out {folder}") from error
+                raise not_as_written(
+                    folder / name,
+                    error,
+                    f"{folder / name} is missing or damaged: evaluate again with --out {folder}",
+                ) from error
         return cls(*frames)
 
     def write(self, folder: Path) -> None:

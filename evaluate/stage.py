@@ -11,7 +11,7 @@ import torch
 
 from data.cache import FeatureCache
 from data.device import budget_bytes, find_device
-from data.errors import UserError, require_seed
+from data.errors import UserError, check_seed
 from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup, on_this_machine
 from data.provenance import plain, provenance, write_json
@@ -169,11 +169,11 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
 
 
 def _check_options(options: EvaluateOptions) -> None:
-    require_seed(options.seed)
     if options.candidates is not None and options.ties == "reference":
         raise UserError("--candidates credits ties by expectation, --ties reference does not: leave one of them out")
     if options.candidates is None and (options.index is not None or options.candidates_from != "frames"):
         raise UserError("--index and --candidates-from are for --candidates: name how many, such as --candidates 100")
+    check_seed(options.seed)
 
 
 def _facts(options: EvaluateOptions, loaded: Loaded) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.table import FOLDER
 from data.device import find_device
-from data.errors import UserError, first_of, require_seed
+from data.errors import UserError, check_seed, first_of
 from data.listings import Listings
 from data.options_file import write_options
 from data.processes import ProcessGroup
@@ -68,7 +68,6 @@ def extract(options: ExtractOptions) -> Outcome:
     last words; the file is absent where none failed. Under torchrun processes share the work; where one is lost the others finish theirs,
     and LostProcess is raised.
     """
-    require_seed(options.seed)
     if options.fetch_model:
         fetch_model(options)
         return Outcome(options.cache, 0)
@@ -302,6 +301,7 @@ def _check_numbers(options: ExtractOptions) -> None:
     for name, value in positive.items():
         if isinstance(value, int | float) and not 0 < value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {value}: a number above 0")
+    check_seed(options.seed)
     if options.max_words is not None and options.max_words < 3:
         raise UserError(f"--max-words {options.max_words}: at least 3, for a word between start and end")
 

@@ -23,11 +23,8 @@ from data.errors import UserError
 from data.options_file import OPTIONS_FILE, read_options, write_options
 from evaluate import EvaluateOptions
 from evaluate import main as evaluate
-from evaluate.compare import CompareOptions
-from evaluate.compare import main as compare
 from evaluate.search import SearchOptions
 from extract import ExtractOptions
-from extract import main as extract
 from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head import main as train
@@ -261,19 +258,6 @@ def test_an_empty_path_in_a_file_is_refused(tmp_path: Path) -> None:
     path.write_text("cache: c\nout:\n")
     with pytest.raises(UserError, match=r"mine\.yaml: out is empty: a path is wanted"):
         read_options(path, TrainOptions, "train_head")
-
-
-@pytest.mark.parametrize("seed", [-1, 2**63])
-def test_seeds_that_no_generator_takes(seed: int, tmp_path: Path) -> None:
-    nowhere = tmp_path / "none"
-    for call in (
-        lambda: train(TrainOptions(nowhere, tmp_path / "out", seed=seed)),
-        lambda: evaluate(EvaluateOptions(nowhere, "zero-shot:mean", tmp_path / "out", seed=seed)),
-        lambda: compare(CompareOptions((nowhere,), seed=seed)),
-        lambda: extract(ExtractOptions(nowhere, nowhere, seed=seed)),
-    ):
-        with pytest.raises(UserError, match=f"--seed {seed} must be a whole number from 0 to 9223372036854775807"):
-            call()
 
 
 @pytest.mark.parametrize("gib", [-1.0, float("nan"), float("inf")])

@@ -383,6 +383,22 @@ def test_other_files_are_left_alone(seeds: list[Path]) -> None:
     assert sorted(path.name for path in seeds[0].iterdir()) == before
 
 
+def test_files_beside_a_table_stay_and_a_folder_in_place_of_one_costs_nothing(seeds: list[Path], tmp_path: Path) -> None:
+    """Of names much like those that a comparison writes."""
+    out = tmp_path / "summary"
+    main(CompareOptions(tuple(seeds), out=out))
+    for name in ("table.xlsx", "table.old.csv"):
+        (out / name).write_text("mine")
+    main(CompareOptions(tuple(seeds), out=out))
+    assert [(out / name).read_text() for name in ("table.xlsx", "table.old.csv")] == ["mine", "mine"]
+    (out / "table.tex").unlink()
+    (out / "table.tex").mkdir()
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=r"table\.tex is a folder, and a file of results gets this name: move it away"):
+        main(CompareOptions(tuple(seeds), out=out))
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
 def test_a_base_alone_is_tested_against_nothing(evaluated: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     record = main(CompareOptions((evaluated["mean"],), base=evaluated["mean"]))
     assert [row["tests"] for row in record["rows"]] == [None]

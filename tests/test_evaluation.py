@@ -335,6 +335,19 @@ def test_a_folder_of_other_files_is_left_alone(options: EvaluateOptions, tmp_pat
         evaluate.main(replace(options, out=options.out / "run.json"))
 
 
+def test_what_stands_in_place_of_results_is_found_before_them(options: EvaluateOptions) -> None:
+    options.out.mkdir()
+    (options.out / "plots").touch()
+    for line in (
+        r"plots is no folder, and a folder of results",
+        r"report\.html is a folder, and a file of results",
+    ):
+        with pytest.raises(UserError, match=line):
+            evaluate.main(replace(options, cache=options.out / "none"))
+        (options.out / "plots").unlink(missing_ok=True)
+        (options.out / "report.html").mkdir(exist_ok=True)
+
+
 def test_the_table_of_an_evaluation(options: EvaluateOptions, capsys: pytest.CaptureFixture[str]) -> None:
     result = read(evaluate.main(replace(options, dual_softmax=True)))
     lines = capsys.readouterr().out.splitlines()

@@ -28,17 +28,23 @@ from train_head.sweep import SweepOptions
 
 COMMANDS = (ExtractOptions, TrainOptions, SweepOptions, EvaluateOptions, SearchOptions, ServeOptions, CompareOptions)
 
+MAKERS = {"UserError": 0, "not_as_written": 2}
+"""What makes an error, and which of its arguments are the words."""
+
 
 def messages() -> Iterator[tuple[str, str]]:
-    """Where each UserError of training and evaluation is made, and its words, with {} for what is filled in."""
+    """Where each UserError of training and evaluation is worded, and its words, with {} for what is filled in."""
     for package in ("train_head", "evaluate"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
-                    literals = [part for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant | ast.FormattedValue)]
-                    words = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in literals)
-                    if words:  # none where an error is raised again
-                        yield f"{path.relative_to(ROOT)}:{node.lineno}", words
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in MAKERS:
+                    continue
+                said = node.args[MAKERS[node.func.id]]
+                literals = [part for part in ast.walk(said) if isinstance(part, ast.Constant | ast.FormattedValue)]
+                words = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in literals)
+                # One without words of its own passes on another's.
+                if words:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", words
 
 
 def test_options_and_modules_that_messages_name_are_there() -> None:

@@ -1,6 +1,7 @@
 """Training in two real gloo processes against one."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import train_head
@@ -32,6 +34,13 @@ def launch(processes: int, *arguments: str | Path | int) -> subprocess.Completed
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
     )
+
+
+@pytest.mark.parametrize("seconds", [0.0, math.nan, math.inf])
+def test_seconds_without_a_sign_of_life_are_a_number_for_one_process_too(seconds: float) -> None:
+    """They are in the record of what it makes."""
+    with pytest.raises(UserError, match=rf"--process-timeout {seconds:g}: at least "), ProcessGroup.joined(torch.device("cpu"), seconds):
+        pass
 
 
 @pytest.mark.long

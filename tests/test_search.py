@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shlex
 import shutil
 import unicodedata
@@ -344,6 +345,9 @@ def test_a_folder_of_videos_without_captions_is_extracted_and_searched(
         ({"captions": Path("texts.txt")}, "--captions texts.txt is for --video: name a video too"),
         ({"top": 0}, "--top 0 must be at least 1"),
         ({"max_frames": 0}, "--max-frames 0 must be at least 1"),
+        ({"memory_budget": -1.0}, "--memory-budget -1.0: a number of GiB, 0 or more"),
+        ({"memory_budget": math.nan}, "--memory-budget nan: a number of GiB, 0 or more"),
+        ({"memory_budget": math.inf}, "--memory-budget inf: a number of GiB, 0 or more"),
         ({"run": "zero-shot:best"}, "--run zero-shot:best: there is no head 'best': use zero-shot:glccl, "),
         ({"run": "nowhere"}, "--run nowhere: there is no such folder"),
         ({"cache": Path("nowhere")}, "there is no cache at nowhere"),

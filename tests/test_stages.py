@@ -343,6 +343,11 @@ def test_a_damaged_run_is_refused(cache_path: Path, run: Path, tmp_path: Path) -
     options = EvaluateOptions(cache=cache_path, run=str(copy), out=tmp_path / "out", device="cpu", report=False, quiet=True)
     with pytest.raises(UserError, match="damaged"):
         evaluate.main(options)
+    # What the system does not give may well be whole: nobody is told to train again.
+    weights.unlink()
+    weights.mkdir()
+    with pytest.raises(UserError, match=r"head\.safetensors cannot be read \(Is a directory\): see to its permissions and the disk"):
+        evaluate.main(options)
 
 
 @pytest.mark.long

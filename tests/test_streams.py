@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data.command import READER_GONE, USER_ERROR
 from tests.conftest import ROOT
 
 PROGRAM = r"""
@@ -37,6 +39,8 @@ def work(options):
 run_command(Options, work, prog="test")
 """
 
+FULL = "error: standard output cannot be written (No space left on device): make room, or write it elsewhere\n"
+
 
 def run(tmp_path: Path, redirection: str = "", arguments: str = "", **environment: str) -> tuple[int, str, str, bool]:
     """Status, output, errors without progress, and whether the work was done, of the program with this redirection of a shell."""
@@ -52,7 +56,6 @@ def run(tmp_path: Path, redirection: str = "", arguments: str = "", **environmen
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_readers_that_go_and_streams_that_take_nothing(tmp_path: Path, unbuffered: str) -> None:
     """Of more lines than a pipe holds, and of one, which is written when the program ends."""
-    full = "error: standard output cannot be written (No space left on device): make room, or write it elsewhere\n"
     for lines in (1, 20_000):
         arguments = f"--lines {lines}"
         at_end = lines == 1 and not unbuffered
@@ -62,7 +65,7 @@ def test_readers_that_go_and_streams_that_take_nothing(tmp_path: Path, unbuffere
             return run(tmp_path, redirection, arguments, PYTHONUNBUFFERED=unbuffered, PYTHONIOENCODING="ascii")
 
         assert ends("| true") == (141, "", note, at_end)
-        assert ends("> /dev/full") == (2, "", note + full, at_end)
+        assert ends("> /dev/full") == (2, "", note + FULL, at_end)
         assert ends(">&-") == (0, "", "M\\xfcll \\udcff\n", True)
         assert ends("2>&1 | true")[0] == 141
         # What cannot be said ends no work.
@@ -71,7 +74,20 @@ def test_readers_that_go_and_streams_that_take_nothing(tmp_path: Path, unbuffere
             assert ends(redirection, f"{arguments} --wrong") == (2, "", "", False), redirection
     assert run(tmp_path, "| head -n 1", "--lines 20000", PYTHONUNBUFFERED=unbuffered)[1].count("\n") == 1
     assert run(tmp_path, "| true", "--help", PYTHONUNBUFFERED=unbuffered)[0] == 141
-    assert run(tmp_path, "> /dev/full", "--help", PYTHONUNBUFFERED=unbuffered)[::2] == (2, full)
+    assert run(tmp_path, "> /dev/full", "--help", PYTHONUNBUFFERED=unbuffered)[::2] == (2, FULL)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version"])
+def test_what_answers_without_a_stage_keeps_to_the_same(arguments: str) -> None:
+    command = f"{sys.executable} -m data {arguments}"
+    for redirection, status, line in (
+        ("| true", READER_GONE, ""),
+        ("> /dev/full", USER_ERROR, FULL),
+        (">&-", 0, ""),
+    ):
+        shell = ["bash", "-c", f"{command} {redirection}; exit ${{PIPESTATUS[0]}}"]
+        done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (status, line), redirection
 
 
 @pytest.mark.parametrize(
@@ -87,6 +103,15 @@ def test_what_an_encoding_lacks_is_escaped(tmp_path: Path, environment: dict[str
     status, output, _, done = run(tmp_path, "2>&1 > /dev/null", "--wrong", **environment)
     assert (status, done) == (2, False)
     assert output.splitlines()[-1].startswith("error: gr")
+
+
+def test_a_line_of_an_error_stays_one_whatever_a_name_holds(tmp_path: Path) -> None:
+    """An end of line, and what a terminal takes for a command."""
+    missing = "no\nsuch\x1b[2J\r\u2028\x85file.yaml"
+    status, _, said, done = run(tmp_path, f"--options {shlex.quote(missing)}")
+    assert (status, done) == (2, False)
+    line = r"no\nsuch\x1b[2J\r\u2028\x85file.yaml cannot be read: No such file or directory"
+    assert said == f"error: --options {line}\n"
 
 
 def test_a_file_opened_later_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> None:

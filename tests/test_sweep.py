@@ -91,7 +91,12 @@ def results(options: SweepOptions) -> dict[str, dict[str, object]]:
     return {path.parent.parent.name: json.loads(path.read_text()) for path in options.out.glob("*/results/metrics.json")}
 
 
-def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(options: SweepOptions, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(
+    options: SweepOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a folder whose name a command could take for an option."""
+    monkeypatch.chdir(tmp_path)
+    options = replace(options, cache=options.cache.absolute(), out=Path("-sweep"))
     one = replace(options, csc_weight="0.5", seeds=1, head="mean", evaluate=True)
     row = pd.read_csv(sweep(one)).iloc[0]
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"1 evaluated: python -m evaluate.compare {options.out}")

@@ -76,6 +76,8 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(options: TrainOptions
             with pytest.raises(KeyboardInterrupt, match="with --resume"):
                 train_head.main(stopped)
         assert not (stopped.out / "run.json").exists()
+        # Of a process that was killed while it wrote.
+        (stopped.out / ".checkpoint-0-0.safetensors.host.1.tmp").touch()
         resumed = train_head.main(replace(stopped, resume=True))
         assert (resumed / "head.safetensors").read_bytes() == (whole / "head.safetensors").read_bytes(), step
         pd.testing.assert_frame_equal(logged(resumed), logged(whole), check_exact=True)

@@ -26,6 +26,7 @@ from data.errors import UserError
 from data.mapped import map_ragged
 from data.merge import MergeOptions, merge
 from data.print_sources import SourcesOptions, print_sources
+from data.provenance import write_atomically
 from data.verify import VerifyOptions, verify
 from data.writable import PROBE_BYTES, require_writable_file, require_writable_folder
 from demo import generate, train_clip
@@ -33,6 +34,7 @@ from demo.generate import GenerateOptions
 from demo.train_clip import TrainClipOptions
 from evaluate import EvaluateOptions, compare, search, serve
 from evaluate.compare import CompareOptions
+from evaluate.folder import replacing
 from evaluate.search import SearchOptions
 from evaluate.serve import ServeOptions
 from extract import ExtractOptions
@@ -95,6 +97,17 @@ def test_a_path_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("before")
+    (tmp_path / "link").symlink_to(Path("there") / "file")
+    require_writable_file(tmp_path / "link")
+    write_atomically(tmp_path / "link", "after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "file").read_text() == "after"
+    assert {path.name for path in tmp_path.rglob("*")} == {"there", "file", "link"}
+
+
 def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
@@ -115,6 +128,7 @@ def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
         tmp_path: r"--html .* is a folder: name a file",
         tmp_path / "pipe": r"--html .*/pipe is no regular file: name a file",
         Path("/dev/null"): r"--html /dev/null is no regular file: name a file",
+        tmp_path / "nowhere": r"--html .*/nowhere is a link that leads nowhere: name a file",
         tmp_path / "file" / "a": r"/file/a cannot be written \(.*Not a directory\): choose another --html",
         long: r"xxx cannot be written \(File name too long\): choose another --html",
     }
@@ -207,6 +221,10 @@ def test_permissions_are_one_line_whatever_was_named(cache_path: Path, tmp_path:
     (closed / "there").chmod(0o777)
     closed.chmod(0o000)
     listed.chmod(0o555)
+    secret = tmp_path / "secret"
+    shutil.copytree(cache_path, secret)
+    part = next(secret.glob("videos-*.h5"))
+    part.chmod(0o000)
     of_cache, run = ["--cache", cache_path], ["--run", "zero-shot:mean"]
     there = closed / "there"
     try:
@@ -222,12 +240,14 @@ def test_permissions_are_one_line_whatever_was_named(cache_path: Path, tmp_path:
             (["evaluate", *of_cache, *run, "--out", there], there),
             (["evaluate", *of_cache, "--run", there, "--out", tmp_path / "results"], there / "run.json"),
             (["evaluate.compare", there], there / "metrics.json"),
+            (["evaluate", "--cache", secret, *run, "--out", tmp_path / "results"], part),
+            (["data", "sources", secret], part),
             (["evaluate.search", *of_cache, *run, "a ring", "--html", listed / "a.html"], listed / "a.html"),
         ):
             done = shell(*command, start=start)
             assert (done.returncode, done.stdout) == (2, ""), command
             *_, line = done.stderr.splitlines()
-            assert re.match(rf"error: {re.escape(str(path))}(:| cannot be written \()", line), done.stderr
+            assert re.match(rf"error: {re.escape(str(path))}(:| cannot be (written|read) \()", line), done.stderr
             assert "Permission denied" in line
             assert "Traceback" not in done.stderr
     finally:
@@ -283,6 +303,36 @@ def test_results_stay_where_new_ones_cannot_all_be_written(cache_path: Path, tmp
         assert {file: file.read_bytes() for file in disk.rglob("*") if file.is_file()} == before
 
 
+def test_results_stay_where_new_ones_cannot_take_their_places(tmp_path: Path) -> None:
+    """Of a folder that was made meanwhile, with something in it."""
+    out = tmp_path / "results"
+    out.mkdir()
+    own = ("comparison.json", "table.*")
+    before = {"comparison.json": "old", "table.csv": "old", "mine": "mine"}
+    for name, text in before.items():
+        (out / name).write_text(text)
+
+    def there() -> dict[str, str]:
+        return {path.name: path.read_text() for path in out.iterdir() if path.is_file()}
+
+    def write(*names: str) -> None:
+        with replacing(out, own) as new:
+            for name in names:
+                (new / name).write_text("new")
+            if (out / "more").exists():
+                (new / "more").mkdir()
+
+    (out / "more").mkdir()
+    (out / "more" / "file").touch()
+    with pytest.raises(UserError, match=r"results cannot be written \(Directory not empty\)"):
+        write("comparison.json", "table.csv", "table.md")
+    assert there() == before
+    shutil.rmtree(out / "more")
+    write("table.txt")
+    assert there() == {"table.txt": "new", "mine": "mine"}
+    assert {path.name for path in out.iterdir()} == {"table.txt", "mine"}
+
+
 def test_features_are_not_mapped_onto_a_full_disk(cache: FeatureCache, tmp_path: Path) -> None:
     """Whoever writes into a mapped file there is killed."""
     frames = cache.videos(cache.names("videos"), 10**9).frames
@@ -293,14 +343,17 @@ def test_features_are_not_mapped_onto_a_full_disk(cache: FeatureCache, tmp_path:
         map_ragged(frames, tmp_path / "frames.npy")
 
 
-def test_compiled_code_that_cannot_be_kept_is_said_once(tmp_path: Path) -> None:
-    """The checkout on a read-only disk, for one process alone, and a home folder that is none."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no file system may be mounted here")
-    program = "import numpy as np; from train_head.kernels import compiled; a = np.ones(3); compiled(lambda b: b.fill(2))(a); print(a)"
-    script = f'mount --bind "{ROOT}" "{ROOT}" && mount -o remount,bind,ro "{ROOT}" && cd "{ROOT}" && exec "{sys.executable}" -c "{program}"'
-    environment = os.environ | {"HOME": "/proc/none", "XDG_CACHE_HOME": "/proc/none", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("NUMBA_CACHE_DIR", None)
-    done = subprocess.run(["unshare", "-m", "bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "[2. 2. 2.]\n"), done.stderr
-    assert re.fullmatch(r"compiled code cannot be kept, and is compiled at every start: .*NUMBA_CACHE_DIR.*\n", done.stderr)
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_no_generator_takes_is_found_before_the_work(tmp_path: Path, seed: int) -> None:
+    gone = tmp_path / "gone"
+    for command in (
+        partial(train_head.main, TrainOptions(cache=gone, out=gone, seed=seed)),
+        partial(evaluate.main, EvaluateOptions(cache=gone, run="zero-shot:mean", out=gone, seed=seed)),
+        partial(compare.main, CompareOptions(results=(gone,), seed=seed)),
+        partial(extract.main, ExtractOptions(videos=tmp_path, cache=gone, seed=seed)),
+        partial(generate.main, GenerateOptions(out=gone, seed=seed)),
+        partial(train_clip.main, TrainClipOptions(out=gone, seed=seed)),
+    ):
+        with pytest.raises(UserError, match=rf"--seed {seed}: a whole number from 0 to 2\^63 - 1"):
+            command()
+    assert not gone.exists()

@@ -7,12 +7,14 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data.errors import UserError, one_line
+from data.errors import not_as_written, one_line
 from data.provenance import write_json
 from data.tensors import read_tensors, write_tensors
 
 CHECKPOINT_FILE = "checkpoint.json"
 _TENSORS = "checkpoint-*.safetensors"
+_UNFINISHED = ".checkpoint-*.tmp"
+"""What a process left that was killed while it wrote."""
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -25,7 +27,7 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], state: 
     # A copy of each: tensors that share memory are refused.
     write_tensors(path, {key: value.detach().cpu().clone() for key, value in tensors.items()})
     write_json(folder / CHECKPOINT_FILE, {"tensors": path.name, **state})
-    for old in folder.glob(_TENSORS):
+    for old in (*folder.glob(_TENSORS), *folder.glob(_UNFINISHED)):
         if old != path:
             old.unlink()
 
@@ -39,11 +41,13 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return read_tensors(folder / state["tensors"]), state
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path} or its tensors are damaged ({one_line(error)}): delete {folder} and train again") from error
+        line = f"{path} or its tensors are damaged ({one_line(error)}): delete {folder} and train again"
+        raise not_as_written(folder, error, line) from error
 
 
 def drop_checkpoint(folder: Path) -> None:
     """Delete the folder's checkpoint, of a run that is finished."""
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-    for path in folder.glob(_TENSORS):
-        path.unlink()
+    for pattern in (_TENSORS, _UNFINISHED):
+        for path in folder.glob(pattern):
+            path.unlink()

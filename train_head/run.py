@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from data.cache import ClipParts, FeatureCache
-from data.errors import UserError, one_line
+from data.errors import UserError, not_as_written, one_line
 from data.provenance import write_json
 from data.tensors import read_tensors, write_tensors
 from train_head.checkpoint import CHECKPOINT_FILE
@@ -67,7 +67,8 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
     try:
         head.load_state_dict(read_tensors(Path(run) / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({one_line(error)}): train it again") from error
+        line = f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({one_line(error)}): train it again"
+        raise not_as_written(Path(run) / WEIGHTS_FILE, error, line) from error
     return head.to(device), {"run": run, **record}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from data.cache import FeatureCache
 from data.datasets import preset_named
 from data.device import budget_bytes, find_device
-from data.errors import UserError, require_seed
+from data.errors import UserError, check_seed
 from data.metrics import Metrics
 from data.options_file import OPTIONS_FILE, write_options
 from data.processes import ProcessGroup
@@ -379,10 +379,10 @@ def check_options(options: TrainOptions) -> None:
     for name, least in {"batch_size": 2, "epochs": 1, "checkpoint_steps": 1}.items():
         if getattr(options, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least {least}")
-    require_seed(options.seed)
     for name in ("lr", "clip_lr", "weight_decay", "csc_weight"):
         if not 0 <= getattr(options, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be a number of at least 0")
+    check_seed(options.seed)
     defaults = TrainOptions(options.cache, options.out)
     unread = [f"--{name.replace('_', '-')}" for name in ONLY_FINETUNE if getattr(options, name) != getattr(defaults, name)]
     if unread and not options.finetune:

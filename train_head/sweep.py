@@ -353,7 +353,8 @@ def _evaluate(options: SweepOptions, run: str) -> None:
     """Evaluate a run by the command of the third stage, which is not imported here. Raises UserError with what that says, where it does."""
     given = {"cache": options.cache, "run": options.out / run, "out": _results(options, run).parent, "split": options.report_on}
     given |= {name: getattr(options, name) for name in ("preset", "name", "memory_budget", "device")}
-    arguments = [part for name, value in given.items() if value is not None for part in (f"--{name.replace('_', '-')}", str(value))]
+    # In one argument: a name may begin with a dash.
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
     command = [sys.executable, "-m", "evaluate", *arguments, "--no-report", "--quiet"]
     # From wherever this one was started: paths are of that folder.
     found_here = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import UserError, one_line
+from data.errors import UserError, not_as_written, one_line
 from data.provenance import write_json
 from data.sealed import SEAL_BYTES, is_sound, write_sealed
 from data.writable import make_folder
@@ -120,7 +120,7 @@ class VideoIndex:
                 index._shards.append(faiss.deserialize_index(np.fromfile(file, np.uint8, offset=SEAL_BYTES)))
             index.videos = head["videos"]
         except (OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"the index {folder} is damaged ({one_line(error)}): delete it") from error
+            raise not_as_written(folder, error, f"the index {folder} is damaged ({one_line(error)}): delete it") from error
         return index
 
     @property

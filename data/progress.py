@@ -14,6 +14,7 @@ SHORTEST_S = 0.1
 COLUMNS = 100
 """Of a terminal that does not say."""
 _WITHOUT_RATE = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+_BAR_WITHOUT_RATE = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 def say(line: str) -> None:
@@ -47,6 +48,8 @@ class Progress:
             self._draw()
         else:
             self._bar.set_postfix_str(self._note, refresh=False)
+            if self._has_rate():
+                self._bar.bar_format = None  # tqdm's own
             self._bar.update(count)
         if self._lines and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES and self._done < self._total:
             self._print_line()
@@ -66,6 +69,7 @@ class Progress:
             dynamic_ncols=sized,
             # Drawn below, when it stands where the work does. As patience a delay would not do: a line of `say` draws what is delayed.
             delay=1e-9,
+            bar_format=_BAR_WITHOUT_RATE,
         )
         self._bar.start_t -= time.monotonic() - self._start
         self._bar.n = self._bar.last_print_n = self._done
@@ -88,8 +92,6 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
-            if not self._has_rate():
-                self._bar.bar_format = "{desc}: " + _WITHOUT_RATE.replace("% ", "%|{bar}| ", 1)
             self._bar.close()
         if self._lines and time.monotonic() - self._start >= self._patience:
             self._print_line()

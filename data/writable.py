@@ -32,11 +32,11 @@ def require_writable_folder(path: Path, option: str = "--out") -> None:
 
 def require_writable_file(path: Path, option: str = "--out") -> None:
     """The same for a file, which will be written under a temporary name beside it and renamed; of a link, for the file that it leads to."""
-    if path.is_symlink() and not os.path.exists(path):
+    if os.path.islink(path) and not os.path.exists(path):
         raise UserError(f"{option} {path} is a link that leads nowhere: name a file")
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{option} {path} is {'a folder' if os.path.isdir(path) else 'no regular file'}: name a file")
-    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    place = Path(os.path.realpath(path)) if os.path.islink(path) else path
     _probe(place.parent, f".{place.name}", path, option)
 
 

@@ -158,6 +158,7 @@ def test_the_digest_is_of_the_weights_not_of_the_file(clip: Clip, tmp_path: Path
     assert load_clip(f"local-dir:{tmp_path}", None, CPU).digest == clip.digest
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_weights_are_taken_from_a_file(tmp_path: Path) -> None:
     """A built-in model with a checkpoint on disk: pickled, safetensors, and a TorchScript archive, the form OpenAI published."""

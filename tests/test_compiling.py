@@ -46,6 +46,7 @@ def run_loops(folder: Path, *arguments: str, **environment: str) -> str:
     return done.stderr
 
 
+@pytest.mark.long
 def test_a_line_is_said_where_loops_are_compiled_and_none_where_they_are_on_disk(tmp_path: Path) -> None:
     kept = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
     assert run_loops(tmp_path, "quiet", NUMBA_CACHE_DIR=str(tmp_path / "other")) == ""
@@ -53,6 +54,7 @@ def test_a_line_is_said_where_loops_are_compiled_and_none_where_they_are_on_disk
     assert run_loops(tmp_path, **kept) == ""
 
 
+@pytest.mark.long
 def test_loops_are_compiled_each_time_where_they_can_be_kept_nowhere(tmp_path: Path) -> None:
     """As in a container that can write neither the checkout nor a home folder, where numba refuses to compile for keeping."""
     (tmp_path / "file").touch()

@@ -238,6 +238,7 @@ def test_a_configuration_that_is_none_is_refused(content: str, message: str, tmp
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.long
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     """In a file and in a folder, and files that hold no weights at all."""
     save_clip(load_clip(KINDS["ViT"].folder(tmp_path / "one"), "random", CPU), tmp_path / "one")

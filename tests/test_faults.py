@@ -59,6 +59,7 @@ def test_a_hundred_kills_of_the_part_writer(tmp_path: Path) -> None:
     check_whole(tmp_path, 600)
 
 
+@pytest.mark.long
 def test_two_writers_at_once_and_a_reader(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     open_cache(tmp_path)

@@ -201,6 +201,7 @@ def test_options_that_say_nonsense_are_refused(change: dict[str, str], message: 
     assert not own_cache_options.cache.exists()
 
 
+@pytest.mark.long
 def test_options_count_in_any_case_and_stay_with_cache_queries_and_new_weights(
     own_cache_options: ExtractOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +226,7 @@ def test_options_count_in_any_case_and_stay_with_cache_queries_and_new_weights(
     assert words.sentences.gather([0])[0].shape == (1, cache.dimension)
 
 
+@pytest.mark.long
 def test_what_is_guessed_is_said(own_cache_options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
     options = replace(own_cache_options, model="ViT-S-32-alt", pretrained=RANDOM, max_frames=1, quiet=False, dry_run=True)
     extract.main(options)

@@ -165,6 +165,7 @@ def test_a_shard_is_refused_where_processes_share_already(demo_set: Path, tmp_pa
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.long
 def test_torchrun_starts_the_same_command(cache_path: Path, tmp_path: Path) -> None:
     """The two dashes keep torchrun from taking --run for an option of its own."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "evaluate"]

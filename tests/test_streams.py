@@ -53,6 +53,7 @@ def run(tmp_path: Path, redirection: str = "", arguments: str = "", **environmen
     return done.returncode, done.stdout.decode(), said, (tmp_path / "done").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_readers_that_go_and_streams_that_take_nothing(tmp_path: Path, unbuffered: str) -> None:
     """Of more lines than a pipe holds, and of one, which is written when the program ends."""

@@ -102,7 +102,7 @@ def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"1 evaluated: python -m evaluate.compare {options.out}")
     [metrics] = results(one).values()
     assert (metrics["run"], metrics["RSum"]) == (str(options.out / str(row["run"])), pytest.approx(row["test RSum"]))
-    assert parse(SweepOptions, "a sweep", args=["--options", str(options.out / OPTIONS_FILE)]) == one
+    assert parse(SweepOptions, "a sweep", args=[f"--options={options.out / OPTIONS_FILE}"]) == one
     compare(CompareOptions((options.out,), sweep="csc_weight"))
     said = capsys.readouterr()
     assert f"{options.out}/mean-seed0 " in said.out

@@ -27,6 +27,7 @@ def work(state: int, job: str) -> tuple[str, int, int]:
     return job * state, os.getpid(), torch.get_num_threads()
 
 
+@pytest.mark.long
 def test_every_job_is_done_by_one_of_the_processes_on_one_thread() -> None:
     jobs = list("abcdefg")
     found = dict(in_processes(2, work, 3, jobs))
@@ -35,6 +36,7 @@ def test_every_job_is_done_by_one_of_the_processes_on_one_thread() -> None:
     assert {threads for *_, threads in found.values()} == {1}
 
 
+@pytest.mark.long
 def test_what_a_user_can_put_right_comes_back_and_ends_the_others() -> None:
     start = time.monotonic()
     with pytest.raises(UserError, match="refused: ask for another") as refusal:

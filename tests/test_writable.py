@@ -151,6 +151,7 @@ def _probe_with_no_room(path: Path) -> None:
             check(given)
 
 
+@pytest.mark.long
 def test_a_disk_that_takes_no_small_file_is_found(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_probe_with_no_room, args=(tmp_path,))
     process.start()
@@ -254,6 +255,7 @@ def test_permissions_are_one_line_whatever_was_named(cache_path: Path, tmp_path:
         closed.chmod(0o777)
 
 
+@pytest.mark.long
 def test_files_on_a_read_only_disk_can_be_read(cache_path: Path, tmp_path: Path) -> None:
     """The cache, a run and results, by all that reads them."""
     run = train_head.main(

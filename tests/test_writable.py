@@ -240,7 +240,7 @@ def test_permissions_are_one_line_whatever_was_named(cache_path: Path, tmp_path:
             (["train_head", *of_cache, "--out", listed / "run"], listed / "run"),
             (["evaluate", *of_cache, *run, "--out", there], there),
             (["evaluate", *of_cache, "--run", there, "--out", tmp_path / "results"], there / "run.json"),
-            (["evaluate.compare", there], there / "metrics.json"),
+            (["evaluate.compare", there], there),
             (["evaluate", "--cache", secret, *run, "--out", tmp_path / "results"], part),
             (["data", "sources", secret], part),
             (["evaluate.search", *of_cache, *run, "a ring", "--html", listed / "a.html"], listed / "a.html"),

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import tyro
 import yaml
 
-from data.errors import UserError
+from data.errors import UserError, one_line
 from data.provenance import plain, write_atomically
 
 OPTIONS_FILE = "options.yaml"
@@ -66,7 +66,7 @@ def _mapping(path: Path) -> Mapping[str, Any]:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
         content = yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"--options {path} cannot be read as YAML or JSON: {' '.join(str(error).split())}") from error
+        raise UserError(f"--options {path} cannot be read as YAML or JSON: {one_line(error)}") from error
     except RecursionError as error:
         raise UserError(f"--options {path} cannot be read as YAML or JSON: it is nested too deeply") from error
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):

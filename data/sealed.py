@@ -29,7 +29,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     A link stays one: the file that it leads to is written.
     """
-    if path.is_symlink():
+    if os.path.islink(path):
         path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:

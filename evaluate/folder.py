@@ -74,7 +74,7 @@ def replacing(out: Path, own: Sequence[str]) -> Iterator[Path]:
         raise cannot_write(out, error, "--out") from error
     except UserError as error:
         # The files as they would be called, and not as they were for a moment.
-        raise UserError(str(error).replace(str(new), str(out)), error.listed) from error
+        raise UserError(str(error).replace(str(new), str(out)), error.listed, error.whole) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
         # What cannot go back stays where it was put aside.

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from data.containers import is_video_name
 from data.datasets.cells import Doubt, IsHeader, Rows, is_blank, number_text, require_columns_of_a_table
 from data.datasets.files import line_of, quote, unique_keys
-from data.errors import UserError
+from data.errors import UserError, one_line
 
 JSON_BEGINS = re.compile(r"\s*(?:\{|\[\s*(?:[\[{\]]|$))")
 """A list or an object; a table of text has no such header."""
@@ -116,7 +116,7 @@ def read_parquet_rows(content: bytes, path: Path) -> Rows:
             else:
                 columns.append(table.column(name).to_pylist())
     except (pa.ArrowException, ValueError, OSError, KeyError, OverflowError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path} cannot be read as Parquet: {one_line(error)}") from error
     return _of_columns(names, columns, range(1, 1 + table.num_rows), "row", ())
 
 

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import ParseError
 
 from data.datasets.cells import HEADER_ROWS, Doubt, IsHeader, Rows, find_header, number_text, require_columns_of_a_table
 from data.datasets.files import quote
-from data.errors import UserError
+from data.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from openpyxl.workbook import Workbook
@@ -109,7 +109,7 @@ def _open(content: bytes, path: Path) -> Iterator[tuple["Worksheet", frozenset[t
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read as a workbook ({' '.join(str(error).split())[:200]}): open it and save it again, or as CSV")
+    return UserError(f"{path} cannot be read as a workbook ({one_line(error)}): open it and save it again, or as CSV")
 
 
 def _has_formulas(content: bytes, path: Path) -> bool:

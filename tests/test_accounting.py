@@ -15,10 +15,10 @@ import torch
 import evaluate
 import extract
 import train_head
+from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.check import CheckOptions, check
 from data.datasets import ADAPTERS
-from data.errors import UserError
 from data.presets import PresetsOptions, print_presets
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
@@ -30,7 +30,7 @@ from tests.test_stages import BUDGET, stage
 from train_head import TrainOptions
 from train_head.heads import HeadConfig, make_head
 from train_head.run import save_run
-from train_head.splits import load_split
+from train_head.scoring.splits import load_split
 
 
 def test_check_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

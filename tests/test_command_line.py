@@ -17,14 +17,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.command_line import parse
-from data.device import budget_bytes
-from data.errors import UserError
-from data.options_file import OPTIONS_FILE, read_options, write_options
+from data.base.device import budget_bytes
+from data.base.errors import UserError
+from data.cli.command_line import parse
+from data.cli.options_file import OPTIONS_FILE, read_options, write_options
 from evaluate import EvaluateOptions
 from evaluate import main as evaluate
-from evaluate.search import SearchOptions
 from extract import ExtractOptions
+from search import SearchOptions
 from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head import main as train
@@ -36,13 +36,13 @@ COMMANDS = {
     "train_head.sweep": "train_head.sweep.SweepOptions",
     "evaluate": "evaluate.options.EvaluateOptions",
     "evaluate.compare": "evaluate.compare.CompareOptions",
-    "evaluate.search": "evaluate.search.SearchOptions",
-    "evaluate.serve": "evaluate.serve.ServeOptions",
+    "search": "search.options.SearchOptions",
+    "search.serve": "search.serve.ServeOptions",
     "data check": "data.check.CheckOptions",
     "data presets": "data.presets.PresetsOptions",
     "data verify": "data.verify.VerifyOptions",
     "data merge": "data.merge.MergeOptions",
-    "data sources": "data.print_sources.SourcesOptions",
+    "data sources": "data.sources.SourcesOptions",
 }
 """Every command that people call, with its class of options."""
 

@@ -20,12 +20,12 @@ import torch
 
 import extract
 from benchmarks.kills import assert_equal_caches, kill_when_parts_are_there, renamed, start_extraction
+from data.base.errors import UserError
+from data.base.provenance import write_json
+from data.base.tensors import write_tensors
 from data.cache import CLIP_FILE, FeatureCache
-from data.errors import UserError
-from data.hdf5 import append, new_file
+from data.cache.hdf5 import append, new_file
 from data.merge import MergeOptions, merge
-from data.provenance import write_json
-from data.tensors import write_tensors
 from data.verify import VerifyOptions, verify
 from extract import ExtractOptions
 from extract.failures import Failure, write_failures

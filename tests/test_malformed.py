@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.base.errors import UserError
 from data.datasets import Dataset
 from data.datasets.files import MAX_CAPTION, read_json
-from data.errors import UserError
 from tests.annotation_files import WRITERS, read, vatex_id, write_msvd, write_vatex
 from tests.test_stages import stage
 

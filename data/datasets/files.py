@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.errors import UserError
+from data.base.errors import UserError
 
 MAX_CAPTION = 100_000
 """Characters. The longest genuine paragraph of the field's data sets has fewer than 5,000."""

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.containers import is_video_name
+from data.base.errors import UserError
+from data.datasets.containers import is_video_name
 from data.datasets.files import is_there, printable, quote
-from data.errors import UserError
 
 NOT_SEARCHED = frozenset(
     {

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from data.base.errors import UserError
 from data.datasets.files import NO_TEXT, quote
-from data.errors import UserError
 
 MAX_NAME = 1000
 

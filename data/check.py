@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from data.base.errors import first_of
-from data.base.streams import visible
+from data.base.quoting import visible
 from data.cli.command import SOME_FAILED, run_command
 from data.cli.command_line import About
 from data.datasets import find_preset, read_dataset, shares_of

@@ -8,8 +8,8 @@ from typing import Annotated
 import tyro
 
 from data.base.errors import UserError, first_of
+from data.base.quoting import visible
 from data.base.sealed import is_sound
-from data.base.streams import visible
 from data.cache.index import names_in
 from data.cache.layout import CLIP_FILE
 from data.cache.listings import Listings

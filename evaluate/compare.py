@@ -12,11 +12,11 @@ import tyro
 
 from data.base.errors import UserError, check_seed
 from data.base.provenance import write_atomically, write_json
+from data.base.quoting import path_text
 from data.base.writable import require_writable_folder
 from data.cli.command import run_command
 from data.cli.command_line import About
 from data.cli.options_file import OPTIONS_FILE, write_options
-from data.datasets.files import printable
 from data.metrics import DIRECTIONS
 from evaluate.comparison.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
 from evaluate.comparison.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
@@ -203,7 +203,7 @@ def as_csv(compared: Compared) -> str:
     rows = []
     for row in as_record(compared)["rows"]:
         flat = {name: row[name] for name in ("run", "seeds", *SAME) if name != "counts"}
-        flat["folders"] = printable(" ".join(row["folders"]))
+        flat["folders"] = path_text(" ".join(row["folders"]))
         for name, figure in row["figures"].items():
             flat |= {f"{name} mean": figure["mean"], f"{name} std": figure["std"]}
         tests = row["tests"] or {"figures": {}, "mcnemar": None}

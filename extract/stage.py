@@ -17,7 +17,7 @@ from data.base.errors import UserError, check_seed, first_of
 from data.base.processes import ProcessGroup
 from data.base.progress import Progress
 from data.base.provenance import plain, provenance
-from data.base.streams import visible
+from data.base.quoting import visible
 from data.base.writable import require_writable_folder
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.cache.listings import Listings

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError
+from data.base.quoting import path_text, quote
 from data.cache import FeatureCache
 from data.cache.features import TextFeatures
-from data.datasets.files import printable, quote
 from data.sampling import choose_frames
 from search.chance import Chance
 from search.cut import count_cut
@@ -138,7 +138,7 @@ class Searcher:
 
     def number(self, video_id: str) -> int:
         """The place of a video in the gallery. Raises UserError, naming videos of like names, where it is not there."""
-        video_id = printable(video_id)
+        video_id = path_text(video_id)
         if video_id not in self.files:
             near = get_close_matches(video_id, self.gallery.ids, n=3, cutoff=0.5)
             hint = f"near it: {', '.join(map(quote, near))}" if near else f"such as {quote(self.gallery.ids[0])}"

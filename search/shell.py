@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.base.errors import UserError
-from data.base.streams import visible
+from data.base.quoting import visible
 from data.base.writable import require_writable_file
 from search.options import SearchOptions
 

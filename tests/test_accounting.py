@@ -63,12 +63,12 @@ def test_check_from_the_shell(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     table = tmp_path / "table.csv"
     table.write_text("video,caption,split\na.mp4,a ring,test\n")
-    whole = stage("data", "check", "--videos", tmp_path, "--annotations", table, "--json")
+    whole = stage("data.check", "--videos", tmp_path, "--annotations", table, "--json")
     assert whole.returncode == 0, whole.stderr
     assert json.loads(whole.stdout)["complete"]
     assert whole.stderr == ""
     table.write_text("video,caption,split\na.mp4,a ring\n")
-    broken = stage("data", "check", "--videos", tmp_path, "--annotations", table)
+    broken = stage("data.check", "--videos", tmp_path, "--annotations", table)
     assert broken.returncode == 2
     assert broken.stderr == f"error: {table}, line 2: 2 fields where the header has 3\n"
 
@@ -77,7 +77,7 @@ def test_check_from_the_shell(tmp_path: Path) -> None:
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("video,caption,split\n" + "".join(f"{n}.mp4,a ring,test\n" for n in range(50_000)))
-    check = f"{sys.executable} -m data check --videos {tmp_path} --annotations {table}"
+    check = f"{sys.executable} -m data.check --videos {tmp_path} --annotations {table}"
     command = f"{check} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (141, "")

@@ -258,7 +258,7 @@ def test_a_merge_onto_a_real_disk_that_is_full(tmp_path: Path) -> None:
     try:
         write_all(tmp_path / "cache", 60, a_part=20)
         before = contents(tmp_path / "cache")
-        done = stage("data", "merge", tmp_path / "cache", small / "out.h5")
+        done = stage("data.merge", tmp_path / "cache", small / "out.h5")
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"error: {small / 'out.h5'} cannot be written")
         assert done.stderr.count("\n") == 1

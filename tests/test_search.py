@@ -429,7 +429,7 @@ def test_the_readmes_commands_are_understood() -> None:
 
 
 def test_every_option_of_search_and_serve_is_read() -> None:
-    code = "".join(path.read_text() for path in (ROOT / "evaluate").rglob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "search").rglob("*.py"))
     for kind in (SearchOptions, ServeOptions):
         assert [field.name for field in fields(kind) if f"options.{field.name}" not in code] == []
 

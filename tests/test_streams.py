@@ -136,9 +136,9 @@ def test_folders_whose_names_are_no_text(cache_path: Path, tmp_path: Path) -> No
     train = ("train_head", "--cache", made, "--out", run, "--head", "mean", "--epochs", "2", "--batch-size", "32")
     scored = ("--cache", made, "--run", run)
     commands: tuple[tuple[object, ...], ...] = (
-        ("data", "verify", made),
-        ("data", "sources", made),
-        ("data", "merge", made, merged),
+        ("data.verify", made),
+        ("data.sources", made),
+        ("data.merge", made, merged),
         train,
         (*train, "--resume"),
         ("evaluate", *scored, "--out", results, "--candidates", "5", "--index", index),

@@ -52,6 +52,12 @@ def test_training_on_cached_features_never_loads_clip(cache_path: Path, tmp_path
     assert done.returncode == 0, done.stderr
 
 
+def test_a_folder_is_a_job_of_about_a_dozen_files() -> None:
+    folders = {path.parent for package in ORDER for path in sources(package)}
+    assert len(folders) > len(ORDER)
+    assert [folder for folder in folders if len(list(folder.glob("*.py"))) > 14] == []
+
+
 def test_nobody_imports_a_main() -> None:
     assert not [path for package in ORDER for path in sources(package) if any("__main__" in name for name in imported(path))]
 

@@ -206,7 +206,7 @@ def test_from_the_shell_it_is_all_that_is_said(cache_path: Path, extract_options
         (["evaluate", *of_cache, "--run", "zero-shot:mean", "--out", place], place, "--out"),
         (["evaluate.compare", results, "--out", place], place, "--out"),
         (["search", *of_cache, "--run", "zero-shot:mean", "a ring", "--html", place / "a.html"], place / "a.html", "--html"),
-        (["data", "merge", cache_path, read_only / "a.h5"], read_only / "a.h5", "OUT"),
+        (["data.merge", cache_path, read_only / "a.h5"], read_only / "a.h5", "OUT"),
     ):
         done = shell(*command)
         line = f"error: {path} cannot be written (Read-only file system): choose another {option}\n"
@@ -231,9 +231,9 @@ def test_permissions_are_one_line_whatever_was_named(cache_path: Path, tmp_path:
     there = closed / "there"
     try:
         for command, path in (
-            (["data", "verify", there], there),
-            (["data", "check", "--videos", there], there),
-            (["data", "merge", there, tmp_path / "a.h5"], there),
+            (["data.verify", there], there),
+            (["data.check", "--videos", there], there),
+            (["data.merge", there, tmp_path / "a.h5"], there),
             (["extract", "--videos", there, "--cache", tmp_path / "cache", "--model", DEMO_CLIP], there),
             (["extract", "--videos", tmp_path, "--cache", there, "--model", DEMO_CLIP], there),
             (["extract", "--fetch-model", "--model", f"local-dir:{there}"], there / "open_clip_config.json"),
@@ -243,7 +243,7 @@ def test_permissions_are_one_line_whatever_was_named(cache_path: Path, tmp_path:
             (["evaluate", *of_cache, "--run", there, "--out", tmp_path / "results"], there / "run.json"),
             (["evaluate.compare", there], there),
             (["evaluate", "--cache", secret, *run, "--out", tmp_path / "results"], part),
-            (["data", "sources", secret], part),
+            (["data.sources", secret], part),
             (["search", *of_cache, *run, "a ring", "--html", listed / "a.html"], listed / "a.html"),
         ):
             done = shell(*command, start=start)

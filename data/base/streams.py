@@ -31,11 +31,6 @@ def open_streams() -> None:
     sys.stderr = _stream(sys.stderr, 2, None)
 
 
-def visible(text: object) -> str:
-    """A text, or what is made into one, as a terminal can show it in one line: what would steer the terminal is escaped."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
-
-
 class _Raw(io.FileIO):
     """A standard stream. After the first failed write it takes everything and writes nothing."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from data.base.errors import UserError
-from data.datasets.files import printable, quote
+from data.base.quoting import path_text, quote
 from data.datasets.types import Preset
 
 LONGEST_NAME = 120
@@ -63,7 +63,7 @@ class Listing:
 def source_of(preset: Preset, videos: Path, annotations: Path | None, division: str | None = None) -> Source:
     """The source that an extraction reads; see `Source` for `division`."""
     origin = videos if annotations is None else annotations
-    return Source(preset.name, printable(Path(os.path.abspath(origin))), printable(Path(os.path.abspath(videos))), division)
+    return Source(preset.name, path_text(Path(os.path.abspath(origin))), path_text(Path(os.path.abspath(videos))), division)
 
 
 def name_of(source: Source, given: str | None, own: bool, there: Mapping[str, Source], listed: Callable[[str], float]) -> str:

@@ -12,7 +12,8 @@ from typing import Any, NoReturn, TypeVar
 
 from data.base.errors import LostProcess, UserError, first_of
 from data.base.interrupts import interrupt_on
-from data.base.streams import OUTPUT, open_streams, visible
+from data.base.quoting import visible
+from data.base.streams import OUTPUT, open_streams
 from data.base.writable import NO_ROOM
 from data.cli.command_line import parse
 

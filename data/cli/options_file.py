@@ -18,6 +18,7 @@ import yaml
 
 from data.base.errors import UserError, one_line
 from data.base.provenance import plain, write_atomically
+from data.base.quoting import quote
 
 OPTIONS_FILE = "options.yaml"
 """Its name in the folder of a run."""
@@ -38,8 +39,6 @@ def read_options(path: Path, options_type: type[Any], prog: str) -> dict[str, An
 
     Raises UserError where it cannot be read, holds a name that is no option, or a value that the option does not take.
     """
-    from data.datasets.files import quote  # pandas comes with it, which --help can do without
-
     hints = get_type_hints(options_type)
     found: dict[str, Any] = {}
     for key, value in _mapping(path).items():
@@ -53,8 +52,6 @@ def read_options(path: Path, options_type: type[Any], prog: str) -> dict[str, An
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
-    from data.datasets.files import quote
-
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -80,8 +77,6 @@ def _mapping(path: Path) -> Mapping[str, Any]:
 
 def _value(hint: Any, value: Any, place: str) -> Any:
     """A value as the option has it, read as the command line reads it."""
-    from data.datasets.files import quote
-
     if get_origin(hint) is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(_value(get_args(hint)[0], item, place) for item in items)

@@ -6,7 +6,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from data.base.errors import UserError
-from data.datasets.files import NO_TEXT, quote
+from data.base.quoting import quote
+from data.datasets.files import NO_TEXT
 
 MAX_NAME = 1000
 

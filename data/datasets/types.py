@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 from data.base.errors import UserError
-from data.datasets.files import quote, read_ids
+from data.base.quoting import quote
+from data.datasets.files import read_ids
 from data.datasets.folders import Found, Sought, VideoFolder
 
 SPLITS = ("train", "val", "test")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.base.errors import UserError
-from data.datasets.files import printable
+from data.base.quoting import path_text
 from data.metrics import DIRECTIONS
 from evaluate.comparison.table import COLUMNS
 from evaluate.ranks import RankTables
@@ -145,7 +145,7 @@ def group_by_seed(results: Sequence[Result]) -> list[Group]:
         for some in _grouped(members, lambda result: (result.metrics["trained"] or {}).get("commit")):
             groups.extend([some] if _seeds_differ(some) else [[result] for result in some])
     labels = [_label(members) for members in groups]
-    return [Group(printable(label), tuple(members)) for label, members in zip(_told_apart(labels, groups), groups, strict=True)]
+    return [Group(path_text(label), tuple(members)) for label, members in zip(_told_apart(labels, groups), groups, strict=True)]
 
 
 def differences(results: Sequence[Result]) -> list[str]:

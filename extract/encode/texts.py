@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.base.quoting import quote
 from data.cache import FeatureCache, TextEntry
-from data.datasets.files import quote
 from extract.encode.clip import BATCH, Clip
 
 START_AND_END = 2

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.base.processes import on_this_machine
+from data.base.quoting import path_text
 from data.cache import VideoEntry
-from data.datasets.files import printable
 from extract.decode.frames import Cuda
 from extract.decode.pictures import pixels_file, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
@@ -257,7 +257,7 @@ def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest:
     size, mtime_ns = (stat.st_size, stat.st_mtime_ns) if stat is not None and Path(row.file).is_file() else (None, None)
     start, end = part_of(row)
     counts = (error.expected, error.decoded)
-    return Failure(row.video_id, printable(row.file), error.reason, error.words, *counts, size, mtime_ns, start, end, digest)
+    return Failure(row.video_id, path_text(row.file), error.reason, error.words, *counts, size, mtime_ns, start, end, digest)
 
 
 def _entry(video: _Waiting) -> VideoEntry:

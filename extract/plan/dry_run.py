@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from data.base.errors import first_of
-from data.base.streams import visible
+from data.base.quoting import visible
 from data.cache import CLIP_FILE, VideoEntry
 from extract.encode.clip import BATCH, Clip
 from extract.encode.texts import encode_texts

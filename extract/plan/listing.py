@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from data.base.errors import UserError
+from data.base.quoting import path_text, quote
 from data.cache import FeatureCache
 from data.cache.layout import FAILURES_FILE, NAMES
 from data.cache.listings import Listed, Listings
 from data.cache.prune import drop, unlisted
 from data.cache.sources import MOVED, Source, name_of, source_of
 from data.datasets import Dataset, Preset
-from data.datasets.files import printable, quote
 from extract.encode.videos import part_of
 from extract.failures import read_failures, write_failures
 from extract.options import ExtractOptions
@@ -75,7 +75,7 @@ def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named, folder: P
             path, row = Path(their.folder, theirs.loc[video_id, "file"]), mine.loc[video_id]
             if not (path.exists() and path.samefile(row["file"])) and not _is_cached(cache, video_id, row):
                 raise UserError(
-                    f"{quote(video_id)} is {printable(row['file'])} here and {printable(path)} in {other}: extract into another --cache, "
+                    f"{quote(video_id)} is {path_text(row['file'])} here and {path_text(path)} in {other}: extract into another --cache, "
                     "or from a folder that holds both"
                 )
 
@@ -107,7 +107,7 @@ def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> 
     there.
     """
     files = dataset.videos["file"]
-    names = [None if file is None else printable(file.relative_to(folder)) for file in files]
+    names = [None if file is None else path_text(file.relative_to(folder)) for file in files]
     videos = dataset.videos.assign(file=pd.Series(names, dtype=object), failed=False)
     listings = cache.listings
     if own.name in listings.names() and own.name not in listings.damaged():
@@ -119,7 +119,7 @@ def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> 
         if dataset.captions.empty:
             kept = before[[_is_in_an_empty_folder(folder, file) for file in before["file"]]]
             if len(kept):
-                where = printable(Path(kept["file"].iloc[0]).parent)
+                where = path_text(Path(kept["file"].iloc[0]).parent)
                 print(
                     f"{len(kept)} videos stay in the gallery though they are gone: their folder, such as {where}, is empty, as where a "
                     "disk is not mounted; remove the folder if they were deleted",

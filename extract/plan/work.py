@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data.base.quoting import path_text
 from data.cache import FeatureCache, Images
 from data.datasets import Dataset
-from data.datasets.files import printable
 from extract.encode.videos import part_of
 from extract.failures import Failure, read_failures
 from extract.options import ExtractOptions
@@ -93,7 +93,7 @@ def _outdated(failed: Mapping[str, Failure], dataset: Dataset) -> set[str]:
     """Failures whose file has changed since and is listed under other ids now: broken then, and now cut into segments."""
     outdated: set[str] = set()
     if failed:
-        ids, files = set(dataset.videos["video_id"]), {printable(file): file for file in dataset.videos["file"].dropna()}
+        ids, files = set(dataset.videos["video_id"]), {path_text(file): file for file in dataset.videos["file"].dropna()}
         for video_id, failure in failed.items():
             file = files.get(failure.file)
             if video_id not in ids and file is not None and not failure.is_about(file.stat(), functools.partial(_digest_if_readable, file)):

@@ -19,8 +19,9 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from data.base.errors import UserError
+from data.base.quoting import path_text
 from data.cache.features import TextFeatures
-from data.datasets.files import files_named, printable
+from data.datasets.files import files_named
 from extract.plan.digest import file_digest
 from search.moments import MEANING
 from search.pages.page import TEMPLATES, FrameShown, environment, frames_shown, shortened
@@ -109,7 +110,7 @@ class _Pages:
         # Flask would make name and tag of the path, which may have bytes that are no text.
         found = path.stat()
         tag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
-        return flask.send_file(path, conditional=True, download_name=printable(path.name), etag=tag)
+        return flask.send_file(path, conditional=True, download_name=path_text(path.name), etag=tag)
 
     def _answered(self, template: str) -> flask.Response:
         """The template with the answer to q (a query) or v (the number of a video), and 400 or 413 where there is no answer to it."""

@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 
 from data.base.errors import UserError
-from data.datasets.files import check_caption, check_captions, check_video_id, quote, read_json
+from data.base.quoting import quote
+from data.datasets.files import check_caption, check_captions, check_video_id, read_json
 from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import PARAGRAPH, Count, Dataset, Preset, Row, assemble
 

@@ -7,7 +7,8 @@ one, so exact names leave out 71 descriptions of validation and 89 of test, as t
 from pathlib import Path
 
 from data.base.errors import UserError
-from data.datasets.files import check_caption, quote, read_ids, read_json
+from data.base.quoting import quote
+from data.datasets.files import check_caption, read_ids, read_json
 from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import PARAGRAPH, SPLITS, Count, Dataset, Preset, Row, assemble, rows_of
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from data.base.errors import UserError
-from data.datasets.files import check_caption, check_video_id, quote, read_text
+from data.base.quoting import quote
+from data.datasets.files import check_caption, check_video_id, read_text
 from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import SINGLE, Count, Dataset, Preset, Row, assemble
 

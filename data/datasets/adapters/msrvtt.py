@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.base.errors import UserError
-from data.datasets.files import check_caption, check_video_id, quote, read_csv, read_json, require_file
+from data.base.quoting import quote
+from data.datasets.files import check_caption, check_video_id, read_csv, read_json, require_file
 from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import SEVERAL, SINGLE, Count, Dataset, Preset, Row, assemble, rows_of
 

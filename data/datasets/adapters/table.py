@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from data.base.errors import UserError
+from data.base.quoting import quote
 from data.datasets.containers import is_still, is_video_name
 from data.datasets.division import OFFER, Shares, divide, lacking, split_named
-from data.datasets.files import check_caption, is_there, quote
+from data.datasets.files import check_caption, is_there
 from data.datasets.folders import Sought, VideoFolder, and_left_alone, spelling
 from data.datasets.paths import Paths, check_name
 from data.datasets.tables.cells import Rows

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 from data.base.errors import UserError
-from data.datasets.files import check_captions, find_file, quote, read_json
+from data.base.quoting import quote
+from data.datasets.files import check_captions, find_file, read_json
 from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import SPLITS, Count, Dataset, Preset, assemble, listed_rows
 

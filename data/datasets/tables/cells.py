@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from data.base.errors import UserError
-from data.datasets.files import quote
+from data.base.quoting import quote
 
 HEADER_ROWS = 20
 """So many rows are looked through for the one with the names of the columns: titles may stand above it."""

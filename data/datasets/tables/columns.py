@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.base.errors import UserError
+from data.base.quoting import quote
 from data.datasets.containers import is_video_name
-from data.datasets.files import quote
 
 DOCUMENTED = ("video", "caption", "split", "video_id", "start", "end")
 """The names that the documentation gives."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.base.errors import UserError
+from data.base.quoting import quote
 from data.datasets.containers import is_video_name
-from data.datasets.files import LINE_BREAK, quote
+from data.datasets.files import LINE_BREAK
 from data.datasets.tables.cells import HEADER_ROWS, IsHeader, Rows, find_header, is_blank, require_columns_of_a_table
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.base.errors import UserError, one_line
+from data.base.quoting import quote
 from data.datasets.containers import is_video_name
-from data.datasets.files import line_of, quote, unique_keys
+from data.datasets.files import line_of, unique_keys
 from data.datasets.tables.cells import Doubt, IsHeader, Rows, is_blank, number_text, require_columns_of_a_table
 
 JSON_BEGINS = re.compile(r"\s*(?:\{|\[\s*(?:[\[{\]]|$))")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import ParseError
 
 from data.base.errors import UserError, one_line
-from data.datasets.files import quote
+from data.base.quoting import quote
 from data.datasets.tables.cells import HEADER_ROWS, Doubt, IsHeader, Rows, find_header, number_text, require_columns_of_a_table
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from data.base.processes import ProcessGroup, on_this_machine
 from data.base.provenance import plain, provenance, write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
+from data.cli.meaning import Meaning, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
 from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
@@ -51,8 +52,6 @@ ROW = (
     "ties",
 )
 """What stands before the figures, in metrics.json and in the line of --json."""
-FREE_TO_DIFFER = {"cache", "run", "out", "index", "memory_budget", "device", "process_timeout", "quiet", "json"}
-"""Options that may differ between processes: they do not decide the result, or what they name is compared by its content."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,8 @@ def _facts(options: EvaluateOptions, loaded: Loaded) -> dict[str, Any]:
     weights = hashlib.sha256()
     for name, value in sorted(loaded.head.state_dict().items()):
         weights.update(name.encode() + value.cpu().numpy().tobytes())
-    given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
+    decisive = options_without(type(options), Meaning.FREE)
+    given = {f"--{name.replace('_', '-')}": plain(getattr(options, name)) for name in decisive}
     captions = hashlib.sha256("\0".join(loaded.split.texts.texts).encode()).hexdigest()
     # By content: on another machine the same cache may be elsewhere.
     content = {"the cache": loaded.cache.fingerprint(loaded.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}

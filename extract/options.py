@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
+from data.cli.meaning import Meaning
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
     """Decode each video once, run a frozen CLIP, and cache the features of frames and text tokens. Run again to go on."""
 
-    videos: Annotated[Path, About.INPUT]
+    videos: Annotated[Path, About.INPUT, Meaning.FREE]
     """Folder of the video files."""
-    cache: Annotated[Path, About.CACHE]
+    cache: Annotated[Path, About.CACHE, Meaning.FREE]
     """Folder of the feature cache; made where it is missing, added to where it is there."""
-    annotations: Annotated[Path | None, About.INPUT] = None
+    annotations: Annotated[Path | None, About.INPUT, Meaning.FREE] = None
     """Folder of the data set's annotation files; for `table` the file: CSV (with whatever separator), JSON Lines, a JSON list, Parquet or
     .xlsx. None for a plain folder of videos."""
     dataset: Annotated[str, About.INPUT] = "table"
@@ -29,10 +30,10 @@ class ExtractOptions:
     """Split protocol and recipe of the data set: see python -m data.presets. Default: the data set's first."""
     name: Annotated[str | None, About.INPUT] = None
     """Name of this source in the cache, whose last listing it replaces. Default: that of the folder or table, or the data set's preset."""
-    model: Annotated[str | None, About.MODEL] = None
+    model: Annotated[str | None, About.MODEL, Meaning.FREE] = None
     """CLIP by open_clip's name (python -m extract.encoders lists those that can be had), or local-dir:PATH. Default: the cache's own with
     its weights, or ViT-B-32-quickgelu for a new cache."""
-    pretrained: Annotated[str | None, About.MODEL] = None
+    pretrained: Annotated[str | None, About.MODEL, Meaning.FREE] = None
     """Weights: one of open_clip's tags, a file, or `random`. Must be given unless the model brings its own."""
     image_mean: Annotated[str | None, About.MODEL] = None
     """Mean of red, green and blue, from 0 to 1, that is subtracted from a picture: three numbers with commas, or one for all. Default: what
@@ -76,14 +77,14 @@ class ExtractOptions:
     """Try the videos again that failed in an earlier run. Those whose file has changed since are tried in any case."""
     follow_links: Annotated[bool, About.INPUT] = False
     """Follow symbolic links that lead out of the folder of videos."""
-    time_limit: Annotated[float, About.FAILURES] = 1800.0
+    time_limit: Annotated[float, About.FAILURES, Meaning.FREE] = 1800.0
     """Seconds that the decoding of one video may take before it is ended and listed as failed."""
-    shard: Annotated[str, About.MACHINE] = "0/1"
+    shard: Annotated[str, About.MACHINE, Meaning.FREE] = "0/1"
     """Which of the N processes or machines that share the work in one cache this is: I/N, counting from 0. Leave it out under torchrun,
     whose processes share the work."""
-    process_timeout: Annotated[float, About.MACHINE] = 60.0
+    process_timeout: Annotated[float, About.MACHINE, Meaning.FREE] = 60.0
     """Under torchrun: seconds without a sign of life after which another process counts as lost."""
-    workers: Annotated[int | None, About.MACHINE] = None
+    workers: Annotated[int | None, About.MACHINE, Meaning.FREE] = None
     """Videos decoded side by side. Default: one per processor core, of which the processes on a machine have equal shares."""
     decoder: Annotated[Literal["ffmpeg", "pyav"], About.MACHINE] = "ffmpeg"
     """What decodes: ffmpeg, or PyAV (pip install -r requirements-pyav.txt) where a video is plain and ffmpeg where not. The frames are the
@@ -91,11 +92,11 @@ class ExtractOptions:
     decode_device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
     """Where ffmpeg decodes. CUDA must be asked for and is part of the features' identity, because how far its pixels differ has not
     been measured; until it is, auto is the CPU, or what an existing cache was made with."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, Meaning.FREE] = "auto"
     """Where CLIP runs; auto takes CUDA where there is one."""
-    seed: Annotated[int, About.MODEL] = 0
+    seed: Annotated[int, About.MODEL, Meaning.FREE] = 0
     """Seed of the weights for `--pretrained random`."""
-    quiet: Annotated[bool, About.OUTPUT] = False
+    quiet: Annotated[bool, About.OUTPUT, Meaning.FREE] = False
     """No progress."""
-    json: Annotated[bool, About.OUTPUT] = False
+    json: Annotated[bool, About.OUTPUT, Meaning.FREE] = False
     """The result as one JSON line on standard output."""

@@ -33,7 +33,7 @@ COMMANDS = {
     "extract": "extract.options.ExtractOptions",
     "extract.encoders": "extract.encoders.EncodersOptions",
     "train_head": "train_head.options.TrainOptions",
-    "train_head.sweep": "train_head.sweep.SweepOptions",
+    "train_head.sweep": "train_head.sweep.options.SweepOptions",
     "evaluate": "evaluate.options.EvaluateOptions",
     "evaluate.compare": "evaluate.compare.CompareOptions",
     "search": "search.options.SearchOptions",

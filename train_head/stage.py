@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from data.base.processes import ProcessGroup
 from data.base.provenance import plain, provenance, write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
+from data.cli.meaning import Meaning, options_with, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.datasets import preset_named
 from data.metrics import Metrics
@@ -34,15 +36,8 @@ from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint, loa
 from train_head.training.tensorboard_log import BOARD_FOLDER, Board, require_tensorboard
 from train_head.training.trainer import Trainer, fitting_batch
 
-FREE_TO_CHANGE = {
-    *("cache", "out", "resume", "checkpoint_steps", "memory_budget", "tensorboard", "quiet", "json"),
-    *("process_timeout", "model", "pretrained", "grad_checkpointing"),
-}
-"""Options that do not decide the result of a run; the cache is told by its digest, and so is CLIP."""
 GO_ON = "run the same command again with --resume, with as many processes"
 """What to do where a process is lost: the order of captions of a checkpoint is shared by a given number."""
-ONLY_FINETUNE = ("clip_lr", "freeze_layers", "grad_checkpointing", "model", "pretrained")
-"""Options that say how CLIP is trained, and go with --finetune alone."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +313,13 @@ def provenance_options(options: TrainOptions) -> dict[str, Any]:
     return {key: plain(value) for key, value in asdict(options).items()}
 
 
+def deciding(options: TrainOptions, *, leave_out: Sequence[Meaning] = ()) -> dict[str, Any]:
+    """The options that decide the result, as plain values; the cache and CLIP are told by their digests. Those that are marked with one of
+    `leave_out` are left out too."""
+    names = options_without(type(options), Meaning.FREE, *leave_out)
+    return {name: plain(getattr(options, name)) for name in names}
+
+
 def _read_finished(out: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
@@ -328,7 +330,7 @@ def _read_finished(out: Path) -> dict[str, Any]:
 
 def _facts(options: TrainOptions, loaded: Loaded) -> dict[str, Any]:
     """What must be the same in all processes."""
-    decisive = {f"--{name.replace('_', '-')}": value for name, value in provenance_options(options).items() if name not in FREE_TO_CHANGE}
+    decisive = {f"--{name.replace('_', '-')}": value for name, value in deciding(options).items()}
     return decisive | {"the cache": loaded.cache.fingerprint([*loaded.train.videos.ids, *loaded.select.videos.ids])}
 
 
@@ -336,8 +338,8 @@ def _check_same(options: TrainOptions, before: dict[str, Any], out: Path) -> Non
     """Raises UserError, naming them, where options that decide the result are not those of the run in OUT."""
     differing = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
-        for name, value in provenance_options(options).items()
-        if name not in FREE_TO_CHANGE and before.get(name) != value
+        for name, value in deciding(options).items()
+        if before.get(name) != value
     ]
     if differing:
         raise UserError(f"--resume: the run in {out} was started with other options ({'; '.join(differing)}): use them, or another --out")
@@ -384,7 +386,8 @@ def check_options(options: TrainOptions) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be a number of at least 0")
     check_seed(options.seed)
     defaults = TrainOptions(options.cache, options.out)
-    unread = [f"--{name.replace('_', '-')}" for name in ONLY_FINETUNE if getattr(options, name) != getattr(defaults, name)]
+    finetuning = options_with(TrainOptions, Meaning.FINETUNING)
+    unread = [f"--{name.replace('_', '-')}" for name in finetuning if getattr(options, name) != getattr(defaults, name)]
     if unread and not options.finetune:
         verb, those = ("go", "them") if len(unread) > 1 else ("goes", "it")
         raise UserError(f"{' and '.join(unread)} {verb} with --finetune: add --finetune, or leave {those} out")

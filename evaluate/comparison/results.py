@@ -14,11 +14,12 @@ import numpy as np
 
 from data.base.errors import UserError
 from data.base.quoting import path_text
+from data.cli.meaning import Meaning, options_with
 from data.metrics import DIRECTIONS
 from evaluate.comparison.table import COLUMNS
 from evaluate.ranks import RankTables
+from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, RUN_FILE
-from train_head.stage import FREE_TO_CHANGE
 
 SAME = ("preset", "split", "queries", "gallery", "counts", "ties")
 """What results must share to be compared."""
@@ -62,7 +63,8 @@ class Result:
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the figures, but the seed of the training."""
-        decisive = {name: value for name, value in self.training.items() if name not in FREE_TO_CHANGE | {"seed", "device"}}
+        ignored = options_with(TrainOptions, Meaning.FREE, Meaning.REPEAT)
+        decisive = {name: value for name, value in self.training.items() if name not in ignored}
         evaluation = {f"evaluation {name}": self.metrics["provenance"]["options"][name] for name in ("split", "products")}
         run = {} if self.training else {"run": self.metrics["run"]}
         return {**decisive, **evaluation, **run, **{name: self.metrics[name] for name in ("preset", "ties", "cache_digest", "max_frames")}}

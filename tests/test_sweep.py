@@ -2,14 +2,15 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pytest
@@ -19,14 +20,15 @@ import train_head
 from benchmarks.ablations import AblationOptions
 from benchmarks.ablations import main as ablations
 from data.base.errors import UserError
-from data.cli.command_line import parse
-from data.cli.options_file import OPTIONS_FILE
+from data.cli.command_line import About, parse
+from data.cli.meaning import Meaning, NoneAs
+from data.cli.options_file import OPTIONS_FILE, read_options
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head.stage import fit
-from train_head.sweep import SweepOptions, expand
+from train_head.sweep import SweepOptions, expand, sweep_options
 from train_head.sweep import main as sweep
 
 
@@ -209,6 +211,79 @@ def test_a_wrong_grid_is_refused(options: Any, change: dict[str, object], messag
     with pytest.raises(UserError, match=message):
         sweep(replace(options, **change))
     assert not (options.out / "runs.csv").exists()
+
+
+@dataclass(frozen=True)
+class OneMore(TrainOptions):
+    """The options of training with a hyper-parameter that is new."""
+
+    warmth: Annotated[float, About.OPTIMIZER, Meaning.VARIED] = 0.5
+    """How warm it is."""
+
+
+def test_a_new_hyper_parameter_is_one_field(options: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is an option of the sweep and a column of its CSV, tells runs apart, and decides the result of a resumed one."""
+    swept = sweep_options(OneMore)
+    with pytest.raises(SystemExit):
+        parse(swept, "a sweep", args=["--help"])
+    assert re.search(r"--warmth FLOAT,\.\.\. +.? *How warm it is\. \(default: 0\.5\)", capsys.readouterr().out)
+    given = [f"--cache={options.cache}", f"--out={options.out}", "--warmth=0.5,2", "--seeds=1", "--head=mean", "--temporal=none"]
+    given += ["--epochs=1", "--batch-size=32", "--device=cpu", "--quiet"]
+    chosen = parse(swept, "a sweep", args=[*given, "--processes=1"])
+    table = pd.read_csv(sweep(chosen))
+    assert table["warmth"].tolist() == [0.5, 2.0]
+    assert table["run"].is_unique
+    assert len(pd.read_csv(sweep(replace(chosen, warmth="2,0.5,3")))) == 3
+    run = chosen.out / str(table["run"].iloc[1])
+    same = OneMore(**read_options(run / OPTIONS_FILE, OneMore, "train_head"))
+    assert (same.warmth, same.head) == (2.0, "mean")
+    again = replace(same, resume=True, checkpoint_steps=7)
+    assert train_head.main(again) == run
+    with pytest.raises(UserError, match=r"was started with other options \(--warmth was 2\.0 and is 0\.5\)"):
+        train_head.main(replace(again, warmth=0.5))
+
+
+@dataclass(frozen=True)
+class EveryKind(TrainOptions):
+    """Options of all types that a sweep can vary."""
+
+    rate: Annotated[float | None, About.LOSS, Meaning.VARIED] = None
+    limit: Annotated[int | Literal["all"] | None, About.INPUT, Meaning.VARIED, NoneAs("cached")] = "all"
+    form: Annotated[Literal["a", "b"], About.HEAD, Meaning.VARIED] = "b"
+    switch: Annotated[bool, About.LOSS, Meaning.VARIED] = True
+    word: Annotated[str | None, Meaning.VARIED] = None
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "values"),
+    [
+        ("rate", "none,0,1e-3", [None, 0.0, 0.001]),
+        ("limit", "all,3,cached", ["all", 3, None]),
+        ("form", "b,a,b", ["b", "a"]),
+        ("switch", "yes,no", [True, False]),
+        ("word", "none,all", [None, "all"]),
+    ],
+)
+def test_values_of_a_sweep_have_the_types_of_the_option(options: Any, name: str, given: str, values: list[object]) -> None:
+    base = sweep_options(EveryKind)(options.cache, options.out, seeds=1)
+    found = [getattr(run, name) for run in expand(replace(base, **{name: given}))]
+    assert [(type(value), value) for value in found] == [(type(value), value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "takes"),
+    [("rate", "x", "none, numbers"), ("limit", "none", "cached, all, numbers"), ("form", "c", "a, b"), ("switch", "True", "no, yes")],
+)
+def test_a_value_of_another_type_is_refused_with_those_that_fit(options: Any, name: str, given: str, takes: str) -> None:
+    base = sweep_options(EveryKind)(options.cache, options.out)
+    with pytest.raises(UserError) as refused:
+        expand(replace(base, **{name: given}))
+    assert str(refused.value) == f"--{name} {given}: {given!r} is none of its values ({takes}), with commas between them"
+
+
+@pytest.mark.parametrize("kind", [TrainOptions, EveryKind])
+def test_a_sweep_of_nothing_is_a_run_at_its_defaults(options: Any, kind: type[TrainOptions]) -> None:
+    assert expand(sweep_options(kind)(options.cache, options.out, seeds=1)) == [kind(options.cache, options.out, quiet=True)]
 
 
 def made_up_runs(folder: Path) -> Path:

@@ -102,9 +102,9 @@ def sweep_options(of: type[TrainOptions]) -> type[Any]:
     members: list[Any] = []
     for name in options_with(of, Meaning.VARIED):
         kind = _Kind.of(of, name)
-        shown = tyro.conf.arg(help=texts[name], metavar=f"{kind.shown()},...")
-        box = next(mark for mark in marks(of, name) if isinstance(mark, About))
-        members.append((name, Annotated[str, box, shown], dataclasses.field(default=kind.written(_default(of, name)))))
+        box = [mark for mark in marks(of, name) if isinstance(mark, About)]
+        shown = tyro.conf.arg(help=texts.get(name, ""), metavar=f"{kind.shown()},...")
+        members.append((name, Annotated[str, *box, shown], dataclasses.field(default=kind.written(_default(of, name)))))
     return dataclasses.make_dataclass("SweepOptions", members, bases=(Sweep,), namespace={"of": of, "__doc__": Sweep.__doc__}, frozen=True)
 
 

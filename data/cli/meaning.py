@@ -19,6 +19,8 @@ class Meaning(Enum):
     """Decides the numbers of one run, but not what is measured: results that differ in it alone share a row of a table."""
     FINETUNING = "fine-tuning"
     """Says whether and how CLIP is trained too. Goes with --finetune alone, and not with sweeps."""
+    RECIPE = "recipe"
+    """Part of a data set's recipe. Where it is not given, the preset decides it for a cache that has not served that preset."""
     VARIED = "varied"
     """A sweep takes several values of it, with commas between them."""
 
@@ -30,9 +32,11 @@ class NoneAs:
     text: str
 
 
-def marks(options_type: type[Any], name: str) -> tuple[Any, ...]:
-    """The marks of an option: what its annotation holds beside the type."""
-    return _marks(options_type)[name]
+@dataclasses.dataclass(frozen=True)
+class NewCache:
+    """What an option is for a new cache where it is not given; otherwise the existing cache decides it."""
+
+    value: str
 
 
 def options_with(options_type: type[Any], *any_of: Enum) -> tuple[str, ...]:
@@ -41,14 +45,15 @@ def options_with(options_type: type[Any], *any_of: Enum) -> tuple[str, ...]:
     >>> options_with(EvaluateOptions, Meaning.FREE)
     ('cache', 'run', 'out', 'memory_budget', 'index', ...)
     """
-    return tuple(name for name, found in _marks(options_type).items() if any(mark in found for mark in any_of))
+    return tuple(name for name, found in marks(options_type).items() if any(mark in found for mark in any_of))
 
 
 def options_without(options_type: type[Any], *none_of: Enum) -> tuple[str, ...]:
     """The options that have none of these marks, in the order of the fields."""
-    return tuple(name for name, found in _marks(options_type).items() if not any(mark in found for mark in none_of))
+    return tuple(name for name, found in marks(options_type).items() if not any(mark in found for mark in none_of))
 
 
-def _marks(options_type: type[Any]) -> dict[str, tuple[Any, ...]]:
+def marks(options_type: type[Any]) -> dict[str, tuple[Any, ...]]:
+    """The marks of every option: what its annotation holds beside the type."""
     hints = get_type_hints(options_type, include_extras=True)
     return {field.name: getattr(hints[field.name], "__metadata__", ()) for field in dataclasses.fields(options_type)}

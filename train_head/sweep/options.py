@@ -67,7 +67,7 @@ class _Kind:
         kinds = {hint} if get_origin(hint) is Literal else {*get_args(hint)} or {hint}
         choices: dict[str, Any] = {}
         if type(None) in kinds:
-            choices[next((mark.text for mark in marks(options_type, name) if isinstance(mark, NoneAs)), "none")] = None
+            choices[next((mark.text for mark in marks(options_type)[name] if isinstance(mark, NoneAs)), "none")] = None
         if bool in kinds:
             choices |= {"no": False, "yes": True}
         for kind in kinds:
@@ -102,7 +102,7 @@ def sweep_options(of: type[TrainOptions]) -> type[Any]:
     members: list[Any] = []
     for name in options_with(of, Meaning.VARIED):
         kind = _Kind.of(of, name)
-        box = [mark for mark in marks(of, name) if isinstance(mark, About)]
+        box = [mark for mark in marks(of)[name] if isinstance(mark, About)]
         shown = tyro.conf.arg(help=texts.get(name, ""), metavar=f"{kind.shown()},...")
         members.append((name, Annotated[str, *box, shown], dataclasses.field(default=kind.written(_default(of, name)))))
     return dataclasses.make_dataclass("SweepOptions", members, bases=(Sweep,), namespace={"of": of, "__doc__": Sweep.__doc__}, frozen=True)

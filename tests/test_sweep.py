@@ -21,7 +21,7 @@ from benchmarks.ablations import AblationOptions
 from benchmarks.ablations import main as ablations
 from data.base.errors import UserError
 from data.cli.command_line import About, parse
-from data.cli.meaning import Meaning, NoneAs
+from data.cli.meaning import AtLeast, Meaning, NoneAs
 from data.cli.options_file import OPTIONS_FILE, read_options
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
@@ -217,12 +217,12 @@ def test_a_wrong_grid_is_refused(options: Any, change: dict[str, object], messag
 class OneMore(TrainOptions):
     """The options of training with a hyper-parameter that is new."""
 
-    warmth: Annotated[float, About.OPTIMIZER, Meaning.VARIED] = 0.5
+    warmth: Annotated[float, About.OPTIMIZER, Meaning.VARIED, AtLeast(0)] = 0.5
     """How warm it is."""
 
 
 def test_a_new_hyper_parameter_is_one_field(options: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is an option of the sweep and a column of its CSV, tells runs apart, and decides the result of a resumed one."""
+    """It is an option of the sweep and a column of its CSV, has its bound, tells runs apart, and decides the result of a resumed one."""
     swept = sweep_options(OneMore)
     with pytest.raises(SystemExit):
         parse(swept, "a sweep", args=["--help"])
@@ -234,6 +234,8 @@ def test_a_new_hyper_parameter_is_one_field(options: Any, capsys: pytest.Capture
     assert table["warmth"].tolist() == [0.5, 2.0]
     assert table["run"].is_unique
     assert len(pd.read_csv(sweep(replace(chosen, warmth="2,0.5,3")))) == 3
+    with pytest.raises(UserError, match=r"--warmth -1\.0 must be a number of at least 0"):
+        sweep(replace(chosen, warmth="3,-1"))
     run = chosen.out / str(table["run"].iloc[1])
     same = OneMore(**read_options(run / OPTIONS_FILE, OneMore, "train_head"))
     assert (same.warmth, same.head) == (2.0, "mean")

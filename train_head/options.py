@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
-from data.cli.meaning import Meaning, NoneAs
+from data.cli.meaning import AtLeast, Meaning, NoneAs
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class TrainOptions:
     """Folder for the run; must be empty, or hold the run that --resume goes on with."""
     resume: Annotated[bool, About.OUTPUT, Meaning.FREE] = False
     """Go on with the unfinished run in OUT, on a CPU to the same bits as if it had never stopped; start where there is none."""
-    checkpoint_steps: Annotated[int, About.OUTPUT, Meaning.FREE] = 200
+    checkpoint_steps: Annotated[int, About.OUTPUT, Meaning.FREE, AtLeast(1)] = 200
     """Steps between checkpoints, of which there is also one after every epoch."""
     preset: Annotated[str | None, About.INPUT] = None
     """Split protocol, where the cache serves several."""
@@ -36,7 +36,7 @@ class TrainOptions:
     """Temporal encoder over the frames."""
     temporal_init: Annotated[Literal["clip", "random"], About.HEAD, Meaning.VARIED] = "clip"
     """Where the temporal encoder starts: CLIP's text blocks, or random."""
-    csc_weight: Annotated[float, About.LOSS, Meaning.VARIED] = 0.5
+    csc_weight: Annotated[float, About.LOSS, Meaning.VARIED, AtLeast(0)] = 0.5
     """Weight of the CSC loss; heads with a single score have none."""
     csc_data: Annotated[Literal["both", "positive", "negative"], About.LOSS, Meaning.VARIED] = "both"
     """Pairs through which the CSC gradient flows."""
@@ -44,18 +44,18 @@ class TrainOptions:
     """Leave other captions of the same video out of both losses; without it they count as captions of another, as in the field."""
     max_frames: Annotated[int | None, About.INPUT, Meaning.VARIED, NoneAs("all")] = None
     """Frames used of each video, chosen evenly. Default: all that are cached."""
-    epochs: Annotated[int, About.OPTIMIZER, Meaning.VARIED] = 5
+    epochs: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(1)] = 5
     """Passes over the training captions."""
-    batch_size: Annotated[int, About.OPTIMIZER, Meaning.VARIED] = 128
+    batch_size: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(2)] = 128
     """Captions (and their videos) per step, of all processes together. With fewer training videos, as many as fit are taken."""
-    lr: Annotated[float, About.OPTIMIZER, Meaning.VARIED] = 1e-4
+    lr: Annotated[float, About.OPTIMIZER, Meaning.VARIED, AtLeast(0)] = 1e-4
     """Largest learning rate, after 10% linear warm-up; then a cosine to zero."""
-    weight_decay: Annotated[float, About.OPTIMIZER] = 0.2
+    weight_decay: Annotated[float, About.OPTIMIZER, AtLeast(0)] = 0.2
     """Decoupled weight decay of matrices; biases, norms and the logit scale have none."""
     finetune: Annotated[bool, About.FINETUNING, Meaning.FINETUNING] = False
     """Train CLIP too, on the pictures that extract --store-pixels keeps in the cache. The new CLIP is left in OUT/clip: extract with it
     before evaluating."""
-    clip_lr: Annotated[float, About.FINETUNING, Meaning.FINETUNING] = 1e-7
+    clip_lr: Annotated[float, About.FINETUNING, Meaning.FINETUNING, AtLeast(0)] = 1e-7
     """With --finetune: largest learning rate of CLIP, after the same warm-up."""
     freeze_layers: Annotated[int, About.FINETUNING, Meaning.FINETUNING] = 0
     """With --finetune: this many blocks of each tower of CLIP, from the input on, stay as they are, and the embeddings below them. 0: only

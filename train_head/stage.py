@@ -21,7 +21,7 @@ from data.base.processes import ProcessGroup
 from data.base.provenance import plain, provenance, write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
-from data.cli.meaning import Meaning, options_with, options_without
+from data.cli.meaning import AtLeast, Meaning, marks, options_with, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.datasets import preset_named
 from data.metrics import Metrics
@@ -378,15 +378,15 @@ def check_options(options: TrainOptions) -> None:
     if options.scores != ALL_SCORES and len(offered) == 1:
         raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
     chosen_scores(options.scores, offered)
-    for name, least in {"batch_size": 2, "epochs": 1, "checkpoint_steps": 1}.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least {least}")
-    for name in ("lr", "clip_lr", "weight_decay", "csc_weight"):
-        if not 0 <= getattr(options, name) < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be a number of at least 0")
+    for name, found in marks(type(options)).items():
+        value = getattr(options, name)
+        for least in (mark.value for mark in found if isinstance(mark, AtLeast)):
+            if not least <= value < math.inf:
+                number = "a number of " if isinstance(value, float) else ""
+                raise UserError(f"--{name.replace('_', '-')} {value} must be {number}at least {least}")
     check_seed(options.seed)
-    defaults = TrainOptions(options.cache, options.out)
-    finetuning = options_with(TrainOptions, Meaning.FINETUNING)
+    defaults = type(options)(options.cache, options.out)
+    finetuning = options_with(type(options), Meaning.FINETUNING)
     unread = [f"--{name.replace('_', '-')}" for name in finetuning if getattr(options, name) != getattr(defaults, name)]
     if unread and not options.finetune:
         verb, those = ("go", "them") if len(unread) > 1 else ("goes", "it")

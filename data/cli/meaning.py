@@ -39,6 +39,19 @@ class NewCache:
     value: str
 
 
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """The smallest value that an option takes."""
+
+    value: int
+
+
+def marks(options_type: type[Any]) -> dict[str, tuple[Any, ...]]:
+    """The marks of every option: what its annotation holds beside the type."""
+    hints = get_type_hints(options_type, include_extras=True)
+    return {field.name: getattr(hints[field.name], "__metadata__", ()) for field in dataclasses.fields(options_type)}
+
+
 def options_with(options_type: type[Any], *any_of: Enum) -> tuple[str, ...]:
     """The options that have one of these marks, in the order of the fields.
 
@@ -51,9 +64,3 @@ def options_with(options_type: type[Any], *any_of: Enum) -> tuple[str, ...]:
 def options_without(options_type: type[Any], *none_of: Enum) -> tuple[str, ...]:
     """The options that have none of these marks, in the order of the fields."""
     return tuple(name for name, found in marks(options_type).items() if not any(mark in found for mark in none_of))
-
-
-def marks(options_type: type[Any]) -> dict[str, tuple[Any, ...]]:
-    """The marks of every option: what its annotation holds beside the type."""
-    hints = get_type_hints(options_type, include_extras=True)
-    return {field.name: getattr(hints[field.name], "__metadata__", ()) for field in dataclasses.fields(options_type)}

@@ -127,7 +127,7 @@ def _provenance(result: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]
                 ("CLIP weights digest", result["weights"]),
             ],
         ),
-        ("Versions", list(made["versions"].items())),
+        ("Versions", [(name, found or "not installed") for name, found in made["versions"].items()]),
     ]
     stages = (("Options of evaluate", made), ("Options of train_head", result["trained"]), ("Options of extract", result["extracted"]))
     return [*lists, *((title, _options(stage)) for title, stage in stages if stage)]

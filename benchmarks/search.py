@@ -23,6 +23,7 @@ from data.base.progress import Progress
 from data.base.provenance import provenance, write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache, VideoEntry
+from data.cache.extraction import Extraction
 from data.cli.command import run_command
 from extract.encode.clip import Clip, load_clip
 from search.options import RetrievalOptions
@@ -62,8 +63,7 @@ def make_cache(path: Path, clip: Clip, videos: int, frames: int) -> FeatureCache
     """A cache of so many videos of random features, with norms near those of CLIP's."""
     settings = {"weights": clip.digest, "architecture": clip.architecture, "dimension": clip.dimension, **clip.image_settings()}
     settings |= {"fps": 1.0, "max_frames": frames, "max_words": MAX_WORDS, "precision": "fp32", "dtype": "float16"}
-    made_by = {"options": {"model": MODEL, "pretrained": PRETRAINED, "seed": 0, "videos": ""}}
-    cache = FeatureCache.create(path, settings, clip.parts(), made_by)
+    cache = FeatureCache.create(path, settings, clip.parts(), {}, extraction=Extraction(MODEL, PRETRAINED))
     random = np.random.default_rng(0)
     seconds_F = np.arange(frames, dtype=np.float64)
     with Progress("writing", videos, "videos") as progress:

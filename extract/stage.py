@@ -20,6 +20,7 @@ from data.base.provenance import plain, provenance
 from data.base.quoting import visible
 from data.base.writable import require_writable_folder
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
+from data.cache.extraction import Extraction
 from data.cache.listings import Listings
 from data.cache.tables import options_file
 from data.cli.meaning import Meaning, options_without
@@ -271,7 +272,8 @@ def _open_cache(
     def damaged(path: Path) -> None:
         print(f"{path} is damaged: what it held is extracted again", file=sys.stderr)
 
-    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged, processes.meet)
+    made_by = Extraction(options.model, options.pretrained, options.seed, str(options.videos))
+    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged, processes.meet, made_by)
 
 
 def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:

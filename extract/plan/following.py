@@ -1,6 +1,5 @@
 """Options that are not given: an existing cache says them, else the preset, else a default."""
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -8,6 +7,7 @@ from typing import Any
 
 from data.base.sealed import is_sound
 from data.cache import CLIP_FILE
+from data.cache.extraction import read_extraction
 from data.cache.hdf5 import open_file
 from data.cache.sources import Source, source_of
 from data.cli.meaning import Meaning, NewCache, marks, options_with
@@ -68,5 +68,5 @@ def _model_of(options: ExtractOptions) -> dict[str, Any]:
     if not file.is_file() or not is_sound(file):
         return {}
     with open_file(file) as opened:
-        made: dict[str, Any] = json.loads(opened.attrs["provenance"])["options"]
-    return {name: made[name] for name in ("model", "pretrained", "seed")}
+        made = read_extraction(opened.attrs, file)
+    return {} if made.model is None else {"model": made.model, "pretrained": made.pretrained, "seed": made.seed}

@@ -32,7 +32,7 @@ from search.cut import cut_figures
 from search.index.candidates import require_index
 from train_head.compiling import compiling_said
 from train_head.heads import Head
-from train_head.run import METRICS_FILE, check_fits, load_head, trained_on
+from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, trained_on
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
@@ -62,6 +62,7 @@ class Loaded:
     head: Head
     record: dict[str, Any]
     """What run.json says of the head."""
+    trained_with: RunOptions
     split: Split
     max_frames: int | None
     memory_left: int
@@ -145,10 +146,12 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "processes": processes.count,
         "protocol": _protocol(split),
         "max_frames": loaded.max_frames,
+        "products": options.products,
         "seconds": round(time.perf_counter() - start, 2),
         "cache_digest": loaded.cache.digest,
         "weights": loaded.cache.weights,
         "extracted": loaded.cache.provenance,
+        TRAINED_WITH: loaded.trained_with.recorded(),
         "trained": loaded.record.get("provenance"),
         "provenance": provenance(options),
     }
@@ -193,8 +196,8 @@ def load(options: EvaluateOptions) -> Loaded:
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
     head, record = load_head(options.run, cache, device)
-    trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
-    max_frames = trained_frames if options.max_frames is None else options.max_frames
+    trained_with = RunOptions.read(record, options.run)
+    max_frames = trained_with.max_frames if options.max_frames is None else options.max_frames
     budget = budget_bytes(options.memory_budget) // on_this_machine()
     features_budget = max(0, budget - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
     split = load_split(
@@ -204,7 +207,7 @@ def load(options: EvaluateOptions) -> Loaded:
     head.products = torch.bfloat16 if options.products == "bf16" else None
     candidates = [] if options.candidates is None else parse_candidates(options.candidates, len(split.videos.ids))
     left = features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames))
-    return Loaded(cache, head, record, split, max_frames, max(0, left), candidates)
+    return Loaded(cache, head, record, trained_with, split, max_frames, max(0, left), candidates)
 
 
 def _cost_row(cost: Cost, head: Head, split: Split) -> dict[str, Any]:

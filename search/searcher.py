@@ -25,7 +25,7 @@ from search.options import RetrievalOptions
 from search.queries import QueryEncoder
 from search.shortlist import Candidates, IndexedGallery, WholeGallery
 from train_head.heads import TextBatch
-from train_head.run import load_head
+from train_head.run import RunOptions, load_head
 
 QUERIES_AT_ONCE = 16
 """So many queries go over the gallery together: its features are then fetched from memory once for all of them."""
@@ -80,8 +80,7 @@ class Searcher:
         self.cache = FeatureCache(options.cache)
         self.head, record = load_head(options.run, self.cache, self._device)
         self.head.few_texts = True
-        trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
-        self._max_frames: int | None = trained_frames if options.max_frames is None else options.max_frames
+        self._max_frames = RunOptions.read(record, options.run).max_frames if options.max_frames is None else options.max_frames
         self._encoder = self._load_encoder() if queries else None
         budget = budget_bytes(options.memory_budget)
         self.files = _files(options, self.cache)

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+import evaluate
+import train_head
 from data.base.errors import UserError
 from data.base.provenance import provenance
 from data.base.sealed import write_sealed
@@ -24,12 +26,16 @@ from data.cache.extraction import Extraction
 from data.cache.hdf5 import Group, in_memory
 from data.datasets import preset_named
 from data.merge import MergeOptions, merge
+from evaluate import EvaluateOptions
+from evaluate.comparison.results import Result
 from extract import ExtractOptions
 from extract.encode.reload import reload_clip
 from extract.plan.following import filled_in
 from search.queries import QueryEncoder
 from search.serve import ServeOptions, _folder
 from tests.conftest import DEMO_CLIP, ROOT
+from train_head import TrainOptions
+from train_head.run import RunOptions, load_head
 
 OLD = ROOT / "tests" / "format3" / "cache"
 SETTINGS = {"weights": "w" * 64, "dimension": 8, "max_words": 16, "dtype": "float16"}
@@ -172,6 +178,8 @@ def test_a_later_version_is_refused_in_one_line(cache_path: Path, tmp_path: Path
     copy = with_attributes(Path(shutil.copytree(cache_path, tmp_path / "cache")), lambda attrs: attrs.__setitem__("extraction", later))
     with pytest.raises(UserError, match=r"cache.clip.h5 has version 2, and this program reads up to 1: use the program that wrote it"):
         FeatureCache(copy)
+    with pytest.raises(UserError, match=r"the options recorded in run has version 2"):
+        RunOptions.read({"trained_with": {"version": 2}}, "run")
 
 
 def test_a_cache_that_does_not_say_its_clip_or_videos_is_searched_by_what_is_named(
@@ -199,3 +207,56 @@ def test_search_and_fine_tuning_refuse_a_clip_of_other_pictures(cache: FeatureCa
     smaller = FeatureCache.create(tmp_path / "cache", settings, cache.clip_parts(), {}, extraction=cache.extraction)
     with pytest.raises(UserError, match=r"takes other pictures than .* \(image_size is \[64, 64\] and was \[32, 32\]\)"):
         reload_clip(smaller, CPU)
+
+
+@pytest.fixture(scope="module")
+def run(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return train_head.main(
+        TrainOptions(cache_path, out, head="mean", temporal="none", max_frames=2, epochs=1, batch_size=32, device="cpu", quiet=True)
+    )
+
+
+def test_a_run_records_its_options_for_later_commands(run: Path, cache: FeatureCache) -> None:
+    record = json.loads((run / "run.json").read_text())
+    assert record["trained_with"]["version"] == 1
+    assert record["trained_with"]["options"] == record["provenance"]["options"]
+    assert RunOptions.read(load_head(str(run), cache, CPU)[1], run).max_frames == 2
+    assert RunOptions.read(load_head("zero-shot:mean", cache, CPU)[1], "zero-shot:mean").values == {}
+
+
+@pytest.mark.parametrize("kept", ["trained_with", "provenance"])
+def test_runs_are_evaluated_compared_and_resumed_by_the_value_and_older_ones_by_their_provenance(
+    run: Path, cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str
+) -> None:
+    """Without one of the two records at a time, of the run and then of its results."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    record = json.loads((copy / "run.json").read_text())
+    dropped = {"trained_with", "provenance"} - {kept}
+    (copy / "run.json").write_text(json.dumps({name: value for name, value in record.items() if name not in dropped}))
+    out = evaluate.main(EvaluateOptions(cache_path, str(copy), tmp_path / "out", report=False, device="cpu", quiet=True))
+    result = json.loads((out / "metrics.json").read_text())
+    assert result["max_frames"] == 2
+    assert result["trained_with"]["options"]["max_frames"] == 2
+    if kept == "provenance":
+        result = {name: value for name, value in result.items() if name not in ("trained_with", "products")}
+    else:
+        result |= {"trained": None, "provenance": {}}
+    (out / "metrics.json").write_text(json.dumps(result))
+    read = Result.read(out)
+    assert (read.training["head"], read.settings["max_frames"]) == ("mean", 2)
+    assert (read.settings["evaluation split"], read.settings["evaluation products"]) == ("test", "fp32")
+    again = TrainOptions(cache_path, copy, True, head="mean", temporal="none", max_frames=2, epochs=1, batch_size=32, device="cpu")
+    capsys.readouterr()
+    train_head.main(again)
+    assert "epoch 1 of 1" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--max-frames was 2 and is 3"):
+        train_head.main(replace(again, max_frames=3))
+
+
+def test_code_reads_no_options_out_of_provenance() -> None:
+    """But where older artefacts have them nowhere else."""
+    reads = re.compile(r"""provenance.*(\[|get\()["']options["']""")
+    rooms = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in ("tests", ".venv") and (path / "__init__.py").is_file()]
+    readers = [path.name for room in rooms for path in sorted(room.rglob("*.py")) if reads.search(path.read_text(encoding="utf-8"))]
+    assert sorted(readers) == ["extraction.py", "results.py", "run.py"]

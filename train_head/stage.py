@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from data.metrics import Metrics
 from train_head.compiling import compile_loops, compiling_said
 from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
-from train_head.run import LOG_FILE, RUN_FILE, check_fits, extract_with, max_frames, save_run
+from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, max_frames, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
 from train_head.temporal import make_temporal
@@ -76,7 +76,7 @@ def train(options: TrainOptions) -> Path:
         raise UserError("--precision bf16 is for CUDA: leave it out on the CPU")
     if (options.out / RUN_FILE).exists() and options.resume:
         record = _read_finished(options.out)
-        _check_same(options, record["provenance"]["options"], options.out)
+        _check_same(options, RunOptions.read(record, options.out / RUN_FILE).values, options.out)
         _report(options, record)
         return options.out
     _check_out(options)
@@ -231,6 +231,7 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
                     "processes": processes.count,
                     "batch_size": trainer.batch_size,
                     "steps_an_epoch": trainer.steps_an_epoch,
+                    TRAINED_WITH: RunOptions.of(options).recorded(),
                     "provenance": provenance(options),
                 }
                 best = {name: value.detach().clone() for name, value in trainer.weights().items()}
@@ -334,7 +335,7 @@ def _facts(options: TrainOptions, loaded: Loaded) -> dict[str, Any]:
     return decisive | {"the cache": loaded.cache.fingerprint([*loaded.train.videos.ids, *loaded.select.videos.ids])}
 
 
-def _check_same(options: TrainOptions, before: dict[str, Any], out: Path) -> None:
+def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> None:
     """Raises UserError, naming them, where options that decide the result are not those of the run in OUT."""
     differing = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"

@@ -31,7 +31,7 @@ from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, pa
 from search.cut import cut_figures
 from search.index.candidates import require_index
 from train_head.compiling import compiling_said
-from train_head.heads import Head
+from train_head.heads import Execution, Head
 from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, trained_on
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split, load_split
@@ -195,7 +195,8 @@ def load(options: EvaluateOptions) -> Loaded:
     """The run and the split as these options use them. Raises UserError where they do not fit."""
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
-    head, record = load_head(options.run, cache, device)
+    execution = Execution(products=torch.bfloat16 if options.products == "bf16" else None)
+    head, record = load_head(options.run, cache, device, execution)
     trained_with = RunOptions.read(record, options.run)
     max_frames = trained_with.max_frames if options.max_frames is None else options.max_frames
     budget = budget_bytes(options.memory_budget) // on_this_machine()
@@ -204,7 +205,6 @@ def load(options: EvaluateOptions) -> Loaded:
         cache, options.split, options.preset, features_budget, max_frames, options.allow_missing, options.name, head.most_words
     )
     check_fits(head, split)
-    head.products = torch.bfloat16 if options.products == "bf16" else None
     candidates = [] if options.candidates is None else parse_candidates(options.candidates, len(split.videos.ids))
     left = features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames))
     return Loaded(cache, head, record, trained_with, split, max_frames, max(0, left), candidates)

@@ -15,7 +15,7 @@ from data.base.provenance import plain, write_json
 from data.base.tensors import read_tensors, write_tensors
 from data.base.version import require_known
 from data.cache import ClipParts, FeatureCache
-from train_head.heads import HEADS, Head, HeadConfig, make_head
+from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConfig, make_head
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split
 from train_head.training.checkpoint import CHECKPOINT_FILE
@@ -81,7 +81,7 @@ def save_run(path: Path, head: Head, record: dict[str, Any], trained_on: Sequenc
     write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **record})
 
 
-def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head, dict[str, Any]]:
+def load_head(run: str, cache: FeatureCache, device: torch.device, execution: Execution = DEFAULT_EXECUTION) -> tuple[Head, dict[str, Any]]:
     """The head of a run folder, or an untrained one for `zero-shot:HEAD`, with the run's record.
 
     Raises UserError where there is no such run, it is damaged, or it was trained for other CLIP weights than made the cache.
@@ -92,7 +92,7 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
             raise _unusable_head(run, name)
         parts = cache.clip_parts()
         config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
-        return make_head(name, config).to(device), {"run": run}
+        return make_head(name, config, execution).to(device), {"run": run}
     record = _read_record(run)
     if record.get("finetuned_from") == cache.weights != record["weights"]:
         raise UserError(
@@ -104,7 +104,7 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
             f"than the cache {cache.path} holds ({cache.weights[:12]}..., D = {cache.dimension}): use the cache of the same CLIP"
         )
     settings = dict(record["head"])
-    head = make_head(settings.pop("head"), HeadConfig(**settings))
+    head = make_head(settings.pop("head"), HeadConfig(**settings), execution)
     try:
         head.load_state_dict(read_tensors(Path(run) / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:

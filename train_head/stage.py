@@ -26,7 +26,7 @@ from data.cli.options_file import OPTIONS_FILE, write_options
 from data.datasets import preset_named
 from data.metrics import Metrics
 from train_head.compiling import compile_loops, compiling_said
-from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
+from train_head.heads import ALL_SCORES, HEADS, Execution, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
 from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, max_frames, save_run
 from train_head.scoring.pairs import evaluate_pairs
@@ -173,8 +173,6 @@ def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: 
     head = build_head(options, loaded.cache).to(device)
     for split in (loaded.train, loaded.select):
         check_fits(head, split)
-    if options.precision == "bf16":
-        head.encoder_in_bf16, head.products = True, torch.bfloat16
     compile_loops(head, loaded.train)
     trainer = make_trainer(head, options, loaded, processes)
     identity = {
@@ -353,7 +351,7 @@ def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
 
 
 def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
-    """The head before its first step: matrices at the identity, the temporal encoder as asked for."""
+    """The head before its first step: matrices at the identity, the temporal encoder as asked for, and both in --precision."""
     parts = cache.clip_parts()
     temporal = None if options.temporal == "none" else make_temporal(cache.dimension, parts, options.temporal_init)
     config = HeadConfig(
@@ -365,7 +363,8 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         temporal=options.temporal,
         **({} if temporal is None else temporal.shape()),
     )
-    head = make_head(options.head, config)
+    lower = torch.bfloat16 if options.precision == "bf16" else None
+    head = make_head(options.head, config, Execution(products=lower, temporal=lower))
     if head.temporal is not None and temporal is not None:
         head.temporal.load_state_dict(temporal.state_dict())
     return head
@@ -375,7 +374,7 @@ def check_options(options: TrainOptions) -> None:
     """Raises UserError for options that fit no cache."""
     if options.head not in HEADS:
         raise UserError(f"--head {options.head} is unknown: choose one of {', '.join(HEADS)}")
-    offered = HEADS[options.head].NAMES
+    offered = HEADS[options.head].offered(options.head)
     if options.scores != ALL_SCORES and len(offered) == 1:
         raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
     chosen_scores(options.scores, offered)

@@ -23,7 +23,7 @@ from data.cache import FeatureCache
 from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head.losses import contrastive_loss, csc_loss
-from train_head.stage import Loaded, build_head, load
+from train_head.stage import TrainingData, build_head, load
 from train_head.training.checkpoint import CHECKPOINT_FILE
 from train_head.training.trainer import Trainer
 
@@ -110,7 +110,7 @@ def test_a_resume_with_other_options_or_another_cache_is_refused(
             train_head.main(again)
     with pytest.MonkeyPatch.context() as patch:
 
-        def reversed_captions(given: TrainOptions) -> Loaded:
+        def reversed_captions(given: TrainOptions) -> TrainingData:
             # As many as before, of other videos.
             loaded = load(given)
             return replace(loaded, train=replace(loaded.train, answers=loaded.train.answers[::-1].copy()))

@@ -46,7 +46,7 @@ from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.stage import Loaded, batches_line, build_head, check_options, deciding, fit, load
+from train_head.stage import TrainingData, batches_line, build_head, check_options, deciding, fit, load
 from train_head.sweep.options import Sweep, expand
 from train_head.training.trainer import fitting_batch
 from train_head.training.workers import in_processes
@@ -61,7 +61,7 @@ class _Shared:
     out: Path
     report_on: Literal["test", "val"]
     budget: int
-    loaded: Loaded
+    loaded: TrainingData
     report: Split
     device: torch.device
 

@@ -10,7 +10,6 @@ Shape suffixes: N entries (videos or texts), T rows of all entries together (fra
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -49,6 +48,7 @@ from data.cache.listings import Listings, listed_of
 from data.cache.merged import write_merged
 from data.cache.sources import Source
 from data.sampling import choose_frames, choose_words
+from data.span import WHOLE_FILE, Span
 
 if TYPE_CHECKING:  # writing a part needs no torch
     from data.cache.features import Ragged, TextFeatures, VideoFeatures
@@ -172,16 +172,15 @@ class FeatureCache:
         video_id: str,
         file_size: int,
         file_mtime_ns: int,
-        start: float = 0.0,
-        end: float = math.inf,
+        span: Span = WHOLE_FILE,
         digest: Callable[[], str] = lambda: "",
     ) -> bool:
-        """Whether a video is there as its file is now, and made from the part of it from `start` to `end` seconds.
+        """Whether a video is there as its file is now, and made from this part of it.
 
         `digest` gives that of the file, and is asked for where nothing but the time of its last change differs.
         """
         made = self._indices["videos"].sources.get(video_id)
-        if made is None or (made.file_size, made.start, made.end) != (file_size, start, end):
+        if made is None or (made.file_size, made.start, made.end) != (file_size, *span.bounds):
             return False
         return made.file_mtime_ns == file_mtime_ns or (made.file_digest != "" and made.file_digest == digest())
 

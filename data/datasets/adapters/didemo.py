@@ -11,6 +11,7 @@ from data.base.quoting import quote
 from data.datasets.files import check_caption, read_ids, read_json
 from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import PARAGRAPH, SPLITS, Count, Dataset, Preset, Row, assemble, rows_of
+from data.span import Span
 
 FILES = {split: f"{split}_list.txt" for split in SPLITS}
 EXPECTED = {"train": Count(8392, 8392), "val": Count(1065, 1065), "test": Count(1004, 1004)}
@@ -51,7 +52,7 @@ def read_didemo(preset: Preset, annotations: Path, videos: Path) -> Dataset:
     def sought(video_id: str) -> Sought:
         return Sought(names=(video_id, f"{video_id}.mp4"), stems=(_stem(video_id),))
 
-    return assemble(preset, rows, annotations, VideoFolder(videos), sought, ends=lambda _video_id: END, notes=tuple(notes))
+    return assemble(preset, rows, annotations, VideoFolder(videos), sought, spans=lambda _video_id: Span(end=END), notes=tuple(notes))
 
 
 def _stem(name: str) -> str:

@@ -25,7 +25,8 @@ import train_head
 from benchmarks.scoring import ROOT
 from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cli.command import run_command

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 import evaluate
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.cache.extraction import Extraction

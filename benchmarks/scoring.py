@@ -22,7 +22,8 @@ from torch import Tensor
 
 from benchmarks.published import published_all_pairs, published_block
 from data.base.errors import UserError
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
 from data.cli.command import run_command

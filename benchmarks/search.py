@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from data.base.progress import Progress
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache, VideoEntry
 from data.cache.extraction import Extraction

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from benchmarks.scoring import ROOT, caption_lengths
 from data.base.device import budget_bytes, find_device
 from data.base.processes import ProcessGroup
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.cli.command import run_command

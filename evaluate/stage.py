@@ -12,7 +12,8 @@ import torch
 from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError, check_seed
 from data.base.processes import ProcessGroup, on_this_machine
-from data.base.provenance import plain, provenance, write_json
+from data.base.provenance import plain, provenance
+from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cli.meaning import Meaning, options_without

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.base.errors import UserError
-from data.base.provenance import write_atomically
+from data.base.whole_files import write_atomically
 from data.cache.layout import FAILURES_FILE
 from data.span import WHOLE_FILE, Span
 

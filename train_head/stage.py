@@ -18,7 +18,8 @@ import torch
 from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError, check_seed
 from data.base.processes import ProcessGroup
-from data.base.provenance import plain, provenance, write_atomically
+from data.base.provenance import plain, provenance
+from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
 from data.cli.meaning import AtLeast, Meaning, marks, options_with, options_without

@@ -21,7 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
-from data.base.sealed import is_sound, sweep, write_sealed
+from data.base.sealed import is_sound, write_sealed
+from data.base.whole_files import sweep
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import Group, in_memory, open_file, write_arrays

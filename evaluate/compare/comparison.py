@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from data.base.errors import UserError, check_seed
-from data.base.provenance import write_atomically, write_json
 from data.base.quoting import path_text
+from data.base.whole_files import write_atomically, write_json
 from data.base.writable import require_writable_folder
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.metrics import DIRECTIONS

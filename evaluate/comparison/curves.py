@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
-from data.base.sealed import written_whole
+from data.base.whole_files import written_whole
 from data.cli.meaning import Meaning, options_without
 from data.metrics import DIRECTIONS, Ranks
 from evaluate.comparison.results import Group, differing_settings

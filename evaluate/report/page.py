@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from data.base.provenance import write_atomically
+from data.base.whole_files import write_atomically
 from data.cache import FeatureCache
 from data.metrics import DIRECTIONS, Ranks
 from evaluate.report import PLOTS_FOLDER, REPORT_FILE

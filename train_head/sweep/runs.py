@@ -32,8 +32,9 @@ from data.base.device import budget_bytes, find_device
 from data.base.errors import LostProcess, UserError
 from data.base.processes import ProcessGroup
 from data.base.progress import Progress, say
-from data.base.provenance import provenance, write_atomically
+from data.base.provenance import provenance
 from data.base.version import CHECKOUT
+from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
 from data.cache.mapped import map_texts, map_videos

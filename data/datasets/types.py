@@ -29,7 +29,7 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True)
 class Preset:
-    """A split protocol, the size of its splits, and how words and frames are chosen under it."""
+    """A split protocol, the size of its splits, and its recipe: how words and frames are chosen, and how heads are trained on it."""
 
     name: str
     files: Mapping[str, str]
@@ -43,6 +43,12 @@ class Preset:
     """Frames kept of each video, evenly from the first to the last, of those sampled."""
     fps: float = 1.0
     """Frames sampled a second."""
+    epochs: int = 5
+    """Passes over the training captions."""
+    batch_size: int = 128
+    """Captions per training step."""
+    lr: float = 1e-4
+    """Largest learning rate of the head."""
     seconds: str = "whole"
     """The part of each video that is looked at."""
     held_out: int = 0

@@ -22,6 +22,8 @@ PRESETS = (
         captions=PARAGRAPH,
         max_words=64,
         max_frames=64,
+        epochs=20,
+        batch_size=112,
         seconds="0 to ceil(duration)",
         held_out=500,
     ),

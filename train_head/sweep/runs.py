@@ -41,7 +41,7 @@ from data.cache.mapped import map_texts, map_videos
 from data.cli.command import INTERRUPTED, USER_ERROR
 from data.cli.meaning import Meaning, options_with
 from data.cli.options_file import OPTIONS_FILE, write_options
-from data.metrics import Metrics
+from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.compiling import compile_loops, compiling_said
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
@@ -267,9 +267,9 @@ def _clocks() -> tuple[float, float]:
 
 
 def _columns(split: str, metrics: Metrics) -> dict[str, float]:
-    short = {"text_to_video": "t2v", "video_to_text": "v2t"}
+    short = {TEXT_TO_VIDEO: "t2v", VIDEO_TO_TEXT: "v2t"}
     flat = {f"{split} {name} {key}": value for direction, name in short.items() for key, value in metrics[direction].items()}
-    return flat | {f"{split} RSum": metrics["RSum"]}
+    return flat | {f"{split} {RECALL_SUM}": metrics[RECALL_SUM]}
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

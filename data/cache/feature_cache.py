@@ -194,12 +194,6 @@ class FeatureCache:
         """The kinds of images that are there of a video's frames; none where the video is not there."""
         return self._indices["videos"].images.get(video_id, frozenset())
 
-    def is_partial(self, video_id: str) -> bool:
-        """Whether a video's file was cut short and gave only some of its frames."""
-        place = self._indices["videos"].places[video_id]
-        with open_file(place.part.path) as file:
-            return int(file[place.part.group]["frames_expected"][place.entry]) > 0
-
     def decoder(self, video_id: str) -> str:
         """What decoded a video: `cpu` or `cuda` (ffmpeg), or `pyav`."""
         place = self._indices["videos"].places[video_id]

@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 import evaluate
+from benchmarks.synthetic import random_features, seconds_of, write_cache
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
@@ -35,7 +35,6 @@ DIMENSION = 512
 MODEL = "ViT-B-32-quickgelu"
 WORDS = ("a", "man", "is", "riding", "the", "small", "red", "bicycle", "down", "an", "empty", "street", "while", "two", "dogs", "run")
 MAX_WORDS = 32
-ENTRIES_A_PART = 250
 
 
 @dataclass(frozen=True)
@@ -57,29 +56,25 @@ def make_cache(path: Path, videos: int, frames: int) -> FeatureCache:
     rng = np.random.default_rng(0)
     settings = {"weights": "0" * 64, "max_words": MAX_WORDS, "max_frames": frames, "dtype": "float16", "dimension": DIMENSION}
     clip = ClipParts({"positional_embedding": np.zeros((77, DIMENSION), dtype=np.float32)}, 100.0, 8, "QuickGELU")
-    cache = FeatureCache.create(path, settings, clip, {"options": {}, "commit": "none", "date": "none"}, extraction=Extraction(MODEL))
     tokenizer = load_tokenizer(MODEL, "tokens")
     ids = [f"video{i}" for i in range(videos)]
-    captions: list[str] = []
-    for first in range(0, videos, ENTRIES_A_PART):
-        entries, texts = [], []
-        for video_id in ids[first : first + ENTRIES_A_PART]:
-            frames_TD = _features(rng, frames)
-            pictures = [thumbnail_file(small(picture)) for picture in _pictures(rng, frames)]
-            entries.append(VideoEntry(video_id, frames_TD, np.arange(frames, dtype=np.float64), 1, 1, thumbnails=pictures))
-            captions.append(" ".join([*rng.choice(WORDS, rng.integers(5, 14)), f"{len(captions)}"]))
-            sentence_D = 0.25 * frames_TD[rng.integers(frames)] + _features(rng, 1)[0]
-            length = len(tokenizer.spell(captions[-1], MAX_WORDS))
-            texts.append(TextEntry(captions[-1], 0.25 * sentence_D + _features(rng, length), sentence_D))
-        cache.write_videos(entries)
-        cache.write_texts(texts)
+    frames_NTD = random_features(rng, videos, frames, DIMENSION)
+    captions = [" ".join([*rng.choice(WORDS, rng.integers(5, 14)), str(i)]) for i in range(videos)]
+
+    def video(i: int) -> VideoEntry:
+        pictures = [thumbnail_file(small(picture)) for picture in _pictures(rng, frames)]
+        return VideoEntry(ids[i], frames_NTD[i], seconds_of(frames), 1, 1, thumbnails=pictures)
+
+    def text(i: int) -> TextEntry:
+        sentence_D = 0.25 * frames_NTD[i, rng.integers(frames)] + random_features(rng, DIMENSION)
+        length = len(tokenizer.spell(captions[i], MAX_WORDS))
+        return TextEntry(captions[i], 0.25 * sentence_D + random_features(rng, length, DIMENSION), sentence_D)
+
+    cache = write_cache(
+        path, settings, clip, map(video, range(videos)), map(text, range(videos)), Extraction(MODEL), count=videos, quiet=True
+    )
     cache.write_table("table", pd.DataFrame({"video_id": ids, "caption": captions, "split": "test"}))
     return cache
-
-
-def _features(rng: np.random.Generator, rows: int) -> NDArray[np.float32]:
-    """Vectors of norm 10 or so, as CLIP's are."""
-    return rng.standard_normal((rows, DIMENSION), dtype=np.float32) * np.float32(10 * DIMENSION**-0.5)
 
 
 def _pictures(rng: np.random.Generator, frames: int) -> list[Image.Image]:

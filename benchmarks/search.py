@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.base.progress import Progress
+from benchmarks.synthetic import random_features, seconds_of, write_cache
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
@@ -29,13 +29,12 @@ from data.cli.command import run_command
 from extract.encode.clip import Clip, load_clip
 from search.options import RetrievalOptions
 from search.searcher import Searcher
-from train_head.heads import DEFAULT_EXECUTION, HeadConfig, make_head
+from train_head.heads import HeadConfig, make_head
 from train_head.run import save_run
 
 ROOT = Path(__file__).parent.parent
 MODEL, PRETRAINED = "ViT-B-32-quickgelu", "random"
 MAX_WORDS = 32
-VIDEOS_A_PART = 1000
 WORDS = ("man", "dog", "car", "tree", "ball", "red", "game", "street", "girl", "water", "song", "horse")
 """Words of one token each."""
 TOKENS = 12
@@ -64,20 +63,9 @@ def make_cache(path: Path, clip: Clip, videos: int, frames: int) -> FeatureCache
     """A cache of so many videos of random features, with norms near those of CLIP's."""
     settings = {"weights": clip.digest, "architecture": clip.architecture, "dimension": clip.dimension, **clip.image_settings()}
     settings |= {"fps": 1.0, "max_frames": frames, "max_words": MAX_WORDS, "precision": "fp32", "dtype": "float16"}
-    cache = FeatureCache.create(path, settings, clip.parts(), {}, extraction=Extraction(MODEL, PRETRAINED))
     random = np.random.default_rng(0)
-    seconds_F = np.arange(frames, dtype=np.float64)
-    with Progress("writing", videos, "videos") as progress:
-        for first in range(0, videos, VIDEOS_A_PART):
-            names = [f"video{i}" for i in range(first, min(first + VIDEOS_A_PART, videos))]
-            cache.write_videos(
-                [
-                    VideoEntry(name, random.standard_normal((frames, clip.dimension), np.float32) * np.float32(0.44), seconds_F, 1, 1)
-                    for name in names
-                ]
-            )
-            progress.update(len(names))
-    return cache
+    entries = (VideoEntry(f"video{i}", random_features(random, frames, clip.dimension), seconds_of(frames), 1, 1) for i in range(videos))
+    return write_cache(path, settings, clip.parts(), entries, extraction=Extraction(MODEL, PRETRAINED), count=videos)
 
 
 def make_run(path: Path, cache: FeatureCache) -> Path:
@@ -94,8 +82,7 @@ def measure(cache: Path, run: str, queries: int, threads: int) -> Row:
     """The figures of one head, in a process of its own."""
     torch.set_num_threads(threads)
     start, before = time.perf_counter(), _held_mib()
-    options = RetrievalOptions(cache=cache, run=run, device="cpu", quiet=True)
-    searcher = Searcher(options, queries=False)
+    searcher = Searcher(RetrievalOptions(cache=cache, run=run, device="cpu", quiet=True), queries=False)
     row = {"loading s": time.perf_counter() - start, "gallery MiB": _held_mib() - before}
     start = time.perf_counter()
     _ = searcher.encoder
@@ -104,20 +91,23 @@ def measure(cache: Path, run: str, queries: int, threads: int) -> Row:
     texts = [" ".join(random.choice(WORDS, TOKENS - 2)) for _ in range(queries)]
     assert set(searcher.encoder.encode(texts).words.length_N.tolist()) == {TOKENS}
 
-    next(searcher.search(texts[:1]))
-    # Before the second searcher takes as much again.
-    row["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    whole_tiles = Searcher(options, queries=False, execution=DEFAULT_EXECUTION)
+    def ask(few_texts: bool) -> Callable[[str], None]:
+        def run_query(text: str) -> None:
+            searcher.head.few_texts = few_texts
+            next(searcher.search([text]))
+
+        return run_query
+
     sides: dict[str, Callable[[str], object]] = {
-        "query": lambda text: next(searcher.search([text])),
-        "query on whole tiles": lambda text: next(whole_tiles.search([text])),
+        "query": ask(True),
+        "query on whole tiles": ask(False),
         "its encoding": lambda text: searcher.encoder.encode([text]),
     }
     for name, seconds in in_turn(sides, texts, time.perf_counter).items():
         row[f"{name} ms"] = 1000 * statistics.median(seconds)
         row[f"{name} ms, 95th percentile"] = 1000 * float(np.percentile(seconds, 95))
     row["whole tiles, times slower"] = row["query on whole tiles ms"] / row["query ms"]
-    searcher.gallery.threads = whole_tiles.gallery.threads = 1
+    searcher.gallery.threads = 1
     torch.set_num_threads(1)
     for name, seconds in in_turn(sides, texts[: max(3, queries // 3)], time.process_time).items():
         row[f"{name} processor ms, one thread"] = 1000 * statistics.median(seconds)
@@ -125,6 +115,7 @@ def measure(cache: Path, run: str, queries: int, threads: int) -> Row:
     # Of a length that was not asked for: random words of it are scored first.
     next(searcher.search([" ".join(WORDS[: TOKENS - 1])]))
     row["first query of a length, processor ms, one thread"] = 1000 * (time.process_time() - start)
+    row["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return row
 
 

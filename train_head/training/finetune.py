@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data.base.whole_files import write_json
 from data.base.tensors import write_tensors
 from data.base.whole_files import write_json
 from data.base.writable import make_folder

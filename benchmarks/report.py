@@ -6,9 +6,9 @@ The same evaluation runs without and with its report in turn, several times; the
 
 import json
 import statistics
-import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ import pandas as pd
 from PIL import Image, ImageFilter
 
 import evaluate
+from benchmarks.measure import seconds_in_turn
 from benchmarks.synthetic import random_features, seconds_of, write_cache
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
@@ -95,16 +96,15 @@ def main(options: ReportOptions) -> Path:
         shown = len(b"".join(cache.images("thumbnails", "video0"))) / options.frames
         results = Path(folder) / "results"
 
-        def seconds(report: bool) -> float:
-            start = time.perf_counter()
+        def run(report: bool) -> None:
             with redirect_stdout(StringIO()):
                 evaluate.main(EvaluateOptions(cache=cache.path, run="zero-shot:glccl", out=results, report=report, quiet=True))
-            return time.perf_counter() - start
 
-        seconds(report=True)  # compiles, and counts for neither
-        runs = [(seconds(report=False), seconds(report=True)) for _ in range(options.repeats)]
+        # The first run compiles, and counts for neither.
+        sides = {"without": partial(run, report=False), "with": partial(run, report=True)}
+        seconds = seconds_in_turn(sides, options.repeats, warm_up={"with"})
         size = (results / REPORT_FILE).stat().st_size
-    without, with_report = (statistics.median(side) for side in zip(*runs, strict=True))
+    without, with_report = (statistics.median(seconds[side]) for side in sides)
     figures = {
         "evaluation without report, s": without,
         "with report, s": with_report,

@@ -8,6 +8,7 @@ import pytest
 import benchmarks.report
 import benchmarks.training
 from benchmarks import synthetic
+from benchmarks.measure import seconds_in_turn
 from benchmarks.synthetic import random_features, seconds_of, write_cache
 from data.cache import ClipParts, TextEntry, VideoEntry
 
@@ -42,3 +43,17 @@ def test_benchmarks_make_caches_of_any_size(tmp_path: Path) -> None:
     ):
         assert len(made.names("videos")) == 3
         assert set(made.table()["caption"]) == set(made.names("texts"))
+
+
+def test_sides_run_in_turn_after_those_that_warm_up() -> None:
+    """A clock that counts its readings: each run reads it twice, and takes a second and what the run itself reads."""
+    ran: list[str] = []
+    ticks = iter(range(100))
+
+    def slow() -> None:
+        ran.append("slow")
+        next(ticks)
+
+    sides = {"fast": lambda: ran.append("fast"), "slow": slow}
+    assert seconds_in_turn(sides, 2, {"slow"}, lambda: next(ticks)) == {"fast": [1, 1], "slow": [2, 2]}
+    assert ran == ["slow", "fast", "slow", "fast", "slow"]

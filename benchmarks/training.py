@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from benchmarks.scoring import ROOT, caption_lengths
 from benchmarks.synthetic import random_features, seconds_of, write_cache
-from data.base.device import budget_bytes, find_device
-from data.base.processes import ProcessGroup
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.cli.command import run_command
+from data.compute.device import budget_bytes, find_device
+from data.compute.processes import ProcessGroup
 from train_head.heads import HEADS
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split, load_split

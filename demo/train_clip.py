@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.base.errors import check_seed
-from data.base.tensors import write_tensors
 from data.base.whole_files import write_whole
 from data.base.writable import make_folder, require_writable_folder
 from data.cli.command import run_command
+from data.compute.tensors import write_tensors
 from demo.render import render_event
 from demo.world import NAMES, caption, change_one_attribute, random_events
 from extract.encode.clip import load_clip

@@ -25,8 +25,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from data.base.processes import ProcessGroup
 from data.cache.features import TextFeatures
+from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, NanScore, RankCounter, Ties, recall_sum
 from train_head.heads import Head
 from train_head.scoring.pairs import Accumulator, score_all_pairs

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError, check_seed
-from data.base.processes import ProcessGroup, on_this_machine
 from data.base.provenance import plain, provenance
 from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cli.meaning import Meaning, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
+from data.compute.device import budget_bytes, find_device
+from data.compute.processes import ProcessGroup, on_this_machine
 from data.metrics import DIRECTIONS, RECALL_SUM, TEXT_TO_VIDEO
 from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
-from evaluate.comparison.table import format_evaluation
+from evaluate.compare.table import format_evaluation
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
 from evaluate.folder import EVALUATION, check_out, replacing
 from evaluate.options import EvaluateOptions

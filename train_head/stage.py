@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError, check_seed
-from data.base.processes import ProcessGroup
 from data.base.provenance import plain, provenance
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
 from data.cli.meaning import AtLeast, Meaning, marks, options_with, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
+from data.compute.device import budget_bytes, find_device
+from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
 from train_head.compiling import compile_loops, compiling_said

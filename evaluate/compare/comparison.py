@@ -14,11 +14,11 @@ from data.base.whole_files import write_atomically, write_json
 from data.base.writable import require_writable_folder
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.metrics import RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO
+from evaluate.compare.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
 from evaluate.compare.options import CompareOptions
-from evaluate.comparison.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
-from evaluate.comparison.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
-from evaluate.comparison.significance import TESTED, Comparison, compare_with_base
-from evaluate.comparison.table import FIGURE_COLUMNS, NONE, Table, latex_text, result_notes
+from evaluate.compare.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
+from evaluate.compare.significance import TESTED, Comparison, compare_with_base
+from evaluate.compare.table import FIGURE_COLUMNS, NONE, Table, latex_text, result_notes
 from evaluate.folder import check_out, replacing
 from train_head.scoring.splits import counts_line
 

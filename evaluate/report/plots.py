@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from data.base.whole_files import written_whole
 from data.base.writable import make_folder
 from data.metrics import Ranks
-from evaluate.comparison.curves import match_curve
+from evaluate.compare.curves import match_curve
 from evaluate.report import PLOT_FORMATS, PLOT_NAMES
 from evaluate.report.collect import Collected
 from evaluate.report.findings import Hubs

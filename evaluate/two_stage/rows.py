@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.base.errors import UserError
-from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
+from data.compute.processes import ProcessGroup
 from data.metrics import MEDIAN_RANK, RECALL_NAMES, TEXT_TO_VIDEO
 from evaluate.two_stage.rerank import candidate_metrics, rerank
 from search.index.candidates import Vectors, candidate_index, check_candidates, find_candidates

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.base.processes import on_this_machine
 from data.base.quoting import path_text
 from data.cache import VideoEntry
+from data.compute.processes import on_this_machine
 from data.span import Span
 from extract.decode.frames import Cuda
 from extract.decode.pictures import pixels_file, small, thumbnail_file

@@ -28,9 +28,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from data.base.device import budget_bytes, find_device
 from data.base.errors import LostProcess, UserError
-from data.base.processes import ProcessGroup
 from data.base.progress import Progress, say
 from data.base.provenance import provenance
 from data.base.version import CHECKOUT
@@ -41,6 +39,8 @@ from data.cache.mapped import map_texts, map_videos
 from data.cli.command import INTERRUPTED, USER_ERROR
 from data.cli.meaning import Meaning, options_with
 from data.cli.options_file import OPTIONS_FILE, write_options
+from data.compute.device import budget_bytes, find_device
+from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.compiling import compile_loops, compiling_said
 from train_head.options import TrainOptions

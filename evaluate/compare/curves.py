@@ -15,7 +15,7 @@ from data.base.errors import UserError
 from data.base.whole_files import written_whole
 from data.cli.meaning import Meaning, options_without
 from data.metrics import DIRECTIONS, RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO, Ranks
-from evaluate.comparison.results import Group, differing_settings
+from evaluate.compare.results import Group, differing_settings
 from train_head.options import TrainOptions
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data.metrics import RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO
 from evaluate.bootstrap import limits, resample
-from evaluate.comparison.results import Group, Result
+from evaluate.compare.results import Group, Result
 
 RESAMPLES = 10_000
 TESTED = (*RECALL_NAMES, RECALL_SUM)

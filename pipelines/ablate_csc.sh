@@ -30,4 +30,4 @@ sweep --mask-same-video yes
 sweep --temporal-init random
 sweep --max-frames 2,4,8
 sweep --scores video-sentence,word-frame,video-sentence+word-frame
-"$python" -m benchmarks.ablations --runs "$out/runs.csv" ${doc:+--out "$doc"}
+"$python" -m experiments.ablations --runs "$out/runs.csv" ${doc:+--out "$doc"}

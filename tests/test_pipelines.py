@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import tyro
 
-from benchmarks.ablations import AblationOptions
 from data.datasets import ADAPTERS, find_preset
 from evaluate import EvaluateOptions
+from experiments.ablations import AblationOptions
 from extract import ExtractOptions
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
@@ -208,6 +208,6 @@ def test_the_ablations_are_sweeps_into_one_csv(tmp_path: Path) -> None:
     assert len(runs) == len(set(runs))
     assert {run.head for run in runs} == HEADS.keys()
     assert {run.csc_weight for run in runs if run.head == "glccl"} == {0, 0.1, 0.3, 0.5, 0.7, 1}
-    assert text[0] == "benchmarks.ablations"
+    assert text[0] == "experiments.ablations"
     options = tyro.cli(AblationOptions, args=text[1:])
     assert (options.runs, options.out) == (tmp_path / "out" / "runs.csv", tmp_path / "doc.md")

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +25,16 @@ from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from extract import ExtractOptions
+from tests.all_scores import all_scores
 from tests.conftest import DEMO_CLIP, ROOT
-from tests.test_glim import pad
+from tests.decoding import hanging_decoder
+from tests.features import pad
+from tests.shell import stage
+from tests.waiting import wait_until
 from train_head import TrainOptions
 from train_head.glim import glim_scores
 from train_head.heads import HEADS, HeadConfig, make_head
 from train_head.run import load_head
-from train_head.scoring.pairs import Unshared, score_all_pairs
 from train_head.scoring.splits import load_split
 
 BUDGET = 10**9
@@ -175,17 +177,6 @@ def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cac
     assert result["extracted"]["options"]["dataset"] == "demo"
 
 
-class Everything(Unshared):
-    """An accumulator that keeps all scores."""
-
-    def __init__(self, texts: int, videos: int) -> None:
-        self.scores_AB = torch.full((texts, videos), torch.nan)
-
-    def update(self, scores_SAB: torch.Tensor, texts: torch.Tensor, videos: torch.Tensor) -> None:
-        assert self.scores_AB[texts[:, None], videos].isnan().all(), "a pair was scored twice"
-        self.scores_AB[texts[:, None], videos] = scores_SAB.mean(dim=0)
-
-
 @pytest.mark.exact
 @pytest.mark.parametrize("head_name", sorted(HEADS))
 def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,10 +187,7 @@ def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monke
     for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
         monkeypatch.setattr(type(head), "WORDS_A_STRIP", words)
         monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", frames)
-        everything = Everything(len(split.answers), len(split.videos.ids))
-        score_all_pairs(head, split.texts, split.videos, split.answers, [everything], budget)
-        found.append(everything.scores_AB)
-    assert not found[0].isnan().any()
+        found.append(all_scores(head, split, memory_budget=budget).score_SAB)
     assert torch.equal(found[0], found[1]), "scores depend on the budget"
     assert torch.equal(found[0], found[2]), "scores depend on the blocks"
 
@@ -373,13 +361,6 @@ def test_every_real_file_through_a_published_architecture(shared_videos: Path, o
     assert json.loads((result / "metrics.json").read_text())["gallery"] == 8
 
 
-def stage(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """A stage as the shell runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ
-    )
-
-
 def test_a_broken_video_is_listed_and_the_rest_goes_on(demo_set: Path, tmp_path: Path) -> None:
     """From the shell: status 3, failures.csv, then the later stages, which do not leave the video out in silence."""
     videos, cache = tmp_path / "videos", tmp_path / "cache"
@@ -484,7 +465,7 @@ def test_results_side_by_side(cache_path: Path, run: Path, tmp_path: Path, capsy
 
 @pytest.mark.long
 def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 130 in the midst of the videos; the next run goes on, and ends with the cache of an undisturbed one."""
+    """Status 130 in the midst of the videos, at one that hangs; the next run goes on, and ends with the cache of an undisturbed one."""
     table, cache = tmp_path / "table.csv", tmp_path / "cache"
     copies = [f"copy {i}.mp4" for i in range(180)]
     for i, name in enumerate(copies):
@@ -503,11 +484,11 @@ def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path, caps
     )
     given: list[str | Path] = ["--dataset", "table", "--videos", tmp_path, "--annotations", table, "--cache", cache, "--device", "cpu"]
     command = [sys.executable, "-m", "extract", *map(str, given), "--model", DEMO_CLIP, "--quiet", "--follow-links"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(cache.glob("texts-*.h5")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.8)  # some videos are encoded, none is written yet
+    program, child = hanging_decoder(tmp_path, hangs_on="copy 155.mp4")
+    environment = os.environ | {"IMAGEIO_FFMPEG_EXE": str(program)}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    # Some videos are encoded, none is written yet.
+    wait_until(child.exists, "the video that hangs")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

@@ -11,7 +11,7 @@ import pytest
 from extract import ExtractOptions
 from tests.conftest import ROOT
 
-ORDER = ["data", "extract", "train_head", "search", "evaluate", "demo", "benchmarks"]
+ORDER = ["data", "extract", "train_head", "search", "evaluate", "demo", "experiments", "benchmarks"]
 
 
 def sources(package: str) -> Iterator[Path]:

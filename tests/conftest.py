@@ -10,7 +10,7 @@ from data.cache import FeatureCache
 from demo import generate
 from extract import ExtractOptions, main
 
-pytest_plugins = ["tests.browser", "tests.decoding"]
+pytest_plugins = ["tests.browser", "tests.decoding", "tests.table_files"]
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

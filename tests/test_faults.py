@@ -120,7 +120,8 @@ def options(tmp_path: Path) -> ExtractOptions:
 
 
 def test_verify_says_what_extract_repairs(options: ExtractOptions, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    whole = FeatureCache(extract.main(options)).videos(["v3.mp4"], BUDGET).frames.gather([0])[0]
+    names = [f"v{i}.mp4" for i in range(12)]
+    whole = FeatureCache(extract.main(options)).videos(names, BUDGET).frames.gather(range(12))[0]
     for victim in (next(options.cache.glob("videos-*.h5")), options.cache / CLIP_FILE):
         content = bytearray(victim.read_bytes())
         content[len(content) // 2] ^= 1
@@ -136,7 +137,7 @@ def test_verify_says_what_extract_repairs(options: ExtractOptions, capsys: pytes
         extract.main(options)
         assert "is damaged" in capsys.readouterr().err
         assert verify(VerifyOptions(options.cache)) == 0
-    np.testing.assert_array_equal(FeatureCache(options.cache).videos(["v3.mp4"], BUDGET).frames.gather([0])[0], whole)
+    np.testing.assert_array_equal(FeatureCache(options.cache).videos(names, BUDGET).frames.gather(range(12))[0], whole)
     with pytest.raises(UserError, match="there is no cache"):
         verify(VerifyOptions(tmp_path / "nothing"))
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pandas as pd
 import pytest
 
@@ -52,6 +51,8 @@ def rows_of(dataset: Dataset) -> list[list[Any]]:
 
 
 def workbook(rows: Iterable[list[Any]], change: Callable[[Any], None] = lambda book: None) -> bytes:
+    import openpyxl  # optional, and this module is loaded for all tests
+
     book = openpyxl.Workbook()
     for row in rows:
         book.worksheets[0].append(row)

@@ -131,10 +131,12 @@ def split(cache: FeatureCache) -> Split:
 @pytest.mark.parametrize("memory_budget", [0, 2**30])
 @pytest.mark.parametrize("name", sorted(HEADS))
 def test_reranked_scores_are_those_of_all_pairs(
-    cache: FeatureCache, split: Split, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch
+    cache: FeatureCache, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the temporal encoder: a head that reads frames from before it gets both."""
     monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", 60)
+    split = load_split(cache, "test", None, 2**30)
+    assert sum(split.videos.frames.length_N) > 60
     torch.manual_seed(0)
     config = HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40, temporal="seq-transf", temporal_positions=40)
     head = make_head(name, config)

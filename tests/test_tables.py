@@ -30,7 +30,7 @@ def logical_tables(draw: st.DrawFn) -> Logical:
     return draw(st.permutations(rows))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(table=logical_tables())
 def test_one_table_in_every_form_is_one_data_set(table_folder: Path, table: Logical) -> None:
     unique = [list(row) for row in dict.fromkeys(map(tuple, table))]

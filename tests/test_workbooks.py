@@ -129,10 +129,10 @@ def test_workbooks_that_are_not_read(table_folder: Path) -> None:
 
 
 def test_without_openpyxl_a_workbook_names_it(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = workbook([["video", "caption"], ["a.mp4", "x"]])
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    assert "is a workbook, which openpyxl reads: pip install -r requirements-xlsx.txt, or save it as CSV" in refusal(
-        table_folder, workbook([["video", "caption"], ["a.mp4", "x"]])
-    )
+    said = refusal(table_folder, content)
+    assert "is a workbook, which openpyxl reads: pip install -r requirements-xlsx.txt, or save it as CSV" in said
 
 
 TYPED = (

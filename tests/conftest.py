@@ -34,8 +34,8 @@ def demo_clip_loaded_once() -> Iterator[None]:
     """
     # Modules that only want ROOT from here need no torch.
     import extract.stage
-    from evaluate.retrieval import queries
     from extract.encode.clip import Clip, load_clip
+    from search import queries
 
     loaded: dict[str, Clip] = {}
 

@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.scoring import ROOT
-from data.command import run_command
-from data.errors import UserError
-from data.provenance import write_atomically
-from data.writable import require_writable_file
+from data.base.errors import UserError
+from data.base.provenance import write_atomically
+from data.base.writable import require_writable_file
+from data.cli.command import run_command
 
 FIGURES = ("t2v R@1", "t2v R@5", "v2t R@1", "RSum")
 # Two-sided 95% points of Student's t for 1, 2, ... degrees of freedom.

@@ -27,17 +27,17 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import Cost, in_turn, peak_mib
-from data.command import run_command
-from data.errors import UserError
-from data.ffmpeg import Processes, encode_video, run_ffmpeg
-from data.provenance import provenance, write_json
+from data.base.errors import UserError
+from data.base.provenance import provenance, write_json
+from data.base.writable import make_folder, require_writable_file
+from data.cli.command import run_command
 from data.sampling import choose_frames
-from data.writable import make_folder, require_writable_file
 from extract import ExtractOptions, main
-from extract.clip import BATCH, Clip, load_clip
-from extract.decode import Sampling, sample_frames
-from extract.pyav import PyavProcesses
-from extract.texts import encode_texts
+from extract.decode.pyav import PyavProcesses
+from extract.decode.sample import Sampling, sample_frames
+from extract.encode.clip import BATCH, Clip, load_clip
+from extract.encode.texts import encode_texts
+from extract.ffmpeg.run import Processes, encode_video, run_ffmpeg
 
 ROOT = Path(__file__).parent.parent
 DEMO_CLIP = f"local-dir:{ROOT / 'demo' / 'clip'}"

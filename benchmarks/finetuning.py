@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 import extract
 import train_head
 from benchmarks.scoring import ROOT
+from data.base.device import budget_bytes, find_device
+from data.base.errors import UserError
+from data.base.provenance import provenance, write_json
+from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
-from data.command import run_command
-from data.device import budget_bytes, find_device
-from data.errors import UserError
+from data.cli.command import run_command
 from data.metrics import RECALLS, RankCounter, Ranks
-from data.provenance import provenance, write_json
-from data.writable import require_writable_folder
 from extract import ExtractOptions
 from train_head.options import TrainOptions
-from train_head.pairs import RankedScores, score_all_pairs
 from train_head.run import CLIP_FOLDER, LOG_FILE, RUN_FILE, load_head
-from train_head.splits import load_split
+from train_head.scoring.pairs import RankedScores, score_all_pairs
+from train_head.scoring.splits import load_split
 
 FIGURES = ("R@1", "RSum")
 INTERVAL = (2.5, 97.5)

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from data.base.errors import UserError
+from data.base.progress import Progress
+from data.base.provenance import provenance, write_json
+from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache
-from data.command import run_command
-from data.errors import UserError
-from data.ffmpeg import encode_video
-from data.index import names_in
-from data.progress import Progress
-from data.provenance import provenance, write_json
-from data.writable import make_folder, require_writable_file
+from data.cache.index import names_in
+from data.cli.command import run_command
 from extract import ExtractOptions
+from extract.ffmpeg.run import encode_video
 
 ROOT = Path(__file__).parent.parent
 DEMO_CLIP = f"local-dir:{ROOT / 'demo' / 'clip'}"
@@ -31,7 +31,7 @@ DEMO_CLIP = f"local-dir:{ROOT / 'demo' / 'clip'}"
 # `python -m extract`, but parts of two videos: else a small set would be one part, and every kill would only undo all of it.
 PROGRAM = """
 import extract.stage
-from data.command import run_command
+from data.cli.command import run_command
 from extract import ExtractOptions, main
 
 extract.stage.VIDEOS_A_PART = 2

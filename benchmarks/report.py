@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 import evaluate
+from data.base.provenance import provenance, write_json
+from data.base.writable import make_folder, require_writable_file
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
-from data.command import run_command
-from data.provenance import provenance, write_json
-from data.writable import make_folder, require_writable_file
+from data.cli.command import run_command
 from evaluate import EvaluateOptions
 from evaluate.report import REPORT_FILE
-from extract.models import load_tokenizer
-from extract.pictures import small, thumbnail_file
+from extract.decode.pictures import small, thumbnail_file
+from extract.encode.models import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 DIMENSION = 512

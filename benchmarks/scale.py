@@ -26,21 +26,21 @@ import torch
 
 from benchmarks.scoring import Matrix
 from benchmarks.synthetic import Likeness, differences, make_cache
+from data.base.errors import UserError
+from data.base.provenance import provenance, write_json
+from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache
-from data.command import run_command
-from data.errors import UserError
-from data.provenance import provenance, write_json
-from data.writable import make_folder, require_writable_file
+from data.cli.command import run_command
 from evaluate.cost import measured
-from evaluate.retrieval.candidates import IndexedGallery
-from evaluate.retrieval.gallery import Gallery
-from evaluate.two_stage.candidates import Vectors, candidate_index, find_candidates
-from evaluate.two_stage.index import VideoIndex
 from evaluate.two_stage.rerank import candidate_metrics
+from search.gallery import Gallery
+from search.index.candidates import Vectors, candidate_index, find_candidates
+from search.index.vectors import VideoIndex
+from search.shortlist import IndexedGallery
 from train_head.heads import TextBatch
-from train_head.pairs import evaluate_pairs, score_all_pairs
 from train_head.run import METRICS_FILE, load_head
-from train_head.splits import load_split
+from train_head.scoring.pairs import evaluate_pairs, score_all_pairs
+from train_head.scoring.splits import load_split
 
 ROOT = Path(__file__).parent.parent
 DEVICE = torch.device("cpu")

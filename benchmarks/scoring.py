@@ -21,21 +21,21 @@ import torch
 from torch import Tensor
 
 from benchmarks.published import published_all_pairs, published_block
-from data.command import run_command
-from data.errors import UserError
-from data.features import Ragged, TextFeatures, VideoFeatures
-from data.provenance import provenance, write_json
-from data.writable import make_folder, require_writable_file
+from data.base.errors import UserError
+from data.base.provenance import provenance, write_json
+from data.base.writable import make_folder, require_writable_file
+from data.cache.features import Ragged, TextFeatures, VideoFeatures
+from data.cli.command import run_command
 from evaluate.cost import measured
-from extract.clip import load_clip
-from train_head.blocks import text_blocks
-from train_head.fused import fused_score, lane_videos, tile_texts
+from extract.encode.clip import load_clip
 from train_head.glim import glim_scores
 from train_head.heads import HeadConfig, TextBatch, VideoBatch
 from train_head.heads.glccl import GlcclHead
+from train_head.kernels.blocks import text_blocks
+from train_head.kernels.fused import fused_score, lane_videos, tile_texts
+from train_head.kernels.plain import Guides, prepare_texts, prepare_videos, score
 from train_head.losses import contrastive_loss, csc_loss
-from train_head.pairs import Unshared, score_all_pairs
-from train_head.plain import Guides, prepare_texts, prepare_videos, score
+from train_head.scoring.pairs import Unshared, score_all_pairs
 
 ROOT = Path(__file__).parent.parent
 DIMENSION = 512

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.base.progress import Progress
+from data.base.provenance import provenance, write_json
+from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache, VideoEntry
-from data.command import run_command
-from data.progress import Progress
-from data.provenance import provenance, write_json
-from data.writable import make_folder, require_writable_file
-from evaluate.retrieval.options import RetrievalOptions
-from evaluate.retrieval.searcher import Searcher
-from extract.clip import Clip, load_clip
+from data.cli.command import run_command
+from extract.encode.clip import Clip, load_clip
+from search.options import RetrievalOptions
+from search.searcher import Searcher
 from train_head.heads import HeadConfig, make_head
 from train_head.run import save_run
 

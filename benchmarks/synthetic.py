@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data.base.progress import Progress
 from data.cache import FeatureCache, TextEntry, VideoEntry
-from data.progress import Progress
-from train_head.splits import Split, load_split
+from train_head.scoring.splits import Split, load_split
 
 VIDEOS_A_PART = 1024
 FRAMES = 10

@@ -23,18 +23,18 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.scoring import ROOT, caption_lengths
+from data.base.device import budget_bytes, find_device
+from data.base.processes import ProcessGroup
+from data.base.provenance import provenance, write_json
+from data.base.writable import make_folder, require_writable_file
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
-from data.command import run_command
-from data.device import budget_bytes, find_device
-from data.processes import ProcessGroup
-from data.provenance import provenance, write_json
-from data.writable import make_folder, require_writable_file
+from data.cli.command import run_command
 from train_head.heads import HEADS
 from train_head.options import TrainOptions
-from train_head.splits import Split, load_split
+from train_head.scoring.splits import Split, load_split
 from train_head.stage import build_head
 from train_head.sweep import RUNS_FILE
-from train_head.trainer import Trainer
+from train_head.training.trainer import Trainer
 
 DIMENSION = 512
 FRAMES = 12

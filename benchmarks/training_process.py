@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.training import WARM_UP_STEPS, TrainingOptions, cycle, make_trainer
+from data.base.device import budget_bytes
+from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
-from data.device import budget_bytes
-from data.processes import ProcessGroup
-from train_head.splits import load_split
+from train_head.scoring.splits import load_split
 
 PROCESS_TIMEOUT_S = 60.0
 

@@ -1,16 +1,16 @@
-"""`python -m data check`: what of a data set is there and what is missing, from annotations and names of files alone."""
+"""`python -m data.check`: what of a data set is there and what is missing, from annotations and names of files alone."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from data.accounting import report, summary_line
-from data.command import SOME_FAILED, run_command
-from data.command_line import About
+from data.base.errors import first_of
+from data.base.quoting import visible
+from data.cli.command import SOME_FAILED, run_command
+from data.cli.command_line import About
 from data.datasets import find_preset, read_dataset, shares_of
-from data.errors import first_of
-from data.streams import visible
+from data.datasets.accounting import report, summary_line
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CheckOptions:
     split_by_hash: Annotated[str | None, About.INPUT] = None
     """TRAIN,VAL,TEST: how the videos of a table are divided into the splits that it lacks, as extract divides them. Such as 80,10,10."""
     preset: Annotated[str | None, About.INPUT] = None
-    """Split protocol of the data set: see python -m data presets. Default: the data set's first."""
+    """Split protocol of the data set: see python -m data.presets. Default: the data set's first."""
     json: Annotated[bool, About.OUTPUT] = False
     """The result as one JSON line on standard output."""
 
@@ -58,7 +58,7 @@ if __name__ == "__main__":
     run_command(
         CheckOptions,
         check,
-        prog="python -m data check",
+        prog="python -m data.check",
         status=int,
         examples=(
             "--videos videos --annotations captions.csv",

@@ -1,4 +1,4 @@
-"""`python -m data merge CACHE OUT.h5`: one file to hand on, readable as a cache."""
+"""`python -m data.merge CACHE OUT.h5`: one file to hand on, readable as a cache."""
 
 import json
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Annotated
 
 import tyro
 
+from data.base.errors import UserError
+from data.base.writable import require_writable_file
 from data.cache import FeatureCache
-from data.command import run_command
-from data.command_line import About
-from data.errors import UserError
-from data.writable import require_writable_file
+from data.cli.command import run_command
+from data.cli.command_line import About
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ if __name__ == "__main__":
     run_command(
         MergeOptions,
         merge,
-        prog="python -m data merge",
+        prog="python -m data.merge",
         status=int,
         examples=("runs/cache runs/cache.h5", "--json /scratch/cache cache.h5"),
     )

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.processes import ProcessGroup
+from data.base.processes import ProcessGroup
 
 Metrics = dict[str, Any]
 Ties = Literal["expected", "reference"]

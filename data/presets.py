@@ -1,14 +1,14 @@
-"""`python -m data presets`: the split protocols, with the words and frames of their recipes."""
+"""`python -m data.presets`: the split protocols, with the words and frames of their recipes."""
 
 import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from data.command import run_command
-from data.command_line import About
+from data.base.errors import UserError
+from data.cli.command import run_command
+from data.cli.command_line import About
 from data.datasets import ADAPTERS, Preset
-from data.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,4 @@ def _plain(dataset: str, preset: Preset) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_command(PresetsOptions, print_presets, prog="python -m data presets", status=int, examples=("", "--dataset msrvtt --json"))
+    run_command(PresetsOptions, print_presets, prog="python -m data.presets", status=int, examples=("", "--dataset msrvtt --json"))

@@ -1,4 +1,4 @@
-"""`python -m data verify CACHE`: every byte of a cache against the checksums written with it."""
+"""`python -m data.verify CACHE`: every byte of a cache against the checksums written with it."""
 
 import json
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from data.command import SOME_FAILED, run_command
-from data.command_line import About
-from data.errors import UserError, first_of
-from data.index import names_in
-from data.layout import CLIP_FILE
-from data.listings import Listings
-from data.sealed import is_sound
-from data.streams import visible
-from data.tables import is_intact, read_parquet
+from data.base.errors import UserError, first_of
+from data.base.quoting import visible
+from data.base.sealed import is_sound
+from data.cache.index import names_in
+from data.cache.layout import CLIP_FILE
+from data.cache.listings import Listings
+from data.cache.tables import is_intact, read_parquet
+from data.cli.command import SOME_FAILED, run_command
+from data.cli.command_line import About
 
 
 @dataclass(frozen=True)
@@ -65,4 +65,4 @@ def _lost(cache: Path, damaged: list[Path]) -> set[str]:
 
 
 if __name__ == "__main__":
-    run_command(VerifyOptions, verify, prog="python -m data verify", status=int, examples=("runs/cache", "--json runs/cache.h5"))
+    run_command(VerifyOptions, verify, prog="python -m data.verify", status=int, examples=("runs/cache", "--json runs/cache.h5"))

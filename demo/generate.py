@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.command import run_command
-from data.errors import UserError, check_seed
-from data.ffmpeg import encode_video, require_ffmpeg
-from data.progress import Progress
-from data.provenance import write_atomically, write_json
-from data.writable import make_folder, require_writable_folder
+from data.base.errors import UserError, check_seed
+from data.base.progress import Progress
+from data.base.provenance import write_atomically, write_json
+from data.base.writable import make_folder, require_writable_folder
+from data.cli.command import run_command
 from demo.render import SIDE, render_event
 from demo.world import Split, caption, make_split
+from extract.ffmpeg.run import encode_video, require_ffmpeg
 
 FPS = 8
 RECIPE_FILE = "recipe.json"

@@ -15,12 +15,12 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
-from data.command import run_command
-from data.errors import UserError
-from data.sealed import written_whole
-from data.writable import make_folder, require_writable_folder
+from data.base.errors import UserError
+from data.base.sealed import written_whole
+from data.base.writable import make_folder, require_writable_folder
+from data.cli.command import run_command
 from evaluate.report import REPORT_FILE
-from evaluate.serve import ServeOptions, serving
+from search.serve import ServeOptions, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -24,13 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.command import run_command
-from data.errors import check_seed
-from data.writable import make_folder, require_writable_folder
+from data.base.errors import check_seed
+from data.base.writable import make_folder, require_writable_folder
+from data.cli.command import run_command
 from demo.render import render_event
 from demo.world import NAMES, caption, change_one_attribute, random_events
-from extract.clip import load_clip
-from extract.models import RANDOM
+from extract.encode.clip import load_clip
+from extract.encode.models import RANDOM
 
 CONFIG_DIR = Path(__file__).parent / "clip"
 

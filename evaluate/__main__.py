@@ -1,4 +1,4 @@
-from data.command import run_command
+from data.cli.command import run_command
 from evaluate import EvaluateOptions, main
 
 run_command(

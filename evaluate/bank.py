@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
-from data.features import TextFeatures
+from data.cache.features import TextFeatures
 
 BANK_SPLIT = "train"
 

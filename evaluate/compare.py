@@ -10,20 +10,20 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import tyro
 
-from data.command import run_command
-from data.command_line import About
-from data.datasets.files import printable
-from data.errors import UserError, check_seed
+from data.base.errors import UserError, check_seed
+from data.base.provenance import write_atomically, write_json
+from data.base.quoting import path_text
+from data.base.writable import require_writable_folder
+from data.cli.command import run_command
+from data.cli.command_line import About
+from data.cli.options_file import OPTIONS_FILE, write_options
 from data.metrics import DIRECTIONS
-from data.options_file import OPTIONS_FILE, write_options
-from data.provenance import write_atomically, write_json
-from data.writable import require_writable_folder
-from evaluate.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
+from evaluate.comparison.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
+from evaluate.comparison.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
+from evaluate.comparison.significance import TESTED, Comparison, compare_with_base
+from evaluate.comparison.table import FIGURES, NONE, Table, latex_text, result_notes
 from evaluate.folder import check_out, replacing
-from evaluate.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
-from evaluate.significance import TESTED, Comparison, compare_with_base
-from evaluate.table import FIGURES, NONE, Table, latex_text, result_notes
-from train_head.splits import counts_line
+from train_head.scoring.splits import counts_line
 
 FILES = {"text": "table.txt", "markdown": "table.md", "latex": "table.tex", "csv": "table.csv"}
 COMPARISON = (COMPARISON_FILE, OPTIONS_FILE, *FILES.values(), *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
@@ -203,7 +203,7 @@ def as_csv(compared: Compared) -> str:
     rows = []
     for row in as_record(compared)["rows"]:
         flat = {name: row[name] for name in ("run", "seeds", *SAME) if name != "counts"}
-        flat["folders"] = printable(" ".join(row["folders"]))
+        flat["folders"] = path_text(" ".join(row["folders"]))
         for name, figure in row["figures"].items():
             flat |= {f"{name} mean": figure["mean"], f"{name} std": figure["std"]}
         tests = row["tests"] or {"figures": {}, "mcnemar": None}

@@ -12,7 +12,7 @@ import torch
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Head
-from train_head.splits import Split
+from train_head.scoring.splits import Split
 
 _RESET_PEAK = Path("/proc/self/clear_refs")
 _MIB = 2**20

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from data.errors import UserError
-from data.options_file import OPTIONS_FILE
-from data.writable import cannot_write, make_folder, require_writable_folder
+from data.base.errors import UserError
+from data.base.writable import cannot_write, make_folder, require_writable_folder
+from data.cli.options_file import OPTIONS_FILE
 from evaluate.ranks import RANKS_FILES
 from evaluate.report import PLOT_FILES, REPORT_FILE
 from train_head.run import METRICS_FILE

@@ -25,12 +25,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from data.features import TextFeatures
+from data.base.processes import ProcessGroup
+from data.cache.features import TextFeatures
 from data.metrics import NanScore, RankCounter, Ties, recall_sum
-from data.processes import ProcessGroup
 from train_head.heads import Head
-from train_head.pairs import Accumulator, score_all_pairs
-from train_head.splits import Split
+from train_head.scoring.pairs import Accumulator, score_all_pairs
+from train_head.scoring.splits import Split
 
 BETA = 20.0
 """Inverse temperature of QB-Norm on cosines, the paper's."""

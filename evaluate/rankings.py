@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.metrics import Metrics, RankCounter, Ranks, Ties
-from train_head.pairs import RankedScores
+from train_head.scoring.pairs import RankedScores
 
 
 class Rankings:

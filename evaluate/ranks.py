@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.errors import not_as_written
+from data.base.errors import not_as_written
+from data.base.sealed import written_whole
+from data.cache.tables import read_parquet
 from data.metrics import Ranks
-from data.sealed import written_whole
-from data.tables import read_parquet
-from train_head.splits import Split
+from train_head.scoring.splits import Split
 
 RANKS_FILES = {"text_to_video": "ranks-text-to-video.parquet", "video_to_text": "ranks-video-to-text.parquet"}
 _QUERY = {"text_to_video": ["query", "caption", "video_id"], "video_to_text": ["query", "video_id"]}

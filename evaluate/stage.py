@@ -9,31 +9,31 @@ from typing import Any
 
 import torch
 
+from data.base.device import budget_bytes, find_device
+from data.base.errors import UserError, check_seed
+from data.base.processes import ProcessGroup, on_this_machine
+from data.base.provenance import plain, provenance, write_json
+from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
-from data.device import budget_bytes, find_device
-from data.errors import UserError, check_seed
-from data.options_file import OPTIONS_FILE, write_options
-from data.processes import ProcessGroup, on_this_machine
-from data.provenance import plain, provenance, write_json
-from data.writable import require_writable_folder
+from data.cli.options_file import OPTIONS_FILE, write_options
 from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
+from evaluate.comparison.table import format_evaluation
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
-from evaluate.cut import cut_figures
 from evaluate.folder import EVALUATION, check_out, replacing
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
 from evaluate.report.collect import ReportCollector
-from evaluate.table import format_evaluation
-from evaluate.two_stage.candidates import require_index
 from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, parse_candidates
+from search.cut import cut_figures
+from search.index.candidates import require_index
 from train_head.compiling import compiling_said
 from train_head.heads import Head
-from train_head.pairs import score_all_pairs
 from train_head.run import METRICS_FILE, check_fits, load_head, trained_on
-from train_head.splits import Split, load_split
+from train_head.scoring.pairs import score_all_pairs
+from train_head.scoring.splits import Split, load_split
 
 # Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
 SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19

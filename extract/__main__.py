@@ -2,7 +2,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.command import SOME_FAILED, run_command
+from data.cli.command import SOME_FAILED, run_command
 from extract import ExtractOptions
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from data.command import run_command
-from data.command_line import About
-from data.errors import UserError
-from data.progress import Progress
-from extract.clip import check_features
-from extract.models import RANDOM, Model, find_model, list_models, tags_of
-from extract.preprocessing import Preprocessing, shown
+from data.base.errors import UserError
+from data.base.progress import Progress
+from data.cli.command import run_command
+from data.cli.command_line import About
+from extract.encode.clip import check_features
+from extract.encode.models import RANDOM, Model, find_model, list_models, tags_of
+from extract.encode.preprocessing import Preprocessing, shown
 
 PAGE = """# Encoders
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from data.errors import UserError
-from data.layout import FAILURES_FILE
-from data.provenance import write_atomically
+from data.base.errors import UserError
+from data.base.provenance import write_atomically
+from data.cache.layout import FAILURES_FILE
 
 SHARED_FILES = "failures-*-of-*.csv"
 """Those of processes that share the work."""

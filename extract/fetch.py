@@ -5,11 +5,11 @@ from dataclasses import asdict
 
 import torch
 
-from extract.clip import load_clip
-from extract.following import DEFAULTS
-from extract.models import weights_path
+from extract.encode.clip import load_clip
+from extract.encode.models import weights_path
+from extract.encode.preprocessing import Preprocessing
 from extract.options import ExtractOptions
-from extract.preprocessing import Preprocessing
+from extract.plan.following import DEFAULTS
 
 
 def fetch_model(options: ExtractOptions) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from data.command_line import About
+from data.cli.command_line import About
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ExtractOptions:
     stays in its split when others are added. Where only val or test rows are lacking, they are taken from the training videos. Such as
     80,10,10. Default: as this table was divided before."""
     preset: Annotated[str | None, About.INPUT] = None
-    """Split protocol and recipe of the data set: see python -m data presets. Default: the data set's first."""
+    """Split protocol and recipe of the data set: see python -m data.presets. Default: the data set's first."""
     name: Annotated[str | None, About.INPUT] = None
     """Name of this source in the cache, whose last listing it replaces. Default: that of the folder or table, or the data set's preset."""
     model: Annotated[str | None, About.MODEL] = None

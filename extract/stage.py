@@ -12,33 +12,33 @@ from typing import Any
 
 import torch
 
-from data.accounting import Counts, left_alone, report, require_complete, splits_of, summary_line
+from data.base.device import find_device
+from data.base.errors import UserError, check_seed, first_of
+from data.base.processes import ProcessGroup
+from data.base.progress import Progress
+from data.base.provenance import plain, provenance
+from data.base.quoting import visible
+from data.base.writable import require_writable_folder
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
+from data.cache.listings import Listings
+from data.cache.tables import options_file
+from data.cli.options_file import write_options
 from data.datasets import Dataset, Preset, find_preset, read_dataset
-from data.datasets.table import FOLDER
-from data.device import find_device
-from data.errors import UserError, check_seed, first_of
-from data.listings import Listings
-from data.options_file import write_options
-from data.processes import ProcessGroup
-from data.progress import Progress
-from data.provenance import plain, provenance
-from data.streams import visible
-from data.tables import options_file
-from data.writable import require_writable_folder
-from extract.clip import Clip, load_clip
-from extract.decoders import check_decoder
-from extract.dry_run import dry_run
+from data.datasets.accounting import Counts, left_alone, report, require_complete, splits_of, summary_line
+from data.datasets.adapters.table import FOLDER
+from extract.decode.decoders import check_decoder
+from extract.encode.clip import Clip, load_clip
+from extract.encode.preprocessing import asked_for, of_cache
+from extract.encode.texts import Unread, encode_texts, find_unread
+from extract.encode.videos import Clock, VideoFeaturesAhead, worker_count
 from extract.failures import SHARED_FILES, Failure, failures_file, read_failures
 from extract.fetch import fetch_model
-from extract.following import division, filled_in
-from extract.listing import Named, named, prune, require_own_ids, to_list, unlisted_of, with_failures
 from extract.options import ExtractOptions
-from extract.preprocessing import asked_for, of_cache
-from extract.segments import cut
-from extract.texts import Unread, encode_texts, find_unread
-from extract.videos import Clock, VideoFeaturesAhead, worker_count
-from extract.work import lacking
+from extract.plan.dry_run import dry_run
+from extract.plan.following import division, filled_in
+from extract.plan.listing import Named, named, prune, require_own_ids, to_list, unlisted_of, with_failures
+from extract.plan.segments import cut
+from extract.plan.work import lacking
 from extract.writer import PartLimits, Writer
 
 # See PartLimits.

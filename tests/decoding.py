@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
-from data.ffmpeg import Processes
-from extract.decode import Sampling
-from extract.pyav import PyavProcesses
+from extract.decode.pyav import PyavProcesses
+from extract.decode.sample import Sampling
+from extract.ffmpeg.run import Processes
 
 MakeSampling = Callable[..., Sampling]
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.processes import ProcessGroup
+from data.base.processes import ProcessGroup
 from train_head import TrainOptions
-from train_head.finetune import FinetuneTrainer
 from train_head.stage import build_head, load, make_trainer
+from train_head.training.finetune import FinetuneTrainer
 
 
 def step(cache: Path, processes: ProcessGroup) -> dict[str, Tensor]:

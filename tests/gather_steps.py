@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.processes import ProcessGroup
+from data.base.processes import ProcessGroup
 from train_head import TrainOptions
 from train_head.stage import Loaded, build_head, load
-from train_head.trainer import Trainer
+from train_head.training.trainer import Trainer
 
 CASES: tuple[tuple[str, Literal["seq-transf", "none"]], ...] = (("glccl", "seq-transf"), ("xclip", "seq-transf"), ("wti", "none"))
 

@@ -30,8 +30,8 @@ from tests.conftest import ROOT
 from tests.plain_heads import rounding
 from tests.test_glim import pad, text_batch
 from tests.torch_threads import threads
-from train_head.fused import lane_videos
 from train_head.heads import HEADS, Head, HeadConfig, VideoBatch, make_head
+from train_head.kernels.fused import lane_videos
 
 SETTINGS: dict[str, dict[str, str]] = {
     "no setting": {},

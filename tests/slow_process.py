@@ -16,7 +16,7 @@ def meet(_options: Options) -> None:
     """Join and part."""
     import torch
 
-    from data import processes
+    from data.base import processes
 
     look = processes._MeetingPoint._read
 
@@ -32,6 +32,6 @@ def meet(_options: Options) -> None:
 
 
 if __name__ == "__main__":
-    from data.command import run_command
+    from data.cli.command import run_command
 
     run_command(Options, meet, prog="slow_process")

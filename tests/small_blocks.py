@@ -1,16 +1,15 @@
 """`python -m evaluate` with blocks, bins and shards so small that a small test set has several: `python -m tests.small_blocks ...`."""
 
-import evaluate.two_stage.index
-import evaluate.two_stage.rerank
-import train_head.pairs
-from data.command import run_command
+import search.index.vectors
+import train_head.scoring.pairs
+from data.cli.command import run_command
 from evaluate import EvaluateOptions, main
 
 
 def small_main(options: EvaluateOptions) -> object:
     """Blocks of two videos, bins of four, shards of two or three."""
-    train_head.pairs.FRAMES_A_BLOCK = 24
-    evaluate.two_stage.index.SHARD_VECTORS = 25
+    train_head.scoring.pairs.FRAMES_A_BLOCK = 24
+    search.index.vectors.SHARD_VECTORS = 25
     return main(options)
 
 

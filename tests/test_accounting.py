@@ -15,10 +15,10 @@ import torch
 import evaluate
 import extract
 import train_head
+from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.check import CheckOptions, check
 from data.datasets import ADAPTERS
-from data.errors import UserError
 from data.presets import PresetsOptions, print_presets
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
@@ -30,7 +30,7 @@ from tests.test_stages import BUDGET, stage
 from train_head import TrainOptions
 from train_head.heads import HeadConfig, make_head
 from train_head.run import save_run
-from train_head.splits import load_split
+from train_head.scoring.splits import load_split
 
 
 def test_check_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,12 +63,12 @@ def test_check_from_the_shell(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     table = tmp_path / "table.csv"
     table.write_text("video,caption,split\na.mp4,a ring,test\n")
-    whole = stage("data", "check", "--videos", tmp_path, "--annotations", table, "--json")
+    whole = stage("data.check", "--videos", tmp_path, "--annotations", table, "--json")
     assert whole.returncode == 0, whole.stderr
     assert json.loads(whole.stdout)["complete"]
     assert whole.stderr == ""
     table.write_text("video,caption,split\na.mp4,a ring\n")
-    broken = stage("data", "check", "--videos", tmp_path, "--annotations", table)
+    broken = stage("data.check", "--videos", tmp_path, "--annotations", table)
     assert broken.returncode == 2
     assert broken.stderr == f"error: {table}, line 2: 2 fields where the header has 3\n"
 
@@ -77,7 +77,7 @@ def test_check_from_the_shell(tmp_path: Path) -> None:
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("video,caption,split\n" + "".join(f"{n}.mp4,a ring,test\n" for n in range(50_000)))
-    check = f"{sys.executable} -m data check --videos {tmp_path} --annotations {table}"
+    check = f"{sys.executable} -m data.check --videos {tmp_path} --annotations {table}"
     command = f"{check} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (141, "")

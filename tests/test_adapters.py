@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
+from data.base.errors import UserError
 from data.datasets import ADAPTERS, Dataset, find_preset, preset_named, read_dataset
-from data.datasets.activitynet import read_paragraphs
+from data.datasets.adapters.activitynet import read_paragraphs
+from data.datasets.adapters.vatex import read_official
 from data.datasets.files import read_csv, read_ids
-from data.datasets.vatex import read_official
-from data.errors import UserError
-from extract.clip import load_clip
+from extract.encode.clip import load_clip
 from tests.annotation_files import (
     COUNTS,
     WRITERS,

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import train_head
+from data.base.errors import UserError
+from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
-from data.errors import UserError
-from data.processes import ProcessGroup
 from tests.test_training import logged, stop_at
 from train_head import TrainOptions
 from train_head.sweep import SweepOptions
 from train_head.sweep import main as sweep
-from train_head.trainer import fitting_batch
+from train_head.training.trainer import fitting_batch
 
 
 @pytest.fixture

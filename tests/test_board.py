@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import train_head
-from data.errors import UserError
+from data.base.errors import UserError
 from tests.test_training import stop_at
 from train_head import TrainOptions
 
@@ -49,7 +49,7 @@ def test_without_the_option_there_is_none(options: TrainOptions) -> None:
 
 
 def test_where_tensorboard_is_missing_nothing_is_begun(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train_head.board.find_spec", lambda _: None)
+    monkeypatch.setattr("train_head.training.tensorboard_log.find_spec", lambda _: None)
     with pytest.raises(UserError, match="--tensorboard needs the package tensorboard: install it with pip install tensorboard"):
         train_head.main(replace(options, tensorboard=True))
     assert not options.out.exists()

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.base.errors import UserError
 from data.cache import CLIP_FILE, ClipParts, FeatureCache, TextEntry, VideoEntry
-from data.errors import UserError
 from data.sampling import choose_frames
 
 SETTINGS: dict[str, Any] = {"weights": "w" * 64, "dimension": 8, "max_words": 16, "dtype": "float16"}

@@ -9,19 +9,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import evaluate.two_stage.index
+import search.index.vectors
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
 from evaluate import EvaluateOptions, main
-from evaluate.retrieval.options import RetrievalOptions
-from evaluate.retrieval.searcher import Searcher
-from evaluate.two_stage.candidates import candidate_index, find_candidates, unit_vectors
-from evaluate.two_stage.index import INDEX_FILE, VideoIndex, nearest
 from evaluate.two_stage.rerank import candidate_metrics, rerank
+from search.index.candidates import candidate_index, find_candidates, unit_vectors
+from search.index.vectors import INDEX_FILE, VideoIndex, nearest
+from search.options import RetrievalOptions
+from search.searcher import Searcher
 from tests.test_stages import Everything
 from train_head.heads import HEADS, HeadConfig, make_head
-from train_head.pairs import score_all_pairs
-from train_head.splits import Split, load_split
+from train_head.scoring.pairs import score_all_pairs
+from train_head.scoring.splits import Split, load_split
 
 Vectors = NDArray[np.float32]
 
@@ -52,7 +52,7 @@ def built(vectors_TD: Vectors, count_N: NDArray[np.int64], part: tuple[int, int]
 @pytest.mark.parametrize("shard_vectors", [100, 2**17])
 @pytest.mark.parametrize("k", [1, 10, 300])
 def test_the_index_finds_the_videos_with_the_nearest_frame(monkeypatch: pytest.MonkeyPatch, shard_vectors: int, k: int) -> None:
-    monkeypatch.setattr(evaluate.two_stage.index, "SHARD_VECTORS", shard_vectors)
+    monkeypatch.setattr(search.index.vectors, "SHARD_VECTORS", shard_vectors)
     vectors_TD, count_N, query_AD = some_vectors(300)
     video_AK, near_AK = built(vectors_TD, count_N).search(query_AD, k)
     expected_AB = best_frames(vectors_TD, count_N, query_AD)
@@ -62,7 +62,7 @@ def test_the_index_finds_the_videos_with_the_nearest_frame(monkeypatch: pytest.M
 
 
 def test_shards_shared_by_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate.two_stage.index, "SHARD_VECTORS", 200)
+    monkeypatch.setattr(search.index.vectors, "SHARD_VECTORS", 200)
     vectors_TD, count_N, query_AD = some_vectors(300)
     whole = built(vectors_TD, count_N).search(query_AD, 17)
     parts = [built(vectors_TD, count_N, (rank, 3)).search(query_AD, 17) for rank in range(3)]
@@ -72,9 +72,9 @@ def test_shards_shared_by_processes_find_what_one_finds(monkeypatch: pytest.Monk
 
 
 def test_inverted_lists_find_most_and_every_video_when_asked_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate.two_stage.index, "EXACT_VECTORS", 0)
-    monkeypatch.setattr(evaluate.two_stage.index, "VECTORS_A_LIST", 40)
-    monkeypatch.setattr(evaluate.two_stage.index, "LIST_SHARE", 0.5)
+    monkeypatch.setattr(search.index.vectors, "EXACT_VECTORS", 0)
+    monkeypatch.setattr(search.index.vectors, "VECTORS_A_LIST", 40)
+    monkeypatch.setattr(search.index.vectors, "LIST_SHARE", 0.5)
     vectors_TD, count_N, query_AD = some_vectors(1000)
     index = built(vectors_TD, count_N)
     expected_AK = np.argsort(-best_frames(vectors_TD, count_N, query_AD), axis=1)[:, :10]
@@ -135,7 +135,7 @@ def test_reranked_scores_are_those_of_all_pairs(
     cache: FeatureCache, split: Split, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the temporal encoder: a head that reads frames from before it gets both."""
-    monkeypatch.setattr("train_head.pairs.FRAMES_A_BLOCK", 60)
+    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", 60)
     torch.manual_seed(0)
     config = HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40, temporal="seq-transf", temporal_positions=40)
     head = make_head(name, config)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from data.base.errors import UserError
 from data.cache import TextEntry
-from data.errors import UserError
-from extract.clip import BATCH, Clip, load_clip
-from extract.texts import encode_texts
+from extract.encode.clip import BATCH, Clip, load_clip
+from extract.encode.texts import encode_texts
 from tests.conftest import DEMO_CLIP, ROOT
 
 CPU = torch.device("cpu")
@@ -116,7 +116,7 @@ def test_causal_towers_run_at_the_length_of_the_text(tmp_path: Path, custom: boo
 
 
 def _at_full_length(texts: list[str], clip: Clip, monkeypatch: pytest.MonkeyPatch) -> list[list[TextEntry]]:
-    monkeypatch.setattr("extract.clip._is_causal", lambda _tower: False)
+    monkeypatch.setattr("extract.encode.clip._is_causal", lambda _tower: False)
     return list(encode_texts(texts, clip, 32))
 
 

@@ -17,14 +17,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.command_line import parse
-from data.device import budget_bytes
-from data.errors import UserError
-from data.options_file import OPTIONS_FILE, read_options, write_options
+from data.base.device import budget_bytes
+from data.base.errors import UserError
+from data.cli.command_line import parse
+from data.cli.options_file import OPTIONS_FILE, read_options, write_options
 from evaluate import EvaluateOptions
 from evaluate import main as evaluate
-from evaluate.search import SearchOptions
 from extract import ExtractOptions
+from search import SearchOptions
 from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head import main as train
@@ -36,13 +36,13 @@ COMMANDS = {
     "train_head.sweep": "train_head.sweep.SweepOptions",
     "evaluate": "evaluate.options.EvaluateOptions",
     "evaluate.compare": "evaluate.compare.CompareOptions",
-    "evaluate.search": "evaluate.search.SearchOptions",
-    "evaluate.serve": "evaluate.serve.ServeOptions",
-    "data check": "data.check.CheckOptions",
-    "data presets": "data.presets.PresetsOptions",
-    "data verify": "data.verify.VerifyOptions",
-    "data merge": "data.merge.MergeOptions",
-    "data sources": "data.print_sources.SourcesOptions",
+    "search": "search.options.SearchOptions",
+    "search.serve": "search.serve.ServeOptions",
+    "data.check": "data.check.CheckOptions",
+    "data.presets": "data.presets.PresetsOptions",
+    "data.verify": "data.verify.VerifyOptions",
+    "data.merge": "data.merge.MergeOptions",
+    "data.sources": "data.sources.SourcesOptions",
 }
 """Every command that people call, with its class of options."""
 
@@ -94,17 +94,38 @@ def test_help_fits_any_terminal(columns: str, monkeypatch: pytest.MonkeyPatch, c
     assert os.environ["COLUMNS"] == columns
 
 
-def test_verbs_are_modules_too() -> None:
-    assert command("data.presets", "--json").stdout == command("data", "presets", "--json").stdout != ""
+MOVED = {
+    "data check": "data.check",
+    "data presets": "data.presets",
+    "data verify": "data.verify",
+    "data merge": "data.merge",
+    "data sources": "data.sources",
+    "evaluate.search": "search",
+    "evaluate.serve": "search.serve",
+}
+
+
+@pytest.mark.parametrize("before", MOVED)
+def test_a_command_answers_under_its_former_name(before: str) -> None:
+    now = MOVED[before]
+    former, present = (command(*name.split(), "--version") for name in (before, now))
+    assert former.stderr == f"python -m {before} is now python -m {now}\n"
+    assert (former.returncode, former.stdout) == (present.returncode, present.stdout)
+    # Arguments and exit status pass through.
+    former, present = (command(*name.split(), "--unknown") for name in (before, now))
+    assert (former.returncode, former.stdout, former.stderr.partition("\n")[2]) == (2, present.stdout, present.stderr)
+
+
+def test_the_room_alone_names_its_verbs() -> None:
     listed = command("data", "--help")
-    assert (listed.returncode, [name for name in COMMANDS if name.startswith("data ") and name.split()[1] not in listed.stdout]) == (0, [])
+    assert (listed.returncode, [name for name in COMMANDS if name.startswith("data.") and name[5:] not in listed.stdout]) == (0, [])
     for arguments in (("data",), ("data", "chek")):
         refused = command(*arguments)
         assert refused.returncode == 2
         assert re.fullmatch(r"error: .*choose one of check, presets, verify, merge, sources\n", refused.stderr)
 
 
-@pytest.mark.parametrize("name", ["extract", "data", "data verify"])
+@pytest.mark.parametrize("name", ["extract", "data", "data.verify"])
 def test_the_version_is_in_one_place(name: str) -> None:
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     done = command(*name.split(), "--version")

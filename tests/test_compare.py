@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import evaluate
-from data.errors import UserError
+from data.base.errors import UserError
 from data.metrics import RankCounter, Ranks
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions, main
-from evaluate.curves import match_curve
+from evaluate.comparison.curves import match_curve
+from evaluate.comparison.results import Result, group_by_seed
+from evaluate.comparison.significance import RESAMPLES, mcnemar, two_sided
+from evaluate.comparison.table import Table, latex_text
 from evaluate.ranks import RankTables
-from evaluate.results import Result, group_by_seed
-from evaluate.significance import RESAMPLES, mcnemar, two_sided
-from evaluate.table import Table, latex_text
 from train_head.run import METRICS_FILE
 
 TEXTS, VIDEOS = 60, 30

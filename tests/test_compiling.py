@@ -15,7 +15,7 @@ from train_head.compiling import EACH_TIME, ONCE
 TWO_LOOPS = """
 import sys
 from train_head.compiling import compiling_said
-from train_head.kernels import compiled
+from train_head.kernels.loops import compiled
 
 @compiled
 def one(x):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from data.base.errors import UserError
 from data.datasets import Dataset, find_preset, read_dataset
-from data.errors import UserError
 
 
 def msrvtt_json(ids: list[str], form: str = "sentences") -> str:

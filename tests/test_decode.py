@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.decode import DecodeFailed, Sampling, sample_frames
+from extract.decode.sample import DecodeFailed, Sampling, sample_frames
 from tests.decoding import MakeSampling
 from tests.videos import convert, cut_video, frame_number, numbered_video, pattern
 
@@ -183,7 +183,7 @@ def test_frames_of_a_long_video_are_sought(tmp_path: Path, monkeypatch: pytest.M
     path = numbered_video(tmp_path / "long.mp4", 3 * 3600, 1)
     asked = [(None, None), (3600.0, None), (1800.5, 7200.0)]
     sought = [sample_frames(path, Sampling(max_frames=12), frame_number, *part) for part in asked]
-    monkeypatch.setattr("extract.by_ffmpeg.SEEK_APART_S", float("inf"))
+    monkeypatch.setattr("extract.decode.by_ffmpeg.SEEK_APART_S", float("inf"))
     assert sought == [sample_frames(path, Sampling(max_frames=12), frame_number, *part) for part in asked]
     assert sought[0].pictures == (np.linspace(0, 3 * 3600 - 1, num=12).astype(int) % 60).tolist()
 

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import extract
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
-from data.ffmpeg import Processes
 from extract import ExtractOptions
-from extract.decode import DecodeFailed, Sampled, Sampling, sample_frames
-from extract.decoders import check_decoder
-from extract.frames import CUDA_FAILURES, Cuda
-from extract.pyav import WORKER, PyavProcesses
+from extract.decode.decoders import check_decoder
+from extract.decode.frames import CUDA_FAILURES, Cuda
+from extract.decode.pyav import WORKER, PyavProcesses
+from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
+from extract.ffmpeg.run import Processes
 from tests.test_decode import is_alive
 from tests.videos import convert, frame_number, numbered_video, pattern
 
@@ -132,7 +132,7 @@ def test_a_worker_that_hangs_is_killed_with_its_children(tmp_path: Path, pyav: P
         f"pathlib.Path({str(child)!r}).write_text(str(p.pid))",
     ]
     program.write_text("\n".join([*lines, "p.wait()"]))
-    monkeypatch.setattr("extract.pyav.WORKER", program)
+    monkeypatch.setattr("extract.decode.pyav.WORKER", program)
     with pytest.raises(DecodeFailed, match=r"not done after 3 s \(--time-limit\)"):
         sample_frames(path, Sampling(time_limit_s=3, pyav=pyav), frame_number)
     deadline = time.monotonic() + 10

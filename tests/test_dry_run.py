@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 import extract
-from data.errors import UserError
+from data.base.errors import UserError
 from extract import ExtractOptions
-from extract.clip import BATCH
+from extract.encode.clip import BATCH
 
 
 def foretell(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def foretell(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> dic
 def test_disk_is_foretold_and_nothing_is_written(
     own_cache_options: ExtractOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extract.dry_run.MEASURED_VIDEOS", 16)
+    monkeypatch.setattr("extract.plan.dry_run.MEASURED_VIDEOS", 16)
     before = foretell(own_cache_options, capsys)
     assert not own_cache_options.cache.exists()
     assert (before["videos_to_do"], before["measured_videos"], before["measured_failed"]) == (62, 16, 0)

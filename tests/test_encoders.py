@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 import extract
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
 from extract import ExtractOptions
-from extract.clip import BATCH, Clip, load_clip
+from extract.encode.clip import BATCH, Clip, load_clip
+from extract.encode.models import list_models, open_clip
 from extract.encoders import judge
-from extract.models import list_models, open_clip
 from tests.conftest import ROOT
-from train_head.finetune import save_clip
-from train_head.towers import towers, train_above
+from train_head.training.finetune import save_clip
+from train_head.training.towers import towers, train_above
 
 CPU = torch.device("cpu")
 SHARES = 12

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extract
+from data.base.errors import LONGEST_REASON, SHOWN, UserError, first_of, one_line
 from data.cache import FeatureCache
 from data.check import CheckOptions, check
-from data.errors import LONGEST_REASON, SHOWN, UserError, first_of, one_line
 from data.verify import VerifyOptions, verify
 from extract import ExtractOptions
 from extract.failures import read_failures
 from tests.conftest import DEMO_CLIP
 from tests.part_writer import entry, open_cache
-from train_head.splits import load_split
+from train_head.scoring.splits import load_split
 
 
 @given(st.text())

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import evaluate
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
 from data.metrics import NanScore, RankCounter, Ranks, retrieval_metrics
 from evaluate import EvaluateOptions
 from evaluate.bank import load_bank
@@ -28,10 +28,10 @@ from evaluate.post_processing import BETA, CorrectedScore, FirstVideos, SoftmaxT
 from evaluate.ranks import RankTables
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import GlcclHead
-from train_head.pairs import Unshared, score_all_pairs
-from train_head.plain import prepare_texts, prepare_videos, score
+from train_head.kernels.plain import prepare_texts, prepare_videos, score
 from train_head.run import load_head
-from train_head.splits import Split, load_split
+from train_head.scoring.pairs import Unshared, score_all_pairs
+from train_head.scoring.splits import Split, load_split
 
 BUDGET = 2**30
 DIRECTIONS = ("text_to_video", "video_to_text")
@@ -169,7 +169,7 @@ def test_post_processing_equals_that_of_the_whole_matrix(
     """In small blocks, and with videos encoded anew for each."""
     head, split, score_SAB = scored
     monkeypatch.setattr("train_head.heads.glccl.GlcclHead.WORDS_A_STRIP", 100)
-    monkeypatch.setattr("train_head.pairs.FRAMES_A_BLOCK", 40)
+    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", 40)
     result = read(evaluate.main(replace(options, dual_softmax=True, query_bank=50, memory_budget=0)))
     rows = {row["name"]: row for row in result["post_processing"]}
     assert list(rows) == ["dual softmax", "QB-Norm, 50 captions"]

@@ -19,12 +19,12 @@ import pandas as pd
 import pytest
 
 import extract
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
-from data.layout import FAILURES_FILE
+from data.cache.layout import FAILURES_FILE
 from extract import ExtractOptions
-from extract.digest import file_digest
 from extract.failures import read_failures
+from extract.plan.digest import file_digest
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_decode import hanging_decoder, is_alive
 from tests.videos import cut_video, numbered_video
@@ -174,7 +174,7 @@ def test_a_line_of_progress_has_counts_rates_and_time_left(
     options: ExtractOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where stderr is no terminal; here a line for every video."""
-    monkeypatch.setattr("data.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("data.base.progress.SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr("extract.stage.VIDEOS_A_PART", 1)
     (options.videos / "text.mp4").write_text("no video")
     numbered_video(options.videos / "good2.mp4", 100, 5)

@@ -20,12 +20,12 @@ import torch
 
 import extract
 from benchmarks.kills import assert_equal_caches, kill_when_parts_are_there, renamed, start_extraction
+from data.base.errors import UserError
+from data.base.provenance import write_json
+from data.base.tensors import write_tensors
 from data.cache import CLIP_FILE, FeatureCache
-from data.errors import UserError
-from data.hdf5 import append, new_file
+from data.cache.hdf5 import append, new_file
 from data.merge import MergeOptions, merge
-from data.provenance import write_json
-from data.tensors import write_tensors
 from data.verify import VerifyOptions, verify
 from extract import ExtractOptions
 from extract.failures import Failure, write_failures
@@ -258,7 +258,7 @@ def test_a_merge_onto_a_real_disk_that_is_full(tmp_path: Path) -> None:
     try:
         write_all(tmp_path / "cache", 60, a_part=20)
         before = contents(tmp_path / "cache")
-        done = stage("data", "merge", tmp_path / "cache", small / "out.h5")
+        done = stage("data.merge", tmp_path / "cache", small / "out.h5")
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"error: {small / 'out.h5'} cannot be written")
         assert done.stderr.count("\n") == 1

@@ -18,7 +18,7 @@ import torch
 
 import extract
 from extract import ExtractOptions
-from extract.clip import load_clip
+from extract.encode.clip import load_clip
 from tests.conftest import DEMO_CLIP, ROOT
 
 

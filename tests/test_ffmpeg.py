@@ -12,10 +12,10 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from data.errors import UserError
-from data.ffmpeg import require_ffmpeg
-from data.watchdog import kill_what_is_left
-from extract.decoders import check_decoder
+from data.base.errors import UserError
+from extract.decode.decoders import check_decoder
+from extract.ffmpeg.run import require_ffmpeg
+from extract.ffmpeg.watchdog import kill_what_is_left
 from extract.options import ExtractOptions
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_decode import hanging_decoder, is_alive

@@ -17,21 +17,21 @@ import evaluate
 import extract
 import train_head
 from benchmarks.finetuning import FinetuningOptions, Hits, credit_of, difference_of, figures_of
+from data.base.errors import UserError
+from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
-from data.errors import UserError
-from data.processes import ProcessGroup
 from evaluate import EvaluateOptions
 from extract import ExtractOptions
-from extract.clip import Clip, load_clip
+from extract.encode.clip import Clip, load_clip
 from tests import finetune_step
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_processes import launch
 from tests.test_training import logged, stop_at
 from train_head import TrainOptions
-from train_head.finetune import FinetuneTrainer, load_trained, save_clip
-from train_head.splits import load_split
+from train_head.scoring.splits import load_split
 from train_head.stage import build_head, load, make_trainer
-from train_head.towers import towers, train_above
+from train_head.training.finetune import FinetuneTrainer, load_trained, save_clip
+from train_head.training.towers import towers, train_above
 
 BUDGET = 10**9
 

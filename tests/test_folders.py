@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import extract
-from data.accounting import report, require_complete, summary_line
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.containers import CONTAINERS, FORMATS, is_still
 from data.datasets import Dataset, find_preset, read_dataset
+from data.datasets.accounting import report, require_complete, summary_line
+from data.datasets.containers import CONTAINERS, FORMATS, is_still
 from data.datasets.folders import spelling
-from data.errors import UserError
 from extract import ExtractOptions
 from extract.failures import read_failures
 from tests.annotation_files import WRITERS, read

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.datasets import Preset, preset_named
-from data.errors import UserError
 from extract import ExtractOptions, main
-from extract.following import filled_in
+from extract.plan.following import filled_in
 from tests.conftest import DEMO_CLIP
 from tests.videos import numbered_video
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-import evaluate.search
 import evaluate.stage
+import search
 import train_head.stage
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.command import SOME_FAILED
-from data.errors import UserError
+from data.cli.command import SOME_FAILED
 from data.merge import MergeOptions, merge
 from data.verify import VerifyOptions, verify
 from evaluate.options import EvaluateOptions
-from evaluate.search import SearchOptions
 from extract import ExtractOptions, main
+from search import SearchOptions
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head.options import TrainOptions
 
@@ -50,9 +50,7 @@ def test_it_is_sound_and_is_evaluated_trained_on_searched_and_merged(old: Path, 
     figures = [json.loads((tmp_path / name / "metrics.json").read_text())["text_to_video"] for name in ("old", "merged")]
     assert figures[0] == figures[1]
     capsys.readouterr()
-    evaluate.search.main(
-        SearchOptions(cache=old, run=str(run), model=DEMO_CLIP, query=("a blue cross",), json=True, device="cpu", quiet=True)
-    )
+    search.main(SearchOptions(cache=old, run=str(run), model=DEMO_CLIP, query=("a blue cross",), json=True, device="cpu", quiet=True))
     assert json.loads(capsys.readouterr().out)["gallery"] == 10
 
 

@@ -14,10 +14,10 @@ from tests.plain_heads import rounding
 from tests.test_glim import KINDS, degenerate, pad, random_features, random_head, text_batch
 from tests.torch_threads import threads
 from train_head.batches import TextBatch, VideoBatch
-from train_head.fused import COLUMNS, FEW_ROWS, ROWS, fused_score, lane_videos, tile_texts
 from train_head.heads import HeadConfig, make_head
-from train_head.plain import prepare_texts, prepare_videos, score
-from train_head.threads import without_subnormals
+from train_head.kernels.fused import COLUMNS, FEW_ROWS, ROWS, fused_score, lane_videos, tile_texts
+from train_head.kernels.plain import prepare_texts, prepare_videos, score
+from train_head.kernels.threads import without_subnormals
 
 Problem = tuple[TextBatch, VideoBatch, dict[str, Tensor]]
 

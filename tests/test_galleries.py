@@ -9,27 +9,27 @@ from typing import Any
 
 import pytest
 
-import data.listings
-import evaluate.search
+import data.cache.listings
 import evaluate.stage
 import extract.stage
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.command import SOME_FAILED
-from data.errors import UserError
-from data.listings import Listings, listed_of
-from data.print_sources import SourcesOptions, print_sources
-from data.prune import drop
-from data.sources import Source
+from data.cache.listings import Listings, listed_of
+from data.cache.prune import drop
+from data.cache.sources import Source
+from data.cli.command import SOME_FAILED
+from data.sources import SourcesOptions, print_sources
 from data.verify import VerifyOptions, verify
 from evaluate.options import EvaluateOptions
-from evaluate.retrieval.searcher import Searcher
-from evaluate.retrieval.web import make_app
-from evaluate.search import SearchOptions
 from extract import ExtractOptions, main
-from extract.listing import prune
+from extract.plan.listing import prune
+from search import SearchOptions
+from search import main as find
+from search.pages.web import make_app
+from search.searcher import Searcher
 from tests.conftest import DEMO_CLIP
 from tests.videos import numbered_video
-from train_head.splits import load_split
+from train_head.scoring.splits import load_split
 
 BUDGET = 2**26
 MORE: dict[str, dict[str, Any]] = {"listed": {}, "named": {"name": "b"}, "all": {"all": True}}
@@ -70,7 +70,7 @@ def test_deleted_and_renamed_videos_leave_the_gallery_and_then_the_cache(
     assert search() == ["new.mp4", "v2.mp4", "v3.mp4"]
     assert search(all=True) == ["new.mp4", "v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
     with pytest.raises(UserError, match=r"no video 'v0.mp4'"):
-        evaluate.search.main(SearchOptions(options.cache, "zero-shot:mean", video="v0.mp4", device="cpu", quiet=True))
+        find(SearchOptions(options.cache, "zero-shot:mean", video="v0.mp4", device="cpu", quiet=True))
 
     main(replace(options, prune=True, dry_run=True))
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["unlisted"] == {"videos": 2, "texts": 0}
@@ -253,7 +253,7 @@ def test_a_damaged_listing_is_said_and_written_anew(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(data.listings, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(data.cache.listings, "PATIENCE_S", 0.01)
     main(options)
     main(replace(options, annotations=table(tmp_path / "t.csv", "v0.mp4,a ring,test")))
     file = options.cache / "videos-one.parquet"

@@ -20,13 +20,13 @@ from torch import Tensor
 from data.metrics import DIRECTIONS, RankCounter, Ranks, retrieval_metrics
 from data.sampling import choose_frames
 from evaluate.post_processing import BETA, Correction, FirstVideos, SoftmaxTotals, dual_softmax, dynamic_inverted_softmax
-from extract.clip import load_clip
+from extract.encode.clip import load_clip
 from tests.conftest import DEMO_CLIP
 from tests.plain_heads import Parameters, plain_scores
-from train_head.blocks import Encoded
 from train_head.heads import Head, HeadConfig, TextBatch, VideoBatch, make_head
+from train_head.kernels.blocks import Encoded
 from train_head.losses import contrastive_loss, csc_loss
-from train_head.pairs import Accumulator
+from train_head.scoring.pairs import Accumulator
 
 GOLDEN = Path(__file__).parent / "golden"
 Arrays = dict[str, NDArray[Any]]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import evaluate
 import train_head
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
 from evaluate import EvaluateOptions
 from tests.plain_heads import Parameters, plain_scores, rounding
 from tests.test_glim import D, pad, random_features, text_batch
@@ -174,7 +174,7 @@ def test_wrong_scores_are_refused(options: TrainOptions, head: str, scores: str,
 
 def test_more_frames_than_the_matrices_take_are_refused(cache: FeatureCache, tmp_path: Path) -> None:
     from train_head.run import check_fits
-    from train_head.splits import load_split
+    from train_head.scoring.splits import load_split
 
     head = make_head("xclip", replace(config(), dimension=cache.dimension, max_words=40, max_frames=2))
     with pytest.raises(UserError, match=r"the matrices of head xclip take 2: use --max-frames 2 or less"):

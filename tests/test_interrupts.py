@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 DROPPED = """
     import os, signal, time, weakref
     from dataclasses import dataclass
-    from data.command import run_command
+    from data.cli.command import run_command
 
     @dataclass(frozen=True)
     class Options:

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.base.errors import UserError
 from data.datasets import Dataset
 from data.datasets.files import MAX_CAPTION, read_json
-from data.errors import UserError
 from tests.annotation_files import WRITERS, read, vatex_id, write_msvd, write_vatex
 from tests.test_stages import stage
 
@@ -251,7 +251,7 @@ def test_the_shell_sees_one_line_and_status_2(tmp_path: Path) -> None:
     FORMS["vatex"].write(tmp_path)
     path = tmp_path / "ref_captions.json"
     path.write_text(path.read_text()[:-20])
-    done = stage("data", "check", "--dataset", "vatex", "--videos", tmp_path, "--annotations", tmp_path)
+    done = stage("data.check", "--dataset", "vatex", "--videos", tmp_path, "--annotations", tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {path} cannot be read as JSON: ")
     assert done.stderr.count("\n") == 1

@@ -13,13 +13,13 @@ import torch
 
 import evaluate
 import train_head
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
-from evaluate.search import SearchOptions
-from evaluate.serve import ServeOptions
 from extract import ExtractOptions
+from search import SearchOptions
+from search.serve import ServeOptions
 from tests.conftest import ROOT
 from tests.test_training import stop_at
 from train_head import TrainOptions

@@ -17,9 +17,9 @@ from data.cache import FeatureCache, Images
 from data.merge import MergeOptions, merge
 from data.verify import VerifyOptions, verify
 from extract import ExtractOptions
-from extract.clip import Clip, load_clip
-from extract.decode import Sampling, sample_frames
-from extract.pictures import THUMBNAIL_SIDE, pixels_file, small, thumbnail_file
+from extract.decode.pictures import THUMBNAIL_SIDE, pixels_file, small, thumbnail_file
+from extract.decode.sample import Sampling, sample_frames
+from extract.encode.clip import Clip, load_clip
 from tests.conftest import DEMO_CLIP
 from tests.videos import convert, frame_number, numbered_video, pattern
 

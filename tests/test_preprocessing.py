@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import extract
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
-from evaluate.retrieval.queries import QueryEncoder
 from extract import ExtractOptions
-from extract.clip import load_clip
-from extract.models import RANDOM, find_model, list_models, open_clip, tags_of
-from extract.preprocessing import Preprocessing, asked_for, of_cache, of_config
+from extract.encode.clip import load_clip
+from extract.encode.models import RANDOM, find_model, list_models, open_clip, tags_of
+from extract.encode.preprocessing import Preprocessing, asked_for, of_cache, of_config
+from search.queries import QueryEncoder
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
-from train_head.finetune import load_trained, save_clip
+from train_head.training.finetune import load_trained, save_clip
 
 CPU = torch.device("cpu")
 FIELDS = ("mean", "std", "interpolation", "resize_mode")

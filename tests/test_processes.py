@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 import train_head
-from data.errors import UserError
-from data.processes import ProcessGroup
+from data.base.errors import UserError
+from data.base.processes import ProcessGroup
 from tests.conftest import ROOT
 from tests.processes import finish, start
 from train_head import TrainOptions

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from data.progress import Progress
+from data.base.progress import Progress
 from tests.conftest import ROOT
 from tests.terminal import on_a_terminal
 
 SCRIPT = """
 import time
-import data.progress
-from data.progress import Progress, say
+import data.base.progress
+from data.base.progress import Progress, say
 
 def work(steps, seconds, **given):
     with Progress(given.pop("what"), steps + given.get("there", 0), "videos", **given) as progress:
@@ -21,9 +21,9 @@ def work(steps, seconds, **given):
             progress.update(note="a note")
 
 # However slow the machine is, this took no time.
-data.progress.SHORTEST_S = 1000.0
+data.base.progress.SHORTEST_S = 1000.0
 work(1000, 0, what="at once")
-data.progress.SHORTEST_S = 0.1
+data.base.progress.SHORTEST_S = 0.1
 with Progress("shown late", 5, "videos", patience=0.1) as progress:
     say("a line: said before it")
     time.sleep(0.1)

@@ -17,9 +17,9 @@ from PIL import Image
 
 import extract
 from extract import ExtractOptions
-from extract.decode import DecodeFailed, sample_frames
+from extract.decode.reasons import is_encrypted
+from extract.decode.sample import DecodeFailed, sample_frames
 from extract.failures import read_failures
-from extract.reasons import is_encrypted
 from tests.conftest import DEMO_CLIP
 from tests.decoding import MakeSampling
 from tests.videos import SIDE, convert, frame_number, numbered_video, pattern

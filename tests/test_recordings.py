@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import extract
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
-from data.ffmpeg import Processes
-from data.ffmpeg_log import SAID_BYTES, Log, Pictured
-from extract import ExtractOptions, ending
-from extract.clock import length_of
-from extract.decode import DecodeFailed, Sampling, sample_frames
+from extract import ExtractOptions
+from extract.decode.sample import DecodeFailed, Sampling, sample_frames
+from extract.ffmpeg import ending
+from extract.ffmpeg.clock import length_of
+from extract.ffmpeg.log import SAID_BYTES, Log, Pictured
+from extract.ffmpeg.run import Processes
 from tests.conftest import DEMO_CLIP
 from tests.decoding import MakeSampling
 from tests.videos import convert, frame_number, numbered_video, pattern

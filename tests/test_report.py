@@ -25,8 +25,8 @@ from playwright.sync_api import Page
 
 import evaluate
 import extract
+from data.base.errors import UserError
 from data.cache import FeatureCache, TextEntry, VideoEntry
-from data.errors import UserError
 from data.metrics import RankCounter
 from demo import screenshots
 from demo.screenshots import ScreenshotOptions
@@ -37,12 +37,12 @@ from evaluate.report.findings import find_hubs, shared_captions
 from evaluate.report.page import write_report
 from evaluate.report.pictures import COLUMNS, HEIGHT, column_edges
 from extract import ExtractOptions
-from extract.models import load_tokenizer
+from extract.encode.models import load_tokenizer
 from tests.browser import OpenPage
 from tests.conftest import DEMO_CLIP, ROOT
-from train_head.pairs import Unshared, score_all_pairs
 from train_head.run import load_head
-from train_head.splits import Split, load_split
+from train_head.scoring.pairs import Unshared, score_all_pairs
+from train_head.scoring.splits import Split, load_split
 
 HOSTILE = (
     "<script>document.title = 'taken'</script>",

@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import extract
+import search
+from data.base.errors import UserError
 from data.cache import FeatureCache, VideoEntry
-from data.errors import UserError
-from evaluate import search
-from evaluate.retrieval.moments import clock, find_moments
-from evaluate.retrieval.queries import MAX_QUERY, clean_query
-from evaluate.retrieval.searcher import QUERIES_AT_ONCE, Answer, Searcher
-from evaluate.search import SearchOptions
-from evaluate.serve import ServeOptions
 from extract import ExtractOptions
+from search import SearchOptions
+from search.moments import clock, find_moments
+from search.queries import MAX_QUERY, clean_query
+from search.searcher import QUERIES_AT_ONCE, Answer, Searcher
+from search.serve import ServeOptions
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_glim import pad
 from train_head.glim import glim_scores
@@ -421,7 +421,7 @@ def test_a_long_query_is_cut_as_extraction_cuts_a_caption(searcher: Searcher) ->
 def test_the_readmes_commands_are_understood() -> None:
     section = (ROOT / "README.md").read_text().split("## Search your own videos")[1].split("\n## ")[0]
     commands = [shlex.split(line) for line in section.splitlines() if line.startswith("    python -m")]
-    kinds = {"extract": ExtractOptions, "evaluate.search": SearchOptions, "evaluate.serve": ServeOptions}
+    kinds = {"extract": ExtractOptions, "search": SearchOptions, "search.serve": ServeOptions}
     assert [command[2] for command in commands] == list(kinds)
     for command in commands:
         options: Any = tyro.cli(kinds[command[2]], args=command[3:], config=(tyro.conf.FlagCreatePairsOff,))
@@ -429,7 +429,7 @@ def test_the_readmes_commands_are_understood() -> None:
 
 
 def test_every_option_of_search_and_serve_is_read() -> None:
-    code = "".join(path.read_text() for path in (ROOT / "evaluate").rglob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "search").rglob("*.py"))
     for kind in (SearchOptions, ServeOptions):
         assert [field.name for field in fields(kind) if f"options.{field.name}" not in code] == []
 

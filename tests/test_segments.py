@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import extract
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
-from data.ffmpeg import Processes
-from data.layout import FAILURES_FILE
+from data.cache.layout import FAILURES_FILE
 from extract import ExtractOptions
-from extract.clock import length_of
 from extract.failures import read_failures
-from extract.segments import segments_of
+from extract.ffmpeg.clock import length_of
+from extract.ffmpeg.run import Processes
+from extract.plan.segments import segments_of
 from tests.conftest import DEMO_CLIP
 from tests.videos import convert, cut_video, numbered_video
 

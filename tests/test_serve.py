@@ -20,16 +20,16 @@ from flask.testing import FlaskClient
 from playwright.sync_api import expect
 
 import extract
+import search
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
-from evaluate import search, serve
-from evaluate.retrieval.moments import clock
-from evaluate.retrieval.queries import MAX_QUERY
-from evaluate.retrieval.searcher import Searcher
-from evaluate.retrieval.web import HEADERS, make_app
-from evaluate.search import SearchOptions
-from evaluate.serve import ServeOptions
 from extract import ExtractOptions
+from search import SearchOptions, serve
+from search.moments import clock
+from search.pages.web import HEADERS, make_app
+from search.queries import MAX_QUERY
+from search.searcher import Searcher
+from search.serve import ServeOptions
 from tests.browser import OpenPage
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.test_search import QUERY, jpeg, rewritten
@@ -336,7 +336,7 @@ def test_a_port_that_is_taken_and_other_slips_are_said_in_one_line(options: Serv
 
 @pytest.mark.long
 def test_the_command_answers_until_it_is_ended(options: ServeOptions, cache_path: Path) -> None:
-    command = [sys.executable, "-m", "evaluate.serve", "--cache", str(cache_path), "--run", "zero-shot:mean", "--port", "0", "--quiet"]
+    command = [sys.executable, "-m", "search.serve", "--cache", str(cache_path), "--run", "zero-shot:mean", "--port", "0", "--quiet"]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert server.stdout is not None
     found = re.search(r"http://(127\.0\.0\.1:\d+)/", server.stdout.readline())

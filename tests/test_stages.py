@@ -18,9 +18,9 @@ import torch
 import evaluate
 import extract
 import train_head
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
-from data.layout import FAILURES_FILE
+from data.cache.layout import FAILURES_FILE
 from data.metrics import retrieval_metrics
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
@@ -31,9 +31,9 @@ from tests.test_glim import pad
 from train_head import TrainOptions
 from train_head.glim import glim_scores
 from train_head.heads import HEADS, HeadConfig, make_head
-from train_head.pairs import Unshared, score_all_pairs
 from train_head.run import load_head
-from train_head.splits import load_split
+from train_head.scoring.pairs import Unshared, score_all_pairs
+from train_head.scoring.splits import load_split
 
 BUDGET = 10**9
 FAILED_VIDEO = (
@@ -104,8 +104,8 @@ def test_a_rerun_goes_on_where_parts_are_missing(own_cache_options: ExtractOptio
 
 def test_features_are_those_of_the_frames(cache: FeatureCache, demo_set: Path) -> None:
     """One video, decoded and encoded here by hand, without batches of several videos."""
-    from extract.clip import load_clip
-    from extract.decode import Sampling, sample_frames
+    from extract.decode.sample import Sampling, sample_frames
+    from extract.encode.clip import load_clip
     from tests.conftest import DEMO_CLIP
 
     clip = load_clip(DEMO_CLIP, None, torch.device("cpu"))
@@ -195,7 +195,7 @@ def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monke
     found = []
     for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
         monkeypatch.setattr(type(head), "WORDS_A_STRIP", words)
-        monkeypatch.setattr("train_head.pairs.FRAMES_A_BLOCK", frames)
+        monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", frames)
         everything = Everything(len(split.answers), len(split.videos.ids))
         score_all_pairs(head, split.texts, split.videos, split.answers, [everything], budget)
         found.append(everything.scores_AB)

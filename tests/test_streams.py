@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from data.command import READER_GONE, USER_ERROR
+from data.cli.command import READER_GONE, USER_ERROR
 from tests.conftest import ROOT
 
 PROGRAM = r"""
 import os, sys
 from dataclasses import dataclass
-from data.command import run_command
-from data.errors import UserError
-from data.progress import Progress
+from data.cli.command import run_command
+from data.base.errors import UserError
+from data.base.progress import Progress
 
 @dataclass(frozen=True)
 class Options:
@@ -118,7 +118,7 @@ def test_a_line_of_an_error_stays_one_whatever_a_name_holds(tmp_path: Path) -> N
 def test_a_file_opened_later_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     """A library would print its messages into it."""
     program = (
-        "import os; from data.streams import open_streams; open_streams(); file = os.open('file', os.O_CREAT | os.O_WRONLY); "
+        "import os; from data.base.streams import open_streams; open_streams(); file = os.open('file', os.O_CREAT | os.O_WRONLY); "
         "print('said'); os.write(1, b'said'); os.write(2, b'said'); os._exit(file)"
     )
     for redirection in (">&-", "2>&-", "<&- >&- 2>&-"):
@@ -136,14 +136,14 @@ def test_folders_whose_names_are_no_text(cache_path: Path, tmp_path: Path) -> No
     train = ("train_head", "--cache", made, "--out", run, "--head", "mean", "--epochs", "2", "--batch-size", "32")
     scored = ("--cache", made, "--run", run)
     commands: tuple[tuple[object, ...], ...] = (
-        ("data", "verify", made),
-        ("data", "sources", made),
-        ("data", "merge", made, merged),
+        ("data.verify", made),
+        ("data.sources", made),
+        ("data.merge", made, merged),
         train,
         (*train, "--resume"),
         ("evaluate", *scored, "--out", results, "--candidates", "5", "--index", index),
         ("evaluate.compare", results, "--out", tmp_path / os.fsdecode(b"s\xfc")),
-        ("evaluate.search", *scored, "--candidates", "20", "caf\udce9", "--html", tmp_path / os.fsdecode(b"p\xe9.html")),
+        ("search", *scored, "--candidates", "20", "caf\udce9", "--html", tmp_path / os.fsdecode(b"p\xe9.html")),
     )
     for command in commands:
         environment = os.environ | {"PYTHONIOENCODING": "ascii"}

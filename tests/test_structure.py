@@ -11,7 +11,7 @@ import pytest
 from extract import ExtractOptions
 from tests.conftest import ROOT
 
-ORDER = ["data", "extract", "train_head", "evaluate", "demo", "benchmarks"]
+ORDER = ["data", "extract", "train_head", "search", "evaluate", "demo", "benchmarks"]
 
 
 def sources(package: str) -> Iterator[Path]:
@@ -46,17 +46,23 @@ def test_training_on_cached_features_never_loads_clip(cache_path: Path, tmp_path
         "import sys; from pathlib import Path; import train_head; "
         f"train_head.main(train_head.TrainOptions(Path({str(cache_path)!r}), Path({str(tmp_path / 'run')!r}), head='mean', epochs=1, "
         "batch_size=32, device='cpu', quiet=True)); "
-        "assert not {'extract', 'open_clip', 'train_head.finetune'} & sys.modules.keys()"
+        "assert not {'extract', 'open_clip', 'train_head.training.finetune'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_is_a_job_of_about_a_dozen_files() -> None:
+    folders = {path.parent for package in ORDER for path in sources(package)}
+    assert len(folders) > len(ORDER)
+    assert [folder for folder in folders if len(list(folder.glob("*.py"))) > 14] == []
 
 
 def test_nobody_imports_a_main() -> None:
     assert not [path for package in ORDER for path in sources(package) if any("__main__" in name for name in imported(path))]
 
 
-@pytest.mark.parametrize(("module", "owner"), [("h5py", "data/hdf5.py"), ("imageio_ffmpeg", "data/ffmpeg.py")])
+@pytest.mark.parametrize(("module", "owner"), [("h5py", "data/cache/hdf5.py"), ("imageio_ffmpeg", "extract/ffmpeg/run.py")])
 def test_one_file_owns_a_library(module: str, owner: str) -> None:
     users = [path.relative_to(ROOT).as_posix() for package in ORDER for path in sources(package) if module in imported(path)]
     assert users == [owner]

@@ -17,9 +17,9 @@ import torch
 import train_head
 from benchmarks.ablations import AblationOptions
 from benchmarks.ablations import main as ablations
-from data.command_line import parse
-from data.errors import UserError
-from data.options_file import OPTIONS_FILE
+from data.base.errors import UserError
+from data.cli.command_line import parse
+from data.cli.options_file import OPTIONS_FILE
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from tests.conftest import ROOT

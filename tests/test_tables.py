@@ -22,18 +22,18 @@ from hypothesis import strategies as st
 import evaluate
 import extract
 import train_head
+from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.check import CheckOptions, check
 from data.datasets import Dataset, find_preset, read_dataset, shares_of
 from data.datasets.division import divide
-from data.datasets.times import seconds_of
-from data.errors import UserError
+from data.datasets.tables.times import seconds_of
 from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from tests.conftest import DEMO_CLIP
 from tests.videos import numbered_video
 from train_head import TrainOptions
-from train_head.splits import load_split
+from train_head.scoring.splits import load_split
 
 BUDGET = 10**9
 NAMES = [*"abcdefgh"]

@@ -15,17 +15,18 @@ import torch
 
 import evaluate
 import extract
+import search
 from data.cache import FeatureCache, TextEntry
+from data.cache.layout import BEFORE_4
 from data.datasets import ADAPTERS
-from data.layout import BEFORE_4
-from evaluate import EvaluateOptions, search
-from evaluate.cut import count_cut
-from evaluate.retrieval.searcher import Answer, Searcher
-from evaluate.retrieval.web import make_app
-from evaluate.search import SearchOptions
-from evaluate.serve import ServeOptions, make_server
+from evaluate import EvaluateOptions
 from extract import ExtractOptions
-from extract.clip import Clip, load_clip
+from extract.encode.clip import Clip, load_clip
+from search import SearchOptions
+from search.cut import count_cut
+from search.pages.web import make_app
+from search.searcher import Answer, Searcher
+from search.serve import ServeOptions, make_server
 from tests.conftest import DEMO_CLIP
 from tests.test_search import BUDGET, captions_of
 from train_head.heads import HeadConfig, TextBatch, VideoBatch, make_head

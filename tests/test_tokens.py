@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data.datasets.files import read_csv
-from extract.models import load_tokenizer, open_clip
-from extract.tokens import Cut, Tokenizer
+from extract.encode.models import load_tokenizer, open_clip
+from extract.encode.tokens import Cut, Tokenizer
 from tests.conftest import DEMO_CLIP
 
 SPECIAL = ("<start_of_text>", "<end_of_text>")

@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import train_head
+from data.base.device import find_device
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.device import find_device
-from data.errors import UserError
 from tests.conftest import ROOT
 from train_head import TrainOptions
-from train_head.checkpoint import CHECKPOINT_FILE
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.stage import Loaded, build_head, load
-from train_head.trainer import Trainer
+from train_head.training.checkpoint import CHECKPOINT_FILE
+from train_head.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_features_that_are_no_numbers_stop_at_the_step(options: TrainOptions, mo
 
 
 def test_a_loss_that_is_no_number_names_the_batch(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train_head.trainer.contrastive_loss", lambda score_AB, _: score_AB.sum() * torch.inf)
+    monkeypatch.setattr("train_head.training.trainer.contrastive_loss", lambda score_AB, _: score_AB.sum() * torch.inf)
     with pytest.raises(UserError, match=r"the loss is (-?inf|nan) in epoch 1, on videos video\d+, .* --lr") as refusal:
         train_head.main(options)
     assert len(refusal.value.listed) == 32

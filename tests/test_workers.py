@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from data.base.errors import LostProcess, UserError
 from data.cache import FeatureCache
-from data.errors import LostProcess, UserError
-from data.mapped import map_texts, map_videos
-from train_head.splits import load_split
-from train_head.workers import in_processes
+from data.cache.mapped import map_texts, map_videos
+from train_head.scoring.splits import load_split
+from train_head.training.workers import in_processes
 
 
 def work(state: int, job: str) -> tuple[str, int, int]:

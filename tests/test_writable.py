@@ -18,26 +18,27 @@ import pytest
 
 import evaluate
 import extract
+import search
 import train_head
 from benchmarks import finetuning, kills
 from benchmarks.finetuning import FinetuningOptions
+from data.base.errors import UserError
+from data.base.provenance import write_atomically
+from data.base.writable import PROBE_BYTES, require_writable_file, require_writable_folder
 from data.cache import FeatureCache
-from data.errors import UserError
-from data.mapped import map_ragged
+from data.cache.mapped import map_ragged
 from data.merge import MergeOptions, merge
-from data.print_sources import SourcesOptions, print_sources
-from data.provenance import write_atomically
+from data.sources import SourcesOptions, print_sources
 from data.verify import VerifyOptions, verify
-from data.writable import PROBE_BYTES, require_writable_file, require_writable_folder
 from demo import generate, train_clip
 from demo.generate import GenerateOptions
 from demo.train_clip import TrainClipOptions
-from evaluate import EvaluateOptions, compare, search, serve
+from evaluate import EvaluateOptions, compare
 from evaluate.compare import CompareOptions
 from evaluate.folder import replacing
-from evaluate.search import SearchOptions
-from evaluate.serve import ServeOptions
 from extract import ExtractOptions
+from search import SearchOptions, serve
+from search.serve import ServeOptions
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions, sweep
 from train_head.sweep import SweepOptions
@@ -204,8 +205,8 @@ def test_from_the_shell_it_is_all_that_is_said(cache_path: Path, extract_options
         (["train_head.sweep", *of_cache, "--head", "mean", "--batch-size", "32", "--out", place], place, "--out"),
         (["evaluate", *of_cache, "--run", "zero-shot:mean", "--out", place], place, "--out"),
         (["evaluate.compare", results, "--out", place], place, "--out"),
-        (["evaluate.search", *of_cache, "--run", "zero-shot:mean", "a ring", "--html", place / "a.html"], place / "a.html", "--html"),
-        (["data", "merge", cache_path, read_only / "a.h5"], read_only / "a.h5", "OUT"),
+        (["search", *of_cache, "--run", "zero-shot:mean", "a ring", "--html", place / "a.html"], place / "a.html", "--html"),
+        (["data.merge", cache_path, read_only / "a.h5"], read_only / "a.h5", "OUT"),
     ):
         done = shell(*command)
         line = f"error: {path} cannot be written (Read-only file system): choose another {option}\n"
@@ -230,9 +231,9 @@ def test_permissions_are_one_line_whatever_was_named(cache_path: Path, tmp_path:
     there = closed / "there"
     try:
         for command, path in (
-            (["data", "verify", there], there),
-            (["data", "check", "--videos", there], there),
-            (["data", "merge", there, tmp_path / "a.h5"], there),
+            (["data.verify", there], there),
+            (["data.check", "--videos", there], there),
+            (["data.merge", there, tmp_path / "a.h5"], there),
             (["extract", "--videos", there, "--cache", tmp_path / "cache", "--model", DEMO_CLIP], there),
             (["extract", "--videos", tmp_path, "--cache", there, "--model", DEMO_CLIP], there),
             (["extract", "--fetch-model", "--model", f"local-dir:{there}"], there / "open_clip_config.json"),
@@ -242,8 +243,8 @@ def test_permissions_are_one_line_whatever_was_named(cache_path: Path, tmp_path:
             (["evaluate", *of_cache, "--run", there, "--out", tmp_path / "results"], there / "run.json"),
             (["evaluate.compare", there], there),
             (["evaluate", "--cache", secret, *run, "--out", tmp_path / "results"], part),
-            (["data", "sources", secret], part),
-            (["evaluate.search", *of_cache, *run, "a ring", "--html", listed / "a.html"], listed / "a.html"),
+            (["data.sources", secret], part),
+            (["search", *of_cache, *run, "a ring", "--html", listed / "a.html"], listed / "a.html"),
         ):
             done = shell(*command, start=start)
             assert (done.returncode, done.stdout) == (2, ""), command

@@ -7,7 +7,7 @@ import ffmpeg
 import numpy as np
 from PIL import Image
 
-from data.ffmpeg import encode_video, run_ffmpeg
+from extract.ffmpeg.run import encode_video, run_ffmpeg
 
 SIDE = 32
 

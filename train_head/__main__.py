@@ -1,4 +1,4 @@
-from data.command import run_command
+from data.cli.command import run_command
 from train_head import TrainOptions, main
 
 run_command(

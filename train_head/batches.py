@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.features import TextFeatures, VideoFeatures
+from data.cache.features import TextFeatures, VideoFeatures
 
 
 @dataclass(frozen=True)

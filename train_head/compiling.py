@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from numba.core.event import Listener, install_listener
 
-from data.progress import say
+from data.base.progress import say
 from train_head.heads import Head, TextBatch, VideoBatch
-from train_head.splits import Split
+from train_head.scoring.splits import Split
 
 ONCE = "once on this machine"
 EACH_TIME = "each time, for numba has no folder to keep them in: name one with NUMBA_CACHE_DIR"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from data.command_line import About
+from data.cli.command_line import About
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from data.base.errors import UserError, not_as_written, one_line
+from data.base.provenance import write_json
+from data.base.tensors import read_tensors, write_tensors
 from data.cache import ClipParts, FeatureCache
-from data.errors import UserError, not_as_written, one_line
-from data.provenance import write_json
-from data.tensors import read_tensors, write_tensors
-from train_head.checkpoint import CHECKPOINT_FILE
 from train_head.heads import HEADS, Head, HeadConfig, make_head
-from train_head.splits import Split
+from train_head.scoring.splits import Split
+from train_head.training.checkpoint import CHECKPOINT_FILE
 
 WEIGHTS_FILE = "head.safetensors"
 RUN_FILE = "run.json"

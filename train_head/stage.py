@@ -14,25 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.base.device import budget_bytes, find_device
+from data.base.errors import UserError, check_seed
+from data.base.processes import ProcessGroup
+from data.base.provenance import plain, provenance, write_atomically
+from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
+from data.cli.options_file import OPTIONS_FILE, write_options
 from data.datasets import preset_named
-from data.device import budget_bytes, find_device
-from data.errors import UserError, check_seed
 from data.metrics import Metrics
-from data.options_file import OPTIONS_FILE, write_options
-from data.processes import ProcessGroup
-from data.provenance import plain, provenance, write_atomically
-from data.writable import make_folder, require_writable_folder
-from train_head.board import BOARD_FOLDER, Board, require_tensorboard
-from train_head.checkpoint import CHECKPOINT_FILE, drop_checkpoint, load_checkpoint, save_checkpoint
 from train_head.compiling import compile_loops, compiling_said
 from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
-from train_head.pairs import evaluate_pairs
 from train_head.run import LOG_FILE, RUN_FILE, check_fits, extract_with, max_frames, save_run
-from train_head.splits import Split, load_split
+from train_head.scoring.pairs import evaluate_pairs
+from train_head.scoring.splits import Split, load_split
 from train_head.temporal import make_temporal
-from train_head.trainer import Trainer, fitting_batch
+from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint, load_checkpoint, save_checkpoint
+from train_head.training.tensorboard_log import BOARD_FOLDER, Board, require_tensorboard
+from train_head.training.trainer import Trainer, fitting_batch
 
 FREE_TO_CHANGE = {
     *("cache", "out", "resume", "checkpoint_steps", "memory_budget", "tensorboard", "quiet", "json"),
@@ -255,8 +255,8 @@ def make_trainer(head: Head, options: TrainOptions, loaded: Loaded, processes: P
     if not options.finetune:
         return Trainer(head, options, loaded.train, processes)
     # Training on cached features needs no CLIP: it runs where open_clip and the weights are not.
-    from train_head.finetune import FinetuneTrainer, load_trained
-    from train_head.pixels import require_pixels
+    from train_head.training.finetune import FinetuneTrainer, load_trained
+    from train_head.training.pixels import require_pixels
 
     require_pixels(loaded.cache, [*loaded.train.videos.ids, *loaded.select.videos.ids])
     clip = load_trained(options, loaded.cache, head.logit_scale.device)

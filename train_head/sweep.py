@@ -28,26 +28,27 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import torch
 
+from data.base.device import budget_bytes, find_device
+from data.base.errors import LostProcess, UserError
+from data.base.processes import ProcessGroup
+from data.base.progress import Progress, say
+from data.base.provenance import provenance, write_atomically
+from data.base.version import CHECKOUT
+from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
-from data.command import INTERRUPTED, USER_ERROR, run_command
-from data.command_line import About
-from data.device import budget_bytes, find_device
-from data.errors import LostProcess, UserError
-from data.mapped import map_texts, map_videos
+from data.cache.mapped import map_texts, map_videos
+from data.cli.command import INTERRUPTED, USER_ERROR, run_command
+from data.cli.command_line import About
+from data.cli.options_file import OPTIONS_FILE, write_options
 from data.metrics import Metrics
-from data.options_file import OPTIONS_FILE, write_options
-from data.processes import ProcessGroup
-from data.progress import Progress, say
-from data.provenance import provenance, write_atomically
-from data.writable import make_folder, require_writable_folder
 from train_head.compiling import compile_loops, compiling_said
 from train_head.options import TrainOptions
-from train_head.pairs import evaluate_pairs
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
-from train_head.splits import Split, load_split
+from train_head.scoring.pairs import evaluate_pairs
+from train_head.scoring.splits import Split, load_split
 from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, batches_line, build_head, check_options, fit, load, provenance_options
-from train_head.trainer import fitting_batch
-from train_head.workers import in_processes
+from train_head.training.trainer import fitting_batch
+from train_head.training.workers import in_processes
 
 RUNS_FILE = "runs.csv"
 VARYING = (
@@ -357,7 +358,7 @@ def _evaluate(options: SweepOptions, run: str) -> None:
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
     command = [sys.executable, "-m", "evaluate", *arguments, "--no-report", "--quiet"]
     # From wherever this one was started: paths are of that folder.
-    found_here = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    found_here = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         command + ["--allow-missing"] * options.allow_missing,
         env={**os.environ, "PYTHONPATH": found_here},

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
 
+from data.base.errors import UserError
 from data.cache import ClipParts
-from data.errors import UserError
 
 BLOCKS = 4
 QUICK = 1.702

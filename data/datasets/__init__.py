@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from data.datasets import activitynet, didemo, lsmdc, msrvtt, msvd, table, vatex
+from data.base.errors import UserError
+from data.datasets.adapters import activitynet, didemo, lsmdc, msrvtt, msvd, table, vatex
 from data.datasets.division import Shares, shares_of
 from data.datasets.types import Count, Dataset, Preset
-from data.errors import UserError
 
 __all__ = ["ADAPTERS", "Count", "Dataset", "Preset", "Shares", "find_preset", "preset_named", "read_dataset", "shares_of"]
 

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from data.base.errors import UserError
 from data.datasets.types import SPLITS
-from data.errors import UserError
 
 WORDS = {
     **dict.fromkeys(("train", "training"), "train"),

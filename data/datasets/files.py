@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from data.errors import UserError
+from data.base.errors import UserError
+from data.base.quoting import path_text, quote
 
 MAX_CAPTION = 100_000
 """Characters. The longest genuine paragraph of the field's data sets has fewer than 5,000."""
@@ -24,30 +25,19 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 
-def quote(value: object) -> str:
-    """A value from a file as an error line can show it: escaped, and cut short."""
-    shown = ascii(value if not isinstance(value, str) else value[:100])
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
-
-
 def line_of(text: str, at: int, start: int = 0) -> int:
     """The line, counted from 1, that a place of a text is in, counted from `start`; a lone carriage return ends a line too."""
     return 1 + len(LINE_BREAK.findall(text, start, at))
 
 
-def printable(path: Path | str) -> str:
-    """A file name as text: bytes that are none are written \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def files_named(folder: Path, text: str) -> Iterator[Path]:
-    """Where under a folder there may be a file whose name is this text in `printable`: as it stands, and with bytes for its escapes."""
+    """Where under a folder there may be a file whose name is this text in `path_text`: as it stands, and with bytes for its escapes."""
     yield folder / text
     if "\\x" in text:
         # An escape may also be what a name really has: the names that are there tell.
         there = [folder]
         for part in text.split("/"):
-            there = [parent / name for parent in there for name in _names_in(parent) if printable(name) == part]
+            there = [parent / name for parent in there for name in _names_in(parent) if path_text(name) == part]
         yield from (path for path in there if path != folder / text)
 
 

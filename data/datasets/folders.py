@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.containers import is_video_name
-from data.datasets.files import is_there, printable, quote
-from data.errors import UserError
+from data.base.errors import UserError
+from data.base.quoting import path_text, quote
+from data.datasets.containers import is_video_name
+from data.datasets.files import is_there
 
 NOT_SEARCHED = frozenset(
     {
@@ -119,7 +120,7 @@ class VideoFolder:
 
     def relative(self, path: Path) -> str:
         """The path under the folder, as text."""
-        return printable(path.relative_to(self.folder))
+        return path_text(path.relative_to(self.folder))
 
     def _exactly(self, sought: Sought) -> Path | None:
         if sought.path is not None:

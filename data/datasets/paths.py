@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from data.datasets.files import NO_TEXT, quote
-from data.errors import UserError
+from data.base.errors import UserError
+from data.base.quoting import quote
+from data.datasets.files import NO_TEXT
 
 MAX_NAME = 1000
 

@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from data.datasets.files import quote, read_ids
+from data.base.errors import UserError
+from data.base.quoting import quote
+from data.datasets.files import read_ids
 from data.datasets.folders import Found, Sought, VideoFolder
-from data.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -46,7 +47,7 @@ class Preset:
     held_out: int = 0
     """Training videos kept for choosing the epoch, where the protocol has no validation split: those with the smallest hashes."""
     pictures: Literal["display", "stored"] = "stored"
-    """Whether pictures are those that a player shows, or as they are stored: see `extract.frames.Sampling`."""
+    """Whether pictures are those that a player shows, or as they are stored: see `extract.decode.frames.Sampling`."""
     by_stem: bool = False
     """Whether descriptions go to a listed video by its stem, where the field asks for its exact name (DiDeMo)."""
 

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.errors import UserError
+from data.base.errors import UserError
 from data.metrics import Ranks
 from data.sampling import choose_words
 from evaluate.report.collect import Collected
 from evaluate.report.pictures import column_edges
-from extract.models import load_tokenizer
-from extract.tokens import Tokenizer
+from extract.encode.models import load_tokenizer
+from extract.encode.tokens import Tokenizer
 from train_head.heads import Head, TextBatch, VideoBatch
-from train_head.splits import Split
+from train_head.scoring.splits import Split
 
 SHOWN = 5
 """Entries of a query."""

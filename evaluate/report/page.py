@@ -11,18 +11,18 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from data.base.provenance import write_atomically
 from data.cache import FeatureCache
 from data.metrics import DIRECTIONS, Ranks
-from data.provenance import write_atomically
-from evaluate.cut import cut_notes
 from evaluate.report import PLOTS_FOLDER, REPORT_FILE
 from evaluate.report.cards import PARTS, Card, CardMaker
 from evaluate.report.collect import Collected
 from evaluate.report.findings import HUB_DEPTHS, LISTED, choose_queries, find_hubs, shared_captions
 from evaluate.report.pictures import COLUMNS, Pictures
 from evaluate.report.plots import DIRECTION_NAMES, draw_plots
+from search.cut import cut_notes
 from train_head.heads import Head
-from train_head.splits import Split
+from train_head.scoring.splits import Split
 
 TEMPLATES = Path(__file__).parent / "templates"
 

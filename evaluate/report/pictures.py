@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.errors import UserError
 from data.sampling import choose_frames
 
 COLUMNS = 12
@@ -68,7 +68,7 @@ class Pictures:
             frames = [_small(files[seen[(first + last) // 2]]) for first, last in itertools.pairwise(edges)]
         except OSError as error:
             raise UserError(
-                f"a thumbnail of video {video_id} cannot be read ({error}): python -m data verify {self._cache.path}"
+                f"a thumbnail of video {video_id} cannot be read ({error}): python -m data.verify {self._cache.path}"
             ) from error
         width = max(frame.width for frame in frames)
         strip = Image.new("RGB", (width * len(frames), HEIGHT))

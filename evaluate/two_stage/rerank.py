@@ -2,7 +2,7 @@
 
 What costs most in a head with a temporal encoder, the encoding of a video, is done once a video, whatever number of texts has it among
 their candidates. Texts with candidates in common stand together; a head scores a strip of them with all candidates of the strip, since a
-strip costs no more than a single text of it (train_head.fused).
+strip costs no more than a single text of it (train_head.kernels.fused).
 
 Shape suffixes: A texts, K candidates, B videos of a bin, S scores of a pair, F frames, D joint dimension.
 """
@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.features import TextFeatures, VideoFeatures
+from data.base.processes import ProcessGroup
+from data.base.progress import Progress
+from data.cache.features import TextFeatures, VideoFeatures
 from data.metrics import NanScore, Ranks, summary
-from data.processes import ProcessGroup
-from data.progress import Progress
 from train_head.batches import EncodedFrames
 from train_head.heads import Head, TextBatch, VideoBatch
-from train_head.pairs import not_a_number, videos_a_block
-from train_head.threads import parallel
+from train_head.kernels.threads import parallel
+from train_head.scoring.pairs import not_a_number, videos_a_block
 
 BLOCKS_A_BIN = 2
 

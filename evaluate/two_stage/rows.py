@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from data.base.errors import UserError
+from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
-from data.errors import UserError
 from data.metrics import RECALLS
-from data.processes import ProcessGroup
-from evaluate.two_stage.candidates import Vectors, candidate_index, check_candidates, find_candidates
 from evaluate.two_stage.rerank import candidate_metrics, rerank
+from search.index.candidates import Vectors, candidate_index, check_candidates, find_candidates
 from train_head.heads import Head
-from train_head.splits import Split
+from train_head.scoring.splits import Split
 
 CandidatesFrom = Literal["frames", "pooled", "both"]
 

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.errors import UserError
+from data.base.errors import UserError
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
-from train_head.blocks import Encoded, TextBlock, VideoBlock, constant_shapes, text_blocks, video_blocks
-from train_head.plain import inverse_norm
+from train_head.kernels.blocks import Encoded, TextBlock, VideoBlock, constant_shapes, text_blocks, video_blocks
+from train_head.kernels.plain import inverse_norm
+from train_head.kernels.threads import parallel
 from train_head.temporal import TemporalEncoder
-from train_head.threads import parallel
 
 MAX_LOGIT_SCALE = 100.0
 SCORES = ("video-sentence", "video-word", "sentence-frame", "word-frame")

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
-from train_head.blocks import TextBlock, VideoBlock
-from train_head.fused import FEW_ROWS, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
 from train_head.glim import frame_weights
 from train_head.heads.base import SCORES, FrameWeights, Head, HeadConfig, chosen_scores
-from train_head.plain import Frames, Guides, prepare_texts, prepare_videos, score
+from train_head.kernels.blocks import TextBlock, VideoBlock
+from train_head.kernels.fused import FEW_ROWS, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
+from train_head.kernels.plain import Frames, Guides, prepare_texts, prepare_videos, score
 
 MATRICES = {
     "video-sentence": ("M_g",),

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train_head.blocks import TextBlock, VideoBlock
 from train_head.heads.base import Head, unit, unit_mean
+from train_head.kernels.blocks import TextBlock, VideoBlock
 
 
 class MeanHead(Head):

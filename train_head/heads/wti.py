@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.blocks import TextBlock, VideoBlock
 from train_head.heads.base import Head, HeadConfig, unit
+from train_head.kernels.blocks import TextBlock, VideoBlock
 
 _FAR_BELOW = -1e30
 

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.blocks import TextBlock, VideoBlock
 from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores, unit, unit_mean
 from train_head.heads.glccl import aggregate_flops
-from train_head.plain import KAPPA, Guides, aggregate, prepare_texts
+from train_head.kernels.blocks import TextBlock, VideoBlock
+from train_head.kernels.plain import KAPPA, Guides, aggregate, prepare_texts
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.blocks import TextBlock, VideoBlock
 from train_head.heads.base import Head, HeadConfig, unit
-from train_head.plain import inverse_norm
+from train_head.kernels.blocks import TextBlock, VideoBlock
+from train_head.kernels.plain import inverse_norm
 
 _FAR_BELOW = -1e30
 

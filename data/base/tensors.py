@@ -1,0 +1,26 @@
+"""Tensors on disk as safetensors, each file whole or not at all."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from data.base.sealed import written_whole
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises OSError where it cannot be read, and SafetensorError where it is damaged."""
+    # The library takes no path that is not UTF-8.
+    return load(path.read_bytes())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the file. Raises UserError where the disk is full."""
+    with written_whole(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary)
+        except SafetensorError as error:
+            # The library has no errors of the disk among its own.
+            raise OSError(str(error)) from error

@@ -1,0 +1,368 @@
+"""The feature cache: a directory of immutable HDF5 part files, or one file merged from them. README.md has the layout.
+
+Features are ragged (rows of all entries one after the other, and offsets), raw and unnormalised: GLIM's temperature is meant for dot
+products of the vectors as CLIP makes them. A part is written under a temporary name and renamed when it is complete, so a video is in
+the cache wholly or not at all. A part is never changed: a video that is extracted again goes into a new part, and of several entries of
+one name the one written last counts. Captions and splits are tables beside the parts and no part of the features' identity.
+
+Shape suffixes: N entries (videos or texts), T rows of all entries together (frames or tokens), D joint dimension.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data.base.errors import UserError
+from data.base.sealed import is_sound, sweep, write_sealed
+from data.base.writable import make_folder
+from data.cache.hdf5 import Group, in_memory, open_file, write_arrays
+from data.cache.index import Index, Part, Place, runs
+from data.cache.layout import (
+    BEFORE_4,
+    CLIP_FILE,
+    NAMES,
+    READABLE,
+    ClipParts,
+    Images,
+    Kind,
+    TextEntry,
+    VideoEntry,
+    feature_bytes,
+    fill_clip,
+    offsets_of,
+    read_clip,
+    settings_digest,
+    text_arrays,
+    video_arrays,
+)
+from data.cache.listings import Listings, listed_of
+from data.cache.merged import write_merged
+from data.cache.sources import Source
+from data.sampling import choose_frames, choose_words
+
+if TYPE_CHECKING:  # writing a part needs no torch
+    from data.cache.features import Ragged, TextFeatures, VideoFeatures
+
+
+class FeatureCache:
+    """A cache opened for reading or adding; `settings` are the options that decided its bytes.
+
+    Raises UserError where the folder holds no cache, a file is damaged, or a part was made with other settings.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.merged = path.is_file()
+        self.listings = Listings(path)
+        if not path.exists():
+            raise UserError(f"there is no cache at {path}: make one with python -m extract --cache {path} ...")
+        if not self.merged and not (path / CLIP_FILE).is_file():
+            raise UserError(f"{path} holds no feature cache ({CLIP_FILE} is missing): name the folder that extract wrote")
+        self._clip_path = path if self.merged else path / CLIP_FILE
+        with open_file(self._clip_path) as file:
+            if file.attrs.get("format") not in READABLE:
+                known = " and ".join(map(str, READABLE))
+                raise UserError(
+                    f"{path} has cache format {file.attrs.get('format')}, this program reads {known}: extract into a new --cache"
+                )
+            self._recorded: dict[str, Any] = json.loads(file.attrs["settings"])
+            self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
+        self.settings = dict(BEFORE_4) | self._recorded
+        self.digest = settings_digest(self._recorded)
+        self._indices: dict[Kind, Index] = {"videos": Index(), "texts": Index()}
+        for kind in self._indices:
+            for part in [Part(path, kind)] if self.merged else [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]:
+                self._indices[kind].add(kind, part, self.digest)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        settings: Mapping[str, Any],
+        clip: ClipParts,
+        provenance: Mapping[str, Any],
+        shard: tuple[int, int] = (0, 1),
+        damaged: Callable[[Path], None] = lambda _path: None,
+        cleaned: Callable[[], None] = lambda: None,
+    ) -> "FeatureCache":
+        """Open the cache for these settings, making it where there is none, and deleting damaged parts, so that they are made again.
+
+        Of several processes that share the work, number `shard[0]` of `shard[1]` looks after its share of the parts; `damaged` is told of
+        each file that was, and `cleaned` returns when the others have looked after theirs. Raises UserError, naming every setting that
+        differs, where a cache made with other settings is there.
+        """
+        if path.is_file():
+            raise UserError(f"--cache {path} is a merged cache, which nothing can be added to: name the folder that it was merged from")
+        make_folder(path, "--cache")
+        sweep(path)
+        parts = [file for kind in NAMES for file in sorted(path.glob(f"{kind}-*.h5"))]
+        for file in parts[shard[0] :: shard[1]]:
+            if not is_sound(file):
+                damaged(file)
+                file.unlink(missing_ok=True)
+        clip_file = path / CLIP_FILE
+        broken = clip_file.exists() and not is_sound(clip_file)
+        recorded = settings
+        if broken:
+            damaged(clip_file)
+            for file in parts:
+                if file.exists():
+                    recorded = _settings_of(file)
+                    _require_same(path, recorded, settings)
+        if broken or not clip_file.exists():
+            write_sealed(clip_file, in_memory(lambda file: fill_clip(file, recorded, clip, provenance)))
+        cleaned()
+        cache = cls(path)
+        cache.require(settings)
+        return cache
+
+    def require(self, settings: Mapping[str, Any]) -> None:
+        """Raises UserError, naming every setting that differs, where the cache was made with others."""
+        _require_same(self.path, self._recorded, settings)
+
+    @property
+    def weights(self) -> str:
+        """Digest of the CLIP weights that made the features."""
+        return str(self.settings["weights"])
+
+    @property
+    def dimension(self) -> int:
+        """D, the width of all features."""
+        return int(self.settings["dimension"])
+
+    def clip_parts(self) -> ClipParts:
+        """What stage two takes from CLIP."""
+        with open_file(self._clip_path) as file:
+            return read_clip(file)
+
+    def __contains__(self, key: tuple[Kind, str]) -> bool:
+        """Whether ("videos", id) or ("texts", text) is there."""
+        kind, name = key
+        return name in self._indices[kind].places
+
+    def names(self, kind: Kind) -> list[str]:
+        """The ids of all videos, or all texts, that are there."""
+        return list(self._indices[kind].places)
+
+    def places(self, kind: Kind) -> Mapping[str, Place]:
+        """Where each entry lies."""
+        return self._indices[kind].places
+
+    def fingerprint(self, video_ids: Sequence[str]) -> str:
+        """SHA-256 of the settings and of which entries, written when, these videos are: other features have another."""
+        written_ns = self._indices["videos"].written_ns
+        entries = [[name, written_ns[name]] for name in video_ids]
+        return hashlib.sha256(json.dumps([self.digest, entries]).encode()).hexdigest()
+
+    def is_current(
+        self,
+        video_id: str,
+        file_size: int,
+        file_mtime_ns: int,
+        start: float = 0.0,
+        end: float = math.inf,
+        digest: Callable[[], str] = lambda: "",
+    ) -> bool:
+        """Whether a video is there as its file is now, and made from the part of it from `start` to `end` seconds.
+
+        `digest` gives that of the file, and is asked for where nothing but the time of its last change differs.
+        """
+        made = self._indices["videos"].sources.get(video_id)
+        if made is None or (made.file_size, made.start, made.end) != (file_size, start, end):
+            return False
+        return made.file_mtime_ns == file_mtime_ns or (made.file_digest != "" and made.file_digest == digest())
+
+    def is_made_from(self, video_id: str, file: Path, digest: Callable[[Path], str]) -> bool:
+        """Whether a video, which is there, was made from this file, as far as its size and `digest` tell."""
+        made = self._indices["videos"].sources[video_id]
+        return made.file_size == file.stat().st_size and made.file_digest in ("", digest(file))
+
+    def images_of(self, video_id: str) -> frozenset[Images]:
+        """The kinds of images that are there of a video's frames; none where the video is not there."""
+        return self._indices["videos"].images.get(video_id, frozenset())
+
+    def is_partial(self, video_id: str) -> bool:
+        """Whether a video's file was cut short and gave only some of its frames."""
+        place = self._indices["videos"].places[video_id]
+        with open_file(place.part.path) as file:
+            return int(file[place.part.group]["frames_expected"][place.entry]) > 0
+
+    def decoder(self, video_id: str) -> str:
+        """What decoded a video: `cpu` or `cuda` (ffmpeg), or `pyav`."""
+        place = self._indices["videos"].places[video_id]
+        with open_file(place.part.path) as file:
+            return str(file[place.part.group]["decoder"].asstr()[place.entry])
+
+    def write_videos(self, entries: Sequence[VideoEntry]) -> None:
+        """Add one part of videos."""
+        self._write_part("videos", video_arrays(entries, self.settings["dtype"]))
+
+    def write_texts(self, entries: Sequence[TextEntry]) -> None:
+        """Add one part of texts."""
+        self._write_part("texts", text_arrays(entries, self.settings["dtype"]))
+
+    def merge(self, out: Path) -> None:
+        """Write the whole cache into one file, readable as a cache. Entries that newer ones replace stay behind."""
+        tables = {name: self.path / name for name in self.listings.files()}
+        write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance)
+
+    def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
+        """Keep a table of captions and splits that bears the name of its preset: see `Listed`."""
+        self.listings.complete(preset, listed_of(captions, videos, Source(preset)))
+
+    def table(self, preset: str | None = None) -> pd.DataFrame:
+        """The captions of a preset, columns video_id, caption, split; where the cache has one preset, it need not be named."""
+        return self.listings.select(preset).captions
+
+    def videos(self, video_ids: Sequence[str], memory_budget: int, max_frames: int | None = None) -> "VideoFeatures":
+        """The frame features of these videos, all there, in this order; thinned out to `max_frames` by the rule of extraction.
+
+        They are read into memory once if they fit into `memory_budget` bytes, and row by row from disk when used otherwise.
+        """
+        from data.cache.features import VideoFeatures
+
+        places = [self._indices["videos"].places[name] for name in video_ids]
+        chosen = [choose_frames(place.stop - place.start, max_frames) for place in places]
+        return VideoFeatures(
+            ids=list(video_ids), frames=self._ragged("frames", places, chosen, memory_budget), seconds=self._seconds(places, chosen)
+        )
+
+    def texts(self, texts: Sequence[str], memory_budget: int, max_words: int | None = None) -> "TextFeatures":
+        """The token and sentence features of these texts, all there, in this order; see `videos` for the budget.
+
+        Of a text with more than `max_words` tokens the first ones and the end token; its sentence feature is that of the whole.
+        """
+        from data.cache.features import TextFeatures
+
+        places = [self._indices["texts"].places[text] for text in texts]
+        chosen = [choose_words(place.stop - place.start, max_words) for place in places]
+        one_row = [Place(place.part, place.entry, place.entry, place.entry + 1) for place in places]
+        sentences = self._ragged("sentence", one_row, [np.zeros(1, dtype=np.int64)] * len(places), memory_budget)
+        words = self._ragged("words", places, chosen, memory_budget - sentences.bytes_held)
+        return TextFeatures(texts=list(texts), words=words, sentences=sentences)
+
+    def text_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """The tokens kept of each of these texts, all there, start and end included."""
+        places = (self._indices["texts"].places[text] for text in texts)
+        return np.array([place.stop - place.start for place in places], dtype=np.int64)
+
+    def cut_texts(self, texts: Sequence[str], count: Callable[[str], int]) -> list[str]:
+        """Those of these texts, all there, that have more tokens than are kept of them.
+
+        `count` gives the tokens of a text; it is asked for those of which the cache does not know, in their order.
+        """
+        places = [self._indices["texts"].places[text] for text in texts]
+        recorded: dict[Part, NDArray[np.int64] | None] = {}
+        for part in dict.fromkeys(place.part for place in places):
+            with open_file(part.path) as file:
+                group = file[part.group]
+                recorded[part] = group["tokens"][()] if "tokens" in group else None
+        cut = []
+        for text, place in zip(texts, places, strict=True):
+            of_part, kept = recorded[place.part], place.stop - place.start
+            whole = 0 if of_part is None else int(of_part[place.entry])
+            # One that has not as many tokens as could be kept is whole.
+            if not whole and kept >= int(self.settings["max_words"]):
+                whole = count(text)
+            if whole > kept:
+                cut.append(text)
+        return cut
+
+    def images(self, name: Images, video_id: str) -> list[bytes]:
+        """The JPEG files of a video's frames; none where they were not kept."""
+        place = self._indices["videos"].places[video_id]
+        with open_file(place.part.path) as file:
+            group = file[place.part.group]
+            offsets = group[f"{name}_offsets"][place.start : place.stop + 1]
+            content = group[name][offsets[0] : offsets[-1]].tobytes()
+        files = [content[begin - offsets[0] : end - offsets[0]] for begin, end in pairwise(offsets)]
+        return files if content else []
+
+    def _write_part(self, kind: Kind, arrays: Mapping[str, Any]) -> None:
+        for name in ("frames", "words", "sentence"):
+            if name in arrays and not np.isfinite(arrays[name]).all():
+                raise UserError(f"{name} features are not finite as {self.settings['dtype']}: extract with --dtype float32")
+        sha = hashlib.sha256()
+        for name, value in sorted(arrays.items()):
+            sha.update(name.encode())
+            sha.update(json.dumps(value).encode() if isinstance(value, list) else np.ascontiguousarray(value).tobytes())
+
+        def fill(file: Group) -> None:
+            file.attrs["digest"] = self.digest
+            file.attrs["settings"] = json.dumps(self._recorded, sort_keys=True)
+            file.attrs["written_ns"] = time.time_ns()
+            write_arrays(file, arrays)
+
+        part = self.path / f"{kind}-{sha.hexdigest()[:16]}.h5"
+        write_sealed(part, in_memory(fill))
+        self._indices[kind].add(kind, Part(part, "/"), self.digest)
+
+    def _ragged(self, dataset: str, places: Sequence[Place], chosen: Sequence[NDArray[np.int64]], memory_budget: int) -> "Ragged":
+        from data.cache.features import Ragged
+
+        count = np.array([len(rows) for rows in chosen], dtype=np.int64)
+        if int(count.sum()) * feature_bytes(self.settings) > memory_budget:
+            # Opened once a part: HDF5 looks through all that is open whenever a file is closed.
+            opened = {part: open_file(part.path)[part.group][dataset] for part in {place.part for place in places}}
+            rows = [place.start + taken for place, taken in zip(places, chosen, strict=True)]
+            return Ragged.on_disk([opened[place.part] for place in places], rows)
+        offsets = offsets_of(count)
+        values_TD = np.empty((int(offsets[-1]), self.dimension), dtype=self.settings["dtype"])
+        by_part: dict[Part, list[int]] = {}
+        for i, place in enumerate(places):
+            by_part.setdefault(place.part, []).append(i)
+        for part, members in by_part.items():
+            with open_file(part.path) as file:
+                for run in runs(sorted(members, key=lambda i: places[i].start), places, feature_bytes(self.settings)):
+                    first = places[run[0]].start
+                    rows_TD = file[part.group][dataset][first : max(places[i].stop for i in run)]
+                    for i in run:
+                        values_TD[offsets[i] : offsets[i + 1]] = rows_TD[places[i].start - first + chosen[i]]
+        return Ragged.in_memory(values_TD, offsets)
+
+    def _seconds(self, places: Sequence[Place], chosen: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
+        loaded: dict[Part, NDArray[np.float64]] = {}
+        for part in {place.part for place in places}:
+            with open_file(part.path) as file:
+                loaded[part] = file[part.group]["seconds"][()]
+        return [loaded[place.part][place.start + rows] for place, rows in zip(places, chosen, strict=True)]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
+def recorded_settings(path: Path) -> dict[str, Any] | None:
+    """The settings of the cache in a folder, also where only parts of it are whole; None where there is none yet."""
+    for file in [path / CLIP_FILE, *(part for kind in NAMES for part in sorted(path.glob(f"{kind}-*.h5")))]:
+        if file.is_file() and is_sound(file):
+            return dict(BEFORE_4) | _settings_of(file)
+    return None
+
+
+def _settings_of(file: Path) -> dict[str, Any]:
+    """The settings that a file of a cache records."""
+    with open_file(file) as opened:
+        settings: dict[str, Any] = json.loads(opened.attrs["settings"])
+    return settings
+
+
+def _require_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    there, here = {**BEFORE_4, **there}, {**BEFORE_4, **here}
+    differing = [
+        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
+    ]
+    if differing:
+        raise UserError(f"the cache {path} was made with other settings ({'; '.join(differing)}): use them, or another --cache")

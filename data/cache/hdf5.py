@@ -1,0 +1,158 @@
+"""HDF5 files: opened without locks, made in memory, added to. The only file that imports h5py."""
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from data.base.errors import UserError, not_as_written
+from data.base.sealed import SEAL_BYTES
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+Group: TypeAlias = h5py.Group
+"""A file is a group too."""
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open a file for reading. Raises UserError where it is damaged or cannot be read."""
+    # No locks: a file that is there is complete and never changes. A lock would be kept alive by a decoder that is being started
+    # while the file is open, and some network file systems have none.
+    if not path.exists():
+        raise UserError(f"{path} is gone: the cache was pruned or repaired since it was opened; start again")
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise damaged(path, error) from error
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """A file to be written and then sealed, and a function that raises OSError where the disk has not taken all of it so far.
+
+    The same is raised at the end. Until it is called, what the disk did not take is held in memory.
+    """
+    with _Disk(path) as disk:
+        with h5py.File(disk, "w", userblock_size=SEAL_BYTES) as file:
+            yield file, disk.check
+        disk.check()
+
+
+class _Disk(io.RawIOBase):
+    """A file on disk as the library writes to it. It never fails: the library cannot close a file that the disk has no room for, and
+    crashes."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._place = self._size = 0
+        self._error: OSError | None = None
+        self._held: list[tuple[int, bytes]] = []
+        """What was written since the disk failed, and where."""
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._handle)
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        """Raises the error of the disk, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def write(self, data: "Buffer") -> int:
+        view = memoryview(data).cast("B")
+        if self._error is None:
+            try:
+                done = 0
+                while done < len(view):
+                    done += os.pwrite(self._handle, view[done:], self._place + done)
+            except OSError as error:
+                self._error = error
+        if self._error is not None:
+            self._held.append((self._place, bytes(view)))
+        self._place += len(view)
+        self._size = max(self._size, self._place)
+        return len(view)
+
+    def readinto(self, buffer: "Buffer") -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(min(len(view), self._size - self._place), 0)
+        stored = os.pread(self._handle, count, self._place)
+        view[:count] = stored + bytes(count - len(stored))
+        for start, held in self._held:
+            first, last = max(start, self._place), min(start + len(held), self._place + count)
+            if first < last:
+                view[first - self._place : last - self._place] = held[first - start : last - start]
+        self._place += count
+        return count
+
+    def truncate(self, size: int | None = None) -> int:
+        self._size = self._place if size is None else size
+        if self._error is None:
+            try:
+                os.ftruncate(self._handle, self._size)
+            except OSError as error:
+                self._error = error
+        return self._size
+
+
+def in_memory(fill: Callable[[Group], None]) -> bytes:
+    """The bytes of a file made in memory: the library is never left with a file that the disk has no room for."""
+    content = io.BytesIO()
+    with h5py.File(content, "w", userblock_size=SEAL_BYTES) as file:
+        fill(file)
+    # Not its buffer: Python may free the object before a view of it that an exception keeps, and crash.
+    return content.getvalue()
+
+
+def write_arrays(group: Group, arrays: Mapping[str, Any]) -> None:
+    """A dataset for each array; a list is one of texts."""
+    for name, value in arrays.items():
+        group.create_dataset(name, data=value, dtype=h5py.string_dtype() if isinstance(value, list) else None)
+
+
+def read_arrays(group: Group) -> dict[str, NDArray[Any]]:
+    """The datasets of a group, its subgroups left out."""
+    return {name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)}
+
+
+def append(group: Group, name: str, rows: NDArray[Any]) -> None:
+    """Add rows to a dataset of a file that is being written, which grows with them."""
+    if name not in group:
+        dtype = h5py.string_dtype() if rows.dtype.kind in "OU" else rows.dtype
+        # Pieces of about a MiB: read alone, an entry costs little more than itself.
+        row_bytes = max(rows.dtype.itemsize * int(np.prod(rows.shape[1:])), 1)
+        chunk = (max(1, 2**20 // row_bytes), *rows.shape[1:])
+        group.create_dataset(name, shape=(0, *rows.shape[1:]), maxshape=(None, *rows.shape[1:]), dtype=dtype, chunks=chunk)
+    dataset = group[name]
+    dataset.resize(len(dataset) + len(rows), axis=0)
+    if len(rows):
+        dataset[len(dataset) - len(rows) :] = rows
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """The error for a file that is damaged or cannot be read."""
+    return not_as_written(path, error, f"{path} is damaged ({error}): run extract again, which repairs the cache")

@@ -1,0 +1,253 @@
+"""What each source of a cache lists: a table of videos and one of captions, beside the features or within a merged file.
+
+A source keeps its last complete listing. What an extraction is about to list, it writes as a share, of which there are several where
+processes divide the work (`--shard`). When all shares of one listing are done, they are joined and take the place of what was listed
+before. Until a source has a complete listing, the shares count that are there.
+"""
+
+import hashlib
+import io
+import math
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data.base.errors import UserError
+from data.cache.hdf5 import open_file
+from data.cache.sources import SHARE, Listing, Source, together
+from data.cache.tables import captions_file, checksum_file, is_intact, options_file, read_parquet, videos_file, write_parquet
+
+COLUMNS = ["video_id", "split", "file", "start", "end", "failed"]
+PATIENCE_S = 1.0
+"""A table is renamed a moment before its checksum is: for so long the two may not agree."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """All that a source lists.
+
+    `videos`: columns video_id, split, file (a name under the folder of videos, None where there was none), start and end (the part of the
+    file in seconds; NaN: from the beginning, to the end), and failed (whether the file as it is now could not be decoded).
+    """
+
+    source: Source
+    captions: pd.DataFrame
+    videos: pd.DataFrame
+
+    def digest(self) -> str:
+        """Of what is listed, whatever files are there: processes that share the work on one listing have the same."""
+        sha = hashlib.sha256()
+        for table in (self.captions[["video_id", "caption", "split"]], self.videos[["video_id", "split", "start", "end"]]):
+            sha.update(table.to_json(orient="split", index=False).encode())
+        return sha.hexdigest()
+
+
+class Listings:
+    """The listings of the cache at `path`, a folder or a merged file. Methods raise UserError where a table that they need is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def files(self) -> list[str]:
+        """Names of the files of all tables, shares among them."""
+        if not self._path.is_file():
+            # Of a table that is gone, the checksum is left.
+            found = [*self._path.glob("*.parquet"), *self._path.glob("*.parquet.sha256")]
+            return sorted({path.name.removesuffix(".sha256") for path in found})
+        with open_file(self._path) as file:
+            return sorted(file["tables"])
+
+    def sources(self, damaged: Collection[str] = ()) -> dict[str, Source]:
+        """All sources by name, but for those that are `damaged`."""
+        return {name: Source.of(name, self.videos(name).attrs) for name in self.names() if name not in damaged}
+
+    def damaged(self) -> list[str]:
+        """The sources a table of which is not what was written."""
+        if self._path.is_file():
+            return []
+        return [name for name in self.names() if not all(is_intact(self._path / file) for file in self._files_of(name))]
+
+    def select(self, preset: str | None = None, name: str | None = None) -> Listing:
+        """The captions, and the videos of their splits, of the sources with this name and of this preset.
+
+        Raises UserError where there are none, where they are of several presets, and where they contradict each other.
+        """
+        captioned = {own: source for own, source in self.sources().items() if self._captions_files(own)}
+        if not captioned:
+            raise UserError(f"the cache {self._path} has no captions: extract with --annotations")
+        if name is not None and name not in captioned:
+            raise UserError(f"--name {name}: the cache {self._path} has no captions of that name; it has: {', '.join(captioned)}")
+        chosen = {own: source for own, source in captioned.items() if name in (None, own) and preset in (None, source.preset)}
+        presets = sorted({source.preset for source in (chosen or captioned).values()})
+        if not chosen:
+            raise UserError(f"the cache {self._path} has no captions for preset {preset}; it has: {', '.join(presets)}")
+        if len(presets) > 1:
+            raise UserError(f"the cache {self._path} serves several presets: name one with --preset {'|'.join(presets)}")
+        return together([Listing((own,), source.preset, self.captions(own), self.videos(own)) for own, source in chosen.items()])
+
+    def gallery(self, name: str | None = None) -> dict[str, str]:
+        """The videos that the sources list, or one of them, without those that failed: ids, and names of files, empty where there was none.
+
+        Raises UserError where there is no source of that name.
+        """
+        found: dict[str, str] = {}
+        for own in self._named(name):
+            table = self.videos(own)
+            table = table[~table["failed"]]
+            files = table["file"].where(table["file"].notna(), "")
+            # What one source has a file of, another may list without.
+            found |= {video_id: file or found.get(video_id, "") for video_id, file in zip(table["video_id"], files, strict=True)}
+        return found
+
+    def all_captions(self, name: str | None = None) -> list[str]:
+        """The captions that the sources list, or one of them, each once. Raises UserError where there is no source of that name."""
+        texts = {caption: None for own in self._named(name) for caption in self.captions(own)["caption"]}
+        return list(texts)
+
+    def all_listed(self, without: str | None = None) -> tuple[set[str], set[str]]:
+        """The ids of all videos, and all captions, that a source lists or is about to list, but for one."""
+        try:
+            tables = [self._read(file) for name in self.names() if name != without for file in self._files_of(name)]
+        except FileNotFoundError:
+            return self.all_listed(without)
+        videos = {video_id for table in tables for video_id in table["video_id"]}
+        return videos, {caption for table in tables if "caption" in table for caption in table["caption"]}
+
+    def videos(self, name: str) -> pd.DataFrame:
+        """The videos that a source lists: see `Listed`. Raises UserError where there is no such source."""
+        whole = [file for file in [videos_file(name)] if file in self.files()] or [videos_file(share) for share in self._shares(name)]
+        if not whole:
+            raise UserError(f"{self._path / videos_file(name)} is missing: run extract again, which writes it")
+        try:
+            tables = [self._read(file) for file in whole]
+        except FileNotFoundError:
+            return self.videos(name)  # shares that were joined meanwhile
+        joined = pd.concat(tables, ignore_index=True).drop_duplicates("video_id", ignore_index=True)
+        joined.attrs = tables[0].attrs
+        return joined if "failed" in joined else joined.assign(failed=False)
+
+    def captions(self, name: str) -> pd.DataFrame:
+        """The captions that a source lists: columns video_id, caption, split; none of a folder."""
+        files = self._captions_files(name)
+        try:
+            return self._read(files[0]) if files else pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str)
+        except FileNotFoundError:
+            return self.captions(name)
+
+    def begin(self, name: str, listed: Listed, shard: tuple[int, int] = (0, 1)) -> None:
+        """Say what a source is about to list; of `shard` I of N, what is its share of the videos. Nobody drops it meanwhile."""
+        own, digest = f"{name}.{shard[0]}-of-{shard[1]}", listed.digest()
+        for share in self._shares(name):
+            # Those of another listing, or with another number of processes, will never be joined.
+            if not share.endswith(f"-of-{shard[1]}") or self._digest_of(share) != digest:
+                self._remove(share)
+        self._write(own, listed, shard, {"listing": digest})
+
+    def complete(self, name: str, listed: Listed, shard: tuple[int, int] = (0, 1)) -> None:
+        """Say that a share is done. The last one of a listing puts it in place of what the source listed before."""
+        digest = listed.digest()
+        shares = [f"{name}.{i}-of-{shard[1]}" for i in range(shard[1])]
+        self._write(shares[shard[0]], listed, shard, {"listing": digest, "done": "yes"})
+        # Where another process joins them at the same time, it writes the same.
+        with suppress(FileNotFoundError):
+            tables = [self._read(videos_file(share)) for share in shares if videos_file(share) in self.files()]
+            if len(tables) < len(shares) or any(table.attrs.get("done") is None or table.attrs["listing"] != digest for table in tables):
+                return
+            order = pd.concat([table.assign(place=range(i, i + len(shares) * len(table), len(shares))) for i, table in enumerate(tables)])
+            videos = order.sort_values("place").drop(columns="place").reset_index(drop=True)
+            self._write(name, Listed(listed.source, listed.captions, videos), (0, 1), {})
+        for share in self._shares(name):
+            self._remove(share)
+
+    def remove(self, name: str) -> None:
+        """Take a source out of the listings; its features stay until they are pruned."""
+        for stem in [name, *self._shares(name)]:
+            self._remove(stem)
+        (self._path / options_file(name)).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """The names of all sources, also of those that are about to list something for the first time."""
+        stems = (file.removeprefix("videos-").removesuffix(".parquet") for file in self.files() if file.startswith("videos-"))
+        return sorted({found["name"] if (found := SHARE.fullmatch(stem)) else stem for stem in stems})
+
+    def _named(self, name: str | None) -> list[str]:
+        names = self.names()
+        if name is None:
+            return names
+        if name not in names:
+            raise UserError(f"--name {name}: the cache {self._path} has no source of that name; it has: {', '.join(names) or 'none'}")
+        return [name]
+
+    def _shares(self, name: str) -> list[str]:
+        stems = [file.removeprefix("videos-").removesuffix(".parquet") for file in self.files() if file.startswith("videos-")]
+        return [stem for stem in stems if (found := SHARE.fullmatch(stem)) and found["name"] == name]
+
+    def _files_of(self, name: str) -> Iterator[str]:
+        """All tables of a source, shares among them."""
+        files = self.files()
+        for stem in [name, *self._shares(name)]:
+            yield from (file for file in (videos_file(stem), captions_file(stem)) if file in files)
+
+    def _captions_files(self, name: str) -> list[str]:
+        """The table of captions that counts, first; every share has all captions."""
+        files = self.files()
+        stems = [name] if videos_file(name) in files else self._shares(name)
+        return [captions_file(stem) for stem in stems if captions_file(stem) in files]
+
+    def _digest_of(self, share: str) -> str | None:
+        """The listing that a share is of; None where it is damaged."""
+        with suppress(UserError, FileNotFoundError):
+            digest: str | None = self._read(videos_file(share)).attrs.get("listing")
+            return digest
+        return None
+
+    def _read(self, name: str) -> pd.DataFrame:
+        if self._path.is_file():
+            with open_file(self._path) as file:
+                return pd.read_parquet(io.BytesIO(file["tables"][name][()].tobytes()))
+        path = self._path / name
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_intact(path):
+            if not path.exists() and not checksum_file(path).exists():
+                raise FileNotFoundError(path)
+            if time.monotonic() > deadline:
+                raise UserError(f"{path} is damaged: run extract again on the folder or table of that name, which writes it anew")
+            time.sleep(PATIENCE_S / 10)
+        return read_parquet(path)
+
+    def _write(self, stem: str, listed: Listed, shard: tuple[int, int], more: dict[str, str]) -> None:
+        attributes: dict[Any, Any] = {**listed.source.attributes(), **more}
+        # The captions first: videos without them would be those of a folder.
+        if listed.captions.empty:
+            self._remove_file(captions_file(stem))
+        else:
+            write_parquet(self._path / captions_file(stem), _with(listed.captions, attributes))
+        write_parquet(self._path / videos_file(stem), _with(listed.videos[COLUMNS].iloc[shard[0] :: shard[1]], attributes))
+
+    def _remove(self, stem: str) -> None:
+        for file in (videos_file(stem), captions_file(stem)):
+            self._remove_file(file)
+
+    def _remove_file(self, name: str) -> None:
+        # The checksum first: alone, it tells of a table that is lost.
+        checksum_file(self._path / name).unlink(missing_ok=True)
+        (self._path / name).unlink(missing_ok=True)
+
+
+def listed_of(captions: pd.DataFrame, videos: pd.DataFrame | None, source: Source) -> Listed:
+    """A listing of these captions and videos, none of which failed; by default the videos are those of the captions, each a whole file."""
+    if videos is None:
+        listed = captions[["video_id", "split"]].drop_duplicates()
+        videos = listed.assign(file=captions["video_id"], start=math.nan, end=math.nan)
+    return Listed(source, captions, videos if "failed" in videos else videos.assign(failed=False))
+
+
+def _with(table: pd.DataFrame, attributes: dict[Any, Any]) -> pd.DataFrame:
+    table = table.copy(deep=False)
+    table.attrs = attributes
+    return table

@@ -1,0 +1,86 @@
+"""A whole cache in one file, laid out as its parts are, and sealed."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.base.errors import UserError
+from data.base.sealed import seal, written_whole
+from data.cache.hdf5 import Group, append, new_file, open_file, write_arrays
+from data.cache.index import Index, read_column, runs
+from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, ClipParts, Kind, feature_bytes, fill_clip, offsets_of, settings_digest
+
+
+def write_merged(
+    out: Path,
+    indices: Mapping[Kind, Index],
+    tables: Mapping[str, Path],
+    settings: Mapping[str, Any],
+    clip: ClipParts,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the clip's attributes and tensors at the root, a group for each kind that is laid out as a part, and the tables as they are.
+
+    Entries that newer ones replace stay behind. Raises UserError where the disk has not the room.
+    """
+    _require_room(out, indices, feature_bytes(settings))
+    with written_whole(out) as temporary:
+        with new_file(temporary) as (file, check):
+            fill_clip(file, settings, clip, provenance)
+            for kind, index in indices.items():
+                group = file.create_group(kind)
+                group.attrs["digest"] = settings_digest(settings)
+                group.attrs["written_ns"] = max(index.written_ns.values(), default=0)
+                _write_kind(kind, index, group, feature_bytes(settings), check)
+            contents = {name: np.frombuffer(path.read_bytes(), dtype=np.uint8) for name, path in tables.items()}
+            write_arrays(file.create_group("tables"), contents)
+        seal(temporary)
+
+
+def _require_room(out: Path, indices: Mapping[Kind, Index], row_bytes: int) -> None:
+    """Raises UserError where the features alone need more than is free."""
+    needed = sum(place.stop - place.start for index in indices.values() for place in index.places.values()) * row_bytes
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+        raise UserError(
+            f"{out} cannot be written: it needs more than {needed / 2**20:.1f} MiB and {free / 2**20:.1f} are free: make room or choose "
+            "another place"
+        )
+
+
+def _write_kind(kind: Kind, index: Index, group: Group, row_bytes: int, check: Callable[[], None]) -> None:
+    places = index.places
+    # In the order of the parts, each of which is then read from its beginning to its end.
+    names = sorted(places, key=lambda name: places[name][:2])
+    offsets = offsets_of([places[name].stop - places[name].start for name in names])
+    write_arrays(group, {NAMES[kind]: names, "offsets": offsets})
+    for part in dict.fromkeys(places[name].part for name in names):
+        members = [name for name in names if places[name].part == part]
+        with open_file(part.path) as file:
+            source = file[part.group]
+            for dataset in ENTRIES[kind]:
+                rows = read_column(source, dataset, len(source[NAMES[kind]]))[[places[name].entry for name in members]]
+                append(group, dataset, rows)
+                check()
+            for dataset in ROWS[kind]:
+                for run in runs(range(len(members)), [places[name] for name in members], row_bytes):
+                    begin = places[members[run[0]]].start
+                    block = source[dataset][begin : places[members[run[-1]]].stop]
+                    kept = [np.arange(places[members[i]].start, places[members[i]].stop) - begin for i in run]
+                    append(group, dataset, block[np.concatenate(kept)])
+                    check()
+            for dataset in IMAGES[kind]:
+                begins = source[f"{dataset}_offsets"][()]
+                for name in members:
+                    of_rows = begins[places[name].start : places[name].stop + 1]
+                    append(group, dataset, source[dataset][of_rows[0] : of_rows[-1]])
+                    append(group, f"{dataset}_lengths", np.diff(of_rows))
+                    check()
+    for dataset in IMAGES[kind]:
+        lengths = group[f"{dataset}_lengths"][()] if names else []
+        group.create_dataset(f"{dataset}_offsets", data=offsets_of(lengths))
+        if names:
+            del group[f"{dataset}_lengths"]

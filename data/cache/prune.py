@@ -1,0 +1,79 @@
+"""Dropping from a cache what no listing has.
+
+A part is never changed: what is kept of it goes into a new one, and then the old one is removed. Where that is interrupted, both are there
+and say the same.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence, Set
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.base.sealed import write_sealed
+from data.cache import FeatureCache
+from data.cache.hdf5 import Group, in_memory, open_file, write_arrays
+from data.cache.index import Place, read_column
+from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, Kind, offsets_of
+
+
+def unlisted(cache: FeatureCache, videos: Set[str], texts: Set[str]) -> dict[Kind, set[str]]:
+    """What is cached and not among these, the ids of the videos and the captions that are listed."""
+    return {"videos": {*cache.names("videos")} - videos, "texts": {*cache.names("texts")} - texts}
+
+
+def drop(cache: FeatureCache, names: Mapping[Kind, Set[str]], parts: Collection[Path]) -> int:
+    """Drop these entries, and those that newer ones have replaced, from these parts; the bytes of files that this freed.
+
+    `parts` are some that were there when the cache was opened; it has to be opened again afterwards. Raises UserError where the disk has
+    no room for what is kept of a part.
+    """
+    before = _bytes(cache.path)
+    for kind, dropped in names.items():
+        kept = {name: place for name, place in cache.places(kind).items() if name not in dropped}
+        by_part = {
+            part: dict(members) for part, members in groupby(sorted(kept.items(), key=lambda item: item[1]), lambda item: item[1].part.path)
+        }
+        for part in (part for part in parts if part.name.startswith(f"{kind}-")):
+            _keep(cache, kind, part, by_part.get(part, {}))
+    return before - _bytes(cache.path)
+
+
+def _keep(cache: FeatureCache, kind: Kind, part: Path, kept: Mapping[str, Place]) -> None:
+    """Leave nothing but these entries of a part."""
+    with open_file(part) as old:
+        if len(kept) == len(old[NAMES[kind]]):
+            return
+        if kept:
+            arrays, attributes = _some(old, kind, sorted(kept.values())), dict(old.attrs)
+
+            def fill(new: Group) -> None:
+                new.attrs.update(attributes)
+                write_arrays(new, arrays)
+
+            digest = hashlib.sha256("\0".join([part.name, *sorted(kept)]).encode()).hexdigest()
+            write_sealed(cache.path / f"{kind}-{digest[:16]}.h5", in_memory(fill))
+    part.unlink()
+
+
+def _some(old: Group, kind: Kind, places: Sequence[Place]) -> dict[str, Any]:
+    """The datasets of a part with nothing but these entries."""
+    entries = [place.entry for place in places]
+    rows = np.concatenate([np.arange(place.start, place.stop) for place in places])
+    columns = [NAMES[kind], *(name for name in ENTRIES[kind] if name in old)]
+    arrays: dict[str, Any] = {name: read_column(old, name, len(old[NAMES[kind]]))[entries] for name in columns}
+    # Texts are written as lists.
+    arrays = {name: values.tolist() if values.dtype.kind in "OU" else values for name, values in arrays.items()}
+    arrays["offsets"] = offsets_of([place.stop - place.start for place in places])
+    arrays |= {name: old[name][()][rows] for name in ROWS[kind]}
+    for name in IMAGES[kind]:
+        begins, content = old[f"{name}_offsets"][()], old[name][()]
+        arrays[name] = np.concatenate([content[begins[place.start] : begins[place.stop]] for place in places])
+        arrays[f"{name}_offsets"] = offsets_of(np.diff(begins)[rows])
+    return arrays
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.h5"))

@@ -1,0 +1,57 @@
+"""The tables of captions and videos beside the features, as Parquet with a checksum."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from data.base.errors import cannot_read
+from data.base.sealed import written_whole
+
+
+def captions_file(preset: str) -> str:
+    """The name of the file of a source's captions."""
+    return f"captions-{preset}.parquet"
+
+
+def videos_file(preset: str) -> str:
+    """The name of the file of a source's videos."""
+    return f"videos-{preset}.parquet"
+
+
+def options_file(name: str) -> str:
+    """The name of the file of the options that a source was extracted with."""
+    return f"options-{name}.yaml"
+
+
+def write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table, and beside it its checksum in the form of sha256sum."""
+    content = io.BytesIO()
+    frame.to_parquet(content, index=False)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.getvalue())
+    with written_whole(checksum_file(path)) as temporary:
+        temporary.write_text(f"{hashlib.sha256(content.getvalue()).hexdigest()}  {path.name}\n")
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A table. Raises OSError where it cannot be read, and ValueError where it is none."""
+    # The library takes no path that is not UTF-8.
+    return pd.read_parquet(io.BytesIO(path.read_bytes()))
+
+
+def is_intact(table: Path) -> bool:
+    """Whether a table is there and is what was written. Raises UserError where it cannot be read."""
+    try:
+        content, checksum = table.read_bytes(), checksum_file(table).read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise cannot_read(table, error) from error
+    return checksum == f"{hashlib.sha256(content).hexdigest()}  {table.name}\n".encode()
+
+
+def checksum_file(table: Path) -> Path:
+    """The file that holds a table's checksum."""
+    return table.with_name(f"{table.name}.sha256")

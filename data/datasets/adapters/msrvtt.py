@@ -1,0 +1,84 @@
+"""MSR-VTT (Xu et al. 2016) in the files the field shares: one JSON of sentences, and CSV lists of the splits.
+
+1k-A trains on 9,000 videos (7k: 7,010) and tests on 1,000 with one caption each. It has no validation split of its own, so 500 training
+videos, chosen by a hash of their ids, are kept for validation. The full protocol has all three, with all captions of each video. The demo
+set comes in the files of the full protocol.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.base.errors import UserError
+from data.base.quoting import quote
+from data.datasets.files import check_caption, check_video_id, read_csv, read_json, require_file
+from data.datasets.folders import Sought, VideoFolder
+from data.datasets.types import SEVERAL, SINGLE, Count, Dataset, Preset, Row, assemble, rows_of
+
+JSON_NAMES = ("MSRVTT_data.json", "MSR_VTT.json")
+FULL_FILES = {"train": "MSRVTT_train.full.csv", "val": "MSRVTT_val.full.csv", "test": "MSRVTT_test.full.csv"}
+
+PRESETS = (
+    Preset(
+        "msrvtt-9k",
+        {"train": "MSRVTT_train.9k.csv", "test": "MSRVTT_JSFUSION_test.csv"},
+        {"train": Count(8500), "val": Count(500), "test": Count(1000, 1000)},
+        captions=SINGLE,
+        held_out=500,
+    ),
+    Preset(
+        "msrvtt-7k",
+        {"train": "MSRVTT_train.7k.csv", "test": "MSRVTT_JSFUSION_test.csv"},
+        {"train": Count(6510), "val": Count(500), "test": Count(1000, 1000)},
+        captions=SINGLE,
+        held_out=500,
+    ),
+    Preset("msrvtt-full", FULL_FILES, {"train": Count(6513), "val": Count(497), "test": Count(2990)}),
+)
+DEMO_PRESETS = (Preset("demo", FULL_FILES, captions=SEVERAL, max_words=40),)
+
+
+def read_msrvtt(preset: Preset, annotations: Path, videos: Path) -> Dataset:
+    """Read the JSON and the split lists from the folder `annotations`; videos are ID.mp4, else ID.webm, else ID with any suffix, in
+    `videos` itself."""
+    folder = VideoFolder(videos, recursive=False)
+    rows = _rows(preset, annotations)
+    return assemble(
+        preset, rows, annotations, folder, lambda video_id: Sought(names=(f"{video_id}.mp4", f"{video_id}.webm"), stems=(video_id,))
+    )
+
+
+def _rows(preset: Preset, annotations: Path) -> Iterator[Row]:
+    source = require_file(annotations, JSON_NAMES)
+    sentences = _read_sentences(source)
+    for split, name in preset.files.items():
+        path = annotations / name
+        listed = read_csv(path, ("video_id",))
+        ids = [check_video_id(video_id, f"{path}, row {row}") for row, video_id in enumerate(listed["video_id"], start=1)]
+        if listed["video_id"].duplicated().any():
+            row = int(listed["video_id"].duplicated().to_numpy().argmax())
+            raise UserError(f"{path}, row {row + 1}: lists {quote(ids[row])} twice: a video belongs there once")
+        if "sentence" in listed:
+            for row, (video_id, sentence) in enumerate(zip(ids, listed["sentence"], strict=True), start=1):
+                yield Row(video_id, check_caption(sentence, f"{path}, row {row}"), split)
+        else:
+            yield from rows_of(ids, split, sentences, source, name)
+
+
+def _read_sentences(path: Path) -> dict[str, list[str]]:
+    """The captions of every video from either JSON form: `sentences` with video_id, or `annotations` with image_id."""
+    content = read_json(path)
+    for records_key, id_key in (("sentences", "video_id"), ("annotations", "image_id")):
+        records = content.get(records_key) if isinstance(content, dict) else None
+        if records is None:
+            continue
+        if not isinstance(records, list):
+            raise UserError(f"{path}: {records_key!r} is no list of records")
+        captions: dict[str, list[str]] = {}
+        for number, record in enumerate(records, start=1):
+            place = f"{path}, record {number} of {records_key!r}"
+            if not isinstance(record, dict) or not {id_key, "caption"} <= record.keys():
+                raise UserError(f"{place}: it lacks {id_key!r} or 'caption'")
+            video_id = check_video_id(record[id_key], place)
+            captions.setdefault(video_id, []).append(check_caption(record["caption"], place))
+        return captions
+    raise UserError(f"{path} has neither 'sentences' nor 'annotations'")

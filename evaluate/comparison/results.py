@@ -1,0 +1,199 @@
+"""Results of `python -m evaluate` read back, put together over seeds, and held against each other."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.base.errors import UserError
+from data.base.quoting import path_text
+from data.metrics import DIRECTIONS
+from evaluate.comparison.table import COLUMNS
+from evaluate.ranks import RankTables
+from train_head.run import METRICS_FILE, RESULTS_FOLDER, RUN_FILE
+from train_head.stage import FREE_TO_CHANGE
+
+SAME = ("preset", "split", "queries", "gallery", "counts", "ties")
+"""What results must share to be compared."""
+_DIGEST = re.compile(r"(?<=\d)-[0-9a-f]{12}$")
+"""Behind the seed in the name of a sweep's run (train_head.sweep.run_name)."""
+COMPARISON_FILE = "comparison.json"
+_WITHIN = ("", f"{RESULTS_FOLDER}/", "*/", f"*/{RESULTS_FOLDER}/")
+"""Where results stand, from a folder that is given."""
+_READ = (*SAME, "run", "train_videos", "selected_on", *DIRECTIONS, "RSum", "trained", "cache_digest", "max_frames", "provenance")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One folder of results."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    """metrics.json."""
+    ranks: RankTables
+
+    @classmethod
+    def read(cls, folder: Path) -> "Result":
+        """Raises UserError where the folder holds no results, or damaged ones."""
+        path = folder / METRICS_FILE
+        if not path.is_file():
+            raise _no_results(folder, [])
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            missing = [name for name in _READ if name not in metrics]
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error!r}): evaluate again") from error
+        if missing:
+            raise UserError(f"{path} lacks {', '.join(missing)}: evaluate again")
+        return cls(folder, metrics, RankTables.read(folder))
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The options that the run was trained with; none of an untrained head."""
+        return (self.metrics["trained"] or {}).get("options", {})  # type: ignore[no-any-return]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the figures, but the seed of the training."""
+        decisive = {name: value for name, value in self.training.items() if name not in FREE_TO_CHANGE | {"seed", "device"}}
+        evaluation = {f"evaluation {name}": self.metrics["provenance"]["options"][name] for name in ("split", "products")}
+        run = {} if self.training else {"run": self.metrics["run"]}
+        return {**decisive, **evaluation, **run, **{name: self.metrics[name] for name in ("preset", "ties", "cache_digest", "max_frames")}}
+
+
+def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """All folders of results that are meant by these, each once, and runs among them that have none.
+
+    A folder is one of results, or that of a run of a sweep with its results in it, or one that holds several of either. Of several that
+    are given, those with none that other commands write beside runs and results are left alone: the CSV of a sweep, and comparisons.
+    Raises UserError where one has no results otherwise.
+    """
+    found: dict[Path, Path] = {}
+    without: list[Path] = []
+    for path in given:
+        inside = [file.parent for pattern in _WITHIN for file in sorted(path.glob(f"{pattern}{METRICS_FILE}"))]
+        runs = [file.parent for file in sorted(path.glob(f"*/{RUN_FILE}"))]
+        if inside and inside[0] == path:
+            inside, runs = [path], []
+        without += [run for run in runs if inside and run / RESULTS_FOLDER not in inside and run not in inside]
+        if not inside and (len(given) == 1 or not _beside(path)):
+            raise _no_results(path, runs)
+        for folder in inside:
+            found.setdefault(folder.resolve(), folder)
+    if not found:
+        raise UserError("name at least one folder of results")
+    return list(found.values()), without
+
+
+def _beside(path: Path) -> bool:
+    """Whether a path is none of results but of what stands beside them, as where a shell put in all names of a folder."""
+    return path.is_file() or (path / COMPARISON_FILE).is_file()
+
+
+def _no_results(path: Path, runs: Sequence[Path]) -> UserError:
+    """What to say of a path that has none."""
+    if not path.exists():
+        return UserError(f"there is no folder {path}: name one that python -m evaluate wrote")
+    if path.is_file():
+        return UserError(f"{path} is a file: name the folder of results, or one that holds several, such as {path.parent}")
+    if (path / RUN_FILE).is_file():
+        results = path / RESULTS_FOLDER
+        return UserError(f"{path} is a run without results: write them with python -m evaluate --cache CACHE --run {path} --out {results}")
+    if runs:
+        return UserError(f"{path} holds runs without results: sweep again with --evaluate, or write those of each with python -m evaluate")
+    return UserError(f"{path} holds no {METRICS_FILE}: write one with python -m evaluate --out {path}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Results that differ in the seed of their training alone, or one result."""
+
+    label: str
+    results: tuple[Result, ...]
+
+    @cached_property
+    def figures(self) -> dict[str, tuple[float, float | None]]:
+        """Mean and standard deviation (of a sample, n - 1) over the seeds of every figure; no deviation of one result."""
+        found = {f"{direction} {name}": [r.metrics[direction][name] for r in self.results] for direction in DIRECTIONS for name in COLUMNS}
+        found["RSum"] = [result.metrics["RSum"] for result in self.results]
+        several = len(self.results) > 1
+        return {name: (float(np.mean(values)), float(np.std(values, ddof=1)) if several else None) for name, values in found.items()}
+
+    @property
+    def first(self) -> Result:
+        """One of them, for what they share."""
+        return self.results[0]
+
+
+def group_by_seed(results: Sequence[Result]) -> list[Group]:
+    """Results of the same settings and different seeds together, in the order given.
+
+    Where a seed comes twice, results are told apart by the commit that trained them too, and else stand alone.
+    """
+    groups: list[list[Result]] = []
+    for members in _grouped(results, lambda result: result.settings):
+        if _seeds_differ(members):
+            groups.append(members)
+            continue
+        for some in _grouped(members, lambda result: (result.metrics["trained"] or {}).get("commit")):
+            groups.extend([some] if _seeds_differ(some) else [[result] for result in some])
+    labels = [_label(members) for members in groups]
+    return [Group(path_text(label), tuple(members)) for label, members in zip(_told_apart(labels, groups), groups, strict=True)]
+
+
+def differences(results: Sequence[Result]) -> list[str]:
+    """What of SAME is not the same, and whether queries differ, a line each; none where results may be compared."""
+    lines = []
+    for name in SAME:
+        found = Counter(json.dumps(result.metrics[name], sort_keys=True) for result in results)
+        if len(found) > 1:
+            lines.append(f"{name}: " + " or ".join(found))
+    others = [result for result in results[1:] if not result.ranks.same_queries(results[0].ranks)]
+    if others and not lines:
+        lines.append(f"queries: {others[0].folder} has other captions or videos than {results[0].folder}")
+    return lines
+
+
+def differing_settings(results: Sequence[Result]) -> list[str]:
+    """The settings that not all results share."""
+    names = dict.fromkeys(name for result in results for name in result.settings)
+    return [name for name in names if len({repr(result.settings.get(name)) for result in results}) > 1]
+
+
+def _grouped(results: Sequence[Result], key: Callable[[Result], Any]) -> list[list[Result]]:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(json.dumps(key(result), sort_keys=True), []).append(result)
+    return list(groups.values())
+
+
+def _seeds_differ(results: Sequence[Result]) -> bool:
+    seeds = [result.training.get("seed") for result in results]
+    return len(results) == 1 or (None not in seeds and len(set(seeds)) == len(seeds))
+
+
+def _label(results: Sequence[Result]) -> str:
+    # A sweep names a run by a digest too, which says nothing to a reader: settings tell its runs apart.
+    runs = [_DIGEST.sub("", result.metrics["run"]) for result in results]
+    if len(set(runs)) == 1:
+        return str(runs[0])
+    alike = takewhile(lambda characters: len(set(characters)) == 1, zip(*runs, strict=False))
+    return "".join(characters[0] for characters in alike) + "*"
+
+
+def _told_apart(labels: Sequence[str], groups: Sequence[Sequence[Result]]) -> list[str]:
+    """Labels that no two groups share: with the settings that differ, and where none does with the folder."""
+    told = []
+    for label, members in zip(labels, groups, strict=True):
+        alike = [other[0] for other, name in zip(groups, labels, strict=True) if name == label]
+        settings = [f"{name} {members[0].settings.get(name)}" for name in differing_settings(alike)]
+        told.append(f"{label} ({', '.join(settings)})" if settings else label)
+    count = Counter(told)
+    return [label if count[label] == 1 else f"{label} ({members[0].folder})" for label, members in zip(told, groups, strict=True)]

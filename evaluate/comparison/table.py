@@ -1,0 +1,144 @@
+"""Tables of results: as text for people, as Markdown, as LaTeX."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from data.metrics import DIRECTIONS
+from search.cut import cut_notes
+from train_head.scoring.splits import counts_line
+
+COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+FIGURES = [(direction.replace("_", " "), name) for direction in DIRECTIONS for name in COLUMNS] + [("", "RSum")]
+"""The columns of figures: their group and name."""
+NONE = "-"
+_PLUS_MINUS = r"$\pm$"
+_LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": _PLUS_MINUS,
+}
+"""What stands for characters that are commands, or others in the usual font."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text under columns, each with the name of its group or "" for none. The first column is a name, the others are figures."""
+
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """In columns of spaces."""
+        width = [max([len(name), *(len(row[i]) for row in self.rows)]) for i, (_, name) in enumerate(self.columns)]
+        spans = [(name, [i for i, _ in members]) for name, members in groupby(enumerate(self.columns), key=lambda column: column[1][0])]
+        for name, places in spans:
+            # A name that is wider than its columns widens the first of them.
+            width[places[0]] += max(0, len(name) - _span(width, places))
+        cells = [[name for _, name in self.columns], *self.rows]
+        lines = [
+            "  ".join(cell.ljust(size) if i == 0 else cell.rjust(size) for i, (cell, size) in enumerate(zip(row, width, strict=True)))
+            for row in cells
+        ]
+        if any(name for name, _ in spans):
+            lines.insert(0, "  ".join(name.center(_span(width, places)) for name, places in spans))
+        return "\n".join(line.rstrip() for line in lines)
+
+    def markdown(self) -> str:
+        """As a table of GitHub's Markdown, the group before the name of a column."""
+        head = [f"{group} {name}".strip() for group, name in self.columns]
+        rule = [":--", *["--:"] * (len(head) - 1)]
+        # A | would end the cell, and < begin a tag.
+        rows = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
+
+    def latex(self) -> str:
+        """As a tabular environment that wants the package booktabs."""
+        groups = []
+        for name, members in groupby(self.columns, key=lambda column: column[0]):
+            count = len(list(members))
+            groups.append(rf"\multicolumn{{{count}}}{{c}}{{{latex_text(name)}}}" if name else " & ".join([""] * count))
+        lines = [
+            r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}",
+            r"\toprule",
+            *([" & ".join(groups) + r" \\"] if any(group for group, _ in self.columns) else []),
+            " & ".join(latex_text(name) for _, name in self.columns) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(latex_text, row)) + r" \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines)
+
+
+def _span(width: Sequence[int], places: Sequence[int]) -> int:
+    """Characters that these columns take, with the spaces between them."""
+    return sum(width[i] for i in places) + 2 * (len(places) - 1)
+
+
+def latex_text(text: str) -> str:
+    """A line of text for LaTeX, where some characters are commands."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def figures(metrics: Mapping[str, Any]) -> list[str]:
+    """The cells of FIGURES; where there is no such figure, NONE."""
+    cells = []
+    for group, name in FIGURES:
+        found = metrics.get(group.replace(" ", "_"), {}) if group else metrics
+        cells.append(f"{found[name]:.1f}" if name in found else NONE)
+    return cells
+
+
+def format_evaluation(result: Mapping[str, Any]) -> str:
+    """What metrics.json says of one evaluation, as text: how much of the split was scored, the figures and their intervals, those of
+    single scores and after post-processing, what to know, and what scoring cost."""
+    columns = [("", "run"), ("", "split"), ("", "queries"), ("", "gallery"), *FIGURES]
+    rows = [
+        [result["run"], result["split"], str(result["queries"]), str(result["gallery"]), *figures(result)],
+        ["  95% interval, half of it", "", "", "", *_half_widths(result["intervals"])],
+        *(["  " + row["name"], "", "", "", *figures(row)] for row in [*result["scores"], *result["post_processing"]]),
+    ]
+    notes = [f"{row['name']}: reads {row['reads']}" for row in result["post_processing"]]
+    lines = [counts_line(result["preset"], result["split"], result["counts"]), Table(columns, rows).text()]
+    return "\n".join([*lines, *notes, *result_notes(result, result["run"]), _cost_line(result["cost"])])
+
+
+def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
+    """What must be known of a result beside its figures."""
+    if len(result.get("sources", ())) > 1:
+        yield f"{label}: sources {', '.join(result['sources'])}, together; --name takes one"
+    for note in cut_notes(result):
+        yield f"{label}: {note}"
+    if result["selected_on"] is not None:
+        chosen = f"epoch chosen on {result['selected_on']}"
+        if result["selected_on"] == "test":
+            chosen += ", as the field does: it is no figure on unseen data"
+        yield f"{label}: trained on {result['train_videos']:,} videos; {chosen}"
+    if result.get("trained_on"):
+        count = f"{result['trained_on']:,} of the {result['gallery']:,} videos of {result['split']}"
+        yield f"{label}: {count} have the ids of videos that it was trained on: where they are the same, it is no figure on unseen data"
+    if result["ties"] == "reference":
+        entries = " and ".join(f"{result[direction]['entries']:,}" for direction in DIRECTIONS)
+        yield f"{label}: ties counted as the field does, {entries} entries; intervals and tests credit them by expectation"
+
+
+def _half_widths(intervals: Mapping[str, Any]) -> list[str]:
+    cells = []
+    for group, name in FIGURES:
+        low, high = (intervals[group.replace(" ", "_")] if group else intervals)[name]
+        cells.append(f"±{(high - low) / 2:.1f}")
+    return cells
+
+
+def _cost_line(cost: Mapping[str, Any]) -> str:
+    measured = cost["measured"]
+    peak = "" if measured["peak_extra_mib"] is None else f", {measured['peak_extra_mib']:,.0f} MiB of memory beside the features"
+    return (
+        f"scoring: {measured['ms_a_query']:.2f} ms a query ({measured['queries_a_second']:,.0f} queries a second) on {cost['device']} "
+        f"with {cost['threads']} threads{peak}; {cost['flops_a_pair'] / 1e6:.3g} MFLOP a pair"
+    )

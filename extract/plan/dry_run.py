@@ -1,0 +1,161 @@
+"""What an extraction would take, before it is begun: time and memory measured on a few videos, disk from the sizes of their features."""
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from data.base.errors import first_of
+from data.base.quoting import visible
+from data.cache import CLIP_FILE, VideoEntry
+from extract.encode.clip import BATCH, Clip
+from extract.encode.texts import encode_texts
+from extract.encode.videos import VideoFeaturesAhead, worker_count
+from extract.failures import Failure
+from extract.options import ExtractOptions
+from extract.writer import PartLimits
+
+MEASURED_TEXTS = 4 * BATCH
+MEASURED_VIDEOS = 8
+"""At least so many, if there are, and two for every worker: fewer would leave workers idle."""
+
+# The operating system charges a child with the memory of the process that started it, so this one is not measured on the spot: an ffmpeg
+# that decodes 720p on one thread takes 40 to 65 MiB.
+DECODER_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds that some videos or texts took, how many they were, those that failed, and of the others the mean number of frames or tokens
+    and the mean bytes of their pictures."""
+
+    seconds: float = 0.0
+    count: int = 0
+    mean_rows: float = 0.0
+    mean_picture_bytes: float = 0.0
+    failed: tuple[str, ...] = ()
+
+    def seconds_for(self, count: int) -> float:
+        """The time for so many at the same rate."""
+        return self.seconds * count / self.count if self.count else 0.0
+
+
+def dry_run(
+    options: ExtractOptions,
+    found: Mapping[str, Any],
+    videos: pd.DataFrame,
+    texts: Sequence[str],
+    clip: Clip,
+    max_words: int,
+    limits: PartLimits,
+    texts_a_part: int,
+) -> None:
+    """Encode a few of these videos and texts, which the cache lacks, and print what all of them would take. Nothing is written.
+
+    `found`: what of the data set there is, for the JSON.
+    """
+    workers = worker_count(options)
+    of_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options)
+    of_texts = _measure_texts(texts, clip, max_words)
+    # Features of a part wait as float32 and are put together into one array, pictures into another.
+    row = clip.dimension * 4
+    of_a_video = of_videos.mean_rows * row + of_videos.mean_picture_bytes
+    of_a_part = min(min(len(videos), limits.videos) * of_a_video, limits.bytes + of_a_video)
+    parts = 2 * max(of_a_part, min(len(texts), texts_a_part) * of_texts.mean_rows * row)
+    memory = _peak_bytes() + workers * DECODER_BYTES + int(parts)
+    value = np.dtype(options.dtype).itemsize
+    frames, tokens = len(videos) * of_videos.mean_rows, len(texts) * of_texts.mean_rows
+    kept = 0 if (options.cache / CLIP_FILE).exists() else sum(tensor.nbytes for tensor in clip.parts().tensors.values())
+    pictures = int(len(videos) * of_videos.mean_picture_bytes)
+    disk = kept + pictures + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
+    seconds = of_videos.seconds_for(len(videos)) + of_texts.seconds_for(len(texts))
+    free = shutil.disk_usage(_nearest_folder(options.cache)).free
+    for line in first_of([f"failed: {failure}" for failure in of_videos.failed]):
+        print(visible(line), file=sys.stderr)
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    **found,
+                    "dry_run": True,
+                    "videos_to_do": len(videos),
+                    "texts_to_do": len(texts),
+                    "measured_videos": of_videos.count,
+                    "measured_failed": len(of_videos.failed),
+                    "measured_texts": of_texts.count,
+                    "seconds": round(seconds, 1),
+                    "disk_bytes": disk,
+                    "picture_bytes": pictures,
+                    "disk_free_bytes": free,
+                    "memory_bytes": memory,
+                    "memory_there_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+                    "device_memory_bytes": torch.cuda.max_memory_allocated() if clip.device.type == "cuda" else None,
+                }
+            )
+        )
+        return
+    print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
+    if "unlisted" in found:
+        print("prune: {videos:,} videos and {texts:,} texts are in no listing".format(**found["unlisted"]))
+    print(f"time: about {_duration(seconds)} with {workers} workers, from {of_videos.count} videos and {of_texts.count} texts")
+    room = f"{_size(free)} are free{'' if disk <= free else ': TOO LITTLE'}"
+    print(f"disk: {_size(disk)} in {options.cache}, {_size(pictures)} of it pictures; {room}")
+    print(f"memory: about {_size(memory)}, decoders and a part waiting to be written among it")
+
+
+def _measure_videos(videos: pd.DataFrame, count: int, clip: Clip, options: ExtractOptions) -> Measured:
+    """Encode at most `count` videos from all over the table."""
+    if videos.empty:
+        return Measured()
+    sample = videos.iloc[np.unique(np.linspace(0, len(videos) - 1, count).astype(int))]
+    start = time.perf_counter()
+    with VideoFeaturesAhead(sample, clip, options) as ahead:
+        done = list(ahead)
+    seconds = time.perf_counter() - start
+    encoded = [video for video in done if isinstance(video, VideoEntry)]
+    failed = tuple(f"{video.file}: {video.reason}" for video in done if isinstance(video, Failure))
+    rows = [len(video.frames_TD) for video in encoded]
+    pictures = [sum(map(len, [*video.thumbnails, *video.pixels])) for video in encoded]
+    return Measured(seconds, len(done), _mean(rows), _mean(pictures), failed)
+
+
+def _measure_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Measured:
+    sample = [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, MEASURED_TEXTS).astype(int))] if texts else []
+    lengths: list[int] = []
+    start = time.perf_counter()
+    for batch in encode_texts(sample, clip, max_words) if sample else ():
+        lengths += [len(entry.words_TD) for entry in batch]
+    return Measured(time.perf_counter() - start, len(sample), _mean(lengths))
+
+
+def _mean(values: Sequence[int]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder itself or the nearest one above it that is there."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds) // 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,168 @@
+"""What an extraction lists of its source in the cache, and what it drops that no source lists."""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data.base.errors import UserError
+from data.base.quoting import path_text, quote
+from data.cache import FeatureCache
+from data.cache.layout import FAILURES_FILE, NAMES
+from data.cache.listings import Listed, Listings
+from data.cache.prune import drop, unlisted
+from data.cache.sources import MOVED, Source, name_of, source_of
+from data.datasets import Dataset, Preset
+from extract.encode.videos import part_of
+from extract.failures import read_failures, write_failures
+from extract.options import ExtractOptions
+from extract.plan.digest import file_digest
+
+
+@dataclass(frozen=True)
+class Named:
+    """The source of an extraction, under its name in the cache, and the other sources there."""
+
+    name: str
+    source: Source
+    others: dict[str, Source]
+
+
+def named(options: ExtractOptions, preset: Preset, dataset: Dataset) -> Named:
+    """The source that the options say. Raises UserError where its name is none, or that of another source.
+
+    Sources whose tables are damaged are said, and left out.
+    """
+    listings = Listings(options.cache)
+    damaged = listings.damaged()
+    for name in damaged:
+        print(f"what {name} lists is damaged in {options.cache}: extract it again, which lists it anew", file=sys.stderr)
+    there = listings.sources(damaged)
+    ids = {*dataset.videos["video_id"]}
+
+    def listed(name: str) -> float:
+        before = {video_id.partition("#t=")[0] for video_id in listings.videos(name)["video_id"]}
+        return len(before & ids) / max(len(before), 1)
+
+    source = source_of(preset, options.videos, options.annotations, dataset.division)
+    name = name_of(source, options.name, options.dataset == "table", there, listed)
+    return Named(name, source, {other: their for other, their in there.items() if other != name})
+
+
+def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> None:
+    """Raises UserError where a video has the id of another file, or another part of one, that another source lists: a cache has one video
+    of an id."""
+    here = dataset.videos[dataset.videos["file"].notna()].set_index("video_id")
+    for other, their in own.others.items():
+        listed = cache.listings.videos(other)
+        listed = listed[listed["file"].notna()].set_index("video_id")
+        both = listed.index.intersection(here.index)
+        mine, theirs = here.loc[both], listed.loc[both]
+        same = (mine[["start", "end"]].fillna(-1.0) == theirs[["start", "end"]].fillna(-1.0)).all(axis=1)
+        for video_id in both[~same]:
+            spans = _span(mine.loc[video_id]), _span(theirs.loc[video_id])
+            raise UserError(
+                f"{quote(video_id)} is {spans[0]} of its file here and {spans[1]} in {other}: give one an id of its own, in "
+                "a column video_id, or extract into another --cache"
+            )
+        if their.folder in (None, own.source.folder) or _has_moved(their, listed["file"], folder):
+            continue
+        assert their.folder is not None
+        for video_id in both:
+            path, row = Path(their.folder, theirs.loc[video_id, "file"]), mine.loc[video_id]
+            if not (path.exists() and path.samefile(row["file"])) and not _is_cached(cache, video_id, row):
+                raise UserError(
+                    f"{quote(video_id)} is {path_text(row['file'])} here and {path_text(path)} in {other}: extract into another --cache, "
+                    "or from a folder that holds both"
+                )
+
+
+def _has_moved(source: Source, files: pd.Series, folder: Path) -> bool:
+    """Whether the folder of a source is gone, and most of its files are in this one."""
+    if source.folder is None or Path(source.folder).exists():
+        return False
+    there = [file for file in files if (folder / file).exists()]
+    return len(there) > MOVED * len(files)
+
+
+def _span(row: Any) -> str:
+    start, end = part_of(row)
+    return "all" if start is None and end is None else f"{start or 0:g} to {'the end' if end is None else f'{end:g}'} s"
+
+
+def _is_cached(cache: FeatureCache, video_id: str, row: Any) -> bool:
+    stat = row["file"].stat()
+    start, end = part_of(row)
+    part = start or 0.0, math.inf if end is None else end
+    return cache.is_current(video_id, stat.st_size, stat.st_mtime_ns, *part, lambda: file_digest(row["file"]))
+
+
+def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> Listed:
+    """What the source lists now.
+
+    What may be on a disk that is not mounted stays, and is said: files in a folder that is empty, and the names of all files where none is
+    there.
+    """
+    files = dataset.videos["file"]
+    names = [None if file is None else path_text(file.relative_to(folder)) for file in files]
+    videos = dataset.videos.assign(file=pd.Series(names, dtype=object), failed=False)
+    listings = cache.listings
+    if own.name in listings.names() and own.name not in listings.damaged():
+        before = listings.videos(own.name)
+        if files.isna().all() and before["file"].notna().any():
+            print(f"none of the videos of {own.name} has a file: the names of their files stay as they were", file=sys.stderr)
+            known = before.drop_duplicates("video_id").set_index("video_id")["file"]
+            videos = videos.assign(file=videos["video_id"].map(known).astype(object))
+        if dataset.captions.empty:
+            kept = before[[_is_in_an_empty_folder(folder, file) for file in before["file"]]]
+            if len(kept):
+                where = path_text(Path(kept["file"].iloc[0]).parent)
+                print(
+                    f"{len(kept)} videos stay in the gallery though they are gone: their folder, such as {where}, is empty, as where a "
+                    "disk is not mounted; remove the folder if they were deleted",
+                    file=sys.stderr,
+                )
+                videos = pd.concat([videos, kept[videos.columns]], ignore_index=True)
+    return Listed(own.source, dataset.captions, videos)
+
+
+def _is_in_an_empty_folder(folder: Path, file: str | None) -> bool:
+    if not isinstance(file, str):
+        return False
+    nearest = next(parent for parent in (folder / file).parents if parent.is_dir())
+    return nearest != folder and nearest.is_relative_to(folder) and not any(nearest.iterdir())
+
+
+def with_failures(listed: Listed, cache: Path) -> Listed:
+    """The listing, with the videos marked that failed: features of theirs are those of older files."""
+    failed = listed.videos["video_id"].isin(read_failures(cache))
+    return Listed(listed.source, listed.captions, listed.videos.assign(failed=failed))
+
+
+def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: Named, options: ExtractOptions) -> dict[str, dict[str, int]]:
+    """Where it is asked for, how many videos and texts of the cache no source would list any more."""
+    if not options.prune:
+        return {}
+    if cache is None:
+        return {"unlisted": {"videos": 0, "texts": 0}}
+    listed = to_list(dataset, cache, own, options.videos)
+    videos, texts = cache.listings.all_listed(without=own.name)
+    names = unlisted(cache, videos | {*listed.videos["video_id"]}, texts | {*listed.captions["caption"]})
+    return {"unlisted": {kind: len(dropped) for kind, dropped in names.items()}}
+
+
+def prune(path: Path) -> dict[str, int]:
+    """Drop what no source lists, and failures of such videos: how many videos and texts, and the bytes that are free again."""
+    parts = [part for kind in NAMES for part in sorted(path.glob(f"{kind}-*.h5"))]
+    # Opened and read after the parts are known: what another process adds meanwhile is in none of them.
+    cache = FeatureCache(path)
+    listed = cache.listings.all_listed()
+    names = unlisted(cache, *listed)
+    freed = drop(cache, names, parts)
+    failures = read_failures(path).values()
+    if any(failure.video_id not in listed[0] for failure in failures):
+        write_failures(path / FAILURES_FILE, [failure for failure in failures if failure.video_id in listed[0]])
+    return {**{kind: len(dropped) for kind, dropped in names.items()}, "bytes": freed}

@@ -1,0 +1,82 @@
+"""Long videos cut into entries of their own, each a part of the file from a start to an end.
+
+A segment's id is that of its video with a temporal media fragment (W3C, Media Fragments URI 1.0): `talk.mp4#t=30,60`, and `talk.mp4#t=60`
+for the last one, which goes on to the end of the file. So an id says what was looked at, whatever length the cut was made for, and the
+cache needs no setting for it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from data.base.progress import Progress
+from data.datasets import Dataset
+from extract.encode.ahead import Ahead
+from extract.encode.videos import leads_out, worker_count
+from extract.ffmpeg.clock import length_of
+from extract.ffmpeg.run import Processes
+from extract.options import ExtractOptions
+
+WHOLE = 1.5
+"""Of a video shorter than so many segments one entry is made."""
+
+
+class Segment(NamedTuple):
+    """An entry of the table of videos; start and end in seconds, NaN for the beginning and the end of the file."""
+
+    video_id: str
+    start: float
+    end: float
+
+
+def segments_of(video_id: str, length: float | None, seconds: float) -> list[Segment]:
+    """A video of `length` seconds cut every `seconds`. A rest shorter than half of that stays with the segment before it.
+
+    What is shorter than one and a half segments, or of unknown length, stays one entry under its own id.
+    """
+    count = 1 if length is None else math.floor(length / seconds + 0.5)
+    if count < 2:
+        return [Segment(video_id, math.nan, math.nan)]
+    starts = [i * seconds for i in range(count)]
+    inner = [Segment(f"{video_id}#t={_plain(start)},{_plain(end)}", start, end) for start, end in pairwise(starts)]
+    return [*inner, Segment(f"{video_id}#t={_plain(starts[-1])}", starts[-1], math.nan)]
+
+
+def cut(dataset: Dataset, options: ExtractOptions) -> Dataset:
+    """The data set, which has no captions, with its long videos cut into segments.
+
+    Files whose length cannot be had stay whole: what is wrong with them, decoding will say.
+    """
+    assert options.segment is not None
+    seconds = options.segment
+    assert dataset.captions.empty
+    processes = Processes()
+
+    def probe(item: tuple[int, Path], give: Callable[[tuple[int, float | None]], None]) -> None:
+        position, file = item
+        allowed = options.follow_links or not leads_out(file, options.videos)
+        give((position, length_of(file, WHOLE * seconds, options.time_limit, processes) if allowed else None))
+
+    workers = worker_count(options)
+    lengths: dict[int, float | None] = {}
+    ahead: Ahead[Any, tuple[int, float | None]] = Ahead(enumerate(dataset.videos["file"]), probe, workers, workers, processes.stop)
+    with ahead, Progress("lengths", len(dataset.videos), "videos", options.quiet) as progress:
+        for position, length in ahead:
+            lengths[position] = length
+            progress.update()
+    rows = [
+        row | segment._asdict()
+        for position, row in enumerate(dataset.videos.to_dict("records"))
+        for segment in segments_of(row["video_id"], lengths[position], seconds)
+    ]
+    return replace(dataset, videos=pd.DataFrame(rows, columns=dataset.videos.columns))
+
+
+def _plain(seconds: float) -> str:
+    """Without an exponent or the noise of binary fractions."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")

@@ -1,0 +1,101 @@
+"""What the cache lacks of a data set."""
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.base.quoting import path_text
+from data.cache import FeatureCache, Images
+from data.datasets import Dataset
+from extract.encode.videos import part_of
+from extract.failures import Failure, read_failures
+from extract.options import ExtractOptions
+from extract.plan.digest import file_digest
+
+
+@dataclass
+class Work:
+    """What is to be done.
+
+    `videos`: the columns of `Dataset.videos`, and which images are to be kept, `thumbnails` and `pixels`. `known`: videos that failed
+    before and are not tried again. `outdated`: ids under which a failure is listed that says nothing any more. `for_pictures`: how many of
+    the videos are there, but without the pictures asked for.
+    """
+
+    videos: pd.DataFrame
+    texts: list[str]
+    known: list[Failure]
+    outdated: set[str]
+    for_pictures: int = 0
+
+
+def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOptions, shard: tuple[int, int]) -> Work:
+    """What this process has to do: of its share of videos with a file and of texts with a word, what the cache lacks."""
+    texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip()][shard[0] :: shard[1]]
+    videos = dataset.videos.iloc[shard[0] :: shard[1]]
+    videos = videos[videos["file"].notna()]
+    if cache is None:
+        return Work(videos.assign(thumbnails=options.thumbnails, pixels=options.store_pixels), texts, [], set())
+    asked = _images_asked_for(options)
+    failed = read_failures(options.cache)
+    wanted: list[bool] = []
+    known: list[Failure] = []
+    for_pictures = 0
+    digest_of = functools.cache(_digest_if_readable)  # a file may have many segments
+    rows: Iterator[Any] = videos.itertuples(index=False)
+    for row in rows:
+        stat = row.file.stat()
+        start, end = part_of(row)
+        digest = functools.partial(digest_of, row.file)
+        there = cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, start or 0.0, math.inf if end is None else end, digest)
+        current = there and cache.images_of(row.video_id) >= asked
+        for_pictures += there and not current
+        failure = failed.get(row.video_id)
+        skipped = not current and failure is not None and _stays_failed(failure, row, stat, digest, options)
+        if skipped and failure is not None:
+            known.append(failure)
+        wanted.append(not current and not skipped)
+    work = videos[np.array(wanted, dtype=bool)]
+    # Images that are there stay there when a video is extracted again for another reason.
+    keep = [asked | cache.images_of(video_id) for video_id in work["video_id"]]
+    work = work.assign(thumbnails=["thumbnails" in kinds for kinds in keep], pixels=["pixels" in kinds for kinds in keep])
+    return Work(work, [text for text in texts if ("texts", text) not in cache], known, _outdated(failed, dataset), for_pictures)
+
+
+def _images_asked_for(options: ExtractOptions) -> frozenset[Images]:
+    asked: dict[Images, bool] = {"thumbnails": options.thumbnails, "pixels": options.store_pixels}
+    return frozenset(name for name, wanted in asked.items() if wanted)
+
+
+def _digest_if_readable(file: Path) -> str:
+    """The digest of a file; empty, as of no file that was extracted, where it cannot be read: trying to says why."""
+    try:
+        return file_digest(file)
+    except OSError:
+        return ""
+
+
+def _stays_failed(failure: Failure, row: Any, stat: os.stat_result, digest: Callable[[], str], options: ExtractOptions) -> bool:
+    """Whether trying the video again would end as it did."""
+    if options.retry_failed or (options.allow_partial and failure.frames_decoded):
+        return False
+    return (failure.start, failure.end) == part_of(row) and failure.is_about(stat, digest)
+
+
+def _outdated(failed: Mapping[str, Failure], dataset: Dataset) -> set[str]:
+    """Failures whose file has changed since and is listed under other ids now: broken then, and now cut into segments."""
+    outdated: set[str] = set()
+    if failed:
+        ids, files = set(dataset.videos["video_id"]), {path_text(file): file for file in dataset.videos["file"].dropna()}
+        for video_id, failure in failed.items():
+            file = files.get(failure.file)
+            if video_id not in ids and file is not None and not failure.is_about(file.stat(), functools.partial(_digest_if_readable, file)):
+                outdated.add(video_id)
+    return outdated

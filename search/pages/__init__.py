@@ -1,0 +1,1 @@
+"""Results of a search as pages: a file, and a server on this machine."""

@@ -1,0 +1,206 @@
+"""A cache and a head, opened to be searched: text to videos with their best moments, and a video to texts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.base.device import budget_bytes, find_device
+from data.base.errors import UserError
+from data.base.quoting import path_text, quote
+from data.cache import FeatureCache
+from data.cache.features import TextFeatures
+from data.sampling import choose_frames
+from search.chance import Chance
+from search.cut import count_cut
+from search.gallery import Gallery
+from search.index.candidates import candidate_index, check_candidates, require_index
+from search.moments import Measure, Moment, find_moments
+from search.notes import Notes
+from search.options import RetrievalOptions
+from search.queries import QueryEncoder
+from search.shortlist import Candidates, IndexedGallery, WholeGallery
+from train_head.heads import TextBatch
+from train_head.run import load_head
+
+QUERIES_AT_ONCE = 16
+"""So many queries go over the gallery together: its features are then fetched from memory once for all of them."""
+CAPTIONS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A video found. `number` is its place in the gallery, `file` its name under the folder of videos, empty where none is known."""
+
+    rank: int
+    number: int
+    video_id: str
+    file: str
+    score: float
+    moment: Moment
+
+
+@dataclass(frozen=True)
+class CaptionHit:
+    """A text found."""
+
+    rank: int
+    caption: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query and the videos found, best first."""
+
+    query: str
+    measure: Measure
+    """What tells the frames of a video apart."""
+    hits: list[Hit]
+    notes: Notes
+
+
+class Searcher:
+    """Answers queries over one cache with one head. Not for several threads at once."""
+
+    def __init__(self, options: RetrievalOptions, queries: bool = True) -> None:
+        """Load head, features and what the head makes of them; for `queries` also CLIP, and first, since it may be the wrong one.
+
+        Raises UserError for what the user can put right: no such cache, run or videos, a run that does not fit.
+        """
+        if options.top < 1:
+            raise UserError(f"--top {options.top} must be at least 1")
+        if options.candidates is not None:
+            require_index(options.index, [options.candidates_from])
+        self._options, self._device = options, find_device(options.device)
+        self.cache = FeatureCache(options.cache)
+        self.head, record = load_head(options.run, self.cache, self._device)
+        self.head.few_texts = True
+        trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
+        self._max_frames: int | None = trained_frames if options.max_frames is None else options.max_frames
+        self._encoder = self._load_encoder() if queries else None
+        budget = budget_bytes(options.memory_budget)
+        self.files = _files(options, self.cache)
+        ahead = options.candidates is None
+        self.gallery = Gallery(self.cache, self.files, self.head, self._max_frames, budget, options.quiet, ahead)
+        self.index = _candidates(options, self.cache, self.gallery)
+
+    @property
+    def encoder(self) -> QueryEncoder:
+        """The cache's CLIP, loaded when the first text needs it: a video's captions may all be cached."""
+        if self._encoder is None:
+            self._encoder = self._load_encoder()
+        return self._encoder
+
+    def _load_encoder(self) -> QueryEncoder:
+        return QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, self.head.most_words)
+
+    @cached_property
+    def _chance(self) -> Chance:
+        factor = float(self.head.scale().detach())
+        return Chance(self.gallery, self.encoder, lambda text: self.index.candidates(text, self._options.top), factor)
+
+    def search(self, queries: Sequence[str]) -> Iterator[Answer]:
+        """The best videos for each query (see `clean_query`), best first, equal scores in the order of ids."""
+        for first in range(0, len(queries), QUERIES_AT_ONCE):
+            texts = self.encoder.encode(queries[first : first + QUERIES_AT_ONCE])
+            single = [TextBatch.gather(texts, [i], self._device) for i in range(len(texts.texts))]
+            candidates = [self.index.candidates(text, self._options.top) for text in single]
+            # Queries with the same candidates go over them together.
+            for _, group in groupby(range(len(single)), [videos.tobytes() for videos in candidates].__getitem__):
+                together = list(group)
+                videos = candidates[together[0]]
+                score_AB = self.gallery.scores(TextBatch.gather(texts, together, self._device), videos)
+                for i, score_B in zip(together, score_AB, strict=True):
+                    yield self._answer(queries[first + i], single[i], videos, score_B)
+
+    def _answer(self, query: str, text: TextBatch, videos: NDArray[np.int64], score_B: NDArray[np.float32]) -> Answer:
+        if np.isnan(score_B).any():
+            video_id = self.gallery.ids[videos[int(np.isnan(score_B).argmax())]]
+            raise UserError(
+                f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr, or extract again if it "
+                "is an untrained one"
+            )
+        order = np.argsort(-score_B, kind="stable")[: self._options.top]
+        measure, moments = find_moments(self.head, text, self.gallery.videos, videos[order])
+        hits = []
+        for rank, (place, moment) in enumerate(zip(order.tolist(), moments, strict=True), start=1):
+            number = int(videos[place])
+            video_id = self.gallery.ids[number]
+            hits.append(Hit(rank, number, video_id, self.files.get(video_id, ""), float(score_B[place]), moment))
+        cut, why = self.encoder.cut_of(query)
+        known = self.encoder.tokenizer.knows_a_word(query) and (cut is None or cut.word != "")
+        return Answer(query, measure, hits, Notes(cut, why, not known, self._chance.explains(text, videos, score_B)))
+
+    def number(self, video_id: str) -> int:
+        """The place of a video in the gallery. Raises UserError, naming videos of like names, where it is not there."""
+        video_id = path_text(video_id)
+        if video_id not in self.files:
+            near = get_close_matches(video_id, self.gallery.ids, n=3, cutoff=0.5)
+            hint = f"near it: {', '.join(map(quote, near))}" if near else f"such as {quote(self.gallery.ids[0])}"
+            raise UserError(f"the gallery of {self.cache.path} has no video {quote(video_id)}: name one that it has, {hint}")
+        return self.gallery.ids.index(video_id)
+
+    def captions(self, number: int, texts: TextFeatures) -> list[CaptionHit]:
+        """The best of these texts for a video, best first, equal scores in their order."""
+        count, member = len(texts.texts), np.array([number])
+        parts = [range(first, min(first + CAPTIONS_AT_ONCE, count)) for first in range(0, count, CAPTIONS_AT_ONCE)]
+        score_A = np.concatenate([self.gallery.scores(TextBatch.gather(texts, part, self._device), member) for part in parts])[:, 0]
+        order = np.argsort(-score_A, kind="stable")[: self._options.top].tolist()
+        return [CaptionHit(rank, texts.texts[i], float(score_A[i])) for rank, i in enumerate(order, start=1)]
+
+    def cut_of_captions(self, texts: Sequence[str], cached: bool) -> int | None:
+        """How many of these texts were cut, by the cache or the head; None where it is not known of cached ones."""
+        if not cached:
+            return sum(self.encoder.cut_of(text)[0] is not None for text in texts)
+        most, by_cache = self.head.most_words, count_cut(self.cache, texts)
+        by_head = 0 if most is None else int((self.cache.text_lengths(texts) > most).sum())
+        # What the cache has cut is as long as it keeps texts: if the head takes fewer, it is among those that the head cuts.
+        return by_head or by_cache
+
+    def cached_captions(self) -> TextFeatures:
+        """All captions of the gallery, in their order. Raises UserError where it has none."""
+        sources = self.cache.listings.names()
+        listed = self.cache.names("texts") if self._options.all or not sources else self.cache.listings.all_captions(self._options.name)
+        names = sorted(text for text in listed if ("texts", text) in self.cache)
+        if not names:
+            raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one a line")
+        return self.cache.texts(names, budget_bytes(self._options.memory_budget), self.head.most_words)
+
+    def has_thumbnails(self, number: int) -> bool:
+        """Whether the cache keeps pictures of a video."""
+        return "thumbnails" in self.cache.images_of(self.gallery.ids[number])
+
+    def thumbnails(self, number: int) -> list[bytes]:
+        """JPEG files of the frames that the head sees of a video; none where the cache keeps none."""
+        images = self.cache.images("thumbnails", self.gallery.ids[number])
+        return [images[i] for i in choose_frames(len(images), self._max_frames)]
+
+
+def _candidates(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery) -> Candidates:
+    """All videos, or an index of them where only some are to be scored."""
+    if options.candidates is None:
+        if options.index is not None:
+            raise UserError(f"--index {options.index} is for --candidates: name how many, such as --candidates 100")
+        return WholeGallery(len(gallery.ids))
+    check_candidates(options.candidates, len(gallery.ids))
+    if options.candidates < options.top:
+        raise UserError(f"--candidates {options.candidates} must be at least --top {options.top}")
+    folder = None if options.index is None else options.index / options.candidates_from
+    index = candidate_index(cache, gallery.videos, options.candidates_from, folder, quiet=options.quiet)
+    return IndexedGallery(index, options.candidates)
+
+
+def _files(options: RetrievalOptions, cache: FeatureCache) -> dict[str, str]:
+    """The cached videos of the gallery, and the file of each, empty where none is known. Raises UserError for a source that is none."""
+    if options.all and options.name is not None:
+        raise UserError("--all searches everything that is cached, --name one source: leave one of them out")
+    listed = cache.listings.gallery(options.name)
+    # Features that no extraction wrote have no listing.
+    if options.all or not cache.listings.sources():
+        return {video_id: listed.get(video_id, "") for video_id in cache.names("videos")}
+    return {video_id: file for video_id, file in listed.items() if ("videos", video_id) in cache}

@@ -1,0 +1,187 @@
+"""Queries from a command line or a file, answered on standard output: `python -m search --cache DIR --run RUN "a query"`."""
+
+import codecs
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.base.errors import UserError
+from data.base.quoting import visible
+from data.base.writable import require_writable_file
+from search.options import SearchOptions
+
+if TYPE_CHECKING:  # torch loads late, so that --help answers at once
+    from search.searcher import Answer, CaptionHit, Searcher
+
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+"""Those of an editor. Python's own splitlines also takes characters within a text for one."""
+
+
+def answer(options: SearchOptions) -> list["Answer"]:
+    """Print what was found, write it to HTML where a file is named, and return it (nothing for --video, which is printed alone).
+
+    Raises UserError where nothing is asked for, the video is unknown, or the cache, run or CLIP do not fit.
+    """
+    queries = _queries(options)
+    if options.html is not None:
+        require_writable_file(options.html, "--html")
+    from search.searcher import Searcher
+    from train_head.compiling import compiling_said
+
+    with compiling_said(options.quiet):
+        if options.video is not None:
+            _print_captions(Searcher(options, queries=False), options.video, options)
+            return []
+        return _search(Searcher(options), queries, options)
+
+
+def _queries(options: SearchOptions) -> list[str]:
+    """All queries, as they are shown and encoded."""
+    from search.queries import clean_query
+
+    given = list(options.query)
+    if len(given) > 1 and not options.each:
+        if any(len(part.split()) > 1 for part in given):
+            said = f"one query of {len(given)} arguments, of which some have several words; --each takes each for a query of its own"
+            print(said, file=sys.stderr)
+        given = [" ".join(part for part in given if part.strip())]
+    queries = [clean_query(query) for query in given]
+    if options.queries is not None:
+        queries += _lines(options.queries, "--queries", options.quiet)
+    if options.video is not None:
+        if queries or options.html:
+            raise UserError("--video asks for captions: leave out the queries and --html")
+        return []
+    if options.captions is not None:
+        raise UserError(f"--captions {options.captions} is for --video: name a video too, or use --queries")
+    if not queries:
+        raise UserError('there is no query: write one, such as "a cat on a chair", or name a file of queries with --queries')
+    return queries
+
+
+def _lines(name: str, option: str, quiet: bool) -> list[str]:
+    """The texts of a file, or of standard input, one a line, as they are encoded; how many lines are empty is said.
+
+    UTF-8, with a byte-order mark or without, or UTF-16 with one. Raises UserError, which names the line, where it is neither.
+    """
+    from search.queries import clean_query, shown
+
+    try:
+        if name == "-" and sys.stdin is None:
+            raise UserError(f"{option} -: standard input is closed: name a file")
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise UserError(f"{option} {name} cannot be read: {error.strerror}") from error
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    found, empty = [], 0
+    *lines, last = _LINE_END.split(_decoded(content, "utf-16" if utf_16 else "utf-8-sig", f"{option} {name}"))
+    # Nothing behind the last end of a line is no line.
+    for number, line in enumerate([*lines, *([last] if last else [])], start=1):
+        if "\0" in line:
+            raise UserError(f"{option} {name}, line {number}: a zero byte is no text: save the file as UTF-8")
+        if not shown(line):
+            empty += 1
+            continue
+        try:
+            found.append(clean_query(line))
+        except UserError as error:
+            raise UserError(f"{option} {name}, line {number}: {error}") from error
+    if not found:
+        raise UserError(f"{option} {name} holds no text: write one text a line")
+    if empty and not quiet:
+        print(f"{option} {name}: {len(found):,} texts; empty lines left out: {empty:,}", file=sys.stderr)
+    return found
+
+
+def _decoded(content: bytes, encoding: str, named: str) -> str:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = len(_LINE_END.findall(content[: error.start].decode(encoding, "replace"))) + 1
+        raise UserError(
+            f"{named}, line {line}: byte {content[error.start]:#04x} is not {encoding.removesuffix('-sig').upper()}: save it as UTF-8"
+        ) from error
+
+
+def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions) -> list["Answer"]:
+    from data.base.progress import Progress
+    from search.moments import MEANING
+    from search.pages.page import write_page
+
+    answers = []
+    # On a terminal the answers themselves show how far it is.
+    quiet = options.quiet or len(queries) == 1 or sys.stdout.isatty()
+    with Progress("queries", len(queries), "queries", quiet) as progress:
+        for answer in searcher.search(queries):
+            answers.append(answer)
+            progress.update()
+            print(json.dumps(_plain(answer, searcher, options)) if options.json else "\n".join(_text(answer)), flush=True)
+    if not options.json:
+        print(f"{len(searcher.gallery.ids):,} videos; the moment is that of the frame with the largest {MEANING[answers[0].measure]}")
+    if options.html is not None:
+        write_page(options.html, searcher, answers, options.run)
+        print(f"the same with thumbnails: {options.html}", file=sys.stderr)
+    return answers
+
+
+def _text(answer: "Answer") -> Iterator[str]:
+    """An answer for people."""
+    from search.moments import clock
+
+    yield answer.query
+    for note in answer.notes.lines():
+        yield f"  note: {note}"
+    for hit in answer.hits:
+        name = hit.video_id if hit.file in ("", hit.video_id) else f"{hit.video_id} ({hit.file})"
+        yield f"{hit.rank:4} {hit.score:8.3f}  {clock(hit.moment.seconds)}  {visible(name)}"
+
+
+def _plain(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> dict[str, Any]:
+    """An answer for programs."""
+    from search.moments import clock
+
+    return {
+        "query": answer.query,
+        "run": options.run,
+        "gallery": len(searcher.gallery.ids),
+        **answer.notes.plain(),
+        "results": [
+            {
+                "rank": hit.rank,
+                "video_id": hit.video_id,
+                "file": hit.file or None,
+                "score": hit.score,
+                "moment": {
+                    "seconds": hit.moment.seconds,
+                    "clock": clock(hit.moment.seconds),
+                    "by": answer.measure,
+                    "weight": hit.moment.weight_F[hit.moment.frame],
+                },
+            }
+            for hit in answer.hits
+        ],
+    }
+
+
+def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions) -> None:
+    number = searcher.number(video_id)
+    if options.captions is None:
+        texts = searcher.cached_captions()
+    else:
+        lines = dict.fromkeys(_lines(str(options.captions), "--captions", options.quiet))
+        texts = searcher.encoder.encode_many(list(lines), options.quiet)
+    hits: list[CaptionHit] = searcher.captions(number, texts)
+    cut = searcher.cut_of_captions(texts.texts, cached=options.captions is None)
+    if options.json:
+        results = [{"rank": hit.rank, "caption": hit.caption, "score": hit.score} for hit in hits]
+        said = {"video_id": video_id, "run": options.run, "captions": len(texts.texts), "captions_cut": cut, "results": results}
+        print(json.dumps(said))
+        return
+    print(visible(video_id))
+    for hit in hits:
+        print(f"{hit.rank:4} {hit.score:8.3f}  {visible(hit.caption)}")
+    print(f"of {len(texts.texts):,} captions{f', {cut:,} of which were cut' if cut else ''}")

@@ -1,0 +1,1 @@
+"""All text-video pairs of a split."""

@@ -1,0 +1,1 @@
+"""The training loop and what it needs: checkpoints, gradients of several processes, fine-tuning of CLIP, logs."""

@@ -1,0 +1,179 @@
+"""Fine-tuning: CLIP trained end to end with a head, on the pictures in a cache. The only file of training that needs CLIP itself.
+
+Steps, losses, schedule, checkpoints and processes are the trainer's own; the features of a batch come from CLIP as it is now, and its
+weights are among those that are trained. CLIP computes as in extraction (evaluation mode): a feature does not depend on the pictures
+beside it, as it would by a batch's own statistics, and the new CLIP extracts what was trained.
+
+Shape suffixes: N pictures or texts, A texts of a batch, B its videos, R words of all texts (or frames of all videos) of a batch together,
+T frames of some videos together, L text positions, C colour channels, H and W image sides, D joint dimension.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from data.base.errors import UserError
+from data.base.provenance import write_json
+from data.base.tensors import write_tensors
+from data.base.writable import make_folder
+from data.cache import FeatureCache
+from data.cache.features import Ragged, TextFeatures, VideoFeatures
+from extract.encode.clip import BATCH, Clip, load_clip, weights_digest
+from extract.encode.preprocessing import of_cache
+from extract.encode.texts import encode_texts
+from train_head.batches import TextBatch, VideoBatch
+from train_head.options import TrainOptions
+from train_head.run import CLIP_FOLDER
+from train_head.scoring.splits import Split
+from train_head.training.pixels import Pixels
+from train_head.training.towers import towers, train_above
+from train_head.training.trainer import Trainer
+
+PICTURES_A_PIECE, TEXTS_A_PIECE = 64, 32
+"""So many pass through a tower at once: with --grad-checkpointing its activations of no more are in memory."""
+_PREFIX = "clip."
+
+Result = TypeVar("Result")
+
+
+@dataclass(kw_only=True)
+class FinetuneTrainer(Trainer):
+    """A trainer whose features come from CLIP, which it trains with the head at a learning rate of its own."""
+
+    cache: FeatureCache
+    clip: Clip
+
+    NOT_FINITE: ClassVar[str] = "train again with a lower --clip-lr"
+
+    def __post_init__(self) -> None:
+        self.max_words = int(self.cache.settings["max_words"])
+        self.clip_weights = train_above(self.clip.model, towers(self.clip.model, self.clip.text_tower), self.options.freeze_layers)
+        self.pixels = self._pixels(self.split)
+        super().__post_init__()
+
+    def trained(self) -> list[tuple[list[nn.Parameter], float]]:
+        return [*super().trained(), (list(self.clip_weights.values()), self.options.clip_lr)]
+
+    def weights(self) -> dict[str, Tensor]:
+        return super().weights() | {_PREFIX + name: value.detach() for name, value in self.clip_weights.items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        super().load_weights({name: value for name, value in weights.items() if not name.startswith(_PREFIX)})
+        with torch.no_grad():
+            for name, parameter in self.clip_weights.items():
+                parameter.copy_(weights[_PREFIX + name])
+
+    def batches(self, texts: NDArray[np.int64]) -> tuple[TextBatch, VideoBatch]:
+        return self._text_batch(texts), self._video_batch(self.split.answers[texts])
+
+    def validation(self, split: Split) -> Split:
+        """The split with features of CLIP as it is now, in the cache's number format: what an extraction from the pictures would give."""
+        pixels, dtype = self._pixels(split), self.cache.settings["dtype"]
+        texts = {entry.text: entry for batch in encode_texts(split.texts.texts, self.clip, self.max_words) for entry in batch}
+        entries = [texts[text] for text in split.texts.texts]
+        frames = _ragged((_encode(self.clip, pixels.read([i])[0]) for i in range(len(split.videos.ids))), dtype)
+        return replace(
+            split,
+            texts=TextFeatures(
+                split.texts.texts,
+                words=_ragged((entry.words_TD for entry in entries), dtype),
+                sentences=_ragged((entry.sentence_D[None] for entry in entries), dtype),
+            ),
+            videos=VideoFeatures(split.videos.ids, frames, split.videos.seconds),
+        )
+
+    def save_encoder(self, folder: Path) -> dict[str, Any]:
+        """Write the new CLIP as a folder for extract's `--model local-dir:FOLDER/clip`; its digest, and that of the CLIP it was."""
+        return {"weights": save_clip(self.clip, folder / CLIP_FOLDER), "finetuned_from": self.cache.weights}
+
+    def _pixels(self, split: Split) -> Pixels:
+        return Pixels(self.cache, split.videos.ids, self.options.max_frames, self.clip.to_tensor)
+
+    def _text_batch(self, texts: NDArray[np.int64]) -> TextBatch:
+        ids_AL, length_A = self.clip.tokenize([self.split.texts.texts[a] for a in texts], self.max_words)
+        order_A = length_A.argsort(stable=True)
+        sentences: list[Tensor] = []
+        words: list[Tensor] = []
+        # By length: a tower runs at no more positions than the longest text of a piece needs.
+        for rows in order_A.split(TEXTS_A_PIECE):
+            positions = max(self.clip.positions(int(length)) for length in length_A[rows])
+            sentence_ND, token_NLD = self._piece(self.clip.text_features, ids_AL[rows, :positions].to(self.device))
+            sentences.append(sentence_ND)
+            words += [token_LD[: int(length)] for token_LD, length in zip(token_NLD, length_A[rows], strict=True)]
+        place_A = order_A.argsort()
+        return TextBatch(torch.cat(sentences)[place_A.to(self.device)], torch.cat([words[i] for i in place_A]), length_A)
+
+    def _video_batch(self, videos: NDArray[np.int64]) -> VideoBatch:
+        # Several captions of a batch may be of one video, which is encoded once.
+        once, place_B = np.unique(videos, return_inverse=True)
+        pictures = self.pixels.read(once)
+        image_TCHW = torch.cat(pictures)
+        feature_TD = torch.cat([self._piece(self.clip.image_features, part.to(self.device)) for part in image_TCHW.split(PICTURES_A_PIECE)])
+        each = feature_TD.split([len(picture) for picture in pictures])
+        length_B = torch.tensor([len(pictures[i]) for i in place_B])
+        return VideoBatch.of_rows(torch.cat([each[i] for i in place_B]), length_B)
+
+    def _piece(self, encode: Callable[[Tensor], Result], inputs: Tensor) -> Result:
+        """What a tower makes of a piece of a batch.
+
+        With --grad-checkpointing a piece is computed again for its gradients (Chen et al. 2016). open_clip's own way, block by block, keeps
+        every block's input for all pictures of the batch, and does nothing for ResNets.
+        """
+        if not self.options.grad_checkpointing:
+            return encode(inputs)
+        result: Result = checkpoint(encode, inputs, use_reentrant=False)
+        return result
+
+
+def load_trained(options: TrainOptions, cache: FeatureCache, device: torch.device) -> Clip:
+    """The CLIP that made the cache. Raises UserError where it cannot be loaded, or is another than made it."""
+    made: dict[str, Any] = cache.provenance.get("options", {})
+    named = options.model or options.pretrained
+    model, pretrained = options.model or made.get("model"), options.pretrained if named else made.get("pretrained")
+    if model is None:
+        raise UserError(f"--finetune: {cache.path} does not say which CLIP made it: name it with --model and --pretrained")
+    try:
+        pictures, special = of_cache(cache.settings), cache.settings["special_tokens"]
+        clip = load_clip(model, pretrained, device, made.get("seed", 0), pictures=pictures, special_tokens=special)
+    except UserError as error:
+        if named:
+            raise
+        raise UserError(
+            f"--finetune: the CLIP that made {cache.path} is not where it was ({error}): name it with --model and --pretrained"
+        ) from error
+    there = {"weights": clip.digest, "architecture": clip.architecture, **clip.image_settings()}
+    differing = [f"{name} is {value} and was {cache.settings[name]}" for name, value in there.items() if cache.settings[name] != value]
+    if differing:
+        raise UserError(
+            f"--finetune: {model} ({pretrained or 'its own weights'}) is not the CLIP that made {cache.path} ({'; '.join(differing)}): "
+            "name that one with --model and --pretrained, or extract again"
+        )
+    return clip
+
+
+def save_clip(clip: Clip, folder: Path) -> str:
+    """Write a CLIP as a folder for open_clip's `local-dir:FOLDER`, in float32; returns the digest of its weights."""
+    make_folder(folder)
+    path = folder / "open_clip_model.safetensors"
+    # A copy of each: tensors that share memory are refused.
+    write_tensors(path, {name: value.detach().cpu().clone() for name, value in clip.model.state_dict().items()})
+    write_json(folder / "open_clip_config.json", {"model_cfg": clip.config, "preprocess_cfg": clip.model.visual.preprocess_cfg})
+    return weights_digest(clip.model)
+
+
+def _encode(clip: Clip, image_FCHW: Tensor) -> NDArray[np.float32]:
+    """The features [F, D] of a video's pictures, as extraction makes them."""
+    return np.concatenate([clip.encode_images(part) for part in image_FCHW.split(BATCH)])
+
+
+def _ragged(matrices: Iterable[NDArray[np.float32]], dtype: str) -> Ragged:
+    """Matrices of one width in memory, in the number format of a cache."""
+    held = [matrix_TD.astype(dtype) for matrix_TD in matrices]
+    return Ragged.in_memory(np.concatenate(held), np.cumsum([0, *map(len, held)]))

@@ -1,0 +1,99 @@
+"""Which weights of a CLIP are trained: its two towers as embeddings, blocks, and what follows the blocks."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from data.base.errors import UserError
+
+AFTER_IMAGE_BLOCKS = ("ln_post", "proj", "attn_pool", "attnpool")
+AFTER_TEXT_BLOCKS = ("ln_final", "text_projection")
+NEVER_TRAINED = ("logit_scale", "logit_bias")
+"""Of CLIP itself: a head has a logit scale of its own."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A tower of CLIP: the kind of its network, the parameters of each of its blocks from the input on (None where its kind is not known),
+    and those of what follows the blocks.
+
+    What is neither of the two comes before the blocks: embeddings of patches, tokens and positions, a convolutional network's stem.
+    """
+
+    name: str
+    kind: str
+    blocks: list[list[nn.Parameter]] | None
+    after: list[nn.Parameter]
+
+    def above(self, frozen: int) -> set[nn.Parameter]:
+        """The parameters above its first `frozen` blocks."""
+        assert self.blocks is not None
+        return set(self.after).union(*self.blocks[frozen:])
+
+
+def towers(model: Any, text_tower: Any) -> tuple[Tower, Tower]:
+    """The image tower and the text tower of a CLIP of open_clip; ResNets have their bottlenecks as blocks, in order."""
+    text = _tower("text", text_tower, list(text_tower.transformer.resblocks), AFTER_TEXT_BLOCKS)
+    visual = model.visual
+    if hasattr(visual, "trunk"):
+        return _timm_tower(visual), text
+    blocks: list[nn.Module] | None = None
+    if hasattr(visual, "transformer"):
+        blocks = list(visual.transformer.resblocks)
+    elif hasattr(visual, "layer1"):
+        blocks = [block for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4) for block in layer]
+    return _tower("image", visual, blocks, AFTER_IMAGE_BLOCKS), text
+
+
+def _tower(name: str, module: nn.Module, blocks: list[nn.Module] | None, after: tuple[str, ...]) -> Tower:
+    following = [parameter for name, parameter in module.named_parameters() if name.split(".")[0] in after]
+    return Tower(name, type(module).__name__, None if blocks is None else [list(block.parameters()) for block in blocks], following)
+
+
+def _timm_tower(visual: Any) -> Tower:
+    """An image tower from timm, whose networks say with patterns which parameters are their stem and which their blocks, and in what order.
+
+    A pattern's groups, and the number that may stand beside it, are a block's place. 99999 stands for the end of the block before: a norm
+    that follows the blocks.
+    """
+    trunk = visual.trunk
+    matcher = trunk.group_matcher(coarse=False) if hasattr(trunk, "group_matcher") else None
+    if not isinstance(matcher, dict) or matcher.keys() != {"stem", "blocks"}:
+        # A few of timm's networks have another plan, or none.
+        return Tower("image", type(trunk).__name__, None, [])
+    patterns = matcher["blocks"] if isinstance(matcher["blocks"], (list, tuple)) else [(matcher["blocks"], None)]
+    blocks: dict[tuple[int, ...], list[nn.Parameter]] = {}
+    after = list(visual.head.parameters())
+    for name, parameter in trunk.named_parameters():
+        if re.match(matcher["stem"], name):
+            continue
+        for pattern, beside in patterns:
+            found = re.match(pattern, name)
+            if found and beside != (99999,):
+                blocks.setdefault((*map(int, found.groups()), *(beside or ())), []).append(parameter)
+                break
+        else:
+            after.append(parameter)
+    return Tower("image", type(trunk).__name__, [blocks[place] for place in sorted(blocks)], after)
+
+
+def train_above(model: nn.Module, both: tuple[Tower, Tower], frozen: int) -> dict[str, nn.Parameter]:
+    """Let the parameters above the first `frozen` blocks of both towers have gradients; these by name, in the order of the model.
+
+    0 freezes what comes before the blocks, as any number does, and -1 nothing (CLIP4Clip's convention). Raises UserError where a tower has
+    fewer blocks.
+    """
+    for tower in both:
+        if tower.blocks is None and frozen != -1:
+            raise UserError(f"--freeze-layers {frozen}: the blocks of a {tower.kind} are not known: use -1, which trains all of it")
+        if not -1 <= frozen <= len(tower.blocks or ()):
+            blocks = len(tower.blocks or ())
+            raise UserError(f"--freeze-layers {frozen}: the {tower.name} tower of this CLIP has {blocks} blocks: use -1 to {blocks}")
+    chosen = set(model.parameters()) if frozen == -1 else both[0].above(frozen) | both[1].above(frozen)
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter in chosen and name not in NEVER_TRAINED}
+    model.requires_grad_(False)
+    for parameter in named.values():
+        parameter.requires_grad_(True)
+    return named

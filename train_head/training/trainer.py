@@ -1,0 +1,249 @@
+"""The steps of training: batches in random order, losses, optimiser, schedule.
+
+Shape suffixes: A texts of a batch, B their videos (text a belongs to video a), F frames, D joint dimension, S scores of a pair.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, SequentialLR
+
+from data.base.errors import UserError
+from data.base.processes import ProcessGroup
+from data.base.progress import Progress
+from train_head.batches import TextBatch, VideoBatch
+from train_head.heads import Head
+from train_head.losses import contrastive_loss, csc_loss
+from train_head.options import TrainOptions
+from train_head.scoring.splits import Split
+from train_head.training.gather import gather, share, sum_gradients
+
+WARM_UP = 0.1
+STEPS_A_LOOK = 20
+"""On CUDA the losses are looked at once in so many steps: to look is to wait for the device."""
+LOSSES = ("loss", "contrastive", "csc")
+
+
+@dataclass
+class Trainer:
+    """Optimiser, schedule and order of the batches. Features go to the head's device where they fit."""
+
+    head: Head
+    options: TrainOptions
+    split: Split
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
+
+    NOT_FINITE: ClassVar[str] = "delete the cache and run extract again"
+    """What to do about features that are not finite."""
+
+    def __post_init__(self) -> None:
+        options = self.options
+        self.device = self.head.logit_scale.device
+        self.texts, self.videos = self.split.texts.to(self.device), self.split.videos.to(self.device)
+        self.order = np.random.default_rng(options.seed)
+        self.batch_size = fitting_batch(options.batch_size, len(self.split.videos.ids), self.processes.count)
+        self.steps_an_epoch = len(self.split.answers) // self.batch_size
+        groups = [group for parameters, lr in self.trained() for group in _groups(parameters, lr, options.weight_decay)]
+        self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        self.schedule = _schedule(self.optimiser, self.steps_an_epoch * options.epochs)
+        self.watch: Callable[[int, Mapping[str, float]], None] = lambda _step, _figures: None
+        """Is told of every step: its number, from 1 over all epochs, and its figures."""
+        self.begin_epoch()
+
+    def trained(self) -> list[tuple[list[nn.Parameter], float]]:
+        """What is trained, and the largest learning rate of each part."""
+        return [(list(self.head.parameters()), self.options.lr)]
+
+    def validation(self, split: Split) -> Split:
+        """The split that chooses the epoch, as it is to be scored now."""
+        return split
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that training changes, by name: what the best epoch is kept by."""
+        return self.head.state_dict()
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Go back to these `weights`."""
+        self.head.load_state_dict(weights)
+
+    def save_encoder(self, folder: Path) -> dict[str, Any]:
+        """Write into the run's folder what was trained beside the head, and return what run.json says of it: nothing here."""
+        return {}
+
+    def begin_epoch(self) -> None:
+        """Set out on a new order of the captions."""
+        self.steps_done = 0
+        self.sums = torch.zeros(len(LOSSES), dtype=torch.float64)
+        self.order_before = self.order.bit_generator.state
+
+    def run_epoch(self, epoch: int, checkpoint: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """One pass over the training captions, or what is left of it, the last incomplete batch left out; mean losses.
+
+        `checkpoint` is called after every `checkpoint_steps` steps. Raises UserError, which names the batch, where features or a loss are
+        not finite.
+        """
+        options = self.options
+        self.head.train()
+        used = self.steps_an_epoch * self.batch_size
+        batches = self.order.permutation(len(self.split.answers))[:used].reshape(self.steps_an_epoch, -1)
+        steps_a_look = STEPS_A_LOOK if self.device.type == "cuda" else 1
+        quiet = options.quiet or self.processes.rank > 0
+        recent: list[Tensor] = []
+        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, there=self.steps_done) as progress:
+            for texts in batches[self.steps_done :]:
+                recent.append(self.step(texts))
+                self.steps_done += 1
+                keep = self.steps_done % options.checkpoint_steps == 0
+                if keep or self.steps_done % steps_a_look == 0 or self.steps_done == self.steps_an_epoch:
+                    losses_NK = torch.stack(recent).cpu().double()
+                    self._check(epoch, losses_NK, batches[self.steps_done - len(recent) : self.steps_done])
+                    self._tell(epoch, losses_NK)
+                    # One after the other: the sum is the same wherever it is looked at.
+                    for losses_K in losses_NK:
+                        self.sums += losses_K
+                    recent.clear()
+                if keep and self.steps_done < self.steps_an_epoch:
+                    checkpoint()
+                progress.update(note=f"loss {self.sums[0] / max(1, self.steps_done - len(recent)):.3f}")
+        means = dict(zip(LOSSES, (self.sums / self.steps_an_epoch).tolist(), strict=True))
+        self.begin_epoch()
+        return means
+
+    def step(self, texts: NDArray[np.int64]) -> Tensor:
+        """One step on the captions with these indices and their videos; the losses, in the order of LOSSES, on the device.
+
+        In several processes `texts` is the batch of all together. Losses are NaN where a feature is not finite.
+        """
+        scores_SAB, finite = self._scores(texts)
+        left_out_AB = self._same_video(texts) if self.options.mask_same_video else None
+        contrastive = contrastive_loss(scores_SAB.mean(dim=0), left_out_AB)
+        csc = torch.zeros_like(contrastive)
+        if len(scores_SAB) > 1:
+            csc = csc_loss(scores_SAB, data=self.options.csc_data, left_out_AB=left_out_AB)
+        loss = contrastive + self.options.csc_weight * csc
+        self.optimiser.zero_grad()
+        loss.backward()
+        parameters = [parameter for part, _ in self.trained() for parameter in part]
+        sum_gradients(parameters, self.processes)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+        self.head.clamp_scale()
+        losses_K = torch.stack([loss, contrastive, csc]).detach()
+        return torch.where(finite, losses_K, torch.nan)
+
+    def batches(self, texts: NDArray[np.int64]) -> tuple[TextBatch, VideoBatch]:
+        """The features of the captions with these indices, and of their videos."""
+        return TextBatch.gather(self.texts, texts, self.device), VideoBatch.gather(self.videos, self.split.answers[texts], self.device)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that decides the steps to come: tensors, and values for JSON."""
+        tensors = {f"weights.{name}": value for name, value in self.weights().items()}
+        optimiser = self.optimiser.state_dict()
+        for i, moments in optimiser["state"].items():
+            tensors |= {f"optimiser.{i}.{name}": value for name, value in moments.items()}
+        values = {
+            "steps_done": self.steps_done,
+            "sums": self.sums.tolist(),
+            "order_before": self.order_before,
+            "lr": [group["lr"] for group in optimiser["param_groups"]],
+            "schedule": self.schedule.state_dict(),
+        }
+        # As JSON at once: what comes back later must not be changed by the steps in between.
+        return tensors, json.loads(json.dumps(values))
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.load_weights({name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, i, name = key.split(".", 2)
+                moments.setdefault(int(i), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        for group, lr in zip(groups, values["lr"], strict=True):
+            group["lr"] = lr
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.schedule.load_state_dict(values["schedule"])
+        self.order.bit_generator.state = values["order_before"]
+        self.begin_epoch()
+        self.steps_done, self.sums = values["steps_done"], torch.tensor(values["sums"], dtype=torch.float64)
+
+    def _scores(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The scores of all captions of the batch with all of their videos, and whether all features are finite."""
+        text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
+        given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
+        finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
+        if self.processes.count == 1:
+            return self.head.scores(self.head.encode_texts(text_batch), self.head.encode_videos(video_batch)), finite
+        more = int(self.split.videos.frames.length_N[self.split.answers[texts]].max()) - video_batch.mask_BF.shape[1]
+
+        def of_all(own: Tensor) -> Tensor:
+            """[B, F] or [B, F, D] of the videos of all processes."""
+            return gather(pad(own, (0, 0) * (own.ndim - 2) + (0, more)), self.processes, summed=True)
+
+        videos = self.head.through_time(video_batch).each(of_all)
+        own_SAB = self.head.scores(self.head.encode_texts(text_batch), self.head.encode_frames(videos))
+        return gather(own_SAB, self.processes, dim=1), gather(finite[None], self.processes).all()
+
+    def _tell(self, epoch: int, losses_NK: Tensor) -> None:
+        """Tell `watch` of the last steps. The learning rate is that of the step to come."""
+        last = (epoch - 1) * self.steps_an_epoch + self.steps_done
+        for step, losses in enumerate(losses_NK.tolist(), last - len(losses_NK) + 1):
+            self.watch(step, {f"train/{name}": value for name, value in zip(LOSSES, losses, strict=True)})
+        self.watch(last, {"train/lr": float(self.schedule.get_last_lr()[0])})
+
+    def _same_video(self, texts: NDArray[np.int64]) -> Tensor:
+        """True [A, B] where a text is one of the other captions of a video."""
+        video_A = torch.from_numpy(self.split.answers[texts])
+        return ((video_A[:, None] == video_A) & ~torch.eye(len(video_A), dtype=torch.bool)).to(self.device)
+
+    def _check(self, epoch: int, losses_NK: Tensor, batches: NDArray[np.int64]) -> None:
+        for (loss, *_), texts in zip(losses_NK.tolist(), batches, strict=True):
+            if not np.isfinite(loss):
+                videos = [self.split.videos.ids[i] for i in self.split.answers[texts]]
+                listed = [f"{video}: {self.split.texts.texts[a]}" for video, a in zip(videos, texts, strict=True)]
+                broken = [f"{video}: {self.split.texts.texts[a]}" for video, a in zip(videos, texts, strict=True) if self._broken(a)]
+                if broken:
+                    raise UserError(f"features are not finite of {broken[0]!r}, epoch {epoch}: {self.NOT_FINITE}", broken)
+                raise UserError(
+                    f"the loss is {loss} in epoch {epoch}, on videos {', '.join(videos[:3])} and the others listed: train again with a "
+                    "lower --lr",
+                    listed,
+                )
+
+    def _broken(self, text: int) -> bool:
+        """Whether features of the caption or its video are not finite."""
+        texts, videos = self.batches(np.array([text]))
+        return not all(bool(tensor.isfinite().all()) for tensor in (texts.sentence_AD, texts.word_RD, videos.frame_BFD))
+
+
+def fitting_batch(asked: int, videos: int, processes: int) -> int:
+    """Captions a step: as many as `asked` for, or the most that fit, which are as many as there are videos; a multiple of `processes`.
+
+    A larger batch would have captions of the same video in every step, each counted as a caption of another.
+    """
+    fitting = min(asked, videos)
+    return fitting - fitting % processes
+
+
+def _groups(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for the optimiser: matrices decay; biases, norms and the logit scale do not."""
+    matrices, others = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    return [{"params": matrices, "lr": lr, "weight_decay": weight_decay}, {"params": others, "lr": lr, "weight_decay": 0.0}]
+
+
+def _schedule(optimiser: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    """Linear warm-up over the first tenth, then a cosine to zero."""
+    warm_up = max(1, round(WARM_UP * steps))
+    rise = LambdaLR(optimiser, lambda step: (step + 1) / warm_up)
+    fall = CosineAnnealingLR(optimiser, T_max=max(1, steps - warm_up))
+    return SequentialLR(optimiser, [rise, fall], milestones=[warm_up])

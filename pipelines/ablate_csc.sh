@@ -3,7 +3,7 @@
 # docs/ablations.md written from it. Run again, it goes on where it stopped. SEEDS (5), LR (1e-3), EPOCHS (5), CACHE
 # (runs/demo/cache in this checkout), OUT (runs/ablations there), DOC, DEVICE, PROCESSES and PYTHON (see python.sh) may be set.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/python.sh"
 out=$(absolute "${OUT:-$root/runs/ablations}")
 cache=$(absolute "${CACHE:-$root/runs/demo/cache}")
 doc=${DOC:+$(absolute "$DOC")}

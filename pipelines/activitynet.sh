@@ -5,4 +5,4 @@
 #
 # recipe.sh says what else it reads.
 dataset=activitynet preset=activitynet epochs=20 batch_size=112
-source "$(dirname "$0")/recipe.sh"
+source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

@@ -2,7 +2,7 @@
 # The whole pipeline on the embedded demo set; everything lands under runs/demo in this checkout. Run again, it skips what is done.
 # PYTHON may be set: see python.sh.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/python.sh"
 cd "$root"
 out=runs/demo
 

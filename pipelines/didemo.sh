@@ -5,4 +5,4 @@
 #
 # recipe.sh says what else it reads.
 dataset=didemo preset=didemo epochs=20 batch_size=64
-source "$(dirname "$0")/recipe.sh"
+source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

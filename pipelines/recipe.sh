@@ -12,7 +12,7 @@ set -euo pipefail
 : "${VIDEOS:?the folder of videos}" "${ANNOTATIONS:?the folder of annotation files}"
 VIDEOS=$(realpath -- "$VIDEOS")
 ANNOTATIONS=$(realpath -- "$ANNOTATIONS")
-source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/python.sh"
 out=$(absolute "${OUT:-$root/runs/$dataset}")
 preset=${PRESET:-$preset}
 pretrained=${PRETRAINED-openai}

@@ -7,4 +7,4 @@
 #
 # recipe.sh says what else it reads.
 dataset=table preset=table epochs=5 batch_size=128
-source "$(dirname "$0")/recipe.sh"
+source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

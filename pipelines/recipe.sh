@@ -2,7 +2,7 @@
 #
 #   dataset, preset, epochs, batch_size      the recipe
 #
-# Read from the environment: VIDEOS, the folder of videos; ANNOTATIONS, the folder of annotation files (docs/datasets.md says which), for
+# Read from the environment: VIDEOS, the folder of videos; ANNOTATIONS, the folder of annotation files (docs/guide/datasets.md says which), for
 # a table the file. And, if you like, OUT (runs/DATASET in this checkout), PRESET (python -m data.presets), MODEL, PRETRAINED (a tag or a
 # file; empty where the model brings its weights), HEADS, SEEDS, EPOCHS, BATCH_SIZE, SELECT_ON=test (the field's choice of the epoch),
 # SPLIT_BY_HASH (TRAIN,VAL,TEST: splits for a table that lacks them), ALLOW_MISSING=1 (go on without missing or broken videos), DEVICE, and

@@ -1,6 +1,6 @@
 """Runs the commands of the documentation in forks of one process that has loaded everything: `python -m tests.fork_server SOCKET`.
 
-A client is this file by its path, `python -I -S tests/fork_server.py SOCKET -m MODULE ARGUMENTS` (or `-` and a script on standard input): it
+A client is this file by its path, `python -I -S tests/fork_server.py SOCKET -m MODULE ARGUMENTS`, or `-` for a script on standard input. It
 hands over its arguments, folder, environment and standard streams, passes signals on, and ends with the status of the fork.
 """
 
@@ -68,7 +68,7 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
     os.environ.update(environment)
     os.chdir(folder)
     # The streams that were opened when this process began are buffered for other files.
-    sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w")))  # noqa: SIM115
+    sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w")))  # noqa: SIM115
     status = 0
     try:
         if arguments[0] == "-m":

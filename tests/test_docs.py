@@ -14,20 +14,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
 
 from data.base.version import version
 from data.cli.command_line import parse
+from demo import generate
 from docs.scripts import commands, layout
 from tests.conftest import DEMO_CLIP, ROOT
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
-MARKS = {"needs-network", "needs-dataset", "needs-gpu", "needs-cluster", "needs-browser", "takes-minutes", "until-ctrl-c"}
+NEVER_RUN = frozenset({"needs-dataset", "needs-gpu", "needs-cluster", "needs-browser", "takes-minutes"})
+MARKS = NEVER_RUN | {"needs-network", "long", "until-ctrl-c"}
 TIME_LIMIT_S = 120
 
 
@@ -82,14 +86,24 @@ def called(words: list[str]) -> list[str] | None:
     return None
 
 
+@cache
+def modules() -> list[str]:
+    return commands.modules()
+
+
+@cache
+def command_of(module: str) -> commands.Command:
+    return commands.command(module)
+
+
 def check_words(words: list[str]) -> bool:
     """Whether the words call something of this project, whose options are then parsed."""
     names = [word for word in words if re.fullmatch(r"\w+=.*", word)]
     rest = words[len(names) :] if words[0] != "export" else []
     call = called(rest)
     if call is not None:
-        assert call[0] in commands.modules(), f"{call[0]} is no command"
-        found = commands.command(call[0])
+        assert call[0] in modules(), f"{call[0]} is no command"
+        found = command_of(call[0])
         fetching = "--fetch-model" in call
         parse(found.options, found.prog, (), _fetching_default(found.options) if fetching else found.default, args=call[1:])
         return True
@@ -98,7 +112,9 @@ def check_words(words: list[str]) -> bool:
         return True
     script = next((word for word in rest if word.startswith("pipelines/")), None)
     if script is not None:
-        read = "".join(path.read_text() for path in [ROOT / script, *(ROOT / "pipelines").glob("*.sh"), *(ROOT / "pipelines").rglob("common.sh")])
+        read = "".join(
+            path.read_text() for path in [ROOT / script, *(ROOT / "pipelines").glob("*.sh"), *(ROOT / "pipelines").rglob("common.sh")]
+        )
         for name in names:
             assert re.search(rf"\b{name.partition('=')[0]}\b", read), name
         return True
@@ -154,45 +170,54 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[st
 
 def run(script: str, folder: Path, environment: Mapping[str, str]) -> str:
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=TIME_LIMIT_S
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIME_LIMIT_S,
     )
-    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{done.stderr}\n{script}\n{done.stdout}"
     return done.stdout
 
 
 @pytest.fixture(scope="session")
-def world(demo_set: Path, tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]) -> Path:
-    """What a reader of the README has: videos with a table, and the demo set, each with a cache, a run and results; a small one here."""
+def world(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]) -> Path:
+    """What a reader of the README has who has run all of it, here with few videos."""
     folder = tmp_path_factory.mktemp("docs") / "checkout"
+    own = folder / "runs" / "demo"
     (folder / "videos").mkdir(parents=True)
-    captions = pd.DataFrame(json.loads((demo_set / "annotations" / "MSRVTT_data.json").read_text())["sentences"])
-    rows = []
-    for split, numbers in {"train": range(16), "val": range(40, 44), "test": range(50, 54)}.items():
-        for number in numbers:
-            shutil.copy(demo_set / "videos" / f"video{number}.mp4", folder / "videos")
-            said = captions.loc[captions["video_id"] == f"video{number}", "caption"]
-            rows += [{"video": f"video{number}.mp4", "caption": caption, "split": split} for caption in said]
-    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
-    for name in ("pipelines", "glccl"):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
-    for name in ("demo", "docs"):
+    shutil.copytree(ROOT / "pipelines", folder / "pipelines")
+    shutil.copy(ROOT / "glccl", folder)
+    for name in ("docs", *commands.ROOMS):
         (folder / name).symlink_to(ROOT / name)
-    shutil.copytree(demo_set, folder / "runs" / "demo")
-    model = f"--model {DEMO_CLIP} --device cpu --quiet"
-    few = "--head mean --epochs 1 --device cpu --quiet"
-    own = "runs/demo"
+    generate.main(generate.GenerateOptions(out=own, train=16, val=4, test=4, quiet=True))
+    table = pd.DataFrame(json.loads((own / "annotations" / "MSRVTT_data.json").read_text())["sentences"])
+    number = table["video_id"].str.removeprefix("video").astype(int)
+    table["split"] = pd.cut(number, [-1, 15, 19, 23], labels=["train", "val", "test"])
+    table["video"] = table["video_id"] + ".mp4"
+    table[["video", "caption", "split"]].to_csv(folder / "table.csv", index=False)
+    for video in (own / "videos").glob("*.mp4"):
+        shutil.copy(video, folder / "videos")
     run(
-        f"""python -m extract --videos videos --annotations table.csv --cache cache {model}
-        python -m extract --dataset demo --videos {own}/videos --annotations {own}/annotations --cache {own}/cache {model}
-        python -m train_head --cache cache --out runs/glccl --device cpu --quiet --epochs 1
-        python -m train_head --cache {own}/cache --out {own}/glccl {few}
-        for run in zero-shot:glccl runs/glccl; do
-            python -m evaluate --cache cache --run $run --out results/$(basename ${{run%%:*}}) --device cpu --quiet --no-report
-        done""",
+        f"""python -m extract --dataset demo --videos runs/demo/videos --annotations runs/demo/annotations --cache runs/demo/cache \\
+            --model {DEMO_CLIP} --device cpu --quiet
+        python -m train_head --cache runs/demo/cache --out runs/demo/glccl --head mean --epochs 1 --device cpu --quiet""",
         folder,
         environment,
     )
-    return folder
+    run_page("README.md", folder, environment, NEVER_RUN)
+    return folder.rename(folder.with_name("made"))
+
+
+@pytest.fixture
+def checkout(world: Path) -> Iterator[Path]:
+    """A copy of that world, at the path where it was made, which a cache remembers."""
+    folder = world.with_name("checkout")
+    shutil.copytree(world, folder, symlinks=True)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def with_demo_clip(script: str) -> str:
@@ -204,7 +229,12 @@ def with_demo_clip(script: str) -> str:
 def interrupted(script: str, folder: Path, environment: Mapping[str, str]) -> None:
     """Start the one command, wait for its address, and interrupt it."""
     with subprocess.Popen(
-        ["bash", "-c", f"exec {script.strip()} --port 0"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ["bash", "-c", f"exec {script.strip()} --port 0"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as server:
         assert server.stdout is not None
         assert server.stderr is not None
@@ -215,19 +245,16 @@ def interrupted(script: str, folder: Path, environment: Mapping[str, str]) -> No
         assert "http://127.0.0.1:" in line
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
-def test_what_a_page_says_runs(page: str, world: Path, tmp_path: Path, environment: Mapping[str, str]) -> None:
-    folder = tmp_path / "checkout"
-    shutil.copytree(world, folder, symlinks=True)
-    found = runnable(page)
+def run_page(page: str, folder: Path, environment: Mapping[str, str], skipped: frozenset[str]) -> None:
+    found = [block for block in runnable(page) if not block.marks & skipped]
     # A reader names new folders.
-    for name in re.findall(r"--out (\S+)", "".join(block.text for block in found)):
+    for name in re.findall(r"--out ((?:runs|results|summary)\S*)", "".join(block.text for block in found)):
         shutil.rmtree(folder / name, ignore_errors=True)
     for block in blocks(page):
         for mark in block.marks:
             if mark.startswith("file="):
                 (folder / mark.removeprefix("file=")).write_text(block.text)
-        if block not in found or block.marks & {"needs-dataset", "needs-gpu", "needs-cluster", "needs-browser", "takes-minutes"}:
+        if block not in found:
             continue
         if block.language == "python":
             run(f"python - <<'END'\n{block.text}END", folder, environment)
@@ -237,6 +264,41 @@ def test_what_a_page_says_runs(page: str, world: Path, tmp_path: Path, environme
             run(block.text, folder, environment)
         elif re.search("-m extract --(videos|dataset table)|pipelines/table", block.text):
             run(with_demo_clip(block.text), folder, environment)
+
+
+def test_what_the_readme_says_runs(world: Path) -> None:
+    assert {path.name for path in (world / "summary").iterdir()} > {"table.txt", "comparison.json"}
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != "README.md" and any(not block.marks & NEVER_RUN for block in runnable(page))]
+)
+def test_what_a_page_says_runs(page: str, checkout: Path, environment: Mapping[str, str]) -> None:
+    run_page(page, checkout, environment, NEVER_RUN | {"long"})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", [page for page in PAGES if any("long" in block.marks for block in runnable(page))])
+def test_what_a_page_says_runs_at_length(page: str, checkout: Path, environment: Mapping[str, str]) -> None:
+    run_page(page, checkout, environment, NEVER_RUN)
+
+
+def test_the_tutorial_runs(tmp_path: Path) -> None:
+    """From its first cell to its last, with outputs of the same kinds as those that are kept."""
+    done = subprocess.run(
+        [sys.executable, "-m", "docs.scripts.tutorial", str(tmp_path / "new.ipynb")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIME_LIMIT_S,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    new, old = (nbformat.read(path, as_version=4) for path in (tmp_path / "new.ipynb", ROOT / "docs" / "tutorial.ipynb"))
+    kinds = [[[*output.get("data", {output.get("name"): ""})] for output in cell.get("outputs", [])] for cell in new.cells]
+    assert kinds == [[[*output.get("data", {output.get("name"): ""})] for output in cell.get("outputs", [])] for cell in old.cells]
+    assert any("image/png" in output for outputs in kinds for output in outputs)
 
 
 # Links
@@ -290,7 +352,9 @@ def test_pages_that_the_code_names_are_there() -> None:
 
 def test_the_page_of_commands_is_up_to_date() -> None:
     """Run `python -m docs.scripts.commands` where this fails."""
-    assert commands.PAGE.read_text(encoding="utf-8") == commands.page()
+    # In a process of its own: the order in which typing keeps the values of a Literal depends on what was imported before.
+    done = subprocess.run([sys.executable, "-m", "docs.scripts.commands", "--print"], cwd=ROOT, capture_output=True, check=True, timeout=60)
+    assert done.stdout.decode() == commands.PAGE.read_text(encoding="utf-8")
 
 
 def test_the_page_of_files_is_up_to_date_and_every_file_says_what_it_does() -> None:
@@ -323,9 +387,10 @@ def test_the_report_names_versions_processor_and_ffmpeg(tmp_path: Path) -> None:
 def test_the_report_of_what_is_broken_is_a_report(tmp_path: Path) -> None:
     """A torch that cannot be imported, an ffmpeg that is none, a package that is not installed."""
     (tmp_path / "torch.py").write_text("raise RuntimeError('no kernel image')")
+    first = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
     code = (
-        f"import sys; from pathlib import Path; from data import report; report._TORCH = 'import sys; sys.path.insert(0, {str(tmp_path)!r})'"
-        " + report._TORCH; report.required = lambda: ['no-such-package']; report.main(report.ReportOptions())"
+        f"from data import report; report._TORCH = {first!r} + report._TORCH; "
+        "report.required = lambda: ['no-such-package']; report.main(report.ReportOptions())"
     )
     environment = {**os.environ, "IMAGEIO_FFMPEG_EXE": str(tmp_path / "torch.py")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, env=environment)
@@ -348,7 +413,7 @@ def test_glccl_runs_from_any_folder(way: str, tmp_path: Path, environment: Mappi
     shutil.copytree(ROOT / "pipelines", tmp_path / "a checkout" / "pipelines")
     program = Path(shutil.copy(ROOT / "glccl", tmp_path / "a checkout"))
     # The code is that of this checkout.
-    for name in ("data", "docs", "extract", "pyproject.toml", *(path.name for path in ROOT.glob("requirements*.txt"))):
+    for name in ("docs", "pyproject.toml", *commands.ROOMS):
         (tmp_path / "a checkout" / name).symlink_to(ROOT / name)
     if way != "itself":
         (bin_folder / "glccl").symlink_to(os.path.relpath(program, bin_folder))

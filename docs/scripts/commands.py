@@ -1,4 +1,4 @@
-"""Every command with its options: `python -m docs.scripts.commands` writes docs/reference/commands.md, and --list prints their names."""
+"""Every command with its options: `python -m docs.scripts.commands` writes docs/reference/commands.md; --list prints their names."""
 
 import ast
 import contextlib
@@ -43,7 +43,11 @@ def modules() -> list[str]:
     found = []
     for room in ROOMS:
         for path in sorted((ROOT / room).glob("*.py")):
-            names = {node.func.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+            names = {
+                node.func.id
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            }
             if "run_command" in names:
                 found.append(room if path.stem == "__main__" else f"{room}.{path.stem}")
     return found
@@ -111,6 +115,8 @@ def main() -> None:
         print("usage: glccl ROOM[.VERB] [OPTIONS], each with a --help of its own\n")
         for module in modules():
             print(f"  {module:22} {purpose(module)}")
+    elif sys.argv[1:] == ["--print"]:
+        sys.stdout.buffer.write(page().encode())
     else:
         PAGE.write_text(page(), encoding="utf-8")
 

@@ -64,7 +64,8 @@ def drawing() -> str:
     """The text of docs/stages.svg, readable on light and dark pages."""
     # The run goes back to what scores with it.
     back = [
-        f'<path class="arrow" stroke-dasharray="4 3" d="M740 50 C740 {y - 12} 660 {y - 14} 597 {y}" marker-end="url(#tip)"/>' for y in (118, 198)
+        f'<path class="arrow" stroke-dasharray="4 3" d="M740 50 C740 {y - 12} 660 {y - 14} 597 {y}" marker-end="url(#tip)"/>'
+        for y in (118, 198)
     ]
     return "\n".join(
         [

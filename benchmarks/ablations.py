@@ -6,7 +6,7 @@ follow from the figures.
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from data.base.errors import UserError
 from data.base.provenance import write_atomically
 from data.base.writable import require_writable_file
 from data.cli.command import run_command
+from data.cli.command_line import About
+from data.cli.meaning import Meaning, options_with
+from train_head.options import TrainOptions
 
 FIGURES = ("t2v R@1", "t2v R@5", "v2t R@1", "RSum")
 # Two-sided 95% points of Student's t for 1, 2, ... degrees of freedom.
@@ -51,17 +54,6 @@ class Study:
     better: Any = None
     """The value that the claim calls better than `base` (or, where it is `base`, better than all others)."""
 
-
-DEFAULTS: dict[str, Any] = {
-    "head": "glccl",
-    "scores": "all",
-    "temporal": "seq-transf",
-    "temporal_init": "clip",
-    "csc_weight": 0.5,
-    "csc_data": "both",
-    "mask_same_video": False,
-    "max_frames": "all",
-}
 
 ETA = Study("The weight of the CSC loss", "csc_weight", {}, 0.0, "CSC at 0.5 is better than none", 0.5)
 
@@ -106,11 +98,19 @@ def main(options: AblationOptions) -> Path:
 
 
 def _normal(table: pd.DataFrame) -> pd.DataFrame:
-    """The options as DEFAULTS writes them."""
+    """The options as `_defaults` writes them."""
     frames = table["max_frames"].map(lambda value: "all" if pd.isna(value) else str(int(value)))
     table = table.assign(max_frames=frames)
     # A head with one score has no CSC: its weight changes nothing.
-    return table.assign(csc_weight=table["csc_weight"].where(table["head"].isin(SEVERAL_SCORES), DEFAULTS["csc_weight"]))
+    weight = _defaults(table)["csc_weight"]
+    return table.assign(csc_weight=table["csc_weight"].where(table["head"].isin(SEVERAL_SCORES), weight))
+
+
+def _defaults(table: pd.DataFrame) -> dict[str, Any]:
+    """The method's options at their defaults: those that a sweep varies and the CSV has, but how long and how fast it trains."""
+    names = set(options_with(TrainOptions, Meaning.VARIED)).difference(options_with(TrainOptions, About.OPTIMIZER)).intersection(table)
+    defaults = {field.name: field.default for field in fields(TrainOptions) if field.name in names}
+    return {name: "all" if value is None else value for name, value in defaults.items()}
 
 
 def _text(table: pd.DataFrame, split: str, figure: str | None) -> Iterator[str]:
@@ -141,7 +141,7 @@ def _text(table: pd.DataFrame, split: str, figure: str | None) -> Iterator[str]:
 
 def _groups(table: pd.DataFrame, study: Study) -> dict[Any, pd.DataFrame]:
     """The runs of a study by the value that varies, each by its seed."""
-    fixed = {name: value for name, value in (DEFAULTS | study.where).items() if name != study.varies}
+    fixed = {name: value for name, value in (_defaults(table) | study.where).items() if name != study.varies}
     rows = table
     for name, value in fixed.items():
         rows = rows[rows[name] == value]
@@ -237,7 +237,7 @@ def _verdict(study: Study, intervals: dict[Any, tuple[float, float]]) -> str:
 
 
 def _cost(table: pd.DataFrame) -> Iterator[str]:
-    default = {name: value for name, value in DEFAULTS.items() if name != "head"}
+    default = {name: value for name, value in _defaults(table).items() if name != "head"}
     rows = table
     for name, value in default.items():
         rows = rows[rows[name] == value]

@@ -22,6 +22,7 @@ import evaluate
 from data.base.provenance import provenance, write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
+from data.cache.extraction import Extraction
 from data.cli.command import run_command
 from evaluate import EvaluateOptions
 from evaluate.report import REPORT_FILE
@@ -55,7 +56,7 @@ def make_cache(path: Path, videos: int, frames: int) -> FeatureCache:
     rng = np.random.default_rng(0)
     settings = {"weights": "0" * 64, "max_words": MAX_WORDS, "max_frames": frames, "dtype": "float16", "dimension": DIMENSION}
     clip = ClipParts({"positional_embedding": np.zeros((77, DIMENSION), dtype=np.float32)}, 100.0, 8, "QuickGELU")
-    cache = FeatureCache.create(path, settings, clip, {"options": {"model": MODEL}, "commit": "none", "date": "none"})
+    cache = FeatureCache.create(path, settings, clip, {"options": {}, "commit": "none", "date": "none"}, extraction=Extraction(MODEL))
     tokenizer = load_tokenizer(MODEL, "tokens")
     ids = [f"video{i}" for i in range(videos)]
     captions: list[str] = []

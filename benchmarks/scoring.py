@@ -29,7 +29,7 @@ from data.cli.command import run_command
 from evaluate.cost import measured
 from extract.encode.clip import load_clip
 from train_head.glim import glim_scores
-from train_head.heads import HeadConfig, TextBatch, VideoBatch
+from train_head.heads import DEFAULT_EXECUTION, Execution, HeadConfig, TextBatch, VideoBatch
 from train_head.heads.glccl import GlcclHead
 from train_head.kernels.blocks import text_blocks
 from train_head.kernels.fused import fused_score, lane_videos, tile_texts
@@ -85,7 +85,7 @@ class Problem:
     max_words: int
 
     @classmethod
-    def make(cls, length_A: list[int], videos: int, frames: int, max_words: int) -> "Problem":
+    def make(cls, length_A: list[int], videos: int, frames: int, max_words: int, execution: Execution = DEFAULT_EXECUTION) -> "Problem":
         generator = torch.Generator().manual_seed(0)
 
         def features(lengths: list[int]) -> Ragged:
@@ -93,7 +93,7 @@ class Problem:
             # Norms near 10, as CLIP's features have.
             return Ragged.in_memory((torch.randn(int(offsets[-1]), DIMENSION, generator=generator) * 0.44).numpy(), offsets)
 
-        head = GlcclHead("glccl", HeadConfig(DIMENSION, max_words, logit_scale=100.0))
+        head = GlcclHead("glccl", HeadConfig(DIMENSION, max_words, logit_scale=100.0), execution)
         with torch.no_grad():
             for name, parameter in head.named_parameters():
                 if parameter.ndim == 2:
@@ -295,8 +295,9 @@ def gallery(length_A: list[int], repeats: int) -> Row:
 
 def lower_precision(length_A: list[int], repeats: int) -> Row:
     """The two products in bfloat16, against float32."""
-    exact, rough = (Problem.make(length_A, 1000, 12, 32) for _ in range(2))
-    rough.head.products = torch.bfloat16
+    exact, rough = (
+        Problem.make(length_A, 1000, 12, 32, execution) for execution in (DEFAULT_EXECUTION, Execution(products=torch.bfloat16))
+    )
     row = medians({"fp32": exact.ours, "bf16": rough.ours}, repeats)
     row["times faster"] = row["fp32"] / row["bf16"]
     ours, theirs = exact.ours(), rough.ours()

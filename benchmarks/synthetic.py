@@ -77,7 +77,7 @@ def make_cache(path: Path, real: FeatureCache, videos: int, captions: int | None
     """A cache of so many videos, the real test videos first; with the real test captions, or so many, drawn from them, a video each."""
     split = load_split(real, "test", None, 2**33)
     likeness, random = Likeness.of(split), np.random.default_rng(0)
-    cache = FeatureCache.create(path, real.settings, real.clip_parts(), real.provenance)
+    cache = FeatureCache.create(path, real.settings, real.clip_parts(), real.provenance, extraction=real.extraction)
     names = [*split.videos.ids, *(f"synthetic{i}" for i in range(videos))][:videos]
     owners, texts = ([names[b] for b in split.answers if b < videos], list(split.texts.texts))
     keep = [a for a, b in enumerate(split.answers) if b < videos]

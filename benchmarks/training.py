@@ -33,7 +33,7 @@ from train_head.heads import HEADS
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split, load_split
 from train_head.stage import build_head
-from train_head.sweep import RUNS_FILE
+from train_head.sweep.runs import RUNS_FILE
 from train_head.training.trainer import Trainer
 
 DIMENSION = 512

@@ -9,8 +9,6 @@ from data.base.errors import first_of
 from data.base.quoting import visible
 from data.cli.command import SOME_FAILED, run_command
 from data.cli.command_line import About
-from data.datasets import find_preset, read_dataset, shares_of
-from data.datasets.accounting import report, summary_line
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,9 @@ class CheckOptions:
 
 def check(options: CheckOptions) -> int:
     """Print what there is and return the exit status. Raises UserError where annotations are missing or malformed."""
+    from data.datasets import find_preset, read_dataset, shares_of
+    from data.datasets.accounting import report, summary_line  # pandas loads late, so that --help answers at once
+
     preset = find_preset(options.dataset, options.preset, options.annotations)
     shares = None if options.split_by_hash is None else shares_of(options.split_by_hash)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos, shares)

@@ -9,7 +9,6 @@ import tyro
 
 from data.base.errors import UserError
 from data.base.writable import require_writable_file
-from data.cache import FeatureCache
 from data.cli.command import run_command
 from data.cli.command_line import About
 
@@ -28,6 +27,8 @@ class MergeOptions:
 
 def merge(options: MergeOptions) -> int:
     """Write the file and return the exit status. Raises UserError where it is there already, or there is no whole cache."""
+    from data.cache import FeatureCache  # numpy and pandas load late, so that --help answers at once
+
     if options.out.exists():
         raise UserError(f"{options.out} is there already: name a new file, or remove it")
     if not options.out.parent.is_dir():

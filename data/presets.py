@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from data.base.errors import UserError
 from data.cli.command import run_command
 from data.cli.command_line import About
-from data.datasets import ADAPTERS, Preset
+
+if TYPE_CHECKING:  # pandas loads late, so that --help answers at once
+    from data.datasets import Preset
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class PresetsOptions:
 
 def print_presets(options: PresetsOptions) -> int:
     """Print them and return the exit status. Raises UserError for an unknown data set."""
+    from data.datasets import ADAPTERS
+
     if options.dataset not in (None, *ADAPTERS):
         raise UserError(f"--dataset {options.dataset} is unknown: choose one of {', '.join(ADAPTERS)}")
     chosen = [(name, preset) for name, (_, presets) in ADAPTERS.items() if options.dataset in (None, name) for preset in presets]
@@ -42,7 +46,7 @@ def print_presets(options: PresetsOptions) -> int:
     return 0
 
 
-def _plain(dataset: str, preset: Preset) -> dict[str, Any]:
+def _plain(dataset: str, preset: "Preset") -> dict[str, Any]:
     plain = dataclasses.asdict(preset)
     return {"dataset": dataset, **plain, "expected": {split: count._asdict() for split, count in preset.expected.items()}}
 

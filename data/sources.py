@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from data.base.errors import UserError
-from data.cache import FeatureCache
 from data.cli.command import run_command
 from data.cli.command_line import About
 
@@ -28,6 +27,8 @@ class SourcesOptions:
 
 def print_sources(options: SourcesOptions) -> int:
     """Print them and return the exit status. Raises UserError where there is no cache, or no source of the name."""
+    from data.cache import FeatureCache  # numpy and pandas load late, so that --help answers at once
+
     cache = FeatureCache(options.cache)
     if options.drop is not None:
         if cache.merged:

@@ -10,10 +10,6 @@ import tyro
 from data.base.errors import UserError, first_of
 from data.base.quoting import visible
 from data.base.sealed import is_sound
-from data.cache.index import names_in
-from data.cache.layout import CLIP_FILE
-from data.cache.listings import Listings
-from data.cache.tables import is_intact, read_parquet
 from data.cli.command import SOME_FAILED, run_command
 from data.cli.command_line import About
 
@@ -30,6 +26,10 @@ class VerifyOptions:
 
 def verify(options: VerifyOptions) -> int:
     """Print what is damaged and return the exit status. Raises UserError where there is no cache."""
+    from data.cache.layout import CLIP_FILE  # numpy and pandas load late, so that --help answers at once
+    from data.cache.listings import Listings
+    from data.cache.tables import is_intact
+
     path = options.cache
     if not path.is_file() and not (path / CLIP_FILE).exists() and not list(path.glob("videos-*.h5")):
         raise UserError(f"there is no cache at {path}: name the folder that extract wrote, or a merged file")
@@ -55,6 +55,9 @@ def verify(options: VerifyOptions) -> int:
 
 def _lost(cache: Path, damaged: list[Path]) -> set[str]:
     """The videos with a file that the sound tables list and no sound part holds."""
+    from data.cache.index import names_in
+    from data.cache.tables import read_parquet
+
     listed: set[str] = set()
     for table in set(cache.glob("videos-*.parquet")) - set(damaged):
         frame = read_parquet(table)

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
+from data.cli.meaning import Meaning
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Score all pairs of a split with a run and report retrieval metrics in both directions."""
 
-    cache: Annotated[Path, About.INPUT]
+    cache: Annotated[Path, About.INPUT, Meaning.FREE]
     """Folder of the feature cache."""
-    run: Annotated[str, About.INPUT]
+    run: Annotated[str, About.INPUT, Meaning.FREE]
     """Folder of a run, or zero-shot:HEAD for a head without training: glccl, glim-global, glim-local, mean or xclip."""
-    out: Annotated[Path, About.OUTPUT]
+    out: Annotated[Path, About.OUTPUT, Meaning.FREE]
     """Folder for the results: empty, or of an earlier evaluation, whose files are replaced."""
     split: Annotated[Literal["test", "val", "train"], About.INPUT] = "test"
     """Split to evaluate."""
@@ -29,7 +30,7 @@ class EvaluateOptions:
     """Ties credited by expectation over their orders, or counted as the field's code does, to compare with a published figure."""
     allow_missing: Annotated[bool, About.INPUT] = False
     """Go on without captions and videos whose features are missing; results say how many there are."""
-    memory_budget: Annotated[float | None, About.MACHINE] = None
+    memory_budget: Annotated[float | None, About.MACHINE, Meaning.FREE] = None
     """GiB of memory for features and for scoring them, which takes 0.3 itself at 512 dimensions; features beyond it are read when they are
     used. Default: half of the machine's memory."""
     dual_softmax: Annotated[bool, About.METRICS] = False
@@ -46,15 +47,15 @@ class EvaluateOptions:
     index are scored exactly for each caption, and what that loses against scoring all. Default: none."""
     candidates_from: Annotated[Literal["frames", "pooled", "both"], About.CANDIDATES] = "frames"
     """Vectors of the index: those of all frames, the best frame of a video counting; or, cheaper, one a video, the mean of its frames."""
-    index: Annotated[Path | None, About.CANDIDATES] = None
+    index: Annotated[Path | None, About.CANDIDATES, Meaning.FREE] = None
     """Folder to keep the index in, for the next time. Default: it is built each time."""
-    process_timeout: Annotated[float, About.MACHINE] = 60.0
+    process_timeout: Annotated[float, About.MACHINE, Meaning.FREE] = 60.0
     """Under torchrun: seconds without a sign of life after which another process counts as lost."""
     products: Annotated[Literal["fp32", "bf16"], About.METRICS] = "fp32"
     """Precision of the large matrix products alone; bf16 is faster where the processor has it, and moves scores: docs/design/scoring.md."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, Meaning.FREE] = "auto"
     """Where to score; auto takes CUDA where there is one."""
-    quiet: Annotated[bool, About.OUTPUT] = False
+    quiet: Annotated[bool, About.OUTPUT, Meaning.FREE] = False
     """No progress."""
-    json: Annotated[bool, About.OUTPUT] = False
+    json: Annotated[bool, About.OUTPUT, Meaning.FREE] = False
     """The result as one JSON line on standard output."""

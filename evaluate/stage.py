@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from data.base.processes import ProcessGroup, on_this_machine
 from data.base.provenance import plain, provenance, write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
+from data.cli.meaning import Meaning, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
 from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
@@ -30,8 +31,8 @@ from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, pa
 from search.cut import cut_figures
 from search.index.candidates import require_index
 from train_head.compiling import compiling_said
-from train_head.heads import Head
-from train_head.run import METRICS_FILE, check_fits, load_head, trained_on
+from train_head.heads import Execution, Head
+from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, trained_on
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
@@ -51,8 +52,6 @@ ROW = (
     "ties",
 )
 """What stands before the figures, in metrics.json and in the line of --json."""
-FREE_TO_DIFFER = {"cache", "run", "out", "index", "memory_budget", "device", "process_timeout", "quiet", "json"}
-"""Options that may differ between processes: they do not decide the result, or what they name is compared by its content."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ class Loaded:
     head: Head
     record: dict[str, Any]
     """What run.json says of the head."""
+    trained_with: RunOptions
     split: Split
     max_frames: int | None
     memory_left: int
@@ -146,10 +146,12 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "processes": processes.count,
         "protocol": _protocol(split),
         "max_frames": loaded.max_frames,
+        "products": options.products,
         "seconds": round(time.perf_counter() - start, 2),
         "cache_digest": loaded.cache.digest,
         "weights": loaded.cache.weights,
         "extracted": loaded.cache.provenance,
+        TRAINED_WITH: loaded.trained_with.recorded(),
         "trained": loaded.record.get("provenance"),
         "provenance": provenance(options),
     }
@@ -181,7 +183,8 @@ def _facts(options: EvaluateOptions, loaded: Loaded) -> dict[str, Any]:
     weights = hashlib.sha256()
     for name, value in sorted(loaded.head.state_dict().items()):
         weights.update(name.encode() + value.cpu().numpy().tobytes())
-    given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
+    decisive = options_without(type(options), Meaning.FREE)
+    given = {f"--{name.replace('_', '-')}": plain(getattr(options, name)) for name in decisive}
     captions = hashlib.sha256("\0".join(loaded.split.texts.texts).encode()).hexdigest()
     # By content: on another machine the same cache may be elsewhere.
     content = {"the cache": loaded.cache.fingerprint(loaded.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}
@@ -192,19 +195,19 @@ def load(options: EvaluateOptions) -> Loaded:
     """The run and the split as these options use them. Raises UserError where they do not fit."""
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
-    head, record = load_head(options.run, cache, device)
-    trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
-    max_frames = trained_frames if options.max_frames is None else options.max_frames
+    execution = Execution(products=torch.bfloat16 if options.products == "bf16" else None)
+    head, record = load_head(options.run, cache, device, execution)
+    trained_with = RunOptions.read(record, options.run)
+    max_frames = trained_with.max_frames if options.max_frames is None else options.max_frames
     budget = budget_bytes(options.memory_budget) // on_this_machine()
     features_budget = max(0, budget - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
     split = load_split(
         cache, options.split, options.preset, features_budget, max_frames, options.allow_missing, options.name, head.most_words
     )
     check_fits(head, split)
-    head.products = torch.bfloat16 if options.products == "bf16" else None
     candidates = [] if options.candidates is None else parse_candidates(options.candidates, len(split.videos.ids))
     left = features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames))
-    return Loaded(cache, head, record, split, max_frames, max(0, left), candidates)
+    return Loaded(cache, head, record, trained_with, split, max_frames, max(0, left), candidates)
 
 
 def _cost_row(cost: Cost, head: Head, split: Split) -> dict[str, Any]:

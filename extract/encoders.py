@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from data.base.errors import UserError
 from data.base.progress import Progress
 from data.cli.command import run_command
 from data.cli.command_line import About
-from extract.encode.clip import check_features
-from extract.encode.models import RANDOM, Model, find_model, list_models, tags_of
 from extract.encode.preprocessing import Preprocessing, shown
+
+if TYPE_CHECKING:  # torch loads late, so that --help answers at once
+    from extract.encode.models import Model
 
 PAGE = """# Encoders
 
@@ -59,6 +60,9 @@ class Verdict:
 
 def judge(name: str) -> Verdict:
     """Build an architecture without memory and weights, and run it through the checks of extraction."""
+    from extract.encode.clip import check_features
+    from extract.encode.models import RANDOM, find_model
+
     try:
         model = find_model(name, RANDOM)
         shape = check_features(model, model.tokenizer())
@@ -68,7 +72,9 @@ def judge(name: str) -> Verdict:
     return Verdict(True, f"| {name} | {shape.dimension} | {size} | {shape.positions} | {_pictures(model)} |")
 
 
-def _pictures(model: Model) -> str:
+def _pictures(model: "Model") -> str:
+    from extract.encode.models import tags_of
+
     try:
         found, _ = model.preprocessing({})
     except UserError:
@@ -94,6 +100,8 @@ def page(verdicts: Sequence[Verdict]) -> str:
 
 
 def main(options: EncodersOptions) -> None:
+    from extract.encode.models import list_models
+
     names = [name for name in list_models() if (options.like or "").lower() in name.lower()]
     if not names:
         raise UserError(f"--like {options.like}: no architecture of open_clip has that in its name")

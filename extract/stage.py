@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from data.base.provenance import plain, provenance
 from data.base.quoting import visible
 from data.base.writable import require_writable_folder
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
+from data.cache.extraction import Extraction
 from data.cache.listings import Listings
 from data.cache.tables import options_file
+from data.cli.meaning import Meaning, options_without
 from data.cli.options_file import write_options
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.accounting import Counts, left_alone, report, require_complete, splits_of, summary_line
@@ -46,11 +48,6 @@ VIDEOS_A_PART = 1024
 TEXTS_A_PART = 4096
 BYTES_A_PART = 2**26
 SECONDS_A_PART = 300.0
-FREE_TO_DIFFER = {
-    *("videos", "annotations", "cache", "model", "pretrained", "seed", "shard"),
-    *("time_limit", "workers", "device", "process_timeout", "quiet", "json"),
-}
-"""Options that may differ between processes: they do not decide the result, or what they name is compared by its content."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +244,8 @@ def _report(
 
 def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """What must be the same in all processes."""
-    given = {f"--{name.replace('_', '-')}": plain(value) for name, value in asdict(options).items() if name not in FREE_TO_DIFFER}
+    decisive = options_without(type(options), Meaning.FREE)
+    given = {f"--{name.replace('_', '-')}": plain(getattr(options, name)) for name in decisive}
     listed = [dataset.videos["video_id"].tolist(), dataset.videos["split"].tolist(), dataset.captions["caption"].tolist()]
     content = {"the data set": hashlib.sha256(json.dumps(listed).encode()).hexdigest(), "--cache": str(options.cache.resolve())}
     return given | settings | content
@@ -274,7 +272,8 @@ def _open_cache(
     def damaged(path: Path) -> None:
         print(f"{path} is damaged: what it held is extracted again", file=sys.stderr)
 
-    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged, processes.meet)
+    made_by = Extraction(options.model, options.pretrained, options.seed, str(options.videos))
+    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged, processes.meet, made_by)
 
 
 def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:

@@ -48,7 +48,7 @@ def count_cut(cache: FeatureCache, captions: Sequence[str]) -> int | None:
 
     def count(text: str) -> int:
         if not loaded:
-            model = cache.provenance.get("options", {}).get("model")
+            model = cache.extraction.model
             if model is None:
                 raise UserError(f"{cache.path} does not say which model made it: extract again")
             loaded.append(load_tokenizer(model, cache.settings["special_tokens"]))

@@ -5,7 +5,6 @@ Shape suffixes: A texts, T tokens of all texts together, D joint dimension.
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ from data.base.progress import Progress
 from data.cache import FeatureCache, TextEntry
 from data.cache.features import Ragged, TextFeatures
 from data.sampling import choose_words
-from extract.encode.clip import BATCH, load_clip
-from extract.encode.preprocessing import of_cache
+from extract.encode.clip import BATCH
+from extract.encode.reload import reload_clip
 from extract.encode.texts import encode_texts
 from extract.encode.tokens import Cut, Tokenizer
 
@@ -53,20 +52,7 @@ class QueryEncoder:
 
         Raises UserError where it cannot be had, and where it is not the CLIP that made the cache.
         """
-        extracted: dict[str, Any] = cache.provenance["options"]
-        model, pretrained = model or extracted["model"], pretrained or extracted["pretrained"]
-        special = cache.settings["special_tokens"]
-        self._clip = load_clip(model, pretrained, device, extracted["seed"], cache.settings["precision"], of_cache(cache.settings), special)
-        loaded = model if pretrained is None else f"{model} with {pretrained}"
-        if self._clip.digest != cache.weights:
-            raise UserError(
-                f"{loaded} has the weights {self._clip.digest[:12]}..., the cache {cache.path} was made with {cache.weights[:12]}...: "
-                "name the same with --pretrained FILE, or with --model local-dir:FOLDER"
-            )
-        if self._clip.architecture != cache.settings["architecture"]:
-            raise UserError(
-                f"{loaded} has the weights of the cache {cache.path} but another configuration (its activation, say): name the same --model"
-            )
+        self._clip = reload_clip(cache, device, model, pretrained)
         self._max_words, self._most_words, self._dtype = int(cache.settings["max_words"]), most_words, cache.settings["dtype"]
 
     @property

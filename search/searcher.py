@@ -24,12 +24,14 @@ from search.notes import Notes
 from search.options import RetrievalOptions
 from search.queries import QueryEncoder
 from search.shortlist import Candidates, IndexedGallery, WholeGallery
-from train_head.heads import TextBatch
-from train_head.run import load_head
+from train_head.heads import Execution, TextBatch
+from train_head.run import RunOptions, load_head
 
 QUERIES_AT_ONCE = 16
 """So many queries go over the gallery together: its features are then fetched from memory once for all of them."""
 CAPTIONS_AT_ONCE = 256
+ONE_BY_ONE = Execution(few_texts=True)
+"""Queries come one or a few at a time."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ class Answer:
 class Searcher:
     """Answers queries over one cache with one head. Not for several threads at once."""
 
-    def __init__(self, options: RetrievalOptions, queries: bool = True) -> None:
+    def __init__(self, options: RetrievalOptions, queries: bool = True, execution: Execution = ONE_BY_ONE) -> None:
         """Load head, features and what the head makes of them; for `queries` also CLIP, and first, since it may be the wrong one.
+
+        `execution`: how the head computes; the benchmark of searches compares it with another.
 
         Raises UserError for what the user can put right: no such cache, run or videos, a run that does not fit.
         """
@@ -78,10 +82,8 @@ class Searcher:
             require_index(options.index, [options.candidates_from])
         self._options, self._device = options, find_device(options.device)
         self.cache = FeatureCache(options.cache)
-        self.head, record = load_head(options.run, self.cache, self._device)
-        self.head.few_texts = True
-        trained_frames = record.get("provenance", {}).get("options", {}).get("max_frames")
-        self._max_frames: int | None = trained_frames if options.max_frames is None else options.max_frames
+        self.head, record = load_head(options.run, self.cache, self._device, execution)
+        self._max_frames = RunOptions.read(record, options.run).max_frames if options.max_frames is None else options.max_frames
         self._encoder = self._load_encoder() if queries else None
         budget = budget_bytes(options.memory_budget)
         self.files = _files(options, self.cache)

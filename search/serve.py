@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Annotated, Any
 
 from data.base.errors import UserError
+from data.cache.extraction import Extraction
 from data.cli.command import run_command
 from data.cli.command_line import About
 from search.options import RetrievalOptions
@@ -82,7 +83,7 @@ def make_server(options: ServeOptions, listening: socket.socket) -> Any:
     taken, kept = searcher.head.most_words, searcher.cache.settings["max_words"]
     if taken is not None and taken < kept:
         print(f"the head of {options.run} takes {taken} tokens of a text, the cache {kept}: longer queries are cut there", file=sys.stderr)
-    app = make_app(searcher, _folder(options, searcher.cache.provenance), options.run, options.host)
+    app = make_app(searcher, _folder(options, searcher.cache.extraction), options.run, options.host)
     return waitress.create_server(
         app,
         sockets=[listening],
@@ -115,13 +116,16 @@ def _listen(options: ServeOptions) -> socket.socket:
         ) from error
 
 
-def _folder(options: ServeOptions, provenance: dict[str, Any]) -> Path | None:
+def _folder(options: ServeOptions, extraction: Extraction) -> Path | None:
     """The folder of video files, None where it is not named and no longer where it was."""
     if options.videos is not None:
         if not options.videos.is_dir():
             raise UserError(f"--videos {options.videos} is no folder: name that of the video files, or leave it out")
         return options.videos
-    before = Path(provenance["options"]["videos"])
+    if extraction.videos is None:
+        print(f"{options.cache} does not say where its videos are: the page has no players; name them with --videos", file=sys.stderr)
+        return None
+    before = Path(extraction.videos)
     if before.is_dir():
         return before
     print(f"the videos are no longer in {before}: the page has no players; name their folder with --videos", file=sys.stderr)

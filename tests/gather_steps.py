@@ -15,13 +15,13 @@ from torch import Tensor
 
 from data.base.processes import ProcessGroup
 from train_head import TrainOptions
-from train_head.stage import Loaded, build_head, load
+from train_head.stage import TrainingData, build_head, load
 from train_head.training.trainer import Trainer
 
 CASES: tuple[tuple[str, Literal["seq-transf", "none"]], ...] = (("glccl", "seq-transf"), ("xclip", "seq-transf"), ("wti", "none"))
 
 
-def step(options: TrainOptions, loaded: Loaded, processes: ProcessGroup) -> dict[str, Tensor]:
+def step(options: TrainOptions, loaded: TrainingData, processes: ProcessGroup) -> dict[str, Tensor]:
     """Losses and gradients of one step from weights that are the same everywhere."""
     torch.manual_seed(0)
     head = build_head(options, loaded.cache)
@@ -39,7 +39,7 @@ def main(cache: str, out: str) -> None:
     # Clipped gradients would hide a wrong factor.
     torch.nn.utils.clip_grad_norm_ = lambda *_: torch.ones(())
     with ProcessGroup.joined(torch.device("cpu"), time_limit=60, in_step=True) as processes:
-        loaded: Loaded | None = None
+        loaded: TrainingData | None = None
         found: dict[str, Tensor] = {}
         for head, temporal in CASES:
             options = TrainOptions(cache=Path(cache), out=Path(out), head=head, temporal=temporal, batch_size=64, device="cpu", quiet=True)

@@ -101,7 +101,7 @@ def plain_scores(
     dimension, longest = len(sentences[0]), max(map(len, words))
     size = {"M_g": dimension, "M_l": dimension} | {f"P{i}": longest for i in range(1, 7)}
     matrices = {key: parameters.get(key, torch.eye(n)) for key, n in size.items()}
-    chosen = [SCORES.index(score) for score in HEADS[name].NAMES]
+    chosen = [SCORES.index(score) for score in HEADS[name].offered(name)]
     return reference_scores(sentences, words, after, matrices, scale=1.0)[chosen]
 
 

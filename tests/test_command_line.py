@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -33,7 +33,7 @@ COMMANDS = {
     "extract": "extract.options.ExtractOptions",
     "extract.encoders": "extract.encoders.EncodersOptions",
     "train_head": "train_head.options.TrainOptions",
-    "train_head.sweep": "train_head.sweep.SweepOptions",
+    "train_head.sweep": "train_head.sweep.options.SweepOptions",
     "evaluate": "evaluate.options.EvaluateOptions",
     "evaluate.compare": "evaluate.compare.CompareOptions",
     "search": "search.options.SearchOptions",
@@ -54,6 +54,44 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+ASK_FOR_HELP = """
+import json, runpy, sys
+for name in json.loads(sys.argv[1]):
+    sys.argv = name.split() + ["--help"]
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        loaded = sorted({"torch", "numpy", "pandas"} & sys.modules.keys())
+        print(json.dumps([name, end.code or 0, loaded]), file=sys.stderr)
+    print("\f", flush=True)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Help:
+    """What a command says to --help, its exit status, and which large packages were loaded by then."""
+
+    text: str
+    status: int
+    loaded: list[str]
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, Help]:
+    """Of every command, asked one after the other in one process that has loaded nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_FOR_HELP, json.dumps(list(COMMANDS))],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        timeout=60,
+        encoding="utf-8",
+    )
+    texts = done.stdout.split("\f\n")[:-1]
+    ends = [json.loads(line) for line in done.stderr.splitlines()]
+    return {name: Help(text, status, loaded) for text, (name, status, loaded) in zip(texts, ends, strict=True)}
+
+
 def options_class(name: str) -> type[Any]:
     module, _, kind = COMMANDS[name].rpartition(".")
     found: type[Any] = getattr(importlib.import_module(module), kind)
@@ -61,10 +99,11 @@ def options_class(name: str) -> type[Any]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_has_every_option_in_a_group_and_two_examples_that_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    done = command(*name.split(), "--help")
-    assert done.returncode == 0, done.stderr
-    shown, _, examples = done.stdout.partition("examples:")
+def test_help_has_every_option_in_a_group_and_two_examples_that_parse(
+    name: str, helps: dict[str, Help], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert helps[name].status == 0
+    shown, _, examples = helps[name].text.partition("examples:")
     kind = options_class(name)
     groups = re.findall(r"^╭─ (.*) options ─", shown, re.MULTILINE)
     assert groups[-1] == "general"
@@ -82,6 +121,14 @@ def test_help_has_every_option_in_a_group_and_two_examples_that_parse(name: str,
         assert words[: 2 + len(name.split())] == ["python", "-m", *name.split()]
         assert parse(kind, "a command", args=words[2 + len(name.split()) :])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_answers_at_once_and_every_switch_can_be_turned_off(name: str, helps: dict[str, Help]) -> None:
+    assert helps[name].loaded == []
+    hints = get_type_hints(options_class(name))
+    switches = [field.name.replace("_", "-") for field in dataclasses.fields(options_class(name)) if hints[field.name] is bool]
+    assert [switch for switch in switches if f"--{switch}, --no-{switch}" not in helps[name].text] == []
 
 
 @pytest.mark.parametrize("columns", ["1", "5", "39", "300"])

@@ -60,7 +60,8 @@ def trained(folder: Path, like: Path, seed: int, noise: float = 1.0, **options: 
     result = json.loads((like / METRICS_FILE).read_text())
     training = {"head": "glccl", "csc_weight": 0.5, "epochs": 5, "seed": seed, "out": str(folder), **options}
     result |= {**counter.metrics(), "run": f"runs/{folder.name}", "queries": TEXTS, "gallery": VIDEOS}
-    result |= {"trained": {"options": training, "commit": "c0ffee"}, "train_videos": 40, "selected_on": "val"}
+    result |= {"trained_with": {"version": 1, "options": training}, "trained": {"commit": "c0ffee"}}
+    result |= {"train_videos": 40, "selected_on": "val"}
     (folder / METRICS_FILE).write_text(json.dumps(result))
     return folder
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.test_glim import pad
 from tests.torch_threads import threads
-from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
+from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConfig, TextBatch, VideoBatch, make_head
 
 pytestmark = pytest.mark.exact
 
@@ -26,11 +26,12 @@ WORDS, FRAMES, DIMENSION = 30, 18, 128
 BEHIND = ["none", "seq-transf"]
 
 
-def random_head(name: str, temporal: str) -> Head:
+def random_head(name: str, temporal: str, execution: Execution = DEFAULT_EXECUTION) -> Head:
     """All its parameters away from where they start."""
     settings = {"temporal": temporal, "temporal_positions": FRAMES, "temporal_heads": 2} if temporal != "none" else {}
     torch.manual_seed(0)
-    head = make_head(name, HeadConfig(DIMENSION, WORDS, logit_scale=100.0, max_frames=FRAMES, **settings)).requires_grad_(False)  # type: ignore[arg-type]
+    config = HeadConfig(DIMENSION, WORDS, logit_scale=100.0, max_frames=FRAMES, **settings)  # type: ignore[arg-type]
+    head = make_head(name, config, execution).requires_grad_(False)
     for parameter in head.parameters():
         if parameter.ndim:
             parameter.add_(torch.randn(parameter.shape), alpha=0.3 * parameter.shape[-1] ** -0.5)
@@ -97,8 +98,7 @@ def test_not_a_bit_depends_on_the_place_in_a_block(name: str, words: int, frames
 @pytest.mark.parametrize("name", sorted(HEADS))
 @torch.no_grad()
 def test_in_a_search_not_a_bit_depends_on_other_queries_or_videos(name: str) -> None:
-    features, head = Features(1, 9, 60), random_head(name, "seq-transf")
-    head.few_texts = True
+    features, head = Features(1, 9, 60), random_head(name, "seq-transf", Execution(few_texts=True))
     together_SAB = features.scores(head, list(range(9)), list(range(60)))
     for a in range(9):
         assert torch.equal(features.scores(head, [a], list(range(a, 60, 7))), together_SAB[:, a : a + 1, a::7])

@@ -20,6 +20,7 @@ from benchmarks.finetuning import FinetuningOptions, Hits, credit_of, difference
 from data.base.errors import UserError
 from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
+from data.cache.extraction import Extraction
 from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from extract.encode.clip import Clip, load_clip
@@ -263,7 +264,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one(pixel_cache: Path, tmp
         ({"freeze_layers": 5}, "--freeze-layers 5: the image tower of this CLIP has 4 blocks"),
         ({"clip_lr": -1.0}, "--clip-lr -1.0 must be a number of at least 0"),
         ({"model": "local-dir:no/such/clip"}, "local-dir:no/such/clip: no open_clip_config.json"),
-        ({"model": DEMO_CLIP, "pretrained": "random"}, r"is not the CLIP that made .* \(weights is"),
+        ({"model": DEMO_CLIP, "pretrained": "random"}, r"with random has the weights .*, the cache .* was made with"),
     ],
 )
 def test_fine_tuning_refuses(options: TrainOptions, change: dict[str, object], message: str) -> None:
@@ -284,12 +285,12 @@ def test_a_clip_that_has_moved_can_be_named(options: TrainOptions, pixel_cache: 
     moved = tmp_path / "moved"
     shutil.copytree(ROOT / "demo/clip", moved)
     cache = FeatureCache(pixel_cache)
-    cache.provenance["options"]["model"] = f"local-dir:{tmp_path / 'gone'}"
+    cache.extraction = Extraction(f"local-dir:{tmp_path / 'gone'}")
     with pytest.raises(UserError, match=r"is not where it was .*: name it with --model and --pretrained") as refusal:
         load_trained(options, cache, torch.device("cpu"))
     assert "\n" not in str(refusal.value)
     assert load_trained(replace(options, model=f"local-dir:{moved}"), cache, torch.device("cpu")).digest == cache.weights
-    del cache.provenance["options"]
+    cache.extraction = Extraction()
     with pytest.raises(UserError, match="does not say which CLIP made it"):
         load_trained(options, cache, torch.device("cpu"))
 

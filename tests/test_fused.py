@@ -14,7 +14,7 @@ from tests.plain_heads import rounding
 from tests.test_glim import KINDS, degenerate, pad, random_features, random_head, text_batch
 from tests.torch_threads import threads
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads import HeadConfig, make_head
+from train_head.heads import Execution, HeadConfig, make_head
 from train_head.kernels.fused import COLUMNS, FEW_ROWS, ROWS, fused_score, lane_videos, tile_texts
 from train_head.kernels.plain import prepare_texts, prepare_videos, score
 from train_head.kernels.threads import without_subnormals
@@ -198,15 +198,16 @@ def test_equal_captions_tie() -> None:
 @torch.no_grad()
 def test_products_in_lower_precision_move_scores_a_little(compiled: bool) -> None:
     texts, videos, matrices = problem(10, texts=40, videos=30)
-    head = make_head("glccl", HeadConfig(16, 12, logit_scale=100.0))
-    for name, value in matrices.items():
-        head.get_parameter(name).copy_(value)
     if not compiled:
-        head, videos = head.double(), VideoBatch(videos.frame_BFD.double(), videos.mask_BF)
+        videos = VideoBatch(videos.frame_BFD.double(), videos.mask_BF)
         texts = TextBatch(texts.sentence_AD.double(), texts.word_RD.double(), texts.length_A)
-    exact = head.scores(head.encode_texts(texts), head.encode_videos(videos))
-    head.products = torch.bfloat16
-    rough = head.scores(head.encode_texts(texts), head.encode_videos(videos))
+    found = []
+    for execution in (Execution(), Execution(products=torch.bfloat16)):
+        head = make_head("glccl", HeadConfig(16, 12, logit_scale=100.0), execution).to(videos.frame_BFD.dtype)
+        for name, value in matrices.items():
+            head.get_parameter(name).copy_(value)
+        found.append(head.scores(head.encode_texts(texts), head.encode_videos(videos)))
+    exact, rough = found
     assert rough.dtype == exact.dtype
     assert 0 < (rough - exact).abs().mean() < 0.01 * exact.abs().mean()
 

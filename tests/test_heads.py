@@ -20,6 +20,7 @@ from tests.plain_heads import Parameters, plain_scores, rounding
 from tests.test_glim import D, pad, random_features, text_batch
 from train_head import TrainOptions
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
+from train_head.heads.glccl import HALVES
 
 WORDS, FRAMES = 9, 7
 
@@ -62,7 +63,7 @@ def test_scores_equal_the_equations_and_padding_changes_nothing(
     with torch.no_grad():
         scores = scored(head, *features)
         padded = scored(head, *features, extra=2)
-    assert scores.shape == (len(head.NAMES), len(word_counts), len(frame_counts))
+    assert scores.shape == (len(head.score_names()), len(word_counts), len(frame_counts))
     assert ((scores - plain_scores(name, *features, parameters)).abs() <= rounding(name, *features, parameters)).all()
     assert torch.equal(padded, scores)
 
@@ -130,10 +131,22 @@ def test_a_subset_of_the_scores(name: str, scores: str) -> None:
     generator = torch.Generator().manual_seed(6)
     features = random_features(generator, [4, 2], [3, 5])
     whole, part = make_head(name, config()), make_head(name, config(scores))
-    chosen = [i for i, score in enumerate(whole.NAMES) if score in scores.split("+")]
+    chosen = [i for i, score in enumerate(whole.score_names()) if score in scores.split("+")]
     assert torch.equal(scored(part, *features), scored(whole, *features)[chosen])
     if name == "glccl":
         assert set(part.state_dict()) == {"logit_scale", "M_g", "M_l", "P3", "P4", "P5", "P6"}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_half_is_glccl_with_these_scores(half: str) -> None:
+    features = random_features(torch.Generator().manual_seed(8), [4, 2, 7], [3, 5])
+    preset, subset = make_head(half, config()), make_head("glccl", config("+".join(HALVES[half])))
+    random_parameters(preset, 3)
+    assert preset.name == half
+    assert preset.state_dict().keys() == subset.state_dict().keys()
+    subset.load_state_dict(preset.state_dict())
+    assert preset.score_names() == subset.score_names() == list(HALVES[half])
+    assert torch.equal(scored(preset, *features), scored(subset, *features))
 
 
 @pytest.fixture

@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pytest
@@ -18,19 +20,20 @@ import train_head
 from benchmarks.ablations import AblationOptions
 from benchmarks.ablations import main as ablations
 from data.base.errors import UserError
-from data.cli.command_line import parse
-from data.cli.options_file import OPTIONS_FILE
+from data.cli.command_line import About, parse
+from data.cli.meaning import AtLeast, Meaning, NoneAs
+from data.cli.options_file import OPTIONS_FILE, read_options
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head.stage import fit
-from train_head.sweep import SweepOptions, expand
+from train_head.sweep import SweepOptions, expand, sweep_options
 from train_head.sweep import main as sweep
 
 
 @pytest.fixture
-def options(cache_path: Path, tmp_path: Path) -> SweepOptions:
+def options(cache_path: Path, tmp_path: Path) -> Any:
     return SweepOptions(
         cache=cache_path,
         out=tmp_path / "sweep",
@@ -55,9 +58,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(
-    options: SweepOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(options: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trained: list[TrainOptions] = []
 
     def counted(run: TrainOptions, *arguments: object, **more: object) -> object:
@@ -66,7 +67,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(
             raise KeyboardInterrupt
         return fit(run, *arguments, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("train_head.sweep.fit", counted)
+    monkeypatch.setattr("train_head.sweep.runs.fit", counted)
     with pytest.raises(KeyboardInterrupt):
         sweep(options)
     assert len(pd.read_csv(options.out / "runs.csv")) == 2
@@ -86,13 +87,13 @@ def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(
     assert {"test t2v R@1", "val RSum", "training_seconds", "scoring_cpu_seconds", "commit", "cache_digest", "date"} <= set(table.columns)
 
 
-def results(options: SweepOptions) -> dict[str, dict[str, object]]:
+def results(options: Any) -> dict[str, dict[str, object]]:
     """What the evaluations of a sweep's runs say, by the run."""
     return {path.parent.parent.name: json.loads(path.read_text()) for path in options.out.glob("*/results/metrics.json")}
 
 
 def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(
-    options: SweepOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    options: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """In a folder whose name a command could take for an option."""
     monkeypatch.chdir(tmp_path)
@@ -110,7 +111,7 @@ def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(
 
 
 @pytest.mark.long
-def test_a_sweep_evaluates_what_it_trains_and_what_was_trained_before(options: SweepOptions, tmp_path: Path) -> None:
+def test_a_sweep_evaluates_what_it_trains_and_what_was_trained_before(options: Any, tmp_path: Path) -> None:
     """From the sweep to the plot; stopped between a training and its evaluation; two processes; another split, without some videos."""
     options = replace(options, head="mean", processes=2, report_on="val", allow_missing=True)
     table = pd.read_csv(sweep(options)).set_index("run")
@@ -137,7 +138,7 @@ def test_a_sweep_evaluates_what_it_trains_and_what_was_trained_before(options: S
 
 
 @pytest.mark.long
-def test_runs_side_by_side_are_those_one_after_the_other(options: SweepOptions) -> None:
+def test_runs_side_by_side_are_those_one_after_the_other(options: Any) -> None:
     options = replace(options, max_frames="4", temporal="seq-transf")
     tables = []
     for processes in (1, 2):
@@ -154,7 +155,7 @@ def test_runs_side_by_side_are_those_one_after_the_other(options: SweepOptions) 
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_leaves_whole_rows_and_no_process(options: SweepOptions, how: signal.Signals) -> None:
+def test_an_interrupted_sweep_leaves_whole_rows_and_no_process(options: Any, how: signal.Signals) -> None:
     """Control-C reaches all processes of a terminal, SIGTERM the first one."""
     given: list[str | Path | int] = ["--cache", options.cache, "--out", options.out, "--seeds", 400, "--processes", 2, "--batch-size", 32]
     command = [sys.executable, "-m", "train_head.sweep", *map(str, given), "--epochs", "1", "--temporal", "none", "--device", "cpu"]
@@ -187,7 +188,7 @@ def _lives(group: int) -> bool:
     return True
 
 
-def test_a_grid_is_every_combination(options: SweepOptions) -> None:
+def test_a_grid_is_every_combination(options: Any) -> None:
     grid = expand(replace(options, head="glccl,xclip", max_frames="2,all", mask_same_video="no,yes", scores="all,word-frame"))
     assert len(grid) == len(set(grid)) == 2 * 2 * 2 * 2 * 2 * 2
     assert {run.max_frames for run in grid} == {2, None}
@@ -206,10 +207,85 @@ def test_a_grid_is_every_combination(options: SweepOptions) -> None:
         ({"lr": "nan"}, "--lr nan must be a number of at least 0"),
     ],
 )
-def test_a_wrong_grid_is_refused(options: SweepOptions, change: dict[str, object], message: str) -> None:
+def test_a_wrong_grid_is_refused(options: Any, change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        sweep(replace(options, **change))  # type: ignore[arg-type]
+        sweep(replace(options, **change))
     assert not (options.out / "runs.csv").exists()
+
+
+@dataclass(frozen=True)
+class OneMore(TrainOptions):
+    """The options of training with a hyper-parameter that is new."""
+
+    warmth: Annotated[float, About.OPTIMIZER, Meaning.VARIED, AtLeast(0)] = 0.5
+    """How warm it is."""
+
+
+def test_a_new_hyper_parameter_is_one_field(options: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is an option of the sweep and a column of its CSV, has its bound, tells runs apart, and decides the result of a resumed one."""
+    swept = sweep_options(OneMore)
+    with pytest.raises(SystemExit):
+        parse(swept, "a sweep", args=["--help"])
+    assert re.search(r"--warmth FLOAT,\.\.\. +.? *How warm it is\. \(default: 0\.5\)", capsys.readouterr().out)
+    given = [f"--cache={options.cache}", f"--out={options.out}", "--warmth=0.5,2", "--seeds=1", "--head=mean", "--temporal=none"]
+    given += ["--epochs=1", "--batch-size=32", "--device=cpu", "--quiet"]
+    chosen = parse(swept, "a sweep", args=[*given, "--processes=1"])
+    table = pd.read_csv(sweep(chosen))
+    assert table["warmth"].tolist() == [0.5, 2.0]
+    assert table["run"].is_unique
+    assert len(pd.read_csv(sweep(replace(chosen, warmth="2,0.5,3")))) == 3
+    with pytest.raises(UserError, match=r"--warmth -1\.0 must be a number of at least 0"):
+        sweep(replace(chosen, warmth="3,-1"))
+    run = chosen.out / str(table["run"].iloc[1])
+    same = OneMore(**read_options(run / OPTIONS_FILE, OneMore, "train_head"))
+    assert (same.warmth, same.head) == (2.0, "mean")
+    again = replace(same, resume=True, checkpoint_steps=7)
+    assert train_head.main(again) == run
+    with pytest.raises(UserError, match=r"was started with other options \(--warmth was 2\.0 and is 0\.5\)"):
+        train_head.main(replace(again, warmth=0.5))
+
+
+@dataclass(frozen=True)
+class EveryKind(TrainOptions):
+    """Options of all types that a sweep can vary."""
+
+    rate: Annotated[float | None, About.LOSS, Meaning.VARIED] = None
+    limit: Annotated[int | Literal["all"] | None, About.INPUT, Meaning.VARIED, NoneAs("cached")] = "all"
+    form: Annotated[Literal["a", "b"], About.HEAD, Meaning.VARIED] = "b"
+    switch: Annotated[bool, About.LOSS, Meaning.VARIED] = True
+    word: Annotated[str | None, Meaning.VARIED] = None
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "values"),
+    [
+        ("rate", "none,0,1e-3", [None, 0.0, 0.001]),
+        ("limit", "all,3,cached", ["all", 3, None]),
+        ("form", "b,a,b", ["b", "a"]),
+        ("switch", "yes,no", [True, False]),
+        ("word", "none,all", [None, "all"]),
+    ],
+)
+def test_values_of_a_sweep_have_the_types_of_the_option(options: Any, name: str, given: str, values: list[object]) -> None:
+    base = sweep_options(EveryKind)(options.cache, options.out, seeds=1)
+    found = [getattr(run, name) for run in expand(replace(base, **{name: given}))]
+    assert [(type(value), value) for value in found] == [(type(value), value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "takes"),
+    [("rate", "x", "none, numbers"), ("limit", "none", "cached, all, numbers"), ("form", "c", "a, b"), ("switch", "True", "no, yes")],
+)
+def test_a_value_of_another_type_is_refused_with_those_that_fit(options: Any, name: str, given: str, takes: str) -> None:
+    base = sweep_options(EveryKind)(options.cache, options.out)
+    with pytest.raises(UserError) as refused:
+        expand(replace(base, **{name: given}))
+    assert str(refused.value) == f"--{name} {given}: {given!r} is none of its values ({takes}), with commas between them"
+
+
+@pytest.mark.parametrize("kind", [TrainOptions, EveryKind])
+def test_a_sweep_of_nothing_is_a_run_at_its_defaults(options: Any, kind: type[TrainOptions]) -> None:
+    assert expand(sweep_options(kind)(options.cache, options.out, seeds=1)) == [kind(options.cache, options.out, quiet=True)]
 
 
 def made_up_runs(folder: Path) -> Path:

@@ -18,13 +18,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import train_head
-from data.base.device import find_device
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from tests.conftest import ROOT
 from train_head import TrainOptions
 from train_head.losses import contrastive_loss, csc_loss
-from train_head.stage import Loaded, build_head, load
+from train_head.stage import TrainingData, build_head, load
 from train_head.training.checkpoint import CHECKPOINT_FILE
 from train_head.training.trainer import Trainer
 
@@ -111,7 +110,7 @@ def test_a_resume_with_other_options_or_another_cache_is_refused(
             train_head.main(again)
     with pytest.MonkeyPatch.context() as patch:
 
-        def reversed_captions(given: TrainOptions) -> Loaded:
+        def reversed_captions(given: TrainOptions) -> TrainingData:
             # As many as before, of other videos.
             loaded = load(given)
             return replace(loaded, train=replace(loaded.train, answers=loaded.train.answers[::-1].copy()))
@@ -238,11 +237,8 @@ def test_lower_precision_is_near_and_refused_on_the_cpu(options: TrainOptions, c
     """The temporal encoder in bfloat16 on the CPU; the option itself is for CUDA."""
     with pytest.raises(UserError, match="--precision bf16 is for CUDA"):
         train_head.main(replace(options, precision="bf16", device="cpu"))
-    trainer = Trainer(build_head(options, cache).to(find_device("cpu")), options, load(options).train)
-    _, videos = trainer.batches(np.arange(6))
-    exact = trainer.head.frames_in_time(videos)
-    trainer.head.encoder_in_bf16 = True
-    rough = trainer.head.frames_in_time(videos)
+    _, videos = Trainer(build_head(options, cache), options, load(options).train).batches(np.arange(6))
+    exact, rough = (build_head(replace(options, precision=precision), cache).frames_in_time(videos) for precision in ("fp32", "bf16"))
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert (rough - exact)[videos.mask_BF].norm() < 0.02 * exact[videos.mask_BF].norm()

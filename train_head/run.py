@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import torch
 from safetensors import SafetensorError
 
 from data.base.errors import UserError, not_as_written, one_line
-from data.base.provenance import write_json
+from data.base.provenance import plain, write_json
 from data.base.tensors import read_tensors, write_tensors
+from data.base.version import require_known
 from data.cache import ClipParts, FeatureCache
-from train_head.heads import HEADS, Head, HeadConfig, make_head
+from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConfig, make_head
+from train_head.options import TrainOptions
 from train_head.scoring.splits import Split
 from train_head.training.checkpoint import CHECKPOINT_FILE
 
@@ -30,6 +32,45 @@ RESULTS_FOLDER = "results"
 CLIP_FOLDER = "clip"
 """The CLIP of a run that has trained it too, in the form of open_clip's local-dir."""
 ZERO_SHOT = "zero-shot:"
+TRAINED_WITH = "trained_with"
+"""In run.json and metrics.json: see `RunOptions`."""
+OPTIONS_VERSION = 1
+"""Goes up when an option of training changes its name or meaning."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What later commands read of the options of a run: --resume compares them, evaluation and search take `max_frames` from them.
+
+    `values` are those of all fields of `TrainOptions`, as JSON has them; empty for a head that is not trained. The provenance beside it has
+    the options too, and is for people.
+    """
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, options: TrainOptions) -> "RunOptions":
+        """Those of a run that these options train."""
+        return cls({name: plain(value) for name, value in asdict(options).items()})
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any], file: object) -> "RunOptions":
+        """Those in a run's `record`, read from `file`. Raises UserError where a newer version of this program wrote them."""
+        if TRAINED_WITH not in record:
+            # A run trained before version 1 kept them only in its provenance.
+            return cls(record.get("provenance", {}).get("options", {}))
+        require_known(record[TRAINED_WITH]["version"], OPTIONS_VERSION, f"the options recorded in {file}")
+        return cls(record[TRAINED_WITH]["options"])
+
+    def recorded(self) -> dict[str, Any]:
+        """What a record holds under TRAINED_WITH."""
+        return {"version": OPTIONS_VERSION, "options": dict(self.values)}
+
+    @property
+    def max_frames(self) -> int | None:
+        """Frames used of each video, chosen evenly; None where all were."""
+        frames: int | None = self.values.get("max_frames")
+        return frames
 
 
 def save_run(path: Path, head: Head, record: dict[str, Any], trained_on: Sequence[str] = ()) -> None:
@@ -40,7 +81,7 @@ def save_run(path: Path, head: Head, record: dict[str, Any], trained_on: Sequenc
     write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **record})
 
 
-def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head, dict[str, Any]]:
+def load_head(run: str, cache: FeatureCache, device: torch.device, execution: Execution = DEFAULT_EXECUTION) -> tuple[Head, dict[str, Any]]:
     """The head of a run folder, or an untrained one for `zero-shot:HEAD`, with the run's record.
 
     Raises UserError where there is no such run, it is damaged, or it was trained for other CLIP weights than made the cache.
@@ -51,7 +92,7 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
             raise _unusable_head(run, name)
         parts = cache.clip_parts()
         config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
-        return make_head(name, config).to(device), {"run": run}
+        return make_head(name, config, execution).to(device), {"run": run}
     record = _read_record(run)
     if record.get("finetuned_from") == cache.weights != record["weights"]:
         raise UserError(
@@ -63,7 +104,7 @@ def load_head(run: str, cache: FeatureCache, device: torch.device) -> tuple[Head
             f"than the cache {cache.path} holds ({cache.weights[:12]}..., D = {cache.dimension}): use the cache of the same CLIP"
         )
     settings = dict(record["head"])
-    head = make_head(settings.pop("head"), HeadConfig(**settings))
+    head = make_head(settings.pop("head"), HeadConfig(**settings), execution)
     try:
         head.load_state_dict(read_tensors(Path(run) / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:

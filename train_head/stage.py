@@ -7,12 +7,13 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError, check_seed
@@ -20,52 +21,33 @@ from data.base.processes import ProcessGroup
 from data.base.provenance import plain, provenance, write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
+from data.cli.meaning import AtLeast, Meaning, marks, options_with, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.datasets import preset_named
 from data.metrics import Metrics
 from train_head.compiling import compile_loops, compiling_said
-from train_head.heads import ALL_SCORES, HEADS, Head, HeadConfig, chosen_scores, make_head
+from train_head.heads import ALL_SCORES, HEADS, Execution, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
-from train_head.run import LOG_FILE, RUN_FILE, check_fits, extract_with, max_frames, save_run
+from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, max_frames, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
 from train_head.temporal import make_temporal
-from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint, load_checkpoint, save_checkpoint
-from train_head.training.tensorboard_log import BOARD_FOLDER, Board, require_tensorboard
+from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
+from train_head.training.run_state import RunState
+from train_head.training.tensorboard_log import TENSORBOARD_FOLDER, TensorBoardLog, require_tensorboard
 from train_head.training.trainer import Trainer, fitting_batch
 
-FREE_TO_CHANGE = {
-    *("cache", "out", "resume", "checkpoint_steps", "memory_budget", "tensorboard", "quiet", "json"),
-    *("process_timeout", "model", "pretrained", "grad_checkpointing"),
-}
-"""Options that do not decide the result of a run; the cache is told by its digest, and so is CLIP."""
 GO_ON = "run the same command again with --resume, with as many processes"
 """What to do where a process is lost: the order of captions of a checkpoint is shared by a given number."""
-ONLY_FINETUNE = ("clip_lr", "freeze_layers", "grad_checkpointing", "model", "pretrained")
-"""Options that say how CLIP is trained, and go with --finetune alone."""
 
 
 @dataclass(frozen=True)
-class Loaded:
+class TrainingData:
     """What training reads: the captions and videos to train on, those that choose the epoch, and the cache they come from."""
 
     cache: FeatureCache
     train: Split
     select: Split
-
-
-@dataclass
-class _Progress:
-    """What has come of a run so far."""
-
-    epoch: int = 0
-    """The epoch it is in; 0 is the figures before training."""
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """Of the log."""
-    record: dict[str, Any] = field(default_factory=dict)
-    """Of the best epoch, for run.json."""
-    best: dict[str, Tensor] = field(default_factory=dict)
-    """The weights of the best epoch."""
 
 
 def train(options: TrainOptions) -> Path:
@@ -81,36 +63,41 @@ def train(options: TrainOptions) -> Path:
         raise UserError("--precision bf16 is for CUDA: leave it out on the CPU")
     if (options.out / RUN_FILE).exists() and options.resume:
         record = _read_finished(options.out)
-        _check_same(options, record["provenance"]["options"], options.out)
+        _check_same(options, RunOptions.read(record, options.out / RUN_FILE).values, options.out)
         _report(options, record)
         return options.out
     _check_out(options)
     with ProcessGroup.joined(device, options.process_timeout, in_step=True, remedy=GO_ON) as processes:
         if processes.rank == 0:
             require_writable_folder(options.out)
-        loaded = load(options)
-        processes.agree(_facts(options, loaded))
-        batch = _shared_batch(options, loaded, processes.count)
+        data = load(options)
+        processes.agree(_facts(options, data))
+        batch = _shared_batch(options, data, processes.count)
         if processes.rank == 0:
-            if not options.quiet:
-                print(loaded.train.summary("train on"), loaded.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
-            if not options.quiet or batch < options.batch_size:
-                print(batches_line(options, loaded.train, batch), file=sys.stderr)
-            if len(loaded.select.videos.ids) == 1:
-                print(f"note: split {options.select_on} has 1 video, so all epochs are equally good: the first is kept", file=sys.stderr)
+            _say_work(options, data, batch)
         try:
             with compiling_said(options.quiet or processes.rank > 0):
-                head, record = fit(options, loaded, device, processes, keep=True)
+                head, record = fit(options, data, device, processes, keep=True)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop
         if processes.rank == 0:
-            save_run(options.out, head, record, loaded.train.videos.ids)
+            save_run(options.out, head, record, data.train.videos.ids)
             drop_checkpoint(options.out)
             _report(options, record)
     return options.out
 
 
-def load(options: TrainOptions) -> Loaded:
+def _say_work(options: TrainOptions, data: TrainingData, batch: int) -> None:
+    """Say on stderr what is trained on, and in what batches."""
+    if not options.quiet:
+        print(data.train.summary("train on"), data.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
+    if not options.quiet or batch < options.batch_size:
+        print(batches_line(options, data.train, batch), file=sys.stderr)
+    if len(data.select.videos.ids) == 1:
+        print(f"note: split {options.select_on} has 1 video, so all epochs are equally good: the first is kept", file=sys.stderr)
+
+
+def load(options: TrainOptions) -> TrainingData:
     """The cache and its splits as these options use them. Raises UserError where they do not fit."""
     cache = FeatureCache(options.cache)
     budget = budget_bytes(options.memory_budget)
@@ -123,7 +110,7 @@ def load(options: TrainOptions) -> Loaded:
             f"split {train_split.name!r} of the cache {cache.path} has 1 video with captions, and training tells at least 2 apart: add "
             "videos of that split to the annotations, and run extract again"
         )
-    return Loaded(cache, train_split, select_split)
+    return TrainingData(cache, train_split, select_split)
 
 
 def batches_line(options: TrainOptions, split: Split, batch: int) -> str:
@@ -142,11 +129,11 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _shared_batch(options: TrainOptions, loaded: Loaded, processes: int) -> int:
+def _shared_batch(options: TrainOptions, data: TrainingData, processes: int) -> int:
     """The batch of all processes together. Raises UserError where they cannot share it evenly."""
     if options.batch_size % processes:
         raise UserError(f"--batch-size {options.batch_size} cannot be shared by {processes} processes evenly: use a multiple")
-    videos = len(loaded.train.videos.ids)
+    videos = len(data.train.videos.ids)
     if videos < processes:
         raise UserError(f"{processes} processes cannot share batches of {videos} training videos: start {videos} or fewer")
     return fitting_batch(options.batch_size, videos, processes)
@@ -169,130 +156,138 @@ def _check_out(options: TrainOptions) -> None:
     raise UserError(f"--out {out} holds other files, such as {min(names)}: name a new folder or an empty one")
 
 
-def fit(options: TrainOptions, loaded: Loaded, device: torch.device, processes: ProcessGroup, keep: bool) -> tuple[Head, dict[str, Any]]:
+def fit(
+    options: TrainOptions, data: TrainingData, device: torch.device, processes: ProcessGroup, keep: bool
+) -> tuple[Head, dict[str, Any]]:
     """Train; the head with the weights of the best epoch, and what run.json says of it.
 
-    With `keep` the log and checkpoints are written to OUT, and training goes on from a checkpoint that is there.
+    With `keep` the log and checkpoints are written to OUT, and training goes on from a checkpoint that is there. The first of several
+    processes writes, validates, and returns the best epoch; the others return the head as it is after the last step.
     """
     torch.manual_seed(options.seed)
-    head = build_head(options, loaded.cache).to(device)
-    for split in (loaded.train, loaded.select):
+    head = build_head(options, data.cache).to(device)
+    for split in (data.train, data.select):
         check_fits(head, split)
-    if options.precision == "bf16":
-        head.encoder_in_bf16, head.products = True, torch.bfloat16
-    compile_loops(head, loaded.train)
-    trainer = make_trainer(head, options, loaded, processes)
-    identity = {
-        "options": provenance_options(options),
-        "cache_digest": loaded.cache.digest,
-        "train_counts": loaded.train.counts,
-        "data": _digest(loaded),
-        "processes": processes.count,
-    }
-    begun = _go_on(options, trainer, identity) if keep else _Progress()
-    epoch, rows, record, best = begun.epoch, begun.rows, begun.record, begun.best
+    compile_loops(head, data.train)
+    trainer = make_trainer(head, options, data, processes)
+    identity = _identity(options, data, processes)
+    state = RunState.restore(options.out, trainer, partial(_check_identity, options, identity)) if keep else RunState()
     # Others must have read the checkpoint before it is replaced.
     processes.meet()
-
-    def checkpoint() -> None:
-        if keep and processes.rank == 0:
-            board.flush()
-            tensors, values = trainer.state()
-            state = {**identity, "epoch": epoch, "rows": rows, "record": record, "trainer": values}
-            name = f"{epoch}-{trainer.steps_done}"
-            save_checkpoint(options.out, name, tensors | {f"best.{name}": value for name, value in best.items()}, state)
-        # Others work on in step with the first: it must not be behind by what it writes.
-        processes.meet()
-
+    first = processes.rank == 0
     if keep:
         make_folder(options.out)
-        if processes.rank == 0:
+        if first:
             write_options(options.out / OPTIONS_FILE, options, "python -m train_head")
-    steps_done = max(0, epoch - 1) * trainer.steps_an_epoch + trainer.steps_done
-    board = Board(options.out / BOARD_FOLDER if keep and options.tensorboard and processes.rank == 0 else None, steps_done)
-    trainer.watch = board.write
-    while epoch <= options.epochs:
-        start = time.perf_counter()
-        losses = trainer.run_epoch(epoch, checkpoint) if epoch else {}  # epoch 0: the figures before training
-        seconds = time.perf_counter() - start
-        if processes.rank == 0:
-            select = trainer.validation(loaded.select)
-            metrics = evaluate_pairs(head, select.texts, select.videos, select.answers, budget_bytes(options.memory_budget))
-            rows.append({"epoch": epoch, **losses, **_flat(metrics), "seconds": round(seconds, 2)})
-            if keep:
-                _write_log(options.out / LOG_FILE, rows)
-            board.write(epoch * trainer.steps_an_epoch, {f"{options.select_on}/{name}": value for name, value in _flat(metrics).items()})
-            if epoch and (not record or metrics["text_to_video"]["R@1"] > record[options.select_on]["text_to_video"]["R@1"]):
-                record = {
-                    "weights": loaded.cache.weights,
-                    "cache_digest": loaded.cache.digest,
-                    "best_epoch": epoch,
-                    "selected_by": f"text_to_video R@1 on {options.select_on}",
-                    "selected_on": options.select_on,
-                    "preset": loaded.train.preset,
-                    options.select_on: metrics,
-                    "train_counts": loaded.train.counts,
-                    f"{options.select_on}_counts": select.counts,
-                    "processes": processes.count,
-                    "batch_size": trainer.batch_size,
-                    "steps_an_epoch": trainer.steps_an_epoch,
-                    "provenance": provenance(options),
-                }
-                best = {name: value.detach().clone() for name, value in trainer.weights().items()}
-        epoch += 1
-        if epoch <= options.epochs:
-            checkpoint()
-    board.close()
-    if processes.rank == 0:
-        trainer.load_weights(best)
+    scalars_folder = options.out / TENSORBOARD_FOLDER if keep and first and options.tensorboard else None
+    steps_done = max(0, state.epoch - 1) * trainer.steps_an_epoch + trainer.steps_done
+    with TensorBoardLog(scalars_folder, steps_done) as scalars:
+
+        def checkpoint() -> None:
+            if keep and first:
+                scalars.flush()
+                state.save(options.out, trainer, identity)
+            # Others work on in step with the first: it must not be behind by what it writes.
+            processes.meet()
+
+        while state.epoch <= options.epochs:
+            start = time.perf_counter()
+            losses = trainer.run_epoch(state.epoch, checkpoint, scalars.write) if state.epoch else {}
+            seconds = time.perf_counter() - start
+            if first:
+                metrics = _end_epoch(state, options, data, trainer, losses, seconds)
+                if keep:
+                    _write_log(options.out / LOG_FILE, state.rows)
+                scalars.write(state.epoch * trainer.steps_an_epoch, {f"{options.select_on}/{key}": value for key, value in metrics.items()})
+            state.epoch += 1
+            if state.epoch <= options.epochs:
+                checkpoint()
+    if first:
+        trainer.load_weights(state.best)
         if keep:
-            record |= trainer.save_encoder(options.out)
-    return head, record
+            state.record |= trainer.save_encoder(options.out)
+    return head, state.record
 
 
-def make_trainer(head: Head, options: TrainOptions, loaded: Loaded, processes: ProcessGroup) -> Trainer:
+def _end_epoch(
+    state: RunState, options: TrainOptions, data: TrainingData, trainer: Trainer, losses: dict[str, float], seconds: float
+) -> dict[str, float]:
+    """Measure the head on the split that chooses the epoch, add the row of the log, and keep the epoch if it is the best; the metrics."""
+    select = trainer.validation(data.select)
+    metrics = evaluate_pairs(trainer.head, select.texts, select.videos, select.answers, budget_bytes(options.memory_budget))
+    state.rows.append({"epoch": state.epoch, **losses, **_flat(metrics), "seconds": round(seconds, 2)})
+    if state.improved_by(metrics, options.select_on):
+        state.keep_best(_record(state.epoch, options, data, trainer, select, metrics), trainer.weights())
+    return _flat(metrics)
+
+
+def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trainer, select: Split, metrics: Metrics) -> dict[str, Any]:
+    """What run.json says of an epoch that is the best so far."""
+    return {
+        "weights": data.cache.weights,
+        "cache_digest": data.cache.digest,
+        "best_epoch": epoch,
+        "selected_by": f"text_to_video R@1 on {options.select_on}",
+        "selected_on": options.select_on,
+        "preset": data.train.preset,
+        options.select_on: metrics,
+        "train_counts": data.train.counts,
+        f"{options.select_on}_counts": select.counts,
+        "processes": trainer.processes.count,
+        "batch_size": trainer.batch_size,
+        "steps_an_epoch": trainer.steps_an_epoch,
+        TRAINED_WITH: RunOptions.of(options).recorded(),
+        "provenance": provenance(options),
+    }
+
+
+def make_trainer(head: Head, options: TrainOptions, data: TrainingData, processes: ProcessGroup) -> Trainer:
     """What takes the steps: on cached features, or with CLIP. Raises UserError where that is not to be had."""
     if not options.finetune:
-        return Trainer(head, options, loaded.train, processes)
+        return Trainer(head, options, data.train, processes)
     # Training on cached features needs no CLIP: it runs where open_clip and the weights are not.
     from train_head.training.finetune import FinetuneTrainer, load_trained
     from train_head.training.pixels import require_pixels
 
-    require_pixels(loaded.cache, [*loaded.train.videos.ids, *loaded.select.videos.ids])
-    clip = load_trained(options, loaded.cache, head.logit_scale.device)
-    return FinetuneTrainer(head, options, loaded.train, processes, cache=loaded.cache, clip=clip)
+    require_pixels(data.cache, [*data.train.videos.ids, *data.select.videos.ids])
+    clip = load_trained(options, data.cache, head.logit_scale.device)
+    return FinetuneTrainer(head, options, data.train, processes, cache=data.cache, clip=clip)
 
 
-def _go_on(options: TrainOptions, trainer: Trainer, identity: dict[str, Any]) -> _Progress:
-    """Put the trainer where the checkpoint in OUT was written, and return what had come of the run by then."""
-    found = load_checkpoint(options.out)
-    if found is None:
-        return _Progress()
-    tensors, state = found
-    _check_same(options, state["options"], options.out)
+def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup) -> dict[str, Any]:
+    """What a checkpoint says of its run: a resumed one must have the same."""
+    return {
+        "options": provenance_options(options),
+        "cache_digest": data.cache.digest,
+        "train_counts": data.train.counts,
+        "data": _digest(data),
+        "processes": processes.count,
+    }
+
+
+def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dict[str, Any]) -> None:
+    """Raises UserError where the checkpoint with the values `before` is of another run than `identity`."""
+    _check_same(options, before["options"], options.out)
     words = {
         "cache_digest": f"the cache {options.cache} was extracted with other settings than the run's",
         "train_counts": "there are other training videos or captions than when it began",
         "data": "there are other videos or captions for training or for choosing the epoch than when it began",
-        "processes": f"the number of processes was {state['processes']} and is {identity['processes']}",
+        "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
     }
     # Checkpoints of before the data was recorded have only its counts.
-    changed = [name for name in words if state.get(name, identity[name]) != identity[name]]
+    changed = [name for name in words if before.get(name, identity[name]) != identity[name]]
     differing = [words[name] for name in changed if name != "data" or "train_counts" not in changed]
     if differing:
         raise UserError(
             f"--resume cannot go on with the run in {options.out}: {' and '.join(differing)}; use what it was started with, or train anew "
             "with another --out"
         )
-    trainer.load_state(tensors, state["trainer"])
-    best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
-    return _Progress(state["epoch"], state["rows"], state["record"], best)
 
 
-def _digest(loaded: Loaded) -> str:
+def _digest(data: TrainingData) -> str:
     """What is trained on and what chooses the epoch, by ids, captions and which belongs to which."""
     digest = hashlib.sha256()
-    for split in (loaded.train, loaded.select):
+    for split in (data.train, data.select):
         digest.update(json.dumps([list(split.videos.ids), list(split.texts.texts), [int(video) for video in split.answers]]).encode())
     return digest.hexdigest()
 
@@ -318,6 +313,13 @@ def provenance_options(options: TrainOptions) -> dict[str, Any]:
     return {key: plain(value) for key, value in asdict(options).items()}
 
 
+def deciding(options: TrainOptions, *, leave_out: Sequence[Meaning] = ()) -> dict[str, Any]:
+    """The options that decide the result, as plain values; the cache and CLIP are told by their digests. Those that are marked with one of
+    `leave_out` are left out too."""
+    names = options_without(type(options), Meaning.FREE, *leave_out)
+    return {name: plain(getattr(options, name)) for name in names}
+
+
 def _read_finished(out: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
@@ -326,18 +328,18 @@ def _read_finished(out: Path) -> dict[str, Any]:
     return record
 
 
-def _facts(options: TrainOptions, loaded: Loaded) -> dict[str, Any]:
+def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
     """What must be the same in all processes."""
-    decisive = {f"--{name.replace('_', '-')}": value for name, value in provenance_options(options).items() if name not in FREE_TO_CHANGE}
-    return decisive | {"the cache": loaded.cache.fingerprint([*loaded.train.videos.ids, *loaded.select.videos.ids])}
+    decisive = {f"--{name.replace('_', '-')}": value for name, value in deciding(options).items()}
+    return decisive | {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
 
 
-def _check_same(options: TrainOptions, before: dict[str, Any], out: Path) -> None:
+def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> None:
     """Raises UserError, naming them, where options that decide the result are not those of the run in OUT."""
     differing = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
-        for name, value in provenance_options(options).items()
-        if name not in FREE_TO_CHANGE and before.get(name) != value
+        for name, value in deciding(options).items()
+        if before.get(name) != value
     ]
     if differing:
         raise UserError(f"--resume: the run in {out} was started with other options ({'; '.join(differing)}): use them, or another --out")
@@ -350,7 +352,7 @@ def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
 
 
 def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
-    """The head before its first step: matrices at the identity, the temporal encoder as asked for."""
+    """The head before its first step: matrices at the identity, the temporal encoder as asked for, and both in --precision."""
     parts = cache.clip_parts()
     temporal = None if options.temporal == "none" else make_temporal(cache.dimension, parts, options.temporal_init)
     config = HeadConfig(
@@ -362,7 +364,8 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         temporal=options.temporal,
         **({} if temporal is None else temporal.shape()),
     )
-    head = make_head(options.head, config)
+    lower = torch.bfloat16 if options.precision == "bf16" else None
+    head = make_head(options.head, config, Execution(products=lower, temporal=lower))
     if head.temporal is not None and temporal is not None:
         head.temporal.load_state_dict(temporal.state_dict())
     return head
@@ -372,19 +375,20 @@ def check_options(options: TrainOptions) -> None:
     """Raises UserError for options that fit no cache."""
     if options.head not in HEADS:
         raise UserError(f"--head {options.head} is unknown: choose one of {', '.join(HEADS)}")
-    offered = HEADS[options.head].NAMES
+    offered = HEADS[options.head].offered(options.head)
     if options.scores != ALL_SCORES and len(offered) == 1:
         raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
     chosen_scores(options.scores, offered)
-    for name, least in {"batch_size": 2, "epochs": 1, "checkpoint_steps": 1}.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least {least}")
-    for name in ("lr", "clip_lr", "weight_decay", "csc_weight"):
-        if not 0 <= getattr(options, name) < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be a number of at least 0")
+    for name, found in marks(type(options)).items():
+        value = getattr(options, name)
+        for least in (mark.value for mark in found if isinstance(mark, AtLeast)):
+            if not least <= value < math.inf:
+                number = "a number of " if isinstance(value, float) else ""
+                raise UserError(f"--{name.replace('_', '-')} {value} must be {number}at least {least}")
     check_seed(options.seed)
-    defaults = TrainOptions(options.cache, options.out)
-    unread = [f"--{name.replace('_', '-')}" for name in ONLY_FINETUNE if getattr(options, name) != getattr(defaults, name)]
+    defaults = type(options)(options.cache, options.out)
+    finetuning = options_with(type(options), Meaning.FINETUNING)
+    unread = [f"--{name.replace('_', '-')}" for name in finetuning if getattr(options, name) != getattr(defaults, name)]
     if unread and not options.finetune:
         verb, those = ("go", "them") if len(unread) > 1 else ("goes", "it")
         raise UserError(f"{' and '.join(unread)} {verb} with --finetune: add --finetune, or leave {those} out")

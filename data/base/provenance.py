@@ -1,8 +1,9 @@
-"""What made an artefact: options, versions, commit, date."""
+"""What made an artefact: options, versions, commit, date. A record for people: nothing here is read back by code."""
 
 import dataclasses
 import json
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
@@ -10,19 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from data.base.sealed import written_whole
-from data.base.version import CHECKOUT
+from data.base.version import CHECKOUT, version
 
-PACKAGES = ("torch", "open_clip_torch", "h5py", "ffmpeg-python", "imageio-ffmpeg", "pandas", "numpy", "pillow", "safetensors")
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def provenance(options: Any) -> dict[str, Any]:
-    """Plain values for JSON that say what made an artefact; `options` is a stage's dataclass."""
+    """Plain values for JSON that say what made an artefact; `options` is a stage's dataclass.
+
+    The version of a package that is not installed is None: no stage needs all of them.
+    """
     return {
         "options": {key: plain(value) for key, value in dataclasses.asdict(options).items()},
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        "versions": {"glccl": version(), "python": platform.python_version()} | {name: _installed(name) for name in packages()},
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def packages() -> list[str]:
+    """The packages that this program can use, by the files that install them, except those that only check its code."""
+    files = [file for file in sorted(CHECKOUT.glob("requirements*.txt")) if file.name != "requirements-dev.txt"]
+    names = [_REQUIREMENT.match(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return sorted({name[0] for name in names if name is not None}, key=str.lower)
 
 
 def plain(value: Any) -> Any:
@@ -42,6 +53,13 @@ def write_atomically(path: Path, text: str) -> None:
     """
     with written_whole(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str:

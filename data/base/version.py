@@ -1,7 +1,9 @@
-"""The version of this project, which pyproject.toml states, and where its checkout lies."""
+"""The version of this project, which pyproject.toml states, where its checkout lies, and the versions of the values that it reads back."""
 
 import tomllib
 from pathlib import Path
+
+from data.base.errors import UserError
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -11,3 +13,9 @@ def version() -> str:
     with (CHECKOUT / "pyproject.toml").open("rb") as file:
         stated: str = tomllib.load(file)["project"]["version"]
     return stated
+
+
+def require_known(found: int, known: int, what: str) -> None:
+    """Raises UserError where a value on disk has a later version than the latest `known` here; `what` names it and its file."""
+    if found > known:
+        raise UserError(f"{what} has version {found}, and this program reads up to {known}: use the program that wrote it, or a later one")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from data.base.errors import UserError
 from data.base.sealed import is_sound, sweep, write_sealed
 from data.base.writable import make_folder
+from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import Group, in_memory, open_file, write_arrays
 from data.cache.index import Index, Part, Place, runs
 from data.cache.layout import (
@@ -76,6 +77,7 @@ class FeatureCache:
                 )
             self._recorded: dict[str, Any] = json.loads(file.attrs["settings"])
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
+            self.extraction = read_extraction(file.attrs, self._clip_path)
         self.settings = dict(BEFORE_4) | self._recorded
         self.digest = settings_digest(self._recorded)
         self._indices: dict[Kind, Index] = {"videos": Index(), "texts": Index()}
@@ -93,12 +95,14 @@ class FeatureCache:
         shard: tuple[int, int] = (0, 1),
         damaged: Callable[[Path], None] = lambda _path: None,
         cleaned: Callable[[], None] = lambda: None,
+        extraction: Extraction | None = None,
     ) -> "FeatureCache":
         """Open the cache for these settings, making it where there is none, and deleting damaged parts, so that they are made again.
 
         Of several processes that share the work, number `shard[0]` of `shard[1]` looks after its share of the parts; `damaged` is told of
-        each file that was, and `cleaned` returns when the others have looked after theirs. Raises UserError, naming every setting that
-        differs, where a cache made with other settings is there.
+        each file that was, and `cleaned` returns when the others have looked after theirs. `provenance` is for people, `extraction` for
+        later commands; a cache that no extraction made has none. Raises UserError, naming every setting that differs, where a cache made
+        with other settings is there.
         """
         if path.is_file():
             raise UserError(f"--cache {path} is a merged cache, which nothing can be added to: name the folder that it was merged from")
@@ -119,7 +123,7 @@ class FeatureCache:
                     recorded = _settings_of(file)
                     _require_same(path, recorded, settings)
         if broken or not clip_file.exists():
-            write_sealed(clip_file, in_memory(lambda file: fill_clip(file, recorded, clip, provenance)))
+            write_sealed(clip_file, in_memory(lambda file: fill_clip(file, recorded, clip, provenance, extraction)))
         cleaned()
         cache = cls(path)
         cache.require(settings)
@@ -213,7 +217,7 @@ class FeatureCache:
     def merge(self, out: Path) -> None:
         """Write the whole cache into one file, readable as a cache. Entries that newer ones replace stay behind."""
         tables = {name: self.path / name for name in self.listings.files()}
-        write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance)
+        write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance, self.extraction)
 
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
         """Keep a table of captions and splits that bears the name of its preset: see `Listed`."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data.cache.extraction import Extraction, write_extraction
 from data.cache.hdf5 import Group, read_arrays, write_arrays
 
 FORMAT = 4
@@ -153,11 +154,15 @@ def text_arrays(entries: Sequence[TextEntry], dtype: str) -> dict[str, Any]:
     }
 
 
-def fill_clip(file: Group, settings: Mapping[str, Any], clip: ClipParts, provenance: Mapping[str, Any]) -> None:
-    """Write what the cache as a whole has."""
+def fill_clip(
+    file: Group, settings: Mapping[str, Any], clip: ClipParts, provenance: Mapping[str, Any], extraction: Extraction | None
+) -> None:
+    """Write what the cache as a whole has; `extraction` is None where no extraction made it."""
     file.attrs["format"] = format_of(settings)
     file.attrs["settings"] = json.dumps(settings, sort_keys=True)
     file.attrs["provenance"] = json.dumps(provenance)
+    if extraction is not None:
+        write_extraction(extraction, file.attrs)
     file.attrs["logit_scale"] = clip.logit_scale
     file.attrs["heads"] = clip.heads
     file.attrs["activation"] = clip.activation

@@ -9,6 +9,7 @@ import numpy as np
 
 from data.base.errors import UserError
 from data.base.sealed import seal, written_whole
+from data.cache.extraction import Extraction
 from data.cache.hdf5 import Group, append, new_file, open_file, write_arrays
 from data.cache.index import Index, read_column, runs
 from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, ClipParts, Kind, feature_bytes, fill_clip, offsets_of, settings_digest
@@ -21,6 +22,7 @@ def write_merged(
     settings: Mapping[str, Any],
     clip: ClipParts,
     provenance: Mapping[str, Any],
+    extraction: Extraction,
 ) -> None:
     """Write the clip's attributes and tensors at the root, a group for each kind that is laid out as a part, and the tables as they are.
 
@@ -29,7 +31,7 @@ def write_merged(
     _require_room(out, indices, feature_bytes(settings))
     with written_whole(out) as temporary:
         with new_file(temporary) as (file, check):
-            fill_clip(file, settings, clip, provenance)
+            fill_clip(file, settings, clip, provenance, extraction)
             for kind, index in indices.items():
                 group = file.create_group(kind)
                 group.attrs["digest"] = settings_digest(settings)

@@ -136,17 +136,13 @@ def _require_values(arguments: Sequence[str], hints: Mapping[str, Any]) -> None:
 
 def _grouped(options_type: type[Any], values: Mapping[str, Any]) -> Callable[..., Any]:
     """A dataclass with a dataclass for each group of options, which is how tyro makes boxes of --help; `values` become defaults."""
-    texts = {
-        described.arg_name: _sentences(described.description)
-        for owner in reversed(options_type.__mro__[:-1])
-        for described in docstring_parser.parse_from_object(owner).params
-    }
+    texts = help_texts(options_type)
     hints = get_type_hints(options_type, include_extras=True)
     groups: dict[str, list[Any]] = {}
     for field in dataclasses.fields(options_type):
         default = values.get(field.name, field.default)
         hint: Any = hints[field.name]
-        hint = Annotated[hint, tyro.conf.arg(help=texts.get(field.name, ""), help_behavior_hint=_default_shown)]
+        hint = Annotated[hint, tyro.conf.arg(help=texts.get(field.name), help_behavior_hint=_default_shown)]
         group = next((mark for mark in getattr(hints[field.name], "__metadata__", ()) if isinstance(mark, About)), "other")
         member = (field.name, hint) if default is dataclasses.MISSING else (field.name, hint, dataclasses.field(default=default))
         groups.setdefault(group, []).append(member)
@@ -155,6 +151,15 @@ def _grouped(options_type: type[Any], values: Mapping[str, Any]) -> Callable[...
         for number, (group, members) in enumerate(groups.items())
     ]
     return dataclasses.make_dataclass("_Groups", [*made, ("general", _General)])
+
+
+def help_texts(options_type: type[Any]) -> dict[str, str]:
+    """What --help says of each option: the string below its field."""
+    return {
+        described.arg_name: _sentences(described.description)
+        for owner in reversed(options_type.__mro__[:-1])
+        for described in docstring_parser.parse_from_object(owner).params
+    }
 
 
 def _sentences(text: str | None) -> str:

@@ -4,7 +4,6 @@ The same results give the same bytes: no date, and names within SVG files from a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 
 from data.base.errors import UserError
 from data.base.sealed import written_whole
+from data.cli.meaning import Meaning, options_without
 from data.metrics import DIRECTIONS, Ranks
 from evaluate.comparison.results import Group, differing_settings
 from train_head.options import TrainOptions
-from train_head.stage import FREE_TO_CHANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +62,7 @@ def draw_match_curves(groups: Sequence[Group], out: Path) -> None:
 def training_option(named: str) -> str:
     """The name in Python of an option of the training that decides its result, with - or _. Raises UserError for another."""
     option = named.replace("-", "_")
-    deciding = [field.name for field in fields(TrainOptions) if field.name not in FREE_TO_CHANGE | {"seed", "device"}]
+    deciding = options_without(TrainOptions, Meaning.FREE, Meaning.REPEAT)
     if option not in deciding:
         raise UserError(f"--sweep {named} is no option of the training that decides its result: use one of {', '.join(deciding)}")
     return option

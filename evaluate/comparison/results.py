@@ -14,11 +14,12 @@ import numpy as np
 
 from data.base.errors import UserError
 from data.base.quoting import path_text
+from data.cli.meaning import Meaning, options_with
 from data.metrics import DIRECTIONS
 from evaluate.comparison.table import COLUMNS
 from evaluate.ranks import RankTables
-from train_head.run import METRICS_FILE, RESULTS_FOLDER, RUN_FILE
-from train_head.stage import FREE_TO_CHANGE
+from train_head.options import TrainOptions
+from train_head.run import METRICS_FILE, RESULTS_FOLDER, RUN_FILE, TRAINED_WITH, RunOptions
 
 SAME = ("preset", "split", "queries", "gallery", "counts", "ties")
 """What results must share to be compared."""
@@ -57,15 +58,23 @@ class Result:
     @property
     def training(self) -> dict[str, Any]:
         """The options that the run was trained with; none of an untrained head."""
-        return (self.metrics["trained"] or {}).get("options", {})  # type: ignore[no-any-return]
+        # Results written before the options had a version have the run's provenance alone, which its record was read from.
+        record = self.metrics if TRAINED_WITH in self.metrics else {"provenance": self.metrics["trained"] or {}}
+        return dict(RunOptions.read(record, self.folder / METRICS_FILE).values)
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the figures, but the seed of the training."""
-        decisive = {name: value for name, value in self.training.items() if name not in FREE_TO_CHANGE | {"seed", "device"}}
-        evaluation = {f"evaluation {name}": self.metrics["provenance"]["options"][name] for name in ("split", "products")}
+        ignored = options_with(TrainOptions, Meaning.FREE, Meaning.REPEAT)
+        decisive = {name: value for name, value in self.training.items() if name not in ignored}
+        evaluation = {"evaluation split": self.metrics["split"], "evaluation products": self._products}
         run = {} if self.training else {"run": self.metrics["run"]}
         return {**decisive, **evaluation, **run, **{name: self.metrics[name] for name in ("preset", "ties", "cache_digest", "max_frames")}}
+
+    @property
+    def _products(self) -> str:
+        """The precision of the products, which results of before it was a row of its own have in their provenance alone."""
+        return str(self.metrics["products"] if "products" in self.metrics else self.metrics["provenance"]["options"]["products"])
 
 
 def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:

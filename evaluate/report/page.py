@@ -52,8 +52,7 @@ def write_report(
     `result`: what metrics.json holds; `ranks` of both directions, text to video first; `seed` draws the queries that are shown among those
     found. The same arguments give the same bytes. Raises UserError where a thumbnail of the cache is damaged.
     """
-    model = cache.provenance.get("options", {}).get("model")
-    maker = CardMaker(head, split, collected, model, cache.settings)
+    maker = CardMaker(head, split, collected, cache.extraction.model, cache.settings)
     groups = _groups(maker, ranks, seed)
     pictures = Pictures(cache, result["max_frames"])
     for group in groups:
@@ -127,7 +126,7 @@ def _provenance(result: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]
                 ("CLIP weights digest", result["weights"]),
             ],
         ),
-        ("Versions", list(made["versions"].items())),
+        ("Versions", [(name, found or "not installed") for name, found in made["versions"].items()]),
     ]
     stages = (("Options of evaluate", made), ("Options of train_head", result["trained"]), ("Options of extract", result["extracted"]))
     return [*lists, *((title, _options(stage)) for title, stage in stages if stage)]

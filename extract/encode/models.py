@@ -44,7 +44,16 @@ def open_clip() -> ModuleType:
     open_clip needs torchvision for image transforms only. Beside a CPU-only torch, the usual torchvision wheel cannot load its
     compiled operators, and its import stops because it gives a Python meaning to operators that nobody declared. Declaring their
     schemas, only then, lets the import finish; nothing here ever calls them.
+
+    Raises UserError where it is not installed: training and evaluation on cached features do without.
     """
+    try:
+        return _import_open_clip()
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed, and every CLIP needs it: pip install -r requirements.txt") from error
+
+
+def _import_open_clip() -> ModuleType:
     try:
         importlib.import_module("torchvision")
     except RuntimeError as error:

@@ -1,6 +1,5 @@
 """Options that are not given: an existing cache says them, else the preset, else a default."""
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -8,15 +7,17 @@ from typing import Any
 
 from data.base.sealed import is_sound
 from data.cache import CLIP_FILE
+from data.cache.extraction import read_extraction
 from data.cache.hdf5 import open_file
 from data.cache.sources import Source, source_of
+from data.cli.meaning import Meaning, NewCache, marks, options_with
 from data.datasets import Preset, Shares, shares_of
 from extract.options import ExtractOptions
 
-DEFAULTS = {"model": "ViT-B-32-quickgelu", "precision": "fp32", "dtype": "float16", "decode_device": "cpu"}
-PROTOCOL = ("fps", "max_frames", "max_words", "pictures")
-"""What the preset of a data set decides for a cache that has not served it yet. Of a folder or a table of the user's own, and of a preset
-that it has served, the cache decides."""
+
+def of_new_cache() -> dict[str, Any]:
+    """The values of options that are not given, where there is no cache to follow."""
+    return {name: mark.value for name, its_marks in marks(ExtractOptions).items() for mark in its_marks if isinstance(mark, NewCache)}
 
 
 def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any], served: Collection[str]) -> ExtractOptions:
@@ -25,14 +26,16 @@ def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any],
     `recorded`: the settings of an existing cache, empty where there is none; `served`: the presets of its sources. What was given stays as
     it is: where it differs from the cache, the cache refuses it. `max_words` stays None where no cache says it: the model has a word in it.
     """
-    names = ("precision", "dtype", *(PROTOCOL if preset.name in served or not preset.files else ()))
+    # The cache decides the recipe of a folder or table of the user's own, and of a preset that it has served.
+    recipe = options_with(ExtractOptions, Meaning.RECIPE) if preset.name in served or not preset.files else ()
+    names = ("precision", "dtype", *recipe)
     followed = {name: recorded[name] for name in names} if recorded else {}
     if recorded:
         followed["decode_device"] = recorded.get("decode_device", "cpu")
         if options.model is None and options.pretrained is None:
             followed |= _model_of(options)
     of_preset = {"fps": preset.fps, "max_frames": preset.max_frames, "pictures": preset.pictures}
-    values = DEFAULTS | of_preset | followed
+    values = of_new_cache() | of_preset | followed
     unset = (None, "auto")
     return replace(options, **{name: value for name, value in values.items() if name == "seed" or getattr(options, name) in unset})
 
@@ -65,5 +68,5 @@ def _model_of(options: ExtractOptions) -> dict[str, Any]:
     if not file.is_file() or not is_sound(file):
         return {}
     with open_file(file) as opened:
-        made: dict[str, Any] = json.loads(opened.attrs["provenance"])["options"]
-    return {name: made[name] for name in ("model", "pretrained", "seed")}
+        made = read_extraction(opened.attrs, file)
+    return {} if made.model is None else {"model": made.model, "pretrained": made.pretrained, "seed": made.seed}

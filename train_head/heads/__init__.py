@@ -1,21 +1,30 @@
 """The heads: each turns cached features into scores; training, evaluation and search call nothing else of them."""
 
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import ALL_SCORES, FrameWeights, Head, HeadConfig, chosen_scores
-from train_head.heads.glccl import GlcclHead
-from train_head.heads.glim_global import GlimGlobalHead
-from train_head.heads.glim_local import GlimLocalHead
+from train_head.heads.base import ALL_SCORES, DEFAULT_EXECUTION, Execution, FrameWeights, Head, HeadConfig, chosen_scores
+from train_head.heads.glccl import HALVES, GlcclHead
 from train_head.heads.mean import MeanHead
 from train_head.heads.wti import WtiHead
 from train_head.heads.xclip import XclipHead
 from train_head.heads.xpool import XpoolHead
 
-__all__ = ["ALL_SCORES", "HEADS", "FrameWeights", "Head", "HeadConfig", "TextBatch", "VideoBatch", "chosen_scores", "make_head"]
+__all__ = [
+    "ALL_SCORES",
+    "DEFAULT_EXECUTION",
+    "HEADS",
+    "Execution",
+    "FrameWeights",
+    "Head",
+    "HeadConfig",
+    "TextBatch",
+    "VideoBatch",
+    "chosen_scores",
+    "make_head",
+]
 
 HEADS: dict[str, type[Head]] = {
     "glccl": GlcclHead,
-    "glim-global": GlimGlobalHead,
-    "glim-local": GlimLocalHead,
+    **dict.fromkeys(HALVES, GlcclHead),
     "mean": MeanHead,
     "xclip": XclipHead,
     "wti": WtiHead,
@@ -23,6 +32,6 @@ HEADS: dict[str, type[Head]] = {
 }
 
 
-def make_head(name: str, config: HeadConfig) -> Head:
+def make_head(name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> Head:
     """The head of this name in HEADS before training: learned matrices at the identity, the temporal encoder at random."""
-    return HEADS[name](name, config)
+    return HEADS[name](name, config, execution)

@@ -47,6 +47,28 @@ class HeadConfig:
     temporal_activation: str = "QuickGELU"
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How a head computes on this machine. It is given when the head is made, and is no part of a saved run."""
+
+    products: torch.dtype | None = None
+    """Precision of the products of texts with frames, such as bfloat16; None for that of the features. The compiled loops use it without
+    gradients only."""
+    temporal: torch.dtype | None = None
+    """Precision of the products inside the temporal encoder; None for that of the features."""
+    few_texts: bool = False
+    """Texts come one or a few at a time, as in a search: the compiled loops then work on small tiles."""
+
+    def product(self, x_ND: Tensor, y_MD: Tensor) -> Tensor:
+        """x times y transposed [N, M], multiplied in the precision of `products` and returned in that of x."""
+        precision = self.products or x_ND.dtype
+        return (x_ND.to(precision) @ y_MD.T.to(precision)).to(x_ND.dtype)
+
+
+DEFAULT_EXECUTION = Execution()
+"""Full precision, and texts by the batch."""
+
+
 class FrameWeights(NamedTuple):
     """How texts weigh the frames of videos; None where no score of a head reads such weights."""
 
@@ -79,17 +101,11 @@ class Head(nn.Module, ABC):
     WORDS_A_STRIP: ClassVar[int] = 1520
     """Words and sentences of texts that are scored at once: most blocks of texts are then full."""
 
-    def __init__(self, name: str, config: HeadConfig) -> None:
+    def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
-        self.name, self.config = name, config
+        self.name, self.config, self.execution = name, config, execution
         self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
         """Logarithm of the factor, as in CLIP."""
-        self.products: torch.dtype | None = None
-        """A lower precision for the products of texts with frames. The compiled loops take it without gradients alone."""
-        self.few_texts = False
-        """Whether texts come one or a few at a time, as in a search: the compiled loops then work on small tiles."""
-        self.encoder_in_bf16 = False
-        """Whether the temporal encoder's products run in bfloat16."""
         self.temporal: TemporalEncoder | None = None
         if config.temporal != "none":
             self.temporal = TemporalEncoder(config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation)
@@ -126,7 +142,8 @@ class Head(nn.Module, ABC):
 
     def _in_time(self, batch: VideoBatch) -> Tensor:
         assert self.temporal is not None
-        with torch.autocast(batch.frame_BFD.device.type, torch.bfloat16, enabled=self.encoder_in_bf16):
+        lower = self.execution.temporal
+        with torch.autocast(batch.frame_BFD.device.type, lower, enabled=lower is not None):
             in_time_BFD: Tensor = self.temporal(batch.frame_BFD, batch.mask_BF)
         return in_time_BFD.to(batch.frame_BFD.dtype)
 
@@ -139,9 +156,14 @@ class Head(nn.Module, ABC):
         """What `encode_frames` takes: the first half of `encode_videos`."""
         return EncodedFrames(self.frames_in_time(batch), batch.mask_BF, batch.frame_BFD if self.READS_BEFORE else None)
 
-    def encode_videos(self, batch: VideoBatch) -> Any:
-        """Whatever of a video does not depend on the text."""
-        return self.encode_frames(self.through_time(batch))
+    def encode_videos(self, batch: VideoBatch, exchange: Callable[[EncodedFrames], EncodedFrames] | None = None) -> Any:
+        """Whatever of a video does not depend on the text.
+
+        `exchange` replaces the frames between the two halves, after the temporal encoder: training in several processes gathers the videos
+        of all of them there, so that each video goes through the temporal encoder once.
+        """
+        frames = self.through_time(batch)
+        return self.encode_frames(frames if exchange is None else exchange(frames))
 
     def encode_frames(self, batch: EncodedFrames) -> Any:
         """The second half of `encode_videos`, after the temporal encoder."""
@@ -149,7 +171,7 @@ class Head(nn.Module, ABC):
 
     def encode_texts(self, batch: TextBatch) -> Any:
         """Whatever of a text does not depend on the video."""
-        blocks = text_blocks(batch, words=self.READS_WORDS, alone=self.few_texts, most=self.config.max_words)
+        blocks = text_blocks(batch, words=self.READS_WORDS, alone=self.execution.few_texts, most=self.config.max_words)
         return self._each(self.encode_text_block, blocks)
 
     def _each(self, encode: Callable[[Any], Any], blocks: Sequence[TextBlock | VideoBlock]) -> list[Encoded]:
@@ -208,9 +230,15 @@ class Head(nn.Module, ABC):
         masks are left out, and so is what is done once for a text or a video.
         """
 
+    @classmethod
+    def offered(cls, name: str) -> tuple[str, ...]:
+        """The scores that it offers under this name of --head, in their order."""
+        return cls.NAMES
+
     def score_names(self) -> list[str]:
         """The names of the scores that it makes, in their order."""
-        return [self.NAMES[i] for i in chosen_scores(self.config.scores, self.NAMES)]
+        offered = self.offered(self.name)
+        return [offered[i] for i in chosen_scores(self.config.scores, offered)]
 
 
 def unit(x: Tensor) -> Tensor:
@@ -223,6 +251,14 @@ def unit_mean(frame_BFD: Tensor, mask_BF: Tensor) -> Tensor:
     unit_BFD = unit(frame_BFD.masked_fill(~mask_BF[..., None], 0.0))
     # The sum has the direction of the mean.
     return unit(unit_BFD.sum(dim=1))
+
+
+def aggregate_flops(length: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Floating-point operations of agg(x; P) over so many similarities: weights times P, and their dot product with x.
+
+    `train_head.kernels.plain.aggregate` computes it.
+    """
+    return 2 * length**2 + 2 * length
 
 
 def chosen_scores(names: str, offered: tuple[str, ...]) -> list[int]:

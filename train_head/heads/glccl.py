@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.glim import frame_weights
-from train_head.heads.base import SCORES, FrameWeights, Head, HeadConfig, chosen_scores
+from train_head.heads.base import DEFAULT_EXECUTION, SCORES, Execution, FrameWeights, Head, HeadConfig, aggregate_flops
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.fused import FEW_ROWS, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
 from train_head.kernels.plain import Frames, Guides, prepare_texts, prepare_videos, score
@@ -26,6 +26,10 @@ MATRICES = {
 GUIDE = {"video-sentence": "sentence", "video-word": "sentence", "sentence-frame": "word", "word-frame": "word"}
 """What of a text weighs the frames for each score."""
 
+HALVES = {"glim-global": SCORES[:2], "glim-local": SCORES[2:]}
+"""Presets of --head for one half of GLIM: the sentence guides the frames into one feature of the video, or each word into a feature of its
+own. They train and score as glccl does with these --scores."""
+
 
 class GlcclHead(Head):
     """The method: GLIM's four scores with learned matrices M_g, M_l [D, D] and P1 ... P6 [max_words, max_words].
@@ -38,9 +42,9 @@ class GlcclHead(Head):
     WORDS_A_STRIP: ClassVar[int] = ROWS - 4
     """A little under one tile of the compiled loops."""
 
-    def __init__(self, name: str, config: HeadConfig) -> None:
-        super().__init__(name, config)
-        self.chosen = [SCORES.index(self.NAMES[i]) for i in chosen_scores(config.scores, self.NAMES)]
+    def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
+        super().__init__(name, config, execution)
+        self.chosen = [SCORES.index(score) for score in self.score_names()]
         trained = {matrix for i in self.chosen for matrix in MATRICES[SCORES[i]]}
         for matrix in sorted(matrix for matrices in MATRICES.values() for matrix in matrices):
             identity = torch.eye(config.dimension if matrix.startswith("M") else config.max_words)
@@ -49,13 +53,17 @@ class GlcclHead(Head):
             else:
                 self.register_buffer(matrix, identity, persistent=False)
 
+    @classmethod
+    def offered(cls, name: str) -> tuple[str, ...]:
+        return HALVES.get(name, cls.NAMES)
+
     def matrices(self) -> dict[str, Tensor]:
         """The matrices by their names in the method; those that none of the chosen scores reads stay at the identity."""
         return {name: getattr(self, name) for names in MATRICES.values() for name in names}
 
     def encode_texts(self, batch: TextBatch) -> Any:
         if _compiled(batch.sentence_AD):
-            return tile_texts(batch, self.matrices(), torch.get_num_threads(), FEW_ROWS if self.few_texts else ROWS)
+            return tile_texts(batch, self.matrices(), torch.get_num_threads(), FEW_ROWS if self.execution.few_texts else ROWS)
         return super().encode_texts(batch)
 
     def encode_frames(self, batch: EncodedFrames) -> Any:
@@ -65,7 +73,7 @@ class GlcclHead(Head):
         assert isinstance(texts, TiledTexts) == isinstance(videos, LanedVideos), "texts and videos were on different devices"
         if not isinstance(texts, TiledTexts):
             return super().scores(texts, videos)
-        threads, products = torch.get_num_threads(), self.products or torch.float32
+        threads, products = torch.get_num_threads(), self.execution.products or torch.float32
         return self._choose(fused_score(texts, videos, self.matrices(), threads, products=products)) * self.scale()
 
     def encode_text_block(self, block: TextBlock) -> Guides:
@@ -75,7 +83,7 @@ class GlcclHead(Head):
         return prepare_videos(block.frames.frame_BFD, block.frames.mask_BF)
 
     def score_block(self, texts: Guides, videos: Frames) -> Tensor:
-        return self._choose(score(texts, videos, self.matrices(), products=self.products))
+        return self._choose(score(texts, videos, self.matrices(), products=self.execution.products))
 
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
         word_ALD = pad_sequence(texts.word_RD.split(texts.length_A.tolist()), batch_first=True)
@@ -95,11 +103,6 @@ class GlcclHead(Head):
         flops += 2 * frames + 4 * words * frames + 2 * words**2 * frames
         # P1, P2, P4 and P6 aggregate over the words once, P3 and P5 for every word.
         return flops + (4 + 2 * words) * aggregate_flops(words)
-
-
-def aggregate_flops(length: NDArray[np.float64]) -> NDArray[np.float64]:
-    """agg(x; P) over so many similarities: weights times P, and their dot product with x."""
-    return 2 * length**2 + 2 * length
 
 
 def _compiled(features: Tensor) -> bool:

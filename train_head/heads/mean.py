@@ -22,8 +22,7 @@ class MeanHead(Head):
         return unit_mean(block.frames.frame_BFD, block.frames.mask_BF)
 
     def score_block(self, texts: Tensor, videos: Tensor) -> Tensor:
-        precision = self.products or texts.dtype
-        return (texts.to(precision) @ videos.T.to(precision)).to(texts.dtype)[None]
+        return self.execution.product(texts, videos)[None]
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.full(np.broadcast_shapes(words.shape, frames.shape), 2.0 * self.config.dimension)

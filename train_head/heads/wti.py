@@ -5,7 +5,7 @@
 p is a softmax over the words of what a small network says of each word, q one over the frames. The networks have two layers here, of
 width D; they start at random. Padding takes no part in a maximum; DRL lets it in as a cosine of 0.
 
-Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the one score.
+Shape suffixes: A texts, B videos, L words, F frames, R words of all texts, C frames of all videos, D joint dimension, S the one score.
 """
 
 from typing import ClassVar, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.heads.base import Head, HeadConfig, unit
+from train_head.heads.base import DEFAULT_EXECUTION, Execution, Head, HeadConfig, unit
 from train_head.kernels.blocks import TextBlock, VideoBlock
 
 _FAR_BELOW = -1e30
@@ -33,8 +33,8 @@ class WtiHead(Head):
 
     TRAINED_ONLY: ClassVar[bool] = True
 
-    def __init__(self, name: str, config: HeadConfig) -> None:
-        super().__init__(name, config)
+    def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
+        super().__init__(name, config, execution)
         self.word_weight, self.frame_weight = (
             nn.Sequential(nn.Linear(config.dimension, config.dimension), nn.ReLU(), nn.Linear(config.dimension, 1)) for _ in range(2)
         )
@@ -47,9 +47,8 @@ class WtiHead(Head):
 
     def score_block(self, words: Tokens, frames: Tokens) -> Tensor:
         (a, length), (b, count) = words.mask_NT.shape, frames.mask_NT.shape
-        precision = self.products or words.unit_NTD.dtype
-        product = words.unit_NTD.flatten(0, 1).to(precision) @ frames.unit_NTD.flatten(0, 1).T.to(precision)
-        cosine_ALBF = product.to(words.unit_NTD.dtype).view(a, length, b, count)
+        cosine_RC = self.execution.product(words.unit_NTD.flatten(0, 1), frames.unit_NTD.flatten(0, 1))
+        cosine_ALBF = cosine_RC.view(a, length, b, count)
         best_frame_ALB = cosine_ALBF.masked_fill(~frames.mask_NT, _FAR_BELOW).amax(dim=3)
         best_word_ABF = cosine_ALBF.masked_fill(~words.mask_NT[:, :, None, None], _FAR_BELOW).amax(dim=1)
         # Words come last in memory: torch adds columns side by side in an order that depends on their place.

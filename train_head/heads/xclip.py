@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.heads.base import SCORES, Head, HeadConfig, chosen_scores, unit, unit_mean
-from train_head.heads.glccl import aggregate_flops
+from train_head.heads.base import DEFAULT_EXECUTION, SCORES, Execution, Head, HeadConfig, aggregate_flops, chosen_scores, unit, unit_mean
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.plain import KAPPA, Guides, aggregate, prepare_texts
 
@@ -41,8 +40,8 @@ class XclipHead(Head):
     WORD_MATRICES: ClassVar[bool] = True
     READS_BEFORE: ClassVar[bool] = True
 
-    def __init__(self, name: str, config: HeadConfig) -> None:
-        super().__init__(name, config)
+    def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
+        super().__init__(name, config, execution)
         self.chosen = chosen_scores(config.scores, SCORES)
         size = {"M_g": config.dimension, "M_l": config.dimension}
         size |= {"P1": config.max_words, "P3": config.max_words, "P6": config.max_words}
@@ -62,8 +61,7 @@ class XclipHead(Head):
 
     def score_block(self, texts: Guides, videos: PooledVideos) -> Tensor:
         (a, length), (b, frames) = texts.mask_AL.shape, videos.mask_BF.shape
-        precision, kept = self.products or videos.unit_frame_BFD.dtype, videos.unit_frame_BFD.dtype
-        flat_RD = videos.unit_frame_BFD.flatten(0, 1).to(precision)
+        flat_RD = videos.unit_frame_BFD.flatten(0, 1)
         mask_A1L, mask_1BF = texts.mask_AL[:, None], videos.mask_BF[None]
 
         def matrix(name: str, size: int) -> Tensor:
@@ -73,10 +71,10 @@ class XclipHead(Head):
         video_sentence_AB = texts.mapped_sentence_AD @ videos.unit_video_BD.T
         x_ABL = (unit_word_ALD @ videos.unit_video_BD.T).transpose(1, 2)
         video_word_AB = aggregate(x_ABL, mask_A1L, matrix("P1", length), KAPPA)
-        y_ABF = (texts.unit_sentence_AD.to(precision) @ flat_RD.T).to(kept).view(a, b, frames)
+        y_ABF = self.execution.product(texts.unit_sentence_AD, flat_RD).view(a, b, frames)
         sentence_frame_AB = aggregate(y_ABF, mask_1BF, matrix("P2", frames), KAPPA)
 
-        z_ABLF = (texts.mapped_word_ALD.flatten(0, 1).to(precision) @ flat_RD.T).to(kept).view(a, length, b, frames).transpose(1, 2)
+        z_ABLF = self.execution.product(texts.mapped_word_ALD.flatten(0, 1), flat_RD).view(a, length, b, frames).transpose(1, 2)
         over_words_ABF = aggregate(z_ABLF.transpose(-1, -2), mask_A1L[..., None, :], matrix("P3", length), KAPPA)
         first_AB = aggregate(over_words_ABF, mask_1BF, matrix("P4", frames), KAPPA)
         over_frames_ABL = aggregate(z_ABLF, mask_1BF[..., None, :], matrix("P5", frames), KAPPA)

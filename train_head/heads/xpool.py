@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.heads.base import Head, HeadConfig, unit
+from train_head.heads.base import DEFAULT_EXECUTION, Execution, Head, HeadConfig, unit
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.plain import inverse_norm
 
@@ -45,8 +45,8 @@ class XpoolHead(Head):
     TRAINED_ONLY: ClassVar[bool] = True
     READS_WORDS: ClassVar[bool] = False
 
-    def __init__(self, name: str, config: HeadConfig) -> None:
-        super().__init__(name, config)
+    def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
+        super().__init__(name, config, execution)
         d = config.dimension
         self.norm_in, self.norm_pooled, self.norm_out = (nn.LayerNorm(d) for _ in range(3))
         self.query, self.key, self.value, self.out, self.fc = (nn.Linear(d, d) for _ in range(5))
@@ -65,8 +65,7 @@ class XpoolHead(Head):
 
     def score_block(self, texts: Queries, videos: Memory) -> Tensor:
         b, frames, _ = videos.key_BFD.shape
-        precision, kept = self.products or texts.query_AD.dtype, texts.query_AD.dtype
-        weight_ABF = (texts.query_AD.to(precision) @ videos.key_BFD.flatten(0, 1).T.to(precision)).to(kept).view(-1, b, frames)
+        weight_ABF = self.execution.product(texts.query_AD, videos.key_BFD.flatten(0, 1)).view(-1, b, frames)
         weight_ABF = weight_ABF.masked_fill(~videos.mask_BF, _FAR_BELOW).softmax(dim=-1)
         pooled_BAD = self.norm_pooled(weight_ABF.transpose(0, 1) @ videos.value_BFD)
         guided_BAD = self.norm_out(self.fc(pooled_BAD) + pooled_BAD)

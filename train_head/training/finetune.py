@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data.base.errors import UserError
 from data.base.provenance import write_json
 from data.base.tensors import write_tensors
 from data.base.writable import make_folder
 from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
-from extract.encode.clip import BATCH, Clip, load_clip, weights_digest
-from extract.encode.preprocessing import of_cache
+from extract.encode.clip import BATCH, Clip, weights_digest
+from extract.encode.reload import reload_clip
 from extract.encode.texts import encode_texts
 from train_head.batches import TextBatch, VideoBatch
 from train_head.options import TrainOptions
@@ -133,29 +132,8 @@ class FinetuneTrainer(Trainer):
 
 
 def load_trained(options: TrainOptions, cache: FeatureCache, device: torch.device) -> Clip:
-    """The CLIP that made the cache. Raises UserError where it cannot be loaded, or is another than made it."""
-    made: dict[str, Any] = cache.provenance.get("options", {})
-    named = options.model or options.pretrained
-    model, pretrained = options.model or made.get("model"), options.pretrained if named else made.get("pretrained")
-    if model is None:
-        raise UserError(f"--finetune: {cache.path} does not say which CLIP made it: name it with --model and --pretrained")
-    try:
-        pictures, special = of_cache(cache.settings), cache.settings["special_tokens"]
-        clip = load_clip(model, pretrained, device, made.get("seed", 0), pictures=pictures, special_tokens=special)
-    except UserError as error:
-        if named:
-            raise
-        raise UserError(
-            f"--finetune: the CLIP that made {cache.path} is not where it was ({error}): name it with --model and --pretrained"
-        ) from error
-    there = {"weights": clip.digest, "architecture": clip.architecture, **clip.image_settings()}
-    differing = [f"{name} is {value} and was {cache.settings[name]}" for name, value in there.items() if cache.settings[name] != value]
-    if differing:
-        raise UserError(
-            f"--finetune: {model} ({pretrained or 'its own weights'}) is not the CLIP that made {cache.path} ({'; '.join(differing)}): "
-            "name that one with --model and --pretrained, or extract again"
-        )
-    return clip
+    """The CLIP that made the cache, in float32 to be trained. Raises UserError where it cannot be loaded, or is another than made it."""
+    return reload_clip(cache, device, options.model, options.pretrained, "fp32")
 
 
 def save_clip(clip: Clip, folder: Path) -> str:

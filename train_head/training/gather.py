@@ -4,7 +4,7 @@ Every process scores its own captions against the videos of all, then has the sc
 gradient of the gathered scores is the same everywhere, and each process needs its own part of it alone; that of the gathered frames
 has a part from every process and is summed, and so are those of the parameters.
 
-Shape suffixes: N entries of this process, M those of all processes together.
+Shape suffixes: N entries of this process, M those of all processes together, F frames, D joint dimension.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from data.base.processes import ProcessGroup
+from train_head.batches import EncodedFrames
 
 
 def share(size: int, processes: ProcessGroup) -> slice:
@@ -32,6 +34,14 @@ def gather(own: Tensor, processes: ProcessGroup, dim: int = 0, summed: bool = Fa
         return own
     gathered: Tensor = _Gather.apply(own, processes, dim, summed)
     return gathered
+
+
+def gather_frames(own: EncodedFrames, longest: int, processes: ProcessGroup) -> EncodedFrames:
+    """The videos of all processes behind the temporal encoder [M, F, D], padded to the frames of the `longest` of them."""
+    if processes.count == 1:
+        return own
+    more = longest - own.mask_BF.shape[1]
+    return own.each(lambda tensor: gather(pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, more)), processes, summed=True))
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], processes: ProcessGroup) -> None:

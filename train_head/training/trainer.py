@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, SequentialLR
 
 from data.base.errors import UserError
@@ -24,12 +23,15 @@ from train_head.heads import Head
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split
-from train_head.training.gather import gather, share, sum_gradients
+from train_head.training.gather import gather, gather_frames, share, sum_gradients
 
 WARM_UP = 0.1
 STEPS_A_LOOK = 20
 """On CUDA the losses are looked at once in so many steps: to look is to wait for the device."""
 LOSSES = ("loss", "contrastive", "csc")
+
+Log = Callable[[int, Mapping[str, float]], None]
+"""Takes the number of a step, from 1 over all epochs, and its figures."""
 
 
 @dataclass
@@ -54,8 +56,6 @@ class Trainer:
         groups = [group for parameters, lr in self.trained() for group in _groups(parameters, lr, options.weight_decay)]
         self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
         self.schedule = _schedule(self.optimiser, self.steps_an_epoch * options.epochs)
-        self.watch: Callable[[int, Mapping[str, float]], None] = lambda _step, _figures: None
-        """Is told of every step: its number, from 1 over all epochs, and its figures."""
         self.begin_epoch()
 
     def trained(self) -> list[tuple[list[nn.Parameter], float]]:
@@ -84,11 +84,13 @@ class Trainer:
         self.sums = torch.zeros(len(LOSSES), dtype=torch.float64)
         self.order_before = self.order.bit_generator.state
 
-    def run_epoch(self, epoch: int, checkpoint: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def run_epoch(
+        self, epoch: int, checkpoint: Callable[[], None] = lambda: None, log: Log = lambda _step, _figures: None
+    ) -> dict[str, float]:
         """One pass over the training captions, or what is left of it, the last incomplete batch left out; mean losses.
 
-        `checkpoint` is called after every `checkpoint_steps` steps. Raises UserError, which names the batch, where features or a loss are
-        not finite.
+        `checkpoint` is called after every `checkpoint_steps` steps, `log` for every step. Raises UserError, which names the batch, where
+        features or a loss are not finite.
         """
         options = self.options
         self.head.train()
@@ -105,7 +107,7 @@ class Trainer:
                 if keep or self.steps_done % steps_a_look == 0 or self.steps_done == self.steps_an_epoch:
                     losses_NK = torch.stack(recent).cpu().double()
                     self._check(epoch, losses_NK, batches[self.steps_done - len(recent) : self.steps_done])
-                    self._tell(epoch, losses_NK)
+                    self._log(epoch, losses_NK, log)
                     # One after the other: the sum is the same wherever it is looked at.
                     for losses_K in losses_NK:
                         self.sums += losses_K
@@ -182,24 +184,18 @@ class Trainer:
         text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
         given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
         finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
-        if self.processes.count == 1:
-            return self.head.scores(self.head.encode_texts(text_batch), self.head.encode_videos(video_batch)), finite
-        more = int(self.split.videos.frames.length_N[self.split.answers[texts]].max()) - video_batch.mask_BF.shape[1]
+        longest = int(self.split.videos.frames.length_N[self.split.answers[texts]].max())
+        encoded_texts = self.head.encode_texts(text_batch)
+        encoded_videos = self.head.encode_videos(video_batch, lambda own: gather_frames(own, longest, self.processes))
+        scores_SAB = gather(self.head.scores(encoded_texts, encoded_videos), self.processes, dim=1)
+        return scores_SAB, gather(finite[None], self.processes).all()
 
-        def of_all(own: Tensor) -> Tensor:
-            """[B, F] or [B, F, D] of the videos of all processes."""
-            return gather(pad(own, (0, 0) * (own.ndim - 2) + (0, more)), self.processes, summed=True)
-
-        videos = self.head.through_time(video_batch).each(of_all)
-        own_SAB = self.head.scores(self.head.encode_texts(text_batch), self.head.encode_frames(videos))
-        return gather(own_SAB, self.processes, dim=1), gather(finite[None], self.processes).all()
-
-    def _tell(self, epoch: int, losses_NK: Tensor) -> None:
-        """Tell `watch` of the last steps. The learning rate is that of the step to come."""
+    def _log(self, epoch: int, losses_NK: Tensor, log: Log) -> None:
+        """Log the last steps. The learning rate is that of the step to come."""
         last = (epoch - 1) * self.steps_an_epoch + self.steps_done
         for step, losses in enumerate(losses_NK.tolist(), last - len(losses_NK) + 1):
-            self.watch(step, {f"train/{name}": value for name, value in zip(LOSSES, losses, strict=True)})
-        self.watch(last, {"train/lr": float(self.schedule.get_last_lr()[0])})
+            log(step, {f"train/{name}": value for name, value in zip(LOSSES, losses, strict=True)})
+        log(last, {"train/lr": float(self.schedule.get_last_lr()[0])})
 
     def _same_video(self, texts: NDArray[np.int64]) -> Tensor:
         """True [A, B] where a text is one of the other captions of a video."""

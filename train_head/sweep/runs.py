@@ -20,10 +20,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -37,8 +37,8 @@ from data.base.version import CHECKOUT
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
 from data.cache.mapped import map_texts, map_videos
-from data.cli.command import INTERRUPTED, USER_ERROR, run_command
-from data.cli.command_line import About
+from data.cli.command import INTERRUPTED, USER_ERROR
+from data.cli.meaning import Meaning, options_with
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.metrics import Metrics
 from train_head.compiling import compile_loops, compiling_said
@@ -46,86 +46,22 @@ from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.stage import FREE_TO_CHANGE, ONLY_FINETUNE, Loaded, batches_line, build_head, check_options, fit, load, provenance_options
+from train_head.stage import TrainingData, batches_line, build_head, check_options, deciding, fit, load
+from train_head.sweep.options import Sweep, expand
 from train_head.training.trainer import fitting_batch
 from train_head.training.workers import in_processes
 
 RUNS_FILE = "runs.csv"
-VARYING = (
-    "head",
-    "scores",
-    "temporal",
-    "temporal_init",
-    "csc_weight",
-    "csc_data",
-    "mask_same_video",
-    "max_frames",
-    "lr",
-    "epochs",
-    "batch_size",
-)
-"""Options that a grid may vary, in the order of its loops."""
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """Train every combination of the values given, with every seed, over one loaded cache. Values have commas between them."""
-
-    cache: Annotated[Path, About.INPUT]
-    """Folder of the feature cache."""
-    out: Annotated[Path, About.OUTPUT]
-    """Folder for runs.csv and the runs. Runs whose rows are there are not trained again."""
-    seeds: Annotated[int, About.OPTIMIZER] = 5
-    """Seeds 0, 1, ... of every combination."""
-    head: Annotated[str, About.HEAD] = "glccl"
-    """Heads: see python -m train_head --help, as for what follows."""
-    scores: Annotated[str, About.HEAD] = "all"
-    """Scores of a head, those of one run with a + between them."""
-    temporal: Annotated[str, About.HEAD] = "seq-transf"
-    """seq-transf, none."""
-    temporal_init: Annotated[str, About.HEAD] = "clip"
-    """clip, random."""
-    csc_weight: Annotated[str, About.LOSS] = "0.5"
-    """Weights of the CSC loss."""
-    csc_data: Annotated[str, About.LOSS] = "both"
-    """both, positive, negative."""
-    mask_same_video: Annotated[str, About.LOSS] = "no"
-    """no, yes."""
-    max_frames: Annotated[str, About.INPUT] = "all"
-    """Frames used of each video: numbers, or all that are cached."""
-    lr: Annotated[str, About.OPTIMIZER] = "1e-4"
-    """Learning rates."""
-    epochs: Annotated[str, About.OPTIMIZER] = "5"
-    """Passes over the training captions."""
-    batch_size: Annotated[str, About.OPTIMIZER] = "128"
-    """Captions per step."""
-    report_on: Annotated[Literal["test", "val"], About.INPUT] = "test"
-    """Split on which the best epoch of every run is measured; it chooses nothing."""
-    evaluate: Annotated[bool, About.OUTPUT] = False
-    """Evaluate each run with python -m evaluate as soon as it is trained, on the same split and without a report, into OUT/RUN/results:
-    python -m evaluate.compare OUT puts them into a table."""
-    preset: Annotated[str | None, About.INPUT] = None
-    """Split protocol, where the cache serves several."""
-    name: Annotated[str | None, About.INPUT] = None
-    """Source in the cache, by the name that extract gave it. Default: all that have captions, together."""
-    allow_missing: Annotated[bool, About.INPUT] = False
-    """Go on without captions and videos whose features are missing."""
-    memory_budget: Annotated[float | None, About.MACHINE] = None
-    """GiB of features kept in memory for each split. Default: half of the machine's memory."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
-    """Where to train; auto takes CUDA where there is one."""
-    processes: Annotated[int | None, About.MACHINE] = None
-    """Runs that go side by side, with the same results. Default: as many as there are cores; 1 on CUDA."""
-    quiet: Annotated[bool, About.OUTPUT] = False
-    """No progress."""
 
 
 @dataclass(frozen=True)
 class _Shared:
     """What all runs on one number of frames share."""
 
-    options: SweepOptions
-    loaded: Loaded
+    out: Path
+    report_on: Literal["test", "val"]
+    budget: int
+    loaded: TrainingData
     report: Split
     device: torch.device
 
@@ -141,7 +77,7 @@ class _Run:
         return self.name
 
 
-def main(options: SweepOptions) -> Path:
+def sweep(options: Sweep) -> Path:
     """Train what is missing and return runs.csv. Raises UserError for what the user can put right."""
     grid = expand(options)
     for run in grid:
@@ -182,12 +118,12 @@ def main(options: SweepOptions) -> Path:
     return path
 
 
-def _train_all(options: SweepOptions, cache: FeatureCache, device: torch.device, runs: Sequence[_Run]) -> Iterator[dict[str, Any]]:
+def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: Sequence[_Run]) -> Iterator[dict[str, Any]]:
     """The rows of runs on one number of frames, as they end."""
     first = runs[0].options
     budget = budget_bytes(options.memory_budget)
     report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
-    shared = _Shared(options, load(first), report, device)
+    shared = _Shared(options.out, options.report_on, budget, load(first), report, device)
     _say_batches([run.options for run in runs], shared.loaded.train)
     with compiling_said(options.quiet):
         # What is on disk then is loaded by all processes, rather than compiled by each.
@@ -242,90 +178,35 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def expand(options: SweepOptions) -> list[TrainOptions]:
-    """The options of every run of the grid. Raises UserError for a value that its option does not take."""
-    if options.seeds < 1:
-        raise UserError(f"--seeds {options.seeds} must be at least 1")
-    values = [_values(name, getattr(options, name)) for name in VARYING]
-    shared = TrainOptions(
-        cache=options.cache,
-        out=options.out,
-        preset=options.preset,
-        name=options.name,
-        allow_missing=options.allow_missing,
-        memory_budget=options.memory_budget,
-        device=options.device,
-        quiet=True,
-    )
-    return [
-        replace(shared, **dict(zip(VARYING, combination, strict=True)), seed=seed)
-        for combination in itertools.product(*values)
-        for seed in range(options.seeds)
-    ]
-
-
-def _values(name: str, given: str) -> list[Any]:
-    """The values of an option, as TrainOptions takes them."""
-    choices: dict[str, dict[str, Any]] = {
-        "temporal": {"seq-transf": "seq-transf", "none": "none"},
-        "temporal_init": {"clip": "clip", "random": "random"},
-        "csc_data": {"both": "both", "positive": "positive", "negative": "negative"},
-        "mask_same_video": {"no": False, "yes": True},
-    }
-    found: list[Any] = []
-    for text in given.split(","):
-        try:
-            if name in choices:
-                value = choices[name][text]
-            elif name in ("csc_weight", "lr"):
-                value = float(text)
-            elif name in ("epochs", "batch_size"):
-                value = int(text)
-            elif name == "max_frames":
-                value = None if text == "all" else int(text)
-            else:
-                value = text
-        except (KeyError, ValueError) as error:
-            takes = ", ".join(choices[name]) if name in choices else "numbers"
-            raise UserError(
-                f"--{name.replace('_', '-')} {given}: {text!r} is none of its values ({takes}), with commas between them"
-            ) from error
-        if value not in found:
-            found.append(value)
-    return found
-
-
 def run_name(run: TrainOptions, cache: FeatureCache, report_on: str) -> str:
     """A name for the run: its head and seed for people, and a digest of all that decides its row."""
     # A sweep trains heads alone: how CLIP would be trained decides nothing.
-    left_out = {*FREE_TO_CHANGE, "finetune", *ONLY_FINETUNE}
-    deciding = {name: value for name, value in provenance_options(run).items() if name not in left_out}
-    text = json.dumps([deciding, cache.digest, report_on], sort_keys=True)
+    text = json.dumps([deciding(run, leave_out=[Meaning.FINETUNING]), cache.digest, report_on], sort_keys=True)
     return f"{run.head}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     """Train and measure one run, keep it under OUT/NAME, and return its row."""
-    options, loaded, report = shared.options, shared.loaded, shared.report
+    loaded, report = shared.loaded, shared.report
     start = _clocks()
     head, record = fit(run.options, loaded, shared.device, ProcessGroup(), keep=False)
     trained = _clocks()
     check_fits(head, report)
-    metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, budget_bytes(options.memory_budget))
+    metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, shared.budget)
     scored = _clocks()
-    folder = options.out / run.name
+    folder = shared.out / run.name
     make_folder(folder)
     write_options(folder / OPTIONS_FILE, replace(run.options, out=folder), "python -m train_head")
-    save_run(folder, head, {**record, f"{options.report_on}_after": metrics}, loaded.train.videos.ids)
-    made_by = provenance(options)
+    save_run(folder, head, {**record, f"{shared.report_on}_after": metrics}, loaded.train.videos.ids)
+    made_by = provenance(run.options)
     return {
         "run": run.name,
-        **{option: value for option, value in asdict(run.options).items() if option in VARYING},
+        **{name: getattr(run.options, name) for name in options_with(type(run.options), Meaning.VARIED)},
         "seed": run.options.seed,
         "batch_used": record["batch_size"],
         "best_epoch": record["best_epoch"],
         **_columns("val", record["val"]),
-        **(_columns(options.report_on, metrics) if options.report_on != "val" else {}),
+        **(_columns(shared.report_on, metrics) if shared.report_on != "val" else {}),
         "queries": len(report.answers),
         "gallery": len(report.videos.ids),
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
@@ -345,12 +226,12 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     }
 
 
-def _results(options: SweepOptions, run: str) -> Path:
+def _results(options: Sweep, run: str) -> Path:
     """What is there when a run is evaluated."""
     return options.out / run / RESULTS_FOLDER / METRICS_FILE
 
 
-def _evaluate(options: SweepOptions, run: str) -> None:
+def _evaluate(options: Sweep, run: str) -> None:
     """Evaluate a run by the command of the third stage, which is not imported here. Raises UserError with what that says, where it does."""
     given = {"cache": options.cache, "run": options.out / run, "out": _results(options, run).parent, "split": options.report_on}
     given |= {name: getattr(options, name) for name in ("preset", "name", "memory_budget", "device")}
@@ -401,15 +282,3 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is no file of a sweep (it has no column run): name another --out")
     rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
     return rows
-
-
-if __name__ == "__main__":
-    run_command(
-        SweepOptions,
-        main,
-        prog="python -m train_head.sweep",
-        examples=(
-            "--cache runs/cache --out runs/sweep --csc-weight 0,0.5,1 --seeds 3",
-            "--cache runs/cache --out runs/sweep --head glccl,mean,xclip",
-        ),
-    )

@@ -1,23 +1,20 @@
-"""Several results in one table, with tests of their differences and plots: `python -m evaluate.compare DIR DIR ...`."""
+"""Several results in one table, with tests of their differences and plots."""
 
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pandas as pd
-import tyro
 
 from data.base.errors import UserError, check_seed
 from data.base.provenance import write_atomically, write_json
 from data.base.quoting import path_text
 from data.base.writable import require_writable_folder
-from data.cli.command import run_command
-from data.cli.command_line import About
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.metrics import DIRECTIONS
+from evaluate.compare.options import CompareOptions
 from evaluate.comparison.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
 from evaluate.comparison.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
 from evaluate.comparison.significance import TESTED, Comparison, compare_with_base
@@ -28,31 +25,6 @@ from train_head.scoring.splits import counts_line
 FILES = {"text": "table.txt", "markdown": "table.md", "latex": "table.tex", "csv": "table.csv"}
 COMPARISON = (COMPARISON_FILE, OPTIONS_FILE, *FILES.values(), *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
 """All that a comparison writes, as patterns of names."""
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """Put results of python -m evaluate into one table: means over the seeds of a training, tests against a base, plots."""
-
-    results: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that python -m evaluate wrote, or folders of them, such as that of a sweep with --evaluate. Those that differ in the seed of
-    their training alone share a row."""
-    base: Annotated[Path | None, About.METRICS] = None
-    """Folder of results from which the differences of all others are tested, together with those that differ from it in the seed alone:
-    paired bootstrap and McNemar. Default: no tests."""
-    sweep: Annotated[str | None, About.METRICS] = None
-    """Option of the training, such as csc_weight, in whose order the table is, and to draw R@1 and RSum against into OUT, with standard
-    deviations over seeds. Where there is nothing to draw, that is said."""
-    allow_different: Annotated[bool, About.METRICS] = False
-    """Go on where splits, counts, protocols or rules for ties differ; the table says so, and tests stay where queries are the same."""
-    out: Annotated[Path | None, About.OUTPUT] = None
-    """Folder for the table as text, Markdown, LaTeX and CSV, comparison.json, and plots as SVG and PNG. Default: none is written."""
-    format: Annotated[Literal["text", "markdown", "latex", "csv"], About.OUTPUT] = "text"
-    """Form of the table on standard output."""
-    seed: Annotated[int, About.METRICS] = 0
-    """Seed of the resampled queries of the paired bootstrap."""
-    json: Annotated[bool, About.OUTPUT] = False
-    """What comparison.json holds as one JSON line on standard output, in place of the table."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +39,7 @@ class Compared:
     """What is not the same of results that were compared nevertheless."""
 
 
-def main(options: CompareOptions) -> dict[str, Any]:
+def print_comparison(options: CompareOptions) -> dict[str, Any]:
     """Print the table, write it with its plots to OUT where one is named, and return what comparison.json holds.
 
     Raises UserError where a folder holds no results, or they are not of the same queries and that is not allowed.
@@ -245,15 +217,3 @@ def _cell(mean: float, deviation: float | None) -> str:
 
 def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-if __name__ == "__main__":
-    run_command(
-        CompareOptions,
-        main,
-        prog="python -m evaluate.compare",
-        examples=(
-            "runs/results/zero-shot-glccl runs/results/glccl",
-            "runs/results/* --base runs/results/mean --format markdown --out runs/summary",
-        ),
-    )

@@ -1,0 +1,152 @@
+"""Options of `python -m train_head.sweep`, and the grid of runs that they ask for.
+
+What a sweep varies is said by the options of a run: each that is marked VARIED in train_head/options.py is an option of the sweep, as text
+that lists its values. A new one is swept without a change here.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from data.base.errors import UserError
+from data.cli.command_line import About, help_texts
+from data.cli.meaning import Meaning, NoneAs, marks, options_with
+from train_head.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train every combination of the values given, with every seed, over one loaded cache. Values have commas between them."""
+
+    cache: Annotated[Path, About.INPUT]
+    """Folder of the feature cache."""
+    out: Annotated[Path, About.OUTPUT]
+    """Folder for runs.csv and the runs. Runs whose rows are there are not trained again."""
+    seeds: Annotated[int, About.OPTIMIZER] = 5
+    """Seeds 0, 1, ... of every combination."""
+    report_on: Annotated[Literal["test", "val"], About.INPUT] = "test"
+    """Split on which the best epoch of every run is measured; it chooses nothing."""
+    evaluate: Annotated[bool, About.OUTPUT] = False
+    """Evaluate each run with python -m evaluate as soon as it is trained, on the same split and without a report, into OUT/RUN/results:
+    python -m evaluate.compare OUT puts them into a table."""
+    preset: Annotated[str | None, About.INPUT] = None
+    """Split protocol, where the cache serves several."""
+    name: Annotated[str | None, About.INPUT] = None
+    """Source in the cache, by the name that extract gave it. Default: all that have captions, together."""
+    allow_missing: Annotated[bool, About.INPUT] = False
+    """Go on without captions and videos whose features are missing."""
+    memory_budget: Annotated[float | None, About.MACHINE] = None
+    """GiB of features kept in memory for each split. Default: half of the machine's memory."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
+    """Where to train; auto takes CUDA where there is one."""
+    processes: Annotated[int | None, About.MACHINE] = None
+    """Runs that go side by side, with the same results. Default: as many as there are cores; 1 on CUDA."""
+    quiet: Annotated[bool, About.OUTPUT] = False
+    """No progress."""
+
+    of: ClassVar[type[TrainOptions]] = TrainOptions
+    """The options of its runs."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How the values of an option are written: these, and whatever is an int, a float or a str."""
+
+    choices: Mapping[str, Any]
+    other: type[int] | type[float] | type[str] | None
+
+    @classmethod
+    def of(cls, options_type: type[Any], name: str) -> "_Kind":
+        """From the annotation of the option."""
+        hint = get_type_hints(options_type)[name]
+        kinds = {hint} if get_origin(hint) is Literal else {*get_args(hint)} or {hint}
+        choices: dict[str, Any] = {}
+        if type(None) in kinds:
+            choices[next((mark.text for mark in marks(options_type)[name] if isinstance(mark, NoneAs)), "none")] = None
+        if bool in kinds:
+            choices |= {"no": False, "yes": True}
+        for kind in kinds:
+            if get_origin(kind) is Literal:
+                choices |= {str(choice): choice for choice in get_args(kind)}
+        return cls(choices, next((kind for kind in (int, float, str) if kind in kinds), None))
+
+    def read(self, text: str) -> Any:
+        """Raises KeyError or ValueError where it is no value."""
+        return self.choices[text] if text in self.choices or self.other is None else self.other(text)
+
+    def written(self, value: Any) -> str:
+        """A value as `read` takes it."""
+        return next((text for text, choice in self.choices.items() if choice == value), str(value))
+
+    def shown(self) -> str:
+        """In --help."""
+        named = ["{" + ",".join(self.choices) + "}"] if self.choices else []
+        return "|".join([*named, *([self.other.__name__.upper()] if self.other else [])])
+
+
+def _default(options_type: type[Any], name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(options_type) if field.name == name)
+
+
+def sweep_options(of: type[TrainOptions]) -> type[Any]:
+    """The options of a sweep over runs with the options `of`: those of `Sweep`, and each that a sweep varies.
+
+    >>> sweep_options(TrainOptions)(cache=Path("runs/cache"), out=Path("runs/sweep"), csc_weight="0,0.5", head="glccl,mean")
+    """
+    texts = help_texts(of)
+    members: list[Any] = []
+    for name in options_with(of, Meaning.VARIED):
+        kind = _Kind.of(of, name)
+        box = [mark for mark in marks(of)[name] if isinstance(mark, About)]
+        shown = tyro.conf.arg(help=texts.get(name, ""), metavar=f"{kind.shown()},...")
+        members.append((name, Annotated[str, *box, shown], dataclasses.field(default=kind.written(_default(of, name)))))
+    return dataclasses.make_dataclass("SweepOptions", members, bases=(Sweep,), namespace={"of": of, "__doc__": Sweep.__doc__}, frozen=True)
+
+
+SweepOptions = sweep_options(TrainOptions)
+"""Of `python -m train_head.sweep`."""
+
+
+def expand(options: Sweep) -> list[TrainOptions]:
+    """The options of every run of the grid. Raises UserError for a value that its option does not take."""
+    if options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds} must be at least 1")
+    names = options_with(options.of, Meaning.VARIED)
+    values = [_values(options, name) for name in names]
+    shared = options.of(
+        cache=options.cache,
+        out=options.out,
+        preset=options.preset,
+        name=options.name,
+        allow_missing=options.allow_missing,
+        memory_budget=options.memory_budget,
+        device=options.device,
+        quiet=True,
+    )
+    return [
+        replace(shared, **dict(zip(names, combination, strict=True)), seed=seed)
+        for combination in itertools.product(*values)
+        for seed in range(options.seeds)
+    ]
+
+
+def _values(options: Sweep, name: str) -> list[Any]:
+    """The values of an option, as those of a run take them, each once."""
+    kind, given = _Kind.of(options.of, name), str(getattr(options, name))
+    found: list[Any] = []
+    for text in given.split(","):
+        try:
+            value = kind.read(text)
+        except (KeyError, ValueError) as error:
+            takes = ", ".join([*kind.choices, *(["numbers"] if kind.other else [])])
+            raise UserError(
+                f"--{name.replace('_', '-')} {given}: {text!r} is none of its values ({takes}), with commas between them"
+            ) from error
+        if value not in found:
+            found.append(value)
+    return found

@@ -42,15 +42,15 @@ def modules() -> list[str]:
     """The modules that are commands, in the order of the rooms."""
     found = []
     for room in ROOMS:
-        for path in sorted((ROOT / room).glob("*.py")):
+        for path in sorted([*(ROOT / room).glob("*.py"), *(ROOT / room).glob("*/__main__.py")]):
             names = {
                 node.func.id
                 for node in ast.walk(ast.parse(path.read_text()))
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
             }
             if "run_command" in names:
-                found.append(room if path.stem == "__main__" else f"{room}.{path.stem}")
-    return found
+                found.append(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"))
+    return sorted(found, key=lambda module: (ROOMS.index(module.split(".")[0]), module))
 
 
 def purpose(module: str) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmarks.scoring import ROOT
 from data.base.errors import UserError
-from data.base.provenance import write_atomically
+from data.base.whole_files import write_atomically
 from data.base.writable import require_writable_file
 from data.cli.command import run_command
 from data.cli.command_line import About

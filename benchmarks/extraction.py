@@ -28,7 +28,8 @@ from PIL import Image
 
 from benchmarks.measure import Cost, in_turn, peak_mib
 from data.base.errors import UserError
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cli.command import run_command
 from data.sampling import choose_frames

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 import extract
 import train_head
 from benchmarks.scoring import ROOT
-from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cli.command import run_command
+from data.compute.device import budget_bytes, find_device
 from data.metrics import RECALLS, RankCounter, Ranks
 from extract import ExtractOptions
 from train_head.options import TrainOptions

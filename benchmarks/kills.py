@@ -17,7 +17,8 @@ import numpy as np
 
 from data.base.errors import UserError
 from data.base.progress import Progress
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache
 from data.cache.index import names_in

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,22 @@ def in_turn(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
         name: Cost(statistics.median(cost.wall_s for cost in costs), statistics.median(cost.cpu_s for cost in costs))
         for name, costs in runs.items()
     }
+
+
+def seconds_in_turn(
+    sides: Mapping[str, Callable[[], object]], repeats: int, warm_up: Collection[str], clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of every run of each side by this clock, the sides in turn; those of `warm_up` run once more before, which does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name, run in sides.items():
+            if turn or name in warm_up:
+                start = clock()
+                run()
+                taken = clock() - start
+                seconds[name] += [taken] if turn else []
+                print(f"  {name}: {taken:.3f} s{'' if turn else ' (warm-up)'}", file=sys.stderr, flush=True)
+    return seconds
 
 
 def peak_mib(process: subprocess.Popen[bytes]) -> float:

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 BLOCK = 64
 MASKED = -1e30
+"""Its own, and not that of `train_head.masking`: a yardstick shares nothing with what is measured."""
 
 
 def aggregate(x: Tensor, mask: Tensor, matrix_LL: Tensor, kappa: float) -> Tensor:

@@ -6,20 +6,22 @@ The same evaluation runs without and with its report in turn, several times; the
 
 import json
 import statistics
-import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 import evaluate
-from data.base.provenance import provenance, write_json
+from benchmarks.measure import seconds_in_turn
+from benchmarks.synthetic import random_features, seconds_of, write_cache
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.cache.extraction import Extraction
@@ -34,7 +36,6 @@ DIMENSION = 512
 MODEL = "ViT-B-32-quickgelu"
 WORDS = ("a", "man", "is", "riding", "the", "small", "red", "bicycle", "down", "an", "empty", "street", "while", "two", "dogs", "run")
 MAX_WORDS = 32
-ENTRIES_A_PART = 250
 
 
 @dataclass(frozen=True)
@@ -56,29 +57,25 @@ def make_cache(path: Path, videos: int, frames: int) -> FeatureCache:
     rng = np.random.default_rng(0)
     settings = {"weights": "0" * 64, "max_words": MAX_WORDS, "max_frames": frames, "dtype": "float16", "dimension": DIMENSION}
     clip = ClipParts({"positional_embedding": np.zeros((77, DIMENSION), dtype=np.float32)}, 100.0, 8, "QuickGELU")
-    cache = FeatureCache.create(path, settings, clip, {"options": {}, "commit": "none", "date": "none"}, extraction=Extraction(MODEL))
     tokenizer = load_tokenizer(MODEL, "tokens")
     ids = [f"video{i}" for i in range(videos)]
-    captions: list[str] = []
-    for first in range(0, videos, ENTRIES_A_PART):
-        entries, texts = [], []
-        for video_id in ids[first : first + ENTRIES_A_PART]:
-            frames_TD = _features(rng, frames)
-            pictures = [thumbnail_file(small(picture)) for picture in _pictures(rng, frames)]
-            entries.append(VideoEntry(video_id, frames_TD, np.arange(frames, dtype=np.float64), 1, 1, thumbnails=pictures))
-            captions.append(" ".join([*rng.choice(WORDS, rng.integers(5, 14)), f"{len(captions)}"]))
-            sentence_D = 0.25 * frames_TD[rng.integers(frames)] + _features(rng, 1)[0]
-            length = len(tokenizer.spell(captions[-1], MAX_WORDS))
-            texts.append(TextEntry(captions[-1], 0.25 * sentence_D + _features(rng, length), sentence_D))
-        cache.write_videos(entries)
-        cache.write_texts(texts)
+    frames_NTD = random_features(rng, videos, frames, DIMENSION)
+    captions = [" ".join([*rng.choice(WORDS, rng.integers(5, 14)), str(i)]) for i in range(videos)]
+
+    def video(i: int) -> VideoEntry:
+        pictures = [thumbnail_file(small(picture)) for picture in _pictures(rng, frames)]
+        return VideoEntry(ids[i], frames_NTD[i], seconds_of(frames), 1, 1, thumbnails=pictures)
+
+    def text(i: int) -> TextEntry:
+        sentence_D = 0.25 * frames_NTD[i, rng.integers(frames)] + random_features(rng, DIMENSION)
+        length = len(tokenizer.spell(captions[i], MAX_WORDS))
+        return TextEntry(captions[i], 0.25 * sentence_D + random_features(rng, length, DIMENSION), sentence_D)
+
+    cache = write_cache(
+        path, settings, clip, map(video, range(videos)), map(text, range(videos)), Extraction(MODEL), count=videos, quiet=True
+    )
     cache.write_table("table", pd.DataFrame({"video_id": ids, "caption": captions, "split": "test"}))
     return cache
-
-
-def _features(rng: np.random.Generator, rows: int) -> NDArray[np.float32]:
-    """Vectors of norm 10 or so, as CLIP's are."""
-    return rng.standard_normal((rows, DIMENSION), dtype=np.float32) * np.float32(10 * DIMENSION**-0.5)
 
 
 def _pictures(rng: np.random.Generator, frames: int) -> list[Image.Image]:
@@ -99,16 +96,15 @@ def main(options: ReportOptions) -> Path:
         shown = len(b"".join(cache.images("thumbnails", "video0"))) / options.frames
         results = Path(folder) / "results"
 
-        def seconds(report: bool) -> float:
-            start = time.perf_counter()
+        def run(report: bool) -> None:
             with redirect_stdout(StringIO()):
                 evaluate.main(EvaluateOptions(cache=cache.path, run="zero-shot:glccl", out=results, report=report, quiet=True))
-            return time.perf_counter() - start
 
-        seconds(report=True)  # compiles, and counts for neither
-        runs = [(seconds(report=False), seconds(report=True)) for _ in range(options.repeats)]
+        # The first run compiles, and counts for neither.
+        sides = {"without": partial(run, report=False), "with": partial(run, report=True)}
+        seconds = seconds_in_turn(sides, options.repeats, warm_up={"with"})
         size = (results / REPORT_FILE).stat().st_size
-    without, with_report = (statistics.median(side) for side in zip(*runs, strict=True))
+    without, with_report = (statistics.median(seconds[side]) for side in sides)
     figures = {
         "evaluation without report, s": without,
         "with report, s": with_report,

@@ -27,7 +27,8 @@ import torch
 from benchmarks.scoring import Matrix
 from benchmarks.synthetic import Likeness, differences, make_cache
 from data.base.errors import UserError
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache
 from data.cli.command import run_command

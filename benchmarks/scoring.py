@@ -7,7 +7,6 @@ several times, and the medians are compared; the last line is JSON. Shape suffix
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,9 +19,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks.measure import seconds_in_turn
 from benchmarks.published import published_all_pairs, published_block
 from data.base.errors import UserError
-from data.base.provenance import provenance, write_json
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
 from data.cli.command import run_command
@@ -191,16 +192,8 @@ class Problem:
 
 def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> Row:
     """Seconds of each side: medians of runs taken in turn, after one run that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name, run in sides.items():
-            if turn == 0 and name == "published":
-                continue  # it compiles nothing, and a run of it takes long
-            start = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-            print(f"  {name}: {time.perf_counter() - start:.3f} s{'' if turn else ' (warm-up)'}", file=sys.stderr, flush=True)
+    # "published" compiles nothing, and a run of it takes long.
+    seconds = seconds_in_turn(sides, repeats, sides.keys() - {"published"})
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

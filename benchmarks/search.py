@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.base.progress import Progress
-from data.base.provenance import provenance, write_json
+from benchmarks.synthetic import random_features, seconds_of, write_cache
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache, VideoEntry
 from data.cache.extraction import Extraction
@@ -34,7 +35,6 @@ from train_head.run import save_run
 ROOT = Path(__file__).parent.parent
 MODEL, PRETRAINED = "ViT-B-32-quickgelu", "random"
 MAX_WORDS = 32
-VIDEOS_A_PART = 1000
 WORDS = ("man", "dog", "car", "tree", "ball", "red", "game", "street", "girl", "water", "song", "horse")
 """Words of one token each."""
 TOKENS = 12
@@ -63,20 +63,9 @@ def make_cache(path: Path, clip: Clip, videos: int, frames: int) -> FeatureCache
     """A cache of so many videos of random features, with norms near those of CLIP's."""
     settings = {"weights": clip.digest, "architecture": clip.architecture, "dimension": clip.dimension, **clip.image_settings()}
     settings |= {"fps": 1.0, "max_frames": frames, "max_words": MAX_WORDS, "precision": "fp32", "dtype": "float16"}
-    cache = FeatureCache.create(path, settings, clip.parts(), {}, extraction=Extraction(MODEL, PRETRAINED))
     random = np.random.default_rng(0)
-    seconds_F = np.arange(frames, dtype=np.float64)
-    with Progress("writing", videos, "videos") as progress:
-        for first in range(0, videos, VIDEOS_A_PART):
-            names = [f"video{i}" for i in range(first, min(first + VIDEOS_A_PART, videos))]
-            cache.write_videos(
-                [
-                    VideoEntry(name, random.standard_normal((frames, clip.dimension), np.float32) * np.float32(0.44), seconds_F, 1, 1)
-                    for name in names
-                ]
-            )
-            progress.update(len(names))
-    return cache
+    entries = (VideoEntry(f"video{i}", random_features(random, frames, clip.dimension), seconds_of(frames), 1, 1) for i in range(videos))
+    return write_cache(path, settings, clip.parts(), entries, extraction=Extraction(MODEL, PRETRAINED), count=videos)
 
 
 def make_run(path: Path, cache: FeatureCache) -> Path:

@@ -1,28 +1,71 @@
-"""Caches of any size whose synthetic videos are like those of a real cache: `benchmarks.scale` measures on them.
+"""Synthetic caches for the benchmarks: `write_cache` writes any, and `make_cache` one whose videos are like those of a real cache.
 
-A frame is drawn as mean + (what its video has in common) + (what it has alone), both normal with the covariances seen between and
-within the videos of the real cache, and stretched to the norm of one of its frames. The real test videos are among the synthetic ones,
-with their captions.
+For the latter, a frame is drawn as mean + (what its video has in common) + (what it has alone), both normal with the covariances seen
+between and within the videos of the real cache, and stretched to the norm of one of its frames. The real test videos are among the
+synthetic ones, with their captions.
 
 Shape suffixes: N videos, T frames of several videos together, F frames of one, D joint dimension.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from data.base.progress import Progress
-from data.cache import FeatureCache, TextEntry, VideoEntry
+from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
+from data.cache.extraction import Extraction
 from train_head.scoring.splits import Split, load_split
 
-VIDEOS_A_PART = 1024
+VIDEOS_A_PART, TEXTS_A_PART = 1024, 16_384
 FRAMES = 10
 """Frames of a synthetic video."""
 
 Floats = NDArray[np.float64]
+Entry = TypeVar("Entry")
+
+
+def write_cache(
+    path: Path,
+    settings: Mapping[str, Any],
+    clip: ClipParts,
+    videos: Iterable[VideoEntry],
+    texts: Iterable[TextEntry] = (),
+    extraction: Extraction | None = None,
+    *,
+    count: int,
+    quiet: bool = False,
+) -> FeatureCache:
+    """A new cache of `count` videos and of texts, in parts as extraction writes them; no more than a part is in memory."""
+    cache = FeatureCache.create(path, settings, clip, provenance={}, extraction=extraction)
+    with Progress(f"cache of {count:,}", count, "videos", quiet) as progress:
+        for some_videos in _parts(videos, VIDEOS_A_PART):
+            cache.write_videos(some_videos)
+            progress.update(len(some_videos))
+    for some_texts in _parts(texts, TEXTS_A_PART):
+        cache.write_texts(some_texts)
+    return cache
+
+
+def random_features(random: np.random.Generator, *shape: int, norm: float = 10.0) -> NDArray[np.float32]:
+    """Normal vectors, one for each index but the last, with norms near those of CLIP's features."""
+    return random.standard_normal(shape, dtype=np.float32) * np.float32(norm * shape[-1] ** -0.5)
+
+
+def seconds_of(frames: int) -> Floats:
+    """The times of frames sampled once a second."""
+    return np.arange(frames, dtype=np.float64)
+
+
+def _parts(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    rest = iter(entries)
+    while part := list(islice(rest, size)):
+        yield part
 
 
 @dataclass(frozen=True)
@@ -77,7 +120,6 @@ def make_cache(path: Path, real: FeatureCache, videos: int, captions: int | None
     """A cache of so many videos, the real test videos first; with the real test captions, or so many, drawn from them, a video each."""
     split = load_split(real, "test", None, 2**33)
     likeness, random = Likeness.of(split), np.random.default_rng(0)
-    cache = FeatureCache.create(path, real.settings, real.clip_parts(), real.provenance, extraction=real.extraction)
     names = [*split.videos.ids, *(f"synthetic{i}" for i in range(videos))][:videos]
     owners, texts = ([names[b] for b in split.answers if b < videos], list(split.texts.texts))
     keep = [a for a, b in enumerate(split.answers) if b < videos]
@@ -89,17 +131,19 @@ def make_cache(path: Path, real: FeatureCache, videos: int, captions: int | None
     sentence_AD, _ = split.texts.sentences.gather(keep)
     parts = np.split(words_RD.numpy(), np.cumsum(length_A.numpy())[:-1])
     entries = zip(labels, parts, sentence_AD.numpy(), strict=True)
-    cache.write_texts([TextEntry(label, words_TD, sentence_D) for label, words_TD, sentence_D in {e[0]: e for e in entries}.values()])
-    with Progress(f"cache of {videos:,}", videos, "videos", quiet) as progress:
+    unique = [TextEntry(label, words_TD, sentence_D) for label, words_TD, sentence_D in {e[0]: e for e in entries}.values()]
+
+    def drawn() -> Iterator[VideoEntry]:
         for first in range(0, videos, VIDEOS_A_PART):
             some = names[first : first + VIDEOS_A_PART]
             drawn_NFD = likeness.draw(len(some), random)
-            cache.write_videos([_entry(name, first + i, split, drawn_NFD[i]) for i, name in enumerate(some)])
-            progress.update(len(some))
+            yield from (_entry(name, first + i, split, drawn_NFD[i]) for i, name in enumerate(some))
+
+    cache = write_cache(path, real.settings, real.clip_parts(), drawn(), unique, real.extraction, count=videos, quiet=quiet)
     table = pd.DataFrame({"video_id": owners, "caption": labels, "split": "test"})
     cache.write_table("scale", table)
 
 
 def _entry(name: str, number: int, split: Split, drawn_FD: NDArray[np.float32]) -> VideoEntry:
     frame_FD = split.videos.frames.gather([number])[0].numpy() if number < len(split.videos.ids) else drawn_FD
-    return VideoEntry(name, frame_FD, np.arange(len(frame_FD), dtype=np.float64), file_size=1, file_mtime_ns=1)
+    return VideoEntry(name, frame_FD, seconds_of(len(frame_FD)), file_size=1, file_mtime_ns=1)

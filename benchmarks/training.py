@@ -23,12 +23,14 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.scoring import ROOT, caption_lengths
-from data.base.device import budget_bytes, find_device
-from data.base.processes import ProcessGroup
-from data.base.provenance import provenance, write_json
+from benchmarks.synthetic import random_features, seconds_of, write_cache
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.cli.command import run_command
+from data.compute.device import budget_bytes, find_device
+from data.compute.processes import ProcessGroup
 from train_head.heads import HEADS
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split, load_split
@@ -41,7 +43,6 @@ FRAMES = 12
 CAPTIONS_A_VIDEO = 20
 BATCH = 128
 EPOCHS = 5
-ENTRIES_A_PART = 2000
 WARM_UP_STEPS = 3
 """Of every kind, not timed: the first compiles."""
 SWEEP = ("--csc-weight", "0,0.1,0.3,0.5,0.7,1", "--seeds", "5", "--lr", "1e-3")
@@ -70,12 +71,12 @@ class TrainingOptions:
     """File for the figures."""
 
 
-def write_cache(path: Path, videos: int, length_A: list[int]) -> FeatureCache:
+def make_cache(path: Path, videos: int, length_A: list[int]) -> FeatureCache:
     """A cache of random features, in parts as extraction writes them."""
     rng = np.random.default_rng(0)
 
     def features(*shape: int) -> NDArray[np.float32]:
-        return rng.standard_normal((*shape, DIMENSION), dtype=np.float32) * np.float32(0.44)
+        return random_features(rng, *shape, DIMENSION)
 
     # The tensors that a temporal encoder starts from.
     blocks = {"positional_embedding": features(77) * np.float32(0.01)}
@@ -96,16 +97,12 @@ def write_cache(path: Path, videos: int, length_A: list[int]) -> FeatureCache:
             blocks[f"blocks.{block}.{norm}.weight"] = np.ones(DIMENSION, dtype=np.float32)
             blocks[f"blocks.{block}.{norm}.bias"] = np.zeros(DIMENSION, dtype=np.float32)
     settings = {"weights": "0" * 64, "max_words": 32, "max_frames": FRAMES, "dtype": "float16", "dimension": DIMENSION}
-    cache = FeatureCache.create(path, settings, ClipParts(blocks, 100.0, 8, "QuickGELU"), {})
     ids = [f"video{i}" for i in range(videos)]
-    for first in range(0, videos, ENTRIES_A_PART):
-        part = ids[first : first + ENTRIES_A_PART]
-        cache.write_videos([VideoEntry(video_id, features(FRAMES), np.arange(FRAMES, dtype=np.float64), 0, 0) for video_id in part])
     captions = [f"caption {i}" for i in range(videos * CAPTIONS_A_VIDEO)]
     length = rng.choice(length_A, len(captions))
-    for first in range(0, len(captions), 10 * ENTRIES_A_PART):
-        members = range(first, min(first + 10 * ENTRIES_A_PART, len(captions)))
-        cache.write_texts([TextEntry(captions[i], features(int(length[i])), features()) for i in members])
+    entries = (VideoEntry(video_id, features(FRAMES), seconds_of(FRAMES), 0, 0) for video_id in ids)
+    texts = (TextEntry(caption, features(int(words)), features()) for caption, words in zip(captions, length, strict=True))
+    cache = write_cache(path, settings, ClipParts(blocks, 100.0, 8, "QuickGELU"), entries, texts, count=videos, quiet=True)
     cache.write_table("table", pd.DataFrame({"video_id": np.repeat(ids, CAPTIONS_A_VIDEO), "caption": captions, "split": "train"}))
     return cache
 
@@ -227,7 +224,7 @@ def main(options: TrainingOptions) -> Path:
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        cache = write_cache(Path(folder) / "cache", options.videos, caption_lengths(options.annotations)[0])
+        cache = make_cache(Path(folder) / "cache", options.videos, caption_lengths(options.annotations)[0])
         print(f"cache written in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         start = time.perf_counter()
         split = load_split(FeatureCache(cache.path), "train", None, budget_bytes(None))

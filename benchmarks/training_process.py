@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.training import WARM_UP_STEPS, TrainingOptions, cycle, make_trainer
-from data.base.device import budget_bytes
-from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
+from data.compute.device import budget_bytes
+from data.compute.processes import ProcessGroup
 from train_head.scoring.splits import load_split
 
 PROCESS_TIMEOUT_S = 60.0

@@ -20,13 +20,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.base.processes import ProcessGroup
+from data.compute.processes import ProcessGroup
 
 Metrics = dict[str, Any]
 Ties = Literal["expected", "reference"]
 
 RECALLS = (1, 5, 10)
-DIRECTIONS = ("text_to_video", "video_to_text")
+RECALL_NAMES = tuple(f"R@{k}" for k in RECALLS)
+MEDIAN_RANK, MEAN_RANK = "MdR", "MnR"
+FIGURES = (*RECALL_NAMES, MEDIAN_RANK, MEAN_RANK)
+"""What each direction has, in the order of tables."""
+RECALL_SUM = "RSum"
+"""Of both directions together: see `recall_sum`."""
+TEXT_TO_VIDEO, VIDEO_TO_TEXT = DIRECTIONS = ("text_to_video", "video_to_text")
 
 
 @dataclass(frozen=True)
@@ -182,12 +188,12 @@ class RankCounter:
             placed_A = self._higher_RA[ranking] + self._tied_before_RA[ranking]
             text_to_video = _lower_median(placed_A) if several else _entries(ranks[0])
             video_to_text = _entries(ranks[1])
-        return {"text_to_video": text_to_video, "video_to_text": video_to_text, "RSum": recall_sum(text_to_video, video_to_text)}
+        return {TEXT_TO_VIDEO: text_to_video, VIDEO_TO_TEXT: video_to_text, RECALL_SUM: recall_sum(text_to_video, video_to_text)}
 
 
 def recall_sum(text_to_video: Mapping[str, float], video_to_text: Mapping[str, float]) -> float:
     """RSum: R@1, R@5 and R@10 of both directions together."""
-    return sum(direction[f"R@{k}"] for direction in (text_to_video, video_to_text) for k in RECALLS)
+    return sum(direction[name] for direction in (text_to_video, video_to_text) for name in RECALL_NAMES)
 
 
 def retrieval_metrics(
@@ -210,8 +216,8 @@ def retrieval_metrics(
 
 def summary(ranks: Ranks) -> Mapping[str, float]:
     """Metrics of one direction, ties credited by expectation."""
-    recalls = {f"R@{k}": float(ranks.recall(k).mean()) * 100 for k in RECALLS}
-    return recalls | {"MdR": float(np.median(ranks.expected)), "MnR": float(ranks.expected.mean())}
+    recalls = {name: float(ranks.recall(k).mean()) * 100 for k, name in zip(RECALLS, RECALL_NAMES, strict=True)}
+    return recalls | {MEDIAN_RANK: float(np.median(ranks.expected)), MEAN_RANK: float(ranks.expected.mean())}
 
 
 def _entries(ranks: Ranks) -> Mapping[str, float]:
@@ -228,5 +234,5 @@ def _lower_median(above_Q: Tensor) -> Mapping[str, float]:
 
 
 def _of_ranks(rank: NDArray[np.int64], median: float) -> Mapping[str, float]:
-    recalls = {f"R@{k}": float((rank <= k).mean()) * 100 for k in RECALLS}
-    return recalls | {"MdR": median, "MnR": float(rank.mean()), "entries": len(rank)}
+    recalls = {name: float((rank <= k).mean()) * 100 for k, name in zip(RECALLS, RECALL_NAMES, strict=True)}
+    return recalls | {MEDIAN_RANK: median, MEAN_RANK: float(rank.mean()), "entries": len(rank)}

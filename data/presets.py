@@ -1,4 +1,4 @@
-"""`python -m data.presets`: the split protocols, with the words and frames of their recipes."""
+"""`python -m data.presets`: the split protocols and their recipes."""
 
 import dataclasses
 import json
@@ -15,32 +15,46 @@ if TYPE_CHECKING:  # pandas loads late, so that --help answers at once
 
 @dataclass(frozen=True)
 class PresetsOptions:
-    """Print the presets: split protocols with their sizes, words and frames. extract takes one by --preset, and --fps, --max-frames and
-    --max-words in its place."""
+    """Print the presets: split protocols with their sizes, words and frames, and with the epochs, batches and learning rate that heads are
+    trained with. extract takes one by --preset, and --fps, --max-frames and --max-words in its place."""
 
     dataset: Annotated[str | None, About.INPUT] = None
     """Only those of this data set."""
+    preset: Annotated[str | None, About.INPUT] = None
+    """Only that of this name."""
+    training: Annotated[bool, About.OUTPUT] = False
+    """Print the options of train_head that the recipe of --preset sets, on one line, for use in a shell."""
     json: Annotated[bool, About.OUTPUT] = False
     """The presets as one JSON line on standard output."""
 
 
 def print_presets(options: PresetsOptions) -> int:
-    """Print them and return the exit status. Raises UserError for an unknown data set."""
+    """Print them and return the exit status. Raises UserError for an unknown data set or preset."""
     from data.datasets import ADAPTERS
 
     if options.dataset not in (None, *ADAPTERS):
         raise UserError(f"--dataset {options.dataset} is unknown: choose one of {', '.join(ADAPTERS)}")
     chosen = [(name, preset) for name, (_, presets) in ADAPTERS.items() if options.dataset in (None, name) for preset in presets]
+    chosen = [(name, preset) for name, preset in chosen if options.preset in (None, preset.name)]
+    if not chosen:
+        raise UserError(f"--preset {options.preset} is unknown: python -m data.presets lists them")
+    if options.training:
+        if options.preset is None:
+            raise UserError("--training is for the recipe of one preset: name it with --preset")
+        recipe = chosen[0][1]
+        print(f"--epochs {recipe.epochs} --batch-size {recipe.batch_size} --lr {recipe.lr:g}")
+        return 0
     if options.json:
         print(json.dumps([_plain(dataset, preset) for dataset, preset in chosen]))
         return 0
     heading = f"{'dataset':11} {'preset':12} {'words':>5} {'frames':>6} {'fps':>3}  {'seconds':19}  {'train/val/test videos':23}"
-    print(f"{heading}  captions of test")
+    print(f"{heading}  {'epochs':>6} {'batch':>5} {'lr':>6}  captions of test")
     for dataset, preset in chosen:
         sizes = "/".join(f"{count.videos:,}" if count.videos else "?" for count in preset.expected.values()) or "as listed"
         held_out = f"; {preset.held_out} training videos are val" if preset.held_out else ""
         frames = f"{preset.max_words or 'all':>5} {preset.max_frames:6} {preset.fps:3g}  {preset.seconds:19}"
-        print(f"{dataset:11} {preset.name:12} {frames}  {sizes:23}  {preset.captions}{held_out}")
+        training = f"{preset.epochs:6} {preset.batch_size:5} {preset.lr:6g}"
+        print(f"{dataset:11} {preset.name:12} {frames}  {sizes:23}  {training}  {preset.captions}{held_out}")
     words = "words are tokens, start and end included; all: as many as the model takes"
     print(f"fps frames a second are sampled, then evenly chosen down to frames, the first and the last among them; {words}")
     return 0
@@ -52,4 +66,10 @@ def _plain(dataset: str, preset: "Preset") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_command(PresetsOptions, print_presets, prog="python -m data.presets", status=int, examples=("", "--dataset msrvtt --json"))
+    run_command(
+        PresetsOptions,
+        print_presets,
+        prog="python -m data.presets",
+        status=int,
+        examples=("", "--dataset msrvtt --json", "--preset didemo --training"),
+    )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data.base.errors import UserError, check_seed
 from data.base.progress import Progress
-from data.base.provenance import write_atomically, write_json
+from data.base.whole_files import write_atomically, write_json
 from data.base.writable import make_folder, require_writable_folder
 from data.cli.command import run_command
 from demo.render import SIDE, render_event

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from PIL import Image
 
 from data.base.errors import UserError
-from data.base.sealed import written_whole
+from data.base.whole_files import write_whole
 from data.base.writable import make_folder, require_writable_folder
 from data.cli.command import run_command
 from evaluate.report import REPORT_FILE
@@ -88,8 +88,7 @@ def main(options: ScreenshotOptions) -> list[Path]:
             }
             for name, picture in pages.items():
                 taken.append(options.out / f"{name}{end}.png")
-                with written_whole(taken[-1]) as temporary:
-                    temporary.write_bytes(_small_enough(picture))
+                write_whole(taken[-1], _small_enough(picture))
         browser.close()
     return taken
 

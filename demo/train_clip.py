@@ -7,7 +7,6 @@ float16. Embeddings of tokens that no caption uses are zero, so that the file co
 Shape suffixes: N stills of a batch, L text positions, D joint dimension.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -20,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.base.errors import check_seed
+from data.base.whole_files import write_whole
 from data.base.writable import make_folder, require_writable_folder
 from data.cli.command import run_command
+from data.compute.tensors import write_tensors
 from demo.render import render_event
 from demo.world import NAMES, caption, change_one_attribute, random_events
 from extract.encode.clip import load_clip
@@ -140,10 +140,8 @@ def _save(model: nn.Module, seen_ids: set[int], out: Path) -> None:
     unseen[list(seen_ids)] = False
     state["token_embedding.weight"][unseen] = 0
     make_folder(out)
-    (out / "open_clip_config.json").write_text((CONFIG_DIR / "open_clip_config.json").read_text())
-    temporary = out / f"open_clip_model.safetensors.{os.getpid()}.tmp"
-    save_file(state, temporary)
-    temporary.replace(out / "open_clip_model.safetensors")
+    write_whole(out / "open_clip_config.json", (CONFIG_DIR / "open_clip_config.json").read_bytes())
+    write_tensors(out / "open_clip_model.safetensors", state)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.metrics import RECALLS, Ranks
+from data.metrics import DIRECTIONS, MEAN_RANK, MEDIAN_RANK, RECALL_NAMES, RECALL_SUM, RECALLS, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Ranks
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -43,7 +43,7 @@ def resample(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], resamples: 
     for weight_NB in _draws(len(videos.best_Q), resamples, rng):
         by_video.append(figures(videos, weight_NB))
         sums.append(_recalls(texts, weight_NB[:, owner_A]).sum(axis=1) + _recalls(videos, weight_NB).sum(axis=1))
-    return {"text_to_video": _joined(by_text), "video_to_text": _joined(by_video), "RSum": np.concatenate(sums)}
+    return {TEXT_TO_VIDEO: _joined(by_text), VIDEO_TO_TEXT: _joined(by_video), RECALL_SUM: np.concatenate(sums)}
 
 
 def intervals(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], seed: int) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def intervals(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], seed: int)
         "method": "percentile bootstrap over queries",
         "resamples": RESAMPLES,
         "seed": seed,
-        **{name: {key: limits(value) for key, value in samples[name].items()} for name in ("text_to_video", "video_to_text")},
-        "RSum": limits(samples["RSum"]),
+        **{name: {key: limits(value) for key, value in samples[name].items()} for name in DIRECTIONS},
+        RECALL_SUM: limits(samples[RECALL_SUM]),
     }
 
 
@@ -84,14 +84,14 @@ def _figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, NDArray[
     places = np.array([np.searchsorted(below_Q, middle_2) for below_Q, middle_2 in zip(below_NQ, middles_N2, strict=True)])
     return {
         **_recall_figures(ranks, weight_NQ),
-        "MdR": sorted_Q[places].mean(axis=1),
-        "MnR": weight_NQ @ ranks.expected / total_N,
+        MEDIAN_RANK: sorted_Q[places].mean(axis=1),
+        MEAN_RANK: weight_NQ @ ranks.expected / total_N,
     }
 
 
 def _recall_figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     recall_NK = _recalls(ranks, weight_NQ)
-    return {f"R@{k}": recall_NK[:, i] for i, k in enumerate(RECALLS)}
+    return {name: recall_NK[:, i] for i, name in enumerate(RECALL_NAMES)}
 
 
 def _recalls(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> NDArray[np.float64]:

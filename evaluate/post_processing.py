@@ -25,9 +25,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from data.base.processes import ProcessGroup
 from data.cache.features import TextFeatures
-from data.metrics import NanScore, RankCounter, Ties, recall_sum
+from data.compute.processes import ProcessGroup
+from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, NanScore, RankCounter, Ties, recall_sum
 from train_head.heads import Head
 from train_head.scoring.pairs import Accumulator, score_all_pairs
 from train_head.scoring.splits import Split
@@ -141,16 +141,16 @@ class PostProcessing:
         rows: list[dict[str, Any]] = []
         if self._totals is not None:
             figures = {
-                "text_to_video": texts_ranked.metrics()["text_to_video"],
-                "video_to_text": videos_ranked.metrics()["video_to_text"],
+                TEXT_TO_VIDEO: texts_ranked.metrics()[TEXT_TO_VIDEO],
+                VIDEO_TO_TEXT: videos_ranked.metrics()[VIDEO_TO_TEXT],
             }
             reads = "the whole test matrix: all queries of the split at once"
-            rows.append({"name": "dual softmax", "reads": reads, **figures, "RSum": recall_sum(**figures)})
+            rows.append({"name": "dual softmax", "reads": reads, **figures, RECALL_SUM: recall_sum(**figures)})
         if self._bank is not None:
             count = len(self._bank.texts)
             reads = f"{count:,} training captions, and of the split one query at a time"
             row = {"name": f"QB-Norm, {count:,} captions", "reads": reads, "beta": BETA, "queries_corrected": share}
-            rows.append({**row, "text_to_video": bank_ranked.metrics()["text_to_video"]})
+            rows.append({**row, TEXT_TO_VIDEO: bank_ranked.metrics()[TEXT_TO_VIDEO]})
         return rows
 
     def _counter(self) -> RankCounter:

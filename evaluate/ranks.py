@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data.base.errors import not_as_written
-from data.base.sealed import written_whole
+from data.base.whole_files import write_whole
 from data.cache.tables import read_parquet
 from data.metrics import Ranks
 from train_head.scoring.splits import Split
@@ -63,8 +63,7 @@ class RankTables:
         for direction, name in RANKS_FILES.items():
             content = io.BytesIO()
             self._table(direction).to_parquet(content, index=False)
-            with written_whole(folder / name) as temporary:
-                temporary.write_bytes(content.getvalue())
+            write_whole(folder / name, content.getvalue())
 
     def ranks(self) -> tuple[Ranks, Ranks]:
         """The ranks as arrays, text to video first."""

@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 
-from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError, check_seed
-from data.base.processes import ProcessGroup, on_this_machine
-from data.base.provenance import plain, provenance, write_json
+from data.base.provenance import plain, provenance
+from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cli.meaning import Meaning, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
+from data.compute.device import budget_bytes, find_device
+from data.compute.processes import ProcessGroup, on_this_machine
+from data.metrics import DIRECTIONS, RECALL_SUM, TEXT_TO_VIDEO
 from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
-from evaluate.comparison.table import format_evaluation
+from evaluate.compare.table import format_evaluation
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
 from evaluate.folder import EVALUATION, check_out, replacing
 from evaluate.options import EvaluateOptions
@@ -115,7 +117,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         loaded.cache,
         head,
         split,
-        rankings.metrics()["text_to_video"],
+        rankings.metrics()[TEXT_TO_VIDEO],
         memory_left,
         options.index,
         processes,
@@ -159,7 +161,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         write_options(new / OPTIONS_FILE, options, "python -m evaluate")
         ranks.write(new)
         write_json(new / METRICS_FILE, result)
-    shown = (*ROW, "text_to_video", "video_to_text", "RSum", *(("candidates",) if candidates else ()))
+    shown = (*ROW, *DIRECTIONS, RECALL_SUM, *(("candidates",) if candidates else ()))
     print(json.dumps({name: result[name] for name in shown}) if options.json else format_evaluation(result))
     if candidates and not options.json:
         print(format_candidates(candidates))

@@ -7,13 +7,19 @@ import csv
 import io
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.base.errors import UserError
-from data.base.provenance import write_atomically
+from data.base.whole_files import write_atomically
 from data.cache.layout import FAILURES_FILE
+from data.span import WHOLE_FILE, Span
 
+COLUMNS = (
+    *("video_id", "file", "reason", "last_words", "frames_expected", "frames_decoded"),
+    *("file_size", "file_mtime_ns", "start", "end", "file_digest"),
+)
 SHARED_FILES = "failures-*-of-*.csv"
 """Those of processes that share the work."""
 
@@ -24,7 +30,7 @@ class Failure:
 
     `frames_expected` and `frames_decoded` count the sampled frames of a file that is cut short. `file_size`, `file_mtime_ns` and
     `file_digest` are those of the file when it failed; without them the video is tried again by every run, the cause being no matter of the
-    file's content. `start` and `end` are the part of it that was looked at, in seconds, None for its beginning and its end.
+    file's content. `span` is the part of it that was looked at.
     """
 
     video_id: str
@@ -35,8 +41,7 @@ class Failure:
     frames_decoded: int | None = None
     file_size: int | None = None
     file_mtime_ns: int | None = None
-    start: float | None = None
-    end: float | None = None
+    span: Span = WHOLE_FILE
     file_digest: str = ""
 
     def is_about(self, file: os.stat_result, digest: Callable[[], str]) -> bool:
@@ -68,20 +73,24 @@ def read_failures(cache: Path, names: str = "failures*.csv") -> dict[str, Failur
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Write the file whole; where nothing failed there is none."""
-    rows = [astuple(failure) for failure in failures]
+    rows = [[_to_row(failure)[name] for name in COLUMNS] for failure in failures]
     if not rows:
         path.unlink(missing_ok=True)
         return
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow([field.name for field in fields(Failure)])
+    writer.writerow(COLUMNS)
     writer.writerows(rows)
     write_atomically(path, text.getvalue())
 
 
+def _to_row(failure: Failure) -> dict[str, Any]:
+    return {**vars(failure), **vars(failure.span)}
+
+
 def _from_row(row: dict[str, str]) -> Failure:
     numbers = {name: int(row[name]) if row[name] else None for name in ("frames_expected", "frames_decoded", "file_size", "file_mtime_ns")}
-    start, end = (float(row[name]) if row[name] else None for name in ("start", "end"))
+    span = Span.of_texts(row["start"], row["end"])
     # Files of earlier versions lack the digest.
     digest = row.get("file_digest") or ""
-    return Failure(row["video_id"], row["file"], row["reason"], row["last_words"], **numbers, start=start, end=end, file_digest=digest)
+    return Failure(row["video_id"], row["file"], row["reason"], row["last_words"], **numbers, span=span, file_digest=digest)

@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-from data.base.device import find_device
 from data.base.errors import UserError, check_seed, first_of
-from data.base.processes import ProcessGroup
 from data.base.progress import Progress
 from data.base.provenance import plain, provenance
 from data.base.quoting import visible
@@ -25,6 +23,8 @@ from data.cache.listings import Listings
 from data.cache.tables import options_file
 from data.cli.meaning import Meaning, options_without
 from data.cli.options_file import write_options
+from data.compute.device import find_device
+from data.compute.processes import ProcessGroup
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.accounting import Counts, left_alone, report, require_complete, splits_of, summary_line
 from data.datasets.adapters.table import FOLDER

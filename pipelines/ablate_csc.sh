@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The paper's figure of the CSC weight and its ablation table of GLIM and CSC, and each head, on the demo set: one cache, one CSV, and
-# docs/design/ablations.md written from it. Run again, it goes on where it stopped. SEEDS (5), LR (1e-3), EPOCHS (5), CACHE
+# docs/design/ablations.md written from it. Run again, it goes on where it stopped. SEEDS (5), LR and EPOCHS (those of the preset demo), CACHE
 # (runs/demo/cache in this checkout), OUT (runs/ablations there), DOC, DEVICE, PROCESSES and PYTHON (see python.sh) may be set.
 set -euo pipefail
 source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/python.sh"
@@ -14,9 +14,11 @@ if [ ! -e "$cache/clip.h5" ]; then
     "$python" -m extract --dataset demo --videos runs/demo/videos --annotations runs/demo/annotations \
         --cache "$cache" --model local-dir:demo/clip
 fi
+training=$("$python" -m data.presets --preset demo --training)
 sweep() {
-    "$python" -m train_head.sweep --cache "$cache" --out "$out" --seeds "${SEEDS:-5}" --lr "${LR:-1e-3}" --epochs "${EPOCHS:-5}" \
-        --device "${DEVICE:-auto}" ${PROCESSES:+--processes "$PROCESSES"} "$@"
+    # shellcheck disable=SC2086 # several options
+    "$python" -m train_head.sweep --cache "$cache" --out "$out" --seeds "${SEEDS:-5}" $training \
+        ${LR:+--lr "$LR"} ${EPOCHS:+--epochs "$EPOCHS"} --device "${DEVICE:-auto}" ${PROCESSES:+--processes "$PROCESSES"} "$@"
 }
 # What the paper claims comes first: docs/design/ablations.md can be written before all runs are done, from those that are.
 sweep --csc-weight 0,0.1,0.3,0.5,0.7,1

@@ -4,5 +4,5 @@
 #   VIDEOS=/data/activitynet/videos ANNOTATIONS=/data/activitynet/annotations pipelines/activitynet.sh
 #
 # recipe.sh says what else it reads.
-dataset=activitynet preset=activitynet epochs=20 batch_size=112
+dataset=activitynet preset=activitynet
 source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

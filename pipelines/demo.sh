@@ -12,9 +12,10 @@ out=runs/demo
 for head in mean glccl; do
     "$python" -m evaluate --cache "$out/cache" --run "zero-shot:$head" --out "$out/results/zero-shot-$head"
 done
+training=$("$python" -m data.presets --preset demo --training)
 for head in mean glccl; do
-    # A larger learning rate than the published one: the set is small, and 155 steps are few.
-    [ -e "$out/$head/run.json" ] || "$python" -m train_head --cache "$out/cache" --out "$out/$head" --head "$head" --lr 1e-3 --resume
+    # shellcheck disable=SC2086 # several options
+    [ -e "$out/$head/run.json" ] || "$python" -m train_head --cache "$out/cache" --out "$out/$head" --head "$head" $training --resume
     "$python" -m evaluate --cache "$out/cache" --run "$out/$head" --out "$out/results/$head"
 done
 

@@ -4,5 +4,5 @@
 #   VIDEOS=/data/didemo/videos ANNOTATIONS=/data/didemo/annotations pipelines/didemo.sh
 #
 # recipe.sh says what else it reads.
-dataset=didemo preset=didemo epochs=20 batch_size=64
+dataset=didemo preset=didemo
 source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

@@ -4,5 +4,5 @@
 #   VIDEOS=/data/msrvtt/videos ANNOTATIONS=/data/msrvtt/annotations pipelines/msrvtt.sh
 #
 # recipe.sh says what else it reads.
-dataset=msrvtt preset=msrvtt-9k epochs=5 batch_size=128
+dataset=msrvtt preset=msrvtt-9k
 source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

@@ -4,5 +4,5 @@
 #   VIDEOS=/data/msvd/videos ANNOTATIONS=/data/msvd/annotations pipelines/msvd.sh
 #
 # recipe.sh says what else it reads.
-dataset=msvd preset=msvd epochs=5 batch_size=300
+dataset=msvd preset=msvd
 source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

@@ -1,6 +1,6 @@
 # From a folder of videos to retrieval figures: sourced by the script of a data set, which sets
 #
-#   dataset, preset, epochs, batch_size      the recipe
+#   dataset, preset      the preset has the recipe: python -m data.presets
 #
 # Read from the environment: VIDEOS, the folder of videos; ANNOTATIONS, the folder of annotation files (docs/guide/datasets.md says which), for
 # a table the file. And, if you like, OUT (runs/DATASET in this checkout), PRESET (python -m data.presets), MODEL, PRETRAINED (a tag or a
@@ -25,6 +25,7 @@ local-dir:*) model=local-dir:$(absolute "${model#local-dir:}") ;;
 esac
 cd "$root"
 select_on=${SELECT_ON:-val}
+training=$("$python" -m data.presets --dataset "$dataset" --preset "$preset" --training)
 common=(--cache "$out/cache" --device "${DEVICE:-auto}")
 if [ -n "${ALLOW_MISSING:-}" ]; then
     common+=(--allow-missing)
@@ -59,8 +60,9 @@ for head in $heads; do
     for seed in ${SEEDS:-0}; do
         name="$head-$select_on-seed$seed"
         run="$out/$preset/$name"
+        # shellcheck disable=SC2086 # several options
         [ -e "$run/run.json" ] || "$python" -m train_head --preset "$preset" --out "$run" --head "$head" --seed "$seed" \
-            --epochs "${EPOCHS:-$epochs}" --batch-size "${BATCH_SIZE:-$batch_size}" --lr 1e-4 --csc-weight 0.5 --select-on "$select_on" \
+            $training ${EPOCHS:+--epochs "$EPOCHS"} ${BATCH_SIZE:+--batch-size "$BATCH_SIZE"} --select-on "$select_on" \
             --resume "${common[@]}"
         evaluate "$run" "$name"
     done

@@ -6,5 +6,5 @@
 #   VIDEOS=videos ANNOTATIONS=table.xlsx SPLIT_BY_HASH=80,10,10 pipelines/table.sh
 #
 # recipe.sh says what else it reads.
-dataset=table preset=table epochs=5 batch_size=128
+dataset=table preset=table
 source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

@@ -4,5 +4,5 @@
 #   VIDEOS=/data/vatex/videos ANNOTATIONS=/data/vatex/annotations pipelines/vatex.sh
 #
 # recipe.sh says what else it reads.
-dataset=vatex preset=vatex epochs=5 batch_size=128
+dataset=vatex preset=vatex
 source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

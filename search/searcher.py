@@ -9,11 +9,11 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError
 from data.base.quoting import path_text, quote
 from data.cache import FeatureCache
 from data.cache.features import TextFeatures
+from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
 from search.chance import Chance
 from search.cut import count_cut

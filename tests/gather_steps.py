@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.base.processes import ProcessGroup
+from data.compute.processes import ProcessGroup
 from train_head import TrainOptions
 from train_head.stage import TrainingData, build_head, load
 from train_head.training.trainer import Trainer

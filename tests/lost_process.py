@@ -12,7 +12,7 @@ BEGUN = {"evaluate": "agree", "extract": "meet", "train_head": "sum"}
 
 def kill_when_begun(command: str) -> None:
     """Let the victim die when it has met the others."""
-    from data.base.processes import ProcessGroup
+    from data.compute.processes import ProcessGroup
 
     meet = getattr(ProcessGroup, BEGUN[command])
 

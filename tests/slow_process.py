@@ -16,7 +16,7 @@ def meet(_options: Options) -> None:
     """Join and part."""
     import torch
 
-    from data.base import processes
+    from data.compute import processes
 
     look = processes._MeetingPoint._read
 

@@ -99,8 +99,32 @@ def test_presets_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     exact, stems = json.loads(capsys.readouterr().out)
     assert (exact["name"], exact["max_words"], exact["max_frames"], exact["expected"]["test"]["videos"]) == ("didemo", 64, 64, 1004)
     assert (exact["by_stem"], stems["by_stem"]) == (False, True)
+    assert (exact["epochs"], exact["batch_size"], exact["lr"]) == (20, 64, 1e-4)
     with pytest.raises(UserError, match="--dataset nope"):
         print_presets(PresetsOptions(dataset="nope"))
+
+
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        ("msrvtt-7k", "--epochs 5 --batch-size 128 --lr 0.0001"),
+        ("didemo-stems", "--epochs 20 --batch-size 64 --lr 0.0001"),
+        ("lsmdc", "--epochs 5 --batch-size 300 --lr 0.0001"),
+        ("msvd", "--epochs 5 --batch-size 300 --lr 0.0001"),
+        ("activitynet", "--epochs 20 --batch-size 112 --lr 0.0001"),
+        ("demo", "--epochs 5 --batch-size 128 --lr 0.001"),
+    ],
+)
+def test_a_recipe_is_printed_as_options_of_training(preset: str, options: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_presets(PresetsOptions(preset=preset, training=True))
+    assert capsys.readouterr().out == f"{options}\n"
+
+
+def test_a_recipe_is_that_of_one_preset() -> None:
+    with pytest.raises(UserError, match="--training is for the recipe of one preset"):
+        print_presets(PresetsOptions(dataset="didemo", training=True))
+    with pytest.raises(UserError, match="--preset didemo is unknown"):
+        print_presets(PresetsOptions(dataset="msrvtt", preset="didemo"))
 
 
 def test_extraction_refuses_short_lists_and_missing_files_with_the_list(own_cache_options: ExtractOptions, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import train_head
 from data.base.errors import UserError
-from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
+from data.compute.processes import ProcessGroup
 from tests.test_training import logged, stop_at
 from train_head import TrainOptions
 from train_head.sweep import SweepOptions

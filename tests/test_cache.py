@@ -1,6 +1,5 @@
 """The cache as a file format: what is written comes back, and what does not fit is refused."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from data.base.errors import UserError
 from data.cache import CLIP_FILE, ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.sampling import choose_frames
+from data.span import Span
 
 SETTINGS: dict[str, Any] = {"weights": "w" * 64, "dimension": 8, "max_words": 16, "dtype": "float16"}
 PARTS = ClipParts(
@@ -128,14 +128,14 @@ def test_an_entry_is_current_as_long_as_what_it_was_made_from(tmp_path: Path) ->
     """In a folder and in a merged file."""
     rng = np.random.default_rng(0)
     cache = new_cache(tmp_path / "cache")
-    part = replace(video(rng, "part", 3), start=2.5, end=5.0, pixels=[b"1", b"22", b"333"])
+    part = replace(video(rng, "part", 3), span=Span(2.5, 5.0), pixels=[b"1", b"22", b"333"])
     cache.write_videos([video(rng, "whole", 2), part])
     cache.merge(tmp_path / "out.h5")
     for found in (cache, FeatureCache(tmp_path / "cache"), FeatureCache(tmp_path / "out.h5")):
         assert found.is_current("whole", 10, 20)
-        assert found.is_current("part", 10, 20, 2.5, 5.0)
-        assert not any(found.is_current("part", 10, 20, start, end) for start, end in [(0, 5), (2.5, 4), (2.5, math.inf)])
-        assert not found.is_current("part", 10, 21, 2.5, 5.0)
+        assert found.is_current("part", 10, 20, Span(2.5, 5.0))
+        assert not any(found.is_current("part", 10, 20, span) for span in [Span(0, 5), Span(2.5, 4), Span(2.5), Span()])
+        assert not found.is_current("part", 10, 21, Span(2.5, 5.0))
         assert not found.is_current("other", 10, 20)
         assert [found.images_of(name) for name in ("whole", "part", "other")] == [set(), {"pixels"}, set()]
         assert found.images("pixels", "part") == part.pixels

@@ -17,10 +17,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.base.device import budget_bytes
 from data.base.errors import UserError
 from data.cli.command_line import parse
 from data.cli.options_file import OPTIONS_FILE, read_options, write_options
+from data.compute.device import budget_bytes
 from evaluate import EvaluateOptions
 from evaluate import main as evaluate
 from extract import ExtractOptions

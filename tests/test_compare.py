@@ -20,10 +20,10 @@ from data.base.errors import UserError
 from data.metrics import RankCounter, Ranks
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions, main
-from evaluate.comparison.curves import match_curve
-from evaluate.comparison.results import Result, group_by_seed
-from evaluate.comparison.significance import RESAMPLES, mcnemar, two_sided
-from evaluate.comparison.table import Table, latex_text
+from evaluate.compare.curves import match_curve
+from evaluate.compare.results import Result, group_by_seed
+from evaluate.compare.significance import RESAMPLES, mcnemar, two_sided
+from evaluate.compare.table import Table, latex_text
 from evaluate.ranks import RankTables
 from train_head.run import METRICS_FILE
 

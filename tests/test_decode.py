@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.span import Span
 from extract.decode.sample import DecodeFailed, Sampling, sample_frames
 from tests.decoding import MakeSampling
 from tests.videos import convert, cut_video, frame_number, numbered_video, pattern
@@ -36,7 +37,7 @@ def test_frames_are_those_at_whole_seconds(
 
 
 def test_a_segment_is_cut_out(tmp_path: Path, sampling: MakeSampling) -> None:
-    sampled = sample_frames(numbered_video(tmp_path / "v.mp4", 60, 10), sampling(), frame_number, start=2.0, end=5.0)
+    sampled = sample_frames(numbered_video(tmp_path / "v.mp4", 60, 10), sampling(), frame_number, Span(2.0, 5.0))
     assert sampled.pictures == [20, 30, 40]
     assert sampled.seconds == [2.0, 3.0, 4.0]
 
@@ -142,7 +143,7 @@ def test_frames_are_those_on_the_screen(tmp_path: Path, frames: int, fps: int, r
         ffmpeg.input(str(numbers)).filter("setpts", "PTS*1001/1000").output(str(path), enc_time_base="1/1000", fps_mode="passthrough", qp=0)
     )
     for start in (0.0, 0.25):
-        sampled = sample_frames(path, sampling(rate), frame_number, start=start or None)
+        sampled = sample_frames(path, sampling(rate), frame_number, Span(start or None))
         # Matroska keeps whole milliseconds.
         times = [round(1000 * i * step) / Fraction(1000) for i in range(frames)]
         there = [i for i in range(frames) if times[i] >= start]
@@ -182,9 +183,9 @@ def test_frames_of_a_long_video_are_sought(tmp_path: Path, monkeypatch: pytest.M
     """Three hours, and parts of them: the same frames as decoding all of it gives."""
     path = numbered_video(tmp_path / "long.mp4", 3 * 3600, 1)
     asked = [(None, None), (3600.0, None), (1800.5, 7200.0)]
-    sought = [sample_frames(path, Sampling(max_frames=12), frame_number, *part) for part in asked]
+    sought = [sample_frames(path, Sampling(max_frames=12), frame_number, Span(*part)) for part in asked]
     monkeypatch.setattr("extract.decode.by_ffmpeg.SEEK_APART_S", float("inf"))
-    assert sought == [sample_frames(path, Sampling(max_frames=12), frame_number, *part) for part in asked]
+    assert sought == [sample_frames(path, Sampling(max_frames=12), frame_number, Span(*part)) for part in asked]
     assert sought[0].pictures == (np.linspace(0, 3 * 3600 - 1, num=12).astype(int) % 60).tolist()
 
 

@@ -21,10 +21,10 @@ import torch
 import extract
 from benchmarks.kills import assert_equal_caches, kill_when_parts_are_there, renamed, start_extraction
 from data.base.errors import UserError
-from data.base.provenance import write_json
-from data.base.tensors import write_tensors
+from data.base.whole_files import write_json
 from data.cache import CLIP_FILE, FeatureCache
 from data.cache.hdf5 import append, new_file
+from data.compute.tensors import write_tensors
 from data.merge import MergeOptions, merge
 from data.verify import VerifyOptions, verify
 from extract import ExtractOptions

@@ -18,9 +18,9 @@ import extract
 import train_head
 from benchmarks.finetuning import FinetuningOptions, Hits, credit_of, difference_of, figures_of
 from data.base.errors import UserError
-from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
 from data.cache.extraction import Extraction
+from data.compute.processes import ProcessGroup
 from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from extract.encode.clip import Clip, load_clip

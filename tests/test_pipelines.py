@@ -20,16 +20,7 @@ from train_head import TrainOptions
 from train_head.heads import HEADS
 from train_head.sweep import SweepOptions, expand
 
-# Epochs and batch of the published recipes.
-RECIPES = {
-    "msrvtt": (5, 128),
-    "didemo": (20, 64),
-    "vatex": (5, 128),
-    "msvd": (5, 300),
-    "lsmdc": (5, 300),
-    "activitynet": (20, 112),
-    "table": (5, 128),
-}
+PIPELINES = sorted(ADAPTERS.keys() - {"demo"})
 
 
 def pipeline(name: str, **environment: object) -> subprocess.CompletedProcess[str]:
@@ -40,16 +31,15 @@ def pipeline(name: str, **environment: object) -> subprocess.CompletedProcess[st
 
 
 def recorder(folder: Path, real: str = "none") -> tuple[Path, Path]:
-    """A program in place of Python that runs the module `real` and writes down the commands of all others, and where it does."""
+    """A program in place of Python that runs the modules `real` and `data.presets` and writes down all other commands, and where it does."""
     python, log = folder / "python", folder / "log"
-    python.write_text(f'#!/bin/sh\n[ "$2" = {real} ] && exec "{sys.executable}" "$@"\nprintf "%s\\n" "$*" >> "{log}"\n')
+    python.write_text(f'#!/bin/sh\ncase "$2" in {real}|data.presets) exec "{sys.executable}" "$@";; esac\nprintf "%s\\n" "$*" >> "{log}"\n')
     python.chmod(0o755)
     return python, log
 
 
 def test_every_data_set_has_a_pipeline() -> None:
     assert {path.stem for path in (ROOT / "pipelines").glob("*.sh")} == {*ADAPTERS, "recipe", "ablate_csc", "python"}
-    assert RECIPES.keys() == ADAPTERS.keys() - {"demo"}
 
 
 @pytest.mark.parametrize("script", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "pipelines").rglob("*.sh")))
@@ -136,8 +126,8 @@ def test_a_python_that_is_not_there_is_one_line(tmp_path: Path, script: str) -> 
     ]
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_trains_by_the_recipe_of_its_preset(tmp_path: Path, name: str) -> None:
     """Every command is written down instead of run; its options must be ones that the stage has."""
     python, log = recorder(tmp_path)
     done = pipeline(name, VIDEOS=tmp_path, ANNOTATIONS=tmp_path, PYTHON=python, OUT=tmp_path / "out", ALLOW_MISSING=1, SEEDS="0 1")
@@ -146,11 +136,12 @@ def test_recipes(tmp_path: Path, name: str) -> None:
     assert [command[0] for command in commands] == ["extract"] + ["evaluate"] * 2 + ["train_head", "evaluate"] * 4 + ["evaluate.compare"]
     extraction = tyro.cli(ExtractOptions, args=commands[0][1:])
     assert (extraction.dataset, extraction.allow_missing, extraction.pretrained) == (name, True, "openai")
-    assert find_preset(name, extraction.preset, tmp_path) == ADAPTERS[name][1][0]
+    preset = find_preset(name, extraction.preset, tmp_path)
+    assert preset == ADAPTERS[name][1][0]
     training = [tyro.cli(TrainOptions, args=command[1:]) for command in commands if command[0] == "train_head"]
-    assert {(options.epochs, options.batch_size) for options in training} == {RECIPES[name]}
+    assert {(options.epochs, options.batch_size, options.lr) for options in training} == {(preset.epochs, preset.batch_size, preset.lr)}
     assert [(options.head, options.seed) for options in training] == [("mean", 0), ("mean", 1), ("glccl", 0), ("glccl", 1)]
-    assert {(options.lr, options.csc_weight, options.select_on) for options in training} == {(1e-4, 0.5, "val")}
+    assert {(options.csc_weight, options.select_on) for options in training} == {(0.5, "val")}
     evaluations = [tyro.cli(EvaluateOptions, args=command[1:]) for command in commands if command[0] == "evaluate"]
     assert all(options.split == "test" and options.preset == extraction.preset for options in evaluations)
     assert len({options.out for options in evaluations}) == len(evaluations) == 6
@@ -161,6 +152,21 @@ def test_a_table_without_splits_is_divided_where_the_environment_says_so(tmp_pat
     done = pipeline("table", VIDEOS=tmp_path, ANNOTATIONS=tmp_path, PYTHON=python, OUT=tmp_path / "out", SPLIT_BY_HASH="80,10,10")
     assert done.returncode == 0, done.stderr
     assert tyro.cli(ExtractOptions, args=log.read_text().splitlines()[0].split()[2:]).split_by_hash == "80,10,10"
+
+
+def test_what_is_given_wins_over_the_recipe(tmp_path: Path) -> None:
+    """EPOCHS and BATCH_SIZE of the user, the others of another preset of the data set."""
+    python, log = recorder(tmp_path)
+    given = {"PRESET": "didemo-stems", "EPOCHS": 2, "HEADS": "mean"}
+    done = pipeline("didemo", VIDEOS=tmp_path, ANNOTATIONS=tmp_path, PYTHON=python, OUT=tmp_path / "out", **given)
+    assert done.returncode == 0, done.stderr
+    (command,) = [line.split()[2:] for line in log.read_text().splitlines() if line.split()[1] == "train_head"]
+    options = tyro.cli(TrainOptions, args=command)
+    assert (options.preset, options.epochs, options.batch_size, options.lr) == ("didemo-stems", 2, 64, 1e-4)
+    log.unlink()
+    refused = pipeline("didemo", VIDEOS=tmp_path, ANNOTATIONS=tmp_path, PYTHON=python, OUT=tmp_path / "out", PRESET="didemo-9k")
+    assert (refused.returncode, log.exists()) == (2, False)
+    assert refused.stderr.splitlines() == ["error: --preset didemo-9k is unknown: python -m data.presets lists them"]
 
 
 @pytest.mark.long

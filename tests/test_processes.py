@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import train_head
 from data.base.errors import UserError
-from data.base.processes import ProcessGroup
+from data.compute.processes import ProcessGroup
 from tests.conftest import ROOT
 from tests.processes import finish, start
 from train_head import TrainOptions

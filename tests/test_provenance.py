@@ -27,7 +27,7 @@ from data.cache.hdf5 import Group, in_memory
 from data.datasets import preset_named
 from data.merge import MergeOptions, merge
 from evaluate import EvaluateOptions
-from evaluate.comparison.results import Result
+from evaluate.compare.results import Result
 from extract import ExtractOptions
 from extract.encode.reload import reload_clip
 from extract.plan.following import filled_in

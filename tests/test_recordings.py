@@ -17,6 +17,7 @@ from PIL import Image
 import extract
 from data.base.errors import UserError
 from data.cache import FeatureCache
+from data.span import Span
 from extract import ExtractOptions
 from extract.decode.sample import DecodeFailed, Sampling, sample_frames
 from extract.ffmpeg import ending
@@ -78,7 +79,7 @@ def test_each_picture_has_the_shape_that_the_stream_has_there(tmp_path: Path, na
         ({}, (1.0, count / 2 - 0.5), range(2, count - 1)),
         ({}, (count / 2 - 1.0,), range(count - 2, count)),
     ):
-        found = sample_frames(call, sampling(2.0, **options), pixels, *part)
+        found = sample_frames(call, sampling(2.0, **options), pixels, Span(*part))
         assert found.seconds == [k / 2 for k in chosen]
         for k, picture in zip(chosen, found.pictures, strict=True):
             np.testing.assert_array_equal(picture, expected[k])
@@ -108,7 +109,7 @@ def test_a_stream_that_starts_late_is_as_one_that_does_not(tmp_path: Path, suffi
     convert(ffmpeg.input(str(plain)).output(str(late), c="copy", output_ts_offset=offset))
     assert length(late) == pytest.approx(5, abs=0.15)
     for options, part in (({}, ()), ({"max_frames": 3}, ()), ({"fps": 2.0}, (1.5, 4.0)), ({"fps": 2.0}, (2.0,))):
-        found, expected = (sample_frames(path, sampling(**options), frame_number, *part) for path in (late, plain))
+        found, expected = (sample_frames(path, sampling(**options), frame_number, Span(*part)) for path in (late, plain))
         # FLV has no edit list, so the frames that come early for the sake of others make it begin 0.2 s late.
         slack = 2 if suffix == "flv" else 0
         assert found.seconds == expected.seconds
@@ -120,7 +121,7 @@ def test_a_part_begins_with_its_frame_wherever_key_frames_are(tmp_path: Path, su
     plain, path = numbered_video(tmp_path / "plain.mp4", 200, 1), tmp_path / f"one.{suffix}"
     convert(ffmpeg.input(str(plain)).output(str(path), c="copy"))
     for part in ((5.0, 8.0), (100.0, 104.0), (100.0,)):
-        found, expected = (sample_frames(path, sampling(), frame_number, *part) for path in (path, plain))
+        found, expected = (sample_frames(path, sampling(), frame_number, Span(*part)) for path in (path, plain))
         assert (found.pictures, found.seconds) == (expected.pictures, expected.seconds), part
 
 
@@ -130,7 +131,7 @@ def test_a_video_that_begins_long_after_its_sound_has_no_frames_before(tmp_path:
     convert(ffmpeg.output(ffmpeg.input(str(plain), itsoffset=20), ffmpeg.input("sine=d=60", f="lavfi"), str(late), vcodec="copy"))
     assert length(late) == pytest.approx(10, abs=0.05)
     for part in ((), (3.0, 6.0), (4.0,)):
-        found, expected = (sample_frames(path, sampling(), frame_number, *part) for path in (late, plain))
+        found, expected = (sample_frames(path, sampling(), frame_number, Span(*part)) for path in (late, plain))
         assert (found.pictures, found.seconds) == (expected.pictures, expected.seconds)
 
 
@@ -146,7 +147,7 @@ def test_mpeg_and_ogg_start_with_the_picture(tmp_path: Path, suffix: str, second
     convert(ffmpeg.output(ffmpeg.input(str(plain), itsoffset=seconds), tune, str(late), **options))
     assert length(late) == pytest.approx(10, abs=0.1)
     for part in ((), (3.0, 6.0), (4.0,)):
-        found, expected = (sample_frames(path, sampling(), frame_number, *part) for path in (late, plain))
+        found, expected = (sample_frames(path, sampling(), frame_number, Span(*part)) for path in (late, plain))
         # The last frame of MPEG may stay long enough for one more.
         assert found.seconds[: len(expected.seconds)] == expected.seconds
         assert len(found.seconds) <= len(expected.seconds) + 1
@@ -161,7 +162,7 @@ def test_a_part_ends_before_its_end(tmp_path: Path, suffix: str, sampling: MakeS
     convert(numbers.output(str(path), vcodec="libx264", bf=0, qp=5))
     times = [i * 1001 / 30000 for i in range(300)]
     for fps, start, end in ((1.0, 3.0, 8.0), (1.0, 3.25, 8.0), (2.0, 2.0, 4.0), (1.0, 0.0, 4.0), (2.0, 1.3, 4.2)):
-        sampled = sample_frames(path, sampling(fps), frame_number, start, end)
+        sampled = sample_frames(path, sampling(fps), frame_number, Span(start, end))
         moments = [start + k / fps for k in range(100) if start + k / fps < end]
         assert sampled.seconds == moments
         first = min(i for i in range(300) if times[i] >= start - 0.001)
@@ -182,12 +183,12 @@ def test_a_part_of_a_still_is_the_still(tmp_path: Path, suffix: str, sampling: M
         (1.0, (50.0,), [19, 19, 20, 30, 40, 50]),
         (0.1, (1.0, 50.0), [10, 19, 19, 19, 19]),
     ):
-        sampled = sample_frames(path, sampling(fps), frame_number, *part)
+        sampled = sample_frames(path, sampling(fps), frame_number, Span(*part))
         assert sampled.pictures == expected, part
         assert sampled.seconds == [part[0] + k / fps for k in range(len(expected))]
-    assert sample_frames(path, sampling(max_frames=3), frame_number, 20.0, 56.0).pictures == [19, 19, 50]
+    assert sample_frames(path, sampling(max_frames=3), frame_number, Span(20.0, 56.0)).pictures == [19, 19, 50]
     with pytest.raises(DecodeFailed, match="no video frames"):
-        sample_frames(path, sampling(), frame_number, 70.0, 80.0)
+        sample_frames(path, sampling(), frame_number, Span(70.0, 80.0))
 
 
 def with_times(plain: Path, path: Path, moved: Callable[[int], int]) -> Path:
@@ -231,7 +232,7 @@ def test_where_the_clock_was_set_the_video_goes_on(tmp_path: Path, kind: str, sa
         assert np.abs(np.subtract(seen, expected)).max() <= 1
         few = sample_frames(path, sampling(max_frames=4), frame_number)
         assert few.seconds == [0, 3, 6, 9]
-        part = sample_frames(path, sampling(), frame_number, 2.0, 8.0)
+        part = sample_frames(path, sampling(), frame_number, Span(2.0, 8.0))
         assert part.seconds == [2, 3, 4, 5, 6, 7]
         assert np.abs(np.subtract(part.pictures, expected[2:8])).max() <= 1
     if "back" not in kind or "4 s" in kind:

@@ -18,6 +18,7 @@ import extract
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.cache.layout import FAILURES_FILE
+from data.span import Span
 from extract import ExtractOptions
 from extract.failures import read_failures
 from extract.ffmpeg.clock import length_of
@@ -53,14 +54,14 @@ def test_segments_cover_the_video_and_none_is_short(length: float, seconds: floa
     assert len({part.video_id for part in parts}) == len(parts)
     if len(parts) == 1:
         assert parts[0].video_id == "v"
-        assert math.isnan(parts[0].start)
+        assert parts[0].span.start is None
         assert length < 1.5 * seconds * (1 + 1e-9)
     else:
-        assert parts[0].start == 0
-        assert [part.end for part in parts[:-1]] == [part.start for part in parts[1:]]
-        assert np.allclose(np.diff([part.start for part in parts]), seconds)
-        assert length - parts[-1].start >= 0.5 * seconds * (1 - 1e-9)
-    assert math.isnan(parts[-1].end)
+        assert parts[0].span.start == 0
+        assert [part.span.end for part in parts[:-1]] == [part.span.start for part in parts[1:]]
+        assert np.allclose(np.diff([part.span.begin for part in parts]), seconds)
+        assert length - parts[-1].span.begin >= 0.5 * seconds * (1 - 1e-9)
+    assert parts[-1].span.end is None
 
 
 def test_ids_are_media_fragments() -> None:
@@ -108,7 +109,7 @@ def test_a_changed_start_or_end_is_extracted_again(options: ExtractOptions, caps
     assert extract_with(20, "") == (1, [[20, 21, 22], [*range(11)]])
     # Nor is a failure remembered of a part that is no longer asked for.
     assert extract_with(60, "") == (0, [[20, 21, 22], [*range(11)]])
-    assert read_failures(options.cache)["a"].start == 60
+    assert read_failures(options.cache)["a"].span == Span(60)
     assert extract_with(21, "") == (1, [[21, 22], [*range(11)]])
     assert not (options.cache / FAILURES_FILE).exists()
 
@@ -167,7 +168,7 @@ def test_what_a_cut_file_lacks_is_listed_segment_by_segment(options: ExtractOpti
     assert failures
     assert {failure.file for failure in failures.values()} == {str(options.videos / "cut.mp4")}
     listed = pd.read_csv(options.cache / FAILURES_FILE)
-    assert listed["start"].tolist() == sorted(failure.start or 0.0 for failure in failures.values())
+    assert listed["start"].tolist() == sorted(failure.span.begin for failure in failures.values())
 
 
 def as_recorded(folder: Path) -> dict[str, int]:

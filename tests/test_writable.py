@@ -23,7 +23,7 @@ import train_head
 from benchmarks import finetuning, kills
 from benchmarks.finetuning import FinetuningOptions
 from data.base.errors import UserError
-from data.base.provenance import write_atomically
+from data.base.whole_files import write_atomically
 from data.base.writable import PROBE_BYTES, require_writable_file, require_writable_folder
 from data.cache import FeatureCache
 from data.cache.mapped import map_ragged

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from train_head.masking import FAR_BELOW
+
 CscData = Literal["both", "positive", "negative"]
-
-
-_FAR_BELOW = -1e30
 
 
 def contrastive_loss(score_AB: Tensor, left_out_AB: Tensor | None = None) -> Tensor:
@@ -21,7 +20,7 @@ def contrastive_loss(score_AB: Tensor, left_out_AB: Tensor | None = None) -> Ten
     `left_out_AB`: True at pairs off the diagonal that are neither matching nor others, such as another caption of the same video.
     """
     if left_out_AB is not None:
-        score_AB = score_AB.masked_fill(left_out_AB, _FAR_BELOW)
+        score_AB = score_AB.masked_fill(left_out_AB, FAR_BELOW)
     target_A = torch.arange(len(score_AB), device=score_AB.device)
     return (cross_entropy(score_AB, target_A) + cross_entropy(score_AB.T, target_A)) / 2
 

@@ -11,10 +11,11 @@ import torch
 from safetensors import SafetensorError
 
 from data.base.errors import UserError, not_as_written, one_line
-from data.base.provenance import plain, write_json
-from data.base.tensors import read_tensors, write_tensors
+from data.base.provenance import plain
 from data.base.version import require_known
+from data.base.whole_files import write_json
 from data.cache import ClipParts, FeatureCache
+from data.compute.tensors import read_tensors, write_tensors
 from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConfig, make_head
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split

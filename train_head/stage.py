@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 
-from data.base.device import budget_bytes, find_device
 from data.base.errors import UserError, check_seed
-from data.base.processes import ProcessGroup
-from data.base.provenance import plain, provenance, write_atomically
+from data.base.provenance import plain, provenance
+from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
 from data.cli.meaning import AtLeast, Meaning, marks, options_with, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
+from data.compute.device import budget_bytes, find_device
+from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
-from data.metrics import Metrics
+from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
 from train_head.compiling import compile_loops, compiling_said
 from train_head.heads import ALL_SCORES, HEADS, Execution, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
@@ -395,8 +396,8 @@ def check_options(options: TrainOptions) -> None:
 
 
 def _flat(metrics: Metrics) -> dict[str, float]:
-    flat = {f"{direction} {name}": value for direction in ("text_to_video", "video_to_text") for name, value in metrics[direction].items()}
-    return flat | {"RSum": metrics["RSum"]}
+    flat = {f"{direction} {name}": value for direction in DIRECTIONS for name, value in metrics[direction].items()}
+    return flat | {RECALL_SUM: metrics[RECALL_SUM]}
 
 
 def _write_log(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, streams, files written whole, progress, processes, devices."""
+"""What every room stands on: errors, streams, files written whole, progress, provenance, the version."""

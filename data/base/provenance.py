@@ -1,7 +1,6 @@
 """What made an artefact: options, versions, commit, date. A record for people: nothing here is read back by code."""
 
 import dataclasses
-import json
 import platform
 import re
 import subprocess
@@ -10,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data.base.sealed import written_whole
 from data.base.version import CHECKOUT, version
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -39,20 +37,6 @@ def packages() -> list[str]:
 def plain(value: Any) -> Any:
     """A value that JSON can hold."""
     return str(value) if isinstance(value, Path) else value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all. Raises UserError where the disk is full."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises UserError where the disk is full.
-
-    A byte of a file name that is not UTF-8 is written as its escape, which JSON reads back as it was.
-    """
-    with written_whole(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _installed(package: str) -> str | None:

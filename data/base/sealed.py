@@ -1,48 +1,19 @@
-"""Files that are there whole or not at all, and that carry a checksum of themselves.
+"""Files that carry a checksum of themselves.
 
 A sealed file begins with SEAL_BYTES that hold the SHA-256 of all that follows, padded with zeros. HDF5 leaves such a block at the beginning
 of a file to its user, so a sealed HDF5 file opens as any other.
 """
 
 import hashlib
-import os
-import platform
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from data.base.errors import UserError, cannot_read
+from data.base.errors import cannot_read
+from data.base.whole_files import written_whole
 
 SEAL_BYTES = 512
 _READ_BYTES = 2**22
 _MARK = "sealed, sha256 of the bytes from 512 on: "
-
-STALE_S = 86400.0
-"""A temporary file as old as that belongs to nobody: its writer was killed."""
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; when the block is done, the file is synced and renamed. Raises UserError where the disk is full.
-
-    A link stays one: the file that it leads to is written.
-    """
-    if os.path.islink(path):
-        path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): make room or choose another place") from error
-    finally:
-        # On a read-only disk this fails, be the file there or not.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_sealed(path: Path, content: bytes) -> None:
@@ -70,13 +41,6 @@ def is_sound(path: Path) -> bool:
         raise cannot_read(path, error) from error
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left behind."""
-    for temporary in folder.glob(".*.tmp"):
-        if time.time() - temporary.stat().st_mtime > STALE_S:
-            temporary.unlink(missing_ok=True)
-
-
 def _digest(file: IO[bytes]) -> str:
     sha = hashlib.sha256()
     file.seek(SEAL_BYTES)
@@ -87,11 +51,3 @@ def _digest(file: IO[bytes]) -> str:
 
 def _seal(digest: str) -> bytes:
     return f"{_MARK}{digest}\n".encode().ljust(SEAL_BYTES, b"\0")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

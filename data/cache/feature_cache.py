@@ -10,7 +10,6 @@ Shape suffixes: N entries (videos or texts), T rows of all entries together (fra
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -22,7 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
-from data.base.sealed import is_sound, sweep, write_sealed
+from data.base.sealed import is_sound, write_sealed
+from data.base.whole_files import sweep
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import Group, in_memory, open_file, write_arrays
@@ -49,6 +49,7 @@ from data.cache.listings import Listings, listed_of
 from data.cache.merged import write_merged
 from data.cache.sources import Source
 from data.sampling import choose_frames, choose_words
+from data.span import WHOLE_FILE, Span
 
 if TYPE_CHECKING:  # writing a part needs no torch
     from data.cache.features import Ragged, TextFeatures, VideoFeatures
@@ -172,16 +173,15 @@ class FeatureCache:
         video_id: str,
         file_size: int,
         file_mtime_ns: int,
-        start: float = 0.0,
-        end: float = math.inf,
+        span: Span = WHOLE_FILE,
         digest: Callable[[], str] = lambda: "",
     ) -> bool:
-        """Whether a video is there as its file is now, and made from the part of it from `start` to `end` seconds.
+        """Whether a video is there as its file is now, and made from this part of it.
 
         `digest` gives that of the file, and is asked for where nothing but the time of its last change differs.
         """
         made = self._indices["videos"].sources.get(video_id)
-        if made is None or (made.file_size, made.start, made.end) != (file_size, start, end):
+        if made is None or (made.file_size, made.start, made.end) != (file_size, *span.bounds):
             return False
         return made.file_mtime_ns == file_mtime_ns or (made.file_digest != "" and made.file_digest == digest())
 
@@ -193,12 +193,6 @@ class FeatureCache:
     def images_of(self, video_id: str) -> frozenset[Images]:
         """The kinds of images that are there of a video's frames; none where the video is not there."""
         return self._indices["videos"].images.get(video_id, frozenset())
-
-    def is_partial(self, video_id: str) -> bool:
-        """Whether a video's file was cut short and gave only some of its frames."""
-        place = self._indices["videos"].places[video_id]
-        with open_file(place.part.path) as file:
-            return int(file[place.part.group]["frames_expected"][place.entry]) > 0
 
     def decoder(self, video_id: str) -> str:
         """What decoded a video: `cpu` or `cuda` (ffmpeg), or `pyav`."""

@@ -7,7 +7,6 @@ Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from data.cache.extraction import Extraction, write_extraction
 from data.cache.hdf5 import Group, read_arrays, write_arrays
+from data.span import WHOLE_FILE, Span
 
 FORMAT = 4
 READABLE = (3, FORMAT)
@@ -62,8 +62,8 @@ class ClipParts:
 class VideoEntry:
     """One video to write: its frame features [T, D], the time of each in seconds from the beginning of the file, and the file.
 
-    `file_digest` is that of `extract.plan.digest`, empty where not known. `start` and `end`, in seconds, are the part of the
-    file that was looked at. `frames_expected` is the number of sampled frames that the header of a file announces that is cut short, 0 for
+    `file_digest` is that of `extract.plan.digest`, empty where it is not known. `span` is the part of the file that was looked
+    at. `frames_expected` is the number of sampled frames that the header of a file announces that is cut short, 0 for
     a whole one; `hdr` the transfer function of a video of high dynamic range, else empty; `decoder` what decoded it. `thumbnails` and
     `pixels` are JPEG files, one for every frame, or none.
     """
@@ -74,8 +74,7 @@ class VideoEntry:
     file_size: int
     file_mtime_ns: int
     file_digest: str = ""
-    start: float = 0.0
-    end: float = math.inf
+    span: Span = WHOLE_FILE
     frames_expected: int = 0
     hdr: str = ""
     decoder: str = "cpu"
@@ -126,8 +125,8 @@ def video_arrays(entries: Sequence[VideoEntry], dtype: str) -> dict[str, Any]:
         "file_size": np.array([entry.file_size for entry in entries], dtype=np.int64),
         "file_mtime_ns": np.array([entry.file_mtime_ns for entry in entries], dtype=np.int64),
         "file_digest": [entry.file_digest for entry in entries],
-        "start": np.array([entry.start for entry in entries], dtype=np.float64),
-        "end": np.array([entry.end for entry in entries], dtype=np.float64),
+        "start": np.array([entry.span.bounds[0] for entry in entries], dtype=np.float64),
+        "end": np.array([entry.span.bounds[1] for entry in entries], dtype=np.float64),
         "frames_expected": np.array([entry.frames_expected for entry in entries], dtype=np.int64),
         "hdr": [entry.hdr for entry in entries],
         "decoder": [entry.decoder for entry in entries],

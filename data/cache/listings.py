@@ -7,7 +7,6 @@ before. Until a source has a complete listing, the shares count that are there.
 
 import hashlib
 import io
-import math
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -21,6 +20,7 @@ from data.base.errors import UserError
 from data.cache.hdf5 import open_file
 from data.cache.sources import SHARE, Listing, Source, together
 from data.cache.tables import captions_file, checksum_file, is_intact, options_file, read_parquet, videos_file, write_parquet
+from data.span import WHOLE_FILE, cells_of
 
 COLUMNS = ["video_id", "split", "file", "start", "end", "failed"]
 PATIENCE_S = 1.0
@@ -32,7 +32,7 @@ class Listed:
     """All that a source lists.
 
     `videos`: columns video_id, split, file (a name under the folder of videos, None where there was none), start and end (the part of the
-    file in seconds; NaN: from the beginning, to the end), and failed (whether the file as it is now could not be decoded).
+    file in seconds; see `data.span`), and failed (whether the file as it is now could not be decoded).
     """
 
     source: Source
@@ -243,7 +243,7 @@ def listed_of(captions: pd.DataFrame, videos: pd.DataFrame | None, source: Sourc
     """A listing of these captions and videos, none of which failed; by default the videos are those of the captions, each a whole file."""
     if videos is None:
         listed = captions[["video_id", "split"]].drop_duplicates()
-        videos = listed.assign(file=captions["video_id"], start=math.nan, end=math.nan)
+        videos = listed.assign(file=captions["video_id"], **cells_of(WHOLE_FILE for _ in range(len(listed))))
     return Listed(source, captions, videos if "failed" in videos else videos.assign(failed=False))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from data.base.errors import UserError
-from data.base.sealed import seal, written_whole
+from data.base.sealed import seal
+from data.base.whole_files import written_whole
 from data.cache.extraction import Extraction
 from data.cache.hdf5 import Group, append, new_file, open_file, write_arrays
 from data.cache.index import Index, read_column, runs

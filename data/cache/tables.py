@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.base.errors import cannot_read
-from data.base.sealed import written_whole
+from data.base.whole_files import write_whole
 
 
 def captions_file(preset: str) -> str:
@@ -29,10 +29,8 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     """Write a table, and beside it its checksum in the form of sha256sum."""
     content = io.BytesIO()
     frame.to_parquet(content, index=False)
-    with written_whole(path) as temporary:
-        temporary.write_bytes(content.getvalue())
-    with written_whole(checksum_file(path)) as temporary:
-        temporary.write_text(f"{hashlib.sha256(content.getvalue()).hexdigest()}  {path.name}\n")
+    write_whole(path, content.getvalue())
+    write_whole(checksum_file(path), _checksum(content.getvalue(), path))
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
@@ -49,9 +47,13 @@ def is_intact(table: Path) -> bool:
         return False
     except OSError as error:
         raise cannot_read(table, error) from error
-    return checksum == f"{hashlib.sha256(content).hexdigest()}  {table.name}\n".encode()
+    return checksum == _checksum(content, table)
 
 
 def checksum_file(table: Path) -> Path:
     """The file that holds a table's checksum."""
     return table.with_name(f"{table.name}.sha256")
+
+
+def _checksum(content: bytes, table: Path) -> bytes:
+    return f"{hashlib.sha256(content).hexdigest()}  {table.name}\n".encode()

@@ -82,7 +82,7 @@ def _run(
     examples: Sequence[str],
 ) -> NoReturn:
     if "WORLD_SIZE" in os.environ:
-        # Read when torch loads. A peer that is gone would be warned of with a stack trace of C++; data.base.processes names it in a line.
+        # Read when torch loads. A peer that is gone would be warned of with a stack trace of C++; ProcessGroup names it in a line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     interrupt_on(signal.SIGTERM)
     options: Options | None = None

@@ -17,8 +17,9 @@ import tyro
 import yaml
 
 from data.base.errors import UserError, one_line
-from data.base.provenance import plain, write_atomically
+from data.base.provenance import plain
 from data.base.quoting import quote
+from data.base.whole_files import write_atomically
 
 OPTIONS_FILE = "options.yaml"
 """Its name in the folder of a run."""

@@ -12,6 +12,7 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 from data.datasets.files import read_ids
 from data.datasets.folders import Found, Sought, VideoFolder
+from data.span import WHOLE_FILE, Span, cells_of
 
 SPLITS = ("train", "val", "test")
 
@@ -28,7 +29,7 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True)
 class Preset:
-    """A split protocol, the size of its splits, and how words and frames are chosen under it."""
+    """A split protocol, the size of its splits, and its recipe: how words and frames are chosen, and how heads are trained on it."""
 
     name: str
     files: Mapping[str, str]
@@ -42,6 +43,12 @@ class Preset:
     """Frames kept of each video, evenly from the first to the last, of those sampled."""
     fps: float = 1.0
     """Frames sampled a second."""
+    epochs: int = 5
+    """Passes over the training captions."""
+    batch_size: int = 128
+    """Captions per training step."""
+    lr: float = 1e-4
+    """Largest learning rate of the head."""
     seconds: str = "whole"
     """The part of each video that is looked at."""
     held_out: int = 0
@@ -58,7 +65,7 @@ class Dataset:
 
     `captions`: columns video_id, caption, split, in the order of the annotations.
     `videos`: a row for every video of the splits, columns video_id, split, file (None where there is none), start and end in seconds
-    (NaN: from the beginning, to the end).
+    (see `data.span`; NaN: from the beginning, to the end).
     `notes`: lines about what was left out of the annotation files, and about files that were found by another spelling of their names.
     `sought`: the name by which the file of a video was looked for, where that is not its id.
     `division`: the shares by which the splits were made, where the annotations lacked them: see `data.datasets.division`.
@@ -108,12 +115,12 @@ def assemble(
     annotations: Path,
     folder: VideoFolder,
     sought: Callable[[str], Sought],
-    ends: Callable[[str], float] = lambda _video_id: float("nan"),
+    spans: Callable[[str], Span] = lambda _video_id: WHOLE_FILE,
     notes: tuple[str, ...] = (),
 ) -> Dataset:
     """The data set of these captions: the validation videos held out, the file of every video looked for.
 
-    `sought` says what the file of a video may be called, `ends` the second up to which it is looked at. Raises UserError where a video is
+    `sought` says what the file of a video may be called, `spans` which part of it is looked at. Raises UserError where a video is
     in two splits, or several files could be one video.
     """
     captions = pd.DataFrame(rows, columns=list(Row._fields))
@@ -127,7 +134,7 @@ def assemble(
     ids = videos["video_id"]
     found = folder.find({video_id: sought(video_id) for video_id in ids}, str(annotations))
     files = pd.Series(found.files, index=videos.index, dtype=object)
-    videos = videos.assign(file=files, start=float("nan"), end=[ends(video_id) for video_id in ids])
+    videos = videos.assign(file=files, **cells_of(spans(video_id) for video_id in ids))
     return Dataset(captions, videos, (*notes, *note_of_spellings(found, folder)))
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import pandas as pd
 
 from data.base.errors import UserError, check_seed
-from data.base.provenance import write_atomically, write_json
 from data.base.quoting import path_text
+from data.base.whole_files import write_atomically, write_json
 from data.base.writable import require_writable_folder
 from data.cli.options_file import OPTIONS_FILE, write_options
-from data.metrics import DIRECTIONS
+from data.metrics import RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO
+from evaluate.compare.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
 from evaluate.compare.options import CompareOptions
-from evaluate.comparison.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
-from evaluate.comparison.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
-from evaluate.comparison.significance import TESTED, Comparison, compare_with_base
-from evaluate.comparison.table import FIGURES, NONE, Table, latex_text, result_notes
+from evaluate.compare.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
+from evaluate.compare.significance import TESTED, Comparison, compare_with_base
+from evaluate.compare.table import FIGURE_COLUMNS, NONE, Table, latex_text, result_notes
 from evaluate.folder import check_out, replacing
 from train_head.scoring.splits import counts_line
 
@@ -104,10 +104,10 @@ def figures_table(compared: Compared) -> Table:
     rows = []
     for group in compared.groups:
         shared = group.first.metrics
-        cells = [_cell(*group.figures[f"{direction.replace(' ', '_')} {name}".strip()]) for direction, name in FIGURES]
+        cells = [_cell(*group.figures[f"{direction.replace(' ', '_')} {name}".strip()]) for direction, name in FIGURE_COLUMNS]
         rows.append([group.label, str(len(group.results)), shared["split"], str(shared["queries"]), str(shared["gallery"]), *cells])
     columns = [("", name) for name in ("run", "seeds", "split", "queries", "gallery")]
-    return Table([*columns, *FIGURES], rows)
+    return Table([*columns, *FIGURE_COLUMNS], rows)
 
 
 def tests_table(compared: Compared) -> Table | None:
@@ -116,7 +116,7 @@ def tests_table(compared: Compared) -> Table | None:
     if compared.base is None or not others:
         return None
     columns = [("", "run"), *((_tested(name), column) for name in TESTED for column in ("difference", "95% interval", "p"))]
-    columns += [("McNemar, R@1", column) for column in ("gained", "lost", "p")]
+    columns += [(f"McNemar, {RECALL_NAMES[0]}", column) for column in ("gained", "lost", "p")]
     rows = []
     for group in others:
         test = compared.tests.get(group.label)
@@ -208,7 +208,7 @@ def as_record(compared: Compared) -> dict[str, Any]:
 
 
 def _tested(name: str) -> str:
-    return name if name == "RSum" else f"{DIRECTIONS[0].replace('_', ' ')} {name}"
+    return name if name == RECALL_SUM else f"{TEXT_TO_VIDEO.replace('_', ' ')} {name}"
 
 
 def _cell(mean: float, deviation: float | None) -> str:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.base.processes import ProcessGroup
+from data.compute.processes import ProcessGroup
 
 KEPT = 10
 """So many entries are kept of every query."""

@@ -11,9 +11,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from data.base.provenance import write_atomically
+from data.base.whole_files import write_atomically
 from data.cache import FeatureCache
-from data.metrics import DIRECTIONS, Ranks
+from data.metrics import DIRECTIONS, FIGURES, Ranks
 from evaluate.report import PLOTS_FOLDER, REPORT_FILE
 from evaluate.report.cards import PARTS, Card, CardMaker
 from evaluate.report.collect import Collected
@@ -69,7 +69,7 @@ def write_report(
         .get_template("report.html.j2")
         .render(
             result=result,
-            columns=("R@1", "R@5", "R@10", "MdR", "MnR"),
+            columns=FIGURES,
             directions=list(zip(DIRECTIONS, DIRECTION_NAMES, strict=True)),
             cut_notes=list(cut_notes(result)),
             provenance=_provenance(result),

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from data.base.sealed import written_whole
+from data.base.whole_files import written_whole
 from data.base.writable import make_folder
 from data.metrics import Ranks
-from evaluate.comparison.curves import match_curve
+from evaluate.compare.curves import match_curve
 from evaluate.report import PLOT_FORMATS, PLOT_NAMES
 from evaluate.report.collect import Collected
 from evaluate.report.findings import Hubs

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.base.processes import ProcessGroup
 from data.base.progress import Progress
 from data.cache.features import TextFeatures, VideoFeatures
+from data.compute.processes import ProcessGroup
 from data.metrics import NanScore, Ranks, summary
 from train_head.batches import EncodedFrames
 from train_head.heads import Head, TextBatch, VideoBatch

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.base.errors import UserError
-from data.base.processes import ProcessGroup
 from data.cache import FeatureCache
-from data.metrics import RECALLS
+from data.compute.processes import ProcessGroup
+from data.metrics import MEDIAN_RANK, RECALL_NAMES, TEXT_TO_VIDEO
 from evaluate.two_stage.rerank import candidate_metrics, rerank
 from search.index.candidates import Vectors, candidate_index, check_candidates, find_candidates
 from train_head.heads import Head
@@ -69,7 +69,7 @@ def candidate_rows(
                     "vectors": vectors,
                     "candidates": number,
                     **metrics,
-                    "lost": {name: exhaustive[name] - metrics["text_to_video"][name] for name in (f"R@{k}" for k in RECALLS)},
+                    "lost": {name: exhaustive[name] - metrics[TEXT_TO_VIDEO][name] for name in RECALL_NAMES},
                     "pairs": candidate_AK.numel(),
                     "index_seconds": round(opened, 3),
                     "search_seconds": round(found - start, 3),
@@ -85,11 +85,10 @@ def format_candidates(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    recalls = [f"R@{k}" for k in RECALLS]
-    head = "".join(f"{name:>7}" for name in (*recalls, "MdR", *(f"-{name}" for name in recalls), "there"))
+    head = "".join(f"{name:>7}" for name in (*RECALL_NAMES, MEDIAN_RANK, *(f"-{name}" for name in RECALL_NAMES), "there"))
     yield f"{'candidates of a query, re-ranked':32}{head}  search s  re-rank s"
     for row in rows:
-        figures = [*(row["text_to_video"][name] for name in (*recalls, "MdR")), *(row["lost"][name] for name in recalls)]
+        figures = [*(row[TEXT_TO_VIDEO][name] for name in (*RECALL_NAMES, MEDIAN_RANK)), *(row["lost"][name] for name in RECALL_NAMES)]
         cells = "".join(f"{figure:7.1f}" for figure in (*figures, row["answers_among_candidates"]))
         name = f"{row['candidates']:,} by {row['vectors']}"
         yield f"{name:32}{cells}  {row['search_seconds']:8.2f}  {row['rerank_seconds']:9.2f}"

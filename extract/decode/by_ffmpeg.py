@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from PIL import Image
 
 from data.sampling import choose_frames
+from data.span import Span
 from extract.decode.frames import DecodeFailed, Picture, Sampled, Sampling
 from extract.decode.reasons import reason_of
 from extract.ffmpeg.clock import LONGEST_STILL_S
 from extract.ffmpeg.ending import breaks_off
-from extract.ffmpeg.graph import Look, Part, decoding_graph
+from extract.ffmpeg.graph import Look, decoding_graph
 from extract.ffmpeg.header import Header, read_header
 from extract.ffmpeg.raw import Shown, has_alpha, on_every_tick, read_shown
 from extract.ffmpeg.run import FfmpegFailed, Running, last_words, run_ffmpeg
@@ -53,9 +55,11 @@ class _NotThere(Exception):
     """Seeking gave no frame where the header announces one."""
 
 
-def by_ffmpeg(part: Part, sampling: Sampling, takes: Iterator[Callable[[Image.Image], Picture]], deadline: float) -> Sampled[Picture]:
+def by_ffmpeg(
+    path: Path, span: Span, sampling: Sampling, takes: Iterator[Callable[[Image.Image], Picture]], deadline: float
+) -> Sampled[Picture]:
     """What ffmpeg makes of any video: in sequence, or sought where the chosen frames are far apart. Each attempt has one of `takes`."""
-    decoding = _Decoding(part, sampling, takes, deadline)
+    decoding = _Decoding(path, span, sampling, takes, deadline)
     seek = True
     while True:
         try:
@@ -72,7 +76,7 @@ def by_ffmpeg(part: Part, sampling: Sampling, takes: Iterator[Callable[[Image.Im
             except (_NotThere, FfmpegFailed):
                 pass
         except FfmpegFailed as error:
-            raise DecodeFailed(reason_of(part.path, error.said, error.reason), error.words) from error
+            raise DecodeFailed(reason_of(path, error.said, error.reason), error.words) from error
 
 
 Result = TypeVar("Result")
@@ -82,7 +86,8 @@ Result = TypeVar("Result")
 class _Decoding(Generic[Picture]):
     """One attempt at a part of a file, and how its stream looks as far as is known."""
 
-    part: Part
+    path: Path
+    span: Span
     sampling: Sampling
     takes: Iterator[Callable[[Image.Image], Picture]]
     deadline: float
@@ -90,9 +95,9 @@ class _Decoding(Generic[Picture]):
 
     def in_sequence(self, seek: bool) -> Sampled[Picture]:
         """Decode everything from start to end, keeping what is wanted."""
-        part, sampling, shrink = self.part, self.sampling, next(self.takes)
+        span, sampling, shrink = self.span, self.sampling, next(self.takes)
         limit = sampling.max_frames
-        ticks = part.ticks(sampling.fps)
+        ticks = span.ticks(sampling.fps)
         longest = math.ceil(LONGEST_STILL_S * sampling.fps)
 
         def keep(running: Running, wanted: Collection[int] | None) -> tuple[dict[int, Picture], int, int, int]:
@@ -100,7 +105,7 @@ class _Decoding(Generic[Picture]):
             count = 0
             for shown in islice(on_every_tick(self._shown(running), longest), ticks):
                 if wanted is None and limit is not None:
-                    length = part.length(self._header(running.log.said()).length)
+                    length = span.length(self._header(running.log.said()).length)
                     if length is not None and seek and self.look.steady and _are_far_apart(length, sampling.fps, limit):
                         raise _FarApart(length)
                     wanted = _could_be_chosen(length, sampling.fps, limit)
@@ -118,7 +123,7 @@ class _Decoding(Generic[Picture]):
                 self._require_known_clock(header)
             raise
         header = self._require_known_clock(self._header(said))
-        if not count and part.start and (header.length is None or not header.indexed or part.start < header.length):
+        if not count and span.begin and (header.length is None or not header.indexed or span.begin < header.length):
             # No frame begins in the part, and maybe one is on the screen.
             self._look_further_back()
         expected = self._check(said, header, count, error_at)
@@ -127,7 +132,7 @@ class _Decoding(Generic[Picture]):
             (kept, _, _, _), _ = self._run(lambda running: keep(running, set(chosen)))
             if not kept.keys() >= set(chosen):
                 raise DecodeFailed("decoded twice, it gave different numbers of frames: was it being written?")
-        seconds = [part.start + i / sampling.fps for i in chosen]
+        seconds = [span.begin + i / sampling.fps for i in chosen]
         return Sampled([kept[i] for i in chosen], seconds, expected, header.hdr, clock_jumps=jumps)
 
     def by_seeking(self, length: float) -> Sampled[Picture]:
@@ -135,13 +140,13 @@ class _Decoding(Generic[Picture]):
 
         Raises _NotThere where there is no frame at a moment before the announced end.
         """
-        part, fps, shrink = self.part, self.sampling.fps, next(self.takes)
+        span, fps, shrink = self.span, self.sampling.fps, next(self.takes)
         assert self.sampling.max_frames is not None
         first = max(0, math.floor((length - TAIL_S) * fps))
         tail = self._from(first / fps, fps)
         longest = math.ceil(TAIL_S * fps)
         counted, said = tail._run(lambda running: sum(1 for _ in on_every_tick(tail._shown(running), longest)))
-        if not counted or (part.end is None and breaks_off(part.path, self._header(said).container)):
+        if not counted or (span.end is None and breaks_off(self.path, self._header(said).container)):
             raise _NotThere
         chosen = choose_frames(first + counted, self.sampling.max_frames).tolist()
         # Seeking gives frames that begin at or after a moment, so it goes to a moment before: the frame at the second tick is then the one
@@ -163,7 +168,7 @@ class _Decoding(Generic[Picture]):
             pictures += found
         header = self._header(said)
         _require_no_cover(header)
-        return Sampled(pictures, [part.start + k / fps for k in chosen], None, header.hdr)
+        return Sampled(pictures, [span.begin + k / fps for k in chosen], None, header.hdr)
 
     def _shown(self, running: Running) -> Iterator[Shown]:
         """The pictures of a run. Raises _LooksOther where the stream is not as this attempt takes it to be."""
@@ -179,7 +184,7 @@ class _Decoding(Generic[Picture]):
                 look = replace(look, interlaced=interlaced, alpha=alpha, decoder=header.alpha_decoder)
             if look != self.look:
                 raise _LooksOther(look)
-            if not begun and shown.tick > 0 and self.part.start:
+            if not begun and shown.tick > 0 and self.span.begin:
                 # The frame that is on the screen at the start began before it.
                 self._look_further_back()
             begun = True
@@ -187,14 +192,14 @@ class _Decoding(Generic[Picture]):
 
     def _header(self, said: str) -> Header:
         header = read_header(said)
-        return self.sampling.clocks.settled(self.part.path, header, self._seconds_left(), self.sampling.processes)
+        return self.sampling.clocks.settled(self.path, header, self._seconds_left(), self.sampling.processes)
 
     def _require_known_clock(self, header: Header) -> Header:
         """Raises _LooksOther where moments of the file lie elsewhere than this attempt takes them to."""
         assert header.late is not None
         look = replace(self.look, late=max(self.look.late, header.late), recounted=header.recounted)
-        if look.steady and (self.part.start > 0 or self.part.end is not None):
-            steady = self.sampling.clocks.steady(self.part.path, header, self._seconds_left(), self.sampling.processes)
+        if look.steady and (self.span.begin > 0 or self.span.end is not None):
+            steady = self.sampling.clocks.steady(self.path, header, self._seconds_left(), self.sampling.processes)
             look = replace(look, steady=steady, lead=0.0 if header.indexed else LEAD_S)
         if look != self.look:
             raise _LooksOther(look)
@@ -211,16 +216,16 @@ class _Decoding(Generic[Picture]):
 
     def _from(self, seconds: float, fps: float) -> "_Decoding[Picture]":
         """The part without its first seconds, sampled at another rate."""
-        return replace(self, part=replace(self.part, start=self.part.start + seconds), sampling=replace(self.sampling, fps=fps))
+        return replace(self, span=replace(self.span, start=self.span.begin + seconds), sampling=replace(self.sampling, fps=fps))
 
     def _run(self, read: Callable[[Running], Result], frames: int | None = None) -> tuple[Result, str]:
         """`read` of the frames of the part, no more than `frames`, and what ffmpeg said."""
         sampling = self.sampling
         teller = f"showinfo@{secrets.token_hex(8)}"
-        graph = decoding_graph(self.part, sampling, self.look, teller, frames)
+        graph = decoding_graph(self.span, sampling, self.look, teller, frames)
         limit = self._seconds_left()
         try:
-            return run_ffmpeg(graph, source=self.part.path, read=read, time_limit_s=limit, processes=sampling.processes, teller=teller)
+            return run_ffmpeg(graph, source=self.path, read=read, time_limit_s=limit, processes=sampling.processes, teller=teller)
         except FfmpegFailed as error:
             if time.monotonic() < self.deadline:
                 raise
@@ -232,15 +237,15 @@ class _Decoding(Generic[Picture]):
         `error_at`: how many frames had come out before the last error.
         """
         errors = last_words(said)
-        length = self.part.length(header.length)
+        length = self.span.length(header.length)
         announced = None if length is None else int(length * self.sampling.fps)
         if count == 0:
             cut = bool(errors and announced)
-            raise DecodeFailed(reason_of(self.part.path, said, "no video frames"), errors, announced if cut else None, 0 if cut else None)
+            raise DecodeFailed(reason_of(self.path, said, "no video frames"), errors, announced if cut else None, 0 if cut else None)
         _require_no_cover(header)
         if errors and announced is not None and count < announced:
             expected, reason = announced, f"{count} of about {announced} frames"
-        elif self.part.end is None and self._is_cut(header, errors, count, error_at):
+        elif self.span.end is None and self._is_cut(header, errors, count, error_at):
             # How many are missing nobody says.
             expected, reason = max(announced or 0, count + 1), f"the file breaks off after {count} frames"
         else:
@@ -252,7 +257,7 @@ class _Decoding(Generic[Picture]):
     def _is_cut(self, header: Header, errors: str, count: int, error_at: int) -> bool:
         """Whether the file breaks off, where no header says how long the video should be: its last packet is incomplete, a demuxer missed
         the end, or there was an error in the last second."""
-        if breaks_off(self.part.path, header.container):
+        if breaks_off(self.path, header.container):
             return True
         if not errors or (header.indexed and header.length is not None):
             return False

@@ -8,11 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 from data.base.errors import UserError
+from data.span import WHOLE_FILE
 from extract.decode.by_ffmpeg import by_ffmpeg
 from extract.decode.frames import Cuda, DecodeFailed, Sampling
 from extract.decode.pyav import require_pyav
 from extract.decode.sample import sample_frames
-from extract.ffmpeg.graph import Part
 from extract.ffmpeg.run import START_LIMIT_S, encode_video, find_ffmpeg, require_ffmpeg, unusable
 from extract.options import ExtractOptions
 
@@ -55,6 +55,7 @@ def _try_cuda() -> None:
         video = Path(folder) / "trial.mp4"
         encode_video(video, bytes(TRIAL_SIDE * TRIAL_SIDE * 3) * 10, TRIAL_SIDE, TRIAL_SIDE, 5)
         try:
-            by_ffmpeg(Part(video, 0.0, None), Sampling(cuda=Cuda()), repeat(lambda image: image.size), time.monotonic() + TRIAL_LIMIT_S)
+            deadline = time.monotonic() + TRIAL_LIMIT_S
+            by_ffmpeg(video, WHOLE_FILE, Sampling(cuda=Cuda()), repeat(lambda image: image.size), deadline)
         except DecodeFailed as error:
             raise UserError(f"--decode-device cuda: ffmpeg cannot decode on a GPU here ({error}); use --decode-device cpu") from error

@@ -24,12 +24,12 @@ from pathlib import Path
 from PIL import Image
 
 from data.sampling import choose_frames
+from data.span import WHOLE_FILE, Span
 from extract.decode.by_ffmpeg import by_ffmpeg
 from extract.decode.frames import DecodeFailed, Picture, Sampled, Sampling
 from extract.decode.pyav import NotPlain, PyavProcesses
 from extract.decode.reasons import ENCRYPTED, is_encrypted
 from extract.ffmpeg.clock import LONGEST_STILL_S
-from extract.ffmpeg.graph import Part
 from extract.ffmpeg.header import LATE_S
 from extract.ffmpeg.input import MAX_PIXELS
 
@@ -40,13 +40,12 @@ def sample_frames(
     path: Path,
     sampling: Sampling,
     shrink: Callable[[Image.Image], Picture],
-    start: float | None = None,
-    end: float | None = None,
+    span: Span = WHOLE_FILE,
 ) -> Sampled[Picture]:
     """Decode frames of the best video stream of a file, handing each to `shrink` as it comes, in order.
 
     Without `max_frames` every sampled frame is handed over once. With it, some more than those chosen may be. Frames are rotated as the
-    file says; `start` and `end` in seconds cut a part out of the file. Raises DecodeFailed for what is no regular file, holds no video,
+    file says; `span` cuts a part out of the file. Raises DecodeFailed for what is no regular file, holds no video,
     takes longer than the time limit, or ends in an error before its announced length.
     """
     if not path.is_file():
@@ -55,27 +54,26 @@ def sample_frames(
         raise DecodeFailed("the file is empty")
     if is_encrypted(path):
         raise DecodeFailed(ENCRYPTED)
-    part = Part(path, start or 0.0, end)
     deadline = time.monotonic() + sampling.time_limit_s
     # Where every frame is handed over once, in order, what a decoder gave before it failed is not handed over again.
     takes = _made_once(shrink) if sampling.max_frames is None else itertools.repeat(shrink)
-    if sampling.pyav is not None and not start and end is None:
+    if sampling.pyav is not None and span.is_whole:
         with suppress(NotPlain):
             return _by_pyav(sampling.pyav, path, sampling, next(takes), deadline)
     if sampling.cuda is not None and sampling.cuda.works:
         try:
-            sampled = by_ffmpeg(part, sampling, takes, deadline)
+            sampled = by_ffmpeg(path, span, sampling, takes, deadline)
         except DecodeFailed:
             if time.monotonic() >= deadline:
                 raise
         else:
             sampling.cuda.succeeded()
             return replace(sampled, decoder="cuda")
-        sampled = by_ffmpeg(part, replace(sampling, cuda=None), takes, deadline)
+        sampled = by_ffmpeg(path, span, replace(sampling, cuda=None), takes, deadline)
         # Only now: a video that the CPU cannot decode either says nothing about the GPU.
         sampling.cuda.failed()
         return sampled
-    return by_ffmpeg(part, replace(sampling, cuda=None), takes, deadline)
+    return by_ffmpeg(path, span, replace(sampling, cuda=None), takes, deadline)
 
 
 def _made_once(shrink: Callable[[Image.Image], Picture]) -> Iterator[Callable[[Image.Image], Picture]]:

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.base.errors import UserError, one_line
-from data.base.shapes import GRAIN
 from data.cache import ClipParts
+from data.compute.shapes import GRAIN
 from extract.encode.models import OF_A_CONFIGURATION, Model, Precision, find_model
 from extract.encode.preprocessing import Preprocessing
 from extract.encode.tokens import SpecialTokens, Tokenizer

@@ -6,7 +6,6 @@ does not depend on the order in which videos come.
 Shape suffixes: N frames of a piece or a batch, C channels, H and W sides, D joint dimension.
 """
 
-import math
 import os
 import time
 from collections import deque
@@ -21,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.base.processes import on_this_machine
 from data.base.quoting import path_text
 from data.cache import VideoEntry
+from data.compute.processes import on_this_machine
+from data.span import Span
 from extract.decode.frames import Cuda
 from extract.decode.pictures import pixels_file, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
@@ -57,15 +57,14 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Done:
-    """All frames of a video, or of the part from `start` to `end`, have been handed over."""
+    """All frames of a video, or of a part of it, have been handed over."""
 
     video_id: str
     sampled: Sampled[None]
     kept: _Kept
     file: os.stat_result
     digest: str
-    start: float | None
-    end: float | None
+    span: Span
     decode_s: float
 
 
@@ -222,7 +221,7 @@ class VideoFeaturesAhead:
             piece.append(self._clip.to_tensor(picture))
             hand_over(final=False)
 
-        start, end = part_of(row)
+        span = Span.of_cells(row.start, row.end)
         stat, digest = None, ""
         try:
             if not self._options.follow_links and leads_out(row.file, self._options.videos):
@@ -230,16 +229,16 @@ class VideoFeaturesAhead:
             stat = row.file.stat()
             digest = file_digest(row.file)
             if self._sampling.max_frames is None:
-                sampled = sample_frames(row.file, self._sampling, lambda image: take(shrink(image)), start, end)
+                sampled = sample_frames(row.file, self._sampling, lambda image: take(shrink(image)), span)
             else:
-                chosen = sample_frames(row.file, self._sampling, shrink, start, end)
+                chosen = sample_frames(row.file, self._sampling, shrink, span)
                 for shrunk in chosen.pictures:
                     take(shrunk)
                 made = [None] * len(chosen.pictures)
                 sampled = Sampled(made, chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder, chosen.clock_jumps)
             hand_over(final=True)
             decode_s = time.perf_counter() - begin - given
-            outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, digest, start, end, decode_s)
+            outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, digest, span, decode_s)
         except DecodeFailed as error:
             outcome = _failure(row, error, stat, digest)
         except OSError as error:
@@ -247,17 +246,12 @@ class VideoFeaturesAhead:
         give(outcome)
 
 
-def part_of(row: Any) -> tuple[float | None, float | None]:
-    """Start and end, in seconds, of the part of its file that a row of `Dataset.videos` is about; None for those of the file."""
-    start, end = (None if math.isnan(value) else float(value) for value in (row.start, row.end))
-    return start, end
-
-
 def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest: str) -> Failure:
     size, mtime_ns = (stat.st_size, stat.st_mtime_ns) if stat is not None and Path(row.file).is_file() else (None, None)
-    start, end = part_of(row)
     counts = (error.expected, error.decoded)
-    return Failure(row.video_id, path_text(row.file), error.reason, error.words, *counts, size, mtime_ns, start, end, digest)
+    return Failure(
+        row.video_id, path_text(row.file), error.reason, error.words, *counts, size, mtime_ns, Span.of_cells(row.start, row.end), digest
+    )
 
 
 def _entry(video: _Waiting) -> VideoEntry:
@@ -270,8 +264,7 @@ def _entry(video: _Waiting) -> VideoEntry:
         done.file.st_size,
         done.file.st_mtime_ns,
         done.digest,
-        start=done.start or 0.0,
-        end=math.inf if done.end is None else done.end,
+        span=done.span,
         frames_expected=done.sampled.expected or 0,
         hdr=done.sampled.hdr,
         thumbnails=done.kept.thumbnails,

@@ -1,31 +1,12 @@
 """The graph of ffmpeg that decodes a part of a file: its frames by the rule of sampling, each as raw pixels, and told of in the log."""
 
-import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from data.span import Span
 from extract.decode.frames import Sampling
 from extract.ffmpeg.clock import BACK_S, LONGEST_STILL_S
 from extract.ffmpeg.input import video_file
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part of a file that is looked at, in seconds."""
-
-    path: Path
-    start: float
-    end: float | None
-
-    def length(self, whole: float | None) -> float | None:
-        """Its seconds, those of the whole being known."""
-        return None if whole is None else min(whole, self.end if self.end is not None else whole) - self.start
-
-    def ticks(self, fps: float) -> int | None:
-        """How many moments start + k / fps lie before its end; None where it goes on to the end of the file."""
-        # Without the noise of binary fractions, which would make one more.
-        return None if self.end is None else max(1, math.ceil(round((self.end - self.start) * fps, 6)))
 
 
 @dataclass(frozen=True)
@@ -49,21 +30,21 @@ class Look:
     decoder: str = ""
 
 
-def decoding_graph(part: Part, sampling: Sampling, look: Look, teller: str, frames: int | None) -> Any:
+def decoding_graph(span: Span, sampling: Sampling, look: Look, teller: str, frames: int | None) -> Any:
     """The graph for a part of a file that looks like this. With `frames` it gives no more than so many; `teller` tells of each.
 
     In a part that does not begin with the file, the first frame has its own time where that is a tick after the start, or more.
     """
-    ticks = part.ticks(sampling.fps)
-    begin = look.late + part.start
+    ticks = span.ticks(sampling.fps)
+    begin = look.late + span.begin
     options: dict[str, Any] = {}
-    if look.steady and part.start and begin > look.lead:
+    if look.steady and span.begin and begin > look.lead:
         options["ss"] = begin - look.lead
         begin = look.lead
         if look.still:
             options["noaccurate_seek"] = None
     elif look.recounted:
-        begin = part.start
+        begin = span.begin
     if look.decoder:
         options["c:v"] = look.decoder
     restarts = look.turned or look.interlaced
@@ -73,15 +54,15 @@ def decoding_graph(part: Part, sampling: Sampling, look: Look, teller: str, fram
         options |= {"reinit_filter": 0, "noautorotate": None}
     # On the GPU the frames stay there until those wanted are chosen. Of 10 bits, or turned, they fail here and go to the CPU.
     options |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
-    filters = [_steady_clock(begin, sampling.fps, restarts or part.start > 0)]
-    if part.start:
+    filters = [_steady_clock(begin, sampling.fps, restarts or span.begin > 0)]
+    if span.begin:
         # The first frame that begins in the part is there from the start, and the one before it for less than a tick: it is left out.
         filters.append(f"setpts='if(lt(PREV_INPTS,0)*gte(PTS,0)*lt(PTS,1/({sampling.fps}*TB)),0,PTS)'")
     if look.interlaced:
         filters.append("bwdif=mode=send_frame:deint=interlaced")
     # round=up: without it the filter's frames are half a period late.
     filters.append(f"fps={sampling.fps}:round=up")
-    if part.start or ticks is not None:
+    if span.begin or ticks is not None:
         # What lies before was decoded for the sake of what follows; what lies behind belongs to another part.
         filters.append(f"trim=start_pts=0{'' if ticks is None else f':end_pts={ticks}'}")
     if ticks is not None and not restarts:

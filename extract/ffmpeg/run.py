@@ -16,6 +16,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from data.base.errors import UserError
+from data.base.whole_files import written_whole
 from extract.ffmpeg.log import SAID_BYTES, Log, is_error
 from extract.ffmpeg.watchdog import Watchdog
 
@@ -223,22 +224,15 @@ def last_words(said: str) -> str:
 
 
 def encode_video(path: Path, frames: bytes, width: int, height: int, fps: int) -> None:
-    """Write raw RGB frames as H.264 in MP4, under a temporary name until it is complete. Raises UserError where ffmpeg fails."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    graph = (
-        ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
-        .output(str(temporary), format="mp4", vcodec="libx264", pix_fmt="yuv420p", preset="veryfast", crf=20, threads=1)
-        .overwrite_output()
-    )
-    try:
-        run_ffmpeg(graph, feed=frames, read=lambda running: running.stdout.read(), time_limit_s=600)
-        temporary.replace(path)
-    except FfmpegFailed as error:
-        raise UserError(f"{path} cannot be written with {find_ffmpeg()}: {error}") from error
-    finally:
-        # On a read-only disk this fails, be the file there or not.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    """Write raw RGB frames as H.264 in MP4, whole or not at all. Raises UserError where ffmpeg fails."""
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
+    encoding = {"format": "mp4", "vcodec": "libx264", "pix_fmt": "yuv420p", "preset": "veryfast", "crf": 20, "threads": 1}
+    with written_whole(path) as temporary:
+        try:
+            graph = source.output(str(temporary), **encoding).overwrite_output()
+            run_ffmpeg(graph, feed=frames, read=lambda running: running.stdout.read(), time_limit_s=600)
+        except FfmpegFailed as error:
+            raise UserError(f"{path} cannot be written with {find_ffmpeg()}: {error}") from error
 
 
 def _write_all(process: subprocess.Popen[bytes], feed: bytes) -> None:

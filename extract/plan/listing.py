@@ -1,6 +1,5 @@
 """What an extraction lists of its source in the cache, and what it drops that no source lists."""
 
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from data.cache.listings import Listed, Listings
 from data.cache.prune import drop, unlisted
 from data.cache.sources import MOVED, Source, name_of, source_of
 from data.datasets import Dataset, Preset
-from extract.encode.videos import part_of
+from data.span import Span
 from extract.failures import read_failures, write_failures
 from extract.options import ExtractOptions
 from extract.plan.digest import file_digest
@@ -63,7 +62,7 @@ def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named, folder: P
         mine, theirs = here.loc[both], listed.loc[both]
         same = (mine[["start", "end"]].fillna(-1.0) == theirs[["start", "end"]].fillna(-1.0)).all(axis=1)
         for video_id in both[~same]:
-            spans = _span(mine.loc[video_id]), _span(theirs.loc[video_id])
+            spans = [Span.of_cells(row.start, row.end) for row in (mine.loc[video_id], theirs.loc[video_id])]
             raise UserError(
                 f"{quote(video_id)} is {spans[0]} of its file here and {spans[1]} in {other}: give one an id of its own, in "
                 "a column video_id, or extract into another --cache"
@@ -88,16 +87,9 @@ def _has_moved(source: Source, files: pd.Series, folder: Path) -> bool:
     return len(there) > MOVED * len(files)
 
 
-def _span(row: Any) -> str:
-    start, end = part_of(row)
-    return "all" if start is None and end is None else f"{start or 0:g} to {'the end' if end is None else f'{end:g}'} s"
-
-
 def _is_cached(cache: FeatureCache, video_id: str, row: Any) -> bool:
     stat = row["file"].stat()
-    start, end = part_of(row)
-    part = start or 0.0, math.inf if end is None else end
-    return cache.is_current(video_id, stat.st_size, stat.st_mtime_ns, *part, lambda: file_digest(row["file"]))
+    return cache.is_current(video_id, stat.st_size, stat.st_mtime_ns, Span.of_cells(row.start, row.end), lambda: file_digest(row["file"]))
 
 
 def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> Listed:

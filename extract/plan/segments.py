@@ -16,6 +16,7 @@ import pandas as pd
 
 from data.base.progress import Progress
 from data.datasets import Dataset
+from data.span import WHOLE_FILE, Span, cells_of
 from extract.encode.ahead import Ahead
 from extract.encode.videos import leads_out, worker_count
 from extract.ffmpeg.clock import length_of
@@ -27,11 +28,10 @@ WHOLE = 1.5
 
 
 class Segment(NamedTuple):
-    """An entry of the table of videos; start and end in seconds, NaN for the beginning and the end of the file."""
+    """An entry of the table of videos, and the part of its file."""
 
     video_id: str
-    start: float
-    end: float
+    span: Span
 
 
 def segments_of(video_id: str, length: float | None, seconds: float) -> list[Segment]:
@@ -41,10 +41,10 @@ def segments_of(video_id: str, length: float | None, seconds: float) -> list[Seg
     """
     count = 1 if length is None else math.floor(length / seconds + 0.5)
     if count < 2:
-        return [Segment(video_id, math.nan, math.nan)]
+        return [Segment(video_id, WHOLE_FILE)]
     starts = [i * seconds for i in range(count)]
-    inner = [Segment(f"{video_id}#t={_plain(start)},{_plain(end)}", start, end) for start, end in pairwise(starts)]
-    return [*inner, Segment(f"{video_id}#t={_plain(starts[-1])}", starts[-1], math.nan)]
+    inner = [Segment(f"{video_id}#t={_plain(start)},{_plain(end)}", Span(start, end)) for start, end in pairwise(starts)]
+    return [*inner, Segment(f"{video_id}#t={_plain(starts[-1])}", Span(starts[-1]))]
 
 
 def cut(dataset: Dataset, options: ExtractOptions) -> Dataset:
@@ -69,12 +69,12 @@ def cut(dataset: Dataset, options: ExtractOptions) -> Dataset:
         for position, length in ahead:
             lengths[position] = length
             progress.update()
-    rows = [
-        row | segment._asdict()
-        for position, row in enumerate(dataset.videos.to_dict("records"))
-        for segment in segments_of(row["video_id"], lengths[position], seconds)
-    ]
-    return replace(dataset, videos=pd.DataFrame(rows, columns=dataset.videos.columns))
+    rows, spans = [], []
+    for position, row in enumerate(dataset.videos.to_dict("records")):
+        for segment in segments_of(row["video_id"], lengths[position], seconds):
+            rows.append(row | {"video_id": segment.video_id})
+            spans.append(segment.span)
+    return replace(dataset, videos=pd.DataFrame(rows, columns=dataset.videos.columns).assign(**cells_of(spans)))
 
 
 def _plain(seconds: float) -> str:

@@ -1,7 +1,6 @@
 """What the cache lacks of a data set."""
 
 import functools
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pandas as pd
 from data.base.quoting import path_text
 from data.cache import FeatureCache, Images
 from data.datasets import Dataset
-from extract.encode.videos import part_of
+from data.span import Span
 from extract.failures import Failure, read_failures
 from extract.options import ExtractOptions
 from extract.plan.digest import file_digest
@@ -52,9 +51,8 @@ def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOption
     rows: Iterator[Any] = videos.itertuples(index=False)
     for row in rows:
         stat = row.file.stat()
-        start, end = part_of(row)
         digest = functools.partial(digest_of, row.file)
-        there = cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, start or 0.0, math.inf if end is None else end, digest)
+        there = cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, Span.of_cells(row.start, row.end), digest)
         current = there and cache.images_of(row.video_id) >= asked
         for_pictures += there and not current
         failure = failed.get(row.video_id)
@@ -86,7 +84,7 @@ def _stays_failed(failure: Failure, row: Any, stat: os.stat_result, digest: Call
     """Whether trying the video again would end as it did."""
     if options.retry_failed or (options.allow_partial and failure.frames_decoded):
         return False
-    return (failure.start, failure.end) == part_of(row) and failure.is_about(stat, digest)
+    return failure.span == Span.of_cells(row.start, row.end) and failure.is_about(stat, digest)
 
 
 def _outdated(failed: Mapping[str, Failure], dataset: Dataset) -> set[str]:

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data.base.errors import UserError
-from data.base.processes import ProcessGroup
 from data.base.progress import Progress
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
+from data.compute.processes import ProcessGroup
 from search.index.vectors import INDEX_FILE, VideoIndex, nearest
 
 Vectors = Literal["frames", "pooled"]

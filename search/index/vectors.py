@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.base.errors import UserError, not_as_written, one_line
-from data.base.provenance import write_json
 from data.base.sealed import SEAL_BYTES, is_sound, write_sealed
+from data.base.whole_files import write_json
 from data.base.writable import make_folder
 
 SHARD_VECTORS = 2**17

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from data.base.provenance import write_atomically
+from data.base.whole_files import write_atomically
 from data.base.writable import make_folder
 from data.sampling import choose_frames
 from search.moments import MEANING, clock

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from train_head.heads.base import DEFAULT_EXECUTION, Execution, Head, HeadConfig, unit
 from train_head.kernels.blocks import TextBlock, VideoBlock
-
-_FAR_BELOW = -1e30
+from train_head.masking import FAR_BELOW
 
 
 class Tokens(NamedTuple):
@@ -49,8 +48,8 @@ class WtiHead(Head):
         (a, length), (b, count) = words.mask_NT.shape, frames.mask_NT.shape
         cosine_RC = self.execution.product(words.unit_NTD.flatten(0, 1), frames.unit_NTD.flatten(0, 1))
         cosine_ALBF = cosine_RC.view(a, length, b, count)
-        best_frame_ALB = cosine_ALBF.masked_fill(~frames.mask_NT, _FAR_BELOW).amax(dim=3)
-        best_word_ABF = cosine_ALBF.masked_fill(~words.mask_NT[:, :, None, None], _FAR_BELOW).amax(dim=1)
+        best_frame_ALB = cosine_ALBF.masked_fill(~frames.mask_NT, FAR_BELOW).amax(dim=3)
+        best_word_ABF = cosine_ALBF.masked_fill(~words.mask_NT[:, :, None, None], FAR_BELOW).amax(dim=1)
         # Words come last in memory: torch adds columns side by side in an order that depends on their place.
         text_AB = (best_frame_ALB.transpose(1, 2).contiguous() * words.weight_NT[:, None]).sum(dim=2)
         return (text_AB + (best_word_ABF * frames.weight_NT).sum(dim=2))[None] / 2
@@ -62,5 +61,5 @@ class WtiHead(Head):
 
 def _tokens(token_NTD: Tensor, mask_NT: Tensor, network: nn.Module) -> Tokens:
     token_NTD = token_NTD.masked_fill(~mask_NT[..., None], 0.0)
-    weight_NT = network(token_NTD)[..., 0].masked_fill(~mask_NT, _FAR_BELOW).softmax(dim=-1)
+    weight_NT = network(token_NTD)[..., 0].masked_fill(~mask_NT, FAR_BELOW).softmax(dim=-1)
     return Tokens(unit(token_NTD), weight_NT.masked_fill(~mask_NT, 0.0), mask_NT)

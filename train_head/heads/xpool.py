@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from train_head.heads.base import DEFAULT_EXECUTION, Execution, Head, HeadConfig, unit
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.plain import inverse_norm
-
-_FAR_BELOW = -1e30
+from train_head.masking import FAR_BELOW
 
 
 class Queries(NamedTuple):
@@ -66,7 +65,7 @@ class XpoolHead(Head):
     def score_block(self, texts: Queries, videos: Memory) -> Tensor:
         b, frames, _ = videos.key_BFD.shape
         weight_ABF = self.execution.product(texts.query_AD, videos.key_BFD.flatten(0, 1)).view(-1, b, frames)
-        weight_ABF = weight_ABF.masked_fill(~videos.mask_BF, _FAR_BELOW).softmax(dim=-1)
+        weight_ABF = weight_ABF.masked_fill(~videos.mask_BF, FAR_BELOW).softmax(dim=-1)
         pooled_BAD = self.norm_pooled(weight_ABF.transpose(0, 1) @ videos.value_BFD)
         guided_BAD = self.norm_out(self.fc(pooled_BAD) + pooled_BAD)
         inverse_BA = inverse_norm(guided_BAD.square().sum(dim=-1))

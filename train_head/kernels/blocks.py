@@ -2,7 +2,7 @@
 
 Without gradients on a CPU, the shape of a block follows from the lengths of its own texts or videos: padded to STEP words or frames, and
 to a constant number of texts or videos by repeating the first. All products of a head then have shapes that do not depend on what is
-scored beside a pair (data/base/shapes.py says why that matters). With gradients, and on a GPU, blocks are as large as what is in them.
+scored beside a pair (data/compute/shapes.py says why that matters). With gradients, and on a GPU, blocks are as large as what is in them.
 
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from data.base.shapes import GRAIN
+from data.compute.shapes import GRAIN
 from train_head.batches import EncodedFrames, TextBatch
 
 WORDS_STEP, FRAMES_STEP = 8, 4

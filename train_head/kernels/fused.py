@@ -5,7 +5,7 @@ tiles of ROWS rows, or of FEW_ROWS where texts come one at a time. Videos stand 
 loops treat LANES videos with every instruction.
 
 Without gradients, a score has the same bits whatever the order of texts and videos, whatever is scored beside them, and on any number of
-threads. Every matrix product is made of products of one shape, padded where texts or videos run out (data/base/shapes.py says why); Gram
+threads. Every matrix product is made of products of one shape, padded where texts or videos run out (data/compute/shapes.py says why); Gram
 matrices and all that follows come from compiled loops that treat every lane alike.
 
 Shape suffixes: A texts, B videos, R rows (words and sentences) of all tiles, F frames, V the LANES videos of a block, N blocks, X videos
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from data.base.shapes import GRAIN, multiply_in_panels
+from data.compute.shapes import GRAIN, multiply_in_panels
 from train_head.batches import TextBatch, VideoBatch
 from train_head.kernels.lanes import LANES
 from train_head.kernels.loops import Scratch, gradient_tile, gram_block, make_scratch, score_tile

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from train_head.kernels.lanes import LANES, exp, factor, fill, load, root, store, total, where_greater
+from train_head.masking import FAR_BELOW
 
 Floats = NDArray[np.float32]
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -33,7 +34,7 @@ def compiled(function: Function) -> Function:
 
 # Plain Python floats would make the compiled code compute in double precision.
 _0, _1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
-_TINY, _FAR_BELOW, _NOISE = np.float32(1e-30), np.float32(-1e30), np.float32(1e-5)
+_TINY, _FAR_BELOW, _NOISE = np.float32(1e-30), np.float32(FAR_BELOW), np.float32(1e-5)
 
 
 class Pooling(NamedTuple):

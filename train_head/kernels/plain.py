@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from train_head.masking import FAR_BELOW
+
 TAU = 5.0
 KAPPA = 0.01
 
 # What stands in for minus infinity behind the end of a text or video: finite, so that no infinity meets a zero.
-_FAR_BELOW = -1e30
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def guidance(product: Tensor, mask_BF: Tensor, tau: float) -> Tensor:
     A video without a real frame gets weights of zero.
     """
     mask = mask_BF if product.ndim == 3 else mask_BF[:, None, :]
-    weight = (product / tau).masked_fill(~mask, _FAR_BELOW).softmax(dim=-1)
+    weight = (product / tau).masked_fill(~mask, FAR_BELOW).softmax(dim=-1)
     return weight.masked_fill(~mask, 0.0)
 
 
@@ -143,7 +144,7 @@ def aggregate(x: Tensor, mask: Tensor, matrix_LL: Tensor | None, kappa: float) -
 
     `mask` broadcasts to `x`; `matrix_LL` is the leading block of P, None the identity.
     """
-    weight = (x / kappa).masked_fill(~mask, _FAR_BELOW).softmax(dim=-1).masked_fill(~mask, 0.0)
+    weight = (x / kappa).masked_fill(~mask, FAR_BELOW).softmax(dim=-1).masked_fill(~mask, 0.0)
     if matrix_LL is not None:
         weight = weight @ matrix_LL
     return (weight * x.masked_fill(~mask, 0.0)).sum(dim=-1)

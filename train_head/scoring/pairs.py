@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.base.errors import UserError
-from data.base.processes import ProcessGroup
 from data.base.progress import Progress
 from data.cache.features import TextFeatures, VideoFeatures
+from data.compute.processes import ProcessGroup
 from data.metrics import Metrics, NanScore, RankCounter, Ties
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.kernels.blocks import VIDEOS_A_BLOCK

@@ -28,19 +28,20 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from data.base.device import budget_bytes, find_device
 from data.base.errors import LostProcess, UserError
-from data.base.processes import ProcessGroup
 from data.base.progress import Progress, say
-from data.base.provenance import provenance, write_atomically
+from data.base.provenance import provenance
 from data.base.version import CHECKOUT
+from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
 from data.cache.mapped import map_texts, map_videos
 from data.cli.command import INTERRUPTED, USER_ERROR
 from data.cli.meaning import Meaning, options_with
 from data.cli.options_file import OPTIONS_FILE, write_options
-from data.metrics import Metrics
+from data.compute.device import budget_bytes, find_device
+from data.compute.processes import ProcessGroup
+from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.compiling import compile_loops, compiling_said
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
@@ -266,9 +267,9 @@ def _clocks() -> tuple[float, float]:
 
 
 def _columns(split: str, metrics: Metrics) -> dict[str, float]:
-    short = {"text_to_video": "t2v", "video_to_text": "v2t"}
+    short = {TEXT_TO_VIDEO: "t2v", VIDEO_TO_TEXT: "v2t"}
     flat = {f"{split} {name} {key}": value for direction, name in short.items() for key, value in metrics[direction].items()}
-    return flat | {f"{split} RSum": metrics["RSum"]}
+    return flat | {f"{split} {RECALL_SUM}": metrics[RECALL_SUM]}
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from data.base.errors import not_as_written, one_line
-from data.base.provenance import write_json
-from data.base.tensors import read_tensors, write_tensors
+from data.base.whole_files import write_json
+from data.compute.tensors import read_tensors, write_tensors
 
 CHECKPOINT_FILE = "checkpoint.json"
 _TENSORS = "checkpoint-*.safetensors"

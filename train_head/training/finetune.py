@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data.base.provenance import write_json
-from data.base.tensors import write_tensors
+from data.base.whole_files import write_json
 from data.base.writable import make_folder
 from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
+from data.compute.tensors import write_tensors
 from extract.encode.clip import BATCH, Clip, weights_digest
 from extract.encode.reload import reload_clip
 from extract.encode.texts import encode_texts

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from data.base.processes import ProcessGroup
+from data.compute.processes import ProcessGroup
 from train_head.batches import EncodedFrames
 
 

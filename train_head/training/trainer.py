@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, SequentialLR
 
 from data.base.errors import UserError
-from data.base.processes import ProcessGroup
 from data.base.progress import Progress
+from data.compute.processes import ProcessGroup
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Head
 from train_head.losses import contrastive_loss, csc_loss

@@ -12,6 +12,7 @@ from data.base.quoting import quote
 from data.datasets.files import check_caption, check_captions, check_video_id, read_json
 from data.datasets.folders import Sought, VideoFolder
 from data.datasets.types import PARAGRAPH, Count, Dataset, Preset, Row, assemble
+from data.span import Span
 
 PRESETS = (
     Preset(
@@ -21,6 +22,8 @@ PRESETS = (
         captions=PARAGRAPH,
         max_words=64,
         max_frames=64,
+        epochs=20,
+        batch_size=112,
         seconds="0 to ceil(duration)",
         held_out=500,
     ),
@@ -30,17 +33,17 @@ PRESETS = (
 def read_activitynet(preset: Preset, annotations: Path, videos: Path) -> Dataset:
     """Read train.json and val_1.json from the folder `annotations`; videos are ID, with or without its v_, and any suffix."""
     rows: list[Row] = []
-    ends: dict[str, float] = {}
+    spans: dict[str, Span] = {}
     for split, name in preset.files.items():
         for video_id, (duration, paragraph) in read_paragraphs(annotations / name).items():
             rows.append(Row(video_id, paragraph, split))
             # The field looks at the seconds 0 to ceil(duration), both of them whole.
-            ends[video_id] = math.ceil(duration) + 1.0
+            spans[video_id] = Span(end=math.ceil(duration) + 1.0)
 
     def sought(video_id: str) -> Sought:
         return Sought(stems=(video_id, video_id.removeprefix("v_")))
 
-    return assemble(preset, rows, annotations, VideoFolder(videos), sought, ends.__getitem__)
+    return assemble(preset, rows, annotations, VideoFolder(videos), sought, spans.__getitem__)
 
 
 def read_paragraphs(path: Path) -> dict[str, tuple[float, str]]:

@@ -18,6 +18,7 @@ PRESETS = (
         },
         {"train": Count(101_046, 101_079), "val": Count(None, 7408), "test": Count(1000, 1000)},
         captions=SINGLE,
+        batch_size=300,
     ),
 )
 

@@ -34,7 +34,8 @@ PRESETS = (
     ),
     Preset("msrvtt-full", FULL_FILES, {"train": Count(6513), "val": Count(497), "test": Count(2990)}),
 )
-DEMO_PRESETS = (Preset("demo", FULL_FILES, captions=SEVERAL, max_words=40),)
+DEMO_PRESETS = (Preset("demo", FULL_FILES, captions=SEVERAL, max_words=40, lr=1e-3),)
+"""Its training set is small and its steps few, hence the larger learning rate."""
 
 
 def read_msrvtt(preset: Preset, annotations: Path, videos: Path) -> Dataset:

@@ -20,6 +20,7 @@ PRESETS = (
         "msvd",
         {split: f"{split}_list.txt" for split in SPLITS},
         {"train": Count(1200, 48_774), "val": Count(100, 4_290), "test": Count(670, 27_763)},
+        batch_size=300,
     ),
 )
 

@@ -23,6 +23,7 @@ from data.datasets.tables.columns import Columns, find_columns, folded, is_heade
 from data.datasets.tables.rows import read_rows
 from data.datasets.tables.times import MISSING, seconds_of
 from data.datasets.types import SPLITS, Dataset, Preset, note_of_spellings
+from data.span import WHOLE_FILE, cells_of
 
 PRESETS = (
     Preset("table", {}, pictures="display", max_words=None),
@@ -53,7 +54,7 @@ def read_folder(videos: Path) -> Dataset:
     if not paths:
         raise UserError(f"--videos {videos} holds no video files{and_left_alone(folder.left_alone(()))}{'; ' * bool(lost)}{astray}")
     ids = [check_name(folder.relative(path), str(videos)) for path in paths]
-    table = pd.DataFrame({"video_id": ids, "split": SEARCHED, "file": paths, "start": float("nan"), "end": float("nan")})
+    table = pd.DataFrame({"video_id": ids, "split": SEARCHED, "file": paths, **cells_of(WHOLE_FILE for _ in ids)})
     stills = len(named) - len(paths)
     still = f"{stills:,} GIFs of a single picture are no videos and left alone" if stills else ""
     notes = tuple(note for note in (still, astray) if note)

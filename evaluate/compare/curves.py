@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
-from data.base.sealed import written_whole
+from data.base.whole_files import written_whole
 from data.cli.meaning import Meaning, options_without
-from data.metrics import DIRECTIONS, Ranks
-from evaluate.comparison.results import Group, differing_settings
+from data.metrics import DIRECTIONS, RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO, Ranks
+from evaluate.compare.results import Group, differing_settings
 from train_head.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def draw_sweep(groups: Sequence[Group], base: Group | None, option: str, out: Pa
     """
     swept, values = _swept(groups, option)
     figure, panels = _figure()
-    for panel, (key, name) in zip(panels, (("text_to_video R@1", "text-to-video R@1 (%)"), ("RSum", "RSum (points)")), strict=True):
+    first = RECALL_NAMES[0]
+    shown = ((f"{TEXT_TO_VIDEO} {first}", f"text-to-video {first} (%)"), (RECALL_SUM, f"{RECALL_SUM} (points)"))
+    for panel, (key, name) in zip(panels, shown, strict=True):
         looks = zip(cycle(COLOURS), cycle(MARKERS), cycle(STYLES), strict=False)
         for (label, members), (colour, marker, style) in zip(_series(swept, option).items(), looks, strict=False):
             means, deviations = zip(*(group.figures[key] for group in members), strict=True)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.metrics import RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO
 from evaluate.bootstrap import limits, resample
-from evaluate.comparison.results import Group, Result
+from evaluate.compare.results import Group, Result
 
 RESAMPLES = 10_000
-RECALLS = ("R@1", "R@5", "R@10")
-TESTED = (*RECALLS, "RSum")
+TESTED = (*RECALL_NAMES, RECALL_SUM)
 """Figures whose differences are tested; the recalls are of text to video."""
 
 Samples = dict[str, NDArray[np.float64]]
@@ -71,7 +71,7 @@ def _compare(group: Group, base: Group, ours: Samples, theirs: Samples) -> Compa
     figures = {}
     for name in TESTED:
         sample_N = ours[name] - theirs[name]
-        figure = name if name == "RSum" else f"text_to_video {name}"
+        figure = name if name == RECALL_SUM else f"{TEXT_TO_VIDEO} {name}"
         low, high = limits(sample_N)
         figures[name] = Difference(group.figures[figure][0] - base.figures[figure][0], low, high, two_sided(sample_N))
     single = len(group.results) == len(base.results) == 1
@@ -97,5 +97,5 @@ def _mean_samples(group: Group, seed: int) -> Samples:
     """The tested figures in every resample, their means over the seeds of the group."""
     owner_A = group.first.ranks.owners()
     samples = [resample(result.ranks.ranks(), owner_A, RESAMPLES, seed, recalls_alone=True) for result in group.results]
-    recalls = {name: np.mean([sample["text_to_video"][name] for sample in samples], axis=0) for name in RECALLS}
-    return {**recalls, "RSum": np.mean([sample["RSum"] for sample in samples], axis=0)}
+    recalls = {name: np.mean([sample[TEXT_TO_VIDEO][name] for sample in samples], axis=0) for name in RECALL_NAMES}
+    return {**recalls, RECALL_SUM: np.mean([sample[RECALL_SUM] for sample in samples], axis=0)}

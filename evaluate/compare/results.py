@@ -15,8 +15,7 @@ import numpy as np
 from data.base.errors import UserError
 from data.base.quoting import path_text
 from data.cli.meaning import Meaning, options_with
-from data.metrics import DIRECTIONS
-from evaluate.comparison.table import COLUMNS
+from data.metrics import DIRECTIONS, FIGURES, RECALL_SUM
 from evaluate.ranks import RankTables
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, RUN_FILE, TRAINED_WITH, RunOptions
@@ -28,7 +27,7 @@ _DIGEST = re.compile(r"(?<=\d)-[0-9a-f]{12}$")
 COMPARISON_FILE = "comparison.json"
 _WITHIN = ("", f"{RESULTS_FOLDER}/", "*/", f"*/{RESULTS_FOLDER}/")
 """Where results stand, from a folder that is given."""
-_READ = (*SAME, "run", "train_videos", "selected_on", *DIRECTIONS, "RSum", "trained", "cache_digest", "max_frames", "provenance")
+_READ = (*SAME, "run", "train_videos", "selected_on", *DIRECTIONS, RECALL_SUM, "trained", "cache_digest", "max_frames", "provenance")
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,8 @@ class Group:
     @cached_property
     def figures(self) -> dict[str, tuple[float, float | None]]:
         """Mean and standard deviation (of a sample, n - 1) over the seeds of every figure; no deviation of one result."""
-        found = {f"{direction} {name}": [r.metrics[direction][name] for r in self.results] for direction in DIRECTIONS for name in COLUMNS}
-        found["RSum"] = [result.metrics["RSum"] for result in self.results]
+        found = {f"{direction} {name}": [r.metrics[direction][name] for r in self.results] for direction in DIRECTIONS for name in FIGURES}
+        found[RECALL_SUM] = [result.metrics[RECALL_SUM] for result in self.results]
         several = len(self.results) > 1
         return {name: (float(np.mean(values)), float(np.std(values, ddof=1)) if several else None) for name, values in found.items()}
 

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from data.base.sealed import written_whole
+from data.base.whole_files import written_whole
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from data.metrics import DIRECTIONS
+from data.metrics import DIRECTIONS, FIGURES, RECALL_SUM
 from search.cut import cut_notes
 from train_head.scoring.splits import counts_line
 
-COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR")
-FIGURES = [(direction.replace("_", " "), name) for direction in DIRECTIONS for name in COLUMNS] + [("", "RSum")]
+FIGURE_COLUMNS = [(direction.replace("_", " "), name) for direction in DIRECTIONS for name in FIGURES] + [("", RECALL_SUM)]
 """The columns of figures: their group and name."""
 NONE = "-"
 _PLUS_MINUS = r"$\pm$"
@@ -86,9 +85,9 @@ def latex_text(text: str) -> str:
 
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:
-    """The cells of FIGURES; where there is no such figure, NONE."""
+    """The cells of FIGURE_COLUMNS; where there is no such figure, NONE."""
     cells = []
-    for group, name in FIGURES:
+    for group, name in FIGURE_COLUMNS:
         found = metrics.get(group.replace(" ", "_"), {}) if group else metrics
         cells.append(f"{found[name]:.1f}" if name in found else NONE)
     return cells
@@ -97,7 +96,7 @@ def figures(metrics: Mapping[str, Any]) -> list[str]:
 def format_evaluation(result: Mapping[str, Any]) -> str:
     """What metrics.json says of one evaluation, as text: how much of the split was scored, the figures and their intervals, those of
     single scores and after post-processing, what to know, and what scoring cost."""
-    columns = [("", "run"), ("", "split"), ("", "queries"), ("", "gallery"), *FIGURES]
+    columns = [("", "run"), ("", "split"), ("", "queries"), ("", "gallery"), *FIGURE_COLUMNS]
     rows = [
         [result["run"], result["split"], str(result["queries"]), str(result["gallery"]), *figures(result)],
         ["  95% interval, half of it", "", "", "", *_half_widths(result["intervals"])],
@@ -129,7 +128,7 @@ def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
 
 def _half_widths(intervals: Mapping[str, Any]) -> list[str]:
     cells = []
-    for group, name in FIGURES:
+    for group, name in FIGURE_COLUMNS:
         low, high = (intervals[group.replace(" ", "_")] if group else intervals)[name]
         cells.append(f"±{(high - low) / 2:.1f}")
     return cells

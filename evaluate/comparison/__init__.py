@@ -1,1 +1,0 @@
-"""Results held against each other: read back, put together over seeds, tested, tabled, plotted."""

@@ -1,0 +1,43 @@
+"""Files that are written whole: the old one or the new one is there, and nothing besides."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from data.base.errors import UserError
+from data.base.whole_files import write_json, write_whole, written_whole
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    with suppress(KeyError), written_whole(path) as temporary:
+        temporary.write_bytes(b"half of the n")
+        raise KeyError
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"file": b"old"}
+    with written_whole(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"file": b"new"}
+
+
+def test_a_number_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "file.json", {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "file.json", {"a": float("nan")})
+    assert (tmp_path / "file.json").read_text() == '{\n  "a": 1\n}\n'
+
+
+def test_a_folder_that_may_not_be_listed_takes_files(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o300)
+    write_whole(folder / "file", b"new")
+    assert (folder / "file").read_bytes() == b"new"
+    folder.chmod(0o700)
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone/file cannot be written \(No such file or directory\): make room"):
+        write_whole(tmp_path / "gone" / "file", b"new")

@@ -31,7 +31,7 @@ def pipeline(name: str, **environment: object) -> subprocess.CompletedProcess[st
 
 
 def recorder(folder: Path, real: str = "none") -> tuple[Path, Path]:
-    """A program in place of Python that runs the modules `real` and `data.presets` and writes down all other commands, and where it does."""
+    """A program in place of Python that runs `real` and `data.presets` and writes down all other commands, and where it does."""
     python, log = folder / "python", folder / "log"
     python.write_text(f'#!/bin/sh\ncase "$2" in {real}|data.presets) exec "{sys.executable}" "$@";; esac\nprintf "%s\\n" "$*" >> "{log}"\n')
     python.chmod(0o755)

@@ -1,4 +1,4 @@
-"""docs/ablations.md from the CSV of sweeps: `python -m experiments.ablations --runs runs/ablations/runs.csv`.
+"""docs/design/ablations.md from the CSV of sweeps: `python -m experiments.ablations --runs runs/ablations/runs.csv`.
 
 Every comparison is of runs that differ in one option alone, and paired: the same seeds on both sides. Nothing is judged by hand: the words
 follow from the figures.
@@ -29,11 +29,11 @@ SEVERAL_SCORES = ("glccl", "glim-global", "glim-local", "xclip")
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """Write docs/ablations.md from the CSV of sweeps."""
+    """Write docs/design/ablations.md from the CSV of sweeps."""
 
     runs: Path = ROOT / "runs" / "ablations" / "runs.csv"
     """The CSV that python -m train_head.sweep wrote."""
-    out: Path = ROOT / "docs" / "ablations.md"
+    out: Path = ROOT / "docs" / "design" / "ablations.md"
     """File for the text."""
     split: str = "test"
     """Split whose figures are shown: test or val."""

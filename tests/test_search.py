@@ -3,13 +3,11 @@
 import io
 import json
 import math
-import shlex
 import shutil
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -388,16 +386,6 @@ def test_a_long_query_is_cut_as_extraction_cuts_a_caption(searcher: Searcher) ->
     first, second = searcher.search([words, longer])
     assert [hit.score for hit in first.hits] == [hit.score for hit in second.hits]
     assert searcher.encoder.encode([words]).words.length_N.tolist() == [searcher.cache.settings["max_words"]]
-
-
-def test_the_readmes_commands_are_understood() -> None:
-    section = (ROOT / "README.md").read_text().split("## Search your own videos")[1].split("\n## ")[0]
-    commands = [shlex.split(line) for line in section.splitlines() if line.startswith("    python -m")]
-    kinds = {"extract": ExtractOptions, "search": SearchOptions, "search.serve": ServeOptions}
-    assert [command[2] for command in commands] == list(kinds)
-    for command in commands:
-        options: Any = tyro.cli(kinds[command[2]], args=command[3:], config=(tyro.conf.FlagCreatePairsOff,))
-        assert options.cache == Path("cache")
 
 
 def test_every_option_of_search_and_serve_is_read() -> None:

@@ -1,4 +1,4 @@
-"""The structure that README.md promises, read from the source."""
+"""The structure that docs/reference/layout.md describes, read from the source."""
 
 import ast
 import subprocess

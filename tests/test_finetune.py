@@ -235,7 +235,7 @@ def test_from_pictures_to_a_new_cache_and_its_metrics(
     tested = json.loads((evaluate.main(replace(asked, split="test", out=tmp_path / "test")) / "metrics.json").read_text())
     figures = figures_of(credit_of(run, new.path, FinetuningOptions(max_frames=2, device="cpu")))
     assert figures == pytest.approx({"R@1": tested["text_to_video"]["R@1"], "RSum": tested["RSum"]})
-    with pytest.raises(UserError, match=r"has trained CLIP too, and the cache .* run extract with --model local-dir:") as refusal:
+    with pytest.raises(UserError, match=r"has trained CLIP too, but the cache .* run extract with --model local-dir:") as refusal:
         evaluate.main(replace(asked, cache=cache.path, out=tmp_path / "other"))
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "other").exists()

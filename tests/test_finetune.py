@@ -117,7 +117,7 @@ def test_layers_of_vision_transformers_are_counted_from_the_input() -> None:
             train_above(clip.model, both, wrong)
     unknown = replace(both[0], blocks=None)
     assert len(train_above(clip.model, (unknown, both[1]), -1)) > 100
-    with pytest.raises(UserError, match="the blocks of a VisionTransformer are not known: use -1, which trains all of it"):
+    with pytest.raises(UserError, match="the blocks of a VisionTransformer are unknown: use -1 to train all of it"):
         train_above(clip.model, (unknown, both[1]), 0)
 
 

@@ -51,7 +51,7 @@ class WtiHead(Head):
         cosine_ALBF = cosine_RC.view(a, length, b, count)
         best_frame_ALB = cosine_ALBF.masked_fill(~frames.mask_NT, FAR_BELOW).amax(dim=3)
         best_word_ABF = cosine_ALBF.masked_fill(~words.mask_NT[:, :, None, None], FAR_BELOW).amax(dim=1)
-        # Words must be contiguous in memory: otherwise torch's order of summation, and so the bits, depend on a text's place in the block.
+        # Words must be last in memory: otherwise torch's order of summation, and so the bits, depend on a text's place in the block.
         text_AB = (best_frame_ALB.transpose(1, 2).contiguous() * words.weight_NT[:, None]).sum(dim=2)
         return (text_AB + (best_word_ABF * frames.weight_NT).sum(dim=2))[None] / 2
 

@@ -135,7 +135,7 @@ def test_reranked_scores_are_those_of_all_pairs(
     cache: FeatureCache, split: Split, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the temporal encoder: a head that reads frames from before it gets both."""
-    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", 60)
+    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", 60)
     torch.manual_seed(0)
     config = HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40, temporal="seq-transf", temporal_positions=40)
     head = make_head(name, config)

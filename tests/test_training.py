@@ -238,7 +238,7 @@ def test_lower_precision_is_near_and_refused_on_the_cpu(options: TrainOptions, c
     with pytest.raises(UserError, match="--precision bf16 needs CUDA"):
         train_head.main(replace(options, precision="bf16", device="cpu"))
     _, videos = Trainer(build_head(options, cache), options, load(options).train).batches(np.arange(6))
-    exact, rough = (build_head(replace(options, precision=precision), cache).frames_in_time(videos) for precision in ("fp32", "bf16"))
+    exact, rough = (build_head(replace(options, precision=precision), cache).temporal_frames(videos) for precision in ("fp32", "bf16"))
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert (rough - exact)[videos.mask_BF].norm() < 0.02 * exact[videos.mask_BF].norm()

@@ -16,7 +16,7 @@ EACH_TIME = "on every run, because numba has no writable cache folder: set NUMBA
 
 
 @contextmanager
-def compiling_said(quiet: bool) -> Iterator[None]:
+def announce_compiling(quiet: bool) -> Iterator[None]:
     """Print one line on stderr before numba first compiles a loop in this context. Loading from disk prints nothing, nor does `quiet`."""
     if quiet:
         yield
@@ -41,11 +41,11 @@ class _Line(Listener):  # type: ignore[misc]
     """Prints the line when any thread compiles the first loop."""
 
     def __init__(self) -> None:
-        self._said = False
+        self._printed = False
 
     def on_start(self, event: Any) -> None:
-        if not self._said:
-            self._said = True
+        if not self._printed:
+            self._printed = True
             kept = event.data["dispatcher"].stats.cache_path is not None
             say(f"compiling the loops that score: 10 to 30 s, {ONCE if kept else EACH_TIME}")
 

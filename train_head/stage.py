@@ -26,7 +26,7 @@ from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
-from train_head.compiling import compile_loops, compiling_said
+from train_head.compiling import announce_compiling, compile_loops
 from train_head.heads import ALL_SCORES, HEADS, Execution, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
 from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, max_frames, save_run
@@ -75,9 +75,9 @@ def train(options: TrainOptions) -> Path:
         processes.agree(_facts(options, data))
         batch = _shared_batch(options, data, processes.count)
         if processes.rank == 0:
-            _say_work(options, data, batch)
+            _print_plan(options, data, batch)
         try:
-            with compiling_said(options.quiet or processes.rank > 0):
+            with announce_compiling(options.quiet or processes.rank > 0):
                 head, record = fit(options, data, device, processes, keep=True)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop
@@ -88,7 +88,7 @@ def train(options: TrainOptions) -> Path:
     return options.out
 
 
-def _say_work(options: TrainOptions, data: TrainingData, batch: int) -> None:
+def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
     """Print the splits and the batches on stderr."""
     if not options.quiet:
         print(data.train.summary("train on"), data.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
@@ -319,7 +319,7 @@ def provenance_options(options: TrainOptions) -> dict[str, Any]:
     return {key: plain(value) for key, value in asdict(options).items()}
 
 
-def deciding(options: TrainOptions, *, leave_out: Sequence[Meaning] = ()) -> dict[str, Any]:
+def decisive_options(options: TrainOptions, *, leave_out: Sequence[Meaning] = ()) -> dict[str, Any]:
     """The options that decide the result, as JSON values, without those marked with one of `leave_out`.
 
     Paths of the cache and of CLIP are not among them: digests of their contents are compared instead.
@@ -338,7 +338,7 @@ def _read_finished(out: Path) -> dict[str, Any]:
 
 def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
     """What must be equal in all processes."""
-    decisive = {f"--{name.replace('_', '-')}": value for name, value in deciding(options).items()}
+    decisive = {f"--{name.replace('_', '-')}": value for name, value in decisive_options(options).items()}
     return decisive | {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
 
 
@@ -346,7 +346,7 @@ def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> 
     """Raise UserError, naming the options, if any that decides the result differs from the run in OUT."""
     differing = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
-        for name, value in deciding(options).items()
+        for name, value in decisive_options(options).items()
         if before.get(name) != value
     ]
     if differing:

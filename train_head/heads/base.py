@@ -102,7 +102,7 @@ class Head(nn.Module, ABC):
     """Whether it also reads the frames before the temporal encoder."""
     READS_WORDS: ClassVar[bool] = True
     """Whether it reads the words of a text. If not, it reads the sentence alone."""
-    WORDS_A_STRIP: ClassVar[int] = 1520
+    WORDS_PER_STRIP: ClassVar[int] = 1520
     """Words and sentences to score at once. Large enough that most blocks of texts are full."""
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
@@ -128,23 +128,23 @@ class Head(nn.Module, ABC):
         """Limit the factor to 100. Called after each step: a clamp inside `scale` would cut off the gradient for good."""
         self.logit_scale.clamp_(max=log(MAX_LOGIT_SCALE))
 
-    def frames_in_time(self, batch: VideoBatch) -> Tensor:
+    def temporal_frames(self, batch: VideoBatch) -> Tensor:
         """The method's v [B, F, D]: the frames after the temporal encoder, unchanged if the head has none."""
         if self.temporal is None:
             return batch.frame_BFD
         if not constant_shapes(batch.frame_BFD):
-            return self._in_time(batch)
+            return self._run_temporal(batch)
         in_time_BFD = torch.zeros_like(batch.frame_BFD)
 
         def work(block: VideoBlock, _: None) -> None:
-            frame_BFD = self._in_time(block.frames)[: len(block.rows), : in_time_BFD.shape[1]]
+            frame_BFD = self._run_temporal(block.frames)[: len(block.rows), : in_time_BFD.shape[1]]
             in_time_BFD[block.rows, : frame_BFD.shape[1]] = frame_BFD
 
         blocks = video_blocks(EncodedFrames(batch.frame_BFD, batch.mask_BF), self._most_frames())
         parallel(torch.get_num_threads(), work, blocks, lambda: None)
         return in_time_BFD
 
-    def _in_time(self, batch: VideoBatch) -> Tensor:
+    def _run_temporal(self, batch: VideoBatch) -> Tensor:
         assert self.temporal is not None
         lower = self.execution.temporal
         with torch.autocast(batch.frame_BFD.device.type, lower, enabled=lower is not None):
@@ -156,9 +156,9 @@ class Head(nn.Module, ABC):
         limits = [self.config.max_frames] if self.FRAME_MATRICES else []
         return min([*limits, self.config.temporal_positions] if self.temporal is not None else limits, default=sys.maxsize)
 
-    def through_time(self, batch: VideoBatch) -> EncodedFrames:
+    def apply_temporal(self, batch: VideoBatch) -> EncodedFrames:
         """Apply the temporal encoder: the first half of `encode_videos`."""
-        return EncodedFrames(self.frames_in_time(batch), batch.mask_BF, batch.frame_BFD if self.READS_BEFORE else None)
+        return EncodedFrames(self.temporal_frames(batch), batch.mask_BF, batch.frame_BFD if self.READS_BEFORE else None)
 
     def encode_videos(self, batch: VideoBatch, exchange: Callable[[EncodedFrames], EncodedFrames] | None = None) -> Any:
         """Compute the part of the scores that depends on the videos alone.
@@ -166,7 +166,7 @@ class Head(nn.Module, ABC):
         `exchange` replaces the frames after the temporal encoder. Training in several processes gathers every rank's videos there, so that
         each video passes through the temporal encoder only once.
         """
-        frames = self.through_time(batch)
+        frames = self.apply_temporal(batch)
         return self.encode_frames(frames if exchange is None else exchange(frames))
 
     def encode_frames(self, batch: EncodedFrames) -> Any:

@@ -40,7 +40,7 @@ class GlcclHead(Head):
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
     WORD_MATRICES: ClassVar[bool] = True
-    WORDS_A_STRIP: ClassVar[int] = ROWS - 4
+    WORDS_PER_STRIP: ClassVar[int] = ROWS - 4
     """Slightly less than one tile of the compiled loops."""
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
@@ -89,7 +89,7 @@ class GlcclHead(Head):
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
         word_ALD = pad_sequence(texts.word_RD.split(texts.length_A.tolist()), batch_first=True)
         mask_AL = (torch.arange(word_ALD.shape[1]) < texts.length_A[:, None]).to(word_ALD.device)
-        alpha_ABF, beta_ABLF = frame_weights(texts.sentence_AD, word_ALD, mask_AL, self.frames_in_time(videos), videos.mask_BF)
+        alpha_ABF, beta_ABLF = frame_weights(texts.sentence_AD, word_ALD, mask_AL, self.temporal_frames(videos), videos.mask_BF)
         read = {GUIDE[SCORES[i]] for i in self.chosen}
         return FrameWeights(alpha_ABF if "sentence" in read else None, beta_ABLF if "word" in read else None)
 

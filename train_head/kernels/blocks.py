@@ -19,12 +19,12 @@ from data.compute.shapes import GRAIN
 from train_head.batches import EncodedFrames, TextBatch
 
 WORDS_STEP, FRAMES_STEP = 8, 4
-TEXTS_A_BLOCK = GRAIN // 2
+TEXTS_PER_BLOCK = GRAIN // 2
 """Texts are rows of a product, where half of GRAIN suffices."""
-VIDEOS_A_BLOCK = GRAIN
+VIDEOS_PER_BLOCK = GRAIN
 LONG_VIDEO = 128
 """A video with more frames than this forms a block by itself."""
-TRAINED_TEXTS_A_BLOCK = 16
+TRAINED_TEXTS_PER_BLOCK = 16
 """Texts per block where shapes may vary. A block holds texts of similar length, since the cost of a text is quadratic in its padded
 length."""
 
@@ -67,11 +67,11 @@ def text_blocks(batch: TextBatch, *, words: bool, alone: bool, most: int) -> lis
     size_A, count = length_A, len(length_A)
     if constant_shapes(batch.sentence_AD):
         size_A = _padded(length_A, WORDS_STEP, most)
-        filled = 1 if alone else TEXTS_A_BLOCK
+        filled = 1 if alone else TEXTS_PER_BLOCK
         members = [rows for size in size_A.unique() for rows in (size_A == size).nonzero()[:, 0].split(filled)]
     else:
         filled = 0
-        members = list(length_A.argsort(stable=True).split(TRAINED_TEXTS_A_BLOCK if words else count))
+        members = list(length_A.argsort(stable=True).split(TRAINED_TEXTS_PER_BLOCK if words else count))
     first_A = batch.length_A.cumsum(dim=0) - batch.length_A
     device = batch.sentence_AD.device
     blocks = []
@@ -94,15 +94,15 @@ def video_blocks(batch: EncodedFrames, most: int) -> list[VideoBlock]:
     size_B = _padded(length_B, FRAMES_STEP, most)
     blocks = []
     for size in size_B.unique().tolist():
-        filled = VIDEOS_A_BLOCK if size <= LONG_VIDEO else 1
+        filled = VIDEOS_PER_BLOCK if size <= LONG_VIDEO else 1
         for rows in (size_B == size).nonzero()[:, 0].split(filled):
             slots = _filled(rows, filled)
 
-            def cut(tensor: Tensor, slots: Tensor = slots, size: int = size) -> Tensor:
+            def resized(tensor: Tensor, slots: Tensor = slots, size: int = size) -> Tensor:
                 """Select these videos from [B, F] or [B, F, D], truncated or padded to `size` frames."""
                 return pad(tensor[slots, :size], (0, 0) * (tensor.ndim - 2) + (0, max(0, size - frames)))
 
-            blocks.append(VideoBlock(rows, batch.each(cut)))
+            blocks.append(VideoBlock(rows, batch.each(resized)))
     return blocks
 
 

@@ -18,10 +18,10 @@ from data.cache.features import TextFeatures, VideoFeatures
 from data.compute.processes import ProcessGroup
 from data.metrics import Metrics, NanScore, RankCounter, Ties
 from train_head.heads import Head, TextBatch, VideoBatch
-from train_head.kernels.blocks import VIDEOS_A_BLOCK
+from train_head.kernels.blocks import VIDEOS_PER_BLOCK
 from train_head.kernels.threads import parallel
 
-FRAMES_A_BLOCK = 3072
+FRAMES_PER_BLOCK = 3072
 """Most frames, summed over videos, that a head scores at once."""
 
 
@@ -101,7 +101,7 @@ def score_all_pairs(
     if answers is None:
         answers = len(videos.ids) + np.arange(len(texts.texts))
     texts, videos = texts.to(device), videos.to(device)
-    strips, groups = _strips(answers, texts, head.WORDS_A_STRIP), _groups(videos, memory_budget, processes)
+    strips, groups = _strips(answers, texts, head.WORDS_PER_STRIP), _groups(videos, memory_budget, processes)
     held: list[range] = []
     encoded: dict[range, Any] = {}
     one_at_a_time = Lock()
@@ -129,7 +129,7 @@ def score_all_pairs(
                 try:
                     parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
                 except NanScore as error:
-                    raise not_a_number(texts, videos, error) from error
+                    raise nan_error(texts, videos, error) from error
             for accumulator in accumulators:
                 if answered:
                     accumulator.share_answers(processes)
@@ -137,7 +137,7 @@ def score_all_pairs(
                     accumulator.share_counts(processes)
 
 
-def not_a_number(texts: TextFeatures, videos: VideoFeatures, error: NanScore) -> UserError:
+def nan_error(texts: TextFeatures, videos: VideoFeatures, error: NanScore) -> UserError:
     """The error for a score that is NaN."""
     return UserError(
         f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: train the head "
@@ -160,13 +160,13 @@ def evaluate_pairs(
     return counter.metrics()
 
 
-def videos_a_block(longest: int) -> int:
+def videos_per_block(longest: int) -> int:
     """How many videos a head scores at once, if the `longest` has this many frames.
 
-    A multiple of VIDEOS_A_BLOCK, unless there is no room for more than one such block.
+    A multiple of VIDEOS_PER_BLOCK, unless there is no room for more than one such block.
     """
-    size = max(1, FRAMES_A_BLOCK // longest)
-    return size - size % VIDEOS_A_BLOCK if size > VIDEOS_A_BLOCK else size
+    size = max(1, FRAMES_PER_BLOCK // longest)
+    return size - size % VIDEOS_PER_BLOCK if size > VIDEOS_PER_BLOCK else size
 
 
 def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
@@ -176,7 +176,7 @@ def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
 def _groups(videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
     """This rank's share of the videos, as blocks of consecutive videos, in groups that fit into the memory budget once encoded."""
     frames, count, longest = videos.frames, len(videos.ids), int(videos.frames.length_N.max())
-    size = videos_a_block(longest)
+    size = videos_per_block(longest)
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
     blocks = blocks[len(blocks) * processes.rank // processes.count : len(blocks) * (processes.rank + 1) // processes.count]
     # Bytes of frames and Gram matrices as float32.
@@ -184,17 +184,17 @@ def _groups(videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) 
     return [blocks[first : first + group] for first in range(0, len(blocks), group)]
 
 
-def _strips(answers: NDArray[np.int64], texts: TextFeatures, words_a_strip: int) -> list[NDArray[np.int64]]:
+def _strips(answers: NDArray[np.int64], texts: TextFeatures, words_per_strip: int) -> list[NDArray[np.int64]]:
     """Text indices sorted by video, divided into strips that never separate the texts of a video.
 
-    A strip holds at most a multiple of `words_a_strip` words. The multiple is the smallest that leaves the texts of any video a quarter of
-    a strip or less, so that strips end nearly full.
+    The most words of a strip are a multiple of `words_per_strip`: the smallest that is at least four times the words of any video's texts.
+    Strips then end nearly full.
     """
     order = np.argsort(answers, kind="stable")
     starts = np.flatnonzero(np.diff(answers[order], prepend=-1))
     words = np.concatenate([[0], np.cumsum(texts.words.length_N[order] + 1)])
     stops = [*starts[1:].tolist(), len(order)]
-    most = -(-4 * int(np.diff(words[[0, *stops]]).max()) // words_a_strip) * words_a_strip
+    most = -(-4 * int(np.diff(words[[0, *stops]]).max()) // words_per_strip) * words_per_strip
     strips, first = [], 0
     for start, stop in zip(starts.tolist(), stops, strict=True):
         if start > first and words[stop] - words[first] > most:

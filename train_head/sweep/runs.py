@@ -42,12 +42,12 @@ from data.cli.options_file import OPTIONS_FILE, write_options
 from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
-from train_head.compiling import compile_loops, compiling_said
+from train_head.compiling import announce_compiling, compile_loops
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.stage import TrainingData, batches_line, build_head, check_options, deciding, fit, load
+from train_head.stage import TrainingData, batches_line, build_head, check_options, decisive_options, fit, load
 from train_head.sweep.options import Sweep, expand
 from train_head.training.trainer import fitting_batch
 from train_head.training.workers import in_processes
@@ -126,7 +126,7 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
     report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
     shared = _Shared(options.out, options.report_on, budget, load(first), report, device)
     _say_batches([run.options for run in runs], shared.loaded.train)
-    with compiling_said(options.quiet):
+    with announce_compiling(options.quiet):
         # Compile once here; the processes then load the loops from disk.
         for run in {run.options.head: run.options for run in runs}.values():
             head = build_head(run, shared.loaded.cache).to(device)
@@ -182,19 +182,19 @@ def _one_thread() -> Iterator[None]:
 def run_name(run: TrainOptions, cache: FeatureCache, report_on: str) -> str:
     """The name of a run: its head, its seed, and a digest of everything that decides its row."""
     # A sweep never trains CLIP, so the options of fine-tuning do not matter.
-    text = json.dumps([deciding(run, leave_out=[Meaning.FINETUNING]), cache.digest, report_on], sort_keys=True)
+    text = json.dumps([decisive_options(run, leave_out=[Meaning.FINETUNING]), cache.digest, report_on], sort_keys=True)
     return f"{run.head}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     """Train and measure one run, keep it under OUT/NAME, and return its row."""
     loaded, report = shared.loaded, shared.report
-    start = _clocks()
+    start = _times()
     head, record = fit(run.options, loaded, shared.device, ProcessGroup(), keep=False)
-    trained = _clocks()
+    trained = _times()
     check_fits(head, report)
     metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, shared.budget)
-    scored = _clocks()
+    scored = _times()
     folder = shared.out / run.name
     make_folder(folder)
     write_options(folder / OPTIONS_FILE, replace(run.options, out=folder), "python -m train_head")
@@ -261,7 +261,7 @@ def _evaluate(options: Sweep, run: str) -> None:
     )
 
 
-def _clocks() -> tuple[float, float]:
+def _times() -> tuple[float, float]:
     """Wall-clock seconds and CPU seconds of this process. Other work on the machine affects the first only."""
     return time.perf_counter(), time.process_time()
 

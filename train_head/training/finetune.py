@@ -35,7 +35,7 @@ from train_head.training.pixels import Pixels
 from train_head.training.towers import towers, train_above
 from train_head.training.trainer import Trainer
 
-PICTURES_A_PIECE, TEXTS_A_PIECE = 64, 32
+PICTURES_PER_PIECE, TEXTS_PER_PIECE = 64, 32
 """Inputs that pass through a tower at once. With --grad-checkpointing, activations of only one piece are in memory."""
 _PREFIX = "clip."
 
@@ -101,7 +101,7 @@ class FinetuneTrainer(Trainer):
         sentences: list[Tensor] = []
         words: list[Tensor] = []
         # Sorted by length, so that the tower processes no more positions than a piece's longest text needs.
-        for rows in order_A.split(TEXTS_A_PIECE):
+        for rows in order_A.split(TEXTS_PER_PIECE):
             positions = max(self.clip.positions(int(length)) for length in length_A[rows])
             sentence_ND, token_NLD = self._piece(self.clip.text_features, ids_AL[rows, :positions].to(self.device))
             sentences.append(sentence_ND)
@@ -114,7 +114,9 @@ class FinetuneTrainer(Trainer):
         once, place_B = np.unique(videos, return_inverse=True)
         pictures = self.pixels.read(once)
         image_TCHW = torch.cat(pictures)
-        feature_TD = torch.cat([self._piece(self.clip.image_features, part.to(self.device)) for part in image_TCHW.split(PICTURES_A_PIECE)])
+        feature_TD = torch.cat(
+            [self._piece(self.clip.image_features, part.to(self.device)) for part in image_TCHW.split(PICTURES_PER_PIECE)]
+        )
         each = feature_TD.split([len(picture) for picture in pictures])
         length_B = torch.tensor([len(pictures[i]) for i in place_B])
         return VideoBatch.of_rows(torch.cat([each[i] for i in place_B]), length_B)

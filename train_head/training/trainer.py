@@ -26,7 +26,7 @@ from train_head.scoring.splits import Split
 from train_head.training.gather import gather, gather_frames, share, sum_gradients
 
 WARM_UP = 0.1
-STEPS_A_LOOK = 20
+STEPS_PER_CHECK = 20
 """On CUDA, losses are read back only once in this many steps, because reading waits for the device."""
 LOSSES = ("loss", "contrastive", "csc")
 
@@ -96,7 +96,7 @@ class Trainer:
         self.head.train()
         used = self.steps_an_epoch * self.batch_size
         batches = self.order.permutation(len(self.split.answers))[:used].reshape(self.steps_an_epoch, -1)
-        steps_a_look = STEPS_A_LOOK if self.device.type == "cuda" else 1
+        steps_per_check = STEPS_PER_CHECK if self.device.type == "cuda" else 1
         quiet = options.quiet or self.processes.rank > 0
         recent: list[Tensor] = []
         with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, there=self.steps_done) as progress:
@@ -104,7 +104,7 @@ class Trainer:
                 recent.append(self.step(texts))
                 self.steps_done += 1
                 keep = self.steps_done % options.checkpoint_steps == 0
-                if keep or self.steps_done % steps_a_look == 0 or self.steps_done == self.steps_an_epoch:
+                if keep or self.steps_done % steps_per_check == 0 or self.steps_done == self.steps_an_epoch:
                     losses_NK = torch.stack(recent).cpu().double()
                     self._check(epoch, losses_NK, batches[self.steps_done - len(recent) : self.steps_done])
                     self._log(epoch, losses_NK, log)

@@ -2,7 +2,7 @@
 
 A vector holds one number for each of LANES videos, so every line below processes LANES pairs at once. All arrays are flat float32; entry i
 of an array of vectors is the numbers [i * LANES : (i + 1) * LANES]. Intermediate results of a pair stay in the L1 and L2 caches.
-docs/design/scoring.md has the equations.
+docs/design/method.md has the equations.
 
 Letters: i and k index words, j rows of P, o the dimension that is not pooled, f frames. `d_x` and `gradient_x` are the derivative of the
 loss with respect to x.

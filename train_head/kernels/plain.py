@@ -1,7 +1,7 @@
 """GLIM and the four scores in plain tensor operations: for CUDA and float64, and the reference for the compiled loops.
 
 The paper's text-guided features would be a tensor [texts, videos, words, D]. This file never builds them. It computes every score from dot
-products of words with frames, and every norm from the Gram matrix of a video's frames. docs/design/scoring.md has the equations.
+products of words with frames, and every norm from the Gram matrix of a video's frames. docs/design/method.md has the equations.
 
 Shape suffixes: A texts, B videos, L words of the longest text (start and end tokens included), K the same words as a second index,
 F frames of the longest video, D joint dimension, S the four scores. Norms of guided features cover real frames only.

@@ -1,4 +1,4 @@
-"""The heads. Each turns cached features into scores. Training, evaluation and search use only the names exported here."""
+"""The heads, which turn cached features into scores. Training, evaluation and search use only the names exported here."""
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads.base import ALL_SCORES, DEFAULT_EXECUTION, Execution, FrameWeights, Head, HeadConfig, chosen_scores

@@ -32,7 +32,7 @@ from evaluate.report.collect import ReportCollector
 from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, parse_candidates
 from search.cut import cut_figures
 from search.index.candidates import require_index
-from train_head.compiling import compiling_said
+from train_head.compiling import announce_compiling
 from train_head.heads import Execution, Head
 from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, trained_on
 from train_head.scoring.pairs import score_all_pairs
@@ -85,7 +85,7 @@ def evaluate(options: EvaluateOptions) -> Path:
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
         if options.index is not None and processes.count > 1:
             raise UserError("--index is for one process: leave it out under torchrun, where each builds its share")
-        with compiling_said(options.quiet or processes.rank > 0):
+        with announce_compiling(options.quiet or processes.rank > 0):
             return _evaluate(options, processes)
 
 

@@ -190,8 +190,8 @@ def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monke
     head = make_head(head_name, HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40))
     found = []
     for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
-        monkeypatch.setattr(type(head), "WORDS_A_STRIP", words)
-        monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", frames)
+        monkeypatch.setattr(type(head), "WORDS_PER_STRIP", words)
+        monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", frames)
         found.append(all_scores(head, split, memory_budget=budget).score_SAB)
     assert torch.equal(found[0], found[1]), "scores depend on the budget"
     assert torch.equal(found[0], found[2]), "scores depend on the blocks"

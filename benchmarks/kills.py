@@ -21,7 +21,7 @@ from data.base.provenance import provenance
 from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache
-from data.cache.index import names_in
+from data.cache.index import video_ids_in
 from data.cli.command import run_command
 from extract import ExtractOptions
 from extract.ffmpeg.run import encode_video
@@ -93,7 +93,7 @@ def assert_equal_caches(path: Path, other: Path) -> None:
         np.testing.assert_array_equal(found.frames.gather([i])[0], expected.frames.gather([i])[0], name)
         assert found.seconds[i].tolist() == expected.seconds[i].tolist(), name
     for cache in (path, other):
-        written = [name for part in cache.glob("videos-*.h5") for name in names_in(part)]
+        written = [name for part in cache.glob("videos-*.h5") for name in video_ids_in(part)]
         assert sorted(written) == names, "renamed work was done again"
 
 

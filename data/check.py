@@ -31,7 +31,7 @@ class CheckOptions:
 
 
 def check(options: CheckOptions) -> int:
-    """Print what there is and return the exit status. Raises UserError where annotations are missing or malformed."""
+    """Print what there is and return the exit status. Raises UserError if annotations are missing or malformed."""
     from data.datasets import find_preset, read_dataset, shares_of
     from data.datasets.accounting import report, summary_line  # pandas loads late, so that --help answers at once
 

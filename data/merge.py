@@ -26,7 +26,7 @@ class MergeOptions:
 
 
 def merge(options: MergeOptions) -> int:
-    """Write the file and return the exit status. Raises UserError where it is there already, or there is no whole cache."""
+    """Write the file and return the exit status. Raises UserError if it is there already, or there is no whole cache."""
     from data.cache import FeatureCache  # numpy and pandas load late, so that --help answers at once
 
     if options.out.exists():

@@ -204,7 +204,7 @@ def retrieval_metrics(
     `scores_AB` [A, B]: the score of every text with every video; `answers` [A]: the index of each text's video. Returns
     {"text_to_video": {...}, "video_to_text": {...}, "RSum"} with R@1, R@5, R@10 in percent, median rank MdR and mean rank MnR (from 1).
     `ties`: credited by expectation, or as the field counts them (see the top of this file); then each direction also has "entries", their
-    number. Raises ValueError where a score is NaN (NanScore) or an answer names no video.
+    number. Raises ValueError if a score is NaN (NanScore) or an answer names no video.
     """
     scores_AB = torch.as_tensor(scores_AB)
     if scores_AB.ndim != 2 or len(scores_AB) != len(answers):

@@ -26,7 +26,7 @@ class SourcesOptions:
 
 
 def print_sources(options: SourcesOptions) -> int:
-    """Print them and return the exit status. Raises UserError where there is no cache, or no source of the name."""
+    """Print them and return the exit status. Raises UserError if there is no cache, or no source of the name."""
     from data.cache import FeatureCache  # numpy and pandas load late, so that --help answers at once
 
     cache = FeatureCache(options.cache)

@@ -27,7 +27,7 @@ class Span:
 
     @classmethod
     def of_texts(cls, start: str, end: str) -> "Span":
-        """The span that a CSV file records: empty where the file itself starts or ends. Raises ValueError where a text is no number."""
+        """The span that a CSV file records: empty where the file itself starts or ends. Raises ValueError if a text is no number."""
         return cls(*(float(text) if text else None for text in (start, end)))
 
     @property

@@ -25,7 +25,7 @@ class VerifyOptions:
 
 
 def verify(options: VerifyOptions) -> int:
-    """Print what is damaged and return the exit status. Raises UserError where there is no cache."""
+    """Print what is damaged and return the exit status. Raises UserError if there is no cache."""
     from data.cache.layout import CLIP_FILE  # numpy and pandas load late, so that --help answers at once
     from data.cache.listings import Listings
     from data.cache.tables import is_intact
@@ -55,7 +55,7 @@ def verify(options: VerifyOptions) -> int:
 
 def _lost(cache: Path, damaged: list[Path]) -> set[str]:
     """The videos with a file that the sound tables list and no sound part holds."""
-    from data.cache.index import names_in
+    from data.cache.index import video_ids_in
     from data.cache.tables import read_parquet
 
     listed: set[str] = set()
@@ -63,7 +63,7 @@ def _lost(cache: Path, damaged: list[Path]) -> set[str]:
         frame = read_parquet(table)
         listed |= set(frame.loc[frame["file"].notna(), "video_id"])
     for part in set(cache.glob("videos-*.h5")) - set(damaged):
-        listed -= set(names_in(part))
+        listed -= set(video_ids_in(part))
     return listed
 
 

@@ -269,11 +269,11 @@ def _open_cache(
         cache.require(settings)
         return cache
 
-    def damaged(path: Path) -> None:
+    def on_damaged(path: Path) -> None:
         print(f"{path} is damaged: what it held is extracted again", file=sys.stderr)
 
     made_by = Extraction(options.model, options.pretrained, options.seed, str(options.videos))
-    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged, processes.meet, made_by)
+    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, on_damaged, processes.meet, made_by)
 
 
 def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from data.base.provenance import provenance
 from data.base.sealed import write_sealed
 from data.cache import ClipParts, FeatureCache, VideoEntry
 from data.cache.extraction import Extraction
-from data.cache.hdf5 import Group, in_memory
+from data.cache.hdf5 import Group, file_bytes
 from data.datasets import preset_named
 from data.merge import MergeOptions, merge
 from evaluate import EvaluateOptions
@@ -68,7 +68,7 @@ def with_attributes(cache: Path, change: Callable[[Any], None]) -> Path:
             changed.attrs.update(file.attrs)
             change(changed.attrs)
 
-        content = in_memory(fill)
+        content = file_bytes(fill)
     write_sealed(clip, content)
     return cache
 

@@ -33,7 +33,7 @@ def seal(path: Path) -> None:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether not a byte of a sealed file differs from what was written. Raises UserError where it cannot be read."""
+    """Whether not a byte of a sealed file differs from what was written. Raises UserError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(SEAL_BYTES) == _seal(_digest(file))

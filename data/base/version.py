@@ -16,6 +16,6 @@ def version() -> str:
 
 
 def require_known(found: int, known: int, what: str) -> None:
-    """Raises UserError where a value on disk has a later version than the latest `known` here; `what` names it and its file."""
+    """Raises UserError if a value on disk has a later version than the latest `known` here; `what` names it and its file."""
     if found > known:
         raise UserError(f"{what} has version {found}, and this program reads up to {known}: use the program that wrote it, or a later one")

@@ -21,7 +21,7 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM}
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; when the block is done, the file is synced and renamed. Raises UserError where the disk is full.
+    """A temporary name beside `path`; when the block is done, the file is synced and renamed. Raises UserError if the disk is full.
 
     A link stays one: the file that it leads to is written.
     """
@@ -42,13 +42,13 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises UserError where the disk is full."""
+    """Write a file whole or not at all. Raises UserError if the disk is full."""
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises UserError where the disk is full.
+    """Write a text file whole or not at all. Raises UserError if the disk is full.
 
     A byte of a file name that is not UTF-8 is written as its escape, which JSON reads back as it was.
     """
@@ -56,11 +56,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all. Raises UserError where the disk is full."""
+    """Write JSON whole or not at all. Raises UserError if the disk is full."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def sweep(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove what killed writers left behind."""
     for temporary in folder.glob(".*.tmp"):
         if time.time() - temporary.stat().st_mtime > STALE_S:

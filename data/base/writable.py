@@ -19,7 +19,7 @@ _NO_FOLDER = (errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
 
 
 def require_writable_folder(path: Path, option: str = "--out") -> None:
-    """Raises UserError where files cannot be written into this folder, which need not exist yet. `option` names it on the command line.
+    """Raises UserError if files cannot be written into this folder, which need not exist yet. `option` names it on the command line.
 
     Permissions alone do not tell: root has them on a read-only disk too. So the folder is made, and a small file in it written and synced.
     Both are removed at once: a command that fails later leaves nothing behind.
@@ -41,7 +41,7 @@ def require_writable_file(path: Path, option: str = "--out") -> None:
 
 
 def make_folder(path: Path, option: str = "--out") -> None:
-    """Make a folder and those above it, where they are missing. Raises UserError where that is not possible."""
+    """Make a folder and those above it, where they are missing. Raises UserError if that is not possible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

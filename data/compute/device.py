@@ -8,7 +8,7 @@ from data.base.errors import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """The device for `auto`, `cpu` or `cuda`. Raises UserError where CUDA is asked for and there is none."""
+    """The device for `auto`, `cpu` or `cuda`. Raises UserError if CUDA is asked for and there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this torch sees no CUDA device; use --device cpu or auto")
     if name == "auto":

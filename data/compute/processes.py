@@ -78,7 +78,7 @@ class ProcessGroup:
             group._point.close()
 
     def meet(self) -> None:
-        """Wait until all are here. Raises LostProcess for one that is lost, and UserError where one ended with that."""
+        """Wait until all are here. Raises LostProcess for one that is lost, and UserError if one ended with that."""
         if self._point is not None:
             self._point.meet()
 

@@ -11,13 +11,13 @@ from data.base.whole_files import written_whole
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file. Raises OSError where it cannot be read, and SafetensorError where it is damaged."""
+    """The tensors of a file. Raises OSError if it cannot be read, and SafetensorError if it is damaged."""
     # The library takes no path that is not UTF-8.
     return load(path.read_bytes())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the file. Raises UserError where the disk is full."""
+    """Write the file. Raises UserError if the disk is full."""
     with written_whole(path) as temporary:
         try:
             save_file(dict(tensors), temporary)

@@ -58,7 +58,7 @@ def preset_named(name: str) -> Preset | None:
 def read_dataset(dataset: str, preset: Preset, annotations: Path | None, videos: Path, shares: Shares | None = None) -> Dataset:
     """Read a data set's annotations and look for its video files; only names of files are read of the videos.
 
-    `shares`: how a table's videos are divided into the splits that it lacks. Raises UserError where a folder or an annotation file is
+    `shares`: how a table's videos are divided into the splits that it lacks. Raises UserError if a folder or an annotation file is
     missing, malformed or empty, and where `shares` are for a data set that has its splits.
     """
     if shares is not None and (dataset != "table" or annotations is None):

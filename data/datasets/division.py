@@ -42,7 +42,7 @@ def split_named(word: str) -> str | None:
 
 
 def shares_of(text: str, followed: bool = False) -> Shares:
-    """The shares that `TRAIN,VAL,TEST` writes, in percent or as any numbers in this ratio. Raises UserError where they are none."""
+    """The shares that `TRAIN,VAL,TEST` writes, in percent or as any numbers in this ratio. Raises UserError if they are none."""
     try:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:
@@ -65,7 +65,7 @@ def divide(files: Sequence[str], shares: Mapping[str, float]) -> dict[str, str]:
 
     A file stays in its split whatever other files there are, so that a table may grow and no video moves from the test split into training.
     The shares are therefore met on average, and not to the video. The one exception keeps small tables usable: a split that would have no
-    file takes the one nearest to it from the largest split, until files of its own are there. Raises UserError where there are fewer files
+    file takes the one nearest to it from the largest split, until files of its own are there. Raises UserError if there are fewer files
     than splits.
     """
     wanted = {split: share for split, share in shares.items() if share > 0}

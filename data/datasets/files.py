@@ -68,7 +68,7 @@ def require_file(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole file. Raises UserError where it is missing, cannot be read, or is empty."""
+    """The whole file. Raises UserError if it is missing, cannot be read, or is empty."""
     if not path.is_file():
         raise UserError(f"{path} is missing: place the annotation file there")
     try:
@@ -81,7 +81,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark. Raises UserError where it is something else, holds zero bytes or nothing."""
+    """A text file in UTF-8, with or without a byte order mark. Raises UserError if it is something else, holds zero bytes or nothing."""
     content = read_bytes(path)
     zero = content.find(b"\0")
     if zero >= 0:
@@ -109,7 +109,7 @@ def read_json(path: Path) -> Any:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these keys and values. Raises ValueError where a key is there twice."""
+    """The object of these keys and values. Raises ValueError if a key is there twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
@@ -132,7 +132,7 @@ def read_ids(path: Path) -> list[str]:
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A CSV file with a header as text, nothing taken for a missing value. Raises UserError where it lacks one of `columns`."""
+    """A CSV file with a header as text, nothing taken for a missing value. Raises UserError if it lacks one of `columns`."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         header = next(reader)
@@ -152,14 +152,14 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
-    """Raises UserError where a column is missing."""
+    """Raises UserError if a column is missing."""
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}; it has {quote(', '.join(map(str, frame.columns)))}")
 
 
 def check_video_id(value: object, place: str) -> str:
-    """The id. Raises UserError where it is no text, could lead out of the folder of videos, or could not be part of a file name."""
+    """The id. Raises UserError if it is no text, could lead out of the folder of videos, or could not be part of a file name."""
     good = isinstance(value, str) and value.isprintable() and value == value.strip() and 0 < len(value) <= 250
     if not good or value in (".", "..") or "/" in str(value) or "\\" in str(value):
         raise UserError(f"{place}: {quote(value)} is no video id")
@@ -167,7 +167,7 @@ def check_video_id(value: object, place: str) -> str:
 
 
 def check_caption(value: object, place: str) -> str:
-    """The caption. Raises UserError where it is no text, longer than MAX_CAPTION, or holds what no text file can hold."""
+    """The caption. Raises UserError if it is no text, longer than MAX_CAPTION, or holds what no text file can hold."""
     if not isinstance(value, str):
         raise UserError(f"{place}: the caption {quote(value)} is no text")
     if len(value) > MAX_CAPTION:

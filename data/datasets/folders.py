@@ -54,7 +54,7 @@ class VideoFolder:
     """The files of a folder of videos, by path, by name and by stem."""
 
     def __init__(self, folder: Path, recursive: bool = True) -> None:
-        """Raises UserError where a folder cannot be listed. Links to folders are not followed. Hidden folders are not looked into."""
+        """Raises UserError if a folder cannot be listed. Links to folders are not followed. Hidden folders are not looked into."""
         self.folder = folder
         self.paths: list[Path] = []
         """Every file that is not hidden, folder by folder, sorted."""

@@ -89,7 +89,7 @@ class Row(NamedTuple):
 def listed_rows(preset: Preset, annotations: Path, captions: Mapping[str, list[str]], source: Path) -> Iterator[Row]:
     """The captions of every split's listed videos, in the order of the lists.
 
-    Raises UserError where `captions`, which `source` was read for, lacks some of them.
+    Raises UserError if `captions`, which `source` was read for, lacks some of them.
     """
     for split, name in preset.files.items():
         yield from rows_of(read_ids(annotations / name), split, captions, source, name)
@@ -120,7 +120,7 @@ def assemble(
 ) -> Dataset:
     """The data set of these captions: the validation videos held out, the file of every video looked for.
 
-    `sought` says what the file of a video may be called, `spans` which part of it is looked at. Raises UserError where a video is
+    `sought` says what the file of a video may be called, `spans` which part of it is looked at. Raises UserError if a video is
     in two splits, or several files could be one video.
     """
     captions = pd.DataFrame(rows, columns=list(Row._fields))

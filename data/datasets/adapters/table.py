@@ -134,7 +134,7 @@ class _Table:
         return pd.DataFrame({"video": video, "video_id": video_id, "caption": caption, "split": self._splits(), **times})
 
     def require_one_meaning(self, frame: pd.DataFrame) -> None:
-        """Raises UserError where a video_id has several splits, files or segments, and where a segment ends before it starts."""
+        """Raises UserError if a video_id has several splits, files or segments, and where a segment ends before it starts."""
         first = frame.drop_duplicates("video_id").set_index("video_id")
         own = first.loc[frame["video_id"]]
         moved = frame.index[(frame["split"].to_numpy() != own["split"].to_numpy())]
@@ -218,7 +218,7 @@ class _Table:
             )
 
     def _require_one_column(self) -> None:
-        """Raises UserError where a cell is blank whose text stands in another column of that meaning, as where two files were joined."""
+        """Raises UserError if a cell is blank whose text stands in another column of that meaning, as where two files were joined."""
         for role, others in self._columns.others.items():
             position = self._columns.positions[role]
             for row, cells in enumerate(self._rows.cells):
@@ -231,7 +231,7 @@ class _Table:
                     )
 
     def _require_captions(self, captions: list[str]) -> None:
-        """Raises UserError where a caption is a list or a dictionary as Python and JSON write them, or all are names of files."""
+        """Raises UserError if a caption is a list or a dictionary as Python and JSON write them, or all are names of files."""
         row = next((row for row, caption in enumerate(captions) if COLLECTION.fullmatch(caption)), None)
         if row is not None:
             raise UserError(f"{self.place(row)}: caption holds a list or an object, {quote(captions[row])}: write a row for each caption")
@@ -289,7 +289,7 @@ def _to_divide(there: list[str], shares: Shares) -> list[str]:
 
 
 def _divided(files: "pd.Series[str]", splits: "pd.Series[str]", there: list[str], shares: Shares, path: Path) -> tuple[list[str], str]:
-    """The split of every video, by its file, and the note about it. Raises UserError where nothing is to be divided."""
+    """The split of every video, by its file, and the note about it. Raises UserError if nothing is to be divided."""
     lacks = _to_divide(there, shares)
     if "train" not in there:
         raise UserError(f"--split-by-hash {shares.text}: {path} has no rows of train, which alone are divided: leave it out")

@@ -68,7 +68,7 @@ def is_blank(row: Sequence[str]) -> bool:
 
 
 def require_columns_of_a_table(names: Sequence[str], path: Path) -> None:
-    """Raises UserError where there are more columns than any table of captions has, or a name is a whole text."""
+    """Raises UserError if there are more columns than any table of captions has, or a name is a whole text."""
     if len(names) > MAX_COLUMNS:
         raise UserError(f"{path} has {len(names):,} columns: a table of videos and captions has no more than {MAX_COLUMNS:,}")
     long = next((name for name in names if len(name) > MAX_COLUMN_NAME), None)

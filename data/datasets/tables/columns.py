@@ -67,7 +67,7 @@ def find_columns(names: Sequence[str], path: Path, place: str) -> Columns:
     """The columns of a table; `place` is where their names stand.
 
     A column of the documented name counts before those of other names: a table that was made for this project keeps its meaning when
-    someone adds a column `text` or `path`, which is named among those left unread. Raises UserError where a video or a caption is missing,
+    someone adds a column `text` or `path`, which is named among those left unread. Raises UserError if a video or a caption is missing,
     and where several columns could be the same one and none has the documented name.
     """
     found: dict[str, int] = {}

@@ -125,7 +125,7 @@ def _remedy(error: str) -> str:
 
 
 def _rows(lines: _Lines, separator: str, path: Path, is_header: IsHeader) -> Rows:
-    """The records under their header, each as long as it. Raises UserError where one is not, or has swallowed others."""
+    """The records under their header, each as long as it. Raises UserError if one is not, or has swallowed others."""
     records = lines.records
     if not records:
         raise UserError(f"{path} is empty: place the annotation file there again")

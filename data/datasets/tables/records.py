@@ -101,7 +101,7 @@ def _constant(name: str) -> str | None:
 
 
 def read_parquet_rows(content: bytes, path: Path) -> Rows:
-    """The rows of a Parquet file. Columns of lists, structures and bytes are not read. Raises UserError where the file is damaged."""
+    """The rows of a Parquet file. Columns of lists, structures and bytes are not read. Raises UserError if the file is damaged."""
     try:
         file = pq.ParquetFile(io.BytesIO(content))
         require_columns_of_a_table(file.schema_arrow.names, path)

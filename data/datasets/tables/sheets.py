@@ -56,7 +56,7 @@ def read_sheet_rows(content: bytes, path: Path, is_header: IsHeader) -> Rows:
     """The rows of the sheet that has a header, which may stand below a title.
 
     A cell is the text that it shows: of a formula its last value, of a number its digits, of a time `h:mm` or `h:mm:ss.fff`. Cells that
-    are merged have all of them the value of the first. Raises UserError where openpyxl is missing, the file is damaged or no workbook, and
+    are merged have all of them the value of the first. Raises UserError if openpyxl is missing, the file is damaged or no workbook, and
     where several sheets have a header.
     """
     _require_workbook(content, path)
@@ -113,7 +113,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def _has_formulas(content: bytes, path: Path) -> bool:
-    """Whether a formula is in the workbook. Raises UserError where it merges more cells than a table could have."""
+    """Whether a formula is in the workbook. Raises UserError if it merges more cells than a table could have."""
     found, merged = False, 0
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in archive.namelist():

@@ -83,7 +83,7 @@ def evaluate(options: EvaluateOptions) -> Path:
     check_out(options.out, EVALUATION)
     _check_options(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
-        if options.index is not None and processes.count > 1:
+        if options.index is not None and processes.world_size > 1:
             raise UserError("--index is for one process: leave it out under torchrun, where each builds its share")
         with compiling_said(options.quiet or processes.rank > 0):
             return _evaluate(options, processes)
@@ -145,7 +145,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "post_processing": post_processed,
         "candidates": candidates,
         "cost": _cost_row(cost, head, split),
-        "processes": processes.count,
+        "processes": processes.world_size,
         "protocol": _protocol(split),
         "max_frames": loaded.max_frames,
         "products": options.products,

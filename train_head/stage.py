@@ -73,7 +73,7 @@ def train(options: TrainOptions) -> Path:
             require_writable_folder(options.out)
         data = load(options)
         processes.agree(_facts(options, data))
-        batch = _shared_batch(options, data, processes.count)
+        batch = _shared_batch(options, data, processes.world_size)
         if processes.rank == 0:
             _say_work(options, data, batch)
         try:
@@ -174,7 +174,7 @@ def fit(
     identity = _identity(options, data, processes)
     state = RunState.restore(options.out, trainer, partial(_check_identity, options, identity)) if keep else RunState()
     # Others must have read the checkpoint before it is replaced.
-    processes.meet()
+    processes.barrier()
     first = processes.rank == 0
     if keep:
         make_folder(options.out)
@@ -189,7 +189,7 @@ def fit(
                 scalars.flush()
                 state.save(options.out, trainer, identity)
             # Others work on in step with the first: it must not be behind by what it writes.
-            processes.meet()
+            processes.barrier()
 
         while state.epoch <= options.epochs:
             start = time.perf_counter()
@@ -234,7 +234,7 @@ def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trai
         options.select_on: metrics,
         "train_counts": data.train.counts,
         f"{options.select_on}_counts": select.counts,
-        "processes": trainer.processes.count,
+        "processes": trainer.processes.world_size,
         "batch_size": trainer.batch_size,
         "steps_an_epoch": trainer.steps_an_epoch,
         TRAINED_WITH: RunOptions.of(options).recorded(),
@@ -262,7 +262,7 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
         "cache_digest": data.cache.digest,
         "train_counts": data.train.counts,
         "data": _digest(data),
-        "processes": processes.count,
+        "processes": processes.world_size,
     }
 
 

@@ -20,8 +20,8 @@ from train_head.batches import EncodedFrames
 
 def share(size: int, processes: ProcessGroup) -> slice:
     """This process's part of a batch of this `size`, which is a multiple of their number."""
-    assert size % processes.count == 0
-    part = size // processes.count
+    assert size % processes.world_size == 0
+    part = size // processes.world_size
     return slice(processes.rank * part, (processes.rank + 1) * part)
 
 
@@ -30,7 +30,7 @@ def gather(own: Tensor, processes: ProcessGroup, dim: int = 0, summed: bool = Fa
 
     Its gradient is this process's part of that of the whole; with `summed` of the sum of those of all processes.
     """
-    if processes.count == 1:
+    if processes.world_size == 1:
         return own
     gathered: Tensor = _Gather.apply(own, processes, dim, summed)
     return gathered
@@ -38,7 +38,7 @@ def gather(own: Tensor, processes: ProcessGroup, dim: int = 0, summed: bool = Fa
 
 def gather_frames(own: EncodedFrames, longest: int, processes: ProcessGroup) -> EncodedFrames:
     """The videos of all processes behind the temporal encoder [M, F, D], padded to the frames of the `longest` of them."""
-    if processes.count == 1:
+    if processes.world_size == 1:
         return own
     more = longest - own.mask_BF.shape[1]
     return own.each(lambda tensor: gather(pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, more)), processes, summed=True))
@@ -46,7 +46,7 @@ def gather_frames(own: EncodedFrames, longest: int, processes: ProcessGroup) -> 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], processes: ProcessGroup) -> None:
     """Replace the gradient of every parameter by its sum over all processes."""
-    if processes.count == 1:
+    if processes.world_size == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # One message: each costs a way there and back, however small it is.

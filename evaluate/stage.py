@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data.base.errors import UserError, check_seed
-from data.base.provenance import plain, provenance
+from data.base.provenance import json_value, provenance
 from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
@@ -186,7 +186,7 @@ def _facts(options: EvaluateOptions, loaded: Loaded) -> dict[str, Any]:
     for name, value in sorted(loaded.head.state_dict().items()):
         weights.update(name.encode() + value.cpu().numpy().tobytes())
     decisive = options_without(type(options), Meaning.FREE)
-    given = {f"--{name.replace('_', '-')}": plain(getattr(options, name)) for name in decisive}
+    given = {f"--{name.replace('_', '-')}": json_value(getattr(options, name)) for name in decisive}
     captions = hashlib.sha256("\0".join(loaded.split.texts.texts).encode()).hexdigest()
     # By content: on another machine the same cache may be elsewhere.
     content = {"the cache": loaded.cache.fingerprint(loaded.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}

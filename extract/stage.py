@@ -14,7 +14,7 @@ import torch
 
 from data.base.errors import UserError, check_seed, first_of
 from data.base.progress import Progress
-from data.base.provenance import plain, provenance
+from data.base.provenance import json_value, provenance
 from data.base.quoting import visible
 from data.base.writable import require_writable_folder
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
@@ -245,7 +245,7 @@ def _report(
 def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """What must be the same in all processes."""
     decisive = options_without(type(options), Meaning.FREE)
-    given = {f"--{name.replace('_', '-')}": plain(getattr(options, name)) for name in decisive}
+    given = {f"--{name.replace('_', '-')}": json_value(getattr(options, name)) for name in decisive}
     listed = [dataset.videos["video_id"].tolist(), dataset.videos["split"].tolist(), dataset.captions["caption"].tolist()]
     content = {"the data set": hashlib.sha256(json.dumps(listed).encode()).hexdigest(), "--cache": str(options.cache.resolve())}
     return given | settings | content

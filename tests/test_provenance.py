@@ -176,7 +176,9 @@ def test_older_caches_say_it_in_their_provenance(cache_path: Path, tmp_path: Pat
 def test_a_later_version_is_refused_in_one_line(cache_path: Path, tmp_path: Path) -> None:
     later = json.dumps({"version": 2, "clip": "a new way to say it"})
     copy = with_attributes(Path(shutil.copytree(cache_path, tmp_path / "cache")), lambda attrs: attrs.__setitem__("extraction", later))
-    with pytest.raises(UserError, match=r"cache.clip.h5 has version 2, and this program reads up to 1: use the program that wrote it"):
+    with pytest.raises(
+        UserError, match=r"cache.clip.h5 has version 2, but this program reads versions up to 1: use the program that wrote it"
+    ):
         FeatureCache(copy)
     with pytest.raises(UserError, match=r"the options recorded in run has version 2"):
         RunOptions.read({"trained_with": {"version": 2}}, "run")

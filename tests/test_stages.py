@@ -346,7 +346,7 @@ def test_a_damaged_run_is_refused(cache_path: Path, run: Path, tmp_path: Path) -
     # What the system does not give may well be whole: nobody is told to train again.
     weights.unlink()
     weights.mkdir()
-    with pytest.raises(UserError, match=r"head\.safetensors cannot be read \(Is a directory\): see to its permissions and the disk"):
+    with pytest.raises(UserError, match=r"head\.safetensors cannot be read \(Is a directory\): check its permissions and the disk"):
         evaluate.main(options)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from data.base.errors import UserError, check_seed
-from data.base.provenance import plain, provenance
+from data.base.provenance import json_value, provenance
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
@@ -311,14 +311,14 @@ def _report(options: TrainOptions, record: dict[str, Any]) -> None:
 
 def provenance_options(options: TrainOptions) -> dict[str, Any]:
     """The options as plain values."""
-    return {key: plain(value) for key, value in asdict(options).items()}
+    return {key: json_value(value) for key, value in asdict(options).items()}
 
 
 def deciding(options: TrainOptions, *, leave_out: Sequence[Meaning] = ()) -> dict[str, Any]:
     """The options that decide the result, as plain values; the cache and CLIP are told by their digests. Those that are marked with one of
     `leave_out` are left out too."""
     names = options_without(type(options), Meaning.FREE, *leave_out)
-    return {name: plain(getattr(options, name)) for name in names}
+    return {name: json_value(getattr(options, name)) for name in names}
 
 
 def _read_finished(out: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import tyro
 import yaml
 
 from data.base.errors import UserError, one_line
-from data.base.provenance import plain
+from data.base.provenance import json_value
 from data.base.quoting import quote
 from data.base.whole_files import write_atomically
 
@@ -115,6 +115,6 @@ def _close(name: str, hints: Mapping[str, Any]) -> str:
 
 def _listed(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     # YAML would write .inf, which the command line does not read.
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else plain(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else json_value(value)

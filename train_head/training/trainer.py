@@ -99,7 +99,7 @@ class Trainer:
         steps_a_look = STEPS_A_LOOK if self.device.type == "cuda" else 1
         quiet = options.quiet or self.processes.rank > 0
         recent: list[Tensor] = []
-        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, there=self.steps_done) as progress:
+        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, initial=self.steps_done) as progress:
             for texts in batches[self.steps_done :]:
                 recent.append(self.step(texts))
                 self.steps_done += 1

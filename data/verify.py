@@ -1,4 +1,4 @@
-"""`python -m data.verify CACHE`: every byte of a cache against the checksums written with it."""
+"""`python -m data.verify CACHE`: check every byte of a cache against its checksums."""
 
 import json
 from dataclasses import dataclass
@@ -16,12 +16,13 @@ from data.cli.command_line import About
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """Find every damaged byte of a cache and say what has to be extracted again. Ends with status 3 where there is damage."""
+    """Check every byte of a cache against its checksums, and list what has to be extracted again. Exits with status 3 if files are
+    damaged."""
 
     cache: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache, or a merged file."""
     json: Annotated[bool, About.OUTPUT] = False
-    """The result as one JSON line on standard output."""
+    """Print the result as one JSON line on standard output."""
 
 
 def verify(options: VerifyOptions) -> int:
@@ -47,14 +48,14 @@ def verify(options: VerifyOptions) -> int:
     if not damaged:
         print(f"{path}: {len(files)} files are sound")
     elif path.is_file():
-        print(f"{path} is damaged: merge it again from the folder it was made from")
+        print(f"{path} is damaged: merge it again from the folder that it was merged from")
     else:
         print(f"{len(damaged)} of {len(files)} files are damaged: run extract again with the same options, which repairs them")
     return SOME_FAILED if damaged else 0
 
 
 def _lost(cache: Path, damaged: list[Path]) -> set[str]:
-    """The videos with a file that the sound tables list and no sound part holds."""
+    """The videos that an intact table lists with a file, and that no intact part holds."""
     from data.cache.index import video_ids_in
     from data.cache.tables import read_parquet
 

@@ -193,7 +193,7 @@ def test_what_is_not_there_replaces_no_listing(
         main(options)
         assert "the names of their files stay as they were" in capsys.readouterr().err
     else:
-        with pytest.raises(UserError, match="is no folder" if how == "missing" else "holds no video files"):
+        with pytest.raises(UserError, match="is not a folder" if how == "missing" else "holds no video files"):
             main(options)
     assert search() == before
 

@@ -15,7 +15,7 @@ import data.base.progress
 from data.base.progress import Progress, say
 
 def work(steps, seconds, **given):
-    with Progress(given.pop("what"), steps + given.get("there", 0), "videos", **given) as progress:
+    with Progress(given.pop("what"), steps + given.get("initial", 0), "videos", **given) as progress:
         for _ in range(steps):
             time.sleep(seconds)
             progress.update(note="a note")

@@ -428,7 +428,7 @@ def test_missing_files_and_empty_captions_are_refused(demo_set: Path, own_cache_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["extract", "--videos", "no/such", "--annotations", "x", "--cache", "c"], "error: --videos no/such is no folder"),
+        (["extract", "--videos", "no/such", "--annotations", "x", "--cache", "c"], "error: --videos no/such is not a folder"),
         (["train_head", "--cache", "no/such", "--out", "o"], "error: there is no cache at no/such"),
         (["evaluate", "--cache", "no/such", "--run", "zero-shot:mean", "--out", "o"], "error: there is no cache at no/such"),
     ],

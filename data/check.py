@@ -19,7 +19,7 @@ class CheckOptions:
     videos: Annotated[Path, About.INPUT]
     """Folder of the video files."""
     annotations: Annotated[Path | None, About.INPUT] = None
-    """Folder of the data set's annotation files; for `table` the file, or none for a plain folder of videos."""
+    """Folder of the data set's annotation files. For `table`, the table file; leave it out for a plain folder of videos."""
     dataset: Annotated[str, About.INPUT] = "table"
     """Data set: msrvtt, didemo, vatex, msvd, lsmdc, activitynet, demo, or table (your own)."""
     split_by_hash: Annotated[str | None, About.INPUT] = None

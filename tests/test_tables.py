@@ -177,7 +177,7 @@ def test_one_table_in_every_form_is_one_data_set(folder: Path, table: Logical) -
             "whole files are used, because no column is named start or end and 'endFrame' is not read",
         ),
         ("video,caption,start,duration\na.mp4,x,1,2\n", "segments last to the end of their files, because no column is named end and"),
-        ("video,caption\na.mp4,NaN\nb.mp4,NaN\nc.mp4,nano\n", "captions that may stand for none: 'NaN' (2)"),
+        ("video,caption\na.mp4,NaN\nb.mp4,NaN\nc.mp4,nano\n", "captions that may be missing values: 'NaN' (2)"),
         ("| video | caption |\n|---|:--|\n| a.mp4 | x |\n", "columns between vertical bars; spaces beside separators are left out"),
         ('video\tcaption\na.mp4\t"x" he said\n', "columns between tabs; quotes are read literally"),
     ],

@@ -60,5 +60,5 @@ def check_seed(seed: int) -> None:
 
 
 class LostProcess(Exception):
-    """A process of the group died before its work was done. The message names it; a stage prints it, without a traceback, and exits with
+    """A process of this program died before its work was done. The message names it; a stage prints it, without a traceback, and exits with
     status 1."""

@@ -45,7 +45,7 @@ from data.cache.layout import (
     video_arrays,
     write_clip,
 )
-from data.cache.listings import Listings, listed_of
+from data.cache.listings import Listings, listing_of
 from data.cache.merged import write_merged
 from data.cache.sources import Source
 from data.sampling import choose_frames, choose_words
@@ -220,8 +220,8 @@ class FeatureCache:
         write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance, self.extraction)
 
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
-        """Store a table of captions and splits as a source named after its preset: see `Listed`."""
-        self.listings.complete(preset, listed_of(captions, videos, Source(preset)))
+        """Store a table of captions and splits as a source named after its preset: see `Listing`."""
+        self.listings.complete(preset, listing_of(captions, videos, Source(preset)))
 
     def table(self, preset: str | None = None) -> pd.DataFrame:
         """The captions of a preset: columns video_id, caption, split. A cache with a single preset needs no name."""

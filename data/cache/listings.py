@@ -18,7 +18,7 @@ import pandas as pd
 
 from data.base.errors import UserError
 from data.cache.hdf5 import open_file
-from data.cache.sources import SHARE, Listing, Source, combine
+from data.cache.sources import SHARE, Selection, Source, combine
 from data.cache.tables import captions_file, checksum_file, is_intact, options_file, read_parquet, videos_file, write_parquet
 from data.span import WHOLE_FILE, cells_of
 
@@ -28,7 +28,7 @@ PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listing:
     """The videos and captions that one source lists.
 
     captions: columns video_id, caption, split.
@@ -73,7 +73,7 @@ class Listings:
             return []
         return [name for name in self.names() if not all(is_intact(self._path / file) for file in self._files_of(name))]
 
-    def select(self, preset: str | None = None, name: str | None = None) -> Listing:
+    def select(self, preset: str | None = None, name: str | None = None) -> Selection:
         """The captions and videos of the sources with this name and this preset, combined.
 
         Raises UserError if no source matches, if the matching sources have several presets, or if they contradict each other.
@@ -89,7 +89,7 @@ class Listings:
             raise UserError(f"the cache {self._path} has no captions for preset {preset}; it has: {', '.join(presets)}")
         if len(presets) > 1:
             raise UserError(f"the cache {self._path} serves several presets: name one with --preset {'|'.join(presets)}")
-        return combine([Listing((own,), source.preset, self.captions(own), self.videos(own)) for own, source in chosen.items()])
+        return combine([Selection((own,), source.preset, self.captions(own), self.videos(own)) for own, source in chosen.items()])
 
     def gallery(self, name: str | None = None) -> dict[str, str]:
         """The videos, without failed ones, that all sources list, or the one called `name`: file name by id, empty if there is no file.
@@ -120,7 +120,7 @@ class Listings:
         return videos, {caption for table in tables if "caption" in table for caption in table["caption"]}
 
     def videos(self, name: str) -> pd.DataFrame:
-        """The videos of a source: see `Listed`. Raises UserError if there is no such source."""
+        """The videos of a source: see `Listing`. Raises UserError if there is no such source."""
         whole = [file for file in [videos_file(name)] if file in self.files()] or [videos_file(share) for share in self._shares(name)]
         if not whole:
             raise UserError(f"{self._path / videos_file(name)} is missing: run extract again, which writes it")
@@ -140,7 +140,7 @@ class Listings:
         except FileNotFoundError:
             return self.captions(name)
 
-    def begin(self, name: str, listed: Listed, shard: tuple[int, int] = (0, 1)) -> None:
+    def begin(self, name: str, listed: Listing, shard: tuple[int, int] = (0, 1)) -> None:
         """Record the pending listing of a source: process I of `shard` (I, N) writes its share of the videos. This protects the entries
         from being pruned meanwhile."""
         own, digest = f"{name}.{shard[0]}-of-{shard[1]}", listed.digest()
@@ -150,7 +150,7 @@ class Listings:
                 self._remove(share)
         self._write(own, listed, shard, {"listing": digest})
 
-    def complete(self, name: str, listed: Listed, shard: tuple[int, int] = (0, 1)) -> None:
+    def complete(self, name: str, listed: Listing, shard: tuple[int, int] = (0, 1)) -> None:
         """Record that a share is done. The last process to finish replaces the previous listing of the source."""
         digest = listed.digest()
         shares = [f"{name}.{i}-of-{shard[1]}" for i in range(shard[1])]
@@ -162,7 +162,7 @@ class Listings:
                 return
             order = pd.concat([table.assign(place=range(i, i + len(shares) * len(table), len(shares))) for i, table in enumerate(tables)])
             videos = order.sort_values("place").drop(columns="place").reset_index(drop=True)
-            self._write(name, Listed(listed.source, listed.captions, videos), (0, 1), {})
+            self._write(name, Listing(listed.source, listed.captions, videos), (0, 1), {})
         for share in self._shares(name):
             self._remove(share)
 
@@ -222,7 +222,7 @@ class Listings:
             time.sleep(PATIENCE_S / 10)
         return read_parquet(path)
 
-    def _write(self, stem: str, listed: Listed, shard: tuple[int, int], more: dict[str, str]) -> None:
+    def _write(self, stem: str, listed: Listing, shard: tuple[int, int], more: dict[str, str]) -> None:
         attributes: dict[Any, Any] = {**listed.source.attributes(), **more}
         # Captions first: a table of videos alone would look like a folder of videos.
         if listed.captions.empty:
@@ -241,12 +241,12 @@ class Listings:
         (self._path / name).unlink(missing_ok=True)
 
 
-def listed_of(captions: pd.DataFrame, videos: pd.DataFrame | None, source: Source) -> Listed:
+def listing_of(captions: pd.DataFrame, videos: pd.DataFrame | None, source: Source) -> Listing:
     """A listing of these captions and videos, none failed. By default the videos are those of the captions, each a whole file."""
     if videos is None:
         listed = captions[["video_id", "split"]].drop_duplicates()
         videos = listed.assign(file=captions["video_id"], **cells_of(WHOLE_FILE for _ in range(len(listed))))
-    return Listed(source, captions, videos if "failed" in videos else videos.assign(failed=False))
+    return Listing(source, captions, videos if "failed" in videos else videos.assign(failed=False))
 
 
 def _with(table: pd.DataFrame, attributes: dict[Any, Any]) -> pd.DataFrame:

@@ -52,8 +52,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Listing:
-    """The names and tables (see `Listed`) of one source with captions, or of several sources of a preset combined."""
+class Selection:
+    """The names and tables (see `Listing`) of one source with captions, or of several sources of a preset combined."""
 
     names: tuple[str, ...]
     preset: str
@@ -100,7 +100,7 @@ def name_of(source: Source, given: str | None, own: bool, existing: Mapping[str,
     )
 
 
-def combine(listings: Sequence[Listing]) -> Listing:
+def combine(listings: Sequence[Selection]) -> Selection:
     """Combine listings with captions into one. A caption that two listings have for the same video appears once.
 
     Raises UserError if two listings put a video into different splits.
@@ -123,4 +123,4 @@ def combine(listings: Sequence[Listing]) -> Listing:
         new = ~pd.MultiIndex.from_frame(listing.captions[["video_id", "caption"]]).isin(known)
         captions = pd.concat([captions, listing.captions[new]], ignore_index=True)
         videos = pd.concat([videos, listing.videos[~listing.videos["video_id"].isin(splits.index)]], ignore_index=True)
-    return Listing(tuple(name for one in listings for name in one.names), listings[0].preset, captions, videos)
+    return Selection(tuple(name for one in listings for name in one.names), listings[0].preset, captions, videos)

@@ -27,7 +27,7 @@ Options = TypeVar("Options")
 Result = TypeVar("Result")
 
 LOST, USER_ERROR, SOME_FAILED, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
-"""Exit statuses other than 0 (all done). LOST: another process of the group is gone. A bug also exits with 1, with a traceback.
+"""Exit statuses other than 0 (all done). LOST: a process of this program died. A bug also exits with 1, with a traceback.
 
 READER_GONE is the status that a shell reports for SIGPIPE, as other programs exit in `| head -1`. `set -o pipefail` can therefore
 tell it from an error, and nothing is printed. SIGPIPE itself stays ignored: it would also kill the program when a socket of the

@@ -92,16 +92,16 @@ class VideoFolder:
                 fitting = [path for path in spellings.fitting(names) if path not in taken and is_there(path)]
                 if len(fitting) > 1:
                     raise UserError(
-                        f"{place}: {quote(_shown(video, names))} could be {fitting[0]} or {fitting[1]}: write the name as it is"
+                        f"{place}: {quote(_label(video, names))} could be {fitting[0]} or {fitting[1]}: write the name as it is"
                     )
                 if fitting:
                     respelt[video] = fitting[0]
         # Two videos that match one file are ambiguous, unless they are two spellings of one path in a table.
         meant: dict[Path, set[str]] = {}
         for video, path in respelt.items():
-            meant.setdefault(path, set()).add(video if sought[video].path is None else spelling(_shown(video, sought[video])))
+            meant.setdefault(path, set()).add(video if sought[video].path is None else spelling(_label(video, sought[video])))
         respelt = {video: path for video, path in respelt.items() if len(meant[path]) == 1}
-        return Found([found[video] or respelt.get(video) for video in sought], [(_shown(v, sought[v]), p) for v, p in respelt.items()])
+        return Found([found[video] or respelt.get(video) for video in sought], [(_label(v, sought[v]), p) for v, p in respelt.items()])
 
     def near(self, name: str) -> list[str]:
         """The names of the most similar video files, most similar first, ignoring suffixes."""
@@ -196,7 +196,7 @@ def _from_windows(path: str) -> Iterator[str]:
     yield from ("/".join(parts[first:]) for first in range(1, len(parts)))
 
 
-def _shown(video: str, sought: Sought) -> str:
+def _label(video: str, sought: Sought) -> str:
     """The name of a video in messages: its path if a table gives one, else its id."""
     return sought.path if sought.path is not None else video
 

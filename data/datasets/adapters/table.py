@@ -151,7 +151,7 @@ class _Table:
             video_id = quote(frame.loc[other[0], "video_id"])
             remedy = "name the files in a column video, and" if self._columns.by_id else "in a column video_id,"
             what = f"video_id {video_id} stands for several files or segments"
-            raise UserError(f"{self.place(other[0])}: {what}: {remedy} give each an id of its own")
+            raise UserError(f"{self.place(other[0])}: {what}: {remedy} give each its own id")
         backwards = frame.index[frame["end"] <= frame["start"].fillna(0)]
         if len(backwards):
             raise UserError(f"{self.place(backwards[0])}: segment {quote(frame.loc[backwards[0], 'video_id'])} ends before it starts")
@@ -167,7 +167,7 @@ class _Table:
         understood += self._unread_times()
         missing = Counter(caption for caption in self._texts("caption") if caption.strip().casefold() in NO_CAPTION)
         understood += (
-            [f"captions that may stand for none: {', '.join(f'{quote(c)} ({n:,})' for c, n in missing.items())}"] if missing else []
+            [f"captions that may be missing values: {', '.join(f'{quote(c)} ({n:,})' for c, n in missing.items())}"] if missing else []
         )
         understood += ["times h:mm count as minutes and seconds"] if "h:mm" in self._clocks() else []
         understood += (
@@ -300,8 +300,8 @@ def _divided(files: "pd.Series[str]", splits: "pd.Series[str]", there: list[str]
         raise UserError(f"--split-by-hash {shares.text}: {path} has no rows of train, which alone are divided: leave it out")
     if not lacks:
         absent = " and ".join(missing_splits(there))
-        none = f"lacks {absent}, whose share is 0" if absent else "has all of the splits already"
-        raise UserError(f"--split-by-hash {shares.text}: {path} {none}: leave it out, or take the column split out of the table")
+        reason = f"lacks {absent}, whose share is 0" if absent else "has all of the splits already"
+        raise UserError(f"--split-by-hash {shares.text}: {path} {reason}: leave it out, or take the column split out of the table")
     free = ~splits.isin(SPLITS) | (splits == "train")
     made = divide(list(files[free]), {split: shares.of(split) for split in ("train", *lacks)})
     counts = ", ".join(f"{split} {list(made.values()).count(split):,}" for split in ("train", *lacks))

@@ -118,7 +118,9 @@ def _no_columns(missing: Sequence[str], names: Sequence[str], path: Path, place:
         return f"{path}, {place}: {shown} names a video and no columns: begin with a line of column names, such as video,caption,split"
     there = quote(", ".join(names))
     rename = " and ".join(
-        f"{what} to {role}" for role, what in (("video", "that of the file names"), ("caption", "that of the captions")) if role in missing
+        f"{what} to {role}"
+        for role, what in (("video", "the column of file names"), ("caption", "the column of captions"))
+        if role in missing
     )
     line = f"{path} has no column {', '.join(missing)}; it has {there}: rename {rename}"
     return line if "caption" not in missing else f"{line}; for search alone leave out --annotations"

@@ -41,7 +41,7 @@ def read_json_rows(text: str, path: Path, is_header: IsHeader) -> Rows:
         line += line_of(text, start, at) - 1
         at = start
         if not isinstance(value, dict):
-            raise UserError(f"{path}, line {line + 1}: {_shown(value)} is not an object: a row is an object with video and caption")
+            raise UserError(f"{path}, line {line + 1}: {_describe(value)} is not an object: a row is an object with video and caption")
         values.append(value)
         places.append(line + 1)
     names = list(dict.fromkeys(name for value in values for name in value))
@@ -166,10 +166,10 @@ def _text_of(value: object) -> tuple[str, Doubt | None]:
         case datetime() | date():
             return value.isoformat(), Doubt("a date")
         case _:
-            return "", Doubt(f"{_shown(value)}, not text: write a row for each entry")
+            return "", Doubt(f"{_describe(value)}, not text: write a row for each entry")
 
 
-def _shown(value: object) -> str:
+def _describe(value: object) -> str:
     match value:
         case dict():
             return "an object"

@@ -227,7 +227,7 @@ def test_characters_that_no_file_can_hold(tmp_path: Path, text: str) -> None:
     form = FORMS["msvd"]
     form.write(tmp_path)
     change(tmp_path / form.captions, form.caption, text)
-    assert "holds a zero or half a character" in refusal(form, tmp_path)
+    assert "holds a zero byte or half a character" in refusal(form, tmp_path)
 
 
 def test_json_nested_without_end(tmp_path: Path) -> None:

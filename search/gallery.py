@@ -66,7 +66,7 @@ class Gallery:
         held = room if ahead else 0
         self._blocks: list[_Block] = []
         parts = self._cut(np.arange(len(ids)))
-        with Progress("videos", sum(map(len, parts[:held])), "videos", quiet, patience=PATIENCE_S) as progress:
+        with Progress("videos", sum(map(len, parts[:held])), "videos", quiet, delay=PATIENCE_S) as progress:
             for part in parts[:held]:
                 self._blocks.append(_Block(part, self._encode(part)))
                 progress.update(len(part))

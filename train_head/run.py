@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from data.base.errors import UserError, not_as_written, one_line
-from data.base.provenance import plain
+from data.base.provenance import json_value
 from data.base.version import require_known
 from data.base.whole_files import write_json
 from data.cache import ClipParts, FeatureCache
@@ -52,7 +52,7 @@ class RunOptions:
     @classmethod
     def of(cls, options: TrainOptions) -> "RunOptions":
         """From the options of `python -m train_head`."""
-        return cls({name: plain(value) for name, value in asdict(options).items()})
+        return cls({name: json_value(value) for name, value in asdict(options).items()})
 
     @classmethod
     def read(cls, record: Mapping[str, Any], file: object) -> "RunOptions":

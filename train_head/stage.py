@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from data.base.errors import UserError, check_seed
-from data.base.provenance import plain, provenance
+from data.base.provenance import json_value, provenance
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
@@ -73,7 +73,7 @@ def train(options: TrainOptions) -> Path:
             require_writable_folder(options.out)
         data = load(options)
         processes.agree(_facts(options, data))
-        batch = _shared_batch(options, data, processes.count)
+        batch = _shared_batch(options, data, processes.world_size)
         if processes.rank == 0:
             _print_plan(options, data, batch)
         try:
@@ -176,7 +176,7 @@ def fit(
     identity = _identity(options, data, processes)
     state = RunState.restore(options.out, trainer, partial(_check_identity, options, identity)) if keep else RunState()
     # Every rank must have read the checkpoint before rank 0 replaces it.
-    processes.meet()
+    processes.barrier()
     first = processes.rank == 0
     if keep:
         make_folder(options.out)
@@ -191,7 +191,7 @@ def fit(
                 scalars.flush()
                 state.save(options.out, trainer, identity)
             # The ranks run in lockstep: none may start the next step while rank 0 still writes.
-            processes.meet()
+            processes.barrier()
 
         while state.epoch <= options.epochs:
             start = time.perf_counter()
@@ -236,7 +236,7 @@ def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trai
         options.select_on: metrics,
         "train_counts": data.train.counts,
         f"{options.select_on}_counts": select.counts,
-        "processes": trainer.processes.count,
+        "processes": trainer.processes.world_size,
         "batch_size": trainer.batch_size,
         "steps_an_epoch": trainer.steps_an_epoch,
         TRAINED_WITH: RunOptions.of(options).recorded(),
@@ -267,7 +267,7 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
         "cache_digest": data.cache.digest,
         "train_counts": data.train.counts,
         "data": _digest(data),
-        "processes": processes.count,
+        "processes": processes.world_size,
     }
 
 
@@ -316,7 +316,7 @@ def _report(options: TrainOptions, record: dict[str, Any]) -> None:
 
 def provenance_options(options: TrainOptions) -> dict[str, Any]:
     """The options as JSON values."""
-    return {key: plain(value) for key, value in asdict(options).items()}
+    return {key: json_value(value) for key, value in asdict(options).items()}
 
 
 def decisive_options(options: TrainOptions, *, leave_out: Sequence[Meaning] = ()) -> dict[str, Any]:
@@ -325,7 +325,7 @@ def decisive_options(options: TrainOptions, *, leave_out: Sequence[Meaning] = ()
     Paths of the cache and of CLIP are not among them: digests of their contents are compared instead.
     """
     names = options_without(type(options), Meaning.FREE, *leave_out)
-    return {name: plain(getattr(options, name)) for name in names}
+    return {name: json_value(getattr(options, name)) for name in names}
 
 
 def _read_finished(out: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def rerank(
     candidates = candidate_AK.numpy()
     score_AK = torch.full(candidate_AK.shape, -torch.inf)
     strips = _strips(texts, candidates, head.WORDS_PER_STRIP)
-    bins = _bins(videos, candidates)[group.rank :: group.count]
+    bins = _bins(videos, candidates)[group.rank :: group.world_size]
     with Progress("re-ranking", len(strips) * len(bins), "blocks", quiet or group.rank > 0) as progress:
         for held in _held(head, videos, bins, memory_budget, device):
 

@@ -45,10 +45,10 @@ class Unshared:
     """Mix-in for accumulators that work in a single process only."""
 
     def share_answers(self, processes: ProcessGroup) -> None:
-        assert processes.count == 1
+        assert processes.world_size == 1
 
     def share_counts(self, processes: ProcessGroup) -> None:
-        assert processes.count == 1
+        assert processes.world_size == 1
 
 
 class RankedScores:
@@ -178,7 +178,7 @@ def _groups(videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) 
     frames, count, longest = videos.frames, len(videos.ids), int(videos.frames.length_N.max())
     size = videos_per_block(longest)
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
-    blocks = blocks[len(blocks) * processes.rank // processes.count : len(blocks) * (processes.rank + 1) // processes.count]
+    blocks = blocks[len(blocks) * processes.rank // processes.world_size : len(blocks) * (processes.rank + 1) // processes.world_size]
     # Bytes of frames and Gram matrices as float32.
     group = max(1, memory_budget // (size * longest * (frames.dimension + longest) * 4))
     return [blocks[first : first + group] for first in range(0, len(blocks), group)]

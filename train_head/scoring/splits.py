@@ -11,7 +11,7 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.cache.features import TextFeatures, VideoFeatures
 from data.cache.layout import FAILURES_FILE
-from data.cache.sources import Listing
+from data.cache.sources import Selection
 from data.datasets import preset_named
 from data.datasets.accounting import as_expected, count_listed, difference
 from data.datasets.division import OFFER
@@ -117,7 +117,7 @@ class _Found:
         return self.decoded & self.encoded
 
 
-def _find(cache: FeatureCache, listing: Listing, name: str) -> _Found:
+def _find(cache: FeatureCache, listing: Selection, name: str) -> _Found:
     """Look up the captions of a split. Raises UserError if the cache has none."""
     table, listed = listing.captions, listing.videos
     splits = name.split("+")
@@ -134,7 +134,7 @@ def _find(cache: FeatureCache, listing: Listing, name: str) -> _Found:
     return _Found(rows, decoded, encoded, failed)
 
 
-def _counts(listing: Listing, splits: Sequence[str], found: _Found) -> dict[str, int]:
+def _counts(listing: Selection, splits: Sequence[str], found: _Found) -> dict[str, int]:
     """The `counts` of a `Split`."""
     return count_listed(listing.captions, listing.videos, preset_named(listing.preset), splits) | {
         "videos_decoded": int(found.rows["video_id"][found.decoded].nunique()),

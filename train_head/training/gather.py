@@ -20,8 +20,8 @@ from train_head.batches import EncodedFrames
 
 def share(size: int, processes: ProcessGroup) -> slice:
     """This rank's part of a batch. `size` must be a multiple of the number of processes."""
-    assert size % processes.count == 0
-    part = size // processes.count
+    assert size % processes.world_size == 0
+    part = size // processes.world_size
     return slice(processes.rank * part, (processes.rank + 1) * part)
 
 
@@ -31,7 +31,7 @@ def gather(own: Tensor, processes: ProcessGroup, dim: int = 0, summed: bool = Fa
     In the backward pass each rank takes its part of the gradient, which must be the same on all ranks; with `summed`, the gradients of all
     ranks are summed first.
     """
-    if processes.count == 1:
+    if processes.world_size == 1:
         return own
     gathered: Tensor = _Gather.apply(own, processes, dim, summed)
     return gathered
@@ -39,7 +39,7 @@ def gather(own: Tensor, processes: ProcessGroup, dim: int = 0, summed: bool = Fa
 
 def gather_frames(own: EncodedFrames, longest: int, processes: ProcessGroup) -> EncodedFrames:
     """The videos of all ranks after the temporal encoder [M, F, D], padded to `longest` frames."""
-    if processes.count == 1:
+    if processes.world_size == 1:
         return own
     more = longest - own.mask_BF.shape[1]
     return own.each(lambda tensor: gather(pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, more)), processes, summed=True))
@@ -47,7 +47,7 @@ def gather_frames(own: EncodedFrames, longest: int, processes: ProcessGroup) -> 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], processes: ProcessGroup) -> None:
     """Sum the gradient of every parameter over all processes, in place."""
-    if processes.count == 1:
+    if processes.world_size == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # One message, because every message costs a round trip.

@@ -51,7 +51,7 @@ class Trainer:
         self.device = self.head.logit_scale.device
         self.texts, self.videos = self.split.texts.to(self.device), self.split.videos.to(self.device)
         self.order = np.random.default_rng(options.seed)
-        self.batch_size = fitting_batch(options.batch_size, len(self.split.videos.ids), self.processes.count)
+        self.batch_size = fitting_batch(options.batch_size, len(self.split.videos.ids), self.processes.world_size)
         self.steps_an_epoch = len(self.split.answers) // self.batch_size
         groups = [group for parameters, lr in self.trained() for group in _groups(parameters, lr, options.weight_decay)]
         self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
@@ -99,7 +99,7 @@ class Trainer:
         steps_per_check = STEPS_PER_CHECK if self.device.type == "cuda" else 1
         quiet = options.quiet or self.processes.rank > 0
         recent: list[Tensor] = []
-        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, there=self.steps_done) as progress:
+        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, initial=self.steps_done) as progress:
             for texts in batches[self.steps_done :]:
                 recent.append(self.step(texts))
                 self.steps_done += 1

@@ -8,7 +8,7 @@ from data.base.errors import UserError
 from data.base.progress import Progress
 from data.cli.command import run_command
 from data.cli.command_line import About
-from extract.encode.preprocessing import Preprocessing, shown
+from extract.encode.preprocessing import Preprocessing, as_option
 
 if TYPE_CHECKING:  # torch loads late, so that --help answers at once
     from extract.encode.models import Model
@@ -80,7 +80,7 @@ def _pictures(model: "Model") -> str:
     except UserError:
         return "must be given"
     usual = (found.mean, found.std) == (Preprocessing.mean, Preprocessing.std)
-    normalised = "OpenAI's" if usual else f"mean {shown(found.mean)}, std {shown(found.std)}"
+    normalised = "OpenAI's" if usual else f"mean {as_option(found.mean)}, std {as_option(found.std)}"
     return f"{normalised}; {found.interpolation}, {found.resize_mode}{'' if tags_of(model.name) else ' (guessed: no tags)'}"
 
 
@@ -92,8 +92,8 @@ def page(verdicts: Sequence[Verdict]) -> str:
         count=len(verdicts),
         accepted=len(accepted),
         refused=len(refused),
-        mean=shown(Preprocessing.mean),
-        std=shown(Preprocessing.std),
+        mean=as_option(Preprocessing.mean),
+        std=as_option(Preprocessing.std),
         rows="\n".join(accepted),
         reasons="\n".join(refused),
     )

@@ -9,7 +9,7 @@ from extract.encode.clip import load_clip
 from extract.encode.models import weights_path
 from extract.encode.preprocessing import Preprocessing
 from extract.options import ExtractOptions
-from extract.plan.following import of_new_cache
+from extract.plan.following import new_cache_defaults
 
 
 def fetch_model(options: ExtractOptions) -> None:
@@ -19,7 +19,7 @@ def fetch_model(options: ExtractOptions) -> None:
     """
     # The machine with the network may be no machine for the work: no device is asked for.
     # And no picture is seen, so that nothing need be known of them.
-    model = options.model or of_new_cache()["model"]
+    model = options.model or new_cache_defaults()["model"]
     clip = load_clip(model, options.pretrained, torch.device("cpu"), options.seed, pictures=asdict(Preprocessing()))
     path = weights_path(model, options.pretrained)
     if options.json:

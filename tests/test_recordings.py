@@ -488,7 +488,7 @@ def test_the_stage_follows_the_rule_and_says_what_it_left_out(tmp_path: Path, ca
         extract.main(replace(options, cache=tmp_path / rule, pictures=None if rule == "display" else "stored"))
         out, err = capsys.readouterr()
         assert json.loads(out)["videos_with_clock_jumps"] == 1
-        assert "videos whose clock was set on the way: 1, such as jump.mkv" in err
+        assert "videos whose clock jumps: 1, such as jump.mkv" in err
         cache = FeatureCache(tmp_path / rule)
         assert cache.settings["pictures"] == rule
         sizes[rule] = Image.open(BytesIO(cache.images("thumbnails", "oblong.mp4")[0])).size

@@ -20,7 +20,7 @@ from torch import nn
 
 from data.base.errors import UserError, one_line
 from data.base.writable import UNWRITABLE
-from extract.encode.preprocessing import Preprocessing, agreed, of_config
+from extract.encode.preprocessing import Preprocessing, agreed_by_tags, from_config
 from extract.encode.tokens import SpecialTokens, Tokenizer
 
 RANDOM = "random"
@@ -96,7 +96,7 @@ class Model:
         if self.pictures is not None:
             return Preprocessing(**{**self.pictures, **given}), None
         tags = tags_of(self.name)
-        preprocessing = Preprocessing(**{**agreed(self.name, tags, given), **given})
+        preprocessing = Preprocessing(**{**agreed_by_tags(self.name, tags, given), **given})
         if {"mean", "std", "interpolation", "resize_mode"} <= given.keys():
             return preprocessing, None
         why = f"as all tags of {self.name} have it" if tags else f"open_clip's default, since {self.name} has no tags"
@@ -189,7 +189,7 @@ def find_model(name: str, pretrained: str | None) -> Model:
     tag = None if pretrained is None else open_clip().get_pretrained_cfg(name, pretrained) or None
     _check_pretrained(name, pretrained, config, tag)
     if tag is not None:
-        pictures = of_config(tag, f"{name}, {pretrained}")
+        pictures = from_config(tag, f"{name}, {pretrained}")
     return Model(name, pretrained, config, folder, tag, pictures)
 
 
@@ -248,7 +248,7 @@ def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, An
     wrong = [key for key, kind in (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict)) if not isinstance(config[key], kind)]
     if wrong:
         raise UserError(f"--model {name}: {CONFIG_FILE} has no {wrong[0]} that open_clip could take in its model_cfg")
-    return config, file.parent, of_config(content.get("preprocess_cfg", {}), f"--model {name}: {CONFIG_FILE}")
+    return config, file.parent, from_config(content.get("preprocess_cfg", {}), f"--model {name}: {CONFIG_FILE}")
 
 
 def _check_supported(name: str, config: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ RESIZE_MODES = ("shortest", "longest", "squash")
 OPTIONS = {"mean": "--image-mean", "std": "--image-std", "interpolation": "--image-resize", "resize_mode": "--image-resize"}
 """The option that says each field of `Preprocessing`."""
 TAGS_NAMED = 3
-LEAST_STD = 1e-4
+MIN_STD = 1e-4
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Preprocessing:
         }
 
     def __str__(self) -> str:
-        return f"mean {shown(self.mean)}, std {shown(self.std)}, {self.interpolation}, {self.resize_mode}"
+        return f"mean {as_option(self.mean)}, std {as_option(self.std)}, {self.interpolation}, {self.resize_mode}"
 
 
-def asked_for(options: ExtractOptions) -> dict[str, Any]:
+def from_options(options: ExtractOptions) -> dict[str, Any]:
     """The fields of `Preprocessing` that options give. Raises UserError, naming the option, for what is none."""
     given: dict[str, Any] = {}
     for name, option, text in (("mean", "--image-mean", options.image_mean), ("std", "--image-std", options.image_std)):
@@ -67,7 +67,7 @@ def asked_for(options: ExtractOptions) -> dict[str, Any]:
     return given
 
 
-def of_cache(settings: Mapping[str, Any]) -> dict[str, Any]:
+def from_cache(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `Preprocessing` that made a cache, from its settings."""
     interpolation, resize_mode = settings["image_resize"].split(", ")
     return {
@@ -79,7 +79,7 @@ def of_cache(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def of_config(config: Any, where: str) -> dict[str, Any]:
+def from_config(config: Any, where: str) -> dict[str, Any]:
     """The fields of `Preprocessing` that a `preprocess_cfg` of open_clip gives; the UserError for a bad one names `where` it stands."""
     if not isinstance(config, Mapping):
         raise UserError(f"{where}: preprocess_cfg is no object")
@@ -89,7 +89,7 @@ def of_config(config: Any, where: str) -> dict[str, Any]:
     return {name: _checked(name, config[name], f"{where}: {name} of preprocess_cfg") for name in names if config.get(name) is not None}
 
 
-def agreed(model: str, tags: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+def agreed_by_tags(model: str, tags: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields on which all tags of a model agree; those that are `given` already are left out.
 
     `tags`: what open_clip says of each. Raises UserError, naming the values and the options, where they differ.
@@ -100,11 +100,11 @@ def agreed(model: str, tags: Mapping[str, Mapping[str, Any]], given: Mapping[str
     for name in [name for name in asdict(Preprocessing()) if name not in given]:
         by_value: dict[Any, list[str]] = {}
         for tag, config in tags.items():
-            by_value.setdefault(of_config(config, f"{model}, {tag}").get(name), []).append(tag)
+            by_value.setdefault(from_config(config, f"{model}, {tag}").get(name), []).append(tag)
         by_value.pop(None, None)
         if len(by_value) > 1:
             assert name in OPTIONS
-            said = " or ".join(f"{shown(value)} ({_listed(names)})" for value, names in by_value.items())
+            said = " or ".join(f"{as_option(value)} ({_listed(names)})" for value, names in by_value.items())
             differing.append(f"{name.replace('_', ' ')} {said}")
             options += [OPTIONS[name]] * (OPTIONS[name] not in options)
         elif by_value:
@@ -117,7 +117,7 @@ def agreed(model: str, tags: Mapping[str, Mapping[str, Any]], given: Mapping[str
     return fields
 
 
-def shown(value: Any) -> str:
+def as_option(value: Any) -> str:
     """A value as the options take it."""
     if not isinstance(value, tuple):
         return str(value)
@@ -128,7 +128,7 @@ def _checked(name: str, value: Any, where: str) -> Any:
     if name in ("mean", "std"):
         numbers = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         # A smaller deviation would make of a picture more than float16 holds.
-        least, most = (LEAST_STD, math.inf) if name == "std" else (0.0, 1.0)
+        least, most = (MIN_STD, math.inf) if name == "std" else (0.0, 1.0)
         right = all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) and least <= n <= most for n in numbers)
         if not right or len(numbers) not in (1, 3):
             bounds = f"all {least:g} or above" if name == "std" else "from 0 to 1"

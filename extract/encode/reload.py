@@ -6,7 +6,7 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract.encode.clip import Clip, load_clip
 from extract.encode.models import HUB, LOCAL, RANDOM, Precision, open_clip
-from extract.encode.preprocessing import of_cache
+from extract.encode.preprocessing import from_cache
 
 
 def reload_clip(
@@ -28,7 +28,7 @@ def reload_clip(
     open_clip()  # where it is not installed, nothing has moved
     try:
         clip = load_clip(
-            name, weights, device, made.seed, precision or settings["precision"], of_cache(settings), settings["special_tokens"]
+            name, weights, device, made.seed, precision or settings["precision"], from_cache(settings), settings["special_tokens"]
         )
     except UserError as error:
         if model or pretrained:

@@ -28,14 +28,14 @@ from extract.decode.frames import Cuda
 from extract.decode.pictures import pixels_file, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
-from extract.encode.ahead import Ahead
 from extract.encode.clip import BATCH, Clip
+from extract.encode.prefetch import Prefetcher
 from extract.failures import Failure
 from extract.ffmpeg.run import Processes
 from extract.options import ExtractOptions
 from extract.plan.digest import file_digest
 
-AHEAD_A_WORKER, AHEAD_AT_LEAST = 2, 8
+QUEUED_PER_WORKER, MIN_QUEUED = 2, 8
 """Pieces of frames, and ends of videos, that wait for the encoder: for every worker; but of short videos enough for a batch."""
 
 
@@ -78,7 +78,7 @@ class _Waiting:
 
 
 @dataclass
-class Clock:
+class Timings:
     """Seconds and frames of the work: how long decoders ran (all workers together) and the encoder computed; how long it waited for the
     frames of its first batch, and after that for more."""
 
@@ -105,7 +105,7 @@ def leads_out(file: Path, folder: Path) -> bool:
     return not file.resolve().is_relative_to(folder.resolve())
 
 
-class VideoFeaturesAhead:
+class PrefetchedVideos:
     """Iterate over these videos encoded, or why they are not, in no order. Decoding begins when the context is entered.
 
     `todo`: the columns of `Dataset.videos`, and `thumbnails` and `pixels`, whether those are to be kept.
@@ -113,7 +113,7 @@ class VideoFeaturesAhead:
 
     def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> None:
         assert options.fps is not None
-        self.clock = Clock()
+        self.timings = Timings()
         self._clip, self._options = clip, options
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
@@ -132,16 +132,16 @@ class VideoFeaturesAhead:
         self.jumping: list[str] = []
         """The videos so far whose clock was set."""
         workers = worker_count(options)
-        self._ahead: Ahead[Any, _Piece | _Done | Failure] = Ahead(
-            todo.itertuples(index=False), self._decode, workers, max(AHEAD_A_WORKER * workers, AHEAD_AT_LEAST), processes.stop
+        self._prefetcher: Prefetcher[Any, _Piece | _Done | Failure] = Prefetcher(
+            todo.itertuples(index=False), self._decode, workers, max(QUEUED_PER_WORKER * workers, MIN_QUEUED), processes.stop
         )
 
-    def __enter__(self) -> "VideoFeaturesAhead":
-        self._ahead.__enter__()
+    def __enter__(self) -> "PrefetchedVideos":
+        self._prefetcher.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._ahead.__exit__(*error)
+        self._prefetcher.__exit__(*error)
         if self._pyav is not None:
             self._pyav.close()
 
@@ -154,8 +154,8 @@ class VideoFeaturesAhead:
         def encode(image_NCHW: torch.Tensor) -> Iterator[VideoEntry]:
             begin = time.perf_counter()
             rest_ND = self._clip.encode_images(image_NCHW)
-            self.clock.encode_s += time.perf_counter() - begin
-            self.clock.frames += len(rest_ND)
+            self.timings.encode_s += time.perf_counter() - begin
+            self.timings.frames += len(rest_ND)
             while len(rest_ND):
                 video_id, count = owners.popleft()
                 taken = min(count, len(rest_ND))
@@ -169,16 +169,16 @@ class VideoFeaturesAhead:
                         yield _entry(waiting.pop(video_id))
                 rest_ND = rest_ND[taken:]
 
-        for item in self._ahead:
-            if not self.clock.frames:
-                self.clock.start_s = self._ahead.waited_s
-            self.clock.wait_s = self._ahead.waited_s - self.clock.start_s
+        for item in self._prefetcher:
+            if not self.timings.frames:
+                self.timings.start_s = self._prefetcher.waited_s
+            self.timings.wait_s = self._prefetcher.waited_s - self.timings.start_s
             if isinstance(item, Failure):
                 # Frames that are in the encoder's hand already are thrown away when they come out.
                 waiting.pop(item.video_id, None)
                 yield item
             elif isinstance(item, _Done):
-                self.clock.decode_s += item.decode_s
+                self.timings.decode_s += item.decode_s
                 self.jumping += [item.video_id] if item.sampled.clock_jumps else []
                 video = waiting[item.video_id]
                 video.done = item

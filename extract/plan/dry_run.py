@@ -20,7 +20,7 @@ from data.base.quoting import visible
 from data.cache import CLIP_FILE, VideoEntry
 from extract.encode.clip import BATCH, Clip
 from extract.encode.texts import encode_texts
-from extract.encode.videos import VideoFeaturesAhead, worker_count
+from extract.encode.videos import PrefetchedVideos, worker_count
 from extract.failures import Failure
 from extract.options import ExtractOptions
 from extract.writer import PartLimits
@@ -65,22 +65,22 @@ def dry_run(
     `found`: what of the data set there is, for the JSON.
     """
     workers = worker_count(options)
-    of_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options)
-    of_texts = _measure_texts(texts, clip, max_words)
+    measured_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options)
+    measured_texts = _measure_texts(texts, clip, max_words)
     # Features of a part wait as float32 and are put together into one array, pictures into another.
-    row = clip.dimension * 4
-    of_a_video = of_videos.mean_rows * row + of_videos.mean_picture_bytes
-    of_a_part = min(min(len(videos), limits.videos) * of_a_video, limits.bytes + of_a_video)
-    parts = 2 * max(of_a_part, min(len(texts), texts_a_part) * of_texts.mean_rows * row)
+    row_bytes = clip.dimension * 4
+    video_bytes = measured_videos.mean_rows * row_bytes + measured_videos.mean_picture_bytes
+    part_bytes = min(min(len(videos), limits.videos) * video_bytes, limits.bytes + video_bytes)
+    parts = 2 * max(part_bytes, min(len(texts), texts_a_part) * measured_texts.mean_rows * row_bytes)
     memory = _peak_bytes() + workers * DECODER_BYTES + int(parts)
     value = np.dtype(options.dtype).itemsize
-    frames, tokens = len(videos) * of_videos.mean_rows, len(texts) * of_texts.mean_rows
+    frames, tokens = len(videos) * measured_videos.mean_rows, len(texts) * measured_texts.mean_rows
     kept = 0 if (options.cache / CLIP_FILE).exists() else sum(tensor.nbytes for tensor in clip.parts().tensors.values())
-    pictures = int(len(videos) * of_videos.mean_picture_bytes)
+    pictures = int(len(videos) * measured_videos.mean_picture_bytes)
     disk = kept + pictures + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
-    seconds = of_videos.seconds_for(len(videos)) + of_texts.seconds_for(len(texts))
+    seconds = measured_videos.seconds_for(len(videos)) + measured_texts.seconds_for(len(texts))
     free = shutil.disk_usage(_nearest_folder(options.cache)).free
-    for line in first_of([f"failed: {failure}" for failure in of_videos.failed]):
+    for line in first_of([f"failed: {failure}" for failure in measured_videos.failed]):
         print(visible(line), file=sys.stderr)
     if options.json:
         print(
@@ -90,9 +90,9 @@ def dry_run(
                     "dry_run": True,
                     "videos_to_do": len(videos),
                     "texts_to_do": len(texts),
-                    "measured_videos": of_videos.count,
-                    "measured_failed": len(of_videos.failed),
-                    "measured_texts": of_texts.count,
+                    "measured_videos": measured_videos.count,
+                    "measured_failed": len(measured_videos.failed),
+                    "measured_texts": measured_texts.count,
                     "seconds": round(seconds, 1),
                     "disk_bytes": disk,
                     "picture_bytes": pictures,
@@ -107,7 +107,7 @@ def dry_run(
     print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
     if "unlisted" in found:
         print("prune: {videos:,} videos and {texts:,} texts are in no listing".format(**found["unlisted"]))
-    print(f"time: about {_duration(seconds)} with {workers} workers, from {of_videos.count} videos and {of_texts.count} texts")
+    print(f"time: about {_duration(seconds)} with {workers} workers, from {measured_videos.count} videos and {measured_texts.count} texts")
     room = f"{_size(free)} are free{'' if disk <= free else ': TOO LITTLE'}"
     print(f"disk: {_size(disk)} in {options.cache}, {_size(pictures)} of it pictures; {room}")
     print(f"memory: about {_size(memory)}, decoders and a part waiting to be written among it")
@@ -119,8 +119,8 @@ def _measure_videos(videos: pd.DataFrame, count: int, clip: Clip, options: Extra
         return Measured()
     sample = videos.iloc[np.unique(np.linspace(0, len(videos) - 1, count).astype(int))]
     start = time.perf_counter()
-    with VideoFeaturesAhead(sample, clip, options) as ahead:
-        done = list(ahead)
+    with PrefetchedVideos(sample, clip, options) as features:
+        done = list(features)
     seconds = time.perf_counter() - start
     encoded = [video for video in done if isinstance(video, VideoEntry)]
     failed = tuple(f"{video.file}: {video.reason}" for video in done if isinstance(video, Failure))

@@ -15,12 +15,12 @@ from data.datasets import Preset, Shares, shares_of
 from extract.options import ExtractOptions
 
 
-def of_new_cache() -> dict[str, Any]:
+def new_cache_defaults() -> dict[str, Any]:
     """The values of options that are not given, where there is no cache to follow."""
     return {name: mark.value for name, its_marks in marks(ExtractOptions).items() for mark in its_marks if isinstance(mark, NewCache)}
 
 
-def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any], served: Collection[str]) -> ExtractOptions:
+def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, Any], served: Collection[str]) -> ExtractOptions:
     """The options, with a value for each that was not given.
 
     `recorded`: the settings of an existing cache, empty where there is none; `served`: the presets of its sources. What was given stays as
@@ -35,12 +35,12 @@ def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any],
         if options.model is None and options.pretrained is None:
             followed |= _model_of(options)
     of_preset = {"fps": preset.fps, "max_frames": preset.max_frames, "pictures": preset.pictures}
-    values = of_new_cache() | of_preset | followed
+    values = new_cache_defaults() | of_preset | followed
     unset = (None, "auto")
     return replace(options, **{name: value for name, value in values.items() if name == "seed" or getattr(options, name) in unset})
 
 
-def division(options: ExtractOptions, preset: Preset, sources: Mapping[str, Source]) -> Shares | None:
+def shares_of_table(options: ExtractOptions, preset: Preset, sources: Mapping[str, Source]) -> Shares | None:
     """How the videos of a table are divided: as asked for, else as the same table was when it was last extracted into the cache.
 
     `sources`: those of the cache by name. It is the same table if it is the same file, or has the name of one that is gone, or goes by the

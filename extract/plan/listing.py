@@ -22,7 +22,7 @@ from extract.plan.digest import file_digest
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedSource:
     """The source of an extraction, under its name in the cache, and the other sources there."""
 
     name: str
@@ -30,7 +30,7 @@ class Named:
     others: dict[str, Source]
 
 
-def named(options: ExtractOptions, preset: Preset, dataset: Dataset) -> Named:
+def name_source(options: ExtractOptions, preset: Preset, dataset: Dataset) -> NamedSource:
     """The source that the options say. Raises UserError where its name is none, or that of another source.
 
     Sources whose tables are damaged are said, and left out.
@@ -48,10 +48,10 @@ def named(options: ExtractOptions, preset: Preset, dataset: Dataset) -> Named:
 
     source = source_of(preset, options.videos, options.annotations, dataset.division)
     name = name_of(source, options.name, options.dataset == "table", there, listed)
-    return Named(name, source, {other: their for other, their in there.items() if other != name})
+    return NamedSource(name, source, {other: their for other, their in there.items() if other != name})
 
 
-def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> None:
+def require_own_ids(dataset: Dataset, cache: FeatureCache, own: NamedSource, folder: Path) -> None:
     """Raises UserError where a video has the id of another file, or another part of one, that another source lists: a cache has one video
     of an id."""
     here = dataset.videos[dataset.videos["file"].notna()].set_index("video_id")
@@ -92,7 +92,7 @@ def _is_cached(cache: FeatureCache, video_id: str, row: Any) -> bool:
     return cache.is_current(video_id, stat.st_size, stat.st_mtime_ns, Span.of_cells(row.start, row.end), lambda: file_digest(row["file"]))
 
 
-def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> Listed:
+def to_list(dataset: Dataset, cache: FeatureCache, own: NamedSource, folder: Path) -> Listed:
     """What the source lists now.
 
     What may be on a disk that is not mounted stays, and is said: files in a folder that is empty, and the names of all files where none is
@@ -134,7 +134,7 @@ def with_failures(listed: Listed, cache: Path) -> Listed:
     return Listed(listed.source, listed.captions, listed.videos.assign(failed=failed))
 
 
-def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: Named, options: ExtractOptions) -> dict[str, dict[str, int]]:
+def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: NamedSource, options: ExtractOptions) -> dict[str, dict[str, int]]:
     """Where it is asked for, how many videos and texts of the cache no source would list any more."""
     if not options.prune:
         return {}

@@ -17,13 +17,13 @@ import pandas as pd
 from data.base.progress import Progress
 from data.datasets import Dataset
 from data.span import WHOLE_FILE, Span, cells_of
-from extract.encode.ahead import Ahead
+from extract.encode.prefetch import Prefetcher
 from extract.encode.videos import leads_out, worker_count
 from extract.ffmpeg.clock import length_of
 from extract.ffmpeg.run import Processes
 from extract.options import ExtractOptions
 
-WHOLE = 1.5
+MIN_SEGMENTS = 1.5
 """Of a video shorter than so many segments one entry is made."""
 
 
@@ -43,11 +43,11 @@ def segments_of(video_id: str, length: float | None, seconds: float) -> list[Seg
     if count < 2:
         return [Segment(video_id, WHOLE_FILE)]
     starts = [i * seconds for i in range(count)]
-    inner = [Segment(f"{video_id}#t={_plain(start)},{_plain(end)}", Span(start, end)) for start, end in pairwise(starts)]
-    return [*inner, Segment(f"{video_id}#t={_plain(starts[-1])}", Span(starts[-1]))]
+    inner = [Segment(f"{video_id}#t={_decimal(start)},{_decimal(end)}", Span(start, end)) for start, end in pairwise(starts)]
+    return [*inner, Segment(f"{video_id}#t={_decimal(starts[-1])}", Span(starts[-1]))]
 
 
-def cut(dataset: Dataset, options: ExtractOptions) -> Dataset:
+def cut_into_segments(dataset: Dataset, options: ExtractOptions) -> Dataset:
     """The data set, which has no captions, with its long videos cut into segments.
 
     Files whose length cannot be had stay whole: what is wrong with them, decoding will say.
@@ -57,16 +57,18 @@ def cut(dataset: Dataset, options: ExtractOptions) -> Dataset:
     assert dataset.captions.empty
     processes = Processes()
 
-    def probe(item: tuple[int, Path], give: Callable[[tuple[int, float | None]], None]) -> None:
+    def probe(item: tuple[int, Path], put: Callable[[tuple[int, float | None]], None]) -> None:
         position, file = item
         allowed = options.follow_links or not leads_out(file, options.videos)
-        give((position, length_of(file, WHOLE * seconds, options.time_limit, processes) if allowed else None))
+        put((position, length_of(file, MIN_SEGMENTS * seconds, options.time_limit, processes) if allowed else None))
 
     workers = worker_count(options)
     lengths: dict[int, float | None] = {}
-    ahead: Ahead[Any, tuple[int, float | None]] = Ahead(enumerate(dataset.videos["file"]), probe, workers, workers, processes.stop)
-    with ahead, Progress("lengths", len(dataset.videos), "videos", options.quiet) as progress:
-        for position, length in ahead:
+    prefetcher: Prefetcher[Any, tuple[int, float | None]] = Prefetcher(
+        enumerate(dataset.videos["file"]), probe, workers, workers, processes.stop
+    )
+    with prefetcher, Progress("lengths", len(dataset.videos), "videos", options.quiet) as progress:
+        for position, length in prefetcher:
             lengths[position] = length
             progress.update()
     rows, spans = [], []
@@ -77,6 +79,6 @@ def cut(dataset: Dataset, options: ExtractOptions) -> Dataset:
     return replace(dataset, videos=pd.DataFrame(rows, columns=dataset.videos.columns).assign(**cells_of(spans)))
 
 
-def _plain(seconds: float) -> str:
+def _decimal(seconds: float) -> str:
     """Without an exponent or the noise of binary fractions."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")

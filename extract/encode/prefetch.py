@@ -1,4 +1,4 @@
-"""Work done ahead by threads, in no order, and no further ahead than a queue is long."""
+"""Todo done ahead by threads, in no order, and no further ahead than a queue is long."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ class _Stopped(Exception):
     """Nobody wants what is being made."""
 
 
-class Ahead(Generic[Job, Item]):
+class Prefetcher(Generic[Job, Item]):
     """Threads that work on jobs from the moment they are there, each job giving any number of items. Iterate over the items.
 
     `work(job, give)` hands over an item by `give`, which waits where `depth` items are waiting already. What a thread raises is raised to

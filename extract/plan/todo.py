@@ -20,7 +20,7 @@ from extract.plan.digest import file_digest
 
 
 @dataclass
-class Work:
+class Todo:
     """What is to be done.
 
     `videos`: the columns of `Dataset.videos`, and which images are to be kept, `thumbnails` and `pixels`. `known`: videos that failed
@@ -35,13 +35,13 @@ class Work:
     for_pictures: int = 0
 
 
-def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOptions, shard: tuple[int, int]) -> Work:
+def find_todo(dataset: Dataset, cache: FeatureCache | None, options: ExtractOptions, shard: tuple[int, int]) -> Todo:
     """What this process has to do: of its share of videos with a file and of texts with a word, what the cache lacks."""
     texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip()][shard[0] :: shard[1]]
     videos = dataset.videos.iloc[shard[0] :: shard[1]]
     videos = videos[videos["file"].notna()]
     if cache is None:
-        return Work(videos.assign(thumbnails=options.thumbnails, pixels=options.store_pixels), texts, [], set())
+        return Todo(videos.assign(thumbnails=options.thumbnails, pixels=options.store_pixels), texts, [], set())
     asked = _images_asked_for(options)
     failed = read_failures(options.cache)
     wanted: list[bool] = []
@@ -64,7 +64,7 @@ def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOption
     # Images that are there stay there when a video is extracted again for another reason.
     keep = [asked | cache.images_of(video_id) for video_id in work["video_id"]]
     work = work.assign(thumbnails=["thumbnails" in kinds for kinds in keep], pixels=["pixels" in kinds for kinds in keep])
-    return Work(work, [text for text in texts if ("texts", text) not in cache], known, _outdated(failed, dataset), for_pictures)
+    return Todo(work, [text for text in texts if ("texts", text) not in cache], known, _outdated(failed, dataset), for_pictures)
 
 
 def _images_asked_for(options: ExtractOptions) -> frozenset[Images]:

@@ -120,7 +120,7 @@ def test_what_goes_wrong_with_a_download_is_one_whole_line(tmp_path: Path, hub: 
             tmp_path / "file" / "hub",
             "hf-hub:somebody/tiny",
             hub,
-            "cannot be kept in .*/file.* \\(Not a directory\\): make room, or let",
+            "cannot be stored in .*/file.* \\(Not a directory\\): make room, or set",
         ),
     ):
         done = shell(folder, "--fetch-model", "--model", model, **environment)

@@ -158,15 +158,15 @@ def test_a_folder_says_what_is_done_to_pictures(interpolation: str, resize_mode:
 @pytest.mark.parametrize(
     ("preprocess", "message"),
     [
-        ([], "preprocess_cfg is no object"),
+        ([], "preprocess_cfg is not an object"),
         ({"mode": "L"}, "mode L of preprocess_cfg is not RGB"),
-        ({"mean": [1, 2]}, "mean of preprocess_cfg: one number, or one each"),
+        ({"mean": [1, 2]}, "mean of preprocess_cfg: must be one number, or one each"),
         ({"std": [0.5, 0, 0.5]}, "std of preprocess_cfg: .* or above"),
         ({"mean": True}, "mean of preprocess_cfg: .* from 0 to 1"),
         ({"std": "wide"}, "std of preprocess_cfg"),
-        ({"interpolation": "nearest"}, "interpolation of preprocess_cfg: 'nearest' is none of bicubic, bilinear"),
-        ({"resize_mode": "crop"}, "resize_mode of preprocess_cfg: 'crop' is none of shortest, longest, squash"),
-        ({"fill_color": 300}, "fill_color of preprocess_cfg: a whole number from 0 to 255"),
+        ({"interpolation": "nearest"}, "interpolation of preprocess_cfg: 'nearest' is not one of bicubic, bilinear"),
+        ({"resize_mode": "crop"}, "resize_mode of preprocess_cfg: 'crop' is not one of shortest, longest, squash"),
+        ({"fill_color": 300}, "fill_color of preprocess_cfg: must be an integer from 0 to 255"),
     ],
 )
 def test_a_folder_that_says_nonsense_is_refused(preprocess: Any, message: str, tmp_path: Path) -> None:
@@ -182,16 +182,16 @@ def test_one_number_stands_for_three() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_mean": "0.5,x,0.5"}, "--image-mean 0.5,x,0.5: one number, or three"),
-        ({"image_mean": "0.5,0.5"}, "--image-mean 0.5,0.5: one number, or"),
-        ({"image_mean": "nan"}, "--image-mean nan: one number, or"),
+        ({"image_mean": "0.5,x,0.5"}, "--image-mean 0.5,x,0.5: must be one number, or three"),
+        ({"image_mean": "0.5,0.5"}, "--image-mean 0.5,0.5: must be one number, or"),
+        ({"image_mean": "nan"}, "--image-mean nan: must be one number, or"),
         ({"image_mean": "1e300"}, "--image-mean 1e300: .* from 0 to 1"),
         ({"image_std": "0"}, "--image-std 0: .* or above"),
         ({"image_std": "1e-320"}, "--image-std 1e-320: .* or above"),
-        ({"image_resize": "random,shortest"}, "--image-resize random,shortest: 'random' is none of bicubic, bilinear$"),
-        ({"image_resize": "squash"}, "--image-resize squash: bicubic or bilinear, a comma, and"),
-        ({"image_resize": "nearest,squash"}, "--image-resize nearest,squash: 'nearest' is none of"),
-        ({"image_resize": "bicubic,crop"}, "--image-resize bicubic,crop: 'crop' is none of"),
+        ({"image_resize": "random,shortest"}, "--image-resize random,shortest: 'random' is not one of bicubic, bilinear$"),
+        ({"image_resize": "squash"}, "--image-resize squash: must be bicubic or bilinear, a comma, and"),
+        ({"image_resize": "nearest,squash"}, "--image-resize nearest,squash: 'nearest' is not one of"),
+        ({"image_resize": "bicubic,crop"}, "--image-resize bicubic,crop: 'crop' is not one of"),
     ],
 )
 def test_options_that_say_nonsense_are_refused(change: dict[str, str], message: str, own_cache_options: ExtractOptions) -> None:

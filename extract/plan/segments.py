@@ -18,7 +18,7 @@ from data.base.progress import Progress
 from data.datasets import Dataset
 from data.span import WHOLE_FILE, Span, cells_of
 from extract.encode.prefetch import Prefetcher
-from extract.encode.videos import leads_out, worker_count
+from extract.encode.videos import points_outside, worker_count
 from extract.ffmpeg.clock import length_of
 from extract.ffmpeg.run import Processes
 from extract.options import ExtractOptions
@@ -59,7 +59,7 @@ def cut_into_segments(dataset: Dataset, options: ExtractOptions) -> Dataset:
 
     def probe(item: tuple[int, Path], put: Callable[[tuple[int, float | None]], None]) -> None:
         position, file = item
-        allowed = options.follow_links or not leads_out(file, options.videos)
+        allowed = options.follow_links or not points_outside(file, options.videos)
         put((position, length_of(file, MIN_SEGMENTS * seconds, options.time_limit, processes) if allowed else None))
 
     workers = worker_count(options)

@@ -253,7 +253,15 @@ def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest:
     size, mtime_ns = (stat.st_size, stat.st_mtime_ns) if stat is not None and Path(row.file).is_file() else (None, None)
     counts = (error.expected, error.decoded)
     return Failure(
-        row.video_id, path_text(row.file), error.reason, error.words, *counts, size, mtime_ns, Span.of_cells(row.start, row.end), digest
+        row.video_id,
+        path_text(row.file),
+        error.reason,
+        error.last_words,
+        *counts,
+        size,
+        mtime_ns,
+        Span.of_cells(row.start, row.end),
+        digest,
     )
 
 

@@ -1,4 +1,4 @@
-"""Every architecture of open_clip and whether it can be used, as a page: `python -m extract.encoders > docs/encoders.md`."""
+"""List which architectures of open_clip are supported, as a page: `python -m extract.encoders > docs/encoders.md`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,24 +42,24 @@ std {std}.
 
 @dataclass(frozen=True)
 class EncodersOptions:
-    """List the architectures of open_clip: those that extract accepts, and why it refuses the others."""
+    """List the open_clip architectures that extract accepts, and why it refuses the others."""
 
     like: Annotated[str | None, About.INPUT] = None
-    """Only architectures whose names contain this, in upper or lower case. Default: all."""
+    """Only architectures whose name contains this text, ignoring case. Default: all."""
     quiet: Annotated[bool, About.OUTPUT] = False
-    """No progress."""
+    """Do not print progress."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an architecture is accepted, and its row of the page."""
+    """Whether an architecture is accepted, and its row on the page."""
 
     accepted: bool
     row: str
 
 
 def judge(name: str) -> Verdict:
-    """Build an architecture without memory and weights, and run it through the checks of extraction."""
+    """Build an architecture without memory or weights, and run the checks of extraction on it."""
     from extract.encode.clip import check_features
     from extract.encode.models import RANDOM, find_model
 
@@ -85,7 +85,7 @@ def _pictures(model: "Model") -> str:
 
 
 def page(verdicts: Sequence[Verdict]) -> str:
-    """The page of these architectures."""
+    """The page that lists these architectures."""
     accepted = [verdict.row for verdict in verdicts if verdict.accepted]
     refused = [verdict.row for verdict in verdicts if not verdict.accepted]
     return PAGE.format(
@@ -104,7 +104,7 @@ def main(options: EncodersOptions) -> None:
 
     names = [name for name in list_models() if (options.like or "").lower() in name.lower()]
     if not names:
-        raise UserError(f"--like {options.like}: no architecture of open_clip has that in its name")
+        raise UserError(f"--like {options.like}: no open_clip architecture has this in its name; leave it out to list all")
     verdicts: list[Verdict] = []
     with Progress("architectures", len(names), "architectures", options.quiet) as progress:
         for name in names:

@@ -1,4 +1,4 @@
-"""Options that are not given: an existing cache says them, else the preset, else a default."""
+"""Fill in options that are not given: from an existing cache, else from the preset, else from a default."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -16,17 +16,18 @@ from extract.options import ExtractOptions
 
 
 def new_cache_defaults() -> dict[str, Any]:
-    """The values of options that are not given, where there is no cache to follow."""
+    """Defaults of the options that would otherwise follow an existing cache."""
     return {name: mark.value for name, its_marks in marks(ExtractOptions).items() for mark in its_marks if isinstance(mark, NewCache)}
 
 
 def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, Any], served: Collection[str]) -> ExtractOptions:
-    """The options, with a value for each that was not given.
+    """The options, with a value for each option that was not given.
 
-    `recorded`: the settings of an existing cache, empty where there is none; `served`: the presets of its sources. What was given stays as
-    it is: where it differs from the cache, the cache refuses it. `max_words` stays None where no cache says it: the model has a word in it.
+    `recorded` holds the settings of the cache, and is empty if there is none. `served` holds the presets of its sources. Given options are
+    not changed: opening the cache refuses those that differ from it. `max_words` stays None unless the cache records it, since its default
+    depends on the model.
     """
-    # The cache decides the recipe of a folder or table of the user's own, and of a preset that it has served.
+    # The cache's recipe takes precedence for the user's own folder or table, and for a preset that the cache already serves.
     recipe = options_with(ExtractOptions, Meaning.RECIPE) if preset.name in served or not preset.files else ()
     names = ("precision", "dtype", *recipe)
     followed = {name: recorded[name] for name in names} if recorded else {}
@@ -41,10 +42,10 @@ def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, A
 
 
 def shares_of_table(options: ExtractOptions, preset: Preset, sources: Mapping[str, Source]) -> Shares | None:
-    """How the videos of a table are divided: as asked for, else as the same table was when it was last extracted into the cache.
+    """The ratio in which a table is split: --split-by-hash, else the ratio of its last extraction into the cache, else None.
 
-    `sources`: those of the cache by name. It is the same table if it is the same file, or has the name of one that is gone, or goes by the
-    same `--name`.
+    `sources` are the sources of the cache by name. One is taken for the same table if it has the same path, or the file name of a path that
+    no longer exists. With `--name`, the source of that name is.
     """
     if options.split_by_hash is not None:
         return shares_of(options.split_by_hash)
@@ -63,7 +64,7 @@ def shares_of_table(options: ExtractOptions, preset: Preset, sources: Mapping[st
 
 
 def _model_of(options: ExtractOptions) -> dict[str, Any]:
-    """Model, weights and seed that the cache was made with; nothing where the file that says them is damaged."""
+    """Model, weights and seed that made the cache; empty if the file that records them is damaged."""
     file = options.cache / CLIP_FILE
     if not file.is_file() or not is_sound(file):
         return {}

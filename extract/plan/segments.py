@@ -1,8 +1,10 @@
-"""Long videos cut into entries of their own, each a part of the file from a start to an end.
+"""Cut long videos into segments, each an entry of its own with a start and an end.
 
-A segment's id is that of its video with a temporal media fragment (W3C, Media Fragments URI 1.0): `talk.mp4#t=30,60`, and `talk.mp4#t=60`
-for the last one, which goes on to the end of the file. So an id says what was looked at, whatever length the cut was made for, and the
-cache needs no setting for it.
+A segment's id is the id of its video with a temporal media fragment (W3C, Media Fragments URI 1.0). A file of 80 s cut every 30 s gives
+
+    talk.mp4#t=0,30    talk.mp4#t=30,60    talk.mp4#t=60        the last one extends to the end of the file
+
+The id states the span that was extracted, so the cache needs no setting for the segment length.
 """
 
 import math
@@ -24,20 +26,20 @@ from extract.ffmpeg.run import Processes
 from extract.options import ExtractOptions
 
 MIN_SEGMENTS = 1.5
-"""Of a video shorter than so many segments one entry is made."""
+"""Length in segments below which a video stays one entry."""
 
 
 class Segment(NamedTuple):
-    """An entry of the table of videos, and the part of its file."""
+    """An entry of the table of videos: its id and the span of its file."""
 
     video_id: str
     span: Span
 
 
 def segments_of(video_id: str, length: float | None, seconds: float) -> list[Segment]:
-    """A video of `length` seconds cut every `seconds`. A rest shorter than half of that stays with the segment before it.
+    """Cut a video of `length` seconds every `seconds`. A remainder of less than half a segment is joined to the segment before it.
 
-    What is shorter than one and a half segments, or of unknown length, stays one entry under its own id.
+    A video shorter than one and a half segments, or of unknown length, stays one entry under its own id.
     """
     count = 1 if length is None else math.floor(length / seconds + 0.5)
     if count < 2:
@@ -48,9 +50,9 @@ def segments_of(video_id: str, length: float | None, seconds: float) -> list[Seg
 
 
 def cut_into_segments(dataset: Dataset, options: ExtractOptions) -> Dataset:
-    """The data set, which has no captions, with its long videos cut into segments.
+    """The data set, which must have no captions, with its long videos cut into segments.
 
-    Files whose length cannot be had stay whole: what is wrong with them, decoding will say.
+    A file whose length cannot be read stays whole; decoding then reports what is wrong with it.
     """
     assert options.segment is not None
     seconds = options.segment
@@ -80,5 +82,5 @@ def cut_into_segments(dataset: Dataset, options: ExtractOptions) -> Dataset:
 
 
 def _decimal(seconds: float) -> str:
-    """Without an exponent or the noise of binary fractions."""
+    """Format without an exponent and without binary rounding errors: 30.0 gives 30, 0.1 + 0.2 gives 0.3."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")

@@ -15,21 +15,20 @@ if TYPE_CHECKING:  # torch loads late, so that --help answers at once
 
 PAGE = """# Encoders
 
-Written by `python -m extract.encoders`. It builds each architecture of open_clip without memory or weights, on torch's `meta` device, and
-runs it through the checks that `extract` makes before it loads weights. Of {count} architectures, {accepted} are accepted and {refused}
-are refused.
+Written by `python -m extract.encoders`. It builds each open_clip architecture on torch's `meta` device, without memory or weights, and runs
+the checks that `extract` makes before it loads weights. Of {count} architectures, {accepted} are accepted and {refused} are refused.
 
 ## Accepted
 
-*Dimension* is that of the features, *picture* the height and width in pixels, and *tokens* the most that a text can have, start and end
-counted.
+*Dimension* is the dimension of the features, *picture* the height and width of the input in pixels, and *tokens* the maximum length of a
+text, including start and end.
 
-Weights that are named by one of open_clip's tags get pictures as that tag says. The last column is for weights from a file and for
-`--pretrained random`: what all tags of the architecture agree on. *Must be given* means that they do not agree: say it with
-`--image-mean`, `--image-std` and `--image-resize`. *OpenAI's* are mean {mean} and
-std {std}.
+Each of open_clip's tags comes with its own preprocessing. The last column is the preprocessing for weights from a file and for
+`--pretrained random`: the values that all tags of the architecture share. *Must be given* means that the tags differ: set the values with
+`--image-mean`, `--image-std` and `--image-resize`. *OpenAI's* are mean {mean} and std
+{std}.
 
-| architecture | dimension | picture | tokens | pictures of a file's weights |
+| architecture | dimension | picture | tokens | preprocessing of weights from a file |
 | --- | --- | --- | --- | --- |
 {rows}
 

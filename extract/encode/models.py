@@ -263,11 +263,11 @@ def _check_supported(name: str, config: Mapping[str, Any]) -> None:
         raise UserError(f"--model {name}: tokenizer_kwargs of its text_cfg is not an object")
     reason = None
     if text.get("hf_model_name"):
-        reason = f"has a text tower of Hugging Face ({text['hf_model_name']}); only text towers of open_clip itself are supported"
+        reason = f"uses a Hugging Face text tower ({text['hf_model_name']}); only open_clip's own text towers are supported"
     elif "multimodal_cfg" in config:
         reason = "is a CoCa, whose text tokens feed a captioner and have no place in the joint space; only CLIP models are supported"
     elif text.get("hf_tokenizer_name"):
-        reason = f"has a tokenizer of Hugging Face ({text['hf_tokenizer_name']}); only open_clip's own tokenizer is supported"
+        reason = f"uses a Hugging Face tokenizer ({text['hf_tokenizer_name']}); only open_clip's own tokenizer is supported"
     elif not name.startswith((LOCAL, HUB)) and "siglip" in name.lower():  # open_clip decides by the name too
         reason = "has SigLIP's tokenizer; only open_clip's own tokenizer is supported"
     elif text.get("embed_cls"):

@@ -144,8 +144,8 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         failures = _extract_videos(videos, len(todo.videos), writer, options)
     failed = _print_failures(todo.known, failures, options.cache / failures_file(share))
     done = len(todo.videos) - len(failures)
-    there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(todo.videos) - len(todo.known)
-    counted = {"done": done, "failed": failed, "texts": len(todo.texts), "there": there, "frames": videos.timings.frames}
+    cached = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(todo.videos) - len(todo.known)
+    counted = {"done": done, "failed": failed, "texts": len(todo.texts), "cached": cached, "frames": videos.timings.frames}
     timed = {"decode": videos.timings.decode_s, "encode": videos.timings.encode_s}
     timed |= {"start": videos.timings.start_s, "wait": videos.timings.wait_s, "write": writer.seconds}
     total = _sum({**counted, **timed, "pictures": writer.picture_bytes, "jumping": len(videos.jumping)}, processes)
@@ -234,7 +234,7 @@ def _report(
         print(json.dumps(summary))
     else:
         print(
-            f"{options.cache}: {count['done']} videos and {count['texts']} texts extracted, {count['there']} videos were cached already, "
+            f"{options.cache}: {count['done']} videos and {count['texts']} texts extracted, {count['cached']} videos were cached already, "
             f"{count['failed']} failed, {seconds:.1f} s"
         )
         if options.prune:

@@ -198,7 +198,7 @@ def test_a_text_projection_with_a_bias_is_float32_only(tmp_path: Path) -> None:
     ("kind", "message"),
     [
         (Kind(timm("no_such_network", 64, "avg", "linear")), "cannot be built: Unknown model"),
-        (Kind(timm("eva02_tiny_patch14_224", 48, "avg", "linear")), "cannot take pictures of 48x48, its own size: .*224"),
+        (Kind(timm("eva02_tiny_patch14_224", 48, "avg", "linear")), "fails on pictures of its own size, 48x48: .*224"),
         (Kind(timm("test_vit", 160, "token", "none")), r"gives image features of shape \[64\], its joint dimension \(embed_dim\) is 48"),
         (Kind(VIT | {"patch_size": 0}), "cannot be built"),
         (Kind(VIT | {"colour": "red"}), "cannot be built: .*colour"),

@@ -205,7 +205,7 @@ def test_a_folder_that_is_named_brings_its_own_weights(cache: FeatureCache) -> N
 def test_search_and_fine_tuning_refuse_a_clip_of_other_pictures(cache: FeatureCache, tmp_path: Path) -> None:
     settings = cache.settings | {"image_size": [32, 32]}
     smaller = FeatureCache.create(tmp_path / "cache", settings, cache.clip_parts(), {}, extraction=cache.extraction)
-    with pytest.raises(UserError, match=r"takes other pictures than .* \(image_size is \[64, 64\] and was \[32, 32\]\)"):
+    with pytest.raises(UserError, match=r"preprocesses pictures differently from .* \(image_size is \[64, 64\] and was \[32, 32\]\)"):
         reload_clip(smaller, CPU)
 
 

@@ -114,10 +114,10 @@ class Clip:
             return _pooled(self.model.encode_image(image_NCHW))
 
     def positions(self, length: int) -> int:
-        """Number of positions to run the text tower at for a text of `length` tokens: `length` rounded up to an even number.
+        """Number of positions to run the text tower at for a text of `length` tokens.
 
-        A tower that is not causal always runs at all positions. The result depends on the text alone, so its features do not depend on
-        the rest of the batch.
+        This is `length` rounded up to an even number, to have fewer distinct shapes, and at most the context length. A tower that is not
+        causal always runs at the whole context length. The result depends on the text alone, so its features do not depend on the batch.
         """
         if not _is_causal(_text_tower(self.model)):
             return self.context_length
@@ -151,7 +151,7 @@ class Clip:
         return token_NLD[torch.arange(len(ids_NL), device=self.device), ids_NL.argmax(dim=-1)], token_NLD
 
     def parts(self) -> ClipParts:
-        """The tensors of this model that stage two needs."""
+        """The parts of this model that stage two needs."""
         tower = _text_tower(self.model)
         blocks = list(tower.transformer.resblocks)[:TEXT_BLOCKS_KEPT]
         tensors = {
@@ -249,12 +249,12 @@ def check_features(model: Model, tokenizer: Tokenizer, precision: Precision = "f
         feature = _pooled(network.encode_image(image_NCHW))
     except OF_A_CONFIGURATION as error:
         sides = "x".join(map(str, shape.image_size))
-        raise UserError(f"--model {model.name} cannot take pictures of {sides}, its own size: {one_line(error)}") from error
+        raise UserError(f"--model {model.name} fails on pictures of its own size, {sides}: {one_line(error)}") from error
     _require_shape(model.name, "image", feature, (1, shape.dimension))
     try:
         sentence, token = _encode_whole(network, ids_NL)
     except OF_A_CONFIGURATION as error:
-        raise UserError(f"--model {model.name} cannot take texts of {shape.positions} tokens, its own length: {one_line(error)}") from error
+        raise UserError(f"--model {model.name} fails on texts of its own length, {shape.positions} tokens: {one_line(error)}") from error
     _require_shape(model.name, "sentence", sentence, (1, shape.dimension))
     _require_shape(model.name, "token", token, (1, shape.positions, shape.dimension))
     return shape

@@ -316,13 +316,13 @@ def _downloaded(fetch: Callable[[], str], name: str, pretrained: str | None = No
         if full or (isinstance(cause, OSError) and cause.errno in UNWRITABLE):
             where = cause.filename if isinstance(cause, OSError) and cause.filename else "the download folder"
             raise UserError(f"{which} cannot be stored in {where} ({reason}): make room, or set HF_HOME to another folder") from error
-        remedy = "where there is a network, place {} anywhere on this machine, and name it with {}"
         if tag is None:
-            place = f"get the folder {remedy.format('it', f'--model {LOCAL}FOLDER')}"
+            what, option = "its folder", f"--model {LOCAL}FOLDER"
         else:
             origin = f"{tag['hf_hub'].rstrip('/')} on Hugging Face" if tag.get("hf_hub") else tag.get("url")
-            place = f"get them from {origin} {remedy.format('the file', '--pretrained FILE')}"
-        raise UserError(f"{which} cannot be downloaded here: {place} ({reason})") from error
+            what, option = f"the file from {origin}", "--pretrained FILE"
+        remedy = f"download {what} on a machine with a network, copy it to this one, and name it with {option}"
+        raise UserError(f"{which} cannot be downloaded here: {remedy} ({reason})") from error
 
 
 @contextmanager

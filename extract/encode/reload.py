@@ -47,12 +47,12 @@ def _check_same(clip: Clip, cache: FeatureCache, loaded: str) -> None:
         )
     if clip.architecture != cache.settings["architecture"]:
         raise UserError(
-            f"{loaded} has the weights of the cache {cache.path} but another configuration (its activation, say): name the same --model"
+            f"{loaded} has the weights of the cache {cache.path} but another configuration, such as its activation: name the same --model"
         )
     there = clip.image_settings()
     differing = [f"{key} is {value} and was {cache.settings[key]}" for key, value in there.items() if cache.settings[key] != value]
     if differing:
         raise UserError(
-            f"{loaded} takes other pictures than the CLIP that made the cache {cache.path} ({'; '.join(differing)}): "
+            f"{loaded} preprocesses pictures differently from the CLIP that made the cache {cache.path} ({'; '.join(differing)}): "
             "name the same --model, or extract again"
         )

@@ -110,7 +110,7 @@ def _is_doubtful(path: Path, header: Header) -> bool:
 
 
 def _read(
-    path: Path, time_limit_s: float, processes: Processes, output: Mapping[str, Any] = MappingProxyType({}), **part: float
+    path: Path, time_limit_s: float, processes: Processes, output: Mapping[str, Any] = MappingProxyType({}), **input_options: float
 ) -> tuple[Clock, str]:
     """The clock, read from the packets of the video stream, and ffmpeg's log. `ss` starts at a time, `t` limits the
     duration, in seconds."""
@@ -144,7 +144,7 @@ def _read(
         return Clock((length + usual) * tick, steady, begin * tick, end * tick) if before is not None else Clock(None, True, 0.0, 0.0)
 
     # No -map: ffmpeg then selects the same stream as it does when decoding.
-    graph = video_file(**part).output("pipe:", an=None, sn=None, dn=None, c="copy", format="framecrc", **output)
+    graph = video_file(**input_options).output("pipe:", an=None, sn=None, dn=None, c="copy", format="framecrc", **output)
     clock, log = run_ffmpeg(graph, source=path, read=read, time_limit_s=time_limit_s, processes=processes)
     # In containers whose clocks often jump, ffmpeg corrects the jumps, and it never writes decreasing time stamps in
     # a copy. Both show in the log. Its own messages start with a component in brackets; metadata of the file, such as

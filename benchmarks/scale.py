@@ -1,4 +1,4 @@
-"""Cost against size: `python -m benchmarks.scale`. docs/scale.md is written from its figures; the last line is JSON.
+"""Cost against size: `python -m benchmarks.scale`. docs/design/scale.md is written from its figures; the last line is JSON.
 
 On synthetic caches like a real one (benchmarks.synthetic), 1,000 real queries: opening, index, query, all pairs, each with the exponent of
 its growth with the number of videos; candidates needed for exhaustive recall; evaluation in two processes against one. Memory is that of a
@@ -197,7 +197,7 @@ def square(largest: Row) -> Row:
 
 
 def billion(query: Row) -> Row:
-    """The arithmetic of docs/scale.md: a billion videos, 12 frames of 512 numbers each."""
+    """The arithmetic of docs/design/scale.md: a billion videos, 12 frames of 512 numbers each."""
     videos, frames, dimension = 1e9, 12, 512
     node_bytes, node_share = 2**40, 0.7  # a node with 1 TiB of memory, of which the index may have this share
     features = videos * frames * dimension * 2

@@ -1,4 +1,4 @@
-"""List which architectures of open_clip are supported, as a page: `python -m extract.encoders > docs/encoders.md`."""
+"""List which architectures of open_clip are supported, as a page: `python -m extract.encoders > docs/design/encoders.md`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,5 +117,5 @@ if __name__ == "__main__":
         EncodersOptions,
         main,
         prog="python -m extract.encoders",
-        examples=("--like B-32", "> docs/encoders.md"),
+        examples=("--like B-32", "> docs/design/encoders.md"),
     )

@@ -6,7 +6,7 @@ from PIL import Image
 
 THUMBNAIL_SIDE = 112
 THUMBNAIL_QUALITY = 75
-"""At this size about 2 KB per frame; docs/extraction.md has the figures."""
+"""At this size about 2 KB per frame; docs/design/extraction.md has the figures."""
 
 PIXELS_QUALITY = 95
 """With colour at full resolution, values differ from the encoder's input by a few levels of 255."""

@@ -64,7 +64,7 @@ ENCRYPTED = "encrypted (DRM): only its player can show it"
 SCRAMBLED = "encrypted (scrambled, as pay television is): only its receiver can show it"
 NOTHING_DECODED = "nothing in it could be decoded: damaged, or encrypted"
 UNFINISHED = "incomplete: the index (moov) is missing, as in a download, copy or recording that is in progress or was interrupted"
-NOT_SUPPORTED = "its container is not supported (docs/extraction.md lists those that are)"
+NOT_SUPPORTED = "its container is not supported (docs/design/extraction.md lists those that are)"
 
 TS_SYNC = 0x47
 """The first byte of every packet of a transport stream."""

@@ -228,7 +228,7 @@ def test_models_that_do_not_work_are_refused_in_one_line(kind: Kind, message: st
         ("{", "is not valid JSON"),
         ("[]", "lacks embed_dim, vision_cfg, text_cfg"),
         ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}}', "lacks text_cfg"),
-        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": []}}', "has no text_cfg"),
+        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": []}}', "has an invalid text_cfg"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused(content: str, message: str, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_what_is_not_there_replaces_no_listing(
         options.videos.mkdir()
     if how == "no file of a table":
         main(options)
-        assert "the names of their files stay as they were" in capsys.readouterr().err
+        assert "the file names in its listing are kept" in capsys.readouterr().err
     else:
         with pytest.raises(UserError, match="is not a folder" if how == "missing" else "holds no video files"):
             main(options)
@@ -206,7 +206,7 @@ def test_a_folder_in_it_that_is_empty_may_be_a_disk_that_is_not_mounted(
     shutil.move(disk, tmp_path / "unmounted")
     disk.mkdir()
     main(replace(options, prune=True))
-    assert "1 videos stay in the gallery though they are gone: their folder, such as disk, is empty" in capsys.readouterr().err
+    assert "1 missing videos stay in the gallery: their folder, such as disk, is empty" in capsys.readouterr().err
     assert "disk/w.mp4" in search()
     disk.rmdir()
     main(options)
@@ -268,7 +268,7 @@ def test_a_damaged_listing_is_said_and_written_anew(
             work()
     assert verify(VerifyOptions(options.cache)) == SOME_FAILED
     main(options)
-    assert "what one lists is damaged" in capsys.readouterr().err
+    assert "the listing of one in" in capsys.readouterr().err
     assert verify(VerifyOptions(options.cache)) == 0
     assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
 

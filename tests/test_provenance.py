@@ -30,7 +30,7 @@ from evaluate import EvaluateOptions
 from evaluate.compare.results import Result
 from extract import ExtractOptions
 from extract.encode.reload import reload_clip
-from extract.plan.following import filled_in
+from extract.plan.following import with_defaults
 from search.queries import QueryEncoder
 from search.serve import ServeOptions, _folder
 from tests.conftest import DEMO_CLIP, ROOT
@@ -169,7 +169,7 @@ def test_older_caches_say_it_in_their_provenance(cache_path: Path, tmp_path: Pat
     assert FeatureCache(copy).extraction == FeatureCache(cache_path).extraction
     preset = preset_named("demo")
     assert preset is not None
-    followed = filled_in(ExtractOptions(videos=tmp_path, cache=copy), preset, FeatureCache(copy).settings, {"demo"})
+    followed = with_defaults(ExtractOptions(videos=tmp_path, cache=copy), preset, FeatureCache(copy).settings, {"demo"})
     assert (followed.model, followed.pretrained, followed.seed) == (DEMO_CLIP, None, 0)
 
 
@@ -207,7 +207,7 @@ def test_a_folder_that_is_named_brings_its_own_weights(cache: FeatureCache) -> N
 def test_search_and_fine_tuning_refuse_a_clip_of_other_pictures(cache: FeatureCache, tmp_path: Path) -> None:
     settings = cache.settings | {"image_size": [32, 32]}
     smaller = FeatureCache.create(tmp_path / "cache", settings, cache.clip_parts(), {}, extraction=cache.extraction)
-    with pytest.raises(UserError, match=r"takes other pictures than .* \(image_size is \[64, 64\] and was \[32, 32\]\)"):
+    with pytest.raises(UserError, match=r"preprocesses pictures differently from .* \(image_size is \[64, 64\] and was \[32, 32\]\)"):
         reload_clip(smaller, CPU)
 
 

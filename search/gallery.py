@@ -52,7 +52,7 @@ class Gallery:
             raise UserError(f"--max-frames {max_frames} must be at least 1")
         ids = sorted(video_ids)
         if not ids:
-            raise UserError(f"the cache {cache.path} holds no videos that any source lists: run extract, or search with --all")
+            raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or search with --all")
         self.device = head.logit_scale.device
         self.videos: VideoFeatures = cache.videos(ids, memory_budget, max_frames).to(self.device)
         length_B, dimension = self.videos.frames.length_N, self.videos.frames.dimension

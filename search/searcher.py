@@ -171,7 +171,7 @@ class Searcher:
         listed = self.cache.names("texts") if self._options.all or not sources else self.cache.listings.all_captions(self._options.name)
         names = sorted(text for text in listed if ("texts", text) in self.cache)
         if not names:
-            raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts, one per line, with --captions")
+            raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one per line")
         return self.cache.texts(names, budget_bytes(self._options.memory_budget), self.head.most_words)
 
     def has_thumbnails(self, number: int) -> bool:

@@ -340,7 +340,7 @@ def test_a_folder_of_videos_without_captions_is_extracted_and_searched(
         ({"query": ("a" * (MAX_QUERY + 1),)}, "has 10,001 characters: shorten it to 10,000"),
         ({"query": (), "queries": "nowhere.txt"}, "--queries nowhere.txt cannot be read: No such file"),
         ({"query": (), "video": "vdeo3"}, "has no video 'vdeo3': did you mean 'video3' or "),
-        ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J': name one that it has, such as 'video0'"),
+        ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J': name another, such as 'video0'"),
         ({"video": "video3"}, "--video ranks captions: leave out the queries"),
         ({"captions": Path("texts.txt")}, "--captions texts.txt is for --video: name a video too"),
         ({"top": 0}, "--top 0 must be at least 1"),

@@ -272,7 +272,7 @@ def test_what_a_query_means_nothing_is_said_everywhere(cache_path: Path, tmp_pat
     client = make_app(Searcher(served), None, served.run, served.host).test_client()
     for content in (page.read_text(), client.get("/", query_string={"q": "xqzvw kjhsdf"}).text):
         assert content.count('<p class="note">') == 2
-        assert 'class="note">No word of this query' in content
+        assert 'class="note">The model&#39;s vocabulary has no word of this query' in content
         assert f'class="note">{chance[0].upper()}{chance[1:]}.</p>' in content
     assert "note" not in client.get("/", query_string={"q": "a red ring"}).text
 

@@ -29,7 +29,7 @@ from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
 from evaluate.report.collect import ReportCollector
-from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, parse_candidates
+from evaluate.two_stage.rows import candidate_rows, format_candidates, parse_candidates, vector_kinds
 from search.cut import cut_figures
 from search.index.candidates import require_index
 from train_head.compiling import compiling_said
@@ -94,7 +94,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     start = time.perf_counter()
     if processes.rank == 0:
         require_writable_folder(options.out)
-        require_index(options.index, kinds(options.candidates_from))
+        require_index(options.index, vector_kinds(options.candidates_from))
     inputs = load(options)
     processes.agree(_must_agree(options, inputs))
     head, split = inputs.head, inputs.split

@@ -437,7 +437,7 @@ def test_a_split_of_one_video_has_a_report(report_cache: Path, tmp_path: Path) -
         cache=tmp_path / "cache", run="zero-shot:glccl", out=tmp_path / "out", ties="reference", device="cpu", quiet=True
     )
     written = Written.at(evaluate.main(options))
-    assert "Ties are counted as the field" in written.soup.get_text()
+    assert "Ties are counted as in the field" in written.soup.get_text()
     assert all(len(card.select("li.entry")) == 1 for card in written.cards())
 
 

@@ -115,7 +115,7 @@ class Problem:
 
     @torch.no_grad()
     def uncompiled(self) -> Tensor:
-        """The same with PyTorch operations alone, as where the compiled loops cannot run: captions of equal length, 256 videos at once."""
+        """The same with plain PyTorch operations, the fallback of the compiled loops: captions grouped by length, 256 videos at once."""
         texts, videos = self.batch()
         score_AB = torch.empty(len(texts.length_A), len(videos.mask_BF))
         for first in range(0, len(videos.mask_BF), 256):

@@ -46,8 +46,8 @@ class EvaluateOptions:
     """Comma-separated numbers K: add text-to-video metrics of two-stage retrieval, which scores only K videos from an index for each
     caption, and the loss against scoring all videos. Default: none."""
     candidates_from: Annotated[Literal["frames", "pooled", "both"], About.CANDIDATES] = "frames"
-    """Vectors in the index: one for each frame, where the best frame of a video counts, or one for each video, the mean of its frames;
-    the second is cheaper."""
+    """Vectors in the index. frames: one per frame, and a video is found by its best frame. pooled: one per video, the mean of its frames,
+    which is cheaper."""
     index: Annotated[Path | None, About.CANDIDATES, Meaning.FREE] = None
     """Folder that keeps the index for the next evaluation. Default: build it each time."""
     process_timeout: Annotated[float, About.MACHINE, Meaning.FREE] = 60.0

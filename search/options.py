@@ -26,8 +26,8 @@ class RetrievalOptions:
     candidates: Annotated[int | None, About.CANDIDATES] = None
     """Score only this many videos for each query, found with an index; for large galleries. Default: score all videos."""
     candidates_from: Annotated[Literal["frames", "pooled"], About.CANDIDATES] = "frames"
-    """Vectors in the index: one for each frame, where the best frame of a video counts, or one for each video, the mean of its frames;
-    the second is cheaper."""
+    """Vectors in the index. frames: one per frame, and a video is found by its best frame. pooled: one per video, the mean of its frames,
+    which is cheaper."""
     index: Annotated[Path | None, About.CANDIDATES] = None
     """Folder that keeps the index for the next search. Default: build it each time."""
     model: Annotated[str | None, About.MODEL] = None

@@ -170,7 +170,7 @@ def test_results_on_other_queries_are_refused_unless_allowed(
     seeds: list[Path], evaluated: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = (seeds[0], seeds[3], evaluated["mean"])
-    with pytest.raises(UserError, match=r"not of the same queries \(queries: 60 or 24; gallery: 30 or 12\): .*--allow-different"):
+    with pytest.raises(UserError, match=r"not on the same queries \(queries: 60 or 24; gallery: 30 or 12\): .*--allow-different"):
         main(CompareOptions(folders))
     record = main(CompareOptions(folders, base=seeds[0], allow_different=True, out=tmp_path / "out"))
     assert record["different"] == ["queries: 60 or 24", "gallery: 30 or 12"]

@@ -90,7 +90,7 @@ def compare(options: CompareOptions, sweep: str | None = None) -> Compared:
     results = [Result.read(folder) for folder in folders]
     different = mismatches(results)
     if different and not options.allow_different:
-        raise UserError(f"these results are not of the same queries ({'; '.join(different)}): compare others, or add --allow-different")
+        raise UserError(f"these results are not on the same queries ({'; '.join(different)}): choose others, or add --allow-different")
     groups = group_by_seed(results)
     if sweep is not None:
         groups = in_order_of(groups, sweep)

@@ -102,7 +102,7 @@ def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         if inside and inside[0] == path:
             inside, runs = [path], []
         without += [run for run in runs if inside and run / RESULTS_FOLDER not in inside and run not in inside]
-        if not inside and (len(given) == 1 or not _beside(path)):
+        if not inside and (len(given) == 1 or not _ignorable(path)):
             raise _no_results(path, runs)
         for folder in inside:
             found.setdefault(folder.resolve(), folder)
@@ -111,8 +111,8 @@ def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return list(found.values()), without
 
 
-def _beside(path: Path) -> bool:
-    """Whether a path is a file or a comparison, which other commands write beside runs and results."""
+def _ignorable(path: Path) -> bool:
+    """Whether a path is a file or a comparison, which other commands write next to runs and results."""
     return path.is_file() or (path / COMPARISON_FILE).is_file()
 
 

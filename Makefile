@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests side by side: one more than cores, for many wait for processes of their own.
 TESTERS = $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8) + 1)')
 
-.PHONY: demo test test-long test-encoders test-processors clean
+.PHONY: demo test test-long test-encoders test-processors docs clean
 
 demo: $(VENV)/ready
 	PYTHON=$(BIN)/python bash pipelines/demo.sh
@@ -28,6 +28,13 @@ test-encoders: $(VENV)/ready-dev
 # Results that must not have other bits, as other processors would compute them.
 test-processors: $(VENV)/ready-dev
 	$(BIN)/python -m tests.processors
+
+# The pages that are written by programs, and the outputs of the tutorial.
+docs: $(VENV)/ready-dev
+	$(BIN)/python -m docs.scripts.commands
+	$(BIN)/python -m docs.scripts.layout
+	$(BIN)/python -m docs.scripts.stages
+	$(BIN)/python -m docs.scripts.tutorial
 
 $(VENV)/ready: requirements.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

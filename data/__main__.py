@@ -12,6 +12,7 @@ VERBS = {
     "verify": "find every damaged byte of a cache",
     "merge": "put a cache into one file",
     "sources": "the folders and tables of a cache; take one out",
+    "report": "the versions and the machine, for a bug report",
 }
 
 

@@ -41,7 +41,7 @@ def resample(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], resamples: 
     by_video, sums = [], []
     for weight_NB in _draws(len(videos.best_Q), resamples, rng):
         by_video.append(figures(videos, weight_NB))
-        sums.append(_recalls(texts, weight_NB[:, owner_A]).sum(axis=1) + _recalls(videos, weight_NB).sum(axis=1))
+        sums.append(recalls(texts, weight_NB[:, owner_A]).sum(axis=1) + recalls(videos, weight_NB).sum(axis=1))
     return {TEXT_TO_VIDEO: _joined(by_text), VIDEO_TO_TEXT: _joined(by_video), RECALL_SUM: np.concatenate(sums)}
 
 
@@ -89,12 +89,12 @@ def _figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, NDArray[
 
 
 def _recall_figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    recall_NK = _recalls(ranks, weight_NQ)
+    recall_NK = recalls(ranks, weight_NQ)
     return {name: recall_NK[:, i] for i, name in enumerate(RECALL_NAMES)}
 
 
-def _recalls(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R@1, R@5 and R@10 [N, K] in percent."""
+def recalls(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R@1, R@5 and R@10 [N, K] in percent, each query counted as often as it was drawn."""
     recall_NK: NDArray[np.float64] = weight_NQ @ np.stack([ranks.recall(k) for k in RECALLS], axis=1)
     recall_NK *= 100 / weight_NQ.sum(axis=1, keepdims=True)
     return recall_NK

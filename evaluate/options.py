@@ -53,7 +53,7 @@ class EvaluateOptions:
     process_timeout: Annotated[float, About.MACHINE, Meaning.FREE] = 60.0
     """Under torchrun: seconds without a heartbeat after which another process counts as lost."""
     products: Annotated[Literal["fp32", "bf16"], About.METRICS] = "fp32"
-    """Precision of the large matrix products alone; bf16 is faster where the processor has it, and moves scores (docs/scoring.md)."""
+    """Precision of the large matrix products alone; bf16 is faster where the processor has it, and moves scores: docs/design/scoring.md."""
     device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, Meaning.FREE] = "auto"
     """Where to score; auto uses CUDA if it is available."""
     quiet: Annotated[bool, About.OUTPUT, Meaning.FREE] = False

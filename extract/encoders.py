@@ -1,4 +1,4 @@
-"""Every architecture of open_clip and whether it can be used, as a page: `python -m extract.encoders > docs/encoders.md`."""
+"""Every architecture of open_clip and whether it can be used, as a page: `python -m extract.encoders > docs/design/encoders.md`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,5 +118,5 @@ if __name__ == "__main__":
         EncodersOptions,
         main,
         prog="python -m extract.encoders",
-        examples=("--like B-32", "> docs/encoders.md"),
+        examples=("--like B-32", "> docs/design/encoders.md"),
     )

@@ -2,7 +2,7 @@
 # The whole pipeline on the embedded demo set; everything lands under runs/demo in this checkout. Run again, it skips what is done.
 # PYTHON may be set: see python.sh.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/python.sh"
 cd "$root"
 out=runs/demo
 
@@ -12,7 +12,7 @@ out=runs/demo
 for head in mean glccl; do
     "$python" -m evaluate --cache "$out/cache" --run "zero-shot:$head" --out "$out/results/zero-shot-$head"
 done
-training=$("$python" -m data presets --preset demo --training)
+training=$("$python" -m data.presets --preset demo --training)
 for head in mean glccl; do
     # shellcheck disable=SC2086 # several options
     [ -e "$out/$head/run.json" ] || "$python" -m train_head --cache "$out/cache" --out "$out/$head" --head "$head" $training --resume

@@ -5,4 +5,4 @@
 #
 # recipe.sh says what else it reads.
 dataset=didemo preset=didemo
-source "$(dirname "$0")/recipe.sh"
+source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

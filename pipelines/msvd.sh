@@ -5,4 +5,4 @@
 #
 # recipe.sh says what else it reads.
 dataset=msvd preset=msvd
-source "$(dirname "$0")/recipe.sh"
+source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

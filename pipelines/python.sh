@@ -1,7 +1,8 @@
-# Sourced by every pipeline before it changes its folder: sets `python` to the Python that runs the stages and `root` to this checkout.
+# Sourced by every pipeline before it changes its folder, and by ../glccl: sets `python` to the Python that runs the stages and `root` to
+# this checkout.
 #
-# Read from the environment: PYTHON, a path or a command, whose Python has the requirements. Default: .venv/bin/python of this checkout,
-# which make sets up, where it is there, else python3.
+# Read from the environment: PYTHON, a path or a command, whose Python has the requirements. Default: that of an activated environment,
+# else .venv/bin/python of this checkout, which make sets up, else python3.
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 absolute() { # a path from the folder that the pipeline was started in, which then holds in any
@@ -11,9 +12,14 @@ absolute() { # a path from the folder that the pipeline was started in, which th
     esac
 }
 
-python=${PYTHON:-$root/.venv/bin/python}
-if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then
-    python=python3
+python=${PYTHON:-python3}
+if [ -z "${PYTHON:-}" ]; then
+    for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$root/.venv/bin/python"; do
+        if [ -x "$candidate" ]; then
+            python=$candidate
+            break
+        fi
+    done
 fi
 case $python in
 */*) python=$(absolute "$python") ;;

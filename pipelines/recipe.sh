@@ -2,7 +2,7 @@
 #
 #   dataset, preset      the preset has the recipe: python -m data.presets
 #
-# Read from the environment: VIDEOS, the folder of videos; ANNOTATIONS, the folder of annotation files (docs/datasets.md says which), for
+# Read from the environment: VIDEOS, the folder of videos; ANNOTATIONS, the folder of annotation files (docs/guide/datasets.md says which), for
 # a table the file. And, if you like, OUT (runs/DATASET in this checkout), PRESET (python -m data.presets), MODEL, PRETRAINED (a tag or a
 # file; empty where the model brings its weights), HEADS, SEEDS, EPOCHS, BATCH_SIZE, SELECT_ON=test (the field's choice of the epoch),
 # SPLIT_BY_HASH (TRAIN,VAL,TEST: splits for a table that lacks them), ALLOW_MISSING=1 (go on without missing or broken videos), DEVICE, and
@@ -12,7 +12,7 @@ set -euo pipefail
 : "${VIDEOS:?the folder of videos}" "${ANNOTATIONS:?the folder of annotation files}"
 VIDEOS=$(realpath -- "$VIDEOS")
 ANNOTATIONS=$(realpath -- "$ANNOTATIONS")
-source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/python.sh"
 out=$(absolute "${OUT:-$root/runs/$dataset}")
 preset=${PRESET:-$preset}
 pretrained=${PRETRAINED-openai}
@@ -25,7 +25,7 @@ local-dir:*) model=local-dir:$(absolute "${model#local-dir:}") ;;
 esac
 cd "$root"
 select_on=${SELECT_ON:-val}
-training=$("$python" -m data presets --dataset "$dataset" --preset "$preset" --training)
+training=$("$python" -m data.presets --dataset "$dataset" --preset "$preset" --training)
 common=(--cache "$out/cache" --device "${DEVICE:-auto}")
 if [ -n "${ALLOW_MISSING:-}" ]; then
     common+=(--allow-missing)

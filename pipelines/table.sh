@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Your own data: a table with columns video, caption and split, with rows of train, val and test. docs/datasets.md says which files and names
+# Your own data: a table with columns video, caption and split, with rows of train, val and test. docs/guide/datasets.md says which files and names
 # of columns are taken. For a table without splits, or without rows of val or test, set SPLIT_BY_HASH.
 #
 #   VIDEOS=videos ANNOTATIONS=table.csv pipelines/table.sh
@@ -7,4 +7,4 @@
 #
 # recipe.sh says what else it reads.
 dataset=table preset=table
-source "$(dirname "$0")/recipe.sh"
+source "$(dirname -- "$(realpath -- "$0")")/recipe.sh"

@@ -1,8 +1,11 @@
 """Fixtures: a small demo set of real encoded videos, its cache, and the files that some machines have beside the checkout."""
 
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -10,7 +13,7 @@ from data.cache import FeatureCache
 from demo import generate
 from extract import ExtractOptions, main
 
-pytest_plugins = ["tests.browser", "tests.decoding"]
+pytest_plugins = ["tests.browser", "tests.decoding", "tests.table_files"]
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -21,6 +24,30 @@ def pytest_configure() -> None:
     """A shell ignores the interrupts of what it runs in the background, and every process started from there would too."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def demo_clip_loaded_once() -> Iterator[None]:
+    """The demo set's CLIP, which nothing changes once it is loaded, loads once for all extractions and searches of this process.
+
+    Loading takes a third of a second of a core, longer than most of what the tests ask of it. Tests of loading call `load_clip` itself.
+    """
+    # Modules that only want ROOT from here need no torch.
+    import extract.stage
+    from extract.encode import reload
+    from extract.encode.clip import Clip, load_clip
+
+    loaded: dict[str, Clip] = {}
+
+    def load(*given: Any) -> Clip:
+        if given[0] != DEMO_CLIP:
+            return load_clip(*given)
+        if repr(given) not in loaded:
+            loaded[repr(given)] = load_clip(*given)
+        return loaded[repr(given)]
+
+    with patch.object(extract.stage, "load_clip", load), patch.object(reload, "load_clip", load):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data.cache import ClipParts, FeatureCache, VideoEntry
+from tests.waiting import wait_until
 
 SETTINGS = {"weights": "w" * 64, "dimension": 16, "max_words": 16, "dtype": "float16"}
 CLIP = ClipParts({"positional_embedding": np.ones((5, 8), np.float32)}, 14.5, 2, "GELU")
@@ -54,8 +55,8 @@ def main(path: Path, kills: int) -> None:
         if kill % 4:
             os.read(ready, 1)
         time.sleep(rng.uniform(0, 0.02))
-        while kill == kills - 1 and not any(path.glob("videos-*.h5")):
-            time.sleep(0.01)
+        if kill == kills - 1:
+            wait_until(lambda: any(path.glob("videos-*.h5")), "a part")
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
         os.close(ready)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import runpy
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,3 +74,22 @@ def _run(command: Sequence[str], environment: Mapping[str, str], said: Path) -> 
     os.environ.update(environment)
     sys.argv = list(command)
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+
+
+def launch(processes: int, *arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
+    """`torchrun -m ...` with so many processes, or plain Python for one."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    return subprocess.run(
+        [sys.executable, "-m", *(torchrun if processes > 1 else []), *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+    )
+
+
+def is_alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from tests.conftest import ROOT
+from tests.features import pad, text_batch
 from tests.plain_heads import rounding
-from tests.test_glim import pad, text_batch
 from tests.torch_threads import threads
 from train_head.heads import HEADS, Head, HeadConfig, VideoBatch, make_head
 from train_head.kernels.fused import lane_videos

@@ -25,8 +25,9 @@ from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from extract import ExtractOptions
 from tests.annotation_files import didemo_name, numbers, read, write_didemo, write_vatex
+from tests.caches import BUDGET
 from tests.conftest import ROOT
-from tests.test_stages import BUDGET, stage
+from tests.shell import stage
 from train_head import TrainOptions
 from train_head.heads import HeadConfig, make_head
 from train_head.run import save_run

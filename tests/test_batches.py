@@ -17,7 +17,7 @@ import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.compute.processes import ProcessGroup
-from tests.test_training import logged, stop_at
+from tests.training_runs import logged, stop_at
 from train_head import TrainOptions
 from train_head.sweep import SweepOptions
 from train_head.sweep import main as sweep

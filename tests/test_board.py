@@ -8,7 +8,7 @@ import pytest
 
 import train_head
 from data.base.errors import UserError
-from tests.test_training import stop_at
+from tests.training_runs import stop_at
 from train_head import TrainOptions
 
 

@@ -18,9 +18,8 @@ from search.index.candidates import candidate_index, find_candidates, unit_vecto
 from search.index.vectors import INDEX_FILE, VideoIndex, nearest
 from search.options import RetrievalOptions
 from search.searcher import Searcher
-from tests.test_stages import Everything
+from tests.all_scores import all_scores
 from train_head.heads import HEADS, HeadConfig, make_head
-from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
 Vectors = NDArray[np.float32]
@@ -132,21 +131,22 @@ def split(cache: FeatureCache) -> Split:
 @pytest.mark.parametrize("memory_budget", [0, 2**30])
 @pytest.mark.parametrize("name", sorted(HEADS))
 def test_reranked_scores_are_those_of_all_pairs(
-    cache: FeatureCache, split: Split, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch
+    cache: FeatureCache, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the temporal encoder: a head that reads frames from before it gets both."""
     monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", 60)
+    split = load_split(cache, "test", None, 2**30)
+    assert sum(split.videos.frames.length_N) > 60
     torch.manual_seed(0)
     config = HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40, temporal="seq-transf", temporal_positions=40)
     head = make_head(name, config)
-    everything = Everything(len(split.answers), len(split.videos.ids))
-    score_all_pairs(head, split.texts, split.videos, split.answers, [everything], 2**30)
+    score_AB = all_scores(head, split).mean_AB
     generator = torch.Generator().manual_seed(0)
-    order_AB = torch.rand(everything.scores_AB.shape, generator=generator).argsort(dim=1)
+    order_AB = torch.rand(score_AB.shape, generator=generator).argsort(dim=1)
     for k in (1, 7, len(split.videos.ids)):
         candidate_AK = order_AB[:, :k].contiguous()
         score_AK = rerank(head, split.texts, split.videos, candidate_AK, memory_budget)
-        assert torch.equal(score_AK, everything.scores_AB.gather(1, candidate_AK))
+        assert torch.equal(score_AK, score_AB.gather(1, candidate_AK))
 
 
 def test_an_answer_that_is_no_candidate_is_the_last_of_all() -> None:

@@ -89,6 +89,8 @@ def test_an_array_trains_and_evaluates_a_run_for_each_seed(scheduler: Path, cach
         result = json.loads((tmp_path / "results" / f"seed-{seed}" / "metrics.json").read_text())
         assert result["processes"] == 2
         assert result["trained"]["options"]["seed"] == seed
+    heads = [(tmp_path / "runs" / f"seed-{seed}" / "head.safetensors").read_bytes() for seed in range(2)]
+    assert heads[0] != heads[1]
 
 
 def test_a_task_that_is_interrupted_goes_back_into_the_queue(scheduler: Path, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ COMMANDS = {
     "data.verify": "data.verify.VerifyOptions",
     "data.merge": "data.merge.MergeOptions",
     "data.sources": "data.sources.SourcesOptions",
+    "data.report": "data.report.ReportOptions",
 }
 """Every command that people call, with its class of options."""
 
@@ -169,7 +170,7 @@ def test_the_room_alone_names_its_verbs() -> None:
     for arguments in (("data",), ("data", "chek")):
         refused = command(*arguments)
         assert refused.returncode == 2
-        assert re.fullmatch(r"error: .*choose one of check, presets, verify, merge, sources\n", refused.stderr)
+        assert re.fullmatch(r"error: .*choose one of check, presets, verify, merge, sources, report\n", refused.stderr)
 
 
 @pytest.mark.parametrize("name", ["extract", "data", "data.verify"])

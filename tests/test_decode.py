@@ -2,7 +2,6 @@
 
 import os
 import socket
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from PIL import Image
 
 from data.span import Span
 from extract.decode.sample import DecodeFailed, Sampling, sample_frames
-from tests.decoding import MakeSampling
+from tests.decoding import MakeSampling, hanging_decoder
+from tests.processes import is_alive
 from tests.videos import convert, cut_video, frame_number, numbered_video, pattern
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -290,27 +291,10 @@ def test_names_that_mean_more_elsewhere_are_names(tmp_path: Path, name: str, sam
         sample_frames(tmp_path / name, sampling(), frame_number)
 
 
-def hanging_decoder(folder: Path, hangs_on: str = ".mp4") -> tuple[Path, Path]:
-    """An ffmpeg that, given some files, never ends and leaves a child that never ends; where the child's id will stand."""
-    program, child = folder / "decoder", folder / "child"
-    hang = f"sleep 1000 & echo $! > {child}.new; mv {child}.new {child}; wait"
-    program.write_text(f'#!/bin/sh\ncase "$*" in *{hangs_on}*) {hang} ;; *) exec {imageio_ffmpeg.get_ffmpeg_exe()} "$@" ;; esac\n')
-    program.chmod(0o755)
-    return program, child
-
-
-def is_alive(process: int) -> bool:
-    status = Path(f"/proc/{process}/stat")
-    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
 def test_a_decoder_that_hangs_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = numbered_video(tmp_path / "v.mp4", 5, 5)
     program, child = hanging_decoder(tmp_path)
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
     with pytest.raises(DecodeFailed, match=r"not done after 0.5 s \(--time-limit\)"):
         sample_frames(path, Sampling(time_limit_s=0.5), frame_number)
-    deadline = time.monotonic() + 10
-    while is_alive(int(child.read_text())) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_alive(int(child.read_text()))
+    wait_until(lambda: not is_alive(int(child.read_text())), "the end of its child", 10)

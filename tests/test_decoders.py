@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +25,9 @@ from extract.decode.frames import CUDA_FAILURES, Cuda
 from extract.decode.pyav import WORKER, PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.ffmpeg.run import Processes
-from tests.test_decode import is_alive
+from tests.processes import is_alive
 from tests.videos import convert, frame_number, numbered_video, pattern
+from tests.waiting import wait_until
 
 BUDGET = 10**9
 
@@ -135,10 +135,7 @@ def test_a_worker_that_hangs_is_killed_with_its_children(tmp_path: Path, pyav: P
     monkeypatch.setattr("extract.decode.pyav.WORKER", program)
     with pytest.raises(DecodeFailed, match=r"not done after 3 s \(--time-limit\)"):
         sample_frames(path, Sampling(time_limit_s=3, pyav=pyav), frame_number)
-    deadline = time.monotonic() + 10
-    while is_alive(int(child.read_text())) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_alive(int(child.read_text()))
+    wait_until(lambda: not is_alive(int(child.read_text())), "the end of its child", 10)
 
 
 @pytest.mark.parametrize("max_frames", [None, 5])
@@ -169,10 +166,7 @@ def test_a_worker_ends_with_what_started_it() -> None:
     program = f"import subprocess, sys, os\np = subprocess.Popen([sys.executable, '-P', {str(WORKER)!r}], stdin=subprocess.PIPE)\n"
     program += "print(p.pid, flush=True)\nos.kill(os.getpid(), 9)"
     worker = int(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=False).stdout)
-    deadline = time.monotonic() + 20
-    while is_alive(worker) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_alive(worker)
+    wait_until(lambda: not is_alive(worker), "the end of the worker", 20)
 
 
 def test_the_stage_records_what_decoded_each_video(own_cache_options: ExtractOptions, cache_path: Path) -> None:

@@ -38,15 +38,15 @@ ROUNDING = 2e-5
 
 
 def documented() -> dict[str, str]:
-    """The rows of docs/encoders.md, by the architecture that they are of."""
-    rows = [line for line in (ROOT / "docs/encoders.md").read_text().splitlines() if line.startswith("| ")]
+    """The rows of docs/design/encoders.md, by the architecture that they are of."""
+    rows = [line for line in (ROOT / "docs/design/encoders.md").read_text().splitlines() if line.startswith("| ")]
     return {row.split("|")[1].strip(): row for row in rows if not row.startswith(("| architecture ", "| --- "))}
 
 
 @pytest.mark.architectures
 @pytest.mark.parametrize("share", range(SHARES))
 def test_every_architecture_is_accepted_or_refused_as_the_page_says(share: int) -> None:
-    """Run `python -m extract.encoders > docs/encoders.md` where this fails."""
+    """Run `python -m extract.encoders > docs/design/encoders.md` where this fails."""
     rows = documented()
     assert rows.keys() == set(list_models())
     for name in list_models()[share::SHARES]:

@@ -26,34 +26,15 @@ from evaluate.bootstrap import intervals, limits, resample
 from evaluate.cost import flops_a_pair, measured
 from evaluate.post_processing import BETA, CorrectedScore, FirstVideos, SoftmaxTotals, dual_softmax, dynamic_inverted_softmax
 from evaluate.ranks import RankTables
+from tests.all_scores import all_scores
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import GlcclHead
 from train_head.kernels.plain import prepare_texts, prepare_videos, score
 from train_head.run import load_head
-from train_head.scoring.pairs import Unshared, score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
 BUDGET = 2**30
 DIRECTIONS = ("text_to_video", "video_to_text")
-
-
-class Scores(Unshared):
-    """An accumulator that keeps all scores."""
-
-    def __init__(self, scores: int, texts: int, videos: int) -> None:
-        self.score_SAB = torch.full((scores, texts, videos), torch.nan)
-
-    def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
-        self.score_SAB[:, texts[:, None], videos] = scores_SAB
-
-
-def all_scores(head: Head, split: Split, texts: Any = None) -> Tensor:
-    """The scores [S, A, B] of the texts of a split, or of others, with its videos."""
-    asked = split.texts if texts is None else texts
-    kept = Scores(len(head.score_names()), len(asked.texts), len(split.videos.ids))
-    score_all_pairs(head, asked, split.videos, split.answers if texts is None else None, [kept], BUDGET)
-    assert not kept.score_SAB.isnan().any()
-    return kept.score_SAB
 
 
 @pytest.fixture
@@ -66,7 +47,7 @@ def scored(cache: FeatureCache) -> tuple[Head, Split, Tensor]:
     """The untrained method on the test split, and all of its scores."""
     head, _ = load_head("zero-shot:glccl", cache, torch.device("cpu"))
     split = load_split(cache, "test", None, BUDGET)
-    return head, split, all_scores(head, split)
+    return head, split, all_scores(head, split).score_SAB
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -178,7 +159,7 @@ def test_post_processing_equals_that_of_the_whole_matrix(
     assert [rows["dual softmax"][direction] for direction in DIRECTIONS] == [pytest.approx(one) for one in expected]
     assert "whole test matrix" in rows["dual softmax"]["reads"]
     bank = load_bank(cache, split.preset, 50, 0, head.config.max_words, BUDGET)
-    bank_TB = all_scores(head, split, bank).double().mean(dim=0).numpy()
+    bank_TB = all_scores(head, split, bank).score_SAB.double().mean(dim=0).numpy()
     corrected = plain_query_bank(score_AB, bank_TB, head.scale().item())
     assert rows["QB-Norm, 50 captions"]["text_to_video"] == pytest.approx(
         retrieval_metrics(torch.from_numpy(corrected), split.answers)["text_to_video"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.test_glim import pad
+from tests.features import pad
 from tests.torch_threads import threads
 from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConfig, TextBatch, VideoBatch, make_head
 

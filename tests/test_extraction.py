@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +26,10 @@ from extract import ExtractOptions
 from extract.failures import read_failures
 from extract.plan.digest import file_digest
 from tests.conftest import DEMO_CLIP, ROOT
-from tests.test_decode import hanging_decoder, is_alive
+from tests.decoding import hanging_decoder
+from tests.processes import is_alive
 from tests.videos import cut_video, numbered_video
+from tests.waiting import wait_until
 
 BUDGET = 10**9
 
@@ -139,9 +140,7 @@ def test_a_hanging_decoder_is_listed(options: ExtractOptions, tmp_path: Path) ->
 def test_sigterm_ends_as_an_interrupt_does_even_where_decoders_hang(options: ExtractOptions, tmp_path: Path) -> None:
     program, child = hanging_decoder(tmp_path)
     process = shell(options, "--workers", "1", IMAGEIO_FFMPEG_EXE=str(program))
-    deadline = time.monotonic() + 60
-    while not child.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(child.exists, "a decoder that hangs")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

@@ -3,11 +3,12 @@
 import errno
 import json
 import multiprocessing
+import os
+import random
 import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,6 @@ import pytest
 import torch
 
 import extract
-from benchmarks.kills import assert_equal_caches, kill_when_parts_are_there, renamed, start_extraction
 from data.base.errors import UserError
 from data.base.whole_files import write_json
 from data.cache import CLIP_FILE, FeatureCache
@@ -30,8 +30,9 @@ from data.verify import VerifyOptions, verify
 from extract import ExtractOptions
 from extract.failures import Failure, write_failures
 from tests.conftest import DEMO_CLIP, ROOT
+from tests.kills import assert_equal_caches, kill_when_parts_are_there, renamed, start_extraction
 from tests.part_writer import entry, open_cache, write_all
-from tests.test_stages import stage
+from tests.shell import stage
 from tests.videos import numbered_video
 
 BUDGET = 10**9
@@ -73,7 +74,7 @@ def test_two_writers_at_once_and_a_reader(tmp_path: Path) -> None:
         seen.append(len(names))
         lengths = cache.videos(names, BUDGET).frames.length_N.tolist()
         assert lengths == [len(entry(int(name[1:])).frames_TD) for name in names]
-        time.sleep(0.05)
+        writers[0].join(0.05)
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert seen == sorted(seen)
     check_whole(tmp_path, 400)
@@ -119,7 +120,8 @@ def options(tmp_path: Path) -> ExtractOptions:
 
 
 def test_verify_says_what_extract_repairs(options: ExtractOptions, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    whole = FeatureCache(extract.main(options)).videos(["v3.mp4"], BUDGET).frames.gather([0])[0]
+    names = [f"v{i}.mp4" for i in range(12)]
+    whole = FeatureCache(extract.main(options)).videos(names, BUDGET).frames.gather(range(12))[0]
     for victim in (next(options.cache.glob("videos-*.h5")), options.cache / CLIP_FILE):
         content = bytearray(victim.read_bytes())
         content[len(content) // 2] ^= 1
@@ -135,21 +137,35 @@ def test_verify_says_what_extract_repairs(options: ExtractOptions, capsys: pytes
         extract.main(options)
         assert "is damaged" in capsys.readouterr().err
         assert verify(VerifyOptions(options.cache)) == 0
-    np.testing.assert_array_equal(FeatureCache(options.cache).videos(["v3.mp4"], BUDGET).frames.gather([0])[0], whole)
+    np.testing.assert_array_equal(FeatureCache(options.cache).videos(names, BUDGET).frames.gather(range(12))[0], whole)
     with pytest.raises(UserError, match="there is no cache"):
         verify(VerifyOptions(tmp_path / "nothing"))
 
 
 @pytest.mark.long
-def test_three_kills_of_the_extraction(options: ExtractOptions) -> None:
-    """Some parts are renamed before each kill."""
-    for kill in range(1, 4):
-        assert kill_when_parts_are_there(start_extraction(options), options.cache, kill)
-    before = renamed(options.cache)
+def test_kills_of_the_extraction_at_random_moments(tmp_path: Path) -> None:
+    """The first of every four falls while it starts, the others when it has written a part more. KILLS in the environment: how many."""
+    kills = int(os.environ.get("KILLS", "4"))
+    rng = random.Random(0)
+    options = ExtractOptions(tmp_path / "videos", cache=tmp_path / "cache", model=DEMO_CLIP, device="cpu", quiet=True)
+    # Work is left at the last kill.
+    for i in range(12 * kills):
+        numbered_video(options.videos / f"v{i}.mp4", 5 * (1 + i % 6), 5)
+    before: dict[Path, int] = {}
+    for kill in range(kills):
+        process = start_extraction(options)
+        if kill % 4:
+            parts = 1 + sum(path.name.startswith("videos-") for path in before)
+            assert kill_when_parts_are_there(process, options.cache, parts, rng.uniform(0, 0.05))
+        else:
+            assert kill_when_parts_are_there(process, options.cache, 0, rng.uniform(0, 2))
+        now = renamed(options.cache)
+        assert before.items() <= now.items(), "renamed work was done again"
+        before = now
+    assert any(path.name.startswith("videos-") for path in before)
     extract.main(options)
-    assert before.items() <= renamed(options.cache).items()
-    calm = extract.main(replace(options, cache=options.cache.with_name("calm")))
-    assert_equal_caches(options.cache, calm)
+    assert before.items() <= renamed(options.cache).items(), "renamed work was done again"
+    assert_equal_caches(options.cache, extract.main(replace(options, cache=tmp_path / "calm")))
 
 
 @pytest.mark.parametrize("budget", [BUDGET, 0])

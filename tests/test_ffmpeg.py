@@ -5,7 +5,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from extract.ffmpeg.run import require_ffmpeg
 from extract.ffmpeg.watchdog import kill_what_is_left
 from extract.options import ExtractOptions
 from tests.conftest import DEMO_CLIP, ROOT
-from tests.test_decode import hanging_decoder, is_alive
+from tests.decoding import hanging_decoder
+from tests.processes import is_alive
 from tests.videos import numbered_video
+from tests.waiting import wait_until
 
 TIME_LIMIT_S = 20.0
 
@@ -142,10 +143,7 @@ def test_every_command_says_so_before_any_video(tmp_path: Path, command: Command
 
 
 def assert_ends(*processes: int) -> None:
-    deadline = time.monotonic() + TIME_LIMIT_S
-    while any(map(is_alive, processes)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not [process for process in processes if is_alive(process)]
+    wait_until(lambda: not any(map(is_alive, processes)), f"the end of all of {processes}", TIME_LIMIT_S)
 
 
 def children_of(process: int) -> list[int]:
@@ -164,15 +162,14 @@ def test_ffmpeg_that_hangs_ends_with_what_is_killed(tmp_path: Path, command: Com
     numbered_video(tmp_path / "videos" / "a.mp4", 5, 5)
     program, child = hanging_decoder(tmp_path, hangs_on)
     process = start(command(tmp_path), program)
-    deadline = time.monotonic() + 60
-    while not child.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    # A process killed between starting ffmpeg and telling the watchdog leaves it behind; this one is given time to tell.
-    time.sleep(0.5)
-    at_work, waiting = [process.pid], [int(child.read_text())]
+    wait_until(child.exists, "an ffmpeg that hangs")
+    hanging = int(child.read_text())
+    # A process killed between starting ffmpeg and telling the watchdog leaves it behind.
+    wait_until(lambda: waits_for_ffmpeg(parent_of(parent_of(hanging))), "a stage that waits for it")
+    at_work = [process.pid]
     for one in at_work:
         at_work += children_of(one)
-    assert waiting[0] in at_work
+    assert hanging in at_work
     # Also the workers of a pool, one of which started it, are killed where a system runs out of memory.
     for one in [*(process_id for process_id in at_work if is_python(process_id)), process.pid]:
         os.kill(one, signal.SIGKILL)
@@ -180,10 +177,28 @@ def test_ffmpeg_that_hangs_ends_with_what_is_killed(tmp_path: Path, command: Com
     assert_ends(*at_work)
 
 
+def words_of(process: int) -> list[bytes]:
+    """The command line of a process."""
+    return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+
+
+def is_watchdog(process: int) -> bool:
+    return any(word.endswith(b"watchdog.py") for word in words_of(process))
+
+
 def is_python(process: int) -> bool:
     """Whether a process is one of ours and not the watchdog, which nobody but the system kills."""
-    words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-    return Path(os.fsdecode(words[0])).name.startswith("python") and not any(word.endswith(b"watchdog.py") for word in words)
+    return Path(os.fsdecode(words_of(process)[0])).name.startswith("python") and not is_watchdog(process)
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def waits_for_ffmpeg(process: int) -> bool:
+    """Whether a process that has started ffmpeg has a watchdog and has told it: from there until ffmpeg says something it sleeps."""
+    states = [path.read_text().rsplit(")", 1)[1].split()[0] for path in Path(f"/proc/{process}/task").glob("*/stat")]
+    return set(states) == {"S"} and any(map(is_watchdog, children_of(process)))
 
 
 def test_what_has_ended_is_left_alone() -> None:

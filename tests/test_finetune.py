@@ -16,18 +16,19 @@ from safetensors.torch import load_file
 import evaluate
 import extract
 import train_head
-from benchmarks.finetuning import FinetuningOptions, Hits, credit_of, difference_of, figures_of
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.cache.extraction import Extraction
 from data.compute.processes import ProcessGroup
+from data.metrics import Ranks
 from evaluate import EvaluateOptions
+from experiments.finetuning import FinetuningOptions, Measured, difference_of, figures_of, measured
 from extract import ExtractOptions
 from extract.encode.clip import Clip, load_clip
 from tests import finetune_step
 from tests.conftest import DEMO_CLIP, ROOT
-from tests.test_processes import launch
-from tests.test_training import logged, stop_at
+from tests.processes import launch
+from tests.training_runs import logged, stop_at
 from train_head import TrainOptions
 from train_head.scoring.splits import load_split
 from train_head.stage import build_head, load, make_trainer
@@ -233,7 +234,7 @@ def test_from_pictures_to_a_new_cache_and_its_metrics(
     frames, expected = (side.videos.frames.gather(range(10))[0] for side in (made, split))
     assert torch.nn.functional.cosine_similarity(frames, expected).min() > 0.99
     tested = json.loads((evaluate.main(replace(asked, split="test", out=tmp_path / "test")) / "metrics.json").read_text())
-    figures = figures_of(credit_of(run, new.path, FinetuningOptions(max_frames=2, device="cpu")))
+    figures = figures_of(measured(run, new.path, FinetuningOptions(max_frames=2, device="cpu")))
     assert figures == pytest.approx({"R@1": tested["text_to_video"]["R@1"], "RSum": tested["RSum"]})
     with pytest.raises(UserError, match=r"has trained CLIP too, and the cache .* run extract with --model local-dir:") as refusal:
         evaluate.main(replace(asked, cache=cache.path, out=tmp_path / "other"))
@@ -309,12 +310,20 @@ def test_a_clip_lr_that_is_too_large_is_named(options: TrainOptions, monkeypatch
 def test_the_interval_of_a_difference_is_that_of_its_videos() -> None:
     """Beside the interval of the normal distribution, where seeds agree; and nothing where all videos differ alike."""
     rng = np.random.default_rng(1)
-    count_B = rng.integers(1, 4, 400).astype(float)
-    none = Hits(np.zeros((400, 3)), count_B, np.zeros((400, 3)))
-    all_first = Hits(np.repeat(count_B[:, None], 3, axis=1), count_B, np.ones((400, 3)))
+    count_B = rng.integers(1, 4, 400)
+    owner_A = np.repeat(np.arange(400), count_B)
+
+    def at(text_A: np.ndarray, video_B: np.ndarray) -> Measured:
+        """Everything at these ranks, without ties."""
+        texts, videos = (Ranks(np.arange(len(rank_Q)), rank_Q, rank_Q) for rank_Q in (text_A, video_B))
+        return Measured(texts, videos, owner_A)
+
+    last_A, last_B = np.full(len(owner_A), 400), np.full(400, 400)
+    none = at(last_A, last_B)
+    all_first = at(np.ones_like(last_A), np.ones_like(last_B))
     assert difference_of([(none, all_first)] * 3, "RSum", 200) == pytest.approx({"mean": 600, "low": 600, "high": 600})
     better = rng.random(400) < 0.3
-    some = Hits(np.repeat((count_B * better)[:, None], 3, axis=1), count_B, np.zeros((400, 3)))
+    some = at(np.where(better[owner_A], 1, 400), last_B)
     found = difference_of([(none, some)] * 2, "R@1", 4000)
     share = (count_B * better).sum() / count_B.sum()
     error = np.sqrt((count_B**2 * (better - share) ** 2).sum()) / count_B.sum()

@@ -18,10 +18,10 @@ from data.verify import VerifyOptions, verify
 from evaluate.options import EvaluateOptions
 from extract import ExtractOptions, main
 from search import SearchOptions
-from tests.conftest import DEMO_CLIP, ROOT
+from tests.caches import OLD
+from tests.conftest import DEMO_CLIP
 from train_head.options import TrainOptions
 
-OLD = ROOT / "tests" / "format3"
 ADDED = "a small red ring in the middle"
 
 

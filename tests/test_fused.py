@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.features import KINDS, degenerate, pad, random_features, random_head, text_batch
 from tests.glim_reference import reference_scores
 from tests.plain_heads import rounding
-from tests.test_glim import KINDS, degenerate, pad, random_features, random_head, text_batch
 from tests.torch_threads import threads
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Execution, HeadConfig, make_head

@@ -6,43 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.features import KINDS, D, degenerate, pad, random_features, random_head, text_batch
 from tests.glim_reference import NAMES, reference_scores
 from tests.plain_heads import rounding
 from train_head.glim import frame_weights, glim_scores
-from train_head.heads import HeadConfig, TextBatch, VideoBatch, make_head
-
-D = 16
-
-
-def random_head(generator: torch.Generator, max_words: int, dimension: int = D, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Matrices far from the identity and not symmetric: the identity hides wrong masks and transposed matrices."""
-
-    def matrix(n: int) -> Tensor:
-        return (torch.eye(n) + 0.3 * torch.randn(n, n, generator=generator)).to(dtype)
-
-    return {"M_g": matrix(dimension), "M_l": matrix(dimension)} | {name: matrix(max_words) for name in NAMES}
-
-
-def random_features(
-    generator: torch.Generator, word_counts: list[int], frame_counts: list[int], norm: float = 6.0
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    def rows(*shape: int) -> Tensor:
-        return torch.randn(*shape, D, generator=generator).mul(norm * D**-0.5)
-
-    return [rows() for _ in word_counts], [rows(n) for n in word_counts], [rows(n) for n in frame_counts]
-
-
-def pad(rows: list[Tensor], extra: int = 0, fill: float = 0.0) -> tuple[Tensor, Tensor]:
-    length = max(map(len, rows)) + extra
-    padded = torch.full((len(rows), length, rows[0].shape[1]), fill, dtype=rows[0].dtype)
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)], mask[i, : len(row)] = row, True
-    return padded, mask
-
-
-def text_batch(sentences: list[Tensor], words: list[Tensor]) -> TextBatch:
-    return TextBatch(torch.stack(sentences), torch.cat(words), torch.tensor([len(w) for w in words]))
+from train_head.heads import HeadConfig, VideoBatch, make_head
 
 
 @settings(max_examples=25, deadline=None)
@@ -228,43 +196,6 @@ def test_the_plain_path_in_blocks_equals_the_function() -> None:
         head.get_parameter(name).copy_(value)
     scores = head.scores(head.encode_texts(text_batch(sentences, words)), head.encode_videos(VideoBatch(*pad(frames))))
     torch.testing.assert_close(scores, reference_scores(sentences, words, frames, matrices, scale=50.0), rtol=1e-6, atol=1e-6)
-
-
-def degenerate(kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """One text and two videos with something that divides by zero in the plain form."""
-    generator = torch.Generator().manual_seed(5)
-    sentences, words, frames = random_features(generator, [4], [3, 3])
-    if kind == "zero sentence":
-        sentences[0].zero_()
-    elif kind == "zero word":
-        words[0][1] = 0
-    elif kind == "zero frames":
-        frames[0].zero_()
-    elif kind == "one zero frame":
-        frames[0][1] = 0
-    elif kind == "cancelling frames":
-        frames[0] = torch.stack([frames[0][0], -frames[0][0]])
-        sentences[0].zero_()
-        words[0].zero_()
-    elif kind == "equal frames":
-        frames[0][:] = frames[0][0]
-    elif kind == "norm 300":
-        frames = [50 * f for f in frames]
-    elif kind == "one frame, one word":
-        frames[0], words[0] = frames[0][:1], words[0][:1]
-    return torch.stack(sentences), words[0][None], pad(frames)[0]
-
-
-KINDS = [
-    "zero sentence",
-    "zero word",
-    "zero frames",
-    "one zero frame",
-    "cancelling frames",
-    "equal frames",
-    "norm 300",
-    "one frame, one word",
-]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,8 +16,8 @@ import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from evaluate import EvaluateOptions
+from tests.features import D, pad, random_features, text_batch
 from tests.plain_heads import Parameters, plain_scores, rounding
-from tests.test_glim import D, pad, random_features, text_batch
 from train_head import TrainOptions
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import HALVES

@@ -1,3 +1,5 @@
+"""The two losses of GLCCL against plain loops."""
+
 import math
 
 import pytest

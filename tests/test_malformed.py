@@ -18,7 +18,7 @@ from data.base.errors import UserError
 from data.datasets import Dataset
 from data.datasets.files import MAX_CAPTION, read_json
 from tests.annotation_files import WRITERS, read, vatex_id, write_msvd, write_vatex
-from tests.test_stages import stage
+from tests.shell import stage
 
 
 def write_table(folder: Path) -> None:

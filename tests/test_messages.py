@@ -21,7 +21,7 @@ from extract import ExtractOptions
 from search import SearchOptions
 from search.serve import ServeOptions
 from tests.conftest import ROOT
-from tests.test_training import stop_at
+from tests.training_runs import stop_at
 from train_head import TrainOptions
 from train_head.run import load_head
 from train_head.sweep import SweepOptions

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import tyro
 
-from benchmarks.ablations import AblationOptions
 from data.datasets import ADAPTERS, find_preset
 from evaluate import EvaluateOptions
+from experiments.ablations import AblationOptions
 from extract import ExtractOptions
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
@@ -31,9 +31,9 @@ def pipeline(name: str, **environment: object) -> subprocess.CompletedProcess[st
 
 
 def recorder(folder: Path, real: str = "none") -> tuple[Path, Path]:
-    """A program in place of Python that runs the modules `real` and `data` and writes down all other commands, and where it does."""
+    """A program in place of Python that runs `real` and `data.presets` and writes down all other commands, and where it does."""
     python, log = folder / "python", folder / "log"
-    python.write_text(f'#!/bin/sh\ncase "$2" in {real}|data) exec "{sys.executable}" "$@";; esac\nprintf "%s\\n" "$*" >> "{log}"\n')
+    python.write_text(f'#!/bin/sh\ncase "$2" in {real}|data.presets) exec "{sys.executable}" "$@";; esac\nprintf "%s\\n" "$*" >> "{log}"\n')
     python.chmod(0o755)
     return python, log
 
@@ -67,14 +67,15 @@ def recording(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("given", ["variable", "relative", "command", "checkout", "system"])
+@pytest.mark.parametrize("given", ["variable", "relative", "command", "activated", "checkout", "system"])
 def test_which_python_runs_a_pipeline(tmp_path: Path, given: str) -> None:
-    """PYTHON as a path, as one from the folder that the user is in, and as a command; that of the checkout; else python3."""
+    """PYTHON as a path, as one from the user's folder, and as a command; an activated environment; that of the checkout; else python3."""
     here, user = checkout(tmp_path), tmp_path / "of the user"
     places = {
         "variable": user / "an environment" / "python",
         "relative": user / "an environment" / "python",
         "command": user / "bin" / "my-python",
+        "activated": user / "an environment" / "bin" / "python",
         "checkout": here / ".venv" / "bin" / "python",
         "system": user / "bin" / "python3",
     }
@@ -94,8 +95,13 @@ def test_which_python_runs_a_pipeline(tmp_path: Path, given: str) -> None:
     }
     environment |= {"MODEL": "local-dir:own model", "PATH": f"{user / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"PYTHON": variables[given]} if given in variables else {}
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHON"}
-    command = ["bash", str(here / "pipelines" / "table.sh")]
+    if given == "activated":
+        environment["VIRTUAL_ENV"] = str(user / "an environment")
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "VIRTUAL_ENV")}
+    # Through a link too.
+    (user / "bin").mkdir(parents=True, exist_ok=True)
+    (user / "bin" / "my pipeline").symlink_to(here / "pipelines" / "table.sh")
+    command = ["bash", str(user / "bin" / "my pipeline" if given == "system" else here / "pipelines" / "table.sh")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=user, env={**inherited, **environment})
     assert done.returncode == 0, done.stderr
     words = Path(f"{python}.log").read_text().splitlines()
@@ -208,6 +214,6 @@ def test_the_ablations_are_sweeps_into_one_csv(tmp_path: Path) -> None:
     assert len(runs) == len(set(runs))
     assert {run.head for run in runs} == HEADS.keys()
     assert {run.csc_weight for run in runs if run.head == "glccl"} == {0, 0.1, 0.3, 0.5, 0.7, 1}
-    assert text[0] == "benchmarks.ablations"
+    assert text[0] == "experiments.ablations"
     options = tyro.cli(AblationOptions, args=text[1:])
     assert (options.runs, options.out) == (tmp_path / "out" / "runs.csv", tmp_path / "doc.md")

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,23 +14,8 @@ from safetensors.torch import load_file
 import train_head
 from data.base.errors import UserError
 from data.compute.processes import ProcessGroup
-from tests.conftest import ROOT
-from tests.processes import finish, start
+from tests.processes import finish, launch, start
 from train_head import TrainOptions
-
-
-def launch(processes: int, *arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
-    """`torchrun -m ...` with so many processes, or plain Python for one."""
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    return subprocess.run(
-        [sys.executable, "-m", *(torchrun if processes > 1 else []), *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
-    )
 
 
 @pytest.mark.parametrize("seconds", [0.0, math.nan, math.inf])

@@ -41,7 +41,7 @@ from extract.encode.models import load_tokenizer
 from tests.browser import OpenPage
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head.run import load_head
-from train_head.scoring.pairs import Unshared, score_all_pairs
+from train_head.scoring.pairs import RankedScores, score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
 HOSTILE = (
@@ -138,12 +138,7 @@ def collect(cache: Path, run: str) -> tuple[Any, Split, Any, RankCounter, Collec
     split = split_of(cache)
     counter = RankCounter(split.answers, len(split.videos.ids))
     collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
-
-    class Ranked(Unshared):
-        def update(self, scores_SAB: torch.Tensor, texts: torch.Tensor, videos: torch.Tensor) -> None:
-            counter.update(scores_SAB.mean(dim=0), texts, videos)
-
-    score_all_pairs(head, split.texts, split.videos, split.answers, [Ranked(), collector], 2**30)
+    score_all_pairs(head, split.texts, split.videos, split.answers, [RankedScores(counter), collector], 2**30)
     return head, split, opened, counter, collector.collected()
 
 

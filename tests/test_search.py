@@ -3,13 +3,11 @@
 import io
 import json
 import math
-import shlex
 import shutil
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,25 +16,22 @@ import tyro
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
 
 import extract
 import search
 from data.base.errors import UserError
-from data.cache import FeatureCache, VideoEntry
+from data.cache import FeatureCache
 from extract import ExtractOptions
 from search import SearchOptions
 from search.moments import find_moments, timestamp
 from search.queries import MAX_QUERY, clean_query
 from search.searcher import QUERIES_AT_ONCE, Answer, Searcher
 from search.serve import ServeOptions
+from tests.caches import BUDGET, QUERY, captions_of, jpeg, rewritten
 from tests.conftest import DEMO_CLIP, ROOT
-from tests.test_glim import pad
+from tests.features import pad
 from train_head.glim import glim_scores
 from train_head.heads import HeadConfig, TextBatch, VideoBatch, make_head
-
-BUDGET = 10**9
-QUERY = "a small white object resting on the right"
 
 
 @pytest.fixture
@@ -47,31 +42,6 @@ def options(cache_path: Path) -> SearchOptions:
 @pytest.fixture(scope="module")
 def searcher(cache_path: Path) -> Searcher:
     return Searcher(SearchOptions(cache=cache_path, run="zero-shot:glccl", top=100, device="cpu", quiet=True))
-
-
-def jpeg(shade: int) -> bytes:
-    content = io.BytesIO()
-    Image.new("L", (8, 8), shade).save(content, "JPEG")
-    return content.getvalue()
-
-
-def rewritten(source: FeatureCache, path: Path, ids: dict[str, str], thumbnails: bool = False, files: Path | None = None) -> FeatureCache:
-    """A cache of some videos of another under new ids, and with pictures for thumbnails, each of a shade of its own; made from `files`."""
-    made = FeatureCache.create(path, source.settings, source.clip_parts(), source.provenance)
-    videos = source.videos(list(ids), BUDGET)
-    entries = []
-    for i, name in enumerate(ids.values()):
-        frames = videos.frames.gather([i])[0].numpy()
-        shades = [jpeg(20 * i + 2 * f) for f in range(len(frames))] if thumbnails else ()
-        size = 1 if files is None else (files / f"{videos.ids[i]}.mp4").stat().st_size
-        entries.append(VideoEntry(name, frames, videos.seconds[i], size, 1, thumbnails=shades))
-    if entries:
-        made.write_videos(entries)
-    return FeatureCache(path)
-
-
-def captions_of(cache: FeatureCache, count: int) -> list[str]:
-    return cache.table()["caption"].drop_duplicates().tolist()[:count]
 
 
 def reference(cache: FeatureCache, captions: Sequence[str], head: str) -> tuple[list[str], torch.Tensor]:
@@ -416,16 +386,6 @@ def test_a_long_query_is_cut_as_extraction_cuts_a_caption(searcher: Searcher) ->
     first, second = searcher.search([words, longer])
     assert [hit.score for hit in first.hits] == [hit.score for hit in second.hits]
     assert searcher.encoder.encode([words]).words.length_N.tolist() == [searcher.cache.settings["max_words"]]
-
-
-def test_the_readmes_commands_are_understood() -> None:
-    section = (ROOT / "README.md").read_text().split("## Search your own videos")[1].split("\n## ")[0]
-    commands = [shlex.split(line) for line in section.splitlines() if line.startswith("    python -m")]
-    kinds = {"extract": ExtractOptions, "search": SearchOptions, "search.serve": ServeOptions}
-    assert [command[2] for command in commands] == list(kinds)
-    for command in commands:
-        options: Any = tyro.cli(kinds[command[2]], args=command[3:], config=(tyro.conf.FlagCreatePairsOff,))
-        assert options.cache == Path("cache")
 
 
 def test_every_option_of_search_and_serve_is_read() -> None:

@@ -31,8 +31,8 @@ from search.queries import MAX_QUERY
 from search.searcher import Searcher
 from search.serve import ServeOptions
 from tests.browser import OpenPage
+from tests.caches import QUERY, jpeg, rewritten
 from tests.conftest import DEMO_CLIP, ROOT
-from tests.test_search import QUERY, jpeg, rewritten
 
 HOSTILE = {
     "markup": "<script>alert(1)</script><img src=x onerror=alert(1)>",

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +25,16 @@ from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from extract import ExtractOptions
+from tests.all_scores import all_scores
 from tests.conftest import DEMO_CLIP, ROOT
-from tests.test_glim import pad
+from tests.decoding import hanging_decoder
+from tests.features import pad
+from tests.shell import stage
+from tests.waiting import wait_until
 from train_head import TrainOptions
 from train_head.glim import glim_scores
 from train_head.heads import HEADS, HeadConfig, make_head
 from train_head.run import load_head
-from train_head.scoring.pairs import Unshared, score_all_pairs
 from train_head.scoring.splits import load_split
 
 BUDGET = 10**9
@@ -82,8 +84,8 @@ def test_extraction_again_and_in_another_order_gives_the_same_bytes(
         assert found[name].tobytes() == values.tobytes(), name
 
 
-def test_a_rerun_does_nothing_twice(own_cache_options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
-    extract.main(own_cache_options)
+def test_a_rerun_does_nothing_twice(cache_path: Path, own_cache_options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(cache_path, own_cache_options.cache)
     files = {path: path.stat().st_mtime_ns for path in own_cache_options.cache.glob("*.h5")}
     capsys.readouterr()
     extract.main(replace(own_cache_options, json=True))
@@ -94,27 +96,30 @@ def test_a_rerun_does_nothing_twice(own_cache_options: ExtractOptions, capsys: p
 
 @pytest.mark.exact
 def test_a_rerun_goes_on_where_parts_are_missing(own_cache_options: ExtractOptions, cache: FeatureCache) -> None:
-    extract.main(own_cache_options)
+    shutil.copytree(cache.path, own_cache_options.cache)
     next(own_cache_options.cache.glob("videos-*.h5")).unlink()
-    again = FeatureCache(extract.main(own_cache_options))
-    for name, values in features(cache).items():
-        np.testing.assert_array_equal(features(again)[name], values)
-        break
+    expected, found = features(cache), features(FeatureCache(extract.main(own_cache_options)))
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, name)
 
 
 def test_features_are_those_of_the_frames(cache: FeatureCache, demo_set: Path) -> None:
-    """One video, decoded and encoded here by hand, without batches of several videos."""
+    """The videos of val, decoded and encoded here by hand, without batches of several videos."""
     from extract.decode.sample import Sampling, sample_frames
     from extract.encode.clip import load_clip
-    from tests.conftest import DEMO_CLIP
 
     clip = load_clip(DEMO_CLIP, None, torch.device("cpu"))
-    sampled = sample_frames(demo_set / "videos" / "video3.mp4", Sampling(), clip.transform)
-    chosen = np.linspace(0, len(sampled.pictures) - 1, num=min(12, len(sampled.pictures))).astype(int)
-    with torch.no_grad():
-        expected = clip.model.encode_image(torch.stack([sampled.pictures[i] for i in chosen]))
-    frames, _ = cache.videos(["video3"], BUDGET).frames.gather([0])
-    np.testing.assert_allclose(frames, expected, rtol=2e-3, atol=2e-3)
+    table = cache.table()
+    names = table["video_id"][table["split"] == "val"].unique().tolist()
+    assert len(names) == 10
+    cached = cache.videos(names, BUDGET).frames
+    for i, name in enumerate(names):
+        sampled = sample_frames(demo_set / "videos" / f"{name}.mp4", Sampling(), clip.transform)
+        chosen = np.linspace(0, len(sampled.pictures) - 1, num=min(12, len(sampled.pictures))).astype(int)
+        with torch.no_grad():
+            expected = clip.model.encode_image(torch.stack([sampled.pictures[i] for i in chosen]))
+        np.testing.assert_allclose(cached.gather([i])[0], expected, rtol=2e-3, atol=2e-3, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -175,31 +180,19 @@ def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cac
     assert result["extracted"]["options"]["dataset"] == "demo"
 
 
-class Everything(Unshared):
-    """An accumulator that keeps all scores."""
-
-    def __init__(self, texts: int, videos: int) -> None:
-        self.scores_AB = torch.full((texts, videos), torch.nan)
-
-    def update(self, scores_SAB: torch.Tensor, texts: torch.Tensor, videos: torch.Tensor) -> None:
-        assert self.scores_AB[texts[:, None], videos].isnan().all(), "a pair was scored twice"
-        self.scores_AB[texts[:, None], videos] = scores_SAB.mean(dim=0)
-
-
 @pytest.mark.exact
 @pytest.mark.parametrize("head_name", sorted(HEADS))
 def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = load_split(cache, "train", None, BUDGET)
+    split = load_split(cache, "test", None, BUDGET)
+    assert sum(split.videos.frames.length_N) > 80
+    assert sum(split.texts.words.length_N) > 100
     torch.manual_seed(0)
     head = make_head(head_name, HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40))
     found = []
     for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
         monkeypatch.setattr(type(head), "WORDS_A_STRIP", words)
         monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", frames)
-        everything = Everything(len(split.answers), len(split.videos.ids))
-        score_all_pairs(head, split.texts, split.videos, split.answers, [everything], budget)
-        found.append(everything.scores_AB)
-    assert not found[0].isnan().any()
+        found.append(all_scores(head, split, memory_budget=budget).score_SAB)
     assert torch.equal(found[0], found[1]), "scores depend on the budget"
     assert torch.equal(found[0], found[2]), "scores depend on the blocks"
 
@@ -214,6 +207,9 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(
     assert record["best_epoch"] == best["epoch"]
     assert record["val"]["text_to_video"]["R@1"] == best["text_to_video R@1"]
     assert record["provenance"]["options"]["csc_weight"] == 0.5
+    trained = log.iloc[1:]
+    assert trained["loss"].tolist() == pytest.approx((trained["contrastive"] + 0.5 * trained["csc"]).tolist(), rel=1e-5)
+    assert (trained["csc"] > 0).all()
     options = EvaluateOptions(cache=cache.path, run=str(run), out=tmp_path, split="val", device="cpu", report=False, quiet=True)
     result = json.loads((evaluate.main(options) / "metrics.json").read_text())
     assert result["text_to_video"] == pytest.approx(record["val"]["text_to_video"])
@@ -289,10 +285,16 @@ def test_a_run_fits_another_cache_of_the_same_weights_within_its_lengths(
     assert f"the head cuts texts to 12 tokens: {longer} of {len(captions)} captions are longer" in capsys.readouterr().out
 
 
-def test_frames_can_be_fewer_than_cached(cache_path: Path, run: Path, tmp_path: Path) -> None:
+def test_frames_can_be_fewer_than_cached(cache: FeatureCache, cache_path: Path, run: Path, tmp_path: Path) -> None:
     options = EvaluateOptions(cache=cache_path, run=str(run), out=tmp_path / "3", max_frames=3, device="cpu", report=False, quiet=True)
     three = json.loads((evaluate.main(options) / "metrics.json").read_text())
+    head, _ = load_head(str(run), cache, torch.device("cpu"))
+    split = load_split(cache, "test", None, BUDGET, max_frames=3)
+    assert max(split.videos.frames.length_N) == 3
     assert three["max_frames"] == 3
+    expected = retrieval_metrics(all_scores(head, split).mean_AB, split.answers)
+    for direction in ("text_to_video", "video_to_text"):
+        assert three[direction] == pytest.approx(expected[direction])
     with pytest.raises(UserError, match="--max-frames 0"):
         evaluate.main(replace(options, max_frames=0))
 
@@ -371,13 +373,6 @@ def test_every_real_file_through_a_published_architecture(shared_videos: Path, o
         EvaluateOptions(cache=cache.path, run="zero-shot:glccl", out=tmp_path / "out", device="cpu", report=False, quiet=True)
     )
     assert json.loads((result / "metrics.json").read_text())["gallery"] == 8
-
-
-def stage(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """A stage as the shell runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ
-    )
 
 
 def test_a_broken_video_is_listed_and_the_rest_goes_on(demo_set: Path, tmp_path: Path) -> None:
@@ -484,7 +479,7 @@ def test_results_side_by_side(cache_path: Path, run: Path, tmp_path: Path, capsy
 
 @pytest.mark.long
 def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 130 in the midst of the videos; the next run goes on, and ends with the cache of an undisturbed one."""
+    """Status 130 in the midst of the videos, at one that hangs; the next run goes on, and ends with the cache of an undisturbed one."""
     table, cache = tmp_path / "table.csv", tmp_path / "cache"
     copies = [f"copy {i}.mp4" for i in range(180)]
     for i, name in enumerate(copies):
@@ -503,11 +498,11 @@ def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path, caps
     )
     given: list[str | Path] = ["--dataset", "table", "--videos", tmp_path, "--annotations", table, "--cache", cache, "--device", "cpu"]
     command = [sys.executable, "-m", "extract", *map(str, given), "--model", DEMO_CLIP, "--quiet", "--follow-links"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(cache.glob("texts-*.h5")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.8)  # some videos are encoded, none is written yet
+    program, child = hanging_decoder(tmp_path, hangs_on="copy 155.mp4")
+    environment = os.environ | {"IMAGEIO_FFMPEG_EXE": str(program)}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    # Some videos are encoded, none is written yet.
+    wait_until(child.exists, "the video that hangs")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
@@ -518,5 +513,6 @@ def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path, caps
     extract.main(options)
     assert json.loads(capsys.readouterr().out)["videos_extracted"] == len(copies) - kept
     frames = FeatureCache(cache).videos(copies, BUDGET).frames
-    for i in (0, 1, 2):
-        assert torch.equal(frames.gather([i])[0], frames.gather([i + 120])[0])
+    for i in range(60):
+        for copy in (i + 60, i + 120):
+            assert torch.equal(frames.gather([i])[0], frames.gather([copy])[0]), copies[copy]

@@ -1,4 +1,4 @@
-"""The structure that README.md promises, read from the source."""
+"""The structure that docs/reference/layout.md describes, read from the source."""
 
 import ast
 import subprocess
@@ -10,8 +10,9 @@ import pytest
 
 from extract import ExtractOptions
 from tests.conftest import ROOT
+from tests.option_readers import unread
 
-ORDER = ["data", "extract", "train_head", "search", "evaluate", "demo", "benchmarks"]
+ORDER = ["data", "extract", "train_head", "search", "evaluate", "demo", "experiments", "benchmarks"]
 
 
 def sources(package: str) -> Iterator[Path]:
@@ -74,16 +75,49 @@ def test_only_models_imports_open_clip() -> None:
     assert not [path for package in ORDER for path in sources(package) if "open_clip" in imported(path)]
 
 
+def test_every_option_is_read() -> None:
+    found = unread(ast.parse(path.read_text()) for package in ORDER for path in sources(package))
+    assert found.keys() >= {"ExtractOptions", "TrainOptions", "Sweep", "EvaluateOptions", "RetrievalOptions", "SearchOptions"}
+    assert {name: fields for name, fields in found.items() if fields} == {}
+
+
 @pytest.mark.parametrize(
-    ("options_file", "package"),
-    [("extract/options.py", "extract"), ("train_head/options.py", "train_head"), ("evaluate/options.py", "evaluate")],
+    ("use", "expected"),
+    [
+        ("def main(options: Options): return options.seed", ["seeds"]),
+        ("def main(options): return options.seed, options.seeds", ["seed", "seeds"]),
+        ("def main(options: Options): return 'options.seed', other.seeds", ["seed", "seeds"]),
+        ("def main(options: Options | None): return getattr(options, 'seed'), getattr(options, given, 'seeds')", []),
+        ("def main(options: Options): options.seed = 1", ["seed", "seeds"]),
+        ("def main(every: list[Options]): return [one.seed for one in every]", ["seeds"]),
+        ("def main(options: Options):\n  other = replace(options, seed=1)\n  return lambda: other.seeds", ["seed"]),
+        ("class User:\n  options: Options\n  def use(self): return self.options.seeds", ["seed"]),
+        ("class User:\n  def __init__(self, given: Options): self.kept = given\n  def use(self): return self.kept.seeds", ["seed"]),
+        ("class Options2(Options): pass\ndef main(options: Options2): return options.seed\nrun_command(Options2, main)", ["seeds"]),
+    ],
 )
-def test_every_option_is_read(options_file: str, package: str) -> None:
-    definition = next(node for node in ast.parse((ROOT / options_file).read_text()).body if isinstance(node, ast.ClassDef))
-    fields = [node.target.id for node in definition.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
-    code = "".join(path.read_text() for path in sources(package) if path.name != "options.py")
-    assert len(fields) > 5
-    assert [field for field in fields if f"options.{field}" not in code] == []
+def test_an_option_that_nobody_reads_is_seen(use: str, expected: list[str]) -> None:
+    """Whatever else has its name, or a name that begins so."""
+    definition = "class Options:\n  seed: int = 0\n  seeds: int = 5\n  @property\n  def _end(self): return\n"
+    found = unread([ast.parse(f"{definition}{use}\nrun_command(Options, main)")])
+    assert found["Options"] == expected
+
+
+def test_no_test_imports_from_a_test() -> None:
+    """Helpers have modules of their own: else a test that is run alone loads another, and that cannot be moved or split."""
+    helped = {path.name for path in sources("tests") for name in imported(path) if name.startswith("tests.test_")}
+    assert helped == set()
+
+
+def test_no_test_sleeps_until_another_process_may_be_ready() -> None:
+    """One helper waits for conditions. The others sleep at random, or to be slow themselves."""
+    sleepers = {
+        path.name
+        for path in sources("tests")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "sleep"
+    }
+    assert sleepers == {"waiting.py", "kills.py", "part_writer.py", "slow_process.py", "test_workers.py"}
 
 
 def test_options_are_frozen(extract_options: ExtractOptions) -> None:

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +16,16 @@ import pytest
 import torch
 
 import train_head
-from benchmarks.ablations import AblationOptions
-from benchmarks.ablations import main as ablations
 from data.base.errors import UserError
 from data.cli.command_line import About, parse
 from data.cli.meaning import AtLeast, Meaning, NoneAs
 from data.cli.options_file import OPTIONS_FILE, read_options
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
+from experiments.ablations import AblationOptions
+from experiments.ablations import main as ablations
 from tests.conftest import ROOT
+from tests.waiting import wait_until
 from train_head import TrainOptions
 from train_head.stage import fit
 from train_head.sweep import SweepOptions, expand, sweep_options
@@ -160,9 +160,7 @@ def test_an_interrupted_sweep_leaves_whole_rows_and_no_process(options: Any, how
     given: list[str | Path | int] = ["--cache", options.cache, "--out", options.out, "--seeds", 400, "--processes", 2, "--batch-size", 32]
     command = [sys.executable, "-m", "train_head.sweep", *map(str, given), "--epochs", "1", "--temporal", "none", "--device", "cpu"]
     process = subprocess.Popen([*command, "--quiet"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 100
-    while not (options.out / "runs.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((options.out / "runs.csv").exists, "a row", 100)
     if how == signal.SIGINT:
         os.killpg(process.pid, how)
     else:
@@ -174,10 +172,8 @@ def test_an_interrupted_sweep_leaves_whole_rows_and_no_process(options: Any, how
     assert 1 <= len(table) < 400
     assert all((options.out / run / "run.json").is_file() for run in table["run"])
     assert not list(options.out.glob(".*"))
-    deadline = time.monotonic() + 60
-    while _lives(process.pid) and time.monotonic() < deadline:  # the last one ends when it sees that the others have
-        time.sleep(0.02)
-    assert not _lives(process.pid)
+    # The last one ends when it sees that the others have.
+    wait_until(lambda: not _lives(process.pid), "the end of every process")
 
 
 def _lives(group: int) -> bool:

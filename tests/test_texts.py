@@ -27,8 +27,8 @@ from search.cut import count_cut
 from search.pages.web import make_app
 from search.searcher import Answer, Searcher
 from search.serve import ServeOptions, make_server
+from tests.caches import BUDGET, OLD, captions_of
 from tests.conftest import DEMO_CLIP
-from tests.test_search import BUDGET, captions_of
 from train_head.heads import HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.run import load_head, save_run
 
@@ -292,8 +292,6 @@ def test_every_kind_of_text_is_answered(texts_cache: FeatureCache, capsys: pytes
 
 def test_an_old_cache_reads_a_query_as_it_read_its_captions(tmp_path: Path) -> None:
     """A special token in a query ends it there, as it ended the captions: equal texts score the same."""
-    from tests.test_format3 import OLD
-
     asked = SearchOptions(cache=OLD / "cache", run="zero-shot:glccl", model=DEMO_CLIP, device="cpu", quiet=True)
     searcher = Searcher(asked)
     short, ended = searcher.search(["a red ring", "a red ring <end_of_text> over a striped background"])

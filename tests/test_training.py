@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from tests.conftest import ROOT
+from tests.training_runs import logged, stop_at
+from tests.waiting import wait_until
 from train_head import TrainOptions
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.stage import TrainingData, build_head, load
@@ -42,26 +41,6 @@ def options(cache_path: Path, tmp_path: Path) -> TrainOptions:
         device="cpu",
         quiet=True,
     )
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Interrupt training at its step of this number, as late as can be: the weights are changed, nothing is counted yet."""
-    whole: Callable[[Trainer, np.ndarray], Tensor] = Trainer.step
-    done = 0
-
-    def interrupted(self: Trainer, texts: np.ndarray) -> Tensor:
-        nonlocal done
-        losses = whole(self, texts)
-        done += 1
-        if done == step:
-            raise KeyboardInterrupt
-        return losses
-
-    monkeypatch.setattr(Trainer, "step", interrupted)
-
-
-def logged(run: Path) -> pd.DataFrame:
-    return pd.read_csv(run / "log.csv").drop(columns="seconds")
 
 
 @pytest.mark.long
@@ -162,9 +141,7 @@ def test_sigterm_ends_with_130_and_can_be_resumed(options: TrainOptions) -> None
     ]
     command = [sys.executable, "-m", "train_head", *map(str, arguments), "--quiet"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
-    deadline = time.monotonic() + 60
-    while not (options.out / CHECKPOINT_FILE).exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((options.out / CHECKPOINT_FILE).exists, "a checkpoint")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

@@ -20,8 +20,6 @@ import evaluate
 import extract
 import search
 import train_head
-from benchmarks import finetuning, kills
-from benchmarks.finetuning import FinetuningOptions
 from data.base.errors import UserError
 from data.base.whole_files import write_atomically
 from data.base.writable import PROBE_BYTES, require_writable_file, require_writable_folder
@@ -36,6 +34,8 @@ from demo.train_clip import TrainClipOptions
 from evaluate import EvaluateOptions, compare
 from evaluate.compare import CompareOptions
 from evaluate.folder import replacing
+from experiments import finetuning
+from experiments.finetuning import FinetuningOptions
 from extract import ExtractOptions
 from search import SearchOptions, serve
 from search.serve import ServeOptions
@@ -177,7 +177,6 @@ def outputs(place: Path, gone: Path) -> Iterator[tuple[Callable[[], object], Pat
     yield partial(generate.main, GenerateOptions(out=place)), place, "--out"
     yield partial(train_clip.main, TrainClipOptions(out=place)), place, "--out"
     yield partial(finetuning.main, FinetuningOptions(cache=gone, out=place)), place, "--out"
-    yield partial(kills.measure, kills.KillsOptions(out=place / "a.json")), place / "a.json", "--out"
     if place.exists():
         yield partial(merge, MergeOptions(gone, place / "a.h5")), place / "a.h5", "OUT"
 

@@ -1,4 +1,4 @@
-"""The feature cache: a directory of immutable HDF5 part files, or one file merged from them. README.md has the layout.
+"""The feature cache: a directory of immutable HDF5 part files, or one file merged from them. docs/reference/cache.md has the layout.
 
 Features are ragged (rows of all entries one after the other, and offsets), raw and unnormalised: GLIM's temperature is meant for dot
 products of the vectors as CLIP makes them. A part is written under a temporary name and renamed when it is complete, so a video is in

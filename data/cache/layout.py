@@ -1,4 +1,4 @@
-"""What the files of a feature cache hold; README.md has the layout as a table.
+"""What the files of a feature cache hold; docs/reference/cache.md has the layout.
 
 Features are ragged: rows of all entries one after the other, and offsets.
 

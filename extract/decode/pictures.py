@@ -6,7 +6,7 @@ from PIL import Image
 
 THUMBNAIL_SIDE = 112
 THUMBNAIL_QUALITY = 75
-"""With that side about 2 KB a frame: docs/extraction.md has the figures."""
+"""With that side about 2 KB a frame: docs/design/extraction.md has the figures."""
 
 PIXELS_QUALITY = 95
 """With colour at full resolution, values differ by a few levels of 255 from the picture that the encoder saw."""

@@ -64,7 +64,7 @@ ENCRYPTED = "encrypted (DRM): only its player can show it"
 SCRAMBLED = "encrypted (scrambled, as pay television is): only its receiver can show it"
 NOTHING_DECODED = "nothing in it could be decoded: damaged, or encrypted"
 UNFINISHED = "incomplete: the index (moov) is missing, as while a file is downloaded, copied or recorded, or where that was broken off"
-NOT_TAKEN = "its container is not among those that are taken (docs/extraction.md)"
+NOT_TAKEN = "its container is not among those that are taken (docs/design/extraction.md)"
 
 SYNC = 0x47
 """The first byte of every packet of a transport stream."""

@@ -3,7 +3,7 @@
 #
 #   CACHE=/scratch/msrvtt OUT=/scratch/runs RESULTS=/scratch/results sbatch --array=0-4 --ntasks=4 pipelines/slurm/evaluate.sh
 #
-# What stands behind the script goes to evaluate. docs/cluster.md has the whole way.
+# What stands behind the script goes to evaluate. docs/guide/cluster.md has the whole way.
 #SBATCH --job-name=evaluate
 #SBATCH --ntasks=2
 #SBATCH --cpus-per-task=8

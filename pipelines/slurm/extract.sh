@@ -4,7 +4,7 @@
 #   DATASET=msrvtt VIDEOS=/data/msrvtt/videos ANNOTATIONS=/data/msrvtt/annotations CACHE=/scratch/msrvtt \
 #       sbatch --array=0-7 pipelines/slurm/extract.sh
 #
-# MODEL and PRETRAINED as in pipelines/recipe.sh. docs/cluster.md has the whole way.
+# MODEL and PRETRAINED as in pipelines/recipe.sh. docs/guide/cluster.md has the whole way.
 #SBATCH --job-name=extract
 #SBATCH --nodes=1
 #SBATCH --ntasks=1

@@ -3,7 +3,7 @@
 #
 #   CACHE=/scratch/msrvtt OUT=/scratch/runs sbatch --array=0-4 pipelines/slurm/train.sh --lr 1e-4
 #
-# What stands behind the script goes to train_head. docs/cluster.md has the whole way.
+# What stands behind the script goes to train_head. docs/guide/cluster.md has the whole way.
 #SBATCH --job-name=train
 #SBATCH --nodes=1
 #SBATCH --ntasks=1

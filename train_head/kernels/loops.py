@@ -2,7 +2,7 @@
 
 LANES videos stand side by side in a vector, so every line below treats LANES pairs at once. All arrays are flat float32; a block's
 frames, words or pairs of words are LANES numbers each. What a pair needs between its products and its scores stays in the first two
-levels of cache. README.md has the equations.
+levels of cache. docs/design/method.md has the equations.
 
 Letters: i, k words, j a row of P, o what is not pooled, f a frame; `d_` and `gradient_` the derivative of the loss by something.
 """

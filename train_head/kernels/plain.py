@@ -1,7 +1,7 @@
 """GLIM and the four scores in plain tensor operations: for CUDA and float64, and the reference for the compiled loops.
 
 The paper's text-guided features would be a tensor of texts x videos x words x D. They are never built: every score is made from dot
-products of words with frames, and every norm from the Gram matrix of a video's frames. README.md has the equations.
+products of words with frames, and every norm from the Gram matrix of a video's frames. docs/design/method.md has the equations.
 
 Shape suffixes: A texts, B videos, L words of the longest text (start and end tokens included), K the same words in their second role,
 F frames of the longest video, D joint dimension, S the four scores. Norms of guided features are always those over real frames.

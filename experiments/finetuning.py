@@ -1,4 +1,4 @@
-"""Fine-tuning against the frozen CLIP on the demo set: `python -m benchmarks.finetuning --cache CACHE --videos DIR --annotations DIR`.
+"""Fine-tuning against the frozen CLIP on the demo set: `python -m experiments.finetuning --cache CACHE --videos DIR --annotations DIR`.
 
 CACHE was extracted with --store-pixels. For every seed a head is trained on its features, and one together with CLIP; each fine-tuned CLIP
 extracts a cache of its own, and both sides are measured on the test split from their caches. Epochs and the learning rate of CLIP are
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 import extract
 import train_head
-from benchmarks.scoring import ROOT
 from data.base.errors import UserError
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
@@ -30,15 +29,16 @@ from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cli.command import run_command
 from data.compute.device import budget_bytes, find_device
-from data.metrics import RECALLS, RankCounter, Ranks
+from data.metrics import RankCounter, Ranks
+from evaluate.bootstrap import limits, recalls
 from extract import ExtractOptions
 from train_head.options import TrainOptions
 from train_head.run import CLIP_FOLDER, LOG_FILE, RUN_FILE, load_head
 from train_head.scoring.pairs import RankedScores, score_all_pairs
 from train_head.scoring.splits import load_split
 
+ROOT = Path(__file__).parent.parent
 FIGURES = ("R@1", "RSum")
-INTERVAL = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,13 @@ class FinetuningOptions:
 
 
 @dataclass(frozen=True)
-class Hits:
-    """Credit of every query on the test split: of captions summed over those of a video [B, K], how many it has [B], of videos [B, K]."""
+class Measured:
+    """The ranks of the test split's captions and videos."""
 
-    text_BK: NDArray[np.float64]
-    texts_B: NDArray[np.float64]
-    video_BK: NDArray[np.float64]
+    texts: Ranks
+    videos: Ranks
+    owner_A: NDArray[np.int64]
+    """The place of each caption's video among the queries of `videos`."""
 
 
 def main(options: FinetuningOptions) -> Path:
@@ -106,12 +107,12 @@ def main(options: FinetuningOptions) -> Path:
     rate = max(rates, key=lambda rate: statistics.mean(on_val[rate]))
     print(f"RSum on val by learning rate of CLIP: {on_val}; chosen: {rate:g}", file=sys.stderr)
     tuned = [tune(rate, seed) for seed in seeds]
-    hits = [
-        (credit_of(run, options.cache, options), credit_of(other, _extract(other, options), options))
+    pairs = [
+        (measured(run, options.cache, options), measured(other, _extract(other, options), options))
         for run, other in zip(frozen, tuned, strict=True)
     ]
-    figures = {"frozen": [figures_of(side) for side, _ in hits], "fine-tuned": [figures_of(side) for _, side in hits]}
-    differences = {name: difference_of(hits, name, options.draws) for name in FIGURES}
+    figures = {"frozen": [figures_of(side) for side, _ in pairs], "fine-tuned": [figures_of(side) for _, side in pairs]}
+    differences = {name: difference_of(pairs, name, options.draws) for name in FIGURES}
     _print(figures, differences)
     result = {
         "clip_lr": rate,
@@ -168,54 +169,49 @@ def _extract(run: Path, options: FinetuningOptions) -> Path:
     )
 
 
-def credit_of(run: Path, path: Path, options: FinetuningOptions) -> Hits:
-    """The credit of every query of the test split, from the run and the cache of its CLIP."""
+def measured(run: Path, path: Path, options: FinetuningOptions) -> Measured:
+    """The ranks of the test split, from the run and the cache of its CLIP."""
     cache = FeatureCache(path)
     head, _ = load_head(str(run), cache, find_device(options.device))
     split = load_split(cache, "test", None, budget_bytes(None), options.max_frames)
     counter = RankCounter(split.answers, len(split.videos.ids))
     score_all_pairs(head, split.texts, split.videos, split.answers, [RankedScores(counter)], budget_bytes(None))
     texts, videos = counter.ranks()
-    text_BK = np.zeros((len(videos.query_Q), len(RECALLS)))
-    np.add.at(text_BK, split.answers[texts.query_Q], _credit(texts))
-    return Hits(text_BK, np.bincount(split.answers).astype(float), _credit(videos))
+    return Measured(texts, videos, np.searchsorted(videos.query_Q, split.answers[texts.query_Q]))
 
 
-def _credit(ranks: Ranks) -> NDArray[np.float64]:
-    """How much each query counts for each recall [Q, K]."""
-    return np.stack([ranks.recall(k) for k in RECALLS], axis=1)
-
-
-def figures_of(hits: Hits) -> dict[str, float]:
+def figures_of(side: Measured) -> dict[str, float]:
     """Text-to-video R@1 and RSum in percent."""
-    every = np.arange(len(hits.texts_B))[None]
-    return {name: float(_drawn(hits, every, name)[0]) for name in FIGURES}
+    once = np.ones((1, len(side.videos.query_Q)))
+    return {name: float(_drawn(side, once, name)[0]) for name in FIGURES}
 
 
-def _drawn(hits: Hits, video_NB: NDArray[np.int64], figure: str) -> NDArray[np.float64]:
+def _drawn(side: Measured, weight_NB: NDArray[np.float64], figure: str) -> NDArray[np.float64]:
     """A figure [N] on draws of the test videos, each with its captions; what they are ranked among stays the whole split."""
-    text_NK = hits.text_BK[video_NB].sum(axis=1) / hits.texts_B[video_NB].sum(axis=1)[:, None]
+    text_NK = recalls(side.texts, weight_NB[:, side.owner_A])
     if figure == "R@1":
-        return np.asarray(100 * text_NK[:, 0])
-    return np.asarray(100 * (text_NK.sum(axis=1) + hits.video_BK[video_NB].mean(axis=1).sum(axis=1)))
+        return text_NK[:, 0]
+    return np.asarray(text_NK.sum(axis=1) + recalls(side.videos, weight_NB).sum(axis=1))
 
 
-def difference_of(hits: Sequence[tuple[Hits, Hits]], figure: str, draws: int) -> dict[str, float]:
+def difference_of(pairs: Sequence[tuple[Measured, Measured]], figure: str, draws: int) -> dict[str, float]:
     """Fine-tuned less frozen: the mean over seeds, and the 95% interval of it by a paired bootstrap.
 
-    A draw takes as many seeds and videos as there are, with replacement, the same videos for both sides of all seeds.
+    A draw takes as many seeds and videos as there are, with replacement, the same videos for both sides of all seeds. (Where
+    `evaluate.compare` draws queries alone: its seeds are those at hand.)
     """
     rng = np.random.default_rng(0)
-    videos = len(hits[0][0].texts_B)
+    videos = len(pairs[0][0].videos.query_Q)
     drawn = []
     for _ in range(0, draws, 100):
         video_NB = rng.integers(videos, size=(100, videos))
-        of_seed_SN = np.stack([_drawn(tuned, video_NB, figure) - _drawn(frozen, video_NB, figure) for frozen, tuned in hits])
-        seed_NS = rng.integers(len(hits), size=(100, len(hits)))
+        weight_NB = np.stack([np.bincount(video_B, minlength=videos) for video_B in video_NB]).astype(np.float64)
+        of_seed_SN = np.stack([_drawn(tuned, weight_NB, figure) - _drawn(frozen, weight_NB, figure) for frozen, tuned in pairs])
+        seed_NS = rng.integers(len(pairs), size=(100, len(pairs)))
         drawn.append(np.take_along_axis(of_seed_SN.T, seed_NS, axis=1).mean(axis=1))
-    low, high = np.percentile(np.concatenate(drawn), INTERVAL)
-    mean = statistics.mean(figures_of(tuned)[figure] - figures_of(frozen)[figure] for frozen, tuned in hits)
-    return {"mean": mean, "low": float(low), "high": float(high)}
+    low, high = limits(np.concatenate(drawn))
+    mean = statistics.mean(figures_of(tuned)[figure] - figures_of(frozen)[figure] for frozen, tuned in pairs)
+    return {"mean": mean, "low": low, "high": high}
 
 
 def _print(figures: dict[str, list[dict[str, float]]], differences: dict[str, dict[str, float]]) -> None:
@@ -230,4 +226,4 @@ def _print(figures: dict[str, list[dict[str, float]]], differences: dict[str, di
 
 
 if __name__ == "__main__":
-    run_command(FinetuningOptions, main, prog="python -m benchmarks.finetuning")
+    run_command(FinetuningOptions, main, prog="python -m experiments.finetuning")

@@ -1,4 +1,4 @@
-"""docs/ablations.md from the CSV of sweeps: `python -m benchmarks.ablations --runs runs/ablations/runs.csv`.
+"""docs/design/ablations.md from the CSV of sweeps: `python -m experiments.ablations --runs runs/ablations/runs.csv`.
 
 Every comparison is of runs that differ in one option alone, and paired: the same seeds on both sides. Nothing is judged by hand: the words
 follow from the figures.
@@ -12,29 +12,28 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.scoring import ROOT
 from data.base.errors import UserError
 from data.base.whole_files import write_atomically
 from data.base.writable import require_writable_file
 from data.cli.command import run_command
 from data.cli.command_line import About
 from data.cli.meaning import Meaning, options_with
+from evaluate.bootstrap import LEVEL
 from train_head.options import TrainOptions
 
+ROOT = Path(__file__).parent.parent
 FIGURES = ("t2v R@1", "t2v R@5", "v2t R@1", "RSum")
-# Two-sided 95% points of Student's t for 1, 2, ... degrees of freedom.
-STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 PAPERS_WEIGHT = 0.5
 SEVERAL_SCORES = ("glccl", "glim-global", "glim-local", "xclip")
 
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """Write docs/ablations.md from the CSV of sweeps."""
+    """Write docs/design/ablations.md from the CSV of sweeps."""
 
     runs: Path = ROOT / "runs" / "ablations" / "runs.csv"
     """The CSV that python -m train_head.sweep wrote."""
-    out: Path = ROOT / "docs" / "ablations.md"
+    out: Path = ROOT / "docs" / "design" / "ablations.md"
     """File for the text."""
     split: str = "test"
     """Split whose figures are shown: test or val."""
@@ -117,7 +116,7 @@ def _text(table: pd.DataFrame, split: str, figure: str | None) -> Iterator[str]:
     first = table.iloc[0]
     yield "# Ablations on the demo set"
     yield ""
-    yield "Written by `python -m benchmarks.ablations` from the CSV of `pipelines/ablate_csc.sh`; not by hand."
+    yield "Written by `python -m experiments.ablations` from the CSV of `pipelines/ablate_csc.sh`; not by hand."
     yield ""
     yield (
         f"{len(table)} runs on {first['train_videos']:,} training videos, learning rate "
@@ -281,10 +280,12 @@ def _spread(values: Sequence[float]) -> str:
 
 def _interval(differences: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of a mean of paired differences; of one alone, everything."""
+    from scipy.stats import t
+
     n, mean = len(differences), statistics.mean(differences)
     if n < 2:
         return float("-inf"), float("inf")
-    half = STUDENT_95[min(n - 2, len(STUDENT_95) - 1)] * statistics.stdev(differences) / n**0.5
+    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * statistics.stdev(differences) / n**0.5
     return mean - half, mean + half
 
 
@@ -296,4 +297,4 @@ def _said_interval(differences: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    run_command(AblationOptions, main, prog="python -m benchmarks.ablations")
+    run_command(AblationOptions, main, prog="python -m experiments.ablations")

@@ -1,0 +1,40 @@
+"""Caches made from another one, and what to ask of them."""
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from data.cache import FeatureCache, VideoEntry
+from tests.conftest import ROOT
+
+BUDGET = 10**9
+"""Bytes for features: those of the tests' caches fit."""
+QUERY = "a small white object resting on the right"
+OLD = ROOT / "tests" / "format3"
+"""A cache of format 3 with its videos and table."""
+
+
+def jpeg(shade: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (8, 8), shade).save(content, "JPEG")
+    return content.getvalue()
+
+
+def rewritten(source: FeatureCache, path: Path, ids: dict[str, str], thumbnails: bool = False, files: Path | None = None) -> FeatureCache:
+    """A cache of some videos of another under new ids, and with pictures for thumbnails, each of a shade of its own; made from `files`."""
+    made = FeatureCache.create(path, source.settings, source.clip_parts(), source.provenance)
+    videos = source.videos(list(ids), BUDGET)
+    entries = []
+    for i, name in enumerate(ids.values()):
+        frames = videos.frames.gather([i])[0].numpy()
+        shades = [jpeg(20 * i + 2 * f) for f in range(len(frames))] if thumbnails else ()
+        size = 1 if files is None else (files / f"{videos.ids[i]}.mp4").stat().st_size
+        entries.append(VideoEntry(name, frames, videos.seconds[i], size, 1, thumbnails=shades))
+    if entries:
+        made.write_videos(entries)
+    return FeatureCache(path)
+
+
+def captions_of(cache: FeatureCache, count: int) -> list[str]:
+    return cache.table()["caption"].drop_duplicates().tolist()[:count]

@@ -1,4 +1,4 @@
-"""Measures extraction: `python -m benchmarks.extraction`. Needs benchmarks/requirements.txt.
+"""Measures decoding, encoding and memory of extraction: `python -m benchmarks.extraction`. Needs benchmarks/requirements.txt.
 
 It compares decoding with a plain OpenCV loader (and PyAV, if requirements-pyav.txt is installed), the whole stage with the bare
 encoder, and captions at their own length with captions at full length; and it measures memory. The clips are real videos, looped and

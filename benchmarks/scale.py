@@ -1,9 +1,9 @@
-"""Cost against size: `python -m benchmarks.scale`. docs/design/scale.md is written from its figures; the last line is JSON.
+"""Measures cost against the number of videos: `python -m benchmarks.scale`. docs/design/scale.md reports its results.
 
 Runs 1,000 real queries on synthetic caches that imitate a real one (benchmarks.synthetic). Measures opening a cache, building an index,
 a query, and all pairs, each with the exponent of its growth with the number of videos; the candidates needed to match exhaustive recall;
 and evaluation in two processes against one. Each size runs in a separate process. Memory is the growth of that process, which excludes
-features that are read from disk.
+features that are read from disk. The last line of the output is JSON.
 """
 
 import json
@@ -198,7 +198,7 @@ def square(largest: Row) -> Row:
 
 
 def billion(query: Row) -> Row:
-    """The arithmetic of docs/design/scale.md: a billion videos, 12 frames of 512 numbers each."""
+    """The arithmetic in docs/design/scale.md for a billion videos with 12 frames of 512 numbers each."""
     videos, frames, dimension = 1e9, 12, 512
     node_bytes, node_share = 2**40, 0.7  # memory of a node, and the fraction of it that the index may use
     features = videos * frames * dimension * 2

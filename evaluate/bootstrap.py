@@ -94,7 +94,7 @@ def _recall_figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, N
 
 
 def recalls(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R@1, R@5 and R@10 [N, K] in percent, each query counted as often as it was drawn."""
+    """R@1, R@5 and R@10 [N, K] in percent; every query counts as often as it was drawn."""
     recall_NK: NDArray[np.float64] = weight_NQ @ np.stack([ranks.recall(k) for k in RECALLS], axis=1)
     recall_NK *= 100 / weight_NQ.sum(axis=1, keepdims=True)
     return recall_NK

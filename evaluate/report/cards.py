@@ -1,4 +1,4 @@
-"""Builds the cards of the report. A card shows one query, its top entries, the correct answer, and the weights of video frames.
+"""Builds the cards of the report: one query each, with its top entries, the correct answer, and the weights of video frames.
 
 A card consists of texts and strips (videos): one text and several strips for text to video, several texts and one strip for video
 to text. Each text has a button for the whole sentence and one for each word. The buttons of a card are numbered consecutively, and

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data.base.errors import UserError, check_seed
-from data.base.provenance import plain, provenance
+from data.base.provenance import json_value, provenance
 from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
@@ -32,7 +32,7 @@ from evaluate.report.collect import ReportCollector
 from evaluate.two_stage.rows import candidate_rows, format_candidates, parse_candidates, vector_kinds
 from search.cut import cut_figures
 from search.index.candidates import require_index
-from train_head.compiling import compiling_said
+from train_head.compiling import announce_compiling
 from train_head.heads import Execution, Head
 from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, trained_on
 from train_head.scoring.pairs import score_all_pairs
@@ -84,9 +84,9 @@ def evaluate(options: EvaluateOptions) -> Path:
     check_out(options.out, EVALUATION_PATTERNS)
     _check_options(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
-        if options.index is not None and processes.count > 1:
+        if options.index is not None and processes.world_size > 1:
             raise UserError("--index works with one process only: leave it out under torchrun, where each process builds its share")
-        with compiling_said(options.quiet or processes.rank > 0):
+        with announce_compiling(options.quiet or processes.rank > 0):
             return _evaluate(options, processes)
 
 
@@ -148,7 +148,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "post_processing": post_processed,
         "candidates": candidates,
         "cost": _cost_row(cost, head, split),
-        "processes": processes.count,
+        "processes": processes.world_size,
         "protocol": _protocol(split),
         "max_frames": inputs.max_frames,
         "products": options.products,
@@ -189,7 +189,7 @@ def _must_agree(options: EvaluateOptions, inputs: EvaluationInputs) -> dict[str,
     for name, value in sorted(inputs.head.state_dict().items()):
         weights.update(name.encode() + value.cpu().numpy().tobytes())
     decisive = options_without(type(options), Meaning.FREE)
-    given = {f"--{name.replace('_', '-')}": plain(getattr(options, name)) for name in decisive}
+    given = {f"--{name.replace('_', '-')}": json_value(getattr(options, name)) for name in decisive}
     captions = hashlib.sha256("\0".join(inputs.split.texts.texts).encode()).hexdigest()
     # Compared by content, because the same cache may have another path on another machine.
     content = {"the cache": inputs.cache.fingerprint(inputs.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}

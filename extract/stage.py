@@ -14,7 +14,7 @@ import torch
 
 from data.base.errors import UserError, check_seed, first_of
 from data.base.progress import Progress
-from data.base.provenance import plain, provenance
+from data.base.provenance import json_value, provenance
 from data.base.quoting import visible
 from data.base.writable import require_writable_folder
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
@@ -133,7 +133,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         return Outcome(options.cache, 0)
     if work.for_pictures and not options.quiet:
         print(f"{work.for_pictures} videos are there without the pictures asked for and are extracted again", file=sys.stderr)
-    listed, share = to_list(dataset, cache, own, options.videos), shard if processes.count == 1 else (0, 1)
+    listed, share = to_list(dataset, cache, own, options.videos), shard if processes.world_size == 1 else (0, 1)
     if processes.rank == 0:
         cache.listings.begin(own.name, listed, share)
         write_options(cache.path / options_file(own.name), options, "python -m extract")
@@ -153,7 +153,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     outcome = Outcome(options.cache, int(total["failed"]))
     if processes.rank > 0:
         return outcome
-    if processes.count > 1:
+    if processes.world_size > 1:
         # With what the others wrote; the lists of failures become one.
         cache = FeatureCache(options.cache)
         Writer(cache, _limits(), (0, 1), list(read_failures(cache.path, SHARED_FILES).values()), work.outdated).flush()
@@ -162,7 +162,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     if options.prune:
         total |= {f"pruned_{kind}": count for kind, count in prune(cache.path).items()}
         cache = FeatureCache(options.cache)
-    _report(options, dataset, preset, cache, total, processes.count, seconds, unread)
+    _report(options, dataset, preset, cache, total, processes.world_size, seconds, unread)
     return outcome
 
 
@@ -245,7 +245,7 @@ def _report(
 def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
     """What must be the same in all processes."""
     decisive = options_without(type(options), Meaning.FREE)
-    given = {f"--{name.replace('_', '-')}": plain(getattr(options, name)) for name in decisive}
+    given = {f"--{name.replace('_', '-')}": json_value(getattr(options, name)) for name in decisive}
     listed = [dataset.videos["video_id"].tolist(), dataset.videos["split"].tolist(), dataset.captions["caption"].tolist()]
     content = {"the data set": hashlib.sha256(json.dumps(listed).encode()).hexdigest(), "--cache": str(options.cache.resolve())}
     return given | settings | content
@@ -269,22 +269,22 @@ def _open_cache(
         cache.require(settings)
         return cache
 
-    def damaged(path: Path) -> None:
+    def on_damaged(path: Path) -> None:
         print(f"{path} is damaged: what it held is extracted again", file=sys.stderr)
 
     made_by = Extraction(options.model, options.pretrained, options.seed, str(options.videos))
-    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged, processes.meet, made_by)
+    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, on_damaged, processes.barrier, made_by)
 
 
 def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:
     """I and N of "I/N", or this process and how many there are."""
     option = options.shard
-    if processes.count > 1:
+    if processes.world_size > 1:
         if option != "0/1":
-            raise UserError(f"--shard {option}: leave it out under torchrun, whose {processes.count} processes share the work already")
+            raise UserError(f"--shard {option}: leave it out under torchrun, whose {processes.world_size} processes share the work already")
         if options.dry_run:
             raise UserError("--dry-run is for one process: start it without torchrun")
-        return processes.rank, processes.count
+        return processes.rank, processes.world_size
     found = re.fullmatch(r"(\d+)/(\d+)", option)
     shard = (int(found[1]), int(found[2])) if found else (0, 0)
     if shard[0] >= shard[1]:

@@ -17,7 +17,7 @@ from data.cache.features import VideoFeatures
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.kernels.threads import parallel
 from train_head.run import check_frames
-from train_head.scoring.pairs import videos_a_block
+from train_head.scoring.pairs import videos_per_block
 
 PATIENCE_S = 3.0
 """Seconds before a progress bar appears while the gallery is encoded."""
@@ -61,13 +61,13 @@ class Gallery:
         self._head = head.eval()
         # Read here, because the threads of a web server may have another setting.
         self.threads = 1 if self.device.type == "cuda" else torch.get_num_threads()
-        self._size = videos_a_block(longest)
+        self._size = videos_per_block(longest)
         # Encoded videos are float32: frames, and the inner products between them.
         room = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)
         held = room if ahead else 0
         self._blocks: list[_Block] = []
         members_of_blocks = self._in_blocks(np.arange(len(ids)))
-        with Progress("videos", sum(map(len, members_of_blocks[:held])), "videos", quiet, patience=PATIENCE_S) as progress:
+        with Progress("videos", sum(map(len, members_of_blocks[:held])), "videos", quiet, delay=PATIENCE_S) as progress:
             for members in members_of_blocks[:held]:
                 self._blocks.append(_Block(members, self._encode(members)))
                 progress.update(len(members))

@@ -73,11 +73,11 @@ def make_server(options: ServeOptions, listening: socket.socket) -> Any:
 
     from search.pages.web import make_app
     from search.searcher import Searcher
-    from train_head.compiling import compiling_said
+    from train_head.compiling import announce_compiling
 
     # A thumbnail that waits for another is not worth a line in the terminal.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    with compiling_said(options.quiet):
+    with announce_compiling(options.quiet):
         searcher = Searcher(options)
         for _ in searcher.search(["anything"]):
             pass

@@ -14,7 +14,7 @@ import evaluate.stage
 import extract.stage
 from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.cache.listings import Listings, listed_of
+from data.cache.listings import Listings, listing_of
 from data.cache.prune import drop
 from data.cache.sources import Source
 from data.cli.command import SOME_FAILED
@@ -193,7 +193,7 @@ def test_what_is_not_there_replaces_no_listing(
         main(options)
         assert "the names of their files stay as they were" in capsys.readouterr().err
     else:
-        with pytest.raises(UserError, match="is no folder" if how == "missing" else "holds no video files"):
+        with pytest.raises(UserError, match="is not a folder" if how == "missing" else "holds no video files"):
             main(options)
     assert search() == before
 
@@ -239,7 +239,7 @@ def test_pruning_leaves_what_another_process_writes(options: ExtractOptions, sea
     # What is about to be listed is dropped by nobody.
     listings, listing = Listings(options.cache), Listings(options.cache).videos("one")
     listings.remove("one")
-    listings.begin("one", listed_of(listings.captions("one"), listing, Source("folder")))
+    listings.begin("one", listing_of(listings.captions("one"), listing, Source("folder")))
     prune(options.cache)
     assert search(all=True) == ["v1.mp4", "v2.mp4", "v3.mp4", "v4.mp4"]
 

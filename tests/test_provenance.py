@@ -23,7 +23,7 @@ from data.base.provenance import provenance
 from data.base.sealed import write_sealed
 from data.cache import ClipParts, FeatureCache, VideoEntry
 from data.cache.extraction import Extraction
-from data.cache.hdf5 import Group, in_memory
+from data.cache.hdf5 import Group, file_bytes
 from data.datasets import preset_named
 from data.merge import MergeOptions, merge
 from evaluate import EvaluateOptions
@@ -68,7 +68,7 @@ def with_attributes(cache: Path, change: Callable[[Any], None]) -> Path:
             changed.attrs.update(file.attrs)
             change(changed.attrs)
 
-        content = in_memory(fill)
+        content = file_bytes(fill)
     write_sealed(clip, content)
     return cache
 
@@ -176,7 +176,9 @@ def test_older_caches_say_it_in_their_provenance(cache_path: Path, tmp_path: Pat
 def test_a_later_version_is_refused_in_one_line(cache_path: Path, tmp_path: Path) -> None:
     later = json.dumps({"version": 2, "clip": "a new way to say it"})
     copy = with_attributes(Path(shutil.copytree(cache_path, tmp_path / "cache")), lambda attrs: attrs.__setitem__("extraction", later))
-    with pytest.raises(UserError, match=r"cache.clip.h5 has version 2, and this program reads up to 1: use the program that wrote it"):
+    with pytest.raises(
+        UserError, match=r"cache.clip.h5 has version 2, but this program reads versions up to 1: use the program that wrote it"
+    ):
         FeatureCache(copy)
     with pytest.raises(UserError, match=r"the options recorded in run has version 2"):
         RunOptions.read({"trained_with": {"version": 2}}, "run")

@@ -57,6 +57,6 @@ class Unread:
 def find_unread(captions: Iterable[str], cache: FeatureCache, clip: Clip) -> Unread:
     """Those of these captions that are in the cache and were not read as a whole, also if they were encoded long ago."""
     texts = [text for text in dict.fromkeys(captions) if ("texts", text) in cache]
-    cut = cache.cut_texts(texts, lambda text: clip.tokenizer.count(clip.tokenizer.encode(text)))
+    cut = cache.truncated_texts(texts, lambda text: clip.tokenizer.count(clip.tokenizer.encode(text)))
     empty = [text for text, length in zip(texts, cache.text_lengths(texts), strict=True) if length == START_AND_END]
     return Unread(len(texts), int(cache.settings["max_words"]), cut, empty)

@@ -11,7 +11,7 @@ from data.base.errors import UserError
 from data.base.quoting import path_text, quote
 from data.cache import FeatureCache
 from data.cache.layout import FAILURES_FILE, NAMES
-from data.cache.listings import Listed, Listings
+from data.cache.listings import Listing, Listings
 from data.cache.prune import drop, unlisted
 from data.cache.sources import MOVED, Source, name_of, source_of
 from data.datasets import Dataset, Preset
@@ -92,7 +92,7 @@ def _is_cached(cache: FeatureCache, video_id: str, row: Any) -> bool:
     return cache.is_current(video_id, stat.st_size, stat.st_mtime_ns, Span.of_cells(row.start, row.end), lambda: file_digest(row["file"]))
 
 
-def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> Listed:
+def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> Listing:
     """What the source lists now.
 
     What may be on a disk that is not mounted stays, and is said: files in a folder that is empty, and the names of all files where none is
@@ -118,7 +118,7 @@ def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> 
                     file=sys.stderr,
                 )
                 videos = pd.concat([videos, kept[videos.columns]], ignore_index=True)
-    return Listed(own.source, dataset.captions, videos)
+    return Listing(own.source, dataset.captions, videos)
 
 
 def _is_in_an_empty_folder(folder: Path, file: str | None) -> bool:
@@ -128,10 +128,10 @@ def _is_in_an_empty_folder(folder: Path, file: str | None) -> bool:
     return nearest != folder and nearest.is_relative_to(folder) and not any(nearest.iterdir())
 
 
-def with_failures(listed: Listed, cache: Path) -> Listed:
+def with_failures(listed: Listing, cache: Path) -> Listing:
     """The listing, with the videos marked that failed: features of theirs are those of older files."""
     failed = listed.videos["video_id"].isin(read_failures(cache))
-    return Listed(listed.source, listed.captions, listed.videos.assign(failed=failed))
+    return Listing(listed.source, listed.captions, listed.videos.assign(failed=failed))
 
 
 def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: Named, options: ExtractOptions) -> dict[str, dict[str, int]]:

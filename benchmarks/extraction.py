@@ -1,8 +1,11 @@
-"""Decoding against a plain OpenCV loader, the stage against the bare encoder, text towers against their full length, and memory:
-`python -m benchmarks.extraction` (needs benchmarks/requirements.txt; measures PyAV too where requirements-pyav.txt is installed).
+"""Measures decoding, encoding and memory of extraction: `python -m benchmarks.extraction`. Needs benchmarks/requirements.txt.
 
-Clips are real ones cut to the shapes of MSR-VTT and DiDeMo. All sides of a row run in turn, several times, and the medians are compared.
-A Markdown table comes out, and a last line of JSON. Shape suffixes: N frames, H and W sides, C colour channels.
+It compares decoding with a plain OpenCV loader (and PyAV, if requirements-pyav.txt is installed), the whole stage with the bare
+encoder, and captions at their own length with captions at full length; and it measures memory. The clips are real videos, looped and
+scaled to the shapes of MSR-VTT and DiDeMo. The alternatives run alternately, and their medians are compared. It prints a Markdown
+table and, as the last line, JSON.
+
+Shape suffixes: N frames, H and W height and width, C colour channels.
 """
 
 import importlib.util
@@ -26,7 +29,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from benchmarks.measure import Cost, in_turn, peak_mib
+from benchmarks.measure import Timing, peak_mib, time_interleaved
 from data.base.errors import UserError
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
@@ -51,28 +54,28 @@ Work = Literal["decoding", "seeking", "stage", "memory", "texts"]
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """Measure extraction side by side."""
+    """Measure extraction against its alternatives."""
 
     shared: Path = ROOT.parent / "shared"
     """Folder with videos/ and annotations/msrvtt/MSRVTT_JSFUSION_test.csv."""
     model: str = "ViT-B-32-quickgelu"
-    """CLIP by open_clip's name, with random weights."""
+    """CLIP model, by open_clip's name; its weights are random."""
     clips: int = 18
     """Clips of MSR-VTT's shape, and a third as many of DiDeMo's."""
     texts: int = 1000
-    """Captions of 1k-A. Of few, most batches would be padded."""
+    """Captions of MSR-VTT 1k-A. With only a few, most batches would be padded."""
     videos: int = 2000
-    """Short videos whose extraction shows the memory, against a tenth of them."""
+    """Short videos to extract for the memory measurement, which is compared with a tenth of them."""
     repeats: int = 3
-    """Runs of each side; medians are compared."""
+    """Runs of each alternative; medians are compared."""
     only: tuple[Work, ...] = ("decoding", "seeking", "stage", "memory", "texts")
     """What to measure."""
     out: Path = ROOT / "runs" / "benchmarks" / "extraction.json"
-    """File for the figures."""
+    """Output file (JSON)."""
 
 
 def make_clip(source: Path, out: Path, width: int, height: int, seconds: float) -> None:
-    """A real clip, repeated to so many seconds, at 25 frames a second with sound as the data sets have it."""
+    """Loop a real video to this length, at 25 fps and with sound, like the videos of the data sets."""
     picture = ffmpeg.input(str(source), stream_loop=-1, t=seconds).video.filter("scale", width, height).filter("fps", 25)
     graph = ffmpeg.output(
         picture, ffmpeg.input("sine", f="lavfi", t=seconds), str(out), vcodec="libx264", acodec="aac", pix_fmt="yuv420p", threads=1
@@ -81,7 +84,7 @@ def make_clip(source: Path, out: Path, width: int, height: int, seconds: float) 
 
 
 def key_frames(path: Path) -> int:
-    """How many frames a decoder can begin at: what seeking costs depends on it."""
+    """Number of key frames, where a decoder can start. The cost of seeking depends on it."""
     graph = ffmpeg.input(str(path), skip_frame="nokey").output(
         "pipe:", format="rawvideo", vf="scale=1:1", pix_fmt="gray", fps_mode="passthrough"
     )
@@ -89,7 +92,7 @@ def key_frames(path: Path) -> int:
 
 
 def load_by_opencv(cv2: Any, clip: Clip, max_frames: int, path: Path) -> torch.Tensor:
-    """The field's loader as it is described: for every second seek to its frame, read it; choose; resize, crop, normalise."""
+    """The loader that the field's papers describe: seek to a frame for every second, read it, choose frames, preprocess them."""
     capture = cv2.VideoCapture(str(path))
     fps = int(capture.get(cv2.CAP_PROP_FPS))
     duration = -(-int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) // fps)
@@ -105,7 +108,7 @@ def load_by_opencv(cv2: Any, clip: Clip, max_frames: int, path: Path) -> torch.T
 
 
 def load_by_us(clip: Clip, sampling: Sampling, path: Path) -> torch.Tensor:
-    """The same frames by the code of the stage."""
+    """The same frames, loaded by the code of the extraction stage."""
     sampled = sample_frames(path, sampling, clip.shrink)
     return torch.stack([clip.to_tensor(picture) for picture in sampled.pictures])
 
@@ -116,7 +119,7 @@ def load_all(load: Callable[[Path], torch.Tensor], paths: list[Path]) -> list[to
 
 
 def load_all_by_pyav(clip: Clip, sampling: Sampling, paths: list[Path]) -> list[torch.Tensor]:
-    """The start of PyAV's processes included."""
+    """Load all videos with PyAV, including the start of its processes."""
     processes = PyavProcesses(Processes())
     try:
         return load_all(partial(load_by_us, clip, replace(sampling, pyav=processes)), paths)
@@ -129,7 +132,7 @@ def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) 
 
 
 def compare_decoding(cv2: Any, clip: Clip, work: str, paths: list[Path], max_frames: int, repeats: int) -> list[Row]:
-    """The loaders on the same files with two threads each: all leave Python's lock while they decode."""
+    """Compare the loaders on the same files, with two threads each. All of them release the GIL while they decode."""
     sampling = Sampling(max_frames=max_frames)
     sides: dict[str, Callable[[], list[torch.Tensor]]] = {
         "OpenCV, seeking": partial(load_all, partial(load_by_opencv, cv2, clip, max_frames), paths),
@@ -138,42 +141,47 @@ def compare_decoding(cv2: Any, clip: Clip, work: str, paths: list[Path], max_fra
     if importlib.util.find_spec("av") is not None:
         sides["PyAV"] = partial(load_all_by_pyav, clip, sampling, paths)
     tensors = {name: run() for name, run in sides.items()}
-    costs = in_turn(sides, repeats)
+    timings = time_interleaved(sides, repeats)
     keys = statistics.mean(key_frames(path) for path in paths)
-    field, reference = costs["OpenCV, seeking"], tensors["OpenCV, seeking"]
+    field, reference = timings["OpenCV, seeking"], tensors["OpenCV, seeking"]
     return [
-        row_of(work, name, cost, field)
-        | {"clips a second": len(paths) / cost.wall_s, "largest difference": largest_difference(tensors[name], reference)}
+        row_of(work, name, timing, field)
+        | {"clips a second": len(paths) / timing.wall_s, "largest difference": largest_difference(tensors[name], reference)}
         | {"key frames a clip": keys}
-        for name, cost in costs.items()
+        for name, timing in timings.items()
     ]
 
 
-def row_of(work: str, side: str, cost: Cost, reference: Cost) -> Row:
-    faster = {"times faster": reference.wall_s / cost.wall_s, "times less processor time": reference.cpu_s / cost.cpu_s}
-    return {"work": work, "side": side, **asdict(cost), **faster}
+def row_of(work: str, side: str, timing: Timing, reference: Timing) -> Row:
+    faster = {"times faster": reference.wall_s / timing.wall_s, "times less processor time": reference.cpu_s / timing.cpu_s}
+    return {"work": work, "side": side, **asdict(timing), **faster}
 
 
 def long_rows(clip: Clip, folder: Path, source: Path, repeats: int) -> list[Row]:
-    """Twelve frames of 4 minutes and of 2 hours."""
+    """Sample 12 frames from a video of 4 minutes and from one of 2 hours."""
     paths = {"4 minutes": folder / "short.mp4", "2 hours": folder / "long.mp4"}
     make_clip(source, paths["4 minutes"], 320, 240, 240)
     repeated = ffmpeg.input(str(paths["4 minutes"]), stream_loop=29).output(str(paths["2 hours"]), c="copy")
     run_ffmpeg(repeated, read=lambda running: running.stdout.read(), time_limit_s=600)
-    costs = in_turn({length: partial(load_by_us, clip, Sampling(max_frames=12), path) for length, path in paths.items()}, repeats)
-    return [row_of("12 frames of a long video", length, cost, costs["4 minutes"]) for length, cost in costs.items()]
+    timings = time_interleaved(
+        {length: partial(load_by_us, clip, Sampling(max_frames=12), path) for length, path in paths.items()}, repeats
+    )
+    return [row_of("12 frames of a long video", length, timing, timings["4 minutes"]) for length, timing in timings.items()]
 
 
 def stage_rows(options: ExtractionOptions, clip: Clip, videos: Path, folder: Path) -> list[Row]:
-    """The stage into a new cache each time, against the encoder alone on as many frames: one thread computes, one worker decodes."""
+    """Compare the whole stage, into a new cache each time, with the encoder alone on as many frames.
+
+    One thread encodes, and one worker decodes.
+    """
     summaries: list[dict[str, Any]] = []
 
     def stage() -> None:
-        said = io.StringIO()
+        stdout = io.StringIO()
         cache = folder / f"cache{len(summaries)}"
-        with redirect_stdout(said):
+        with redirect_stdout(stdout):
             main(ExtractOptions(videos, cache, model=options.model, pretrained="random", max_frames=12, workers=1, quiet=True, json=True))
-        summaries.append(json.loads(said.getvalue()))
+        summaries.append(json.loads(stdout.getvalue()))
 
     stage()
     image_NCHW = torch.randn(BATCH, 3, 224, 224)
@@ -182,27 +190,27 @@ def stage_rows(options: ExtractionOptions, clip: Clip, videos: Path, folder: Pat
         for _ in range(-(-int(summaries[0]["frames"]) // BATCH)):
             clip.encode_images(image_NCHW)
 
-    costs = in_turn({"encoder alone": encoder, "stage": stage}, options.repeats)
+    timings = time_interleaved({"encoder alone": encoder, "stage": stage}, options.repeats)
     waited = [one["encoder_wait_seconds"] / (one["encoder_wait_seconds"] + one["encode_seconds"]) for one in summaries[1:]]
-    rows = [row_of("whole stage, one thread for each", side, cost, costs["encoder alone"]) for side, cost in costs.items()]
-    rows[1] |= {"share waited": statistics.median(waited), "clips a second": summaries[0]["videos"] / costs["stage"].wall_s}
+    rows = [row_of("whole stage, one thread for each", side, timing, timings["encoder alone"]) for side, timing in timings.items()]
+    rows[1] |= {"share waited": statistics.median(waited), "clips a second": summaries[0]["videos"] / timings["stage"].wall_s}
     return rows
 
 
 def text_rows(clip: Clip, texts: list[str], repeats: int) -> list[Row]:
-    """Captions at their own length, against all positions of the tower."""
+    """Compare encoding captions at their own length with encoding them padded to the full context length."""
 
     def full() -> None:
         ids_NL, _ = clip.tokenize(texts, 32)
         for first in range(0, len(ids_NL), BATCH):
             clip.encode_texts(ids_NL[first : first + BATCH])
 
-    costs = in_turn({"full length": full, "own length": lambda: list(encode_texts(texts, clip, 32))}, repeats)
-    return [row_of(f"{len(texts)} captions of 1k-A", side, cost, costs["full length"]) for side, cost in costs.items()]
+    timings = time_interleaved({"full length": full, "own length": lambda: list(encode_texts(texts, clip, 32))}, repeats)
+    return [row_of(f"{len(texts)} captions of 1k-A", side, timing, timings["full length"]) for side, timing in timings.items()]
 
 
 def memory_rows(videos: int, folder: Path) -> list[Row]:
-    """The stage with the demonstration's CLIP, its decoders not counted, over few and many short videos."""
+    """Peak memory of the stage with the demo CLIP, without its decoder processes, on few and on many short videos."""
     source = folder / "source.mp4"
     encode_video(source, bytes(64 * 64 * 3) * 50, 64, 64, 25)
     rows: list[Row] = []
@@ -230,7 +238,7 @@ def memory_rows(videos: int, folder: Path) -> list[Row]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """A table, the first columns those that all rows have."""
+    """A Markdown table with one column per key; missing cells are empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---"] * len(columns)]
     lines += [[_cell(row.get(column)) for column in columns] for row in rows]
@@ -242,7 +250,7 @@ def _cell(value: object) -> str:
 
 
 def make_shape(options: ExtractionOptions, folder: Path, shape: str) -> list[Path]:
-    """The clips of one shape, in a folder of that name."""
+    """Make the clips of one shape, in a folder of that name."""
     width, height, count = (320, 240, options.clips) if shape == "MSR-VTT" else (640, 480, max(options.clips // 3, 1))
     (folder / shape).mkdir()
     paths = [folder / shape / f"{i}.mp4" for i in range(count)]
@@ -254,7 +262,7 @@ def make_shape(options: ExtractionOptions, folder: Path, shape: str) -> list[Pat
 
 
 def measure(options: ExtractionOptions) -> Path:
-    """Measure, print the figures and write them to OUT."""
+    """Measure, print the results and write them to OUT."""
     require_writable_file(options.out)
     try:
         import cv2
@@ -264,7 +272,7 @@ def measure(options: ExtractionOptions) -> Path:
     if not captions.is_file() or not (options.shared / "videos").is_dir():
         raise UserError(f"--shared {options.shared} lacks videos/ or {captions}: name the folder that holds them")
     cv2.setNumThreads(1)
-    # One core computes while another decodes; more threads would take turns with the decoders.
+    # One core encodes while another decodes; more threads would compete with the decoders.
     torch.set_num_threads(1)
     clip = load_clip(options.model, "random", torch.device("cpu"))
     texts = pd.read_csv(captions)["sentence"].tolist()[: options.texts]

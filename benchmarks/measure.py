@@ -1,4 +1,4 @@
-"""What runs cost: wall time beside processor time, which other work on the machine changes less, and memory."""
+"""Measures runs: wall time, CPU time (which depends less on other work on the machine), and peak memory."""
 
 import re
 import resource
@@ -13,39 +13,39 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of one run, or the medians of several: wall time, and processor time of this process and those it has waited for, in seconds."""
+class Timing:
+    """Wall time and CPU time in seconds, of one run or as medians of several. CPU time includes child processes that have ended."""
 
     wall_s: float
     cpu_s: float
 
 
 def cpu_seconds() -> float:
-    """Processor time so far, of this process and the children that have ended."""
+    """CPU seconds so far, of this process and of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def in_turn(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Cost]:
-    """The cost of each side: medians of runs taken in turn."""
-    runs: dict[str, list[Cost]] = {name: [] for name in sides}
+def time_interleaved(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Median timing of each side. The sides run alternately, so that changes in the machine's load affect all of them."""
+    runs: dict[str, list[Timing]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
             wall, cpu = time.perf_counter(), cpu_seconds()
             run()
-            cost = Cost(time.perf_counter() - wall, cpu_seconds() - cpu)
-            runs[name].append(cost)
-            print(f"  {name}: {cost.wall_s:.2f} s, {cost.cpu_s:.2f} s of processors", file=sys.stderr, flush=True)
+            timing = Timing(time.perf_counter() - wall, cpu_seconds() - cpu)
+            runs[name].append(timing)
+            print(f"  {name}: {timing.wall_s:.2f} s, {timing.cpu_s:.2f} s CPU", file=sys.stderr, flush=True)
     return {
-        name: Cost(statistics.median(cost.wall_s for cost in costs), statistics.median(cost.cpu_s for cost in costs))
-        for name, costs in runs.items()
+        name: Timing(statistics.median(timing.wall_s for timing in timings), statistics.median(timing.cpu_s for timing in timings))
+        for name, timings in runs.items()
     }
 
 
-def seconds_in_turn(
+def seconds_interleaved(
     sides: Mapping[str, Callable[[], object]], repeats: int, warm_up: Collection[str], clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of every run of each side by this clock, the sides in turn; those of `warm_up` run once more before, which does not count."""
+    """Seconds of every run of each side, by `clock`. The sides run alternately; those in `warm_up` first run once untimed."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name, run in sides.items():
@@ -59,9 +59,9 @@ def seconds_in_turn(
 
 
 def peak_mib(process: subprocess.Popen[bytes]) -> float:
-    """The largest resident memory of a process, in MiB, waiting for its end.
+    """Wait for a process to end and return its peak resident memory in MiB.
 
-    Linux counts it in what `wait4` gives from before the process became another program: that would be our own.
+    `wait4` would be wrong: on Linux, its peak includes the memory of the parent, from between fork and exec.
     """
     peak = 0
     while process.poll() is None:

@@ -1,6 +1,6 @@
-"""The four scores as the paper's equations are written, in blocks of 64 x 64 padded to max words: what the field's loops do.
+"""The baseline of the benchmarks: the four scores computed as the paper's equations state, in padded blocks of 64 x 64 pairs.
 
-The yardstick of the benchmarks. It builds the text-guided frame features [A, B, L, D] and is exact, differentiable and plain.
+It materializes the text-guided frame features [A, B, L, D], as the field's code does. It is exact, differentiable and simple.
 Shape suffixes as in train_head/glim.py.
 """
 
@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 BLOCK = 64
 MASKED = -1e30
-"""Its own, and not that of `train_head.masking`: a yardstick shares nothing with what is measured."""
+"""Defined here rather than imported from `train_head.masking`: a baseline shares no code with what it is compared to."""
 
 
 def aggregate(x: Tensor, mask: Tensor, matrix_LL: Tensor, kappa: float) -> Tensor:
@@ -47,7 +47,7 @@ def published_block(
     video_sentence_AB = torch.einsum("ad,abd->ab", unit_sentence_AD @ head["M_g"], video_ABD)
     x_ABL = video_ABD @ unit_word_ALD.transpose(-1, -2)
     video_word_AB = aggregate(x_ABL, mask_A1L, p["P1"], kappa)
-    # One product per text, over the words of all videos: no copy of the guided features.
+    # One product per text over the words of all videos, which avoids a copy of the guided features.
     guided_ARD = guided_ABLD.flatten(1, 2)
     y_ABL = (guided_ARD @ unit_sentence_AD[..., None]).view(guided_ABLD.shape[:3])
     sentence_frame_AB = aggregate(y_ABL, mask_A1L, p["P2"], kappa)

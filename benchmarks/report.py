@@ -1,7 +1,7 @@
-"""The report of an evaluation of 1,000 captions and 1,000 videos: `python -m benchmarks.report`.
+"""Measures the report of an evaluation with 1,000 captions and 1,000 videos: `python -m benchmarks.report`.
 
-Features are random, D = 512, and close enough to each other for queries of every rank; thumbnails are pictures of the usual size and bytes.
-The same evaluation runs without and with its report in turn, several times; the last line is JSON.
+Features are random, with D = 512, and correlated so that answers occur at every rank. Thumbnails have a realistic size in pixels and
+bytes. The evaluation runs alternately with and without the report. The last line of the output is JSON.
 """
 
 import json
@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image, ImageFilter
 
 import evaluate
-from benchmarks.measure import seconds_in_turn
+from benchmarks.measure import seconds_interleaved
 from benchmarks.synthetic import random_features, seconds_of, write_cache
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
@@ -40,20 +40,20 @@ MAX_WORDS = 32
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Measure what a report takes, and how large it is."""
+    """Measure the time and size of a report."""
 
     videos: int = 1000
-    """Videos, with a caption each."""
+    """Number of videos, each with one caption."""
     frames: int = 12
-    """Frames of each."""
+    """Frames per video."""
     repeats: int = 3
     """Evaluations with and without the report; medians are compared."""
     out: Path = ROOT / "runs" / "benchmarks" / "report.json"
-    """File for the figures."""
+    """Output file (JSON)."""
 
 
 def make_cache(path: Path, videos: int, frames: int) -> FeatureCache:
-    """Random videos with thumbnails, and a caption of each that is near to some of its frames."""
+    """A cache of random videos with thumbnails, each with a caption whose features are close to one of its frames."""
     rng = np.random.default_rng(0)
     settings = {"weights": "0" * 64, "max_words": MAX_WORDS, "max_frames": frames, "dtype": "float16", "dimension": DIMENSION}
     clip = ClipParts({"positional_embedding": np.zeros((77, DIMENSION), dtype=np.float32)}, 100.0, 8, "QuickGELU")
@@ -79,7 +79,7 @@ def make_cache(path: Path, videos: int, frames: int) -> FeatureCache:
 
 
 def _pictures(rng: np.random.Generator, frames: int) -> list[Image.Image]:
-    """Frames with edges, colours and some grain: about as many bytes as natural ones."""
+    """Frames with edges, colours and grain, which compress to about as many bytes as natural frames."""
     coarse = Image.fromarray(rng.integers(0, 256, (9, 16, 3), dtype=np.uint8)).resize((448, 252), Image.Resampling.BICUBIC)
     made = []
     for _ in range(frames):
@@ -89,7 +89,7 @@ def _pictures(rng: np.random.Generator, frames: int) -> list[Image.Image]:
 
 
 def main(options: ReportOptions) -> Path:
-    """Measure, print the figures and write them to OUT."""
+    """Measure, print the results and write them to OUT."""
     require_writable_file(options.out)
     with TemporaryDirectory() as folder:
         cache = make_cache(Path(folder) / "cache", options.videos, options.frames)
@@ -100,9 +100,9 @@ def main(options: ReportOptions) -> Path:
             with redirect_stdout(StringIO()):
                 evaluate.main(EvaluateOptions(cache=cache.path, run="zero-shot:glccl", out=results, report=report, quiet=True))
 
-        # The first run compiles, and counts for neither.
+        # The first run compiles, so it is not timed.
         sides = {"without": partial(run, report=False), "with": partial(run, report=True)}
-        seconds = seconds_in_turn(sides, options.repeats, warm_up={"with"})
+        seconds = seconds_interleaved(sides, options.repeats, warm_up={"with"})
         size = (results / REPORT_FILE).stat().st_size
     without, with_report = (statistics.median(seconds[side]) for side in sides)
     figures = {

@@ -1,8 +1,9 @@
-"""Cost against size: `python -m benchmarks.scale`. docs/design/scale.md is written from its figures; the last line is JSON.
+"""Measures cost against the number of videos: `python -m benchmarks.scale`. docs/design/scale.md reports its results.
 
-On synthetic caches like a real one (benchmarks.synthetic), 1,000 real queries: opening, index, query, all pairs, each with the exponent of
-its growth with the number of videos; candidates needed for exhaustive recall; evaluation in two processes against one. Memory is that of a
-process of its own beyond what it had before, of which features that are read from disk are no part.
+Runs 1,000 real queries on synthetic caches that imitate a real one (benchmarks.synthetic). Measures opening a cache, building an index,
+a query, and all pairs, each with the exponent of its growth with the number of videos; the candidates needed to match exhaustive recall;
+and evaluation in two processes against one. Each size runs in a separate process. Memory is the growth of that process, which excludes
+features that are read from disk. The last line of the output is JSON.
 """
 
 import json
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.scoring import Matrix
-from benchmarks.synthetic import Likeness, differences, make_cache
+from benchmarks.synthetic import FrameDistribution, make_cache, relative_errors
 from data.base.errors import UserError
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
@@ -46,12 +47,12 @@ from train_head.scoring.splits import load_split
 ROOT = Path(__file__).parent.parent
 DEVICE = torch.device("cpu")
 HELD = 64 * 2**20
-"""Bytes of encoded videos held at once by all pairs; features are read from disk."""
+"""Bytes of encoded videos held at once while all pairs are scored. Features are read from disk."""
 CANDIDATES = 100
 LADDER = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 QUERIES_TIMED = 30
 SPEED_VIDEOS = 2000
-"""Videos, and captions, of the evaluation that one and two processes share."""
+"""Number of videos and of captions when one process is compared with two."""
 SQUARE = 100_000
 MADE_FROM: tuple[Vectors, ...] = ("frames", "pooled")
 
@@ -63,24 +64,24 @@ class ScaleOptions:
     """Measure cost against the number of videos."""
 
     cache: Path = ROOT / "runs" / "demo" / "cache"
-    """Cache of the demo set, which synthetic videos are like (make demo)."""
+    """Cache of the demo set, which the synthetic videos imitate (make demo)."""
     enlarged: Path | None = None
-    """Cache of a larger demo set for the number of candidates needed (python -m demo.generate --test 10000, and extract). Default: a
-    synthetic one of 10,000 videos."""
+    """Cache of a larger demo set, to measure the number of candidates needed (python -m demo.generate --test 10000, then extract).
+    Default: a synthetic cache of 10,000 videos."""
     run: str = "zero-shot:glccl"
-    """The head."""
+    """Folder of a run, or zero-shot:HEAD."""
     sizes: tuple[int, ...] = (1000, 10_000, 100_000)
-    """Videos; 100,000 have a million frames."""
+    """Numbers of videos; 100,000 videos have a million frames."""
     repeats: int = 5
-    """Runs of evaluation in one and in two processes."""
+    """Evaluations in one and in two processes."""
     work: Path | None = None
-    """Folder for the synthetic caches, kept. Default: one that is deleted."""
+    """Folder to keep the synthetic caches in. Default: a temporary folder."""
     out: Path = ROOT / "runs" / "benchmarks" / "scale.json"
-    """File for the figures."""
+    """Output file (JSON)."""
 
 
 def at_size(path: Path, run: str) -> Row:
-    """All costs at one size; to be called in a process of its own."""
+    """Measure all costs at one size. Call this in a separate process."""
     row: Row = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -101,14 +102,14 @@ def at_size(path: Path, run: str) -> Row:
         index: VideoIndex = timed(f"index of {vectors}", lambda vectors=vectors: candidate_index(cache, gallery.videos, vectors))  # type: ignore[misc]
         row[f"index of {vectors} held MiB"] = index.bytes_held / 2**20
         row[f"query by {vectors} ms"] = 1000 * _query_seconds(IndexedGallery(index, min(CANDIDATES, index.videos)), gallery, split.texts)
-    evaluate_pairs(head, cache.texts(split.texts.texts[:32], 2**30), split.videos, split.answers[:32], HELD)  # loads what is compiled
+    evaluate_pairs(head, cache.texts(split.texts.texts[:32], 2**30), split.videos, split.answers[:32], HELD)  # loads compiled code
     timed("all pairs", lambda: evaluate_pairs(head, split.texts, gallery.videos, answers, HELD))
     row["queries"], row["videos"] = len(answers), len(gallery.ids)
     return row
 
 
 def _query_seconds(candidates: IndexedGallery, gallery: Gallery, texts: Any) -> float:
-    """Median of finding candidates of one query and scoring them, features read from disk."""
+    """Median seconds to find the candidates of one query and score them, with features on disk."""
     seconds = []
     for a in range(QUERIES_TIMED + 1):
         text = TextBatch.gather(texts, [a], DEVICE)
@@ -119,7 +120,7 @@ def _query_seconds(candidates: IndexedGallery, gallery: Gallery, texts: Any) -> 
 
 
 def candidates_needed(path: Path, run: str) -> Row:
-    """R@10 of 1,000 queries, exhaustive and with K candidates, and the smallest K within half a point; the index's own loss."""
+    """R@10 of 1,000 queries, exhaustive and with K candidates, and the smallest K that loses at most half a point."""
     cache = FeatureCache(path)
     split = load_split(cache, "test", None, 2**33)
     head, _ = load_head(run, cache, DEVICE)
@@ -148,7 +149,7 @@ def candidates_needed(path: Path, run: str) -> Row:
 
 
 def processes_shared(path: Path, run: str, repeats: int) -> Row:
-    """Seconds of scoring in one process pinned to a core and in two pinned to a core each, in turn; medians."""
+    """Median seconds of scoring in one process, and in two, which run alternately. Each process is pinned to its own core."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(repeats):
@@ -159,7 +160,7 @@ def processes_shared(path: Path, run: str, repeats: int) -> Row:
 
 
 def _pinned(path: Path, run: str, count: int, out: Path) -> float:
-    """Seconds of scoring, as the first process measures them, from its first block to the merged counts."""
+    """Seconds of scoring as rank 0 measures them, from its first block to the merged counts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}
@@ -180,7 +181,7 @@ def _pinned(path: Path, run: str, count: int, out: Path) -> float:
 
 
 def exponents(rows: Sequence[Row]) -> Row:
-    """The exponent b of cost = a * videos^b for every cost, least squares of the logarithms."""
+    """Fit cost = a * videos^b by least squares on the logarithms; the exponent b of every cost."""
     videos = np.log([row["videos"] for row in rows])
     fitted = {}
     for name in rows[0]:
@@ -191,18 +192,18 @@ def exponents(rows: Sequence[Row]) -> Row:
 
 
 def square(largest: Row) -> Row:
-    """Evaluation of 100,000 queries against 100,000 videos, extrapolated: linear in queries and in videos from the largest size."""
+    """Time to evaluate 100,000 queries on 100,000 videos, extrapolated linearly in queries and videos from the largest size."""
     pairs = largest["queries"] * largest["videos"]
     return {"seconds": largest["all pairs s"] * SQUARE**2 / pairs, "hours": largest["all pairs s"] * SQUARE**2 / pairs / 3600}
 
 
 def billion(query: Row) -> Row:
-    """The arithmetic of docs/design/scale.md: a billion videos, 12 frames of 512 numbers each."""
+    """The arithmetic in docs/design/scale.md for a billion videos with 12 frames of 512 numbers each."""
     videos, frames, dimension = 1e9, 12, 512
-    node_bytes, node_share = 2**40, 0.7  # a node with 1 TiB of memory, of which the index may have this share
+    node_bytes, node_share = 2**40, 0.7  # memory of a node, and the fraction of it that the index may use
     features = videos * frames * dimension * 2
     pooled = videos * (dimension + 8)
-    by_frame = videos * frames * (64 + 8)  # 64 bytes of product-quantised codes and a number
+    by_frame = videos * frames * (64 + 8)  # 64 bytes of product-quantized codes and a video number
     return {
         "features TB": features / 1e12,
         "features TB, three copies": 3 * features / 1e12,
@@ -216,23 +217,23 @@ def billion(query: Row) -> Row:
 
 
 def _alone(work: Callable[..., Row], *arguments: Any) -> Row:
-    """In a process of its own."""
+    """Run the work in a separate process."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def _made(path: Path, real: FeatureCache, videos: int, captions: int | None = None) -> Path:
-    """A synthetic cache, made where it is not there from an earlier run."""
+    """The synthetic cache at `path`, which is made if it does not exist yet."""
     if not (path / "captions-scale.parquet").exists():
         make_cache(path, real, videos, captions)
     return path
 
 
 def main(options: ScaleOptions) -> Path:
-    """Measure, print the figures and write them to OUT. Raises UserError where there is no demo cache."""
+    """Measure, print the results and write them to OUT. Raises UserError if there is no demo cache."""
     require_writable_file(options.out)
     if not options.cache.exists():
-        raise UserError(f"--cache {options.cache} is not there: make demo makes it")
+        raise UserError(f"--cache {options.cache} does not exist: create it with make demo")
     real = FeatureCache(options.cache)
     work = options.work or Path(tempfile.mkdtemp())
     figures: dict[str, Row] = {}
@@ -243,8 +244,8 @@ def main(options: ScaleOptions) -> Path:
         return row
 
     try:
-        likeness = Likeness.of(load_split(real, "test", None, 2**33))
-        add("synthetic against real", differences(likeness, np.random.default_rng(1)))
+        distribution = FrameDistribution.of(load_split(real, "test", None, 2**33))
+        add("synthetic against real", relative_errors(distribution, np.random.default_rng(1)))
         rows = [
             add(f"{videos:,} videos", _alone(at_size, _made(work / f"{videos}", real, videos), options.run)) for videos in options.sizes
         ]

@@ -1,7 +1,9 @@
-"""Scoring against the published formulation and against its own two matrix products: `python -m benchmarks.scoring`.
+"""Compares scoring with the published formulation and with its two matrix products alone: `python -m benchmarks.scoring`.
 
-Caption lengths come from the genuine test files; features are random, learned matrices off the identity. All sides of a row run in turn,
-several times, and the medians are compared; the last line is JSON. Shape suffixes as in train_head/glim.py.
+Caption lengths come from the data sets' test files. Features are random, and the learned matrices differ from the identity. The
+alternatives ("sides") of a row run alternately, and their medians are compared. The last line of the output is JSON.
+
+Shape suffixes as in train_head/glim.py.
 """
 
 import json
@@ -19,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.measure import seconds_in_turn
+from benchmarks.measure import seconds_interleaved
 from benchmarks.published import published_all_pairs, published_block
 from data.base.errors import UserError
 from data.base.provenance import provenance
@@ -41,44 +43,44 @@ from train_head.scoring.pairs import Unshared, score_all_pairs
 ROOT = Path(__file__).parent.parent
 DIMENSION = 512
 HELD = 12 * 2**20
-"""Bytes of encoded videos held at once: the budget of `evaluate`, set so low that memory is compared at its least."""
+"""Bytes of encoded videos held at once, as `evaluate --memory-budget` sets it; low, so that the minimum of memory is compared."""
 
 
 Shape = tuple[list[int], int, int, int]
-"""Caption lengths, videos, frames of each, most words."""
+"""Caption lengths, number of videos, frames per video, max words."""
 Row = dict[str, float]
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Sentences [A, D], words [A, L, D] and their mask, frames [B, F, D] and theirs."""
+"""Sentences [A, D], words [A, L, D], word mask [A, L], frames [B, F, D], frame mask [B, F]."""
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Measure time and memory of scoring, side by side."""
+    """Measure time and memory of scoring against its alternatives."""
 
     annotations: Path = ROOT.parent / "shared" / "annotations"
     """Folder with msrvtt/MSRVTT_JSFUSION_test.csv, didemo/test_data.json and didemo/test_list.txt."""
     repeats: int = 5
-    """Runs of each side; medians are compared."""
+    """Runs of each alternative; medians are compared."""
     only: str = ""
-    """Only the rows with this in their names. Default: all."""
+    """Measure only the rows whose names contain this text. Default: all rows."""
     out: Path = ROOT / "runs" / "benchmarks" / "scoring.json"
-    """File for the figures."""
+    """Output file (JSON)."""
 
 
 class Matrix(Unshared):
-    """All retrieval scores: what the benchmark reads of `score_all_pairs`, where an evaluation would count ranks."""
+    """Collects all retrieval scores from `score_all_pairs`, where an evaluation would count ranks."""
 
     def __init__(self, texts: int, videos: int) -> None:
         self.score_AB = torch.empty(texts, videos)
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
-        """Put a block in its place."""
+        """Store a block."""
         self.score_AB[texts[:, None], videos] = scores_SAB.mean(dim=0)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Random features with given caption lengths, and a head off the identity."""
+    """Random features with given caption lengths, and a head whose matrices differ from the identity."""
 
     texts: TextFeatures
     videos: VideoFeatures
@@ -91,7 +93,7 @@ class Problem:
 
         def features(lengths: list[int]) -> Ragged:
             offsets = np.concatenate([[0], np.cumsum(lengths)])
-            # Norms near 10, as CLIP's features have.
+            # Norms near 10, like those of CLIP's features.
             return Ragged.in_memory((torch.randn(int(offsets[-1]), DIMENSION, generator=generator) * 0.44).numpy(), offsets)
 
         head = GlcclHead("glccl", HeadConfig(DIMENSION, max_words, logit_scale=100.0), execution)
@@ -105,7 +107,7 @@ class Problem:
         return cls(texts, gallery, head, max_words)
 
     def ours(self) -> Tensor:
-        """The retrieval score [A, B] by the code of an evaluation, holding a few blocks of videos at a time."""
+        """Retrieval scores [A, B], computed as in an evaluation, with a few blocks of videos in memory at a time."""
         matrix = Matrix(len(self.texts.texts), len(self.videos.ids))
         answers = np.arange(len(self.texts.texts)) % len(self.videos.ids)
         score_all_pairs(self.head, self.texts, self.videos, answers, [matrix], memory_budget=HELD)
@@ -113,7 +115,7 @@ class Problem:
 
     @torch.no_grad()
     def uncompiled(self) -> Tensor:
-        """The same by plain operations: captions by length against 256 videos at once; what runs where the compiled loops do not."""
+        """The same with plain PyTorch operations, the fallback of the compiled loops: captions grouped by length, 256 videos at once."""
         texts, videos = self.batch()
         score_AB = torch.empty(len(texts.length_A), len(videos.mask_BF))
         for first in range(0, len(videos.mask_BF), 256):
@@ -125,17 +127,17 @@ class Problem:
 
     @torch.no_grad()
     def function(self) -> Tensor:
-        """The same by the function for researchers, from padded features in one call."""
+        """The same with one call of `glim_scores`, the function for researchers, on padded features."""
         return glim_scores(*self.inputs(), self.head.matrices()).mean(dim=0)
 
     @torch.no_grad()
     def published(self, inputs: Inputs | None = None) -> Tensor:
-        """The same by the published formulation."""
+        """The same with the published formulation."""
         matrices = {name: value.detach() for name, value in self.head.named_parameters()}
         return published_all_pairs(*(inputs or self.inputs()), matrices)
 
     def two_products(self) -> Callable[[], None]:
-        """torch.mm of the real words with all frames, twice, into memory that is there already."""
+        """Only the two matrix products of unpadded words with all frames, by torch.mm into preallocated memory."""
         texts, videos = self.batch()
         frame_DC = videos.frame_BFD.flatten(0, 1).T.contiguous()
         outs = [torch.empty(len(texts.word_RD), frame_DC.shape[1]) for _ in range(2)]
@@ -147,7 +149,7 @@ class Problem:
         return run
 
     def step(self, side: str, inputs: Inputs | None = None) -> float:
-        """Forward and backward of head and loss on the batch, text a belonging to video a; the loss."""
+        """Run forward and backward of head and loss on one batch, where text a matches video a, and return the loss."""
         self.head.zero_grad()
         matrices, threads = self.head.matrices(), torch.get_num_threads()
         if side == "published":
@@ -169,7 +171,7 @@ class Problem:
         return loss.item()
 
     def guides(self, texts: TextBatch) -> list[tuple[Tensor, Guides]]:
-        """Texts of like length together, for the plain operations."""
+        """Blocks of texts of similar length, for the uncompiled operations."""
         blocks = text_blocks(texts, words=True, alone=False, most=self.max_words)
         return [(b.rows, prepare_texts(b.sentence_AD, b.word_ALD, b.mask_AL, self.head.matrices())) for b in blocks]
 
@@ -182,7 +184,7 @@ class Problem:
         )
 
     def inputs(self) -> Inputs:
-        """Everything padded, as the field's loaders give it."""
+        """All features, padded as the field's loaders pad them."""
         texts, videos = self.batch()
         mask_AL = torch.arange(self.max_words) < texts.length_A[:, None]
         word_ALD = torch.zeros(*mask_AL.shape, DIMENSION)
@@ -191,21 +193,21 @@ class Problem:
 
 
 def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> Row:
-    """Seconds of each side: medians of runs taken in turn, after one run that does not count."""
-    # "published" compiles nothing, and a run of it takes long.
-    seconds = seconds_in_turn(sides, repeats, sides.keys() - {"published"})
+    """Median seconds of each side. The sides run alternately, after an untimed run of each."""
+    # "published" needs no warm-up, because it compiles nothing, and a run of it takes long.
+    seconds = seconds_interleaved(sides, repeats, sides.keys() - {"published"})
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def extra_memory(side: str, length_A: list[int], videos: int, frames: int, max_words: int) -> float:
-    """Peak memory in MiB of one side beyond inputs and score matrix, in a process of its own."""
+    """Peak memory in MiB of one side, without inputs and score matrix, measured in a separate process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_extra_memory, side, length_A, videos, frames, max_words).result()
 
 
 def _extra_memory(side: str, *shape: *Shape) -> float:
     length_A, videos, frames, max_words = shape
-    # A small run first, so that libraries and compiled code do not count.
+    # A small run loads libraries and compiled code before the measurement.
     _side(Problem.make(length_A[:70], 70, frames, max_words), side)()
     run = _side(Problem.make(*shape), side)
     with measured(torch.device("cpu")) as cost:
@@ -216,7 +218,7 @@ def _extra_memory(side: str, *shape: *Shape) -> float:
 
 
 def _side(problem: Problem, side: str) -> Callable[[], object]:
-    """One side, ready to run: the published one with its padded inputs made, ours with the features as they are loaded."""
+    """One side, ready to run. The published side gets padded inputs, made ahead; ours gets features as they are loaded."""
     if side == "ours":
         return problem.ours
     if side == "step ours":
@@ -226,7 +228,7 @@ def _side(problem: Problem, side: str) -> Callable[[], object]:
 
 
 def caption_lengths(annotations: Path) -> tuple[list[int], list[int]]:
-    """Tokens, start and end included, of the captions of MSR-VTT 1k-A (at most 32) and the paragraphs of DiDeMo's test split (64)."""
+    """Token counts, including start and end, of MSR-VTT 1k-A's captions (at most 32) and of DiDeMo's test paragraphs (at most 64)."""
     try:
         captions = pd.read_csv(annotations / "msrvtt" / "MSRVTT_JSFUSION_test.csv")["sentence"].tolist()
         records = json.loads((annotations / "didemo" / "test_data.json").read_text())
@@ -246,7 +248,7 @@ def caption_lengths(annotations: Path) -> tuple[list[int], list[int]]:
 
 
 def all_pairs(shape: Shape, repeats: int) -> Row:
-    """All texts against all videos, in time and memory."""
+    """Time and memory of scoring all texts with all videos."""
     problem = Problem.make(*shape)
     sides: dict[str, Callable[[], object]] = {
         "published": problem.published,
@@ -261,12 +263,12 @@ def all_pairs(shape: Shape, repeats: int) -> Row:
     row["times the two products"] = row["ours"] / row["two products"]
     corner = Problem.make(shape[0][:64], 64, *shape[2:])
     row["largest difference, 64 x 64"] = float((corner.ours() - corner.published()).abs().max())
-    # The published formulation goes block by block: one block is its peak.
+    # The published formulation works block by block, so one block shows its peak.
     return row | memory(("published", (shape[0][:64], 64, *shape[2:])), ("ours", shape))
 
 
 def training_step(shape: Shape, repeats: int) -> Row:
-    """Forward and backward of head and loss, in time and memory."""
+    """Time and memory of forward and backward of head and loss."""
     problem = Problem.make(*shape)
     row = medians({side: partial(problem.step, side) for side in ("published", "ours", "function", "uncompiled")}, repeats)
     row["times faster than published"] = row["published"] / row["ours"]
@@ -276,7 +278,7 @@ def training_step(shape: Shape, repeats: int) -> Row:
 
 
 def gallery(length_A: list[int], repeats: int) -> Row:
-    """A gallery ten times as large."""
+    """Time and memory with a gallery ten times as large."""
     small, large = (Problem.make(length_A, videos, 12, 32) for videos in (1000, 10_000))
     row = medians({"1,000 videos": small.ours, "10,000 videos": large.ours}, repeats)
     row["time for ten times the gallery"] = row["10,000 videos"] / row["1,000 videos"]
@@ -287,7 +289,7 @@ def gallery(length_A: list[int], repeats: int) -> Row:
 
 
 def lower_precision(length_A: list[int], repeats: int) -> Row:
-    """The two products in bfloat16, against float32."""
+    """Speed and error of the two matrix products in bfloat16, against float32."""
     exact, rough = (
         Problem.make(length_A, 1000, 12, 32, execution) for execution in (DEFAULT_EXECUTION, Execution(products=torch.bfloat16))
     )
@@ -302,7 +304,7 @@ def lower_precision(length_A: list[int], repeats: int) -> Row:
 
 
 def scaling(repeats: int) -> Row:
-    """Time where one size is doubled at a time, over that of 500 texts of 12 words, 500 videos, 12 frames."""
+    """Time with one size doubled or quadrupled, relative to 500 texts of 12 words and 500 videos of 12 frames."""
     base = {"texts": 500, "words": 12, "videos": 500, "frames": 12}
     problems = {"base": base} | {f"{name} x {times}": base | {name: base[name] * times} for name in base for times in (2, 4)}
     sides = {
@@ -314,7 +316,7 @@ def scaling(repeats: int) -> Row:
 
 
 def long_texts(repeats: int) -> Row:
-    """Time of texts of more words, and of matrices for more words than the texts have, over that of 12 words with matrices for 32."""
+    """Time for longer texts and for larger learned matrices, relative to 12 words with matrices for 32 words."""
     sizes = {f"{words} words, matrices for {most}": (words, most) for words, most in ((12, 32), (12, 77), (32, 77), (64, 77), (77, 77))}
     sides = {name: Problem.make([words] * 200, 200, 12, most).ours for name, (words, most) in sizes.items()}
     row = medians(sides, repeats)
@@ -323,13 +325,13 @@ def long_texts(repeats: int) -> Row:
 
 
 def memory(published: tuple[str, Shape], ours: tuple[str, Shape]) -> Row:
-    """Peak memory of both sides, and their ratio."""
+    """Peak memory of the published formulation and of ours, and their ratio."""
     theirs, own = extra_memory(published[0], *published[1]), extra_memory(ours[0], *ours[1])
     return {"published extra MiB": theirs, "ours extra MiB": own, "memory ratio": theirs / own}
 
 
 def main(options: ScoringOptions) -> Path:
-    """Measure, print the figures and write them to OUT."""
+    """Measure, print the results and write them to OUT."""
     require_writable_file(options.out)
     msrvtt, didemo = caption_lengths(options.annotations)
     rows: dict[str, Callable[[], Row]] = {

@@ -1,7 +1,8 @@
-"""What a query costs over a large gallery: `python -m benchmarks.search`.
+"""Measures a query on a large gallery: `python -m benchmarks.search`.
 
-A cache of random features, made of no videos, but queried through the whole of search: a ViT-B/32 with random weights encodes a query
-of 12 tokens, a head scores it with every video, and the moments of the best ten are found. Sides run in turn; the last line is JSON.
+The cache holds random features, but the query takes the whole path of a search: a ViT-B/32 with random weights encodes 12 tokens, a
+head scores the query with every video, and the best moments of the top ten are found. The alternatives run alternately. The last line
+of the output is JSON.
 """
 
 import json
@@ -36,31 +37,31 @@ ROOT = Path(__file__).parent.parent
 MODEL, PRETRAINED = "ViT-B-32-quickgelu", "random"
 MAX_WORDS = 32
 WORDS = ("man", "dog", "car", "tree", "ball", "red", "game", "street", "girl", "water", "song", "horse")
-"""Words of one token each."""
+"""Words that are one token each."""
 TOKENS = 12
-"""Of a query, start and end included: the mean of MSR-VTT's test captions."""
+"""Tokens of a query, including start and end: the mean of MSR-VTT's test captions."""
 
 Row = dict[str, float]
 
 
 @dataclass(frozen=True)
 class SearchBenchmarkOptions:
-    """Measure loading, memory, and the time of a query."""
+    """Measure loading time, memory, and the time of a query."""
 
     videos: int = 10_000
-    """Videos of the gallery."""
+    """Videos in the gallery."""
     frames: int = 12
-    """Frames of each."""
+    """Frames per video."""
     queries: int = 30
-    """Queries measured; each is another."""
+    """Number of different queries to measure."""
     threads: int = 2
-    """Processor cores to use; processor time is measured on one in any case."""
+    """Threads to use; CPU time is always measured with one thread."""
     out: Path = ROOT / "runs" / "benchmarks" / "search.json"
-    """File for the figures."""
+    """Output file (JSON)."""
 
 
 def make_cache(path: Path, clip: Clip, videos: int, frames: int) -> FeatureCache:
-    """A cache of so many videos of random features, with norms near those of CLIP's."""
+    """A cache of random features whose norms are close to CLIP's."""
     settings = {"weights": clip.digest, "architecture": clip.architecture, "dimension": clip.dimension, **clip.image_settings()}
     settings |= {"fps": 1.0, "max_frames": frames, "max_words": MAX_WORDS, "precision": "fp32", "dtype": "float16"}
     random = np.random.default_rng(0)
@@ -69,7 +70,7 @@ def make_cache(path: Path, clip: Clip, videos: int, frames: int) -> FeatureCache
 
 
 def make_run(path: Path, cache: FeatureCache) -> Path:
-    """A run of GLCCL with a temporal encoder of the published shape, its weights at random."""
+    """A GLCCL run with random weights and a temporal encoder of the published shape."""
     positions = len(cache.clip_parts().tensors["positional_embedding"])
     heads = cache.dimension // 64
     config = HeadConfig(cache.dimension, MAX_WORDS, 100.0, temporal="seq-transf", temporal_positions=positions, temporal_heads=heads)
@@ -79,7 +80,7 @@ def make_run(path: Path, cache: FeatureCache) -> Path:
 
 
 def measure(cache: Path, run: str, queries: int, threads: int) -> Row:
-    """The figures of one head, in a process of its own."""
+    """Measure one head. Call this in a separate process."""
     torch.set_num_threads(threads)
     start, before = time.perf_counter(), _held_mib()
     options = RetrievalOptions(cache=cache, run=run, device="cpu", quiet=True)
@@ -93,7 +94,7 @@ def measure(cache: Path, run: str, queries: int, threads: int) -> Row:
     assert set(searcher.encoder.encode(texts).words.length_N.tolist()) == {TOKENS}
 
     next(searcher.search(texts[:1]))
-    # Before the second searcher takes as much again.
+    # Read before the second searcher takes as much memory again.
     row["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     whole_tiles = Searcher(options, queries=False, execution=DEFAULT_EXECUTION)
     sides: dict[str, Callable[[str], object]] = {
@@ -101,23 +102,23 @@ def measure(cache: Path, run: str, queries: int, threads: int) -> Row:
         "query on whole tiles": lambda text: next(whole_tiles.search([text])),
         "its encoding": lambda text: searcher.encoder.encode([text]),
     }
-    for name, seconds in in_turn(sides, texts, time.perf_counter).items():
+    for name, seconds in seconds_per_text(sides, texts, time.perf_counter).items():
         row[f"{name} ms"] = 1000 * statistics.median(seconds)
         row[f"{name} ms, 95th percentile"] = 1000 * float(np.percentile(seconds, 95))
     row["whole tiles, times slower"] = row["query on whole tiles ms"] / row["query ms"]
     searcher.gallery.threads = whole_tiles.gallery.threads = 1
     torch.set_num_threads(1)
-    for name, seconds in in_turn(sides, texts[: max(3, queries // 3)], time.process_time).items():
+    for name, seconds in seconds_per_text(sides, texts[: max(3, queries // 3)], time.process_time).items():
         row[f"{name} processor ms, one thread"] = 1000 * statistics.median(seconds)
     start = time.process_time()
-    # Of a length that was not asked for: random words of it are scored first.
+    # The first query of a new length also scores random words of that length (see search.chance).
     next(searcher.search([" ".join(WORDS[: TOKENS - 1])]))
     row["first query of a length, processor ms, one thread"] = 1000 * (time.process_time() - start)
     return row
 
 
-def in_turn(sides: dict[str, Callable[[str], object]], texts: list[str], clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of every side for every text by this clock, one side after the other; a first round is not counted."""
+def seconds_per_text(sides: dict[str, Callable[[str], object]], texts: list[str], clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Seconds of each side for every text, by `clock`. The sides run alternately, after an untimed first round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for i, text in enumerate([texts[0], *texts]):
         for name, run in sides.items():
@@ -134,7 +135,7 @@ def _held_mib() -> float:
 
 
 def main(options: SearchBenchmarkOptions) -> Path:
-    """Measure, print the figures and write them to OUT."""
+    """Measure, print the results and write them to OUT."""
     require_writable_file(options.out)
     figures: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:

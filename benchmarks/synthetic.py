@@ -1,8 +1,8 @@
-"""Synthetic caches for the benchmarks: `write_cache` writes any, and `make_cache` one whose videos are like those of a real cache.
+"""Synthetic caches for the benchmarks: `write_cache` writes given entries; `make_cache` imitates the videos of a real cache.
 
-For the latter, a frame is drawn as mean + (what its video has in common) + (what it has alone), both normal with the covariances seen
-between and within the videos of the real cache, and stretched to the norm of one of its frames. The real test videos are among the
-synthetic ones, with their captions.
+`make_cache` draws a frame as mean + video component + frame component. Both components are normal, with the covariances between and
+within the videos of the real cache. The frame is then scaled to the norm of a random real frame. The real test videos and their
+captions are part of the synthetic cache.
 
 Shape suffixes: N videos, T frames of several videos together, F frames of one, D joint dimension.
 """
@@ -41,7 +41,7 @@ def write_cache(
     count: int,
     quiet: bool = False,
 ) -> FeatureCache:
-    """A new cache of `count` videos and of texts, in parts as extraction writes them; no more than a part is in memory."""
+    """Write a new cache of `count` videos and of texts, in parts like those of an extraction; holds one part in memory at a time."""
     cache = FeatureCache.create(path, settings, clip, provenance={}, extraction=extraction)
     with Progress(f"cache of {count:,}", count, "videos", quiet) as progress:
         for some_videos in _parts(videos, VIDEOS_A_PART):
@@ -53,12 +53,12 @@ def write_cache(
 
 
 def random_features(random: np.random.Generator, *shape: int, norm: float = 10.0) -> NDArray[np.float32]:
-    """Normal vectors, one for each index but the last, with norms near those of CLIP's features."""
+    """Normal vectors along the last dimension of `shape`, with norms close to `norm`; CLIP's features have norms near 10."""
     return random.standard_normal(shape, dtype=np.float32) * np.float32(norm * shape[-1] ** -0.5)
 
 
 def seconds_of(frames: int) -> Floats:
-    """The times of frames sampled once a second."""
+    """Times of frames sampled at 1 fps: 0, 1, 2, ..."""
     return np.arange(frames, dtype=np.float64)
 
 
@@ -69,19 +69,20 @@ def _parts(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """What synthetic frames are drawn from."""
+class FrameDistribution:
+    """The distribution that synthetic frames are drawn from."""
 
     mean_D: Floats
     between_DD: Floats
-    """Root of the covariance of the means of videos."""
+    """Square root of the covariance of video means."""
     within_DD: Floats
-    """Root of the covariance of frames about the mean of their video."""
+    """Square root of the covariance of frames around the mean of their video."""
     norm_T: Floats
+    """Norms of the real frames."""
 
     @classmethod
-    def of(cls, split: Split) -> "Likeness":
-        """The statistics of the frames of a split."""
+    def of(cls, split: Split) -> "FrameDistribution":
+        """Estimate the distribution from the frames of a split."""
         videos = [split.videos.frames.gather([i])[0].double().numpy() for i in range(len(split.videos.ids))]
         frame_TD, mean_ND = np.concatenate(videos), np.stack([frame_FD.mean(axis=0) for frame_FD in videos])
         alone_TD = np.concatenate([frame_FD - frame_FD.mean(axis=0) for frame_FD in videos])
@@ -89,7 +90,7 @@ class Likeness:
         return cls(frame_TD.mean(axis=0), _root(np.cov(mean_ND.T)), _root(alone_TD.T @ alone_TD / len(alone_TD)), norm_T)
 
     def draw(self, videos: int, random: np.random.Generator) -> NDArray[np.float32]:
-        """The frames [N, F, D] of so many videos."""
+        """Draw the frames [N, F, D] of N = `videos` videos."""
         dimension = len(self.mean_D)
         common_ND = random.standard_normal((videos, dimension)) @ self.between_DD
         frame_NFD = self.mean_D + common_ND[:, None] + random.standard_normal((videos, FRAMES, dimension)) @ self.within_DD
@@ -99,27 +100,30 @@ class Likeness:
 
 
 def _root(covariance_DD: Floats) -> Floats:
-    """The symmetric root of a covariance, which may lack directions."""
+    """The symmetric square root of a covariance matrix, which may be singular."""
     value_D, vector_DD = np.linalg.eigh(covariance_DD)
     root_DD: Floats = (vector_DD * np.sqrt(value_D.clip(min=0))) @ vector_DD.T
     return root_DD
 
 
-def differences(likeness: Likeness, random: np.random.Generator) -> dict[str, float]:
-    """How far frames drawn are from the real ones: mean and covariance as shares of the real ones' norms, and mean norm as a share."""
-    frame_TD = likeness.draw(20_000, random).reshape(-1, len(likeness.mean_D)).astype(np.float64)
-    real_DD = likeness.between_DD @ likeness.between_DD + likeness.within_DD @ likeness.within_DD
+def relative_errors(frames: FrameDistribution, random: np.random.Generator) -> dict[str, float]:
+    """Relative errors of drawn frames against the real ones: of the mean, of the covariance, and of the mean norm."""
+    frame_TD = frames.draw(20_000, random).reshape(-1, len(frames.mean_D)).astype(np.float64)
+    real_DD = frames.between_DD @ frames.between_DD + frames.within_DD @ frames.within_DD
     return {
-        "mean": float(np.linalg.norm(frame_TD.mean(axis=0) - likeness.mean_D) / np.linalg.norm(likeness.mean_D)),
+        "mean": float(np.linalg.norm(frame_TD.mean(axis=0) - frames.mean_D) / np.linalg.norm(frames.mean_D)),
         "covariance": float(np.linalg.norm(np.cov(frame_TD.T) - real_DD) / np.linalg.norm(real_DD)),
-        "norm": float(np.linalg.norm(frame_TD, axis=1).mean() / likeness.norm_T.mean() - 1),
+        "norm": float(np.linalg.norm(frame_TD, axis=1).mean() / frames.norm_T.mean() - 1),
     }
 
 
 def make_cache(path: Path, real: FeatureCache, videos: int, captions: int | None = None, quiet: bool = False) -> None:
-    """A cache of so many videos, the real test videos first; with the real test captions, or so many, drawn from them, a video each."""
+    """Write a cache of N = `videos` videos, the real test videos first.
+
+    It has the real test captions or, if `captions` is given, that many captions drawn from them, each for another video.
+    """
     split = load_split(real, "test", None, 2**33)
-    likeness, random = Likeness.of(split), np.random.default_rng(0)
+    distribution, random = FrameDistribution.of(split), np.random.default_rng(0)
     names = [*split.videos.ids, *(f"synthetic{i}" for i in range(videos))][:videos]
     owners, texts = ([names[b] for b in split.answers if b < videos], list(split.texts.texts))
     keep = [a for a, b in enumerate(split.answers) if b < videos]
@@ -136,7 +140,7 @@ def make_cache(path: Path, real: FeatureCache, videos: int, captions: int | None
     def drawn() -> Iterator[VideoEntry]:
         for first in range(0, videos, VIDEOS_A_PART):
             some = names[first : first + VIDEOS_A_PART]
-            drawn_NFD = likeness.draw(len(some), random)
+            drawn_NFD = distribution.draw(len(some), random)
             yield from (_entry(name, first + i, split, drawn_NFD[i]) for i, name in enumerate(some))
 
     cache = write_cache(path, real.settings, real.clip_parts(), drawn(), unique, real.extraction, count=videos, quiet=quiet)

@@ -1,9 +1,10 @@
-"""Training at MSR-VTT's size, and a whole sweep: `python -m benchmarks.training`.
+"""Measures training at MSR-VTT's size, and a whole sweep: `python -m benchmarks.training`.
 
-A cache of 9,000 videos and 180,000 captions is written as extraction writes one, with random features and caption lengths drawn from
-1k-A; then steps of training are timed, the data path (gathering features into batches) apart; those of every head in turns; and those
-of two gloo processes against one, each on a core of its own. The time of a whole run is that of its steps, as measured; with --whole
-it is run. With --sweep CACHE a whole sweep of 30 runs on that cache (the demo set's) is timed: this takes minutes. The last line is JSON.
+It writes a cache of 9,000 videos and 180,000 captions, with random features and caption lengths drawn from 1k-A, in the way extraction
+does. On this cache it times training steps and, separately, their data path (gathering features into batches); steps of every head; and
+steps in one and in two gloo processes, each pinned to its own core. The time of a whole run is extrapolated from its steps, or measured
+with --whole. --sweep CACHE times a sweep of 30 runs on that cache, which should be the demo set's and takes minutes. The last line of
+the output is JSON.
 """
 
 import json
@@ -44,9 +45,9 @@ CAPTIONS_A_VIDEO = 20
 BATCH = 128
 EPOCHS = 5
 WARM_UP_STEPS = 3
-"""Of every kind, not timed: the first compiles."""
+"""Untimed steps before each measurement; the first one compiles."""
 SWEEP = ("--csc-weight", "0,0.1,0.3,0.5,0.7,1", "--seeds", "5", "--lr", "1e-3")
-"""The grid of the paper's figure of the CSC weight: 30 runs."""
+"""The grid of the paper's figure on the CSC weight: 30 runs."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +57,29 @@ class TrainingOptions:
     videos: int = 9000
     """Training videos, each with 20 captions and 12 frames."""
     steps: int = 60
-    """Steps timed of each kind, after a few that are not."""
+    """Steps to time with and without the temporal encoder, after a few for warm-up."""
     head_steps: int = 12
-    """Steps timed of each head, and of one and of two processes."""
+    """Steps to time for each head, and for one and two processes."""
     sweep: Path | None = None
-    """Feature cache of the demo set: time a whole sweep of 30 runs on it."""
+    """Feature cache of the demo set; time a sweep of 30 runs on it. Default: no sweep."""
     whole: bool = False
-    """Run all five epochs as well, with the temporal encoder."""
+    """Also run all five epochs, with the temporal encoder."""
     device: str = "auto"
     """Where to train: auto, cpu or cuda."""
     annotations: Path = ROOT.parent / "shared" / "annotations"
-    """Folder with msrvtt/MSRVTT_JSFUSION_test.csv and didemo/, for caption lengths."""
+    """Folder with msrvtt/MSRVTT_JSFUSION_test.csv and didemo/, for the caption lengths."""
     out: Path = ROOT / "runs" / "benchmarks" / "training.json"
-    """File for the figures."""
+    """Output file (JSON)."""
 
 
 def make_cache(path: Path, videos: int, length_A: list[int]) -> FeatureCache:
-    """A cache of random features, in parts as extraction writes them."""
+    """Write a cache of random features, in parts like those of an extraction."""
     rng = np.random.default_rng(0)
 
     def features(*shape: int) -> NDArray[np.float32]:
         return random_features(rng, *shape, DIMENSION)
 
-    # The tensors that a temporal encoder starts from.
+    # The tensors that initialize a temporal encoder.
     blocks = {"positional_embedding": features(77) * np.float32(0.01)}
     shapes = {
         "attn.in_proj_weight": (3 * DIMENSION, DIMENSION),
@@ -108,19 +109,19 @@ def make_cache(path: Path, videos: int, length_A: list[int]) -> FeatureCache:
 
 
 def measure(cache: FeatureCache, split: Split, options: TrainingOptions, temporal: bool) -> dict[str, float]:
-    """Median seconds of a step and of its data path, and what follows for a whole run."""
+    """Steps per second, the fraction of a step that the data path takes, and the extrapolated time of a whole run."""
     trainer = make_trainer(cache, split, options, temporal)
     batches = cycle(len(split.answers))
     step, path = [], []
     for turn in range(WARM_UP_STEPS + options.steps):
         texts = next(batches)
-        start = clock(trainer.device)
+        start = synchronized_seconds(trainer.device)
         trainer.batches(texts)
-        middle = clock(trainer.device)
+        middle = synchronized_seconds(trainer.device)
         trainer.step(texts)
         if turn >= WARM_UP_STEPS:
             path.append(middle - start)
-            step.append(clock(trainer.device) - middle)
+            step.append(synchronized_seconds(trainer.device) - middle)
     seconds = statistics.median(step)
     run = seconds * trainer.steps_an_epoch * EPOCHS
     return {
@@ -131,16 +132,16 @@ def measure(cache: FeatureCache, split: Split, options: TrainingOptions, tempora
 
 
 def measure_heads(cache: FeatureCache, split: Split, options: TrainingOptions) -> dict[str, dict[str, float]]:
-    """Steps a second of every head with the temporal encoder, one step of each in turn, and their times against the method's."""
+    """Steps per second of every head with the temporal encoder, and time relative to glccl. The heads take steps alternately."""
     trainers = {name: make_trainer(cache, split, options, temporal=True, head=name) for name in HEADS}
     batches = cycle(len(split.answers))
     seconds: dict[str, list[float]] = {name: [] for name in HEADS}
     for _ in range(WARM_UP_STEPS + options.head_steps):
         texts = next(batches)
         for name, trainer in trainers.items():
-            start = clock(trainer.device)
+            start = synchronized_seconds(trainer.device)
             trainer.step(texts)
-            seconds[name].append(clock(trainer.device) - start)
+            seconds[name].append(synchronized_seconds(trainer.device) - start)
     medians = {name: statistics.median(of_head[WARM_UP_STEPS:]) for name, of_head in seconds.items()}
     return {
         f"head {name}": {"steps a second": 1 / median, "time of a step against glccl": median / medians["glccl"]}
@@ -149,7 +150,7 @@ def measure_heads(cache: FeatureCache, split: Split, options: TrainingOptions) -
 
 
 def measure_processes(cache: FeatureCache, options: TrainingOptions) -> dict[str, float]:
-    """Steps a second of one process on one core, and of two that share the batch on two."""
+    """Steps per second of one process on one core, and of two processes that share the batch on two cores."""
     seconds = {}
     for count in (1, 2):
         torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m"] if count > 1 else []
@@ -165,7 +166,7 @@ def measure_processes(cache: FeatureCache, options: TrainingOptions) -> dict[str
 
 
 def measure_sweep(cache: Path) -> dict[str, float]:
-    """Seconds of a whole sweep, started as a user starts it, and the seconds that cores worked for its runs."""
+    """Wall time of a sweep, started from the command line, and the CPU time of its runs."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "train_head.sweep", "--cache", str(cache.resolve()), "--out", folder, *SWEEP, "--device", "cpu"]
         start = time.perf_counter()
@@ -190,7 +191,7 @@ def make_trainer(
     head: str = "glccl",
     processes: ProcessGroup | None = None,
 ) -> Trainer:
-    """What `train_head` trains with, at the published batch size and epochs."""
+    """A trainer as in `train_head`, with the published batch size and number of epochs."""
     train = TrainOptions(
         cache=cache.path,
         out=cache.path / "run",
@@ -205,21 +206,21 @@ def make_trainer(
 
 
 def cycle(captions: int) -> Iterator[NDArray[np.int64]]:
-    """Random batches without end."""
+    """Endless random batches."""
     rng = np.random.default_rng(0)
     while True:
         yield rng.choice(captions, BATCH, replace=False)
 
 
-def clock(device: torch.device) -> float:
-    """Seconds, when all work so far is done."""
+def synchronized_seconds(device: torch.device) -> float:
+    """The time in seconds, after all work queued on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def main(options: TrainingOptions) -> Path:
-    """Measure, print the figures and write them to OUT."""
+    """Measure, print the results and write them to OUT."""
     require_writable_file(options.out)
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -235,10 +236,10 @@ def main(options: TrainingOptions) -> Path:
         figures["gloo processes"] = measure_processes(cache, options)
         if options.whole:
             trainer = make_trainer(cache, split, options, temporal=True)
-            start = clock(trainer.device)
+            start = synchronized_seconds(trainer.device)
             for epoch in range(1, EPOCHS + 1):
                 trainer.run_epoch(epoch)
-            figures["whole run"] = {"seconds of five epochs, temporal encoder": clock(trainer.device) - start}
+            figures["whole run"] = {"seconds of five epochs, temporal encoder": synchronized_seconds(trainer.device) - start}
     if options.sweep is not None:
         figures["whole sweep"] = measure_sweep(options.sweep)
     for name, values in figures.items():

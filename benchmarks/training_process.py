@@ -1,6 +1,6 @@
-"""One of the processes that `benchmarks.training` compares: `torchrun -m benchmarks.training_process CACHE STEPS`.
+"""A training process for `benchmarks.training`: `torchrun -m benchmarks.training_process CACHE STEPS`.
 
-Each has one core to itself and one thread. The first prints the median seconds of a step, warm-up left out.
+Each process is pinned to its own core and uses one thread. Rank 0 prints the median seconds of a step after warm-up.
 """
 
 import os
@@ -21,7 +21,7 @@ PROCESS_TIMEOUT_S = 60.0
 
 
 def main(cache_path: str, steps: str) -> None:
-    """Train as one of those that torchrun started, or alone."""
+    """Train as one of the processes that torchrun started, or as a single process."""
     cores = sorted(os.sched_getaffinity(0))
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     os.sched_setaffinity(0, {cores[rank % len(cores)]})

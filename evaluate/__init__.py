@@ -1,4 +1,4 @@
-"""Stage three: score all text-video pairs of a split and report retrieval metrics."""
+"""The third stage: score all text-video pairs of a split and report retrieval metrics."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ __all__ = ["EvaluateOptions", "main"]
 
 
 def main(options: EvaluateOptions) -> Path:
-    """Evaluate a run on a split; returns the folder of results. See evaluate.stage.evaluate."""
+    """Evaluate a run on a split and return the folder of results. See evaluate.stage.evaluate."""
     from evaluate.stage import evaluate  # torch loads here, so that --help answers at once
 
     return evaluate(options)

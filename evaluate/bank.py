@@ -1,4 +1,4 @@
-"""The query bank of QB-Norm: captions of the training split, chosen by a seed."""
+"""The query bank of QB-Norm: randomly chosen captions of the training split."""
 
 import numpy as np
 
@@ -12,9 +12,9 @@ BANK_SPLIT = "train"
 def load_bank(
     cache: FeatureCache, preset: str, count: int, seed: int, max_words: int | None, memory_budget: int, source: str | None = None
 ) -> TextFeatures:
-    """So many training captions of this protocol that the cache has features of, in the order of the annotations.
+    """Features of `count` cached training captions of this protocol, drawn by `seed`, in the order of the annotations.
 
-    Of each no more than `max_words` tokens: see `FeatureCache.texts`. Raises UserError where there are fewer captions.
+    `max_words`: tokens to keep of each; see `FeatureCache.texts`. Raises UserError if there are fewer captions.
     """
     table = cache.listings.select(preset, source).captions
     captions = [text for text in table.loc[table["split"] == BANK_SPLIT, "caption"] if ("texts", text) in cache]

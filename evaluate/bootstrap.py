@@ -1,13 +1,12 @@
-"""How far figures would move with other queries: the bootstrap (Efron 1979) over queries, by percentiles.
+"""Confidence intervals over queries, by the percentile bootstrap (Efron 1979).
 
-Queries are drawn with replacement, as many as there are: captions for text to video, videos for video to text. RSum joins both directions,
-whose ranks of a pair hang together, so for RSum videos are drawn, each with all of its captions. Captions of one video are not
-independent of each other: with many captions a video, the intervals of text to video hold for other captions, not for other videos.
-Ties are credited by expectation, whichever rule counts those of the headline.
+Each resample draws queries with replacement, as many as there are: captions for text to video, videos for video to text. RSum
+joins both directions, whose ranks are correlated, so it draws videos, each with all of its captions. Captions of one video are
+not independent. With many captions per video, the text-to-video intervals therefore cover the choice of captions, not of videos.
+Ties are credited by expectation, whatever rule the headline metrics use.
 
-One draw serves all figures, and the same seed draws the same queries for any result on the same split, so that the difference of two
-results is that of their arrays here. scipy.stats.bootstrap gives the same limits (a test compares them), but draws anew for every
-statistic.
+One draw serves all metrics. The same seed draws the same queries for every result on a split, so two results are compared by
+subtracting their arrays. scipy.stats.bootstrap gives the same limits (a test compares them) but draws anew for each statistic.
 
 Shape suffixes: N resamples, A texts, B videos that have texts, Q queries, K recalls.
 """
@@ -23,17 +22,17 @@ from data.metrics import DIRECTIONS, MEAN_RANK, MEDIAN_RANK, RECALL_NAMES, RECAL
 LEVEL = 0.95
 RESAMPLES = 2000
 _BLOCK = 2**22
-"""Numbers held at once: resamples come in blocks."""
+"""Weights held in memory at once; resamples are processed in blocks."""
 
 Samples = dict[str, Any]
-"""As `data.metrics.Metrics`, with an array [N] in place of every figure."""
+"""As `data.metrics.Metrics`, with an array [N] in place of every number."""
 
 
 def resample(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], resamples: int, seed: int, recalls_alone: bool = False) -> Samples:
-    """The figures of both directions and RSum in every resample.
+    """Metrics of both directions, and RSum, in every resample.
 
-    `ranks`: text to video, then video to text; `owner_A` [A]: the place of each text's video among the queries of video to text;
-    `recalls_alone`: leave out MdR, which takes most of the time, and MnR.
+    `ranks`: text to video, then video to text. `owner_A` [A]: for each text, the index of its video among the video-to-text
+    queries. `recalls_alone`: leave out MdR, which takes most of the time, and MnR.
     """
     texts, videos = ranks
     rng = np.random.default_rng(seed)
@@ -47,7 +46,7 @@ def resample(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], resamples: 
 
 
 def intervals(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], seed: int) -> dict[str, Any]:
-    """The limits [low, high] of every figure, and how they were found, as plain values for JSON."""
+    """The interval [low, high] of every metric, and the method, as plain values for JSON."""
     samples = resample(ranks, owner_A, RESAMPLES, seed)
     return {
         "level": LEVEL,
@@ -60,13 +59,13 @@ def intervals(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], seed: int)
 
 
 def limits(sample_N: NDArray[np.float64]) -> list[float]:
-    """The ends of the interval that leaves out as many resamples above as below."""
+    """The ends of the central interval, which leaves out as many resamples below as above."""
     low, high = np.quantile(sample_N, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return [float(low), float(high)]
 
 
 def _draws(count: int, resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-    """How often each query was drawn [N, Q], in blocks of resamples."""
+    """How often each resample drew each query [N, Q], in blocks of resamples."""
     size = max(1, _BLOCK // count)
     for first in range(0, resamples, size):
         rows = min(size, resamples - first)
@@ -79,7 +78,7 @@ def _figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, NDArray[
     order_Q = np.argsort(ranks.expected, kind="stable")
     sorted_Q = ranks.expected[order_Q]
     below_NQ = np.cumsum(weight_NQ[:, order_Q], axis=1)
-    # The two middle entries, the same one where their number is odd.
+    # The two middle entries; they coincide if the number of entries is odd.
     middles_N2 = np.stack([(total_N + 1) // 2, total_N // 2 + 1], axis=1)
     places = np.array([np.searchsorted(below_Q, middle_2) for below_Q, middle_2 in zip(below_NQ, middles_N2, strict=True)])
     return {
@@ -95,7 +94,7 @@ def _recall_figures(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> dict[str, N
 
 
 def recalls(ranks: Ranks, weight_NQ: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R@1, R@5 and R@10 [N, K] in percent, each query counted as often as it was drawn."""
+    """R@1, R@5 and R@10 [N, K] in percent; every query counts as often as it was drawn."""
     recall_NK: NDArray[np.float64] = weight_NQ @ np.stack([ranks.recall(k) for k in RECALLS], axis=1)
     recall_NK *= 100 / weight_NQ.sum(axis=1, keepdims=True)
     return recall_NK

@@ -1,4 +1,4 @@
-"""What scoring costs: time, memory, and arithmetic for a pair."""
+"""Measures the cost of scoring: time, memory, and FLOPs per pair."""
 
 import ctypes
 import time
@@ -20,17 +20,16 @@ _MIB = 2**20
 
 @dataclass
 class Cost:
-    """Filled when the work is done."""
+    """Time and memory of a block of code, filled in when the block ends."""
 
     seconds: float = 0.0
     peak_extra_mib: float | None = None
-    """Most memory at a time beyond what was held before, in MiB: of CUDA's allocator there, else of the process. None where the system
-    does not tell, which is anywhere but on Linux."""
+    """Peak memory minus the memory at the start, in MiB: of CUDA's allocator, or on a CPU of the process. None outside Linux."""
 
 
 @contextmanager
 def measured(device: torch.device) -> Iterator[Cost]:
-    """Time and memory of what is done inside."""
+    """Measure the time and memory of the `with` block."""
     cost = Cost()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -50,7 +49,7 @@ def measured(device: torch.device) -> Iterator[Cost]:
 
 
 def warm_up(head: Head, split: Split) -> None:
-    """Score one pair, so that loading compiled code does not count."""
+    """Score one pair, so that loading compiled code is not measured."""
     device = head.logit_scale.device
     head.eval()
     with torch.no_grad():
@@ -59,7 +58,7 @@ def warm_up(head: Head, split: Split) -> None:
 
 
 def flops_a_pair(head: Head, split: Split) -> float:
-    """The head's arithmetic for a pair (see `Head.pair_flops`), its mean over all pairs of texts and videos."""
+    """FLOPs per pair (see `Head.pair_flops`), averaged over all text-video pairs of the split."""
     words_W, texts_W = np.unique(split.texts.words.length_N, return_counts=True)
     frames_V, videos_V = np.unique(split.videos.frames.length_N, return_counts=True)
     flops_WV = head.pair_flops(words_W[:, None].astype(np.float64), frames_V.astype(np.float64))
@@ -67,9 +66,9 @@ def flops_a_pair(head: Head, split: Split) -> float:
 
 
 def _resident_bytes_from_here() -> int | None:
-    """Memory of the process, whose peak starts again here; None where the system does not let it."""
+    """Reset the process's memory peak and return its resident memory; None if the system does not support this."""
     try:
-        # What is freed but not given back would hide what is taken.
+        # Freed memory that the allocator keeps would hide later allocations.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)

@@ -1,4 +1,4 @@
-"""Folders of results: which files in them are a command's own."""
+"""Result folders: which files belong to a command, and how it replaces them all at once."""
 
 import os
 import platform
@@ -15,14 +15,14 @@ from evaluate.ranks import RANKS_FILES
 from evaluate.report import PLOT_FILES, REPORT_FILE
 from train_head.run import METRICS_FILE
 
-EVALUATION = (METRICS_FILE, OPTIONS_FILE, *RANKS_FILES.values(), REPORT_FILE, *PLOT_FILES)
-"""All that an evaluation writes, as patterns of names. Results without the first are not complete; only the report comes after it."""
+EVALUATION_PATTERNS = (METRICS_FILE, OPTIONS_FILE, *RANKS_FILES.values(), REPORT_FILE, *PLOT_FILES)
+"""Glob patterns of the files that an evaluation writes. Results without the first are incomplete; only the report is written after it."""
 
 
 def check_out(out: Path, own: Sequence[str]) -> None:
-    """Raises UserError where OUT is no folder for such results: a file, a folder of others' files, or one where a folder has a file's name.
+    """Raise UserError if OUT cannot hold the results: it is a file, it holds foreign files, or a folder has the name of a result file.
 
-    `own`: patterns of the command's file names; a folder that holds the first of them is one of its results.
+    `own`: glob patterns of the command's files. A folder that holds the first of them already holds its results.
     """
     if out.is_dir():
         names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
@@ -30,13 +30,13 @@ def check_out(out: Path, own: Sequence[str]) -> None:
         if others and own[0] not in names:
             raise UserError(f"--out {out} holds other files, such as {others[0]}: name a folder for these results alone")
         for pattern in own:
-            # Found only while the old files make way, these would have cost some of them.
+            # Checked before any old file moves, so that a refusal loses nothing.
             for path in out.glob(pattern):
                 if path.is_dir():
-                    raise UserError(f"{path} is a folder, and a file of results gets this name: move it away, or choose another --out")
+                    raise UserError(f"{path} is a folder, but a result file needs this name: move it away, or choose another --out")
         for above in sorted({(out / pattern).parent for pattern in own}):
             if os.path.lexists(above) and not above.is_dir():
-                raise UserError(f"{above} is no folder, and a folder of results gets this name: move it away, or choose another --out")
+                raise UserError(f"{above} is not a folder, but a result folder needs this name: move it away, or choose another --out")
             if above != out and above.is_dir():
                 require_writable_folder(above)
     elif out.exists():
@@ -45,18 +45,21 @@ def check_out(out: Path, own: Sequence[str]) -> None:
 
 @contextmanager
 def replacing(out: Path, own: Sequence[str]) -> Iterator[Path]:
-    """A new folder to write files into, which then take the place of what the command wrote into OUT before.
+    """Yield a new folder; when the block ends, its files replace the command's earlier files in OUT.
 
-    So files of two runs never stand together, and what was there stays where the new files cannot all be written. The first of `own` is
-    moved last. What else a user has put beside results is left alone.
+    Files of two runs are never mixed: if a new file cannot be written, all old files stay. The file that `own` lists first is
+    moved last. Other files in OUT are left alone.
+
+        with replacing(out, EVALUATION_PATTERNS) as new:
+            write_json(new / METRICS_FILE, result)
     """
     make_folder(out)
     new = out / f".{platform.node()}.{os.getpid()}.new"
     aside = new.with_suffix(".old")
     before: dict[Path, Path] = {}
-    """Where the old files are while the new ones take their places, until all of these have."""
+    """Old files and where they were put aside; emptied once all new files are in place."""
     placed: list[Path] = []
-    """The new ones that have."""
+    """New files that are in place."""
     try:
         make_folder(new)
         yield new
@@ -73,11 +76,11 @@ def replacing(out: Path, own: Sequence[str]) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(out, error, "--out") from error
     except UserError as error:
-        # The files as they would be called, and not as they were for a moment.
+        # Name the files by their final paths, not by the temporary ones.
         raise UserError(str(error).replace(str(new), str(out)), error.listed, error.whole) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        # What cannot go back stays where it was put aside.
+        # Files that cannot be moved back stay where they were put aside.
         with suppress(OSError):
             for path in placed:
                 path.unlink()

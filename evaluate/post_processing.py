@@ -1,20 +1,23 @@
-"""Figures after the scores are corrected for hubs, in rows of their own: such a ranking reads more than one query and the gallery.
+"""Metrics after correcting the scores for hubs, reported separately because such a ranking reads more than one query.
 
-Dual softmax (Cheng et al. 2021, "Improving Video-Text Retrieval by Multi-Stream Corpus Alignment and Dual Softmax Loss"), when scoring:
+Dual softmax at inference (Cheng et al. 2021, "Improving Video-Text Retrieval by Multi-Stream Corpus Alignment and Dual Softmax
+Loss") ranks by
 
     text to video   S_ab * softmax over texts a of S_ab          video to text   S_ab * softmax over videos b of S_ab
 
-S holds the logit scale, which is the temperature of both: 100 times a cosine for most CLIPs. It reads the whole test matrix.
+S includes the logit scale, which acts as the inverse temperature: for most CLIPs, S is 100 times a cosine. Dual softmax reads
+the whole test matrix.
 
-QB-Norm (Bogolin et al. 2022, "Cross Modal Retrieval with Querybank Normalisation") with its dynamic inverted softmax, text to video: a
-query whose first video is also first for some text of the bank ranks by
+QB-Norm (Bogolin et al. 2022, "Cross Modal Retrieval with Querybank Normalisation") with dynamic inverted softmax corrects text
+to video. If the top video of a query is also the top video of any text in the bank, the query ranks by
 
-    exp(beta c_ab) / sum over texts t of the bank of exp(beta c_tb)          c = S / logit scale, beta = 20
+    exp(beta c_ab) / sum over bank texts t of exp(beta c_tb)          c = S / logit scale, beta = 20
 
-and any other by S. It reads a bank of training captions, and of the test split one query at a time.
+and otherwise by S. QB-Norm reads a bank of training captions, and one query of the test split at a time.
 
-No score matrix is kept. A first pass leaves sums of exponentials for each text and video, a second one ranks by the corrected scores.
-The sums are kept as logarithms, rounded to float32: the order in which blocks arrive changes their last bits, and must not decide ties.
+No score matrix is kept. A first pass accumulates sums of exponentials for each text and video; a second pass ranks by the
+corrected scores. The sums are kept as logarithms and rounded to float32, because the order in which blocks arrive changes their
+last bits and must not decide ties.
 
 Shape suffixes: A texts, B videos, S scores of a pair.
 """
@@ -33,14 +36,14 @@ from train_head.scoring.pairs import Accumulator, score_all_pairs
 from train_head.scoring.splits import Split
 
 BETA = 20.0
-"""Inverse temperature of QB-Norm on cosines, the paper's."""
+"""Inverse temperature of QB-Norm on cosines, as in the paper."""
 
 Correction = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From retrieval scores [A, B] between these texts [A] and videos [B], by their indices, to what ranks them."""
+"""Maps retrieval scores [A, B], text indices [A] and video indices [B] to corrected scores [A, B]."""
 
 
 class SoftmaxTotals:
-    """An accumulator of the logarithms of the sums of exp(factor * score): over texts for each video, over videos for each text."""
+    """Accumulates log sum exp(factor * score), over texts for each video and over videos for each text."""
 
     def __init__(self, texts: int, videos: int, factor: float = 1.0) -> None:
         self._factor = factor
@@ -70,16 +73,16 @@ class SoftmaxTotals:
 
 
 class FirstVideos:
-    """An accumulator of the video with the highest score for each text, of equal ones the one listed first."""
+    """Accumulates the video with the highest score for each text; of equal ones, the one listed first."""
 
     def __init__(self, texts: int) -> None:
         self._score_A = torch.full((texts,), -torch.inf, dtype=torch.float64)
         self.video_A = torch.full((texts,), -1, dtype=torch.int64)
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
-        """Look at the block."""
+        """Take the block into account."""
         score_A, place_A = _retrieval_scores(scores_SAB, texts, videos).max(dim=1)
-        # Videos of a block ascend, and max gives the first of equal ones.
+        # The videos of a block ascend, and max returns the first of equal scores.
         video_A = videos[place_A]
         better_A = (score_A > self._score_A[texts]) | ((score_A == self._score_A[texts]) & (video_A < self.video_A[texts]))
         self._score_A[texts[better_A]], self.video_A[texts[better_A]] = score_A[better_A], video_A[better_A]
@@ -88,13 +91,13 @@ class FirstVideos:
         """Nothing: answers are pairs as others here."""
 
     def share_counts(self, processes: ProcessGroup) -> None:
-        # Videos ascend with the processes, and max gives the first of equal ones on a CPU.
+        # Video indices ascend with the rank of the process, and on a CPU max returns the first of equal scores.
         self._score_A, first = torch.stack(processes.gather(self._score_A)).max(dim=0)
         self.video_A = torch.stack(processes.gather(self.video_A)).gather(0, first[None])[0]
 
 
 class CorrectedScore:
-    """An accumulator that ranks by corrected retrieval scores."""
+    """Accumulates ranks by corrected retrieval scores."""
 
     def __init__(self, counter: RankCounter, correct: Correction) -> None:
         self.counter, self._correct = counter, correct
@@ -111,19 +114,19 @@ class CorrectedScore:
 
 
 class PostProcessing:
-    """The rows that were asked for; without any, nothing is accumulated or scored."""
+    """Computes the requested post-processed metrics. If none are requested, it accumulates and scores nothing."""
 
     def __init__(self, head: Head, split: Split, with_dual_softmax: bool, bank: TextFeatures | None, ties: Ties) -> None:
-        """`bank`: captions for QB-Norm, None to leave it out."""
+        """`bank`: captions for QB-Norm; None skips it."""
         self._head, self._split, self._bank, self._ties = head, split, bank, ties
         texts, videos = len(split.answers), len(split.videos.ids)
         self._totals = SoftmaxTotals(texts, videos) if with_dual_softmax else None
         self._firsts = FirstVideos(texts) if bank is not None else None
         self.accumulators: list[Accumulator] = [one for one in (self._totals, self._firsts) if one is not None]
-        """What has to see all pairs of the split before `rows`."""
+        """Accumulators that must see all pairs of the split before `rows` is called."""
 
     def rows(self, memory_budget: int, quiet: bool, processes: ProcessGroup) -> list[dict[str, Any]]:
-        """The figures, with what each ranking reads; all pairs are scored once more, and the bank against the gallery."""
+        """The metrics of each ranking, and what it reads. Scores all pairs once more, and the bank with all videos."""
         texts_ranked, videos_ranked, bank_ranked = (self._counter() for _ in range(3))
         second: list[Accumulator] = []
         if self._totals is not None:
@@ -144,11 +147,11 @@ class PostProcessing:
                 TEXT_TO_VIDEO: texts_ranked.metrics()[TEXT_TO_VIDEO],
                 VIDEO_TO_TEXT: videos_ranked.metrics()[VIDEO_TO_TEXT],
             }
-            reads = "the whole test matrix: all queries of the split at once"
+            reads = "the whole test matrix (all queries of the split at once)"
             rows.append({"name": "dual softmax", "reads": reads, **figures, RECALL_SUM: recall_sum(**figures)})
         if self._bank is not None:
             count = len(self._bank.texts)
-            reads = f"{count:,} training captions, and of the split one query at a time"
+            reads = f"{count:,} training captions, and one query of the split at a time"
             row = {"name": f"QB-Norm, {count:,} captions", "reads": reads, "beta": BETA, "queries_corrected": share}
             rows.append({**row, TEXT_TO_VIDEO: bank_ranked.metrics()[TEXT_TO_VIDEO]})
         return rows
@@ -169,7 +172,7 @@ class PostProcessing:
 
 
 def dual_softmax(totals: SoftmaxTotals, direction: Literal["text_to_video", "video_to_text"]) -> Correction:
-    """The correction of one direction, from the sums over all pairs of the split."""
+    """The dual-softmax correction of one direction; `totals` have seen all pairs of the split."""
     over_texts_B, over_videos_A = totals.over_texts(), totals.over_videos()
 
     def correct(score_AB: Tensor, texts: Tensor, videos: Tensor) -> Tensor:
@@ -182,9 +185,10 @@ def dual_softmax(totals: SoftmaxTotals, direction: Literal["text_to_video", "vid
 def dynamic_inverted_softmax(
     bank: SoftmaxTotals, bank_firsts: FirstVideos, firsts: FirstVideos, logit_scale: float
 ) -> tuple[Correction, float]:
-    """QB-Norm's correction and the share of queries that it changes.
+    """QB-Norm's correction, and the fraction of queries that it applies to.
 
-    `bank`: sums over the bank of exp(BETA * score / logit scale); `bank_firsts`, `firsts`: of the bank's texts and of the queries.
+    `bank`: sums of exp(BETA * score / logit scale) over the bank; `bank_firsts` and `firsts`: the top videos of the bank's texts
+    and of the queries.
     """
     over_bank_B = bank.over_texts()
     hub_B = torch.zeros(len(over_bank_B), dtype=torch.bool)
@@ -192,14 +196,14 @@ def dynamic_inverted_softmax(
     active_A = hub_B[firsts.video_A]
 
     def correct(score_AB: Tensor, texts: Tensor, videos: Tensor) -> Tensor:
-        # Of the fraction the logarithm, which ranks alike: a query is ranked by one of the two throughout.
+        # The logarithm of the fraction ranks in the same order. Each query uses one of the two formulas for all videos.
         return torch.where(active_A[texts, None], score_AB * (BETA / logit_scale) - over_bank_B[videos], score_AB)
 
     return correct, float(active_A.double().mean())
 
 
 def _retrieval_scores(scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> Tensor:
-    """The mean of the scores, as float64 on the CPU. Raises NanScore."""
+    """The mean of the head's scores [A, B], as float64 on the CPU. Raises NanScore if one is NaN."""
     score_AB = scores_SAB.detach().mean(dim=0).cpu().double()
     if score_AB.isnan().any():
         a, b = score_AB.isnan().nonzero()[0].tolist()

@@ -1,4 +1,4 @@
-"""Rankings by each of a head's scores, counted in the same pass as the one by their mean."""
+"""Ablates a head's scores: ranks by each of them in the same pass as by their mean."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,10 @@ from train_head.scoring.pairs import RankedScores
 
 
 class Rankings:
-    """By the retrieval score; and for a head with several scores by each alone, and by the mean of the others.
+    """Ranks by the retrieval score and, for a head with several scores, by subsets of them.
 
-    Of two scores, the mean of the others is the other alone, and is not counted twice.
+    With scores a, b and c, the subsets are a, b and c alone, and "without a" (the mean of b and c), "without b", "without c".
+    With two scores, "without a" equals b, so only the single scores are ranked.
     """
 
     def __init__(self, names: Sequence[str], answers: NDArray[np.int64], videos: int, ties: Ties) -> None:
@@ -27,13 +28,13 @@ class Rankings:
         self.accumulator = RankedScores(self._counter, list(chosen.values()))
 
     def metrics(self) -> Metrics:
-        """The figures of the retrieval score."""
+        """The metrics of the retrieval score."""
         return self._counter.metrics()
 
     def ranks(self) -> tuple[Ranks, Ranks]:
-        """Its ranks, text to video first."""
+        """The ranks by the retrieval score, text to video first."""
         return self._counter.ranks()
 
     def rows(self) -> list[dict[str, Any]]:
-        """The figures of the other rankings, with their names and the scores that they read."""
+        """The metrics of the other rankings, with their names and the scores that they average."""
         return [{"name": name, "scores": scores, **self._counter.metrics(1 + i)} for i, (name, scores) in enumerate(self._scores.items())]

@@ -1,4 +1,4 @@
-"""The rank of every query on disk, so that results can be tested against each other without scoring again."""
+"""Saves the rank of every query, so that results can be compared by paired tests without scoring again."""
 
 import io
 from dataclasses import dataclass
@@ -21,9 +21,13 @@ _RANKS = ["rank", "best_rank", "worst_rank"]
 
 @dataclass(frozen=True)
 class RankTables:
-    """A row for every query: its number in the split, its caption (text to video) and video, and the rank of its answer.
+    """One row per query: its index in the split, its caption (text to video only), its video, and the rank of its answer.
 
-    `rank` is the mean of the ranks that ties leave open, `best_rank` and `worst_rank` are their ends.
+    Ties leave the rank open between `best_rank` and `worst_rank`; `rank` is their mean.
+
+        query  caption        video_id  rank  best_rank  worst_rank
+            0  a dog runs     video7     1.0          1           1
+            1  a man sings    video2     3.5          3           4
     """
 
     text_to_video: pd.DataFrame
@@ -45,7 +49,7 @@ class RankTables:
 
     @classmethod
     def read(cls, folder: Path) -> "RankTables":
-        """What `write` left there. Raises UserError where it is missing or damaged."""
+        """Read the tables that `write` wrote. Raises UserError if one is missing or damaged."""
         frames = []
         for direction, name in RANKS_FILES.items():
             try:
@@ -59,7 +63,7 @@ class RankTables:
         return cls(*frames)
 
     def write(self, folder: Path) -> None:
-        """Write both tables as Parquet, each whole or not at all."""
+        """Write both tables as Parquet, each atomically."""
         for direction, name in RANKS_FILES.items():
             content = io.BytesIO()
             self._table(direction).to_parquet(content, index=False)
@@ -74,12 +78,12 @@ class RankTables:
         return texts, videos
 
     def owners(self) -> NDArray[np.int64]:
-        """[A]: the place of each text's video among the queries of video to text."""
+        """For each text [A], the index of its video among the video-to-text queries."""
         place = pd.Index(self.video_to_text["video_id"]).get_indexer(pd.Index(self.text_to_video["video_id"]))
         return np.asarray(place, dtype=np.int64)
 
     def same_queries(self, other: "RankTables") -> bool:
-        """Whether both rank answers of the same queries, in the same order."""
+        """Whether both tables have the same queries in the same order."""
         return all(self._table(name)[columns].equals(other._table(name)[columns]) for name, columns in _QUERY.items())
 
     def _table(self, direction: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""`python -m search` under the name that it had before."""
+"""The former name of `python -m search`."""
 
 from data.cli.moved import run_moved
 

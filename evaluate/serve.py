@@ -1,4 +1,4 @@
-"""`python -m search.serve` under the name that it had before."""
+"""The former name of `python -m search.serve`."""
 
 from data.cli.moved import run_moved
 

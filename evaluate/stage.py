@@ -1,4 +1,4 @@
-"""The third stage: all pairs of a split, both directions, metrics with their provenance."""
+"""The evaluation stage: scores all pairs of a split and writes metrics, ranks, provenance and the report."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ from evaluate.bank import BANK_SPLIT, load_bank
 from evaluate.bootstrap import intervals
 from evaluate.compare.table import format_evaluation
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
-from evaluate.folder import EVALUATION, check_out, replacing
+from evaluate.folder import EVALUATION_PATTERNS, check_out, replacing
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
 from evaluate.report.collect import ReportCollector
-from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, parse_candidates
+from evaluate.two_stage.rows import candidate_rows, format_candidates, parse_candidates, vector_kinds
 from search.cut import cut_figures
 from search.index.candidates import require_index
 from train_head.compiling import announce_compiling
@@ -38,7 +38,7 @@ from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, l
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
-# Of the memory budget, bytes for what is being scored and what waits to be counted; measured, growing with D.
+# Bytes of the memory budget that scoring needs, for blocks being scored and blocks waiting to be counted. Measured; grows with D.
 SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19
 ROW = (
     "run",
@@ -53,38 +53,39 @@ ROW = (
     "selected_on",
     "ties",
 )
-"""What stands before the figures, in metrics.json and in the line of --json."""
+"""Fields of metrics.json that --json prints before the metrics."""
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What is evaluated."""
+class EvaluationInputs:
+    """The run and the split to evaluate."""
 
     cache: FeatureCache
     head: Head
     record: dict[str, Any]
-    """What run.json says of the head."""
+    """Contents of run.json."""
     trained_with: RunOptions
     split: Split
     max_frames: int | None
     memory_left: int
-    """Bytes for encoded videos."""
+    """Bytes left for encoded videos."""
     candidates: list[int]
-    """Numbers of candidates to try."""
+    """Numbers of candidates to evaluate."""
 
 
 def evaluate(options: EvaluateOptions) -> Path:
-    """Score all pairs and write metrics.json, the ranks of all queries, and the report to OUT; returns OUT. Under torchrun, processes share
-    the videos, and the first one writes.
+    """Score all pairs, write metrics.json, the ranks of all queries and the report to OUT, and return OUT.
 
-    Raises UserError for what the user can put right: no such cache, run or split, a run that does not fit, missing features, an OUT that
-    holds other files, processes that were given different work.
+    Under torchrun, the processes share the videos, and rank 0 writes.
+
+    Raises UserError if the cache, run or split does not exist, if the run does not fit the cache, if features are missing, if OUT
+    holds other files, or if the processes were given different options or data.
     """
-    check_out(options.out, EVALUATION)
+    check_out(options.out, EVALUATION_PATTERNS)
     _check_options(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
         if options.index is not None and processes.world_size > 1:
-            raise UserError("--index is for one process: leave it out under torchrun, where each builds its share")
+            raise UserError("--index works with one process only: leave it out under torchrun, where each process builds its share")
         with announce_compiling(options.quiet or processes.rank > 0):
             return _evaluate(options, processes)
 
@@ -93,16 +94,18 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     start = time.perf_counter()
     if processes.rank == 0:
         require_writable_folder(options.out)
-        require_index(options.index, kinds(options.candidates_from))
-    loaded = load(options)
-    processes.agree(_facts(options, loaded))
-    head, split = loaded.head, loaded.split
+        require_index(options.index, vector_kinds(options.candidates_from))
+    inputs = load(options)
+    processes.agree(_must_agree(options, inputs))
+    head, split = inputs.head, inputs.split
     rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
-    bank, memory_left = None, loaded.memory_left
+    bank, memory_left = None, inputs.memory_left
     if options.query_bank is not None:
         if split.name == BANK_SPLIT:
-            raise UserError(f"--query-bank with --split {split.name}: the bank would hold the queries; leave it out, or use another split")
-        bank = load_bank(loaded.cache, split.preset, options.query_bank, options.seed, head.most_words, memory_left, options.name)
+            raise UserError(
+                f"--query-bank with --split {split.name}: the bank would contain the queries; leave it out, or use another split"
+            )
+        bank = load_bank(inputs.cache, split.preset, options.query_bank, options.seed, head.most_words, memory_left, options.name)
         memory_left -= bank.words.bytes_held + bank.sentences.bytes_held
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
     collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
@@ -112,9 +115,9 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, memory_left, options.quiet, processes=processes)
     post_processed = post_processing.rows(memory_left, options.quiet, processes)
     candidates = candidate_rows(
-        loaded.candidates,
+        inputs.candidates,
         options.candidates_from,
-        loaded.cache,
+        inputs.cache,
         head,
         split,
         rankings.metrics()[TEXT_TO_VIDEO],
@@ -134,10 +137,10 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "queries": len(split.answers),
         "gallery": len(split.videos.ids),
         "counts": split.counts,
-        **cut_figures(loaded.cache, head, split.texts.texts),
+        **cut_figures(inputs.cache, head, split.texts.texts),
         "trained_on": 0 if split.name == "train" else len(trained_on(options.run).intersection(split.videos.ids)),
-        "train_videos": loaded.record.get("train_counts", {}).get("videos_scored"),
-        "selected_on": loaded.record.get("selected_on"),
+        "train_videos": inputs.record.get("train_counts", {}).get("videos_scored"),
+        "selected_on": inputs.record.get("selected_on"),
         "ties": options.ties,
         **rankings.metrics(),
         "intervals": intervals(ranks.ranks(), ranks.owners(), options.seed),
@@ -147,17 +150,17 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "cost": _cost_row(cost, head, split),
         "processes": processes.world_size,
         "protocol": _protocol(split),
-        "max_frames": loaded.max_frames,
+        "max_frames": inputs.max_frames,
         "products": options.products,
         "seconds": round(time.perf_counter() - start, 2),
-        "cache_digest": loaded.cache.digest,
-        "weights": loaded.cache.weights,
-        "extracted": loaded.cache.provenance,
-        TRAINED_WITH: loaded.trained_with.recorded(),
-        "trained": loaded.record.get("provenance"),
+        "cache_digest": inputs.cache.digest,
+        "weights": inputs.cache.weights,
+        "extracted": inputs.cache.provenance,
+        TRAINED_WITH: inputs.trained_with.recorded(),
+        "trained": inputs.record.get("provenance"),
         "provenance": provenance(options),
     }
-    with replacing(options.out, EVALUATION) as new:
+    with replacing(options.out, EVALUATION_PATTERNS) as new:
         write_options(new / OPTIONS_FILE, options, "python -m evaluate")
         ranks.write(new)
         write_json(new / METRICS_FILE, result)
@@ -168,7 +171,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     if options.report:
         from evaluate.report.page import write_report  # matplotlib takes half a second to load
 
-        write_report(options.out, result, split, head, loaded.cache, rankings.ranks(), collector.collected(), options.seed)
+        write_report(options.out, result, split, head, inputs.cache, rankings.ranks(), collector.collected(), options.seed)
     return options.out
 
 
@@ -176,25 +179,25 @@ def _check_options(options: EvaluateOptions) -> None:
     if options.candidates is not None and options.ties == "reference":
         raise UserError("--candidates credits ties by expectation, --ties reference does not: leave one of them out")
     if options.candidates is None and (options.index is not None or options.candidates_from != "frames"):
-        raise UserError("--index and --candidates-from are for --candidates: name how many, such as --candidates 100")
+        raise UserError("--index and --candidates-from are for --candidates: add a number of candidates, such as --candidates 100")
     check_seed(options.seed)
 
 
-def _facts(options: EvaluateOptions, loaded: Loaded) -> dict[str, Any]:
-    """What must be the same in all processes."""
+def _must_agree(options: EvaluateOptions, inputs: EvaluationInputs) -> dict[str, Any]:
+    """Everything that must be the same in all processes."""
     weights = hashlib.sha256()
-    for name, value in sorted(loaded.head.state_dict().items()):
+    for name, value in sorted(inputs.head.state_dict().items()):
         weights.update(name.encode() + value.cpu().numpy().tobytes())
     decisive = options_without(type(options), Meaning.FREE)
     given = {f"--{name.replace('_', '-')}": json_value(getattr(options, name)) for name in decisive}
-    captions = hashlib.sha256("\0".join(loaded.split.texts.texts).encode()).hexdigest()
-    # By content: on another machine the same cache may be elsewhere.
-    content = {"the cache": loaded.cache.fingerprint(loaded.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}
+    captions = hashlib.sha256("\0".join(inputs.split.texts.texts).encode()).hexdigest()
+    # Compared by content, because the same cache may have another path on another machine.
+    content = {"the cache": inputs.cache.fingerprint(inputs.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}
     return given | content
 
 
-def load(options: EvaluateOptions) -> Loaded:
-    """The run and the split as these options use them. Raises UserError where they do not fit."""
+def load(options: EvaluateOptions) -> EvaluationInputs:
+    """Load the run and the split that the options name. Raises UserError if they do not fit each other."""
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
     execution = Execution(products=torch.bfloat16 if options.products == "bf16" else None)
@@ -208,12 +211,12 @@ def load(options: EvaluateOptions) -> Loaded:
     )
     check_fits(head, split)
     candidates = [] if options.candidates is None else parse_candidates(options.candidates, len(split.videos.ids))
-    left = features_budget - sum(part.bytes_held for part in (split.texts.words, split.texts.sentences, split.videos.frames))
-    return Loaded(cache, head, record, trained_with, split, max_frames, max(0, left), candidates)
+    left = features_budget - sum(held.bytes_held for held in (split.texts.words, split.texts.sentences, split.videos.frames))
+    return EvaluationInputs(cache, head, record, trained_with, split, max_frames, max(0, left), candidates)
 
 
 def _cost_row(cost: Cost, head: Head, split: Split) -> dict[str, Any]:
-    """What scoring took; what other machines, and this one at another time, would measure otherwise stands under "measured"."""
+    """The cost of scoring. Numbers that vary between runs and machines are under "measured"."""
     queries = len(split.answers)
     return {
         "flops_a_pair": flops_a_pair(head, split),
@@ -230,7 +233,7 @@ def _cost_row(cost: Cost, head: Head, split: Split) -> dict[str, Any]:
 
 
 def _protocol(split: Split) -> str:
-    """What is ranked, in words."""
+    """What each query ranks, in words."""
     if len(split.answers) == len(split.videos.ids):
-        return "one caption a video: each ranks the videos, and each video the captions"
-    return "several captions a video: each ranks the videos; a video ranks the videos by the best of their captions"
+        return "one caption per video: each caption ranks the videos, and each video ranks the captions"
+    return "several captions per video: each caption ranks the videos, and each video ranks the videos by their best captions"

@@ -1,4 +1,4 @@
-"""Search: videos, and the moment in each, for a query in words."""
+"""Search a gallery of videos with text queries; every hit comes with its best moment."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ __all__ = ["SearchOptions", "main"]
 
 
 def main(options: SearchOptions) -> list["Answer"]:
-    """Print what was found and return it. See search.shell.answer."""
+    """Answer the queries on standard output and return the answers. See search.shell.answer."""
     from search.shell import answer  # torch loads here, so that --help answers at once
 
     return answer(options)

@@ -1,18 +1,19 @@
-"""Whether what a query found is any better than what random words find in the same gallery.
+"""Tells a real match from chance: would random words score as well in the same gallery?
 
-A best score alone does not say so. Some videos score high with any text, some texts score high with any video, and with it all scores rise
-or fall with the length of a text. So for a query q of L tokens, RANDOM_QUERIES texts r of as many tokens are made of random words of the
-vocabulary, and
+The best score alone does not answer that. Some videos score high with any text, some texts score high with any video, and
+scores drift with the length of the text. So for a query q of L tokens, we draw RANDOM_QUERIES texts r of L tokens, made of
+random words from the vocabulary, and compute
 
-    surplus(q) = max over v of d(q, v) - median over v of d(q, v)      d(q, v) = s(q, v) - mean over r of s(r, v)
+    d(q, v)    = s(q, v) - mean over r of s(r, v)
+    surplus(q) = max over v of d(q, v) - median over v of d(q, v)
 
-says how far the best video stands above the others, beyond what any text of this length gives it. The surplus of each random text is
-taken in the same way, from the mean of the others; a query whose surplus is no larger than the largest of them is no better than random
-words. If it were random words itself, this would be so for all but one in RANDOM_QUERIES + 1.
+The surplus measures how far the best video stands above the others, beyond what any text of this length would give it. Each
+random text gets a surplus in the same way, from the mean of the other random texts. A query is no better than random words if
+its surplus does not exceed the largest of theirs; random words would exceed it once in RANDOM_QUERIES + 1 times.
 
-With an index, v are the candidates of q, or of r for its own surplus.
+With an index, v ranges over the candidates of q; for the surplus of r, over the candidates of r.
 
-Shape suffixes: R random texts, U videos that any of them is scored with, B videos of a query.
+Shape suffixes: R random texts, U videos that are a candidate of any random text, B videos of a query.
 """
 
 from collections.abc import Callable
@@ -27,14 +28,14 @@ from train_head.heads import TextBatch
 
 RANDOM_QUERIES = 20
 FEWEST_VIDEOS = 2
-"""One video alone has nothing to stand out from."""
+"""A single video has nothing to stand out from."""
 ROUNDING = 2.0**-10
-"""Of the factor of the scores: cosines of features that were rounded to float16, to 2^-11 of their size on either side."""
+"""Tolerance, as a fraction of the logit scale: float16 rounds both features of a cosine by up to 2^-11 of their size."""
 
 
 @dataclass(frozen=True)
 class _Level:
-    """What random texts of one length get: the texts, the mean of their scores with the videos `video_U`, and their largest surplus."""
+    """Random texts of one length, the mean of their scores with the videos `video_U`, and their largest surplus."""
 
     texts: TextBatch
     video_U: NDArray[np.int64]
@@ -43,18 +44,18 @@ class _Level:
 
 
 class Chance:
-    """Compares queries with random words; those of a length are scored when the first query of that length comes."""
+    """Compares queries with random words. The first query of each length triggers the scoring of random texts of that length."""
 
     def __init__(
-        self, gallery: Gallery, encoder: QueryEncoder, candidates: Callable[[TextBatch], NDArray[np.int64]], factor: float
+        self, gallery: Gallery, encoder: QueryEncoder, candidates: Callable[[TextBatch], NDArray[np.int64]], logit_scale: float
     ) -> None:
-        """`candidates` gives the videos that a text is scored with, in ascending order; `factor` is that of the scores."""
+        """`candidates` returns the ascending indices of the videos to score with a text."""
         self._gallery, self._encoder, self._candidates = gallery, encoder, candidates
-        self._rounding = factor * ROUNDING
+        self._rounding = logit_scale * ROUNDING
         self._levels: dict[int, _Level] = {}
 
     def explains(self, text: TextBatch, videos: NDArray[np.int64], score_B: NDArray[np.float32]) -> bool:
-        """Whether these scores of one text, with these videos, are no better than those of random words."""
+        """Whether random words would score as well as this text did with these videos."""
         if len(videos) < FEWEST_VIDEOS:
             return False
         length = int(text.length_A[0])

@@ -1,7 +1,7 @@
-"""How many captions of an evaluation were cut, by the cache or by the head.
+"""Counts the captions that were cut, by the cache or by the head.
 
-The cache keeps `max_words` tokens of a text, and CLIP has seen no others. A head with matrices learned for fewer words reads the first of
-them and the end token; its sentence feature is that of all that CLIP has seen.
+The cache keeps the first `max_words` tokens of a text; CLIP never saw the rest. A head whose learned matrices support fewer
+words keeps the first tokens and the end token. Its sentence feature still covers everything that CLIP saw.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from train_head.heads import Head
 
 
 def cut_figures(cache: FeatureCache, head: Head, captions: Sequence[str]) -> dict[str, int | None]:
-    """For metrics.json: the captions that were cut, and the tokens that were kept of them."""
+    """Entries for metrics.json: how many captions the cache and the head cut, and the token limit of each."""
     most = head.most_words
     return {
         "captions_cut": count_cut(cache, captions),
@@ -26,23 +26,23 @@ def cut_figures(cache: FeatureCache, head: Head, captions: Sequence[str]) -> dic
 
 
 def cut_notes(result: Mapping[str, Any]) -> Iterator[str]:
-    """What metrics.json says of it, in sentences where there is something to know; earlier results say nothing."""
+    """Sentences about the captions that were cut, from metrics.json; none if nothing was cut or the results predate the count."""
     if "captions_cut" not in result:
         return
     count = f"of {result['queries']:,} captions"
     if result["captions_cut"] is None:
-        yield f"it is not known how many {count} were cut to {result['max_words']} tokens: the tokenizer of the cache's model is not here"
+        yield f"how many {count} were cut to {result['max_words']} tokens is unknown: the tokenizer of the cache's model is not available"
     elif result["captions_cut"]:
         yield f"{result['captions_cut']:,} {count} have more than {result['max_words']} tokens and were cut"
     by_head = result["captions_cut_by_head"]
     if by_head:
-        yield f"the head takes {result['head_max_words']} tokens of a text and cuts there: {by_head:,} {count} are longer"
+        yield f"the head cuts texts to {result['head_max_words']} tokens: {by_head:,} {count} are longer"
 
 
 def count_cut(cache: FeatureCache, captions: Sequence[str]) -> int | None:
-    """How many of these captions, all there, have more tokens than the cache keeps.
+    """How many of these captions, all of them in the cache, have more tokens than the cache keeps.
 
-    A cache of format 3 does not say; its model's tokenizer is then asked, and where that cannot be had the answer is None.
+    Caches of format 3 do not record this, so their captions are tokenized again. None if that tokenizer is not available.
     """
     loaded: list[Tokenizer] = []
 
@@ -50,7 +50,7 @@ def count_cut(cache: FeatureCache, captions: Sequence[str]) -> int | None:
         if not loaded:
             model = cache.extraction.model
             if model is None:
-                raise UserError(f"{cache.path} does not say which model made it: extract again")
+                raise UserError(f"{cache.path} does not record which model made it: extract again")
             loaded.append(load_tokenizer(model, cache.settings["special_tokens"]))
         return loaded[0].count(loaded[0].encode(text))
 

@@ -1,4 +1,4 @@
-"""Videos of a cache, encoded once for a head, and exact scores of texts against them.
+"""The videos to search, encoded once by a head, and exact scores of texts against them.
 
 Shape suffixes: A texts, B videos, S scores of a pair.
 """
@@ -20,18 +20,18 @@ from train_head.run import check_frames
 from train_head.scoring.pairs import videos_per_block
 
 PATIENCE_S = 3.0
-"""A search that opens its gallery sooner than that says nothing of it."""
+"""Seconds before a progress bar appears while the gallery is encoded."""
 
 
 class _Block(NamedTuple):
-    """Some videos, and what the head made of them; None where it is made again at every query."""
+    """Indices of some videos and their encoding by the head; None if they are encoded anew for every query."""
 
     videos: NDArray[np.int64]
     encoded: Any
 
 
 class Gallery:
-    """Videos of a cache in the order of their ids, held as the head encodes them as far as memory allows."""
+    """Videos of a cache, sorted by id. As many as fit into memory stay encoded."""
 
     def __init__(
         self,
@@ -43,9 +43,10 @@ class Gallery:
         quiet: bool = True,
         ahead: bool = True,
     ) -> None:
-        """Load features into `memory_budget` bytes, and encode as many videos as the rest of it holds; without `ahead` none.
+        """Load the features of `video_ids`, and encode as many videos ahead of the queries as fit.
 
-        `video_ids`: videos of the cache. Raises UserError where there are none, or longer ones than the head takes.
+        Features and encoded videos together take up to `memory_budget` bytes. With `ahead=False` no video is encoded ahead.
+        Raises UserError if there are no videos, or if one has more frames than the head supports.
         """
         if max_frames is not None and max_frames < 1:
             raise UserError(f"--max-frames {max_frames} must be at least 1")
@@ -58,44 +59,44 @@ class Gallery:
         longest = int(length_B.max())
         check_frames(head, longest, f"videos of {cache.path}")
         self._head = head.eval()
-        # Taken here: a thread of a web server may have another number.
+        # Read here, because the threads of a web server may have another setting.
         self.threads = 1 if self.device.type == "cuda" else torch.get_num_threads()
         self._size = videos_per_block(longest)
-        # Frames and their products with each other, as float32.
+        # Encoded videos are float32: frames, and the inner products between them.
         room = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)
         held = room if ahead else 0
         self._blocks: list[_Block] = []
-        parts = self._cut(np.arange(len(ids)))
-        with Progress("videos", sum(map(len, parts[:held])), "videos", quiet, delay=PATIENCE_S) as progress:
-            for part in parts[:held]:
-                self._blocks.append(_Block(part, self._encode(part)))
-                progress.update(len(part))
-        self._blocks += [_Block(part, None) for part in parts[held:]]
+        members_of_blocks = self._in_blocks(np.arange(len(ids)))
+        with Progress("videos", sum(map(len, members_of_blocks[:held])), "videos", quiet, delay=PATIENCE_S) as progress:
+            for members in members_of_blocks[:held]:
+                self._blocks.append(_Block(members, self._encode(members)))
+                progress.update(len(members))
+        self._blocks += [_Block(members, None) for members in members_of_blocks[held:]]
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the videos, ascending."""
+        """Video ids, sorted."""
         return self.videos.ids
 
     @torch.no_grad()
     def scores(self, texts: TextBatch, members: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The retrieval score [A, B] of every text with every one of these videos, given by ascending indices."""
+        """Retrieval scores [A, B] of all texts with the videos at these ascending indices [B]."""
         encoded_texts = self._head.encode_texts(texts)
         whole = len(members) == len(self.ids)
-        blocks: Sequence[_Block] = self._blocks if whole else [_Block(part, None) for part in self._cut(members)]
+        blocks: Sequence[_Block] = self._blocks if whole else [_Block(some, None) for some in self._in_blocks(members)]
         score_AB = np.empty((len(texts.length_A), len(members)), np.float32)
 
-        def work(job: tuple[int, _Block], _: None) -> None:
+        def score_block(job: tuple[int, _Block], _: None) -> None:
             first, block = job
             encoded = self._encode(block.videos) if block.encoded is None else block.encoded
             found_AB = self._head.scores(encoded_texts, encoded).mean(dim=0)
             score_AB[:, first : first + len(block.videos)] = found_AB.cpu().numpy()
 
         firsts = range(0, len(members), self._size)
-        parallel(self.threads, work, list(zip(firsts, blocks, strict=True)), lambda: None)
+        parallel(self.threads, score_block, list(zip(firsts, blocks, strict=True)), lambda: None)
         return score_AB
 
-    def _cut(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    def _in_blocks(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return [members[first : first + self._size] for first in range(0, len(members), self._size)]
 
     @torch.no_grad()

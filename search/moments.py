@@ -1,4 +1,4 @@
-"""Where in a video a text is: the frame that speaks most for it.
+"""Finds the moment of a video that fits a text best: the frame with the largest weight.
 
 Shape suffixes: B videos, F frames, D joint dimension.
 """
@@ -17,20 +17,20 @@ from train_head.heads import Head, TextBatch, VideoBatch
 
 Measure = Literal["sentence", "words", "cosine"]
 MEANING: dict[Measure, str] = {
-    "sentence": "weight under the whole sentence (alpha of GLCCL)",
-    "words": "weight under its words, on average (beta of GLCCL)",
+    "sentence": "weight given the whole sentence (alpha of GLCCL)",
+    "words": "mean weight given its words (beta of GLCCL)",
     "cosine": "cosine with the sentence",
 }
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The best frame of a video for a text, and how all its frames compare."""
+    """The best frame of a video for a text, and the weights of all its frames."""
 
     frame: int
-    """Which of the frames that the head sees."""
+    """Index among the frames that the head sees."""
     seconds: float
-    """Its time from the start of the file."""
+    """Time from the start of the file."""
     seconds_F: list[float]
     weight_F: list[float]
 
@@ -39,11 +39,11 @@ class Moment:
 def find_moments(
     head: Head, text: TextBatch, videos: VideoFeatures, members: Sequence[int] | NDArray[np.int64]
 ) -> tuple[Measure, list[Moment]]:
-    """The best moment of each of these videos for one text, and what tells their frames apart.
+    """The best moment of each of these videos for one text, and the measure that weighs their frames.
 
-    Heads with text-guided pooling weigh frames themselves. For others it is the cosine of the sentence and the frame, which ranks frames
-    but is not what the scores are made of. The frame is taken after the temporal encoder, or before it if the head compares single frames
-    from there.
+    Heads with text-guided pooling weigh the frames themselves. For other heads the weight of a frame is its cosine with the
+    sentence. That ranks the frames, but the scores are not computed from it. The cosine uses frames after the temporal encoder,
+    or before it if the head compares single frames there.
     """
     batch = VideoBatch.gather(videos, members, head.logit_scale.device)
     weights = head.frame_weights(text, batch)
@@ -65,7 +65,7 @@ def find_moments(
     return measure, found
 
 
-def clock(seconds: float) -> str:
-    """h:mm:ss.s"""
+def timestamp(seconds: float) -> str:
+    """Seconds as h:mm:ss.s: 61.25 is 0:01:01.2."""
     tenths = round(seconds * 10)
     return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"

@@ -1,4 +1,4 @@
-"""Options of `python -m search`, and those that `python -m search.serve` shares with it."""
+"""Options of `python -m search`, and the ones that it shares with `python -m search.serve`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,55 +11,56 @@ from data.cli.command_line import About
 
 @dataclass(frozen=True)
 class RetrievalOptions:
-    """What is searched, and with what."""
+    """What to search, and with which head."""
 
     cache: Annotated[Path, About.INPUT]
     """Folder of the feature cache."""
     run: Annotated[str, About.INPUT]
-    """Folder of a run, or zero-shot:HEAD for a head without training: glccl, glim-global, glim-local, mean or xclip."""
+    """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean or xclip."""
     name: Annotated[str | None, About.INPUT] = None
-    """Search the videos of one source in the cache, by the name that extract gave it. Default: what all sources list."""
+    """Search only the videos of this source, by the name that extract gave it. Default: the videos of all sources."""
     all: Annotated[bool, About.INPUT] = False
-    """Search everything that is cached, also videos that are gone."""
+    """Search everything in the cache, including videos that no source lists any more."""
     top: Annotated[int, About.OUTPUT] = 10
-    """Results shown for each query."""
+    """Number of results for each query."""
     candidates: Annotated[int | None, About.CANDIDATES] = None
-    """Score only this many videos for a query, found by an index: for large galleries. Default: all are scored."""
+    """Score only this many videos for each query, found with an index; for large galleries. Default: score all videos."""
     candidates_from: Annotated[Literal["frames", "pooled"], About.CANDIDATES] = "frames"
-    """Vectors of the index: those of all frames, the best frame of a video counting; or, cheaper, one a video, the mean of its frames."""
+    """Vectors in the index. frames: one per frame, and a video is found by its best frame. pooled: one per video, the mean of its frames,
+    which is cheaper."""
     index: Annotated[Path | None, About.CANDIDATES] = None
-    """Folder to keep the index in, for the next time. Default: it is built each time."""
+    """Folder that keeps the index for the next search. Default: build it each time."""
     model: Annotated[str | None, About.MODEL] = None
-    """CLIP by open_clip's name, or local-dir:PATH, where it has moved since the cache was made. Default: as the cache was made."""
+    """CLIP model, by open_clip's name or as local-dir:PATH, if it has moved since the cache was made. Default: as the cache records."""
     pretrained: Annotated[str | None, About.MODEL] = None
-    """Its weights, such as a file that was moved. Default: as the cache was made; the digest must be the cache's in any case."""
+    """Weights of the model, for example a file that has moved. Default: as the cache records. Their digest must match the cache."""
     max_frames: Annotated[int | None, About.INPUT] = None
-    """Frames used of each video, chosen evenly. Default: as the run was trained; all that are cached for zero-shot."""
+    """Frames to use from each video, evenly spaced. Default: as in training; for zero-shot, all cached frames."""
     memory_budget: Annotated[float | None, About.MACHINE] = None
-    """GiB of memory for features and encoded videos; those beyond it are read or encoded at every query. Default: half of the machine's
+    """GiB of memory for features and encoded videos. The rest is read or encoded anew for every query. Default: half of the machine's
     memory."""
     device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
-    """Where CLIP and the head run; auto takes CUDA where there is one."""
+    """Where CLIP and the head run; auto uses CUDA if it is available."""
     quiet: Annotated[bool, About.OUTPUT] = False
-    """No progress."""
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
 class SearchOptions(RetrievalOptions):
-    """Find videos, and the moment in each, for queries in words; or, with --video, captions for a video."""
+    """Find videos, and the best moment in each, for text queries; or, with --video, find captions for a video."""
 
     query: tyro.conf.Positional[tuple[str, ...]] = ()
-    """What to look for, in words: all of them are one query, with quotes or without. Options go before or after the words, not between
+    """What to look for. All words together form one query, with or without quotes. Put options before or after the words, not between
     them; after --, words may begin with a dash."""
     each: Annotated[bool, About.INPUT] = False
-    """Take each argument as a query of its own, rather than all of them as the words of one."""
+    """Treat each argument as a separate query instead of joining all of them into one."""
     queries: Annotated[str | None, About.INPUT] = None
-    """File of queries, one a line, answered after one on the command line; - is standard input."""
+    """File of queries, one per line, answered after the query on the command line; - reads standard input."""
     video: Annotated[str | None, About.INPUT] = None
-    """Id of a video to rank captions for, instead of queries."""
+    """Id of a video: rank captions for it instead of answering queries."""
     captions: Annotated[Path | None, About.INPUT] = None
-    """File of texts for --video, one a line. Default: all captions of the cache."""
+    """File of texts for --video, one per line. Default: all captions in the cache."""
     html: Annotated[Path | None, About.OUTPUT] = None
-    """File for the results as a page with thumbnails, where the cache keeps them."""
+    """Write the results to this HTML file as well, with thumbnails if the cache has them."""
     json: Annotated[bool, About.OUTPUT] = False
-    """The results as JSON on standard output, a line for each query, in their order."""
+    """Print the results as JSON on standard output, one line per query, in order."""

@@ -1,4 +1,4 @@
-"""A cache and a head, opened to be searched: text to videos with their best moments, and a video to texts."""
+"""Searches a cache with a head: from a text to videos and their best moments, or from a video to texts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ from search.moments import Measure, Moment, find_moments
 from search.notes import Notes
 from search.options import RetrievalOptions
 from search.queries import QueryEncoder
-from search.shortlist import Candidates, IndexedGallery, WholeGallery
+from search.shortlist import IndexedGallery, Shortlist, WholeGallery
 from train_head.heads import Execution, TextBatch
 from train_head.run import RunOptions, load_head
 
 QUERIES_AT_ONCE = 16
-"""So many queries go over the gallery together: its features are then fetched from memory once for all of them."""
+"""Queries scored in one pass over the gallery, which reads its features from memory once for all of them."""
 CAPTIONS_AT_ONCE = 256
 ONE_BY_ONE = Execution(few_texts=True)
-"""Queries come one or a few at a time."""
+"""Optimized for one or a few texts at a time."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A video found. `number` is its place in the gallery, `file` its name under the folder of videos, empty where none is known."""
+    """A video in the results. `number` is its index in the gallery, `file` its path below the video folder, empty if unknown."""
 
     rank: int
     number: int
@@ -48,7 +48,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class CaptionHit:
-    """A text found."""
+    """A caption in the results."""
 
     rank: int
     caption: str
@@ -57,24 +57,25 @@ class CaptionHit:
 
 @dataclass(frozen=True)
 class Answer:
-    """A query and the videos found, best first."""
+    """A query and its results, best first."""
 
     query: str
     measure: Measure
-    """What tells the frames of a video apart."""
+    """How the frames of a video are weighed."""
     hits: list[Hit]
     notes: Notes
 
 
 class Searcher:
-    """Answers queries over one cache with one head. Not for several threads at once."""
+    """Answers queries on one cache with one head. Not thread-safe."""
 
     def __init__(self, options: RetrievalOptions, queries: bool = True, execution: Execution = ONE_BY_ONE) -> None:
-        """Load head, features and what the head makes of them; for `queries` also CLIP, and first, since it may be the wrong one.
+        """Load the head and the features, and encode the gallery.
 
-        `execution`: how the head computes; the benchmark of searches compares it with another.
+        `queries`: load CLIP as well, before the features, so that a wrong CLIP fails early. `execution`: how the head computes;
+        `benchmarks.search` compares two ways.
 
-        Raises UserError for what the user can put right: no such cache, run or videos, a run that does not fit.
+        Raises UserError if the cache, the run or the videos do not exist, or if the run does not fit the cache.
         """
         if options.top < 1:
             raise UserError(f"--top {options.top} must be at least 1")
@@ -89,11 +90,11 @@ class Searcher:
         self.files = _files(options, self.cache)
         ahead = options.candidates is None
         self.gallery = Gallery(self.cache, self.files, self.head, self._max_frames, budget, options.quiet, ahead)
-        self.index = _candidates(options, self.cache, self.gallery)
+        self.shortlist = _shortlist(options, self.cache, self.gallery)
 
     @property
     def encoder(self) -> QueryEncoder:
-        """The cache's CLIP, loaded when the first text needs it: a video's captions may all be cached."""
+        """The cache's CLIP, loaded when first needed: if all captions of a video are cached, it never is."""
         if self._encoder is None:
             self._encoder = self._load_encoder()
         return self._encoder
@@ -103,16 +104,16 @@ class Searcher:
 
     @cached_property
     def _chance(self) -> Chance:
-        factor = float(self.head.scale().detach())
-        return Chance(self.gallery, self.encoder, lambda text: self.index.candidates(text, self._options.top), factor)
+        logit_scale = float(self.head.scale().detach())
+        return Chance(self.gallery, self.encoder, lambda text: self.shortlist.candidates(text, self._options.top), logit_scale)
 
     def search(self, queries: Sequence[str]) -> Iterator[Answer]:
-        """The best videos for each query (see `clean_query`), best first, equal scores in the order of ids."""
+        """Answer each query (see `clean_query`): the best videos first, equal scores by id."""
         for first in range(0, len(queries), QUERIES_AT_ONCE):
             texts = self.encoder.encode(queries[first : first + QUERIES_AT_ONCE])
             single = [TextBatch.gather(texts, [i], self._device) for i in range(len(texts.texts))]
-            candidates = [self.index.candidates(text, self._options.top) for text in single]
-            # Queries with the same candidates go over them together.
+            candidates = [self.shortlist.candidates(text, self._options.top) for text in single]
+            # Neighbouring queries with the same candidates are scored together.
             for _, group in groupby(range(len(single)), [videos.tobytes() for videos in candidates].__getitem__):
                 together = list(group)
                 videos = candidates[together[0]]
@@ -124,8 +125,8 @@ class Searcher:
         if np.isnan(score_B).any():
             video_id = self.gallery.ids[videos[int(np.isnan(score_B).argmax())]]
             raise UserError(
-                f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr, or extract again if it "
-                "is an untrained one"
+                f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr, or, if it is untrained, "
+                "extract again"
             )
         order = np.argsort(-score_B, kind="stable")[: self._options.top]
         measure, moments = find_moments(self.head, text, self.gallery.videos, videos[order])
@@ -139,55 +140,55 @@ class Searcher:
         return Answer(query, measure, hits, Notes(cut, why, not known, self._chance.explains(text, videos, score_B)))
 
     def number(self, video_id: str) -> int:
-        """The place of a video in the gallery. Raises UserError, naming videos of like names, where it is not there."""
+        """The index of a video in the gallery. Raises UserError, suggesting similar ids, if there is no such video."""
         video_id = path_text(video_id)
         if video_id not in self.files:
             near = get_close_matches(video_id, self.gallery.ids, n=3, cutoff=0.5)
-            hint = f"near it: {', '.join(map(quote, near))}" if near else f"such as {quote(self.gallery.ids[0])}"
-            raise UserError(f"the gallery of {self.cache.path} has no video {quote(video_id)}: name one that it has, {hint}")
+            hint = f"did you mean {' or '.join(map(quote, near))}?" if near else f"name another, such as {quote(self.gallery.ids[0])}"
+            raise UserError(f"the gallery of {self.cache.path} has no video {quote(video_id)}: {hint}")
         return self.gallery.ids.index(video_id)
 
     def captions(self, number: int, texts: TextFeatures) -> list[CaptionHit]:
-        """The best of these texts for a video, best first, equal scores in their order."""
+        """The texts that fit a video best, best first, equal scores in the order given."""
         count, member = len(texts.texts), np.array([number])
-        parts = [range(first, min(first + CAPTIONS_AT_ONCE, count)) for first in range(0, count, CAPTIONS_AT_ONCE)]
-        score_A = np.concatenate([self.gallery.scores(TextBatch.gather(texts, part, self._device), member) for part in parts])[:, 0]
+        blocks = [range(first, min(first + CAPTIONS_AT_ONCE, count)) for first in range(0, count, CAPTIONS_AT_ONCE)]
+        score_A = np.concatenate([self.gallery.scores(TextBatch.gather(texts, some, self._device), member) for some in blocks])[:, 0]
         order = np.argsort(-score_A, kind="stable")[: self._options.top].tolist()
         return [CaptionHit(rank, texts.texts[i], float(score_A[i])) for rank, i in enumerate(order, start=1)]
 
     def cut_of_captions(self, texts: Sequence[str], cached: bool) -> int | None:
-        """How many of these texts were cut, by the cache or the head; None where it is not known of cached ones."""
+        """How many of these texts the cache or the head cut; None if that is unknown, which can happen for cached texts."""
         if not cached:
             return sum(self.encoder.cut_of(text)[0] is not None for text in texts)
         most, by_cache = self.head.most_words, count_cut(self.cache, texts)
         by_head = 0 if most is None else int((self.cache.text_lengths(texts) > most).sum())
-        # What the cache has cut is as long as it keeps texts: if the head takes fewer, it is among those that the head cuts.
+        # A text that the cache cut has max_words tokens. If the head's limit is lower, the head's count includes that text.
         return by_head or by_cache
 
     def cached_captions(self) -> TextFeatures:
-        """All captions of the gallery, in their order. Raises UserError where it has none."""
+        """All captions of the gallery, sorted. Raises UserError if it has none."""
         sources = self.cache.listings.names()
         listed = self.cache.names("texts") if self._options.all or not sources else self.cache.listings.all_captions(self._options.name)
         names = sorted(text for text in listed if ("texts", text) in self.cache)
         if not names:
-            raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one a line")
+            raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one per line")
         return self.cache.texts(names, budget_bytes(self._options.memory_budget), self.head.most_words)
 
     def has_thumbnails(self, number: int) -> bool:
-        """Whether the cache keeps pictures of a video."""
+        """Whether the cache has thumbnails of a video."""
         return "thumbnails" in self.cache.images_of(self.gallery.ids[number])
 
     def thumbnails(self, number: int) -> list[bytes]:
-        """JPEG files of the frames that the head sees of a video; none where the cache keeps none."""
+        """JPEG files of the frames that the head sees; an empty list if the cache has no thumbnails of the video."""
         images = self.cache.images("thumbnails", self.gallery.ids[number])
         return [images[i] for i in choose_frames(len(images), self._max_frames)]
 
 
-def _candidates(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery) -> Candidates:
-    """All videos, or an index of them where only some are to be scored."""
+def _shortlist(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery) -> Shortlist:
+    """All videos, or with --candidates the ones that an index finds."""
     if options.candidates is None:
         if options.index is not None:
-            raise UserError(f"--index {options.index} is for --candidates: name how many, such as --candidates 100")
+            raise UserError(f"--index {options.index} is for --candidates: add a number of candidates, such as --candidates 100")
         return WholeGallery(len(gallery.ids))
     check_candidates(options.candidates, len(gallery.ids))
     if options.candidates < options.top:
@@ -198,11 +199,11 @@ def _candidates(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery
 
 
 def _files(options: RetrievalOptions, cache: FeatureCache) -> dict[str, str]:
-    """The cached videos of the gallery, and the file of each, empty where none is known. Raises UserError for a source that is none."""
+    """The file of each cached video in the gallery, empty if unknown. Raises UserError for an unknown source."""
     if options.all and options.name is not None:
-        raise UserError("--all searches everything that is cached, --name one source: leave one of them out")
+        raise UserError("--all searches the whole cache, --name one source: leave one of them out")
     listed = cache.listings.gallery(options.name)
-    # Features that no extraction wrote have no listing.
+    # Features that were not written by an extraction have no listing.
     if options.all or not cache.listings.sources():
         return {video_id: listed.get(video_id, "") for video_id in cache.names("videos")}
     return {video_id: file for video_id, file in listed.items() if ("videos", video_id) in cache}

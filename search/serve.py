@@ -1,4 +1,4 @@
-"""Search as a page on this machine: `python -m search.serve --cache DIR --run RUN`."""
+"""Serves search as a local web page: `python -m search.serve --cache DIR --run RUN`."""
 
 import logging
 import socket
@@ -19,40 +19,41 @@ if TYPE_CHECKING:  # numpy and pandas load late, so that --help answers at once
     from data.cache.extraction import Extraction
 
 MAX_HEADER = 2**22
-"""Bytes of a request's address and headers, more than a browser sends: a query that is too long is then answered by the page. Whoever sends
-more yet is cut off."""
+"""Bytes of a request line and headers. It exceeds what browsers send, so that the page itself can reject an overlong query."""
 MAX_BODY = 2**16
-"""Bytes of a request's body, which nothing reads."""
+"""Bytes of a request body. Nothing reads it."""
 REQUESTS_AT_ONCE = 8
-"""More than the connections that a browser opens to one server."""
+"""More than the number of connections that a browser opens to one server."""
 
 
 @dataclass(frozen=True)
 class ServeOptions(RetrievalOptions):
-    """Open a page with a query box, thumbnails and players, for this machine alone unless --host says more."""
+    """Serve a search page with thumbnails and video players, on this machine only unless --host says otherwise."""
 
     videos: Annotated[Path | None, About.INPUT] = None
-    """Folder of the video files, for the players. Default: the one they were extracted from, where it is still there."""
+    """Folder of the video files, for the players. Default: the folder they were extracted from, if it still exists."""
     host: Annotated[str, About.OUTPUT] = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets every machine of the network search and watch."""
+    """Address to listen on; 0.0.0.0 lets every machine on the network search and watch."""
     port: Annotated[int, About.OUTPUT] = 8000
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 picks a free port."""
 
 
 def main(options: ServeOptions) -> None:
-    """Load everything, print the address, and answer until interrupted. Raises UserError where the port is taken or what is named is not
-    there or does not fit."""
+    """Load everything, print the address, and serve until interrupted.
+
+    Raises UserError if the port is taken, or if the cache, the run or the videos do not exist or do not fit.
+    """
     with _listen(options) as listening:
         server = make_server(options, listening)
-        print(f"searching {options.cache} at {address_of(listening)} (Ctrl-C ends it)", flush=True)
+        print(f"searching {options.cache} at {address_of(listening)} (Ctrl-C to stop)", flush=True)
         server.run()
-    # waitress takes an interrupt for the end of its work.
-    raise KeyboardInterrupt("the page is closed; run the same command again to open it")
+    # waitress swallows the interrupt and returns.
+    raise KeyboardInterrupt("the server has stopped; run the same command to start it again")
 
 
 @contextmanager
 def serving(options: ServeOptions) -> Iterator[str]:
-    """The page in a thread of this process, at the address given, for what drives a browser."""
+    """Serve the page from a thread of this process and yield its address. For tests and tools that drive a browser."""
     from waitress import wasyncore
 
     with _listen(options) as listening:
@@ -62,21 +63,21 @@ def serving(options: ServeOptions) -> Iterator[str]:
         try:
             yield address_of(listening)
         finally:
-            # Its own thread closes what it waits for, and with nothing to wait for it ends.
+            # The server's thread closes all sockets; with none left, its loop ends.
             server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map, ignore_all=True))
             thread.join()
             server.task_dispatcher.shutdown()
 
 
 def make_server(options: ServeOptions, listening: socket.socket) -> Any:
-    """A server with everything loaded, its first query answered: compiled loops and models are then in memory."""
+    """A server that has loaded everything and answered one query, so that compiled code and models are in memory."""
     import waitress
 
     from search.pages.web import make_app
     from search.searcher import Searcher
     from train_head.compiling import announce_compiling
 
-    # A picture that waits for another needs no line in the terminal.
+    # A thumbnail that waits for another is not worth a line in the terminal.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     with announce_compiling(options.quiet):
         searcher = Searcher(options)
@@ -84,7 +85,7 @@ def make_server(options: ServeOptions, listening: socket.socket) -> Any:
             pass
     taken, kept = searcher.head.most_words, searcher.cache.settings["max_words"]
     if taken is not None and taken < kept:
-        print(f"the head of {options.run} takes {taken} tokens of a text, the cache {kept}: longer queries are cut there", file=sys.stderr)
+        print(f"the head of {options.run} cuts queries to {taken} tokens; the cache keeps {kept}", file=sys.stderr)
     app = make_app(searcher, _folder(options, searcher.cache.extraction), options.run, options.host)
     return waitress.create_server(
         app,
@@ -97,7 +98,7 @@ def make_server(options: ServeOptions, listening: socket.socket) -> Any:
 
 
 def address_of(listening: socket.socket) -> str:
-    """Where a browser on this machine finds the page."""
+    """The URL of the page for a browser on this machine."""
     host, port = listening.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
@@ -111,26 +112,26 @@ def _listen(options: ServeOptions) -> socket.socket:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((options.host, options.port), family=family)
     except (OSError, UnicodeError) as error:
-        # Without the address once more, which Python appends.
+        # Python appends the address in parentheses; the message names it already.
         reason = str(error.strerror).partition(" (")[0] if isinstance(error, OSError) else str(error)
         raise UserError(
-            f"--host {options.host} --port {options.port} cannot be listened at ({reason}): choose another, such as --port 0"
+            f"cannot listen on --host {options.host} --port {options.port} ({reason}): choose another, such as --port 0"
         ) from error
 
 
 def _folder(options: ServeOptions, extraction: "Extraction") -> Path | None:
-    """The folder of video files, None where it is not named and no longer where it was."""
+    """The folder of video files; None if it is not named and no longer exists at its old path."""
     if options.videos is not None:
         if not options.videos.is_dir():
-            raise UserError(f"--videos {options.videos} is no folder: name that of the video files, or leave it out")
+            raise UserError(f"--videos {options.videos} is not a folder: name the folder of the video files, or leave it out")
         return options.videos
     if extraction.videos is None:
-        print(f"{options.cache} does not say where its videos are: the page has no players; name them with --videos", file=sys.stderr)
+        print(f"{options.cache} does not say where its videos are: the page has no players; add --videos FOLDER", file=sys.stderr)
         return None
     before = Path(extraction.videos)
     if before.is_dir():
         return before
-    print(f"the videos are no longer in {before}: the page has no players; name their folder with --videos", file=sys.stderr)
+    print(f"the videos are no longer in {before}: the page has no players; add --videos FOLDER", file=sys.stderr)
     return None
 
 

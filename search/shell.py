@@ -1,4 +1,4 @@
-"""Queries from a command line or a file, answered on standard output: `python -m search --cache DIR --run RUN "a query"`."""
+"""Answers queries from the command line or a file: `python -m search --cache DIR --run RUN "a query"`."""
 
 import codecs
 import json
@@ -18,13 +18,13 @@ if TYPE_CHECKING:  # torch loads late, so that --help answers at once
 
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
-"""Those of an editor. Python's own splitlines also takes characters within a text for one."""
+"""Line ends as editors write them. `str.splitlines` also splits at characters that occur within texts."""
 
 
 def answer(options: SearchOptions) -> list["Answer"]:
-    """Print what was found, write it to HTML where a file is named, and return it (nothing for --video, which is printed alone).
+    """Print the answers, write them to the --html file if one is named, and return them. With --video, only print captions.
 
-    Raises UserError where nothing is asked for, the video is unknown, or the cache, run or CLIP do not fit.
+    Raises UserError if there is no query, if the video is unknown, or if the cache, run and CLIP do not fit each other.
     """
     queries = _queries(options)
     if options.html is not None:
@@ -40,35 +40,34 @@ def answer(options: SearchOptions) -> list["Answer"]:
 
 
 def _queries(options: SearchOptions) -> list[str]:
-    """All queries, as they are shown and encoded."""
+    """All queries, cleaned."""
     from search.queries import clean_query
 
     given = list(options.query)
     if len(given) > 1 and not options.each:
         if any(len(part.split()) > 1 for part in given):
-            said = f"one query of {len(given)} arguments, of which some have several words; --each takes each for a query of its own"
-            print(said, file=sys.stderr)
+            print(f"{len(given)} arguments are joined into one query; to search for each of them, add --each", file=sys.stderr)
         given = [" ".join(part for part in given if part.strip())]
     queries = [clean_query(query) for query in given]
     if options.queries is not None:
         queries += _lines(options.queries, "--queries", options.quiet)
     if options.video is not None:
         if queries or options.html:
-            raise UserError("--video asks for captions: leave out the queries and --html")
+            raise UserError("--video ranks captions: leave out the queries and --html")
         return []
     if options.captions is not None:
         raise UserError(f"--captions {options.captions} is for --video: name a video too, or use --queries")
     if not queries:
-        raise UserError('there is no query: write one, such as "a cat on a chair", or name a file of queries with --queries')
+        raise UserError('there is no query: add one, such as "a cat on a chair", or name a file of queries with --queries')
     return queries
 
 
 def _lines(name: str, option: str, quiet: bool) -> list[str]:
-    """The texts of a file, or of standard input, one a line, as they are encoded; how many lines are empty is said.
+    """The cleaned texts of a file or of standard input, one per line; reports how many empty lines were skipped.
 
-    UTF-8, with a byte-order mark or without, or UTF-16 with one. Raises UserError, which names the line, where it is neither.
+    Reads UTF-8, with or without a byte-order mark, and UTF-16 with one. Raises UserError, naming the line, for anything else.
     """
-    from search.queries import clean_query, shown
+    from search.queries import clean_query, clean_text
 
     try:
         if name == "-" and sys.stdin is None:
@@ -79,11 +78,11 @@ def _lines(name: str, option: str, quiet: bool) -> list[str]:
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     found, empty = [], 0
     *lines, last = _LINE_END.split(_decoded(content, "utf-16" if utf_16 else "utf-8-sig", f"{option} {name}"))
-    # Nothing behind the last end of a line is no line.
+    # The empty string after the final line end is not a line.
     for number, line in enumerate([*lines, *([last] if last else [])], start=1):
         if "\0" in line:
-            raise UserError(f"{option} {name}, line {number}: a zero byte is no text: save the file as UTF-8")
-        if not shown(line):
+            raise UserError(f"{option} {name}, line {number}: a zero byte is not text: save the file as UTF-8")
+        if not clean_text(line):
             empty += 1
             continue
         try:
@@ -91,9 +90,9 @@ def _lines(name: str, option: str, quiet: bool) -> list[str]:
         except UserError as error:
             raise UserError(f"{option} {name}, line {number}: {error}") from error
     if not found:
-        raise UserError(f"{option} {name} holds no text: write one text a line")
+        raise UserError(f"{option} {name} holds no text: write one text per line")
     if empty and not quiet:
-        print(f"{option} {name}: {len(found):,} texts; empty lines left out: {empty:,}", file=sys.stderr)
+        print(f"{option} {name}: {len(found):,} texts; empty lines skipped: {empty:,}", file=sys.stderr)
     return found
 
 
@@ -113,42 +112,42 @@ def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions
     from search.pages.page import write_page
 
     answers = []
-    # On a terminal the answers themselves show how far it is.
+    # On a terminal, the answers themselves show the progress.
     quiet = options.quiet or len(queries) == 1 or sys.stdout.isatty()
     with Progress("queries", len(queries), "queries", quiet) as progress:
         for answer in searcher.search(queries):
             answers.append(answer)
             progress.update()
-            print(json.dumps(_plain(answer, searcher, options)) if options.json else "\n".join(_text(answer)), flush=True)
+            print(json.dumps(_as_dict(answer, searcher, options)) if options.json else "\n".join(_as_text(answer)), flush=True)
     if not options.json:
-        print(f"{len(searcher.gallery.ids):,} videos; the moment is that of the frame with the largest {MEANING[answers[0].measure]}")
+        print(f"{len(searcher.gallery.ids):,} videos; each moment is the frame with the largest {MEANING[answers[0].measure]}")
     if options.html is not None:
         write_page(options.html, searcher, answers, options.run)
-        print(f"the same with thumbnails: {options.html}", file=sys.stderr)
+        print(f"the same results with thumbnails: {options.html}", file=sys.stderr)
     return answers
 
 
-def _text(answer: "Answer") -> Iterator[str]:
-    """An answer for people."""
-    from search.moments import clock
+def _as_text(answer: "Answer") -> Iterator[str]:
+    """The lines that print an answer."""
+    from search.moments import timestamp
 
     yield answer.query
     for note in answer.notes.lines():
         yield f"  note: {note}"
     for hit in answer.hits:
         name = hit.video_id if hit.file in ("", hit.video_id) else f"{hit.video_id} ({hit.file})"
-        yield f"{hit.rank:4} {hit.score:8.3f}  {clock(hit.moment.seconds)}  {visible(name)}"
+        yield f"{hit.rank:4} {hit.score:8.3f}  {timestamp(hit.moment.seconds)}  {visible(name)}"
 
 
-def _plain(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> dict[str, Any]:
-    """An answer for programs."""
-    from search.moments import clock
+def _as_dict(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> dict[str, Any]:
+    """The answer for JSON output."""
+    from search.moments import timestamp
 
     return {
         "query": answer.query,
         "run": options.run,
         "gallery": len(searcher.gallery.ids),
-        **answer.notes.plain(),
+        **answer.notes.as_dict(),
         "results": [
             {
                 "rank": hit.rank,
@@ -157,7 +156,7 @@ def _plain(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> di
                 "score": hit.score,
                 "moment": {
                     "seconds": hit.moment.seconds,
-                    "clock": clock(hit.moment.seconds),
+                    "clock": timestamp(hit.moment.seconds),
                     "by": answer.measure,
                     "weight": hit.moment.weight_F[hit.moment.frame],
                 },
@@ -178,8 +177,8 @@ def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions)
     cut = searcher.cut_of_captions(texts.texts, cached=options.captions is None)
     if options.json:
         results = [{"rank": hit.rank, "caption": hit.caption, "score": hit.score} for hit in hits]
-        said = {"video_id": video_id, "run": options.run, "captions": len(texts.texts), "captions_cut": cut, "results": results}
-        print(json.dumps(said))
+        record = {"video_id": video_id, "run": options.run, "captions": len(texts.texts), "captions_cut": cut, "results": results}
+        print(json.dumps(record))
         return
     print(visible(video_id))
     for hit in hits:

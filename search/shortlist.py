@@ -1,4 +1,4 @@
-"""Which videos are worth an exact score: all of them, or those that an index of the gallery names."""
+"""Picks the videos that a query is scored with: all of them, or the nearest ones in an index of the gallery."""
 
 from typing import Protocol
 
@@ -10,15 +10,15 @@ from search.index.vectors import VideoIndex
 from train_head.heads import TextBatch
 
 
-class Candidates(Protocol):
-    """Names the videos of a gallery that are scored exactly for a query."""
+class Shortlist(Protocol):
+    """Picks the videos of a gallery that are scored exactly for a query."""
 
     def candidates(self, query: TextBatch, count: int) -> NDArray[np.int64]:
-        """Ascending indices of the videos to score for this one text, at least one: its best `count` should be among them."""
+        """Ascending indices of at least one video to score with this one text. They should include its best `count` videos."""
 
 
 class WholeGallery:
-    """Every video is a candidate: nothing can be missed."""
+    """Every video is a candidate, so no result can be missed."""
 
     def __init__(self, videos: int) -> None:
         self._all = np.arange(videos)
@@ -28,10 +28,10 @@ class WholeGallery:
 
 
 class IndexedGallery:
-    """The videos that an index finds nearest to the sentence."""
+    """The candidates are the videos nearest to the sentence in an index."""
 
     def __init__(self, index: VideoIndex, number: int) -> None:
-        """`number`: candidates of a query, no more than there are videos."""
+        """`number`: candidates per query, at most the number of videos."""
         self._index, self._number = index, number
 
     def candidates(self, query: TextBatch, count: int) -> NDArray[np.int64]:

@@ -28,13 +28,12 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def demo_clip_loaded_once() -> Iterator[None]:
-    """The demo set's CLIP, which nothing changes once it is loaded, loads once for all extractions and searches of this process.
+    """The demo set's CLIP, which nothing changes once it is loaded, loads once for all extractions of this process.
 
     Loading takes a third of a second of a core, longer than most of what the tests ask of it. Tests of loading call `load_clip` itself.
     """
     # Modules that only want ROOT from here need no torch.
     import extract.stage
-    from extract.encode import reload
     from extract.encode.clip import Clip, load_clip
 
     loaded: dict[str, Clip] = {}
@@ -46,7 +45,7 @@ def demo_clip_loaded_once() -> Iterator[None]:
             loaded[repr(given)] = load_clip(*given)
         return loaded[repr(given)]
 
-    with patch.object(extract.stage, "load_clip", load), patch.object(reload, "load_clip", load):
+    with patch.object(extract.stage, "load_clip", load):
         yield
 
 

@@ -191,7 +191,7 @@ def test_a_part_of_a_split_is_refused_by_every_stage(part_of_1k_a: Path, tmp_pat
         evaluate.main(options)
     result = json.loads((evaluate.main(replace(options, allow_missing=True)) / "metrics.json").read_text())
     assert (result["counts"]["videos_expected"], result["counts"]["videos_scored"], result["train_videos"]) == (1000, 12, 36)
-    assert result["protocol"].startswith("one caption a video")
+    assert result["protocol"].startswith("one caption per video")
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "msrvtt-9k test: scored 12 of 1,000 videos expected (12 present, 12 decoded) and 12 of 1,000 captions"
 
@@ -223,8 +223,8 @@ def test_choosing_the_epoch_on_test_trains_on_all_and_is_labelled(
     assert result["text_to_video"]["entries"] >= 12
     compare(CompareOptions((tmp_path / "out",)))
     said = capsys.readouterr().out.splitlines()
-    assert f"{run}: trained on 40 videos; epoch chosen on test, as the field does: it is no figure on unseen data" in said
-    assert said[-1].startswith(f"{run}: ties counted as the field does, ")
+    assert f"{run}: trained on 40 videos; epoch chosen on test, as is common in the field: not a result on unseen data" in said
+    assert said[-1].startswith(f"{run}: ties counted as in the field's code, ")
 
 
 def test_a_split_of_its_own_is_not_joined_to_training(cache_path: Path, tmp_path: Path) -> None:

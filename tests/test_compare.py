@@ -170,7 +170,7 @@ def test_results_on_other_queries_are_refused_unless_allowed(
     seeds: list[Path], evaluated: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = (seeds[0], seeds[3], evaluated["mean"])
-    with pytest.raises(UserError, match=r"not of the same queries \(queries: 60 or 24; gallery: 30 or 12\): .*--allow-different"):
+    with pytest.raises(UserError, match=r"not on the same queries \(queries: 60 or 24; gallery: 30 or 12\): .*--allow-different"):
         main(CompareOptions(folders))
     record = main(CompareOptions(folders, base=seeds[0], allow_different=True, out=tmp_path / "out"))
     assert record["different"] == ["queries: 60 or 24", "gallery: 30 or 12"]
@@ -278,8 +278,8 @@ def test_characters_that_are_commands_are_escaped() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sweep": "nothing"}, "--sweep nothing is no option of the training that decides its result: use one of .*csc_weight"),
-        ({"sweep": "quiet"}, "--sweep quiet is no option"),
+        ({"sweep": "nothing"}, "--sweep nothing is not a training option that affects the result: use one of .*csc_weight"),
+        ({"sweep": "quiet"}, "--sweep quiet is not a training option"),
         ({"results": ()}, "name at least one folder"),
         ({"base": Path("no/such")}, "there is no folder no/such"),
     ],
@@ -293,9 +293,9 @@ def test_what_cannot_be_compared_is_refused(seeds: list[Path], tmp_path: Path, c
 @pytest.mark.parametrize(
     ("chosen", "change", "why"),
     [
-        (slice(3), {}, "all that were trained have csc_weight 0.0, and a plot takes two values"),
-        (slice(0), {}, "no run of these results was trained with csc_weight"),
-        (slice(9), {"out": None}, "it needs a folder: name one with --out"),
+        (slice(3), {}, "all trained runs have csc_weight 0.0, and a plot needs two values"),
+        (slice(0), {}, "none of these runs was trained with csc_weight"),
+        (slice(9), {"out": None}, "no folder is named: add --out"),
     ],
 )
 def test_the_table_is_there_where_a_plot_is_not_and_why_is_said(
@@ -312,7 +312,7 @@ def test_the_table_is_there_where_a_plot_is_not_and_why_is_said(
     given = CompareOptions(results, base=results[0], sweep="csc-weight", out=tmp_path / "out")
     main(replace(given, **change))
     with_sweep = capsys.readouterr()
-    assert with_sweep.err == f"--sweep csc-weight: there is no plot, for {why}\n"
+    assert with_sweep.err == f"--sweep csc-weight: no plot, because {why}\n"
     main(replace(given, **change, sweep=None))
     assert capsys.readouterr().out == with_sweep.out
     if not change:
@@ -361,7 +361,7 @@ def test_results_are_found_in_folders_of_runs(
         main(CompareOptions((runs,), base=runs))
     (runs / "run3" / "results").rename(tmp_path / "elsewhere")
     assert len(main(CompareOptions((runs,)))["rows"][0]["folders"]) == 3
-    assert f"left out, for they have no results: 1 runs, such as {runs / 'run3'}" in capsys.readouterr().err
+    assert f"left out runs without results: 1, such as {runs / 'run3'}" in capsys.readouterr().err
     for given, line in (
         ((runs / "run3",), "run3 is a run without results: write them with python -m evaluate --cache CACHE --run"),
         (tuple(sorted(runs.iterdir())), "run3 is a run without results"),
@@ -395,7 +395,7 @@ def test_files_beside_a_table_stay_and_a_folder_in_place_of_one_costs_nothing(se
     (out / "table.tex").unlink()
     (out / "table.tex").mkdir()
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    with pytest.raises(UserError, match=r"table\.tex is a folder, and a file of results gets this name: move it away"):
+    with pytest.raises(UserError, match=r"table\.tex is a folder, but a result file needs this name: move it away"):
         main(CompareOptions(tuple(seeds), out=out))
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 

@@ -222,7 +222,7 @@ def test_a_bank_that_is_not_there_is_refused(options: EvaluateOptions, cache: Fe
     for asked in (0, count + 1):
         with pytest.raises(UserError, match=f"--query-bank {asked}: .* has {count} training captions"):
             evaluate.main(replace(options, query_bank=asked))
-    with pytest.raises(UserError, match="the bank would hold the queries"):
+    with pytest.raises(UserError, match="the bank would contain the queries"):
         evaluate.main(replace(options, query_bank=5, split="train"))
     train = set(table.loc[table["split"] == "train", "caption"])
     some, other = (load_bank(cache, cache.listings.select().preset, 20, seed, 32, BUDGET).texts for seed in (0, 1))
@@ -320,8 +320,8 @@ def test_what_stands_in_place_of_results_is_found_before_them(options: EvaluateO
     options.out.mkdir()
     (options.out / "plots").touch()
     for line in (
-        r"plots is no folder, and a folder of results",
-        r"report\.html is a folder, and a file of results",
+        r"plots is not a folder, but a result folder",
+        r"report\.html is a folder, but a result file",
     ):
         with pytest.raises(UserError, match=line):
             evaluate.main(replace(options, cache=options.out / "none"))
@@ -336,7 +336,7 @@ def test_the_table_of_an_evaluation(options: EvaluateOptions, capsys: pytest.Cap
     rows = {line.split("  ")[0].strip() or line.strip().split("  ")[0]: line.split() for line in lines[2:]}
     assert rows["zero-shot:glccl"][-1] == f"{result['RSum']:.1f}"
     low, high = result["intervals"]["RSum"]
-    assert rows["95% interval, half of it"][-1] == f"±{(high - low) / 2:.1f}"
+    assert rows["95% interval, half-width"][-1] == f"±{(high - low) / 2:.1f}"
     assert rows["without word-frame"][-1] == f"{result['scores'][-1]['RSum']:.1f}"
     assert rows["dual softmax"][-1] == f"{result['post_processing'][0]['RSum']:.1f}"
     assert "dual softmax: reads the whole test matrix" in "\n".join(lines)

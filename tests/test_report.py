@@ -31,7 +31,7 @@ from data.metrics import RankCounter
 from demo import screenshots
 from demo.screenshots import ScreenshotOptions
 from evaluate import EvaluateOptions
-from evaluate.report.cards import PARTS, CardMaker
+from evaluate.report.cards import WEIGHT_UNITS, CardMaker
 from evaluate.report.collect import KEPT, Collected, ReportCollector
 from evaluate.report.findings import find_hubs, shared_captions
 from evaluate.report.page import write_report
@@ -128,7 +128,7 @@ def query_of(card: Tag) -> tuple[str, int]:
 
 
 def rows_of(strip: Tag) -> np.ndarray:
-    return np.array([row.split(",") for row in str(strip["data-weights"]).split(";")], dtype=np.float64) / PARTS
+    return np.array([row.split(",") for row in str(strip["data-weights"]).split(";")], dtype=np.float64) / WEIGHT_UNITS
 
 
 def collect(cache: Path, run: str) -> tuple[Any, Split, Any, RankCounter, Collected]:
@@ -250,8 +250,8 @@ def test_weights_of_frames_are_those_of_the_method(glccl: Written, report_cache:
                 word_LD, sentence_D = split.texts.words.gather([text])[0].double(), split.texts.sentences.gather([text])[0][0].double()
                 expected += [(frame_FD @ guide / 5.0).softmax(dim=0).numpy() for guide in (sentence_D, *word_LD)]
             weights = rows_of(strip)
-            np.testing.assert_allclose(weights.sum(axis=1), 1, atol=0.5 * weights.shape[1] / PARTS + 1e-9)
-            np.testing.assert_allclose(weights, np.stack(expected), atol=1.5 / PARTS)
+            np.testing.assert_allclose(weights.sum(axis=1), 1, atol=0.5 * weights.shape[1] / WEIGHT_UNITS + 1e-9)
+            np.testing.assert_allclose(weights, np.stack(expected), atol=1.5 / WEIGHT_UNITS)
             checked += len(weights)
         buttons = card.select("button[data-row]")
         assert [int(str(button["data-row"])) for button in buttons] == list(range(len(expected)))
@@ -302,8 +302,8 @@ def test_heads_show_the_weights_that_they_read(report_cache: Path) -> None:
 
 def test_a_head_without_guidance_and_a_cache_without_thumbnails_say_so(mean: Written) -> None:
     text = " ".join(mean.soup.get_text().split())
-    assert "This head has no text-guided weights of frames" in text
-    assert "The cache holds no thumbnails of these videos" in text
+    assert "This head has no text-guided frame weights" in text
+    assert "The cache has no thumbnails of these videos" in text
     assert not mean.soup.select(".bars, .words, .picture")
     assert mean.cards()
 
@@ -419,7 +419,7 @@ def test_of_a_long_video_a_column_is_a_run_of_frames(report_cache: Path, tmp_pat
         frame_FD = split.videos.frames.gather([split.videos.ids.index(entry.video_id)])[0].double()
         alpha_F = (frame_FD @ sentence_D / 5.0).softmax(dim=0).numpy()
         runs = [part.sum() for part in np.split(alpha_F, column_edges(len(alpha_F))[1:-1])]
-        np.testing.assert_allclose(np.array(entry.strip.weights[0]) / PARTS, runs, atol=1.5 / PARTS)
+        np.testing.assert_allclose(np.array(entry.strip.weights[0]) / WEIGHT_UNITS, runs, atol=1.5 / WEIGHT_UNITS)
 
 
 def test_a_split_of_one_video_has_a_report(report_cache: Path, tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_a_split_of_one_video_has_a_report(report_cache: Path, tmp_path: Path) -
         cache=tmp_path / "cache", run="zero-shot:glccl", out=tmp_path / "out", ties="reference", device="cpu", quiet=True
     )
     written = Written.at(evaluate.main(options))
-    assert "Ties are counted as the field" in written.soup.get_text()
+    assert "Ties are counted as in the field" in written.soup.get_text()
     assert all(len(card.select("li.entry")) == 1 for card in written.cards())
 
 

@@ -23,7 +23,7 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
 from search import SearchOptions
-from search.moments import clock, find_moments
+from search.moments import find_moments, timestamp
 from search.queries import MAX_QUERY, clean_query
 from search.searcher import QUERIES_AT_ONCE, Answer, Searcher
 from search.serve import ServeOptions
@@ -148,7 +148,7 @@ def test_candidates_are_scored_exactly_and_nothing_else_is(options: SearchOption
     captions = captions_of(cache, 5)
     whole = Searcher(replace(options, top=100))
     some = Searcher(replace(options, top=100))
-    some.index = EverySecond(len(some.gallery.ids))
+    some.shortlist = EverySecond(len(some.gallery.ids))
     for expected, found in zip(whole.search(captions), some.search(captions), strict=True):
         assert len(found.hits) == len(expected.hits) // 2
         rest = [(hit.video_id, hit.score) for hit in expected.hits if hit.number % 2 == found.hits[0].number % 2]
@@ -183,7 +183,7 @@ def test_queries_from_standard_input_are_printed_for_people(
     assert [answer.query for answer in answers] == ["a red cross", "a blue star"]
     assert [lines[0], lines[3]] == ["a red cross", "a blue star"]
     hit = answers[1].hits[0]
-    assert lines[4].split() == ["1", f"{hit.score:.3f}", clock(hit.moment.seconds), hit.video_id, f"({hit.file})"]
+    assert lines[4].split() == ["1", f"{hit.score:.3f}", timestamp(hit.moment.seconds), hit.video_id, f"({hit.file})"]
     assert "62 videos" in lines[-1]
     assert "alpha" in lines[-1]
 
@@ -202,7 +202,7 @@ def test_words_are_one_query_and_arguments_several_where_that_is_said(
         assert not capsys.readouterr().err
     # A script that asked two queries so is told.
     assert asked(cache_path, "a red ring", "a star") == ["a red ring a star"]
-    assert "--each takes each for a query of its own" in capsys.readouterr().err
+    assert "2 arguments are joined into one query; to search for each of them, add --each" in capsys.readouterr().err
     assert asked(cache_path, "--each", "a red ring", "a star", "--json") == ["a red ring", "a star"]
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["query"] for line in said] == ["a red ring", "a star"]
@@ -231,7 +231,7 @@ def test_a_file_of_queries_may_come_from_any_editor(
     file.write_bytes(end.join(["a röd ring", "", " \t", "a\u2028star\x0b", "\x85", "x"]).encode(encoding))
     asked = replace(options, query=(), queries=str(file), run="zero-shot:mean", quiet=False)
     assert [answer.query for answer in search.main(asked)] == ["a röd ring", "a\u2028star", "x"]
-    assert f"--queries {file}: 3 texts; empty lines left out: 3" in capsys.readouterr().err.splitlines()
+    assert f"--queries {file}: 3 texts; empty lines skipped: 3" in capsys.readouterr().err.splitlines()
 
 
 def test_standard_input_that_is_closed_is_said(options: SearchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,9 +309,9 @@ def test_a_folder_of_videos_without_captions_is_extracted_and_searched(
         ({"query": ("\x00\x1b",)}, "the query is empty"),
         ({"query": ("a" * (MAX_QUERY + 1),)}, "has 10,001 characters: shorten it to 10,000"),
         ({"query": (), "queries": "nowhere.txt"}, "--queries nowhere.txt cannot be read: No such file"),
-        ({"query": (), "video": "vdeo3"}, "has no video 'vdeo3': name one that it has, near it: 'video3', "),
-        ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J': name one that it has, such as 'video0'"),
-        ({"video": "video3"}, "--video asks for captions: leave out the queries"),
+        ({"query": (), "video": "vdeo3"}, "has no video 'vdeo3': did you mean 'video3' or "),
+        ({"query": (), "video": "\x1b[2J"}, r"has no video '\x1b[2J': name another, such as 'video0'"),
+        ({"video": "video3"}, "--video ranks captions: leave out the queries"),
         ({"captions": Path("texts.txt")}, "--captions texts.txt is for --video: name a video too"),
         ({"top": 0}, "--top 0 must be at least 1"),
         ({"max_frames": 0}, "--max-frames 0 must be at least 1"),
@@ -353,7 +353,7 @@ def test_a_cache_without_videos_and_lines_that_are_no_text(options: SearchOption
         (b"a cat\n\xff\n", "line 2: byte 0xff is not UTF-8: save it as UTF-8"),
         ("a cat\r\na dög\r\n".encode("cp1252"), "line 2: byte 0xf6 is not UTF-8"),
         ("\ufeffa cat\n\n".encode("utf-16-le") + b"x", "line 3: byte 0x78 is not UTF-16"),
-        ("a cat\na dog".encode("utf-16-le"), "line 1: a zero byte is no text: save the file as UTF-8"),
+        ("a cat\na dog".encode("utf-16-le"), "line 1: a zero byte is not text: save the file as UTF-8"),
         (b"a cat\n\n" + b"a" * (MAX_QUERY + 1), "line 3: the query has 10,001 characters"),
         (b"\n \n", "holds no text"),
         (b"", "holds no text"),
@@ -395,4 +395,4 @@ def test_every_option_of_search_and_serve_is_read() -> None:
 
 
 def test_times_are_read_as_hours_minutes_and_seconds() -> None:
-    assert [clock(seconds) for seconds in (0, 59.96, 61.25, 3725.5)] == ["0:00:00.0", "0:01:00.0", "0:01:01.2", "1:02:05.5"]
+    assert [timestamp(seconds) for seconds in (0, 59.96, 61.25, 3725.5)] == ["0:00:00.0", "0:01:00.0", "0:01:01.2", "1:02:05.5"]

@@ -25,7 +25,7 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
 from search import SearchOptions, serve
-from search.moments import clock
+from search.moments import timestamp
 from search.pages.web import HEADERS, make_app
 from search.queries import MAX_QUERY
 from search.searcher import Searcher
@@ -113,7 +113,7 @@ def test_the_page_without_scripts_gives_what_search_gives(client: FlaskClient, o
     # Parsed by the marks of the results' template.
     assert re.findall(r'id="video-(\d+)"', page.text) == [str(hit.number) for hit in answer.hits]
     assert re.findall(r"score (-?[\d.]+)", page.text) == [f"{hit.score:.3f}" for hit in answer.hits]
-    assert re.findall(r'class="best">(?:.|\n)*?class="time">([\d:.]+)', page.text) == [clock(hit.moment.seconds) for hit in answer.hits]
+    assert re.findall(r'class="best">(?:.|\n)*?class="time">([\d:.]+)', page.text) == [timestamp(hit.moment.seconds) for hit in answer.hits]
     assert f'value="{QUERY}"' in page.text
     alone = client.get("/results", query_string={"q": QUERY})
     assert re.findall(r'id="video-(\d+)"', alone.text) == [str(hit.number) for hit in answer.hits]
@@ -323,10 +323,10 @@ def test_a_megabyte_over_a_real_socket_gets_an_answer(address: str) -> None:
 def test_a_port_that_is_taken_and_other_slips_are_said_in_one_line(options: ServeOptions, address: str, tmp_path: Path) -> None:
     taken = replace(options, port=urlsplit(address).port or 0)
     for wrong, line in (
-        (taken, r"--port \d+ cannot be listened at \(Address already in use\): choose another"),
+        (taken, r"cannot listen on --host 127\.0\.0\.1 --port \d+ \(Address already in use\): choose another"),
         (replace(options, port=70000), "--port 70000 must be a number from 0 to 65535"),
-        (replace(options, host="no such host"), "--host no such host --port 0 cannot be listened at"),
-        (replace(options, videos=tmp_path / "nowhere"), "nowhere is no folder"),
+        (replace(options, host="no such host"), "cannot listen on --host no such host --port 0"),
+        (replace(options, videos=tmp_path / "nowhere"), "nowhere is not a folder"),
         (replace(options, run="nowhere"), "--run nowhere: there is no such folder"),
     ):
         with pytest.raises(UserError, match=line) as raised:
@@ -348,7 +348,7 @@ def test_the_command_answers_until_it_is_ended(options: ServeOptions, cache_path
     server.send_signal(signal.SIGTERM)
     _, said = server.communicate(timeout=60)
     assert server.returncode == 130
-    assert said == "interrupted; the page is closed; run the same command again to open it\n"
+    assert said == "interrupted; the server has stopped; run the same command to start it again\n"
 
 
 def test_in_a_browser_a_query_is_answered_and_a_moment_shown(open_page: OpenPage, address: str) -> None:

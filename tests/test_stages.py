@@ -282,7 +282,7 @@ def test_a_run_fits_another_cache_of_the_same_weights_within_its_lengths(
     longer = sum(int(length > 12) for length in cache.texts(captions, BUDGET).words.length_N)
     assert 0 < longer < len(captions)
     assert (narrow["captions_cut"], narrow["captions_cut_by_head"], narrow["head_max_words"]) == (0, longer, 12)
-    assert f"the head takes 12 tokens of a text and cuts there: {longer} of {len(captions)} captions are longer" in capsys.readouterr().out
+    assert f"the head cuts texts to 12 tokens: {longer} of {len(captions)} captions are longer" in capsys.readouterr().out
 
 
 def test_frames_can_be_fewer_than_cached(cache: FeatureCache, cache_path: Path, run: Path, tmp_path: Path) -> None:

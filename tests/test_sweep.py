@@ -107,7 +107,7 @@ def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(
     compare(CompareOptions((options.out,), sweep="csc_weight"))
     said = capsys.readouterr()
     assert f"{options.out}/mean-seed0 " in said.out
-    assert said.err == "--sweep csc_weight: there is no plot, for all that were trained have csc_weight 0.5, and a plot takes two values\n"
+    assert said.err == "--sweep csc_weight: no plot, because all trained runs have csc_weight 0.5, and a plot needs two values\n"
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ import pytest
 import benchmarks.report
 import benchmarks.training
 from benchmarks import synthetic
-from benchmarks.measure import seconds_in_turn
+from benchmarks.measure import seconds_interleaved
 from benchmarks.synthetic import random_features, seconds_of, write_cache
 from data.cache import ClipParts, TextEntry, VideoEntry
 
@@ -55,5 +55,5 @@ def test_sides_run_in_turn_after_those_that_warm_up() -> None:
         next(ticks)
 
     sides = {"fast": lambda: ran.append("fast"), "slow": slow}
-    assert seconds_in_turn(sides, 2, {"slow"}, lambda: next(ticks)) == {"fast": [1, 1], "slow": [2, 2]}
+    assert seconds_interleaved(sides, 2, {"slow"}, lambda: next(ticks)) == {"fast": [1, 1], "slow": [2, 2]}
     assert ran == ["slow", "fast", "slow", "fast", "slow"]

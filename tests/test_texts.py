@@ -193,7 +193,7 @@ def test_a_head_that_takes_fewer_tokens_says_that_it_cuts_there(
     found = answers_of(asked, capsys)[0]
     kept = " ".join(query.split()[: NARROW - 2])
     assert found["cut"] == {"after": kept.split()[-1], "tokens": NARROW}
-    assert f"({NARROW} tokens, all the words that the head takes; of its sentence 40 count)" in found["notes"][0]
+    assert f"({NARROW} tokens, the head's limit; its sentence feature covers 40)" in found["notes"][0]
     # As an evaluation scores the same caption: its first words, its end token, and its sentence.
     head, _ = load_head(narrow_run, cache, torch.device("cpu"))
     text = cache.texts([query], BUDGET)
@@ -213,7 +213,7 @@ def test_serve_says_at_its_start_that_the_head_cuts(cache_path: Path, narrow_run
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         make_server(ServeOptions(cache=cache_path, run=narrow_run, device="cpu", quiet=True), listening).close()
-    assert f"takes {NARROW} tokens of a text, the cache 40: longer queries are cut there" in capsys.readouterr().err
+    assert f"cuts queries to {NARROW} tokens; the cache keeps 40" in capsys.readouterr().err
 
 
 def test_texts_for_a_video_are_counted_where_they_are_cut(
@@ -261,7 +261,7 @@ def test_what_a_query_means_nothing_is_said_everywhere(cache_path: Path, tmp_pat
     page = tmp_path / "page.html"
     queries = ("xqzvw kjhsdf", "a red ring")
     asked = SearchOptions(cache=cache_path, run="zero-shot:glccl", query=queries, each=True, html=page, device="cpu", quiet=True)
-    unknown = "no word of this query is one that the model's vocabulary has: its results may mean nothing"
+    unknown = "the model's vocabulary has no word of this query: the results may be meaningless"
     chance = "these results are no better than those of random words"
     nonsense, real = answers_of(asked, capsys)
     assert (nonsense["no_known_word"], nonsense["no_better_than_random"], nonsense["notes"]) == (True, True, [unknown, chance])
@@ -272,7 +272,7 @@ def test_what_a_query_means_nothing_is_said_everywhere(cache_path: Path, tmp_pat
     client = make_app(Searcher(served), None, served.run, served.host).test_client()
     for content in (page.read_text(), client.get("/", query_string={"q": "xqzvw kjhsdf"}).text):
         assert content.count('<p class="note">') == 2
-        assert 'class="note">No word of this query' in content
+        assert 'class="note">The model&#39;s vocabulary has no word of this query' in content
         assert f'class="note">{chance[0].upper()}{chance[1:]}.</p>' in content
     assert "note" not in client.get("/", query_string={"q": "a red ring"}).text
 
@@ -297,6 +297,4 @@ def test_an_old_cache_reads_a_query_as_it_read_its_captions(tmp_path: Path) -> N
     short, ended = searcher.search(["a red ring", "a red ring <end_of_text> over a striped background"])
     assert [hit.score for hit in short.hits] == [hit.score for hit in ended.hits]
     assert list(short.notes.lines()) == []
-    assert list(ended.notes.lines()) == [
-        "the query was cut after 'ring' (5 tokens, by a special token, as the captions of this cache were)"
-    ]
+    assert list(ended.notes.lines()) == ["the query was cut after 'ring' (5 tokens, at a special token, like the captions of this cache)"]

@@ -72,7 +72,7 @@ def test_the_shape_of_vatex_within_the_budget(vatex_shaped: tuple[Path, np.ndarr
     assert "vatex test: scored 1,500 of 1,500 videos expected (1,500 present, 1,500 decoded) and 15,000 of 15,000 captions" in done.stdout
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert (result["queries"], result["gallery"]) == (15_000, 1500)
-    assert result["protocol"].startswith("several captions a video")
+    assert result["protocol"].startswith("several captions per video")
     # The whole matrix, ranked in the plainest way; random scores have no ties to speak of.
     scores = unit(sentences) @ unit(unit(frames).mean(axis=1)).T
     answers = np.arange(VIDEOS).repeat(CAPTIONS)

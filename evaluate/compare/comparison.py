@@ -1,4 +1,4 @@
-"""Several results in one table, with tests of their differences and plots."""
+"""Compares results: one table in four formats, with significance tests and plots."""
 
 import json
 import sys
@@ -16,64 +16,68 @@ from data.cli.options_file import OPTIONS_FILE, write_options
 from data.metrics import RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO
 from evaluate.compare.curves import FORMATS, draw_match_curves, draw_sweep, in_order_of, training_option, why_no_sweep
 from evaluate.compare.options import CompareOptions
-from evaluate.compare.results import COMPARISON_FILE, SAME, Group, Result, differences, folders_of_results, group_by_seed
+from evaluate.compare.results import COMPARISON_FILE, MUST_MATCH, Result, SeedGroup, folders_of_results, group_by_seed, mismatches
 from evaluate.compare.significance import TESTED, Comparison, compare_with_base
 from evaluate.compare.table import FIGURE_COLUMNS, NONE, Table, latex_text, result_notes
 from evaluate.folder import check_out, replacing
 from train_head.scoring.splits import counts_line
 
 FILES = {"text": "table.txt", "markdown": "table.md", "latex": "table.tex", "csv": "table.csv"}
-COMPARISON = (COMPARISON_FILE, OPTIONS_FILE, *FILES.values(), *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS))
-"""All that a comparison writes, as patterns of names."""
+COMPARISON_PATTERNS = (
+    COMPARISON_FILE,
+    OPTIONS_FILE,
+    *FILES.values(),
+    *(f"{name}.{kind}" for name in ("cmc", "sweep-*") for kind in FORMATS),
+)
+"""Glob patterns of the files that a comparison writes."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What a table shows."""
+    """The contents of a table."""
 
-    groups: Sequence[Group]
-    base: Group | None
+    groups: Sequence[SeedGroup]
+    base: SeedGroup | None
     tests: dict[str, Comparison]
-    """By the label of their group: all but the base, where there is one and queries are the same."""
-    different: Sequence[str]
-    """What is not the same of results that were compared nevertheless."""
+    """By group label: every group but the base that has the same queries as the base. Empty without a base."""
+    mismatches: Sequence[str]
+    """What differs between results that should match; see --allow-different."""
 
 
 def print_comparison(options: CompareOptions) -> dict[str, Any]:
-    """Print the table, write it with its plots to OUT where one is named, and return what comparison.json holds.
+    """Print the table, write it and its plots to --out if given, and return the contents of comparison.json.
 
-    Raises UserError where a folder holds no results, or they are not of the same queries and that is not allowed.
+    Raises UserError if a folder holds no results, or if results are not on the same queries and --allow-different is not given.
     """
     check_seed(options.seed)
     sweep = None if options.sweep is None else training_option(options.sweep)
     if options.out is not None:
         require_writable_folder(options.out)
-        check_out(options.out, COMPARISON)
+        check_out(options.out, COMPARISON_PATTERNS)
     compared = compare(options, sweep)
     missing = None if sweep is None else why_no_sweep(compared.groups, sweep, options.out)
     tables = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "csv": as_csv}
     record = as_record(compared)
     if options.out is not None:
-        with replacing(options.out, COMPARISON) as new:
+        with replacing(options.out, COMPARISON_PATTERNS) as new:
             write_options(new / OPTIONS_FILE, options, "python -m evaluate.compare")
             for name, file in FILES.items():
                 write_atomically(new / file, tables[name](compared) + "\n")
             draw_match_curves(compared.groups, new)
             if sweep is not None and missing is None:
                 draw_sweep(compared.groups, compared.base, sweep, new)
-            write_json(new / COMPARISON[0], record)
+            write_json(new / COMPARISON_FILE, record)
     print(json.dumps(record) if options.json else tables[options.format](compared))
     if missing is not None:
-        print(f"--sweep {options.sweep}: there is no plot, for {missing}", file=sys.stderr)
+        print(f"--sweep {options.sweep}: no plot, because {missing}", file=sys.stderr)
     return record
 
 
 def compare(options: CompareOptions, sweep: str | None = None) -> Compared:
-    """Read the results, put them together over seeds, in the order of the training option `sweep` where there is one, and test them against
-    the base."""
+    """Read the results, group them by seed, sort them by the training option `sweep` if given, and test them against the base."""
     folders, without = folders_of_results(options.results)
     if without:
-        print(f"left out, for they have no results: {len(without)} runs, such as {without[0]}; evaluate them first", file=sys.stderr)
+        print(f"left out runs without results: {len(without)}, such as {without[0]}; evaluate them first", file=sys.stderr)
     base_folder = None
     if options.base is not None:
         bases, _ = folders_of_results([options.base])
@@ -84,9 +88,9 @@ def compare(options: CompareOptions, sweep: str | None = None) -> Compared:
         if base_folder not in folders:
             folders.insert(0, base_folder)
     results = [Result.read(folder) for folder in folders]
-    different = differences(results)
+    different = mismatches(results)
     if different and not options.allow_different:
-        raise UserError(f"these results are not of the same queries ({'; '.join(different)}): compare others, or add --allow-different")
+        raise UserError(f"these results are not on the same queries ({'; '.join(different)}): choose others, or add --allow-different")
     groups = group_by_seed(results)
     if sweep is not None:
         groups = in_order_of(groups, sweep)
@@ -100,7 +104,7 @@ def compare(options: CompareOptions, sweep: str | None = None) -> Compared:
 
 
 def figures_table(compared: Compared) -> Table:
-    """A row for each group: mean ± standard deviation over seeds, or the figures of one result."""
+    """One row per group: mean ± standard deviation over seeds, or the metrics of a single result."""
     rows = []
     for group in compared.groups:
         shared = group.first.metrics
@@ -111,7 +115,7 @@ def figures_table(compared: Compared) -> Table:
 
 
 def tests_table(compared: Compared) -> Table | None:
-    """A row for each group but the base: differences with their intervals and p. None without a base, or with nothing else."""
+    """One row per group except the base: differences, their intervals and p. None without a base or without other groups."""
     others = [group for group in compared.groups if group is not compared.base]
     if compared.base is None or not others:
         return None
@@ -133,48 +137,48 @@ def tests_table(compared: Compared) -> Table | None:
 
 
 def notes(compared: Compared) -> list[str]:
-    """What to know of the table, a line each."""
-    lines = [f"NOT THE SAME {line}" for line in compared.different]
+    """Notes below the table, one per line."""
+    lines = [f"NOT THE SAME {line}" for line in compared.mismatches]
     for group in compared.groups:
         lines += result_notes(group.first.metrics, group.label)
     if compared.base is not None:
         lines.append(
             f"differences from {compared.base.label}, in points: paired bootstrap over queries, 95% interval; McNemar: captions at rank 1 "
-            "here and not there (gained) and the reverse (lost), exact test; p is not corrected for several tests"
+            "here but not there (gained) and the reverse (lost), exact test; p is not corrected for multiple tests"
         )
     return lines
 
 
 def as_text(compared: Compared) -> str:
-    """The table for people: how much of the split was scored, figures, tests, notes."""
+    """The table as plain text: how much of the split was scored, metrics, tests, notes."""
     counted = {
         group.label: counts_line(*(group.first.metrics[name] for name in ("preset", "split", "counts"))) for group in compared.groups
     }
-    # One line where all were measured on the same.
+    # One line if all groups were scored on the same captions and videos.
     head = [next(iter(counted.values()))] if len(set(counted.values())) == 1 else [f"{label}: {line}" for label, line in counted.items()]
     tests = tests_table(compared)
     return "\n".join([*head, figures_table(compared).text(), *(["", tests.text(), ""] if tests else []), *notes(compared)])
 
 
 def as_markdown(compared: Compared) -> str:
-    """Tables of GitHub's Markdown, notes as a list."""
+    """The tables in GitHub Markdown, with the notes as a list."""
     tests = tests_table(compared)
     parts = [figures_table(compared).markdown(), *([tests.markdown()] if tests else []), "\n".join(f"- {line}" for line in notes(compared))]
     return "\n\n".join(part for part in parts if part)
 
 
 def as_latex(compared: Compared) -> str:
-    """Tabular environments, which want the package booktabs, notes as lines behind them."""
+    """The tables as tabular environments, which need the package booktabs, with the notes as lines below them."""
     tests = tests_table(compared)
-    said = [f"\\par\\footnotesize {latex_text(line)}" for line in notes(compared)]
-    return "\n".join([figures_table(compared).latex(), *([tests.latex()] if tests else []), *said])
+    footnotes = [f"\\par\\footnotesize {latex_text(line)}" for line in notes(compared)]
+    return "\n".join([figures_table(compared).latex(), *([tests.latex()] if tests else []), *footnotes])
 
 
 def as_csv(compared: Compared) -> str:
-    """One row a group, for programs: all figures in full, empty where there is none."""
+    """One row per group, for programs: all numbers in full precision, empty where a number does not exist."""
     rows = []
     for row in as_record(compared)["rows"]:
-        flat = {name: row[name] for name in ("run", "seeds", *SAME) if name != "counts"}
+        flat = {name: row[name] for name in ("run", "seeds", *MUST_MATCH) if name != "counts"}
         flat["folders"] = path_text(" ".join(row["folders"]))
         for name, figure in row["figures"].items():
             flat |= {f"{name} mean": figure["mean"], f"{name} std": figure["std"]}
@@ -184,7 +188,7 @@ def as_csv(compared: Compared) -> str:
             flat |= {f"{_tested(name)} {key}": found.get(key) for key in ("difference", "low", "high", "p")}
         if compared.base is not None:
             flat |= {f"McNemar {key}": (tests["mcnemar"] or {}).get(key) for key in ("gained", "lost", "p")}
-        rows.append({**flat, "not the same": "; ".join(compared.different)})
+        rows.append({**flat, "not the same": "; ".join(compared.mismatches)})
     return pd.DataFrame(rows).to_csv(index=False).rstrip("\n")
 
 
@@ -198,13 +202,13 @@ def as_record(compared: Compared) -> dict[str, Any]:
                 "run": group.label,
                 "folders": [str(result.folder) for result in group.results],
                 "seeds": len(group.results),
-                **{name: group.first.metrics[name] for name in (*SAME, "train_videos", "selected_on")},
+                **{name: group.first.metrics[name] for name in (*MUST_MATCH, "train_videos", "selected_on")},
                 "figures": {name: {"mean": mean, "std": deviation} for name, (mean, deviation) in group.figures.items()},
-                "tests": None if test is None else test.plain(),
+                "tests": None if test is None else test.as_dict(),
             }
         )
     base = None if compared.base is None else compared.base.label
-    return {"base": base, "different": list(compared.different), "rows": rows, "notes": notes(compared)}
+    return {"base": base, "different": list(compared.mismatches), "rows": rows, "notes": notes(compared)}
 
 
 def _tested(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Options of `python -m evaluate.compare`, the same from the shell and from Python."""
+"""Options of `python -m evaluate.compare`, with the same names and defaults in Python."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +11,25 @@ from data.cli.command_line import About
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Put results of python -m evaluate into one table: means over the seeds of a training, tests against a base, plots."""
+    """Put results of python -m evaluate into one table: means over training seeds, tests against a base, plots."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that python -m evaluate wrote, or folders of them, such as that of a sweep with --evaluate. Those that differ in the seed of
-    their training alone share a row."""
+    """Folders that python -m evaluate wrote, or folders that hold several, such as the output of a sweep with --evaluate. Results that
+    differ only in the training seed share a row."""
     base: Annotated[Path | None, About.METRICS] = None
-    """Folder of results from which the differences of all others are tested, together with those that differ from it in the seed alone:
-    paired bootstrap and McNemar. Default: no tests."""
+    """Folder of results to test all others against, with a paired bootstrap and McNemar's test. Results that differ from it only in the
+    training seed belong to the base. Default: no tests."""
     sweep: Annotated[str | None, About.METRICS] = None
-    """Option of the training, such as csc_weight, in whose order the table is, and to draw R@1 and RSum against into OUT, with standard
-    deviations over seeds. Where there is nothing to draw, that is said."""
+    """Training option, such as csc_weight: sort the table by it, and plot R@1 and RSum against it into --out, with standard deviations
+    over seeds. If there is nothing to plot, a line says why."""
     allow_different: Annotated[bool, About.METRICS] = False
-    """Go on where splits, counts, protocols or rules for ties differ; the table says so, and tests stay where queries are the same."""
+    """Compare results although splits, counts, protocols or tie rules differ. The table lists what differs; only results on the same
+    queries are tested."""
     out: Annotated[Path | None, About.OUTPUT] = None
-    """Folder for the table as text, Markdown, LaTeX and CSV, comparison.json, and plots as SVG and PNG. Default: none is written."""
+    """Folder for the table as text, Markdown, LaTeX and CSV, comparison.json, and plots as SVG and PNG. Default: write nothing."""
     format: Annotated[Literal["text", "markdown", "latex", "csv"], About.OUTPUT] = "text"
-    """Form of the table on standard output."""
+    """Format of the table on standard output."""
     seed: Annotated[int, About.METRICS] = 0
-    """Seed of the resampled queries of the paired bootstrap."""
+    """Seed of the paired bootstrap."""
     json: Annotated[bool, About.OUTPUT] = False
-    """What comparison.json holds as one JSON line on standard output, in place of the table."""
+    """Print the contents of comparison.json as one line on standard output instead of the table."""

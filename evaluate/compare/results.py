@@ -1,4 +1,4 @@
-"""Results of `python -m evaluate` read back, put together over seeds, and held against each other."""
+"""Reads results of `python -m evaluate`, groups them by seed, and checks that they can be compared."""
 
 import json
 import re
@@ -20,14 +20,25 @@ from evaluate.ranks import RankTables
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, RUN_FILE, TRAINED_WITH, RunOptions
 
-SAME = ("preset", "split", "queries", "gallery", "counts", "ties")
-"""What results must share to be compared."""
+MUST_MATCH = ("preset", "split", "queries", "gallery", "counts", "ties")
+"""Fields of metrics.json that must be equal for results to be compared."""
 _DIGEST = re.compile(r"(?<=\d)-[0-9a-f]{12}$")
-"""Behind the seed in the name of a sweep's run (train_head.sweep.run_name)."""
+"""The digest after the seed in the name of a sweep's run (train_head.sweep.run_name)."""
 COMPARISON_FILE = "comparison.json"
 _WITHIN = ("", f"{RESULTS_FOLDER}/", "*/", f"*/{RESULTS_FOLDER}/")
-"""Where results stand, from a folder that is given."""
-_READ = (*SAME, "run", "train_videos", "selected_on", *DIRECTIONS, RECALL_SUM, "trained", "cache_digest", "max_frames", "provenance")
+"""Where results are found below a given folder."""
+_REQUIRED = (
+    *MUST_MATCH,
+    "run",
+    "train_videos",
+    "selected_on",
+    *DIRECTIONS,
+    RECALL_SUM,
+    "trained",
+    "cache_digest",
+    "max_frames",
+    "provenance",
+)
 
 
 @dataclass(frozen=True)
@@ -36,18 +47,18 @@ class Result:
 
     folder: Path
     metrics: dict[str, Any]
-    """metrics.json."""
+    """Contents of metrics.json."""
     ranks: RankTables
 
     @classmethod
     def read(cls, folder: Path) -> "Result":
-        """Raises UserError where the folder holds no results, or damaged ones."""
+        """Read a folder of results. Raises UserError if it holds none, or damaged ones."""
         path = folder / METRICS_FILE
         if not path.is_file():
             raise _no_results(folder, [])
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
-            missing = [name for name in _READ if name not in metrics]
+            missing = [name for name in _REQUIRED if name not in metrics]
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error!r}): evaluate again") from error
         if missing:
@@ -56,14 +67,14 @@ class Result:
 
     @property
     def training(self) -> dict[str, Any]:
-        """The options that the run was trained with; none of an untrained head."""
-        # Results written before the options had a version have the run's provenance alone, which its record was read from.
+        """The options that the run was trained with; empty for an untrained head."""
+        # Older results do not record the training options separately; they are in the run's provenance.
         record = self.metrics if TRAINED_WITH in self.metrics else {"provenance": self.metrics["trained"] or {}}
         return dict(RunOptions.read(record, self.folder / METRICS_FILE).values)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the figures, but the seed of the training."""
+        """Everything that determines the metrics, except the training seed."""
         ignored = options_with(TrainOptions, Meaning.FREE, Meaning.REPEAT)
         decisive = {name: value for name, value in self.training.items() if name not in ignored}
         evaluation = {"evaluation split": self.metrics["split"], "evaluation products": self._products}
@@ -72,16 +83,16 @@ class Result:
 
     @property
     def _products(self) -> str:
-        """The precision of the products, which results of before it was a row of its own have in their provenance alone."""
+        """The precision of the matrix products; older results have it only in their provenance."""
         return str(self.metrics["products"] if "products" in self.metrics else self.metrics["provenance"]["options"]["products"])
 
 
 def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """All folders of results that are meant by these, each once, and runs among them that have none.
+    """The result folders that the given paths stand for, each once, and the runs among them without results.
 
-    A folder is one of results, or that of a run of a sweep with its results in it, or one that holds several of either. Of several that
-    are given, those with none that other commands write beside runs and results are left alone: the CSV of a sweep, and comparisons.
-    Raises UserError where one has no results otherwise.
+    A path may be a result folder, a run with results inside, or a folder that holds several of these. If several paths are given,
+    the CSV of a sweep and folders of comparisons are ignored, because `runs/*` in a shell expands to them too. Raises UserError if
+    any other path has no results.
     """
     found: dict[Path, Path] = {}
     without: list[Path] = []
@@ -91,7 +102,7 @@ def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         if inside and inside[0] == path:
             inside, runs = [path], []
         without += [run for run in runs if inside and run / RESULTS_FOLDER not in inside and run not in inside]
-        if not inside and (len(given) == 1 or not _beside(path)):
+        if not inside and (len(given) == 1 or not _ignorable(path)):
             raise _no_results(path, runs)
         for folder in inside:
             found.setdefault(folder.resolve(), folder)
@@ -100,13 +111,13 @@ def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return list(found.values()), without
 
 
-def _beside(path: Path) -> bool:
-    """Whether a path is none of results but of what stands beside them, as where a shell put in all names of a folder."""
+def _ignorable(path: Path) -> bool:
+    """Whether a path is a file or a comparison, which other commands write next to runs and results."""
     return path.is_file() or (path / COMPARISON_FILE).is_file()
 
 
 def _no_results(path: Path, runs: Sequence[Path]) -> UserError:
-    """What to say of a path that has none."""
+    """The error for a path without results, with the remedy for what is there instead."""
     if not path.exists():
         return UserError(f"there is no folder {path}: name one that python -m evaluate wrote")
     if path.is_file():
@@ -115,20 +126,20 @@ def _no_results(path: Path, runs: Sequence[Path]) -> UserError:
         results = path / RESULTS_FOLDER
         return UserError(f"{path} is a run without results: write them with python -m evaluate --cache CACHE --run {path} --out {results}")
     if runs:
-        return UserError(f"{path} holds runs without results: sweep again with --evaluate, or write those of each with python -m evaluate")
+        return UserError(f"{path} holds runs without results: sweep again with --evaluate, or run python -m evaluate for each of them")
     return UserError(f"{path} holds no {METRICS_FILE}: write one with python -m evaluate --out {path}")
 
 
 @dataclass(frozen=True)
-class Group:
-    """Results that differ in the seed of their training alone, or one result."""
+class SeedGroup:
+    """Results that differ only in the training seed, or a single result."""
 
     label: str
     results: tuple[Result, ...]
 
     @cached_property
     def figures(self) -> dict[str, tuple[float, float | None]]:
-        """Mean and standard deviation (of a sample, n - 1) over the seeds of every figure; no deviation of one result."""
+        """Mean and sample standard deviation (n - 1) over seeds of every metric; the deviation of a single result is None."""
         found = {f"{direction} {name}": [r.metrics[direction][name] for r in self.results] for direction in DIRECTIONS for name in FIGURES}
         found[RECALL_SUM] = [result.metrics[RECALL_SUM] for result in self.results]
         several = len(self.results) > 1
@@ -136,14 +147,15 @@ class Group:
 
     @property
     def first(self) -> Result:
-        """One of them, for what they share."""
+        """The first result, for everything that the results share."""
         return self.results[0]
 
 
-def group_by_seed(results: Sequence[Result]) -> list[Group]:
-    """Results of the same settings and different seeds together, in the order given.
+def group_by_seed(results: Sequence[Result]) -> list[SeedGroup]:
+    """Group results that have the same settings and different seeds, in the order given.
 
-    Where a seed comes twice, results are told apart by the commit that trained them too, and else stand alone.
+    If a seed occurs twice in a group, the group is divided by the commit that trained the runs. If a seed still occurs twice, every
+    result stands alone.
     """
     groups: list[list[Result]] = []
     for members in _grouped(results, lambda result: result.settings):
@@ -153,13 +165,13 @@ def group_by_seed(results: Sequence[Result]) -> list[Group]:
         for some in _grouped(members, lambda result: (result.metrics["trained"] or {}).get("commit")):
             groups.extend([some] if _seeds_differ(some) else [[result] for result in some])
     labels = [_label(members) for members in groups]
-    return [Group(path_text(label), tuple(members)) for label, members in zip(_told_apart(labels, groups), groups, strict=True)]
+    return [SeedGroup(path_text(label), tuple(members)) for label, members in zip(_unique_labels(labels, groups), groups, strict=True)]
 
 
-def differences(results: Sequence[Result]) -> list[str]:
-    """What of SAME is not the same, and whether queries differ, a line each; none where results may be compared."""
+def mismatches(results: Sequence[Result]) -> list[str]:
+    """One line for each MUST_MATCH field that differs, or one if the queries differ; empty if the results can be compared."""
     lines = []
-    for name in SAME:
+    for name in MUST_MATCH:
         found = Counter(json.dumps(result.metrics[name], sort_keys=True) for result in results)
         if len(found) > 1:
             lines.append(f"{name}: " + " or ".join(found))
@@ -170,7 +182,7 @@ def differences(results: Sequence[Result]) -> list[str]:
 
 
 def differing_settings(results: Sequence[Result]) -> list[str]:
-    """The settings that not all results share."""
+    """Names of the settings that differ between the results."""
     names = dict.fromkeys(name for result in results for name in result.settings)
     return [name for name in names if len({repr(result.settings.get(name)) for result in results}) > 1]
 
@@ -188,7 +200,7 @@ def _seeds_differ(results: Sequence[Result]) -> bool:
 
 
 def _label(results: Sequence[Result]) -> str:
-    # A sweep names a run by a digest too, which says nothing to a reader: settings tell its runs apart.
+    # The digest in the name of a sweep's run means nothing to a reader; _unique_labels adds settings instead.
     runs = [_DIGEST.sub("", result.metrics["run"]) for result in results]
     if len(set(runs)) == 1:
         return str(runs[0])
@@ -196,12 +208,12 @@ def _label(results: Sequence[Result]) -> str:
     return "".join(characters[0] for characters in alike) + "*"
 
 
-def _told_apart(labels: Sequence[str], groups: Sequence[Sequence[Result]]) -> list[str]:
-    """Labels that no two groups share: with the settings that differ, and where none does with the folder."""
-    told = []
+def _unique_labels(labels: Sequence[str], groups: Sequence[Sequence[Result]]) -> list[str]:
+    """Make labels unique: append the settings that differ or, if none does, the folder."""
+    unique = []
     for label, members in zip(labels, groups, strict=True):
         alike = [other[0] for other, name in zip(groups, labels, strict=True) if name == label]
         settings = [f"{name} {members[0].settings.get(name)}" for name in differing_settings(alike)]
-        told.append(f"{label} ({', '.join(settings)})" if settings else label)
-    count = Counter(told)
-    return [label if count[label] == 1 else f"{label} ({members[0].folder})" for label, members in zip(told, groups, strict=True)]
+        unique.append(f"{label} ({', '.join(settings)})" if settings else label)
+    count = Counter(unique)
+    return [label if count[label] == 1 else f"{label} ({members[0].folder})" for label, members in zip(unique, groups, strict=True)]

@@ -1,11 +1,12 @@
-"""Is the difference of two results real: paired tests over the same queries.
+"""Paired significance tests of two results on the same queries.
 
-The paired bootstrap draws the same queries for both (evaluate/bootstrap.py says which), and gives the 95% interval of the difference and
-p, twice the smaller share of draws on either side of no difference. McNemar's exact test counts, of the captions that one result answers
-at rank 1 and the other does not, how many are on either side, against a fair coin. An answer that ties for rank 1 is not at rank 1 there.
+The paired bootstrap (see evaluate/bootstrap.py) draws the same queries for both results. It gives the 95% interval of the
+difference, and p: twice the fraction of draws on the smaller side of zero. McNemar's exact test takes the captions that exactly
+one of the results answers at rank 1, and tests whether each result is equally likely to be that one. An answer that ties for
+rank 1 does not count as answered.
 
-Over several seeds, the difference is that of the means: it holds for these seeds and other queries. McNemar's test wants one result on
-either side. No p is corrected for the number of tests that are made.
+With several seeds, the difference is between means: it generalizes to other queries, not to other seeds. McNemar's test needs a
+single result on each side. The p values are not corrected for multiple tests.
 """
 
 from collections.abc import Sequence
@@ -17,18 +18,18 @@ from numpy.typing import NDArray
 
 from data.metrics import RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO
 from evaluate.bootstrap import limits, resample
-from evaluate.compare.results import Group, Result
+from evaluate.compare.results import Result, SeedGroup
 
 RESAMPLES = 10_000
 TESTED = (*RECALL_NAMES, RECALL_SUM)
-"""Figures whose differences are tested; the recalls are of text to video."""
+"""The metrics that are tested; the recalls are text-to-video."""
 
-Samples = dict[str, NDArray[np.float64]]
+TestedSamples = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of one result less that of the base, in points of percent."""
+    """A metric of one result minus that of the base, in percentage points."""
 
     difference: float
     low: float
@@ -38,36 +39,36 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Captions answered at rank 1 by one of two results alone."""
+    """Captions that exactly one of two results answers at rank 1."""
 
     gained: int
-    """Not by the base."""
+    """Answered by the result but not by the base."""
     lost: int
-    """By the base alone."""
+    """Answered by the base only."""
     p: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A group against the base."""
+    """Tests of a group against the base."""
 
     figures: dict[str, Difference]
-    """By the names of TESTED."""
+    """By the names in TESTED."""
     mcnemar: McNemar | None
-    """None where either side has several seeds."""
+    """None if either side has several seeds."""
 
-    def plain(self) -> dict[str, Any]:
-        """As values for JSON."""
+    def as_dict(self) -> dict[str, Any]:
+        """The tests as plain values for JSON."""
         return asdict(self)
 
 
-def compare_with_base(groups: Sequence[Group], base: Group, seed: int) -> list[Comparison]:
-    """Test all differences of each group; all have results on the queries of the base."""
+def compare_with_base(groups: Sequence[SeedGroup], base: SeedGroup, seed: int) -> list[Comparison]:
+    """Test each group against the base. All results must be on the queries of the base."""
     theirs = _mean_samples(base, seed) if groups else {}
     return [_compare(group, base, _mean_samples(group, seed), theirs) for group in groups]
 
 
-def _compare(group: Group, base: Group, ours: Samples, theirs: Samples) -> Comparison:
+def _compare(group: SeedGroup, base: SeedGroup, ours: TestedSamples, theirs: TestedSamples) -> Comparison:
     figures = {}
     for name in TESTED:
         sample_N = ours[name] - theirs[name]
@@ -79,22 +80,25 @@ def _compare(group: Group, base: Group, ours: Samples, theirs: Samples) -> Compa
 
 
 def two_sided(sample_N: NDArray[np.float64]) -> float:
-    """p of no difference from resampled differences, never 0: one draw more on either side stands for those that were not made."""
+    """Two-sided p value of no difference, from resampled differences [N].
+
+    One extra draw is counted on the smaller side, so p is never 0: with 999 draws, the smallest p is 2 / 1000.
+    """
     count = 1 + min(int((sample_N <= 0).sum()), int((sample_N >= 0).sum()))
     return min(1.0, 2 * count / (len(sample_N) + 1))
 
 
 def mcnemar(result: Result, base: Result) -> McNemar:
     """McNemar's exact test on captions answered at rank 1."""
-    from scipy.stats import binomtest  # takes a second to import, and not every comparison has a base
+    from scipy.stats import binomtest  # takes a second to import, and comparisons without a base do not need it
 
     ours_A, theirs_A = (one.ranks.ranks()[0].worst_Q == 1 for one in (result, base))
     gained, lost = int((ours_A & ~theirs_A).sum()), int((theirs_A & ~ours_A).sum())
     return McNemar(gained, lost, float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0)
 
 
-def _mean_samples(group: Group, seed: int) -> Samples:
-    """The tested figures in every resample, their means over the seeds of the group."""
+def _mean_samples(group: SeedGroup, seed: int) -> TestedSamples:
+    """The tested metrics in every resample, averaged over the seeds of the group."""
     owner_A = group.first.ranks.owners()
     samples = [resample(result.ranks.ranks(), owner_A, RESAMPLES, seed, recalls_alone=True) for result in group.results]
     recalls = {name: np.mean([sample[TEXT_TO_VIDEO][name] for sample in samples], axis=0) for name in RECALL_NAMES}

@@ -1,4 +1,4 @@
-"""Tables of results: as text for people, as Markdown, as LaTeX."""
+"""Formats tables of results as plain text, Markdown and LaTeX."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from search.cut import cut_notes
 from train_head.scoring.splits import counts_line
 
 FIGURE_COLUMNS = [(direction.replace("_", " "), name) for direction in DIRECTIONS for name in FIGURES] + [("", RECALL_SUM)]
-"""The columns of figures: their group and name."""
+"""The columns of metrics: their header group and name."""
 NONE = "-"
 _PLUS_MINUS = r"$\pm$"
 _LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
@@ -21,22 +21,22 @@ _LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
     ">": r"\textgreater{}",
     "±": _PLUS_MINUS,
 }
-"""What stands for characters that are commands, or others in the usual font."""
+"""Replacements for characters that are commands in LaTeX, or that its default font encoding shows as other ones."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text under columns, each with the name of its group or "" for none. The first column is a name, the others are figures."""
+    """Text cells under columns, given as (header group, name); the group may be "". The first column is left-aligned, others right."""
 
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[str]]
 
     def text(self) -> str:
-        """In columns of spaces."""
+        """The table as plain text, aligned with spaces."""
         width = [max([len(name), *(len(row[i]) for row in self.rows)]) for i, (_, name) in enumerate(self.columns)]
         spans = [(name, [i for i, _ in members]) for name, members in groupby(enumerate(self.columns), key=lambda column: column[1][0])]
         for name, places in spans:
-            # A name that is wider than its columns widens the first of them.
+            # A group name wider than its columns widens the first of them.
             width[places[0]] += max(0, len(name) - _span(width, places))
         cells = [[name for _, name in self.columns], *self.rows]
         lines = [
@@ -48,15 +48,15 @@ class Table:
         return "\n".join(line.rstrip() for line in lines)
 
     def markdown(self) -> str:
-        """As a table of GitHub's Markdown, the group before the name of a column."""
+        """The table in GitHub Markdown; the header group precedes the name of a column."""
         head = [f"{group} {name}".strip() for group, name in self.columns]
         rule = [":--", *["--:"] * (len(head) - 1)]
-        # A | would end the cell, and < begin a tag.
+        # A | would end the cell, and a < would begin a tag.
         rows = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
 
     def latex(self) -> str:
-        """As a tabular environment that wants the package booktabs."""
+        """The table as a tabular environment, which needs the package booktabs."""
         groups = []
         for name, members in groupby(self.columns, key=lambda column: column[0]):
             count = len(list(members))
@@ -75,17 +75,17 @@ class Table:
 
 
 def _span(width: Sequence[int], places: Sequence[int]) -> int:
-    """Characters that these columns take, with the spaces between them."""
+    """Total width of these columns, including the spaces between them."""
     return sum(width[i] for i in places) + 2 * (len(places) - 1)
 
 
 def latex_text(text: str) -> str:
-    """A line of text for LaTeX, where some characters are commands."""
+    """Escape a line of text for LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:
-    """The cells of FIGURE_COLUMNS; where there is no such figure, NONE."""
+    """The cells of FIGURE_COLUMNS; NONE for missing metrics."""
     cells = []
     for group, name in FIGURE_COLUMNS:
         found = metrics.get(group.replace(" ", "_"), {}) if group else metrics
@@ -94,12 +94,15 @@ def figures(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def format_evaluation(result: Mapping[str, Any]) -> str:
-    """What metrics.json says of one evaluation, as text: how much of the split was scored, the figures and their intervals, those of
-    single scores and after post-processing, what to know, and what scoring cost."""
+    """Format metrics.json of one evaluation as text.
+
+    Shows how much of the split was scored, the metrics with their intervals, by single scores and after post-processing, notes, and
+    the cost of scoring.
+    """
     columns = [("", "run"), ("", "split"), ("", "queries"), ("", "gallery"), *FIGURE_COLUMNS]
     rows = [
         [result["run"], result["split"], str(result["queries"]), str(result["gallery"]), *figures(result)],
-        ["  95% interval, half of it", "", "", "", *_half_widths(result["intervals"])],
+        ["  95% interval, half-width", "", "", "", *_half_widths(result["intervals"])],
         *(["  " + row["name"], "", "", "", *figures(row)] for row in [*result["scores"], *result["post_processing"]]),
     ]
     notes = [f"{row['name']}: reads {row['reads']}" for row in result["post_processing"]]
@@ -108,22 +111,22 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
 
 
 def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
-    """What must be known of a result beside its figures."""
+    """Notes that a reader of the metrics needs."""
     if len(result.get("sources", ())) > 1:
-        yield f"{label}: sources {', '.join(result['sources'])}, together; --name takes one"
+        yield f"{label}: sources {', '.join(result['sources'])} together; --name selects one"
     for note in cut_notes(result):
         yield f"{label}: {note}"
     if result["selected_on"] is not None:
         chosen = f"epoch chosen on {result['selected_on']}"
         if result["selected_on"] == "test":
-            chosen += ", as the field does: it is no figure on unseen data"
+            chosen += ", as is common in the field: not a result on unseen data"
         yield f"{label}: trained on {result['train_videos']:,} videos; {chosen}"
     if result.get("trained_on"):
         count = f"{result['trained_on']:,} of the {result['gallery']:,} videos of {result['split']}"
-        yield f"{label}: {count} have the ids of videos that it was trained on: where they are the same, it is no figure on unseen data"
+        yield f"{label}: {count} have the ids of videos that it was trained on: if they are the same, this is not a result on unseen data"
     if result["ties"] == "reference":
         entries = " and ".join(f"{result[direction]['entries']:,}" for direction in DIRECTIONS)
-        yield f"{label}: ties counted as the field does, {entries} entries; intervals and tests credit them by expectation"
+        yield f"{label}: ties counted as in the field's code, {entries} entries; intervals and tests credit them by expectation"
 
 
 def _half_widths(intervals: Mapping[str, Any]) -> list[str]:
@@ -136,8 +139,8 @@ def _half_widths(intervals: Mapping[str, Any]) -> list[str]:
 
 def _cost_line(cost: Mapping[str, Any]) -> str:
     measured = cost["measured"]
-    peak = "" if measured["peak_extra_mib"] is None else f", {measured['peak_extra_mib']:,.0f} MiB of memory beside the features"
+    peak = "" if measured["peak_extra_mib"] is None else f", {measured['peak_extra_mib']:,.0f} MiB of memory on top of the features"
     return (
-        f"scoring: {measured['ms_a_query']:.2f} ms a query ({measured['queries_a_second']:,.0f} queries a second) on {cost['device']} "
-        f"with {cost['threads']} threads{peak}; {cost['flops_a_pair'] / 1e6:.3g} MFLOP a pair"
+        f"scoring: {measured['ms_a_query']:.2f} ms per query ({measured['queries_a_second']:,.0f} queries per second) on {cost['device']} "
+        f"with {cost['threads']} threads{peak}; {cost['flops_a_pair'] / 1e6:.3g} MFLOP per pair"
     )

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that needs nothing beside it, and its plots as files for papers."""
+"""The report of an evaluation: one self-contained HTML file, and its plots as files for papers."""
 
 REPORT_FILE = "report.html"
 PLOTS_FOLDER = "plots"

@@ -1,7 +1,7 @@
-"""What the report keeps of all scores: the best entries of every query of both directions, positives, and hardest negatives.
+"""Collects the scores that the report needs: the top entries of every query in both directions, positives, and hardest negatives.
 
-Memory grows with texts and videos, never with their pairs. Ties are in the order of the entries, so that nothing depends on the order in
-which blocks come.
+Memory grows with the number of texts and videos, not with the number of pairs. Ties are ordered by entry index, so the result does
+not depend on the order in which blocks arrive.
 
 Shape suffixes: A texts, B videos, G videos whose texts are in a block, S scores of a pair, Q queries, E entries of a block, K entries kept.
 """
@@ -17,14 +17,14 @@ from torch import Tensor
 from data.compute.processes import ProcessGroup
 
 KEPT = 10
-"""So many entries are kept of every query."""
+"""Entries kept for every query."""
 
 _NONE = torch.iinfo(torch.int64).max
-"""An entry that is none, behind all others."""
+"""Marks an empty place; sorts after every entry."""
 
 
 class Best(NamedTuple):
-    """The best entries of each query, the best first: their indices, and all scores of each. K is KEPT, or less where there are fewer."""
+    """The top entries of each query, best first: their indices and all their scores. K is KEPT, or the number of entries if smaller."""
 
     entry_QK: NDArray[np.int64]
     score_SQK: NDArray[np.float32]
@@ -32,10 +32,10 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True)
 class Collected:
-    """All that the report needs of the scores.
+    """The scores that the report needs.
 
-    Text to video, entries are videos. Video to text, they are texts: of each video's texts the best alone, as the metrics count them.
-    A text's positive is its own video; its hardest negative is the best of all others, NaN where there is no other.
+    In text to video, the entries are videos. In video to text, they are texts, but only the best text of each video, as in the
+    metrics. The positive of a text is its own video. Its hardest negative is the best other video; NaN if there is only one video.
     """
 
     videos_of_texts: Best
@@ -45,17 +45,17 @@ class Collected:
 
 
 class ReportCollector:
-    """An accumulator over all pairs; see `Collected` for what it gives."""
+    """Accumulates `Collected` over all pairs."""
 
     def __init__(self, answers: NDArray[np.int64], videos: int, scores: int) -> None:
-        """`answers` [A]: the index of each text's video; `videos`: how many there are; `scores`: S."""
+        """`answers` [A]: the index of each text's video; `videos`: number of videos; `scores`: S."""
         self._answer_A = torch.tensor(answers)
         self._videos = _Running(len(answers), scores)
         self._texts = _Running(videos, scores)
         self._positive_SA = torch.full((scores, len(answers)), torch.nan)
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
-        """Take a block; all texts of a video have to be in the same one."""
+        """Take a block. All texts of a video must be in the same block."""
         scores_SAB = scores_SAB.detach().cpu().float()
         retrieval_AB = scores_SAB.mean(dim=0)
         answer_A = self._answer_A[texts]
@@ -70,16 +70,16 @@ class ReportCollector:
         """Nothing: an answer is an entry as others here."""
 
     def share_counts(self, processes: ProcessGroup) -> None:
-        # Of each positive one process has the scores; the others have NaN.
+        # Each positive was scored by one process; the others hold NaN.
         self._positive_SA.masked_fill_(self._positive_SA.isnan(), -torch.inf)
         processes.maximum(self._positive_SA)
         self._videos, self._texts = self._videos.shared(processes), self._texts.shared(processes)
 
     def collected(self) -> Collected:
-        """What was collected, when every pair was seen."""
+        """The collected scores, after every pair has been seen."""
         assert not self._positive_SA.isnan().any(), "not every pair was scored"
         videos_of_texts = self._videos.best()
-        # The first entry that is not the answer: the second where the first is.
+        # The best entry that is not the answer: the second if the first is the answer.
         entry_AK = videos_of_texts.entry_QK
         if entry_AK.shape[1] > 1:
             place_A = (entry_AK[:, 0] == self._answer_A.numpy()).astype(np.int64)
@@ -90,7 +90,7 @@ class ReportCollector:
 
 
 class _Running:
-    """The best KEPT entries of each query so far."""
+    """The top KEPT entries of each query so far."""
 
     def __init__(self, queries: int, scores: int) -> None:
         self._entry_QK = torch.full((queries, KEPT), _NONE)
@@ -98,11 +98,11 @@ class _Running:
         self._score_SQK = torch.full((scores, queries, KEPT), torch.nan)
 
     def update(self, queries: Tensor, entries: Tensor, retrieval_QE: Tensor, score_SQE: Tensor) -> None:
-        """Take entries [E] or, of each query its own, [Q, E], with their retrieval score and all of their scores."""
+        """Take entries with their retrieval scores and all their scores. Entries are [E], or [Q, E] if each query has others."""
         entry_QE = entries.expand(retrieval_QE.shape)
         candidate = torch.cat([self._entry_QK[queries], entry_QE], dim=1)
         retrieval = torch.cat([self._retrieval_QK[queries], retrieval_QE], dim=1)
-        # Whatever is not among the KEPT highest cannot be among the best, but ties with the last of them can.
+        # Entries that tie with the KEPT-th highest score may still win by their index, so they are considered too.
         last_Q1 = retrieval.topk(KEPT, dim=1).values[:, -1:]
         most = int((retrieval >= last_Q1).sum(dim=1).max())
         place = retrieval.topk(most, dim=1).indices
@@ -114,7 +114,7 @@ class _Running:
         self._score_SQK[:, queries] = scores.gather(2, place.expand(len(scores), -1, -1))
 
     def shared(self, processes: ProcessGroup) -> "_Running":
-        """The best of what all processes kept, which met other entries each."""
+        """Merge the entries that all processes kept; each process has seen other entries."""
         whole = _Running(len(self._entry_QK), len(self._score_SQK))
         kept = (processes.gather(tensor) for tensor in (self._entry_QK, self._retrieval_QK, self._score_SQK))
         for entry_QK, retrieval_QK, score_SQK in zip(*kept, strict=True):
@@ -122,13 +122,16 @@ class _Running:
         return whole
 
     def best(self) -> Best:
-        """What is kept; every query has met the same number of entries."""
+        """The entries kept. Every query has seen the same number of entries."""
         filled = int((self._entry_QK[0] != _NONE).sum())
         return Best(self._entry_QK[:, :filled].numpy(), self._score_SQK[:, :, :filled].numpy())
 
 
 def _best_texts(retrieval_AB: Tensor, answer_A: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the texts of each video the row of the best for every video [G, B], the first of those that tie, and its score [G, B]."""
+    """For each group of texts (those of one video) and each video, the row of the best text [G, B] and its score [G, B].
+
+    Of texts that tie, the first one counts.
+    """
     owner_G, group_A = answer_A.unique(return_inverse=True)
     group_AB = group_A[:, None].expand_as(retrieval_AB)
     shape = (len(owner_G), retrieval_AB.shape[1])

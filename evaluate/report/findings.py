@@ -1,4 +1,4 @@
-"""What the report finds in ranks, best entries and captions: queries to look at, hubs, and captions of several videos.
+"""Analyses for the report: queries worth looking at, hubs, and captions that several videos share.
 
 Shape suffixes: Q queries, K entries kept, B videos.
 """
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from data.metrics import Ranks
 
 QUERIES_A_GROUP = 8
-"""So many found and so many worst queries are shown of each direction; 40 over all is the most that a reader was promised."""
+"""Queries in each of the four groups of the report (answered or worst, in two directions). The report promises at most 40 queries."""
 HUB_DEPTHS = (5, 10)
 LISTED = 10
-"""Rows of the tables of hubs and of captions of several videos."""
+"""Rows in the tables of hubs and of shared captions."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Places in a direction's Ranks: some queries found at rank 1, and those whose answer stands lowest."""
+    """Indices into the Ranks of a direction: some queries with their answer at rank 1, and the queries with the lowest answers."""
 
     found: list[int]
     worst: list[int]
@@ -29,27 +29,27 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Hubs:
-    """How often videos stand among the first K of the queries from text to video."""
+    """How often each video is among the top `depth` of the text-to-video queries."""
 
     depth: int
     count_B: NDArray[np.int64]
-    """N_K of every video."""
+    """N_k of every video, for k = depth: the number of queries that have it in their top k."""
     skewness: float
-    """Of N_K; 0 is even, and in spaces with hubs it is far above (Radovanovic et al. 2010)."""
+    """Skewness of N_k: near 0 if counts are even, large if there are hubs (Radovanovic et al. 2010)."""
     top: list[int]
-    """The videos with the largest counts, the largest first."""
+    """The videos with the largest counts, in descending order."""
 
 
 @dataclass(frozen=True)
 class SharedCaption:
-    """A caption that describes several videos of the split, and which."""
+    """A caption that describes several videos of the split, and the indices of these videos."""
 
     caption: str
     videos: list[int]
 
 
 def choose_queries(ranks: Ranks, seed: int) -> Chosen:
-    """Some queries of a direction at rank 1, drawn by the seed, and the worst; ties of the worst in the order of the queries."""
+    """Draw some queries with their answer at rank 1, and take the worst queries; ties among the worst keep the query order."""
     found = np.flatnonzero(ranks.worst_Q == 1)
     drawn = np.random.default_rng(seed).permutation(len(found))[:QUERIES_A_GROUP]
     lowest = np.argsort(-ranks.expected, kind="stable")[:QUERIES_A_GROUP]
@@ -57,7 +57,7 @@ def choose_queries(ranks: Ranks, seed: int) -> Chosen:
 
 
 def find_hubs(entry_QK: NDArray[np.int64], videos: int, depth: int) -> Hubs:
-    """Hubs among the first `depth` entries of every query."""
+    """Count the videos [B] among the top `depth` entries of every query."""
     count_B = np.bincount(entry_QK[:, :depth].ravel(), minlength=videos)
     deviation_B = count_B - count_B.mean()
     spread = float(np.sqrt((deviation_B**2).mean()))
@@ -66,8 +66,11 @@ def find_hubs(entry_QK: NDArray[np.int64], videos: int, depth: int) -> Hubs:
 
 
 def shared_captions(captions: Sequence[str], answers: NDArray[np.int64]) -> tuple[list[SharedCaption], float]:
-    """Captions that read alike to the tokenizer (letter case and spaces aside) and describe several videos, those of most videos first, and
-    the highest text-to-video R@1 in percent that they leave: one ranking serves all of their queries, so at rank 1 is one of the videos.
+    """Captions that describe several videos, those with the most videos first, and the upper bound they set on text-to-video R@1 (%).
+
+    Captions count as equal if they differ only in letter case and spaces, as they do for the tokenizer. Equal captions get the same
+    ranking, so only one of their videos can be at rank 1. Captions "a dog" (video 0), "A dog" (video 1) and "a cat" (video 2) bound
+    R@1 by 66.7.
     """
     videos_of: dict[str, Counter[int]] = {}
     first_form: dict[str, str] = {}

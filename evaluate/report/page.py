@@ -1,4 +1,4 @@
-"""The page itself: everything that the report shows, through a template, in one file that asks nothing of a network."""
+"""Renders report.html: one file that loads nothing from the network."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ from data.base.whole_files import write_atomically
 from data.cache import FeatureCache
 from data.metrics import DIRECTIONS, FIGURES, Ranks
 from evaluate.report import PLOTS_FOLDER, REPORT_FILE
-from evaluate.report.cards import PARTS, Card, CardMaker
+from evaluate.report.cards import WEIGHT_UNITS, Card, CardMaker
 from evaluate.report.collect import Collected
 from evaluate.report.findings import HUB_DEPTHS, LISTED, choose_queries, find_hubs, shared_captions
 from evaluate.report.pictures import COLUMNS, Pictures
@@ -28,8 +28,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
-class Group:
-    """Cards under a heading."""
+class CardGroup:
+    """A heading, an introduction and the cards below them."""
 
     name: str
     title: str
@@ -47,10 +47,10 @@ def write_report(
     collected: Collected,
     seed: int,
 ) -> Path:
-    """Write OUT/report.html and the plots in OUT/plots, and return the report.
+    """Write OUT/report.html and the plots in OUT/plots, and return the path of the report.
 
-    `result`: what metrics.json holds; `ranks` of both directions, text to video first; `seed` draws the queries that are shown among those
-    found. The same arguments give the same bytes. Raises UserError where a thumbnail of the cache is damaged.
+    `result`: contents of metrics.json; `ranks`: both directions, text to video first; `seed`: draws the answered queries to show.
+    The same arguments give the same bytes. Raises UserError if a thumbnail in the cache is damaged.
     """
     maker = CardMaker(head, split, collected, cache.extraction.model, cache.settings)
     groups = _groups(maker, ranks, seed)
@@ -78,7 +78,7 @@ def write_report(
             groups=groups,
             pictures=pictures.encode(),
             score_names=head.score_names(),
-            parts=PARTS,
+            weight_units=WEIGHT_UNITS,
             most_columns=COLUMNS if split.videos.frames.length_N.max() > COLUMNS else None,
             no_spelling=maker.no_spelling,
             hubs=hubs,
@@ -97,19 +97,20 @@ def write_report(
     return out / REPORT_FILE
 
 
-def _groups(maker: CardMaker, ranks: tuple[Ranks, Ranks], seed: int) -> list[Group]:
+def _groups(maker: CardMaker, ranks: tuple[Ranks, Ranks], seed: int) -> list[CardGroup]:
     groups = []
     for of_direction, direction, name, make in zip(ranks, DIRECTIONS, DIRECTION_NAMES, (maker.of_text, maker.of_video), strict=True):
         chosen = choose_queries(of_direction, seed)
         found, worst = ([make(of_direction, query) for query in queries] for queries in (chosen.found, chosen.worst))
-        drawn = f"{len(found)} of the {int((of_direction.worst_Q == 1).sum()):,} queries whose answer stands first, drawn by seed {seed}."
-        groups.append(Group(f"{direction}-found", f"{name.capitalize()}: found", drawn, found))
-        groups.append(Group(f"{direction}-worst", f"{name.capitalize()}: worst", "The queries whose answer stands lowest.", worst))
+        count = int((of_direction.worst_Q == 1).sum())
+        drawn = f"{len(found)} of the {count:,} queries with their answer at rank 1, drawn at random (seed {seed})."
+        groups.append(CardGroup(f"{direction}-found", f"{name.capitalize()}: found", drawn, found))
+        groups.append(CardGroup(f"{direction}-worst", f"{name.capitalize()}: worst", "The queries with the lowest-ranked answers.", worst))
     return groups
 
 
 def _provenance(result: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What made the result, as headed lists of names and values."""
+    """The provenance of the result, as (title, [(name, value), ...]) lists."""
     made = result["provenance"]
     lists = [
         (
@@ -118,8 +119,8 @@ def _provenance(result: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]
                 ("run", result["run"]),
                 ("preset and split", f"{result['preset']}, {result['split']}"),
                 ("protocol", result["protocol"]),
-                ("ties", "credited by expectation" if result["ties"] == "expected" else "counted as the field's code does"),
-                ("frames a video at most", "all in the cache" if result["max_frames"] is None else str(result["max_frames"])),
+                ("ties", "credited by expectation" if result["ties"] == "expected" else "counted as in the field's code"),
+                ("max frames per video", "all in the cache" if result["max_frames"] is None else str(result["max_frames"])),
                 ("date", made["date"]),
                 ("commit", made["commit"]),
                 ("cache digest", result["cache_digest"]),
@@ -147,7 +148,7 @@ def _environment() -> Environment:
 
 
 def _seconds(value: float) -> str:
-    """A time in a video: 3.0 s, 1:02:03."""
+    """A time in a video: 3.5 gives "3.5 s", 75 gives "1:15", 3723 gives "1:02:03"."""
     if value < 60:
         return f"{value:.1f} s".replace(".0 s", " s")
     minutes, second = divmod(int(value), 60)

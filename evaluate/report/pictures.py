@@ -1,6 +1,6 @@
-"""Strips of a video's cached thumbnails as small JPEG files, each of which the page holds once, however often it shows it.
+"""Makes strips of cached thumbnails as small JPEG files. The page embeds each strip once, however often it shows it.
 
-A strip has a column for every frame that the head saw, or for a run of neighbouring frames where there are more than COLUMNS.
+A strip has one column for every frame that the head saw. With more than COLUMNS frames, a column stands for consecutive frames.
 """
 
 import base64
@@ -21,7 +21,7 @@ COLUMNS = 12
 HEIGHT = 64
 QUALITIES = (75, 60, 50, 40, 30, 20)
 BYTES = 2_600_000
-"""All pictures of a report together are to stay below that; the best quality is taken at which they do, or the last."""
+"""Limit for all pictures of a report together. The highest of QUALITIES that stays below is used, or else the last."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Picture:
 
 
 class Pictures:
-    """Collects strips of videos, and encodes them all when it is known how many there are."""
+    """Collects the strips of videos and encodes them together, because the quality depends on how many there are."""
 
     def __init__(self, cache: FeatureCache, max_frames: int | None) -> None:
-        """`max_frames`: as the videos were loaded."""
+        """`max_frames`: the limit that the features were loaded with."""
         self._cache, self._max_frames = cache, max_frames
         self._strips: dict[str, Image.Image | None] = {}
 
     def add(self, video_id: str) -> None:
-        """Want a strip of this video; there will be none where the cache has no thumbnails of it."""
+        """Add the strip of a video; does nothing if the cache has no thumbnails of it."""
         if video_id not in self._strips:
             files = self._cache.images("thumbnails", video_id)
             self._strips[video_id] = self._strip(video_id, files) if files else None
 
     def encode(self) -> dict[str, Picture]:
-        """The strips of the videos that have one; videos that look the same to the last bit share theirs."""
+        """The encoded strips by video id. Videos with identical files share a strip."""
         strips = {video_id: strip for video_id, strip in self._strips.items() if strip is not None}
         for quality in QUALITIES:
             files = {video_id: _jpeg(strip, quality) for video_id, strip in strips.items()}
@@ -61,7 +61,7 @@ class Pictures:
         }
 
     def _strip(self, video_id: str, files: Sequence[bytes]) -> Image.Image:
-        """The middle frame of every column, side by side."""
+        """Draw the middle frame of every column, side by side."""
         seen = choose_frames(len(files), self._max_frames)
         edges = column_edges(len(seen))
         try:
@@ -78,7 +78,7 @@ class Pictures:
 
 
 def column_edges(frames: int) -> NDArray[np.int64]:
-    """Where the columns begin [C + 1], the end of the last included, for so many frames."""
+    """Column offsets [C + 1]: column i covers frames edges[i]:edges[i + 1]."""
     columns = min(frames, COLUMNS)
     return np.arange(columns + 1) * frames // columns
 

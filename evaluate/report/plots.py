@@ -1,4 +1,4 @@
-"""The plots of the report: as SVG inside the page, in its colours and letters, and as PNG and SVG files for papers; always the same bytes.
+"""The plots of the report: inline SVG that follows the page's colours and fonts, and PNG and SVG files for papers. All deterministic.
 
 Shape suffixes: A texts, S scores of a pair, Q queries, B videos.
 """
@@ -26,16 +26,16 @@ from evaluate.report.findings import Hubs
 
 DIRECTION_NAMES = ("text to video", "video to text")
 
-# Colours of the files. In the page each is the variable of its name, which is another in the dark; no two may be the same.
+# Colours in the files. In the page, each is replaced by a CSS variable, whose value depends on the theme, so no two may be equal.
 INK, FAINT, FIRST, SECOND = "#1c2430", "#c9d0d9", "#1f5fa8", "#b3491a"
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--line)", FIRST: "var(--first)", SECOND: "var(--second)"}
 
 WIDTH, HEIGHT = 4.6, 3.1
-"""Inches: narrow, so that letters stay readable on a phone."""
+"""Inches; narrow, so that text stays readable on a phone."""
 DPI = 200
 BINS = 40
 RANK_BINS = (1, 2, 6, 11, 21, 51, 101, 501)
-"""The first rank of each bin of the rank histogram, as far as there are so many ranks."""
+"""First rank of each bin of the rank histogram. Bins beyond the largest rank are left out."""
 
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "report",
@@ -64,7 +64,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot for the page: the name of its files, its title and caption, its figures for those who cannot see it, and its SVG."""
+    """A plot for the page: its file name, title, caption, its numbers as text for screen readers, and its SVG."""
 
     name: str
     title: str
@@ -84,7 +84,7 @@ def draw_plots(
 ) -> list[Plot]:
     """Draw all plots, write each into `folder` as PNG and SVG, and return them for the page.
 
-    `entries`: how many entries each direction ranks; `scale`: the logit scale, which scores are divided by to be cosines.
+    `entries`: the number of entries that each direction ranks; `scale`: the logit scale, by which scores are divided.
     """
     make_folder(folder)
     drawn = [_cmc(folder, ranks, entries), _rank_histogram(folder, ranks), _score_distributions(folder, collected, score_names, scale)]
@@ -94,7 +94,7 @@ def draw_plots(
 
 
 def score_variance(score_SA: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
-    """The unbiased variance [A] of the scores of a pair, before the logit scale: what the CSC loss looks at."""
+    """The unbiased variance [A] over the scores of each pair, before the logit scale, as in the CSC loss."""
     variance_A: NDArray[np.float64] = (score_SA.astype(np.float64) / scale).var(axis=0, ddof=1)
     return variance_A
 
@@ -112,7 +112,7 @@ def _cmc(folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int]) -> 
                 label=name,
                 marker="o" if len(depths) == 1 else None,
             )
-        axes.set(xscale="log", ylim=(0, 101), xlabel="rank K", ylabel="answers among the first K (%)")
+        axes.set(xscale="log", ylim=(0, 101), xlabel="rank K", ylabel="queries with their answer in the top K (%)")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.legend(loc="lower right")
 
@@ -120,7 +120,7 @@ def _cmc(folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int]) -> 
         f"{name}: {', '.join(f'{100 * of.recall(k).mean():.1f}% at {k}' for k in (1, 5, 10))}"
         for name, of in zip(DIRECTION_NAMES, ranks, strict=True)
     )
-    return _render(folder, "cmc", "Cumulative match", "Queries whose answer is among the first K.", f"{at}.", draw)
+    return _render(folder, "cmc", "Cumulative match", "Queries with their answer in the top K.", f"{at}.", draw)
 
 
 def _rank_histogram(folder: Path, ranks: tuple[Ranks, Ranks]) -> Plot:
@@ -166,7 +166,7 @@ def _score_distributions(folder: Path, collected: Collected, names: Sequence[str
     means = "; ".join(
         f"{name}: {own.mean():.3f} and {_mean(other)}" for name, own, other in zip(names, positive_SA, negative_SA, strict=True)
     )
-    text = "Each score on the pairs that belong together, and on each caption's hardest negative."
+    text = "Distribution of each score over matching pairs and over each caption's hardest negative."
     height = HEIGHT if len(names) < 3 else 1.35 * HEIGHT
     return _render(folder, "scores", "Scores of positives and hardest negatives", text, f"Means: {means}.", draw, height)
 
@@ -188,8 +188,8 @@ def _variance_distributions(folder: Path, collected: Collected, scale: float) ->
 
     ratio = f"; their ratio is {own_A.mean() / other_A.mean():.2f}" if np.isfinite(other_A).any() and other_A.mean() > 0 else ""
     text = (
-        "The CSC loss wants a pair's scores to agree where text and video belong together, and to differ elsewhere. Mean variance: "
-        f"{_power(own_A)} on positives, {_power(other_A)} on hardest negatives{ratio}."
+        "The CSC loss pushes the scores of a pair to agree if text and video match, and to differ if they do not. Mean variance: "
+        f"{_power(own_A)} for positives, {_power(other_A)} for hardest negatives{ratio}."
     )
     return _render(folder, "variance", "Variance over a pair's scores", text, "", draw, 1.35 * HEIGHT)
 
@@ -200,11 +200,11 @@ def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
         most = int(hubs.count_B.max())
         width = -(-(most + 1) // BINS)
         axes.hist(hubs.count_B, bins=(np.arange(0, most + width + 1, width) - 0.5).tolist(), color=FIRST, edgecolor=FIRST)
-        axes.set(xlabel=f"queries that have the video among their first {hubs.depth}", ylabel="videos")
+        axes.set(xlabel=f"queries with the video in their top {hubs.depth}", ylabel="videos")
 
     text = (
-        f"A video is among the first {hubs.depth} of {hubs.count_B.mean():.1f} queries on average, of {int(hubs.count_B.max()):,} at most; "
-        f"{int((hubs.count_B == 0).sum()):,} of {len(hubs.count_B):,} videos never are."
+        f"A video is in the top {hubs.depth} of {hubs.count_B.mean():.1f} queries on average, and of {int(hubs.count_B.max()):,} at most; "
+        f"{int((hubs.count_B == 0).sum()):,} of {len(hubs.count_B):,} videos are in none."
     )
     return _render(folder, "hubs", "How often videos are found", text, "", draw)
 
@@ -231,7 +231,7 @@ def _mean(value_A: NDArray[np.floating]) -> str:
 
 
 def _power(value_A: NDArray[np.floating]) -> str:
-    """The mean of small numbers, as people write it: 3.9 × 10⁻³."""
+    """The mean of small numbers in scientific notation: 3.9 × 10⁻³."""
     if not np.isfinite(value_A).all():
         return "none"
     digits, power = f"{value_A.mean():.1e}".split("e")
@@ -241,7 +241,7 @@ def _power(value_A: NDArray[np.floating]) -> str:
 def _render(
     folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT
 ) -> Plot:
-    """Draw a figure, and save it for the page, with letters as text, and for the files, with letters as outlines."""
+    """Draw a figure and save it, for the page with text as text, and for the files with text as outlines."""
     assert name in PLOT_NAMES
     for_page = io.StringIO()
     with mpl.rc_context(_STYLE):
@@ -249,7 +249,7 @@ def _render(
         draw(figure)
         mpl.rcParams["svg.fonttype"] = "none"
         figure.savefig(for_page, format="svg", transparent=True, metadata={"Date": None})
-        # The layout is found: the most of the work, and it need not be found again.
+        # The layout, which takes most of the time, is computed once.
         figure.set_layout_engine("none")
         mpl.rcParams["svg.fonttype"] = "path"
         for form, own in zip(PLOT_FORMATS, ({"Software": None}, {"Date": None}), strict=True):
@@ -259,7 +259,7 @@ def _render(
 
 
 def _page_svg(svg: str, name: str) -> str:
-    """An SVG as part of a page: without what a file of its own needs, its names no other plot's, colours and letters left to the page."""
+    """Turn an SVG file into inline SVG: no header or metadata, ids prefixed to be unique, colours and fonts left to the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg [^>]*(viewBox="[^"]+")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)

@@ -1,1 +1,1 @@
-"""Two-stage retrieval: candidates from an index, scored exactly by the head."""
+"""Two-stage retrieval: an index finds candidates, and the head scores them exactly."""

@@ -1,8 +1,8 @@
-"""Exact scores of candidates alone: the second of two stages, and its metrics.
+"""The second stage: exact scores of the candidates, and their metrics.
 
-What costs most in a head with a temporal encoder, the encoding of a video, is done once a video, whatever number of texts has it among
-their candidates. Texts with candidates in common stand together; a head scores a strip of them with all candidates of the strip, since a
-strip costs no more than a single text of it (train_head.kernels.fused).
+With a temporal encoder, encoding the videos costs most, so every video is encoded once, however many texts have it as a candidate.
+Texts are sorted by their nearest candidate and divided into strips, so that the texts of a strip share candidates. The head scores a
+whole strip with all its candidates, because that costs no more than scoring a single text of it (train_head.kernels.fused).
 
 Shape suffixes: A texts, K candidates, B videos of a bin, S scores of a pair, F frames, D joint dimension.
 """
@@ -30,7 +30,7 @@ BLOCKS_A_BIN = 2
 
 @dataclass(frozen=True)
 class _Bin:
-    """Some videos, by their indices in ascending order, and their frames after the temporal encoder."""
+    """Ascending indices of some videos, and their frames after the temporal encoder."""
 
     videos: NDArray[np.int64]
     frames: EncodedFrames
@@ -46,10 +46,10 @@ def rerank(
     processes: ProcessGroup | None = None,
     quiet: bool = True,
 ) -> Tensor:
-    """The retrieval scores [A, K] of every text with its candidates: on a CPU those of scoring all pairs to the last bit.
+    """The retrieval scores [A, K] of every text with its candidates. On a CPU, they equal those of scoring all pairs bit for bit.
 
-    `candidate_AK`: indices of videos, each once for a text. `memory_budget`: bytes of encoded videos to hold at once. Processes share the
-    videos. Raises UserError where a score is NaN.
+    `candidate_AK`: video indices, distinct for each text. `memory_budget`: bytes of encoded videos to hold at once. Processes share
+    the videos. Raises UserError if a score is NaN.
     """
     group = processes or ProcessGroup()
     device = head.logit_scale.device
@@ -61,14 +61,14 @@ def rerank(
     with Progress("re-ranking", len(strips) * len(bins), "blocks", quiet or group.rank > 0) as progress:
         for held in _held(head, videos, bins, memory_budget, device):
 
-            def work(strip: NDArray[np.int64], _: None, held: list[_Bin] = held) -> None:
+            def rerank_strip(strip: NDArray[np.int64], _: None, held: list[_Bin] = held) -> None:
                 encoded = head.encode_texts(TextBatch.gather(texts, strip, device))
                 for some in held:
                     _score_strip(head, encoded, some, candidates[strip], strip, score_AK)
                     progress.update()
 
             threads = 1 if device.type == "cuda" or len(strips) == 1 else torch.get_num_threads()
-            parallel(threads, work, strips, lambda: None)
+            parallel(threads, rerank_strip, strips, lambda: None)
     if score_AK.isnan().any():
         a, k = score_AK.isnan().nonzero()[0].tolist()
         raise nan_error(texts, videos, NanScore(a, int(candidates[a, k])))
@@ -77,10 +77,10 @@ def rerank(
 
 
 def candidate_metrics(candidate_AK: Tensor, score_AK: Tensor, answers: NDArray[np.int64], videos: int) -> dict[str, Any]:
-    """Text-to-video metrics of re-ranked candidates, and the share of answers among them.
+    """Text-to-video metrics of re-ranked candidates, and the percentage of answers among the candidates.
 
-    An answer that is not among its text's candidates is never found: it counts as the last of all `videos`, behind every candidate. Ties
-    are credited by expectation over their orders, as `data.metrics` does.
+    An answer that is not a candidate gets the last rank, `videos`. Ties are credited by expectation over their orders, as in
+    `data.metrics`.
     """
     own_AK = candidate_AK == torch.tensor(answers)[:, None]
     there_A = own_AK.any(dim=1)
@@ -92,7 +92,7 @@ def candidate_metrics(candidate_AK: Tensor, score_AK: Tensor, answers: NDArray[n
 
 
 def _strips(texts: TextFeatures, candidates: NDArray[np.int64], words_per_strip: int) -> list[NDArray[np.int64]]:
-    """Texts in strips of `words_per_strip` words, those with the same nearest video side by side."""
+    """Indices of texts in strips of up to `words_per_strip` words. Texts with the same nearest video are adjacent."""
     order = np.argsort(candidates[:, 0], kind="stable")
     strips, first, words = [], 0, 0
     for i, length in enumerate((texts.words.length_N[order] + 1).tolist()):
@@ -104,7 +104,7 @@ def _strips(texts: TextFeatures, candidates: NDArray[np.int64], words_per_strip:
 
 
 def _bins(videos: VideoFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """All candidates, each once, in bins of about BLOCKS_A_BIN blocks: the same whatever number of processes shares them."""
+    """All distinct candidates, in bins of about BLOCKS_A_BIN blocks. The bins do not depend on the number of processes."""
     wanted = np.unique(candidates)
     size = BLOCKS_A_BIN * videos_per_block(int(videos.frames.length_N.max()))
     return [wanted[first : first + size] for first in range(0, len(wanted), size)]
@@ -113,9 +113,9 @@ def _bins(videos: VideoFeatures, candidates: NDArray[np.int64]) -> list[NDArray[
 def _held(
     head: Head, videos: VideoFeatures, bins: list[NDArray[np.int64]], memory_budget: int, device: torch.device
 ) -> Iterator[list[_Bin]]:
-    """Bins with their frames encoded, as many at a time as the budget has room for, at least one."""
+    """Yield encoded bins, at least one at a time and as many as fit into the budget."""
     frames = videos.frames
-    # Of more processes than bins, some have none.
+    # With more processes than bins, some processes have none.
     bin_bytes = max(map(len, bins), default=1) * int(frames.length_N.max()) * frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
     count = max(1, memory_budget // bin_bytes)
     for first in range(0, len(bins), count):
@@ -126,7 +126,7 @@ def _held(
 
 
 def _score_strip(head: Head, encoded: Any, some: _Bin, candidates: NDArray[np.int64], strip: NDArray[np.int64], score_AK: Tensor) -> None:
-    """Score a strip with those videos of a bin that are candidates of one of its texts, and keep the scores of candidates."""
+    """Score a strip with the videos of a bin that are candidates of any of its texts, and keep the scores of candidates."""
     place = np.searchsorted(some.videos, candidates).clip(max=len(some.videos) - 1)
     row, column = np.nonzero(some.videos[place] == candidates)
     if not len(row):

@@ -1,4 +1,4 @@
-"""What candidates lose and cost beside scoring all pairs: `python -m evaluate --candidates`."""
+"""Compares two-stage retrieval with scoring all pairs, in accuracy and time: `python -m evaluate --candidates`."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,18 +18,18 @@ CandidatesFrom = Literal["frames", "pooled", "both"]
 
 
 def parse_candidates(option: str, videos: int) -> list[int]:
-    """The numbers K of "K[,K2...]". Raises UserError for one that is none, or more than there are videos."""
+    """Parse "10,50" as [10, 50]. Raises UserError if a value is not an integer from 1 to the number of videos."""
     try:
         numbers = [int(text) for text in option.split(",")]
     except ValueError as error:
-        raise UserError(f"--candidates {option} must be whole numbers with commas between them") from error
+        raise UserError(f"--candidates {option} must be whole numbers separated by commas") from error
     for number in numbers:
         check_candidates(number, videos)
     return numbers
 
 
-def kinds(made_from: CandidatesFrom) -> tuple[Vectors, ...]:
-    """The vectors that are asked for."""
+def vector_kinds(made_from: CandidatesFrom) -> tuple[Vectors, ...]:
+    """The kinds of vectors that --candidates-from selects."""
     return ("frames", "pooled") if made_from == "both" else (made_from,)
 
 
@@ -45,15 +45,15 @@ def candidate_rows(
     processes: ProcessGroup | None = None,
     quiet: bool = True,
 ) -> list[dict[str, Any]]:
-    """A row for every kind of vectors and every number of candidates: metrics, points lost against `exhaustive`, seconds.
+    """One row per kind of vectors and number of candidates: metrics, points lost against `exhaustive`, seconds.
 
-    Without `numbers` there are no rows, and no index is built. `folder` keeps an index in FOLDER/frames and FOLDER/pooled. See
-    `candidate_metrics` for answers that are not among the candidates.
+    If `numbers` is empty, no index is built. `folder` keeps the indexes, in FOLDER/frames and FOLDER/pooled. For answers that are
+    not candidates, see `candidate_metrics`.
     """
     if not numbers:
         return []
     rows = []
-    for vectors in kinds(made_from):
+    for vectors in vector_kinds(made_from):
         start = time.perf_counter()
         index = candidate_index(cache, split.videos, vectors, folder and folder / vectors, processes, quiet)
         opened = time.perf_counter() - start
@@ -80,16 +80,16 @@ def candidate_rows(
 
 
 def format_candidates(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as text; seconds are those of all queries together."""
+    """The rows as a text table. Seconds are totals over all queries."""
     return "\n".join(_lines(rows))
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     head = "".join(f"{name:>7}" for name in (*RECALL_NAMES, MEDIAN_RANK, *(f"-{name}" for name in RECALL_NAMES), "there"))
-    yield f"{'candidates of a query, re-ranked':32}{head}  search s  re-rank s"
+    yield f"{'re-ranked candidates per query':32}{head}  search s  re-rank s"
     for row in rows:
         figures = [*(row[TEXT_TO_VIDEO][name] for name in (*RECALL_NAMES, MEDIAN_RANK)), *(row["lost"][name] for name in RECALL_NAMES)]
         cells = "".join(f"{figure:7.1f}" for figure in (*figures, row["answers_among_candidates"]))
         name = f"{row['candidates']:,} by {row['vectors']}"
         yield f"{name:32}{cells}  {row['search_seconds']:8.2f}  {row['rerank_seconds']:9.2f}"
-    yield "text to video; -R@K: points lost against scoring all pairs; there: % of answers among the candidates"
+    yield "text to video; -R@K: points lost against scoring all pairs; there: % of queries with their answer among the candidates"

@@ -1,1 +1,1 @@
-"""An index of video vectors: candidates for search, and for the two stages of an evaluation."""
+"""A vector index of videos. It supplies the candidates for search and for two-stage evaluation."""

@@ -1,6 +1,6 @@
-"""Candidates for exact re-ranking: the videos nearest to a sentence by frame vectors (the best frame counts), or by pooled ones.
+"""Finds candidates for exact re-ranking: the videos nearest to a sentence, by their best frame or by their mean frame.
 
-They are made from the features as CLIP gives them, so that one index serves every head that is trained on a cache.
+The index holds plain CLIP features, so one index serves every head that is trained on the cache.
 
 Shape suffixes: N videos, T frames of several videos together, A texts, K candidates, D joint dimension.
 """
@@ -38,10 +38,10 @@ def candidate_index(
     processes: ProcessGroup | None = None,
     quiet: bool = True,
 ) -> VideoIndex:
-    """The index of these videos; the number of a video in it is its place among them.
+    """Build the index of these videos, or read it from `folder` if it is there. Video i of the index is `videos.ids[i]`.
 
-    With a folder it is read from there, or built and kept there. Of several processes each has its share of the index, which is not kept
-    then: see `find_candidates`. Raises UserError where the folder holds an index of another cache, other videos or other vectors.
+    A new index is saved in `folder`. With several processes, each builds its share of the index, and nothing is saved; see
+    `find_candidates`. Raises UserError if the folder holds an index of another cache, of other videos or of other vectors.
     """
     fingerprint = index_fingerprint(cache, videos, vectors)
     if folder is not None and (folder / INDEX_FILE).exists():
@@ -60,7 +60,7 @@ def candidate_index(
 
 
 def require_index(folder: Path | None, made_from: Sequence[Vectors]) -> None:
-    """Raises UserError where an index would have to be kept in FOLDER/frames or FOLDER/pooled, and cannot be written there."""
+    """Raise UserError if an index has to be written into FOLDER/frames or FOLDER/pooled and cannot be."""
     folders = [] if folder is None else [folder / vectors for vectors in made_from]
     for one in folders:
         if not (one / INDEX_FILE).exists():
@@ -68,15 +68,16 @@ def require_index(folder: Path | None, made_from: Sequence[Vectors]) -> None:
 
 
 def index_fingerprint(cache: FeatureCache, videos: VideoFeatures, vectors: Vectors) -> str:
-    """SHA-256 over all that decides an index: the features of every video, how many frames of each, and which vectors."""
+    """SHA-256 of everything that determines the index: the features, the number of frames of each video, the kind of vectors."""
     frames = hashlib.sha256(videos.frames.length_N.tobytes()).hexdigest()
     return hashlib.sha256(json.dumps([cache.fingerprint(videos.ids), frames, vectors]).encode()).hexdigest()
 
 
 def unit_vectors(frames: Ragged, videos: NDArray[np.int64], vectors: Vectors) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Vectors of norm 1 of these videos, one video after the other, and how many each has: its frames, or one, their mean.
+    """Unit vectors [T, D] of these videos, concatenated, and their number for each video [N].
 
-    Each frame has norm 1 in the mean. A frame of zeros stays as it is.
+    "frames": every frame, normalized. "pooled": one vector per video, the normalized mean of its normalized frames. A zero frame
+    stays zero.
     """
     frame_TD, length_N = frames.gather(videos)
     unit_TD = normalize(frame_TD, dim=-1)
@@ -88,9 +89,9 @@ def unit_vectors(frames: Ragged, videos: NDArray[np.int64], vectors: Vectors) ->
 
 
 def find_candidates(index: VideoIndex, texts: TextFeatures, k: int, processes: ProcessGroup | None = None) -> Tensor:
-    """The k candidates [A, K] of every text, nearest first, from the shares of all processes.
+    """The indices [A, K] of the k videos nearest to each text, nearest first, over the index shares of all processes.
 
-    Raises UserError where there are fewer than k videos.
+    Raises UserError if there are fewer than k videos.
     """
     check_candidates(k, index.videos)
     group = processes or ProcessGroup()
@@ -98,12 +99,12 @@ def find_candidates(index: VideoIndex, texts: TextFeatures, k: int, processes: P
     for first in range(0, len(texts.texts), TEXTS_AT_ONCE):
         sentence_AD, _ = texts.sentences.gather(np.arange(first, min(first + TEXTS_AT_ONCE, len(texts.texts))))
         video_AK, near_AK = index.search(normalize(sentence_AD, dim=-1).numpy(), k)
-        parts = zip(group.gather(torch.from_numpy(video_AK)), group.gather(torch.from_numpy(near_AK)), strict=True)
-        found.append(nearest([(videos.numpy(), near.numpy()) for videos, near in parts], len(sentence_AD), k)[0])
+        shares = zip(group.gather(torch.from_numpy(video_AK)), group.gather(torch.from_numpy(near_AK)), strict=True)
+        found.append(nearest([(videos.numpy(), near.numpy()) for videos, near in shares], len(sentence_AD), k)[0])
     return torch.from_numpy(np.concatenate(found))
 
 
 def check_candidates(k: int, videos: int) -> None:
-    """Raises UserError where so many candidates cannot be had."""
+    """Raise UserError unless 1 <= k <= videos."""
     if not 1 <= k <= videos:
         raise UserError(f"--candidates {k}: the gallery has {videos:,} videos: use 1 to {videos}")

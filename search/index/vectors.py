@@ -1,7 +1,13 @@
-"""An index of videos by vectors: which K of them have a vector nearest to a query's. FAISS does the search.
+"""A FAISS index that finds the K videos whose vectors are nearest to a query.
 
-Videos are numbers from 0 on, each with one vector or several; a video is as near as the nearest of its vectors, by the cosine. They are
-kept in shards of SHARD_VECTORS, cut by their number alone: processes that share the shards find what one process finds.
+Videos are numbered from 0. Each has one or more vectors, and the nearest of them, by cosine, decides how near the video is.
+Vectors are stored in shards of about SHARD_VECTORS. Shard boundaries depend only on the number of vectors, so processes that
+share the shards find the same videos as a single process.
+
+    index = VideoIndex(dimension=2, fingerprint="...")
+    index.add(np.eye(2, dtype=np.float32), count_N=[1, 1])
+    index.close_shard()
+    index.search(np.array([[1, 0.1]], dtype=np.float32), k=2)    # videos [[0, 1]], nearness [[1.0, 0.1]]
 
 Shape suffixes: T vectors of several videos together, A queries, K videos found, D dimension.
 """
@@ -21,38 +27,38 @@ from data.base.whole_files import write_json
 from data.base.writable import make_folder
 
 SHARD_VECTORS = 2**17
-"""Vectors of a shard, but for the last video's."""
+"""A shard is closed after the video that brings it to this many vectors."""
 EXACT_VECTORS = 2**15
-"""A shard of so many vectors is searched exactly (float32, inner products with all); a larger one has inverted lists of 8-bit numbers."""
+"""Up to this many vectors, a shard is searched exhaustively in float32; a larger one uses inverted lists with 8-bit codes (IVF, SQ8)."""
 VECTORS_A_LIST = 256
 LIST_SHARE = 1 / 8
-"""Of a shard's lists, the share that a query looks at first."""
+"""Fraction of a shard's inverted lists that a query probes first."""
 TRAINING_VECTORS_A_LIST = 64
 FORMAT = 2
 INDEX_FILE = "index.json"
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Videos [A, K] nearest first, and their nearness; behind the last one -1, and minus infinity."""
+"""Videos [A, K], nearest first, and their cosines times the query's norm. Missing entries at the end are -1 and minus infinity."""
 
 
 class VideoIndex:
-    """Videos by vectors of norm 1. `fingerprint` says which videos and vectors these are: an index of others is refused by `load`.
+    """An index of unit vectors. The fingerprint identifies videos and vectors; `load` refuses an index with another one.
 
-    Of several processes, number `part[0]` of `part[1]` keeps its share of the shards; all of them are given every video.
+    `share` is (rank, world_size). Every process adds all videos, and keeps every world_size-th shard.
     """
 
-    def __init__(self, dimension: int, fingerprint: str, part: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, dimension: int, fingerprint: str, share: tuple[int, int] = (0, 1)) -> None:
         self.dimension, self.fingerprint = dimension, fingerprint
         self.videos = 0
-        """Videos that were added, in all processes together."""
-        self._part = part
+        """Number of videos added; the same in all processes."""
+        self._share = share
         self._shards: list[Any] = []
         self._vectors = 0
-        self._cut = 0
+        self._closed = 0
         self._waiting: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
 
     def add(self, unit_TD: NDArray[np.float32], count_N: Sequence[int] | NDArray[np.int64]) -> None:
-        """Add the next N videos: their vectors of norm 1 one video after the other, and how many each has."""
+        """Add the next N videos: their unit vectors, concatenated, and the number of vectors of each video."""
         assert unit_TD.shape == (int(np.sum(count_N)), self.dimension)
         first = 0
         for count in np.asarray(count_N).tolist():
@@ -65,29 +71,30 @@ class VideoIndex:
                 self.close_shard()
 
     def close_shard(self) -> None:
-        """Make the videos since the last shard a shard of their own; `search` and `save` need it after the last video."""
+        """Turn the videos added since the last shard into a shard. Call it after the last video, before `search` or `save`."""
         if self._waiting:
-            vectors, videos = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+            vectors, videos = (np.concatenate(arrays) for arrays in zip(*self._waiting, strict=True))
             self._shards.append(_make_shard(vectors, videos))
         if self._vectors:
-            self._cut += 1
+            self._closed += 1
         self._waiting, self._vectors = [], 0
 
     def _mine(self) -> bool:
-        return self._cut % self._part[1] == self._part[0]
+        rank, world_size = self._share
+        return self._closed % world_size == rank
 
     def search(self, query_AD: NDArray[np.float32], k: int) -> Found:
-        """The k videos nearest to each query, of this process's shards; a query may have any norm, which scales nearness."""
+        """The k videos nearest to each query among this process's shards. Queries need not have norm 1."""
         assert not self._vectors, "the last shard is not closed"
         query_AD = np.ascontiguousarray(query_AD, dtype=np.float32)
         return nearest([_search_shard(shard, query_AD, k) for shard in self._shards], len(query_AD), k)
 
     def save(self, folder: Path) -> None:
-        """Write the index into a folder; index.json comes last, and without it there is no index."""
+        """Write the index into a folder. index.json is written last; a folder without it holds no index."""
         import faiss
 
         assert not self._vectors, "the last shard is not closed"
-        assert self._part == (0, 1), "a part of an index is not kept"
+        assert self._share == (0, 1), "one process's share of an index cannot be saved"
         make_folder(folder, "--index")
         (folder / INDEX_FILE).unlink(missing_ok=True)
         for number, shard in enumerate(self._shards):
@@ -98,8 +105,7 @@ class VideoIndex:
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str) -> "VideoIndex":
-        """The index in a folder. Raises UserError where a byte of it is damaged, and where it is of other videos or vectors than the
-        fingerprint says."""
+        """Read the index in a folder. Raises UserError if any byte is damaged, or if the index has another fingerprint."""
         import faiss
 
         try:
@@ -125,12 +131,12 @@ class VideoIndex:
 
     @property
     def bytes_held(self) -> int:
-        """Memory of the vectors and their numbers, without the tables that find them."""
+        """Bytes of the vectors and their video numbers, without FAISS's lookup tables."""
         return sum(shard.ntotal * (8 + (4 if _is_exact(shard) else 1) * self.dimension) for shard in self._shards)
 
 
 def nearest(found: Sequence[Found], queries: int, k: int) -> Found:
-    """The k nearest of what several shards or processes found, of which each has its own videos; of equally near ones those first added."""
+    """Merge the results of shards or processes, which have no video in common; equally near videos come in the order added."""
     video_AM = np.concatenate([np.full((queries, k), -1), *(videos for videos, _ in found)], axis=1)
     near_AM = np.concatenate([np.full((queries, k), -np.inf, dtype=np.float32), *(near for _, near in found)], axis=1)
     order_AK = np.lexsort((video_AM, -near_AM))[:, :k]
@@ -146,7 +152,7 @@ def _shard_file(number: int) -> str:
 
 
 def _make_shard(unit_TD: NDArray[np.float32], video_T: NDArray[np.int64]) -> Any:
-    """A FAISS index whose vectors carry the numbers of their videos."""
+    """A FAISS index whose vector ids are video numbers."""
     import faiss
 
     count, dimension = unit_TD.shape
@@ -165,7 +171,11 @@ def _is_exact(shard: Any) -> bool:
 
 
 def _search_shard(shard: Any, query_AD: NDArray[np.float32], k: int) -> Found:
-    """The k videos of a shard nearest to each query; where too few videos are among the vectors found, more vectors are asked for."""
+    """The k videos of a shard nearest to each query.
+
+    FAISS returns vectors, and several may belong to one video. Queries that have found too few videos ask again for twice as many
+    vectors.
+    """
     import faiss
 
     video_AK = np.full((len(query_AD), k), -1)
@@ -178,7 +188,7 @@ def _search_shard(shard: Any, query_AD: NDArray[np.float32], k: int) -> Found:
         wide = None if _is_exact(shard) else faiss.SearchParametersIVF(nprobe=max(1, round(share * shard.nlist)))  # type: ignore[call-arg]
         near_AT, video_AT = shard.search(query_AD[lacking], vectors, params=wide)
         for row, near_T, video_T in zip(lacking, near_AT, video_AT, strict=True):
-            # Vectors come nearest first: a video's first one is its nearest.
+            # Vectors come nearest first, so the first vector of a video is its nearest.
             firsts = np.sort(np.unique(video_T, return_index=True)[1])
             firsts = firsts[video_T[firsts] >= 0][:k]
             video_AK[row, : len(firsts)], near_AK[row, : len(firsts)] = video_T[firsts], near_T[firsts]

@@ -1,1 +1,1 @@
-"""Results of a search as pages: a file, and a server on this machine."""
+"""Search results as web pages: a stand-alone file, and a local server."""

@@ -1,4 +1,4 @@
-"""Results as pages: one template for the file of a search and for the served page."""
+"""Renders search results as HTML, for the file of `python -m search --html` and for the served page."""
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
@@ -10,60 +10,60 @@ import jinja2
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder
 from data.sampling import choose_frames
-from search.moments import MEANING, clock
+from search.moments import MEANING, timestamp
 from search.searcher import Answer, Hit, Searcher
 
 TEMPLATES = Path(__file__).parent / "templates"
 FRAMES_SHOWN = 12
-"""Of a video with more frames so many are shown, evenly chosen, and its best one."""
-LONGEST_TITLE = 60
-"""Characters of a query in the title of a page."""
+"""Frames shown of each video, evenly spaced; the best frame is shown as well."""
+MAX_TITLE = 60
+"""Characters of a query in a page title."""
 
 
 @dataclass(frozen=True)
-class FrameShown:
-    """A frame of a result on a page."""
+class FrameView:
+    """A frame of a result, as a page shows it."""
 
-    clock: str
+    timestamp: str
     seconds: float
     weight: float
     height: float
-    """Of its bar, a share of the highest."""
+    """Height of its bar, relative to the tallest bar of the video."""
     best: bool
     image: str
-    """Address of its picture, empty where there is none."""
+    """URL of its thumbnail, empty if there is none."""
 
 
 def shortened(text: str) -> str:
-    """A text as the title of a page."""
-    return text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…"
+    """The text, cut to MAX_TITLE characters."""
+    return text if len(text) <= MAX_TITLE else f"{text[: MAX_TITLE - 1]}…"
 
 
 def environment() -> jinja2.Environment:
-    """The templates; whatever they are given is text and never markup."""
+    """The template environment. It escapes every value, so that values are never markup."""
     found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined)
-    found.filters["clock"] = clock
+    found.filters["timestamp"] = timestamp
     found.filters["shortened"] = shortened
     return found
 
 
-def frames_shown(hit: Hit, image: Callable[[int], str]) -> Iterator[FrameShown]:
-    """The frames of a result; `image` gives the address of the picture of a frame."""
+def frame_views(hit: Hit, image: Callable[[int], str]) -> Iterator[FrameView]:
+    """The frames to show of a result; `image` maps a frame index to the URL of its thumbnail."""
     moment = hit.moment
     highest = max(*moment.weight_F, 0.0)
     for frame in sorted({*choose_frames(len(moment.weight_F), FRAMES_SHOWN).tolist(), moment.frame}):
         weight = moment.weight_F[frame]
         share = max(weight, 0.0) / highest if highest > 0 else 0.0
         seconds = moment.seconds_F[frame]
-        yield FrameShown(clock(seconds), seconds, weight, round(share, 3), frame == moment.frame, image(frame))
+        yield FrameView(timestamp(seconds), seconds, weight, round(share, 3), frame == moment.frame, image(frame))
 
 
 def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: str) -> None:
-    """Write the answers into one file that needs nothing beside it."""
+    """Write the answers into one self-contained HTML file."""
 
-    def frames(hit: Hit) -> list[FrameShown]:
+    def frames(hit: Hit) -> list[FrameView]:
         images = searcher.thumbnails(hit.number)
-        return list(frames_shown(hit, lambda frame: _data_address(images[frame]) if images and images[frame] else ""))
+        return list(frame_views(hit, lambda frame: _data_url(images[frame]) if images and images[frame] else ""))
 
     template = environment().get_template("search_file.html")
     content = template.render(
@@ -80,5 +80,5 @@ def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: s
     write_atomically(path, content)
 
 
-def _data_address(jpeg: bytes) -> str:
+def _data_url(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

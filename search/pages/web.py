@@ -1,7 +1,7 @@
-"""The served page: a Flask application over one searcher.
+"""The search page: a Flask application around one searcher.
 
-A page of this machine is open to every other page in the user's browser, so: queries are text and stay text, nothing is changed by a
-request, files are those that the cache lists and no others, and requests by foreign names (DNS rebinding) are refused.
+Any other page in the user's browser can send requests to a local server. So queries are never treated as markup, no request
+changes anything, only files that the cache lists are served, and foreign host names are refused (DNS rebinding).
 """
 
 import ipaddress
@@ -24,7 +24,7 @@ from data.cache.features import TextFeatures
 from data.datasets.files import files_named
 from extract.plan.digest import file_digest
 from search.moments import MEANING
-from search.pages.page import TEMPLATES, FrameShown, environment, frames_shown, shortened
+from search.pages.page import TEMPLATES, FrameView, environment, frame_views, shortened
 from search.queries import MAX_QUERY, clean_query
 from search.searcher import Hit, Searcher
 
@@ -40,7 +40,7 @@ STATIC = {"search.css": "text/css", "search.js": "text/javascript"}
 
 
 def make_app(searcher: Searcher, videos: Path | None, run: str, host: str) -> flask.Flask:
-    """The application; `videos` is the folder of the video files, None for a page without players, `host` the name it is reached by."""
+    """The application. `videos`: folder of the video files, None for a page without players; `host`: the host name of the server."""
     app = flask.Flask(__name__, static_folder=None, template_folder=None)
     pages = _Pages(searcher, videos, run)
     names = {"localhost", socket.gethostname().lower(), host.lower()}
@@ -48,7 +48,7 @@ def make_app(searcher: Searcher, videos: Path | None, run: str, host: str) -> fl
     @app.before_request
     def refuse_foreign_names() -> None:
         if not _is_own(flask.request.host, names):
-            flask.abort(400, "this page is reached by the address that the server printed, and by no other name")
+            flask.abort(400, "open this page at the address that the server printed; other host names are refused")
 
     @app.after_request
     def secure(response: flask.Response) -> flask.Response:
@@ -56,13 +56,13 @@ def make_app(searcher: Searcher, videos: Path | None, run: str, host: str) -> fl
         return response
 
     @app.errorhandler(HTTPException)
-    def plain(error: HTTPException) -> flask.Response:
-        # With the headers of the error: a range that a file does not have is answered with its size.
+    def http_error(error: HTTPException) -> flask.Response:
+        # Keep the headers of the error: for a range that cannot be served, they give the size of the file.
         headers = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
         return flask.Response(f"{error.code} {error.name}: {error.description}\n", error.code, headers, mimetype="text/plain")
 
     @app.errorhandler(UserError)
-    def said(error: UserError) -> flask.Response:
+    def user_error(error: UserError) -> flask.Response:
         return flask.Response(f"{error}\n", 503, mimetype="text/plain")
 
     app.add_url_rule("/", "page", pages.page)
@@ -75,7 +75,7 @@ def make_app(searcher: Searcher, videos: Path | None, run: str, host: str) -> fl
 
 
 class _Pages:
-    """What each address answers."""
+    """The request handlers."""
 
     def __init__(self, searcher: Searcher, videos: Path | None, run: str) -> None:
         self._searcher, self._run = searcher, run
@@ -83,10 +83,10 @@ class _Pages:
         self._templates = environment()
         self._captions: TextFeatures | None = None
         self._one_at_a_time = Lock()
-        """Scoring takes every core, and its memory belongs to one query."""
+        """The searcher is not thread-safe, and one query keeps every core busy."""
 
     def page(self) -> flask.Response:
-        """The whole page: with the answer where something is asked, so that it works without scripts."""
+        """The whole page. It includes the answer to a query in the address, so that it works without scripts."""
         return self._answered("search_page.html")
 
     def results(self) -> flask.Response:
@@ -94,7 +94,7 @@ class _Pages:
         return self._answered("search_answer.html")
 
     def thumbnail(self, number: int, frame: int) -> flask.Response:
-        """The picture of a frame."""
+        """The thumbnail of a frame."""
         images = self._searcher.thumbnails(number) if number < len(self._searcher.gallery.ids) else []
         if frame >= len(images) or not images[frame]:
             flask.abort(404)
@@ -103,17 +103,17 @@ class _Pages:
         return response
 
     def video(self, number: int) -> flask.Response:
-        """A video file, or the range of it that is asked for."""
+        """A video file, or the requested range of it."""
         path = self._file(self._searcher.gallery.ids[number]) if number < len(self._searcher.gallery.ids) else None
         if path is None:
             flask.abort(404)
-        # Flask would make name and tag of the path, which may have bytes that are no text.
+        # Flask would derive name and ETag from the path, which may contain bytes that are not text.
         found = path.stat()
         tag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
         return flask.send_file(path, conditional=True, download_name=path_text(path.name), etag=tag)
 
     def _answered(self, template: str) -> flask.Response:
-        """The template with the answer to q (a query) or v (the number of a video), and 400 or 413 where there is no answer to it."""
+        """Render the template with the answer to q (a query) or v (the number of a video); status 400 or 413 for a bad query."""
         asked, number = flask.request.args.get("q"), flask.request.args.get("v", type=int)
         values: dict[str, Any] = {"query": "", "error": None, "answer": None, "captions": None}
         status, start = 200, perf_counter()
@@ -140,7 +140,7 @@ class _Pages:
             title=_title(values),
             seconds=perf_counter() - start,
             frames=self._frames,
-            video=self._address,
+            video=self._video_url,
             of_captions=self._caption_link if self._searcher.cache.names("texts") else None,
             run=self._run,
             videos=len(self._searcher.gallery.ids),
@@ -148,27 +148,27 @@ class _Pages:
         )
         return flask.Response(content, status, mimetype="text/html")
 
-    def _frames(self, hit: Hit) -> list[FrameShown]:
+    def _frames(self, hit: Hit) -> list[FrameView]:
         kept = self._searcher.has_thumbnails(hit.number)
 
         def image(frame: int) -> str:
             return flask.url_for("thumbnail", number=hit.number, frame=frame) if kept else ""
 
-        return list(frames_shown(hit, image))
+        return list(frame_views(hit, image))
 
     def _caption_link(self, hit: Hit) -> str:
         return flask.url_for("page", v=hit.number)
 
-    def _address(self, hit: Hit) -> str:
+    def _video_url(self, hit: Hit) -> str:
         return "" if self._file(hit.video_id) is None else flask.url_for("video", number=hit.number)
 
     def _file(self, video_id: str) -> Path | None:
-        """The file that the cache lists for a video, if it is there unchanged, in the folder and not behind a link that leads out of it."""
+        """The file that the cache lists for a video. It must be unchanged and inside the folder, links resolved; otherwise None."""
         name = self._searcher.files.get(video_id)
         if self._videos is None or name is None:
             return None
         for path in (one.resolve() for one in files_named(self._videos, name)):
-            # Another source of the cache may have a file of the same name in another folder.
+            # Another source may have a file of the same name in another folder.
             if path.is_relative_to(self._videos) and os.path.isfile(path) and self._is_made_from(video_id, path):
                 return path
         return None
@@ -177,17 +177,17 @@ class _Pages:
         try:
             return self._searcher.cache.is_made_from(video_id, path, file_digest)
         except OSError:
-            return False  # a file that may not be read
+            return False  # no permission to read the file
 
 
 def _title(values: Mapping[str, Any]) -> str:
-    """What a tab of a browser and its history call the page."""
+    """The title, which browser tabs and the history show."""
     asked = f"captions of {values['video_id']}" if values["captions"] else values["query"]
     return f"{shortened(asked)} - video search" if asked else "Video search"
 
 
 def _is_own(host: str, names: set[str]) -> bool:
-    """Whether a Host header names this machine: by an address, which nobody can point elsewhere, or by one of its names."""
+    """Whether a Host header names this machine, by one of its names or by an IP address, which DNS cannot redirect."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:

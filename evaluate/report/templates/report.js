@@ -1,6 +1,6 @@
 "use strict";
 
-// The weights behind the bars: of every strip a row for each button of its card, in parts of 10,000.
+// The weights behind the bars: for every strip, one row per button of its card, as integers where 10,000 is a weight of 1.
 const rowsOf = new WeakMap();
 
 function weights(strip, row) {
@@ -26,7 +26,7 @@ function show(card, button) {
   if (said.textContent !== button.textContent) said.textContent = button.textContent;
 }
 
-// On a narrow page the frame of most weight may be out of sight.
+// On a narrow page, the frame with the largest weight may be out of view.
 function scrollToHeaviest(card) {
   for (const bars of card.querySelectorAll(".bars")) {
     const tallest = [...bars.children].reduce((a, b) => (parseFloat(b.style.height) > parseFloat(a.style.height) ? b : a));

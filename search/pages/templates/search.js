@@ -1,4 +1,4 @@
-// The page works without this: queries are then answered by a whole page, and a moment opens the file at its time.
+// The page works without this script: a query then loads a whole page, and a moment opens the video file at its time.
 "use strict";
 
 const form = document.querySelector("form");
@@ -17,19 +17,19 @@ async function show(address) {
   } catch {
     content = null;
   }
-  // A later query was asked meanwhile: its answer counts.
+  // The user has sent another query in the meantime, whose answer will be shown instead.
   if (number !== asked) return;
   if (content === null) {
     const note = document.createElement("p");
     note.className = "error";
-    note.textContent = "The server does not answer: is it still running?";
+    note.textContent = "The server is not responding. Is it still running?";
     answer.replaceChildren(note);
   } else {
-    answer.innerHTML = content; // markup of the server's own templates, in which all data is escaped
+    answer.innerHTML = content; // from the server's own templates, which escape all data
     document.title = answer.querySelector("[data-title]")?.dataset.title ?? document.title;
   }
   answer.setAttribute("aria-busy", "false");
-  // For those who listen: the line that sums up the answer and what is noted beside it, and not all of it.
+  // Screen readers hear the summary line and the notes, not the whole answer.
   announced.textContent = [...answer.querySelectorAll("#status, .error, .note")].map((line) => line.textContent).join(" ");
 }
 
@@ -52,7 +52,7 @@ answer.addEventListener("click", (event) => {
   event.preventDefault();
   const seek = () => {
     player.currentTime = Number(link.dataset.seconds);
-    // A browser may refuse to play: the moment is shown all the same.
+    // If the browser refuses to play, the frame at that moment is still shown.
     player.play().catch(() => {});
   };
   if (player.readyState > 0) seek();

@@ -34,8 +34,8 @@ def demo_clip_loaded_once() -> Iterator[None]:
     """
     # Modules that only want ROOT from here need no torch.
     import extract.stage
+    from extract.encode import reload
     from extract.encode.clip import Clip, load_clip
-    from search import queries
 
     loaded: dict[str, Clip] = {}
 
@@ -46,7 +46,7 @@ def demo_clip_loaded_once() -> Iterator[None]:
             loaded[repr(given)] = load_clip(*given)
         return loaded[repr(given)]
 
-    with patch.object(extract.stage, "load_clip", load), patch.object(queries, "load_clip", load):
+    with patch.object(extract.stage, "load_clip", load), patch.object(reload, "load_clip", load):
         yield
 
 

@@ -6,6 +6,7 @@ few videos, a table of captions, a cache, a trained head and its results.
 
 import json
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -200,7 +201,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, st
     (folder / "videos").mkdir(parents=True)
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     shutil.copy(ROOT / "glccl", folder)
-    for name in ("docs", *commands.ROOMS):
+    for name in ("docs", "pyproject.toml", "requirements.txt", *commands.ROOMS):
         (folder / name).symlink_to(ROOT / name)
     generate.main(generate.GenerateOptions(out=own, train=6, val=2, test=4, quiet=True))
     table = pd.DataFrame(json.loads((own / "annotations" / "MSRVTT_data.json").read_text())["sentences"])
@@ -335,6 +336,17 @@ def test_links_lead_somewhere(page: str) -> None:
             path = (ROOT / page).parent / target if target else ROOT / page
             assert path.exists(), f"{page}: {target}"
             assert not anchor or anchor in anchors(path), f"{page}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES} - GENERATED))
+def test_files_and_python_names_in_a_page_are_there(page: str) -> None:
+    """Such as `tests/test_docs.py` and `data.cache.FeatureCache`; NAME stands for any."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    rooms = "|".join([*commands.ROOMS, "docs", "pipelines", "tests"])
+    for name in re.findall(rf"`((?:{rooms})[./][\w./]*\w)(?:\([^`]*)?`", text):
+        if "NAME" not in name and not (ROOT / name).exists():
+            assert "/" not in name, name
+            pkgutil.resolve_name(name)
 
 
 def test_every_page_is_on_the_map_and_says_in_its_first_line_what_it_is_for() -> None:

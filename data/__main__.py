@@ -1,4 +1,4 @@
-"""`python -m data`: the commands of this room. Under `python -m data VERB` they answer too, as they did before they were modules."""
+"""`python -m data`: list the commands of this package. Their former spelling, `python -m data VERB`, still works."""
 
 import sys
 
@@ -7,17 +7,17 @@ from data.cli.command import USER_ERROR, output_guarded
 from data.cli.moved import run_moved
 
 VERBS = {
-    "check": "what of a data set is there, and what is missing",
-    "presets": "the split protocols, with the words and frames of their recipes",
-    "verify": "find every damaged byte of a cache",
-    "merge": "put a cache into one file",
-    "sources": "the folders and tables of a cache; take one out",
-    "report": "the versions and the machine, for a bug report",
+    "check": "report what is present and what is missing of a data set",
+    "presets": "print the split protocols and their recipes",
+    "verify": "check every byte of a cache against its checksums",
+    "merge": "merge a cache into one file",
+    "sources": "print the folders and tables of a cache, or remove one",
+    "report": "print the versions and the machine, for a bug report",
 }
 
 
 def main() -> None:
-    """Hand a command line of before on to the module of its verb."""
+    """Run the module of a verb in the former spelling; otherwise print help or an error."""
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     if verb in VERBS:
         del sys.argv[1]
@@ -28,16 +28,16 @@ def main() -> None:
 
 
 def _answer(verb: str) -> None:
-    """What is said where no verb is given."""
+    """Answer --help, --version, and a missing or unknown verb."""
     if verb in ("-h", "--help"):
-        print("usage: python -m data.VERB [OPTIONS]\n\nverbs, each with a --help of its own:")
+        print("usage: python -m data.VERB [OPTIONS]\n\nverbs (each has its own --help):")
         for name, text in VERBS.items():
             print(f"  {name:8}  {text}")
     elif verb == "--version":
         print(f"python -m data {version()}")
     else:
-        said = f"{verb} is no verb" if verb else "a verb is missing"
-        print(f"error: python -m data.VERB: {said}: choose one of {', '.join(VERBS)}", file=sys.stderr)
+        problem = f"{verb} is not a verb" if verb else "a verb is missing"
+        print(f"error: python -m data.VERB: {problem}: choose one of {', '.join(VERBS)}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

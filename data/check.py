@@ -1,4 +1,4 @@
-"""`python -m data.check`: what of a data set is there and what is missing, from annotations and names of files alone."""
+"""`python -m data.check`: what is present and what is missing of a data set, from annotations and file names alone."""
 
 import json
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ from data.cli.command_line import About
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Say what of a data set is there and what is missing. Reads annotations and names of files only; ends with status 3 where it is not
-    whole."""
+    """Report what is present and what is missing of a data set. Reads annotations and file names only. Exits with status 3 if anything is
+    missing."""
 
     videos: Annotated[Path, About.INPUT]
     """Folder of the video files."""
     annotations: Annotated[Path | None, About.INPUT] = None
-    """Folder of the data set's annotation files; for `table` the file, or none for a plain folder of videos."""
+    """Folder of the data set's annotation files. For `table`, the table file; leave it out for a plain folder of videos."""
     dataset: Annotated[str, About.INPUT] = "table"
     """Data set: msrvtt, didemo, vatex, msvd, lsmdc, activitynet, demo, or table (your own)."""
     split_by_hash: Annotated[str | None, About.INPUT] = None
-    """TRAIN,VAL,TEST: how the videos of a table are divided into the splits that it lacks, as extract divides them. Such as 80,10,10."""
+    """TRAIN,VAL,TEST, such as 80,10,10: shares by which to divide a table's videos into the splits that it lacks, as extract does."""
     preset: Annotated[str | None, About.INPUT] = None
     """Split protocol of the data set: see python -m data.presets. Default: the data set's first."""
     json: Annotated[bool, About.OUTPUT] = False
-    """The result as one JSON line on standard output."""
+    """Print the result as one JSON line on standard output."""
 
 
 def check(options: CheckOptions) -> int:
-    """Print what there is and return the exit status. Raises UserError where annotations are missing or malformed."""
+    """Print the report and return the exit status. Raises UserError if annotations are missing or malformed."""
     from data.datasets import find_preset, read_dataset, shares_of
     from data.datasets.accounting import report, summary_line  # pandas loads late, so that --help answers at once
 
@@ -51,7 +51,7 @@ def check(options: CheckOptions) -> int:
         for what, listed in (("missing", found["missing"]), ("empty caption of", found["empty_captions"])):
             for line in first_of([f"{what}: {video_id}" for video_id in listed], "--json lists all"):
                 print(visible(line))
-        print("all of it is there" if found["complete"] else "not whole: extract, train_head and evaluate will ask for --allow-missing")
+        print("complete" if found["complete"] else "incomplete: extract, train_head and evaluate will ask for --allow-missing")
     return 0 if found["complete"] else SOME_FAILED
 
 

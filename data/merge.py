@@ -1,4 +1,4 @@
-"""`python -m data.merge CACHE OUT.h5`: one file to hand on, readable as a cache."""
+"""`python -m data.merge CACHE OUT.h5`: merge a cache into one file, to copy or share."""
 
 import json
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ from data.cli.command_line import About
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Put a cache into one file, to be read by --cache OUT.h5."""
+    """Merge a cache into one file, which --cache OUT.h5 reads."""
 
     cache: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache."""
     out: Annotated[Path, tyro.conf.Positional]
-    """The file to write; it must not be there."""
+    """The file to write; it must not exist."""
     json: Annotated[bool, About.OUTPUT] = False
-    """The result as one JSON line on standard output."""
+    """Print the result as one JSON line on standard output."""
 
 
 def merge(options: MergeOptions) -> int:
-    """Write the file and return the exit status. Raises UserError where it is there already, or there is no whole cache."""
+    """Write the file and return the exit status. Raises UserError if the file exists, or if the cache is missing or damaged."""
     from data.cache import FeatureCache  # numpy and pandas load late, so that --help answers at once
 
     if options.out.exists():
-        raise UserError(f"{options.out} is there already: name a new file, or remove it")
+        raise UserError(f"{options.out} exists already: name a new file, or remove it")
     if not options.out.parent.is_dir():
-        raise UserError(f"{options.out.parent} is no folder: make it, or name a file elsewhere")
+        raise UserError(f"{options.out.parent} is not a folder: make it, or name a file elsewhere")
     require_writable_file(options.out, "OUT")
     cache = FeatureCache(options.cache)
     cache.merge(options.out)

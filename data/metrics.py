@@ -1,12 +1,13 @@
-"""Retrieval metrics from scores and explicit answers, counted block by block.
+"""Retrieval metrics from scores and ground truth, computed block by block.
 
-Each text has one video that answers it (`answers`); a video may be described by several texts. The field's protocol: text to video, every
-text is a query over all videos; video to text, a video's texts count as one entry with the best of their scores, ranked among the videos
-that have texts. Ties are credited by expectation over their orders, so constant scores give R@K = K/N and never a perfect score.
+Each text has one correct video, its answer; a video may be described by several texts. The field's protocol: text to video, every text is
+a query over all videos. Video to text, the texts of a video count as one entry with the best of their scores, ranked among the videos that
+have texts. Ties get their expected credit over all orders, so constant scores give R@K = K/N and never a perfect score.
 
-The field counts ties otherwise, and `ties="reference"` does so too, for a figure beside a published one: a query enters once for its answer
-and once for all that ties with it, at each of their ranks, so that there are more entries than queries. Only text to video with several
-texts a video has an entry a query, ties in the order of the videos, and for its median rank the lower of two middle ones.
+Published code counts ties differently, and `ties="reference"` reproduces that, for figures to compare with published ones. There, a query
+counts once for its answer and once for each entry that ties with it, at successive ranks, so there are more counts than queries. The
+exception is text to video if some video has several texts: each query counts once, ties are ranked in the order of the videos, and the
+median rank is the lower of the two middle ranks.
 
 Shape suffixes: A texts, B videos, G videos of a block that have texts, Q queries, R rankings.
 """
@@ -29,30 +30,30 @@ RECALLS = (1, 5, 10)
 RECALL_NAMES = tuple(f"R@{k}" for k in RECALLS)
 MEDIAN_RANK, MEAN_RANK = "MdR", "MnR"
 FIGURES = (*RECALL_NAMES, MEDIAN_RANK, MEAN_RANK)
-"""What each direction has, in the order of tables."""
+"""The metrics of each direction, in the order of tables."""
 RECALL_SUM = "RSum"
-"""Of both directions together: see `recall_sum`."""
+"""The metric of both directions: see `recall_sum`."""
 TEXT_TO_VIDEO, VIDEO_TO_TEXT = DIRECTIONS = ("text_to_video", "video_to_text")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank, from 1, of the answer of every query of a direction."""
+    """The rank, from 1, of the answer to every query of one direction."""
 
     query_Q: NDArray[np.int64]
     """The queries: indices of texts, or of the videos that have texts."""
     best_Q: NDArray[np.int64]
-    """The rank where the answer is the first of all that ties with it."""
+    """The rank if the answer comes first among its ties."""
     worst_Q: NDArray[np.int64]
-    """And where it is the last."""
+    """The rank if the answer comes last among its ties."""
 
     @property
     def expected(self) -> NDArray[np.float64]:
-        """The mean of the ranks that it may have."""
+        """The expected rank: the mean over all orders of the ties."""
         return (self.best_Q + self.worst_Q) / 2
 
     def recall(self, k: int) -> NDArray[np.float64]:
-        """The chance that the answer is among the first k: any of its ranks is equally likely."""
+        """The probability that the answer is among the first k, with all orders of the ties equally likely."""
         recall_Q: NDArray[np.float64] = np.clip((k + 1 - self.best_Q) / (self.worst_Q - self.best_Q + 1), 0, 1)
         return recall_Q
 
@@ -66,19 +67,21 @@ class NanScore(ValueError):
 
 
 class RankCounter:
-    """Counts, for every query of both directions, the entries that score higher than its answer and those that tie with it.
+    """Counts, for every query of both directions, the entries that score higher than the answer and those that tie with it.
 
-    Blocks of scores may come in any order; each is looked at once, and the score of an answer is taken from its own block. What of a block
-    has no known answers yet waits in memory, so blocks that hold answers should come first. All texts of a video have to be in the same
-    block: for the videos' direction it is its best scores alone that wait.
+    Blocks of scores may arrive in any order, each once. The score of an answer comes from its own block. A block whose queries have unknown
+    answer scores waits in memory, so blocks that hold answers should come first. All texts of a video must be in the same block, so that in
+    the video-to-text direction only their best score has to wait.
     """
 
     def __init__(
         self, answers: Sequence[int] | NDArray[np.integer] | Tensor, videos: int, ties: Ties = "expected", rankings: int = 1
     ) -> None:
-        """`answers` [A]: the index of each text's video; `videos`: how many videos there are. Raises ValueError for other indices.
+        """answers: [A], the index of each text's video.
+        videos: the number of videos, B.
+        rankings: the number of scores per pair, R; each is ranked separately.
 
-        `rankings`: so many scores of each pair are ranked, each by itself.
+        Raises ValueError if there are no texts or an index is out of range.
         """
         self.ties = ties
         answer_A = torch.tensor(np.asarray(answers, dtype=np.int64)).reshape(-1)
@@ -98,9 +101,9 @@ class RankCounter:
         self._seen = 0
 
     def update(self, scores_RAB: Tensor, texts: Tensor, videos: Tensor) -> None:
-        """Take the block of scores [R, A, B], or [A, B] for one ranking, between these texts and videos, given by their indices.
+        """Add a block of scores, [R, A, B] or [A, B] for one ranking, of the texts and videos with these indices, [A] and [B].
 
-        Raises NanScore at a score that is NaN.
+        Raises NanScore if a score is NaN.
         """
         scores_RAB = scores_RAB.detach().cpu()
         if scores_RAB.ndim == 2:
@@ -112,7 +115,7 @@ class RankCounter:
         by_owner = answer_A.argsort(stable=True)
         owner_G, count_G = answer_A[by_owner].unique_consecutive(return_counts=True)
         assert bool((self._texts_of_video_B[owner_G] == count_G).all()), "the texts of a video are split between blocks"
-        # The texts of a video as one entry: the best of their scores.
+        # The texts of a video count as one entry with their best score.
         first_G = (count_G.cumsum(0) - count_G).numpy()
         best_RGB = torch.from_numpy(np.maximum.reduceat(scores_RAB[:, by_owner].numpy(), first_G, axis=1))
         rows, columns = (answer_A[:, None] == videos).nonzero(as_tuple=True)
@@ -126,7 +129,7 @@ class RankCounter:
         self._videos_waiting = [block for block in self._videos_waiting if not self._count_videos(*block)]
 
     def _count_texts(self, scores_RAB: Tensor, texts: Tensor, videos: Tensor) -> bool:
-        """Count the block for its texts if all of their answers are known."""
+        """Count the block for its texts if the scores of all their answers are known."""
         own_RA = self._own_RA[:, texts]
         if own_RA.isnan().any():
             return False
@@ -139,7 +142,7 @@ class RankCounter:
         return True
 
     def _count_videos(self, best_RGB: Tensor, videos: Tensor) -> bool:
-        """Count the best scores of a block for its videos if those of their own texts are all known."""
+        """Count a block's best scores for its videos if the best scores of the videos' own texts are all known."""
         own_RB = self._own_RB[:, videos]
         if own_RB[:, self._has_text_B[videos]].isnan().any():
             return False
@@ -149,9 +152,9 @@ class RankCounter:
         return True
 
     def share_answers(self, processes: ProcessGroup) -> None:
-        """Take over the scores of answers that other processes found; when every block that holds answers was seen by one of them."""
+        """Exchange the scores of answers. Call this when every block that holds answers has been seen by some process."""
         for own in (self._own_RA, self._own_RB):
-            # Of each answer one process has the score; the others have NaN.
+            # One process has the score of an answer; the others have NaN.
             own.masked_fill_(own.isnan(), -torch.inf)
             processes.maximum(own)
         self._own_RB[:, ~self._has_text_B] = torch.nan
@@ -159,27 +162,27 @@ class RankCounter:
         self._videos_waiting = [block for block in self._videos_waiting if not self._count_videos(*block)]
 
     def share_counts(self, processes: ProcessGroup) -> None:
-        """Add up what all processes counted, when every block was seen by one of them."""
+        """Sum the counts of all processes. Call this when every block has been seen by one of them."""
         seen = torch.tensor(self._seen)
         processes.sum(seen, self._higher_RA, self._tied_RA, self._tied_before_RA, self._higher_RB, self._tied_RB)
         self._seen = int(seen)
 
     def ranks(self, ranking: int = 0) -> tuple[Ranks, Ranks]:
-        """The ranks of both directions, text to video first, when every block was seen."""
+        """The ranks of both directions, text to video first. Call this when every block has been seen."""
         assert self._seen == len(self.answer_A) * len(self._has_text_B), "not every pair was scored"
         assert not self._texts_waiting
         assert not self._videos_waiting
         asking = self._has_text_B.nonzero()[:, 0]
 
         def ranks(query_Q: Tensor, higher_Q: Tensor, tied_Q: Tensor) -> Ranks:
-            # Among the ties is the answer itself.
+            # The ties include the answer itself.
             return Ranks(query_Q.numpy(), (higher_Q + 1).numpy(), (higher_Q + tied_Q).numpy())
 
         text_to_video = ranks(torch.arange(len(self.answer_A)), self._higher_RA[ranking], self._tied_RA[ranking])
         return text_to_video, ranks(asking, self._higher_RB[ranking, asking], self._tied_RB[ranking, asking])
 
     def metrics(self, ranking: int = 0) -> Metrics:
-        """The figures of both directions, when every block was seen: see `retrieval_metrics`."""
+        """The metrics of both directions: see `retrieval_metrics`. Call this when every block has been seen."""
         ranks = self.ranks(ranking)
         if self.ties == "expected":
             text_to_video, video_to_text = map(summary, ranks)
@@ -192,36 +195,45 @@ class RankCounter:
 
 
 def recall_sum(text_to_video: Mapping[str, float], video_to_text: Mapping[str, float]) -> float:
-    """RSum: R@1, R@5 and R@10 of both directions together."""
+    """RSum: the sum of R@1, R@5 and R@10 over both directions."""
     return sum(direction[name] for direction in (text_to_video, video_to_text) for name in RECALL_NAMES)
 
 
 def retrieval_metrics(
     scores_AB: Tensor | NDArray[Any], answers: Sequence[int] | NDArray[np.integer] | Tensor, ties: Ties = "expected"
 ) -> Metrics:
-    """Retrieval metrics of a whole score matrix.
+    """Retrieval metrics of a score matrix.
 
-    `scores_AB` [A, B]: the score of every text with every video; `answers` [A]: the index of each text's video. Returns
-    {"text_to_video": {...}, "video_to_text": {...}, "RSum"} with R@1, R@5, R@10 in percent, median rank MdR and mean rank MnR (from 1).
-    `ties`: credited by expectation, or as the field counts them (see the top of this file); then each direction also has "entries", their
-    number. Raises ValueError where a score is NaN (NanScore) or an answer names no video.
+    scores_AB: [A, B], the score of every text with every video.
+    answers: [A], the index of each text's video.
+    ties: "expected" credit, or "reference" to count as published code does (see the top of this file). With "reference", each direction
+        also has "entries", the number of counted ranks.
+
+    Returns {"text_to_video": {...}, "video_to_text": {...}, "RSum": ...}. Each direction has R@1, R@5, R@10 in percent, the median rank MdR
+    and the mean rank MnR; ranks start at 1.
+
+    >>> scores_AB = torch.tensor([[0.9, 0.1], [0.8, 0.3]])  # the second text prefers the wrong video
+    >>> retrieval_metrics(scores_AB, answers=[0, 1])["text_to_video"]
+    {'R@1': 50.0, 'R@5': 100.0, 'R@10': 100.0, 'MdR': 1.5, 'MnR': 1.5}
+
+    Raises ValueError if a score is NaN (NanScore), if the shapes do not match, or if an answer is out of range.
     """
     scores_AB = torch.as_tensor(scores_AB)
     if scores_AB.ndim != 2 or len(scores_AB) != len(answers):
-        raise ValueError(f"scores of shape {tuple(scores_AB.shape)} do not go with {len(answers)} answers")
+        raise ValueError(f"scores of shape {tuple(scores_AB.shape)} do not match {len(answers)} answers")
     counter = RankCounter(answers, scores_AB.shape[1], ties)
     counter.update(scores_AB, torch.arange(scores_AB.shape[0]), torch.arange(scores_AB.shape[1]))
     return counter.metrics()
 
 
 def summary(ranks: Ranks) -> Mapping[str, float]:
-    """Metrics of one direction, ties credited by expectation."""
+    """Metrics of one direction, with expected credit for ties."""
     recalls = {name: float(ranks.recall(k).mean()) * 100 for k, name in zip(RECALLS, RECALL_NAMES, strict=True)}
     return recalls | {MEDIAN_RANK: float(np.median(ranks.expected)), MEAN_RANK: float(ranks.expected.mean())}
 
 
 def _entries(ranks: Ranks) -> Mapping[str, float]:
-    """The same as the field counts it: an entry for the answer and for each entry that ties with it, at successive ranks."""
+    """Metrics as published code counts them: once for the answer and once for each of its ties, at successive ranks."""
     count_Q = ranks.worst_Q - ranks.best_Q + 1
     after_first = np.arange(count_Q.sum()) - np.repeat(np.cumsum(count_Q) - count_Q, count_Q)
     rank = np.repeat(ranks.best_Q, count_Q) + after_first
@@ -229,7 +241,7 @@ def _entries(ranks: Ranks) -> Mapping[str, float]:
 
 
 def _lower_median(above_Q: Tensor) -> Mapping[str, float]:
-    """One entry a query; of two middle ranks the lower is the median."""
+    """Metrics with one rank per query; the median is the lower of two middle ranks."""
     return _of_ranks((above_Q + 1).numpy(), float(above_Q.median()) + 1)
 
 

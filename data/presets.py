@@ -1,4 +1,4 @@
-"""`python -m data.presets`: the split protocols and their recipes."""
+"""`python -m data.presets`: print the split protocols and their recipes."""
 
 import dataclasses
 import json
@@ -15,21 +15,21 @@ if TYPE_CHECKING:  # pandas loads late, so that --help answers at once
 
 @dataclass(frozen=True)
 class PresetsOptions:
-    """Print the presets: split protocols with their sizes, words and frames, and with the epochs, batches and learning rate that heads are
-    trained with. extract takes one by --preset, and --fps, --max-frames and --max-words in its place."""
+    """Print the presets: split protocols with their sizes, and recipes with words, frames, epochs, batch size and learning rate. extract
+    takes a preset with --preset; its --fps, --max-frames and --max-words override the recipe."""
 
     dataset: Annotated[str | None, About.INPUT] = None
-    """Only those of this data set."""
+    """Print only the presets of this data set."""
     preset: Annotated[str | None, About.INPUT] = None
-    """Only that of this name."""
+    """Print only the preset of this name."""
     training: Annotated[bool, About.OUTPUT] = False
-    """Print the options of train_head that the recipe of --preset sets, on one line, for use in a shell."""
+    """Print the train_head options of the recipe of --preset on one line, for use in a shell."""
     json: Annotated[bool, About.OUTPUT] = False
-    """The presets as one JSON line on standard output."""
+    """Print the presets as one JSON line on standard output."""
 
 
 def print_presets(options: PresetsOptions) -> int:
-    """Print them and return the exit status. Raises UserError for an unknown data set or preset."""
+    """Print the presets and return the exit status. Raises UserError for an unknown data set or preset."""
     from data.datasets import ADAPTERS
 
     if options.dataset not in (None, *ADAPTERS):

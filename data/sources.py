@@ -1,4 +1,4 @@
-"""`python -m data.sources CACHE`: the folders and tables of a cache, and taking one out."""
+"""`python -m data.sources CACHE`: print the sources of a cache, or remove one."""
 
 import json
 import sys
@@ -15,24 +15,24 @@ from data.cli.command_line import About
 
 @dataclass(frozen=True)
 class SourcesOptions:
-    """Print the sources of a cache: the folders and tables whose videos and captions are searched, trained on and evaluated."""
+    """Print the sources of a cache: the folders and tables whose videos and captions are used for search, training and evaluation."""
 
     cache: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache, or a merged file."""
     drop: Annotated[str | None, About.CACHE] = None
-    """Take the source of this name out. Its features stay until extract --prune drops what no source lists."""
+    """Remove the source of this name. Its features stay until extract --prune drops what no source lists."""
     json: Annotated[bool, About.OUTPUT] = False
-    """The sources as one JSON line on standard output."""
+    """Print the sources as one JSON line on standard output."""
 
 
 def print_sources(options: SourcesOptions) -> int:
-    """Print them and return the exit status. Raises UserError where there is no cache, or no source of the name."""
+    """Print the sources and return the exit status. Raises UserError if there is no cache, or no source named --drop."""
     from data.cache import FeatureCache  # numpy and pandas load late, so that --help answers at once
 
     cache = FeatureCache(options.cache)
     if options.drop is not None:
         if cache.merged:
-            raise UserError(f"{options.cache} is a merged cache, which is never changed: drop the source from the folder, and merge again")
+            raise UserError(f"{options.cache} is a merged cache and cannot change: drop the source from the folder, and merge again")
         names = cache.listings.names()
         if options.drop not in names:
             raise UserError(f"--drop {options.drop}: the cache {options.cache} has no such source; it has: {', '.join(names) or 'none'}")
@@ -40,9 +40,9 @@ def print_sources(options: SourcesOptions) -> int:
             cache.listings.remove(options.drop)
         except OSError as error:
             raise UserError(
-                f"{options.cache} cannot be written ({error.strerror}): --drop takes the source out of the cache's files"
+                f"{options.cache} cannot be written ({error.strerror}): --drop has to change the cache, so make it writable"
             ) from error
-        print(f"{options.drop} is out of the listings of {options.cache}", file=sys.stderr)
+        print(f"{options.cache} no longer lists {options.drop}", file=sys.stderr)
     rows = [
         {
             "name": name,
@@ -58,7 +58,7 @@ def print_sources(options: SourcesOptions) -> int:
         return 0
     for row in rows:
         count = f"{row['videos']:,} videos and {row['captions']:,} captions"
-        print(f"{row['name']}: {count}, {row['preset']}, from {row['origin'] or 'a run that did not say'}")
+        print(f"{row['name']}: {count}, {row['preset']}, from {row['origin'] or 'an unrecorded place'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`python -m data.verify CACHE`: every byte of a cache against the checksums written with it."""
+"""`python -m data.verify CACHE`: check every byte of a cache against its checksums."""
 
 import json
 from dataclasses import dataclass
@@ -16,16 +16,17 @@ from data.cli.command_line import About
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """Find every damaged byte of a cache and say what has to be extracted again. Ends with status 3 where there is damage."""
+    """Check every byte of a cache against its checksums, and list what has to be extracted again. Exits with status 3 if files are
+    damaged."""
 
     cache: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache, or a merged file."""
     json: Annotated[bool, About.OUTPUT] = False
-    """The result as one JSON line on standard output."""
+    """Print the result as one JSON line on standard output."""
 
 
 def verify(options: VerifyOptions) -> int:
-    """Print what is damaged and return the exit status. Raises UserError where there is no cache."""
+    """Print what is damaged and return the exit status. Raises UserError if there is no cache."""
     from data.cache.layout import CLIP_FILE  # numpy and pandas load late, so that --help answers at once
     from data.cache.listings import Listings
     from data.cache.tables import is_intact
@@ -47,15 +48,15 @@ def verify(options: VerifyOptions) -> int:
     if not damaged:
         print(f"{path}: {len(files)} files are sound")
     elif path.is_file():
-        print(f"{path} is damaged: merge it again from the folder it was made from")
+        print(f"{path} is damaged: merge it again from the folder that it was merged from")
     else:
         print(f"{len(damaged)} of {len(files)} files are damaged: run extract again with the same options, which repairs them")
     return SOME_FAILED if damaged else 0
 
 
 def _lost(cache: Path, damaged: list[Path]) -> set[str]:
-    """The videos with a file that the sound tables list and no sound part holds."""
-    from data.cache.index import names_in
+    """The videos that an intact table lists with a file, and that no intact part holds."""
+    from data.cache.index import video_ids_in
     from data.cache.tables import read_parquet
 
     listed: set[str] = set()
@@ -63,7 +64,7 @@ def _lost(cache: Path, damaged: list[Path]) -> set[str]:
         frame = read_parquet(table)
         listed |= set(frame.loc[frame["file"].notna(), "video_id"])
     for part in set(cache.glob("videos-*.h5")) - set(damaged):
-        listed -= set(names_in(part))
+        listed -= set(video_ids_in(part))
     return listed
 
 

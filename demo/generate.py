@@ -1,6 +1,6 @@
-"""Render the demo data set: `python -m demo.generate --out DIR` writes DIR/videos/*.mp4 and DIR/annotations in MSR-VTT's file form.
+"""Render the demo data set: `python -m demo.generate --out DIR` writes DIR/videos/*.mp4 and DIR/annotations in MSR-VTT's format.
 
-Running again renders only what is missing; a DIR made with other sizes or another seed is refused.
+A second run renders only the missing videos, and refuses a DIR made with other sizes or another seed.
 """
 
 import json
@@ -21,7 +21,7 @@ from data.base.whole_files import write_atomically, write_json
 from data.base.writable import make_folder, require_writable_folder
 from data.cli.command import run_command
 from demo.render import SIDE, render_event
-from demo.world import Split, caption, make_split
+from demo.world import DemoSplit, caption, make_split
 from extract.ffmpeg.run import encode_video, require_ffmpeg
 
 FPS = 8
@@ -30,38 +30,38 @@ RECIPE_FILE = "recipe.json"
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Render the demo data set: videos of moving shapes, and captions that describe a part of each."""
+    """Render the demo data set: videos of moving shapes, with captions that each describe a part of a video."""
 
     out: Path
     """Folder for videos/ and annotations/."""
     train: int = 1000
-    """Training videos, four captions each."""
+    """Number of training videos, with four captions each."""
     val: int = 200
-    """Validation videos, two captions each."""
+    """Number of validation videos, with two captions each."""
     test: int = 500
-    """Test videos, two captions each."""
+    """Number of test videos, with two captions each."""
     seed: int = 0
-    """Seed of everything that happens."""
+    """Seed of the events, captions and pictures."""
     quiet: bool = False
-    """No progress."""
+    """Do not print progress."""
 
 
 CAPTIONS_PER_VIDEO = {"train": 4, "val": 2, "test": 2}
 
 
 def main(options: GenerateOptions) -> Path:
-    """Write the data set and return its folder. Raises UserError where the folder holds another one, or ffmpeg does not work."""
+    """Write the data set and return its folder. Raises UserError if the folder holds another data set, or if ffmpeg does not work."""
     require_ffmpeg()
     check_seed(options.seed)
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     if min(sizes.values()) < 1:
-        raise UserError("--train, --val and --test: at least 1 video each")
+        raise UserError("--train, --val and --test must each be at least 1")
     require_writable_folder(options.out)
     recipe = {**sizes, "seed": options.seed}
     videos, annotations = options.out / "videos", options.out / "annotations"
     recipe_path = options.out / RECIPE_FILE
     if recipe_path.exists() and json.loads(recipe_path.read_text()) != recipe:
-        raise UserError(f"--out {options.out} holds a demo set of other sizes or another seed: name another folder, or delete it")
+        raise UserError(f"--out {options.out} holds a demo set of other sizes or another seed: choose another folder, or delete it")
     for folder in (videos, annotations):
         make_folder(folder)
     write_json(recipe_path, recipe)
@@ -90,8 +90,8 @@ def main(options: GenerateOptions) -> Path:
     return options.out
 
 
-def _describe(made: Split, split: str, ids: list[str], rng: np.random.Generator, records: dict[str, list[Any]]) -> None:
-    """The split's records in the form of MSRVTT_data.json."""
+def _describe(made: DemoSplit, split: str, ids: list[str], rng: np.random.Generator, records: dict[str, list[Any]]) -> None:
+    """Append the split's records, in the format of MSRVTT_data.json."""
     for v, video_id in enumerate(ids):
         seconds = int(made.seconds_VE[v].sum())
         records["videos"].append({"video_id": video_id, "split": split, "start time": 0, "end time": seconds, "url": ""})
@@ -101,7 +101,7 @@ def _describe(made: Split, split: str, ids: list[str], rng: np.random.Generator,
 
 
 def _render_video(task: tuple[Path, NDArray[np.int8], NDArray[np.int8], tuple[int, int, int]]) -> None:
-    """Draw the events of one video one after the other and encode them."""
+    """Draw the events of one video in order and encode it."""
     path, events_EK, seconds_E, seed = task
     rng = np.random.default_rng(seed)
     stills: list[bytes] = []

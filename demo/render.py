@@ -1,4 +1,4 @@
-"""Pictures of the demo world: one event as stills, drawn at twice the size and halved, which smooths the edges."""
+"""Draw events of the demo world as stills, at twice the size and then halved for smooth edges."""
 
 from math import cos, pi, sin
 
@@ -26,7 +26,7 @@ Point = tuple[float, float]
 
 
 def _corners(shape: str) -> list[Point]:
-    """The outline of a shape of radius 1 round the origin, y downwards."""
+    """The outline of a shape of radius 1 around the origin, y downwards."""
     if shape == "square":
         return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
     if shape == "diamond":
@@ -50,7 +50,7 @@ def _corners(shape: str) -> list[Point]:
 
 
 def _background(name: str, tone: float, phase: NDArray[np.float64], side: int) -> NDArray[np.uint8]:
-    """A quiet grey pattern [side, side, 3]; tone in 0..1 sets its brightness, phase [2] in 0..1 its position."""
+    """A faint grey pattern [side, side, 3]. `tone` (0 to 1) sets its brightness, `phase` [2] (0 to 1) its position."""
     dark, light = 35 + 20 * tone, 75 + 30 * tone
     x, y = np.arange(side)[None, :] / side, np.arange(side)[:, None] / side
     u, v = 6 * x + phase[0], 6 * y + phase[1]
@@ -72,9 +72,9 @@ def _background(name: str, tone: float, phase: NDArray[np.float64], side: int) -
 
 
 def render_event(event_K: NDArray[np.int8], progress: list[float], rng: np.random.Generator) -> list[Image.Image]:
-    """Stills of one event at the given moments (0 its start, 1 its end), each SIDE x SIDE, RGB.
+    """RGB stills of one event, each SIDE x SIDE, at the given times (0 is its start, 1 its end).
 
-    `rng` places what no caption speaks of: the exact position, the tone and phase of the background.
+    `rng` draws what no caption mentions: the exact position and size, and the tone and phase of the background.
     """
     value = {name: ATTRIBUTES[name][event_K[k]] for k, name in enumerate(NAMES)}
     side = 2 * SIDE
@@ -90,7 +90,7 @@ def render_event(event_K: NDArray[np.int8], progress: list[float], rng: np.rando
         draw = ImageDraw.Draw(image)
         centre = [(_CENTRES[value["place"]][axis] + jitter[axis] + direction[axis] * 0.12 * (moment - 0.5)) * side for axis in (0, 1)]
         moving = value["motion"] != "resting"
-        # The trail, faintest first, so that one still shows where the object comes from.
+        # The trail, faintest first: it shows the direction of motion in a single still.
         for step, strength in ((3, 0.2), (2, 0.35), (1, 0.55), (0, 1.0)) if moving else ((0, 1.0),):
             at = [centre[axis] - direction[axis] * step * 0.5 * radius for axis in (0, 1)]
             ink = tuple(round(strength * c + (1 - strength) * 60) for c in colour)

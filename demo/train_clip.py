@@ -1,8 +1,8 @@
 """Train the demo's tiny CLIP on rendered stills and captions of single events: `python -m demo.train_clip --out DIR`.
 
-The plain contrastive loss of CLIP (Radford et al. 2021) on random events of the demo world; half of each batch are hard negatives, one
-attribute away from the other half. The result is a folder for `--model local-dir:DIR`: open_clip's configuration and the weights as
-float16. Embeddings of tokens that no caption uses are zero, so that the file compresses and an unknown word says nothing.
+The loss is CLIP's contrastive loss (Radford et al. 2021) on random events of the demo world. Half of each batch are hard negatives that
+differ from the other half in one attribute. The result is a folder for `--model local-dir:DIR` with open_clip's configuration and float16
+weights. The embeddings of tokens that no caption uses are set to zero, so that the file compresses well and unknown words have no effect.
 
 Shape suffixes: N stills of a batch, L text positions, D joint dimension.
 """
@@ -36,7 +36,7 @@ CONFIG_DIR = Path(__file__).parent / "clip"
 
 
 Batch = tuple[NDArray[np.uint8], list[str]]
-"""Stills [N, H, W, 3] and the caption of each."""
+"""Stills [N, H, W, 3] and their captions."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class TrainClipOptions:
     out: Path
     """Folder for open_clip_config.json and open_clip_model.safetensors."""
     steps: int = 1800
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     batch_size: int = 128
-    """Stills a step; half of them are hard negatives of the other half."""
+    """Stills per step; half of them are hard negatives of the other half."""
     lr: float = 1e-3
-    """Largest learning rate, reached after 5% of the steps, then a cosine to zero."""
+    """Peak learning rate, reached after 5% of the steps and followed by cosine decay to zero."""
     seed: int = 0
-    """Seed of the weights, the stills and the captions."""
+    """Seed of the weights, stills and captions."""
 
 
 def _make_batch(task: tuple[int, int, int]) -> Batch:
-    """One batch, from (seed, step, size): stills [N, 128, 128, 3] and a caption of each. The same wherever it is made."""
+    """One batch from (seed, step, size): stills [N, 128, 128, 3] and their captions. The same in any process."""
     seed, step, size = task
     rng = np.random.default_rng([seed, step])
     base_NK = random_events(rng, size // 2)
@@ -64,24 +64,24 @@ def _make_batch(task: tuple[int, int, int]) -> Batch:
     stills, captions = [], []
     for event_K in events_NK:
         stills.append(np.asarray(render_event(event_K, [float(rng.random())], rng)[0]))
-        said = rng.permutation(len(NAMES))[: rng.integers(3, len(NAMES) + 1)]
-        captions.append(caption(rng, ({NAMES[k]: int(event_K[k]) for k in said},)))
+        mentioned = rng.permutation(len(NAMES))[: rng.integers(3, len(NAMES) + 1)]
+        captions.append(caption(rng, ({NAMES[k]: int(event_K[k]) for k in mentioned},)))
     return np.stack(stills), captions
 
 
 def _batches(pool: ProcessPoolExecutor, options: TrainClipOptions) -> Iterator[Batch]:
-    """The batches in order, rendered by the pool at most a few steps ahead: rendering is faster than training."""
-    ahead: deque[Future[Batch]] = deque()
+    """Yield the batches in order. The pool renders only a few steps ahead, because rendering is faster than training."""
+    pending: deque[Future[Batch]] = deque()
     for step in range(options.steps):
-        ahead.append(pool.submit(_make_batch, (options.seed, step, options.batch_size)))
-        if len(ahead) > 8:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
+        pending.append(pool.submit(_make_batch, (options.seed, step, options.batch_size)))
+        if len(pending) > 8:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def clip_loss(image_ND: Tensor, sentence_ND: Tensor, logit_scale: Tensor) -> Tensor:
-    """CLIP's symmetric cross entropy over the batch."""
+    """CLIP's symmetric cross-entropy over the batch: image features [N, D], sentence features [N, D] -> scalar."""
     normalise = nn.functional.normalize
     logits_NN = logit_scale * normalise(image_ND, dim=-1) @ normalise(sentence_ND, dim=-1).T
     target_N = torch.arange(len(logits_NN))
@@ -89,7 +89,7 @@ def clip_loss(image_ND: Tensor, sentence_ND: Tensor, logit_scale: Tensor) -> Ten
 
 
 def main(options: TrainClipOptions) -> Path:
-    """Train and write the folder; returns it."""
+    """Train, write the folder, and return it."""
     check_seed(options.seed)
     require_writable_folder(options.out)
     clip = load_clip(f"local-dir:{CONFIG_DIR}", RANDOM, torch.device("cpu"), options.seed)
@@ -107,7 +107,7 @@ def main(options: TrainClipOptions) -> Path:
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         bar = tqdm(_batches(pool, options), total=options.steps, unit="step", mininterval=2)
         for still_NHWC, captions in bar:
-            # The same shrinking as the transform of the evaluation: bicubic with antialiasing.
+            # Resize as the evaluation transform does: bicubic with antialiasing.
             image_NCHW = nn.functional.interpolate(
                 torch.from_numpy(still_NHWC).permute(0, 3, 1, 2).float() / 255, size=64, mode="bicubic", antialias=True
             ).clamp(0, 1)

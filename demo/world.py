@@ -1,11 +1,11 @@
-"""What happens in the demo videos, and what a caption may say of it.
+"""The events of the demo videos, and the statements that captions make about them.
 
 A video is a sequence of 3 to 5 events. An event is one object (size, colour, shape) with a motion, at a place, over a background:
-2 * 8 * 8 * 5 * 5 * 6 = 19,200 kinds. A caption describes one event or two, in their order, and names only some attributes of each, so
-it is true of a part of the video. Every video has a sibling that differs from it in exactly one attribute of each event (a hard negative).
+2 * 8 * 8 * 5 * 5 * 6 = 19,200 kinds. A caption describes one or two events in order, and only some attributes of each, so it covers a part
+of the video. Every video has a sibling that differs in exactly one attribute of each event: a hard negative.
 
-`make_world` guarantees that no caption is true of a second video of its split. Everything a caption says can be seen in stills, or in
-their order: a motion leaves a trail behind the object.
+`make_split` guarantees that each caption is true of only one video of its split. Everything in a caption is visible in stills or in their
+order: a moving object leaves a trail.
 
 Shape suffixes: V videos, E events of a video (padded with -1 to 5), K attributes of an event.
 """
@@ -28,15 +28,15 @@ CARDINALITIES = np.array([len(values) for values in ATTRIBUTES.values()])
 MAX_EVENTS = 5
 
 Description = dict[str, int]
-"""Some attributes of one event, by name, with the index of the value."""
+"""Some attributes of one event: name to index of the value, such as {"colour": 0} for red."""
 
 Statement = tuple[Description, ...]
-"""What a caption claims: events like these happen, in this order, others possibly between them."""
+"""What a caption claims: events that fit these descriptions occur in this order, possibly with others between them."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """The videos of one split: attribute indices [V, E, K], seconds of each event [V, E] (0 where there is none), and statements."""
+class DemoSplit:
+    """The videos of one split: attribute indices [V, E, K], seconds of each event [V, E] (0 for padding), and statements per video."""
 
     events_VEK: NDArray[np.int8]
     seconds_VE: NDArray[np.int8]
@@ -49,7 +49,7 @@ def random_events(rng: np.random.Generator, count: int) -> NDArray[np.int8]:
 
 
 def change_one_attribute(rng: np.random.Generator, events_NK: NDArray[np.int8]) -> NDArray[np.int8]:
-    """A copy of the events in which one attribute of each has another value."""
+    """A copy of the events with one attribute of each changed to another value."""
     changed_NK = events_NK.copy()
     for event_K in changed_NK:
         k = rng.integers(len(NAMES))
@@ -58,7 +58,7 @@ def change_one_attribute(rng: np.random.Generator, events_NK: NDArray[np.int8]) 
 
 
 def matches(description: Description, events: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Which events [..., K] the description fits."""
+    """Mask [...] of the events [..., K] that fit the description."""
     fits = events[..., 0] >= 0
     for name, value in description.items():
         fits = fits & (events[..., NAMES.index(name)] == value)
@@ -66,7 +66,7 @@ def matches(description: Description, events: NDArray[np.int8]) -> NDArray[np.bo
 
 
 def is_true_of(statement: Statement, events_VEK: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Of which videos [V] the statement is true: its descriptions fit events of the video in the same order."""
+    """Mask [V] of the videos that the statement is true of: some of their events fit its descriptions, in order."""
     true_V = np.ones(len(events_VEK), dtype=bool)
     last_V = np.full(len(events_VEK), -1)
     for description in statement:
@@ -76,8 +76,8 @@ def is_true_of(statement: Statement, events_VEK: NDArray[np.int8]) -> NDArray[np
     return true_V
 
 
-def make_split(rng: np.random.Generator, videos: int, captions_per_video: int) -> Split:
-    """Videos in sibling pairs, and statements each of which is true of its own video alone."""
+def make_split(rng: np.random.Generator, videos: int, captions_per_video: int) -> DemoSplit:
+    """Make videos in sibling pairs, and statements that are each true of their own video alone."""
     pairs = (videos + 1) // 2
     count_P = rng.integers(3, MAX_EVENTS + 1, size=pairs)
     base_PEK = random_events(rng, pairs * MAX_EVENTS).reshape(pairs, MAX_EVENTS, -1)
@@ -87,39 +87,39 @@ def make_split(rng: np.random.Generator, videos: int, captions_per_video: int) -
     events_VEK[~present_VE] = -1
     seconds_VE = rng.integers(2, 4, size=present_VE.shape).astype(np.int8) * present_VE
     statements = [[make_statement(rng, events_VEK, v) for _ in range(captions_per_video)] for v in range(videos)]
-    return Split(events_VEK, seconds_VE, statements)
+    return DemoSplit(events_VEK, seconds_VE, statements)
 
 
 def make_statement(rng: np.random.Generator, events_VEK: NDArray[np.int8], video: int) -> Statement:
-    """A statement true of `video` and of no other: it starts vague and says more until only that video is left."""
+    """A statement true of `video` alone: it starts vague and gains facts until no other video fits."""
     count = int((events_VEK[video, :, 0] >= 0).sum())
     everything = [(position, name) for position in range(count) for name in NAMES]
-    # A try fails only where all that can be said of the chosen events happens in another video too: at 10,000 videos about
-    # nine single events in ten, and one pair in thousands.
+    # An attempt fails only if the complete description of the chosen events also fits another video. With 10,000
+    # videos that holds for about nine in ten single events, and for one in thousands of pairs.
     for _ in range(1000):
-        # Two events at most: a caption of three could describe the whole of a video.
+        # At most two events: a caption of three could describe a whole video.
         positions = np.sort(rng.choice(count, size=rng.integers(1, 3), replace=False)).tolist()
-        said: dict[int, Description] = {position: {} for position in positions}
-        unsaid = [fact for fact in everything if fact[0] in said]
-        rng.shuffle(unsaid)
-        # So many facts are said at least that few captions have to grow far.
+        stated: dict[int, Description] = {position: {} for position in positions}
+        unstated = [fact for fact in everything if fact[0] in stated]
+        rng.shuffle(unstated)
+        # Start with enough facts that few captions need many more.
         minimum = int(rng.integers(4, 6))
-        candidates_N = np.arange(len(events_VEK))
-        while unsaid:
-            position, name = unsaid.pop()
-            said[position][name] = int(events_VEK[video, position, NAMES.index(name)])
-            statement = tuple(said[position] for position in positions)
+        remaining_N = np.arange(len(events_VEK))
+        while unstated:
+            position, name = unstated.pop()
+            stated[position][name] = int(events_VEK[video, position, NAMES.index(name)])
+            statement = tuple(stated[position] for position in positions)
             facts = sum(len(description) for description in statement)
             if facts >= minimum and all(len(description) >= 2 for description in statement):
-                # Saying more never makes a statement true of another video, so only those still in question are looked at.
-                candidates_N = candidates_N[is_true_of(statement, events_VEK[candidates_N])]
-                if len(candidates_N) == 1:
+                # Another fact never makes a statement true of more videos, so check only the remaining videos.
+                remaining_N = remaining_N[is_true_of(statement, events_VEK[remaining_N])]
+                if len(remaining_N) == 1:
                     return statement
-    raise AssertionError(f"nothing can be said that is true of video {video} alone")
+    raise AssertionError(f"no statement is true of video {video} alone")
 
 
 def phrase(description: Description, background_first: bool = False) -> str:
-    """The words for one event, such as "a small red star rising on the left over a dotted background"."""
+    """Describe one event in words, such as "a small red star rising on the left over a dotted background"."""
     word = {name: ATTRIBUTES[name][value] for name, value in description.items()}
     noun = " ".join(part for part in (word.get("size"), word.get("colour"), word.get("shape", "object")) if part)
     article = "an" if noun[0] in "aeiou" else "a"
@@ -131,7 +131,7 @@ def phrase(description: Description, background_first: bool = False) -> str:
 
 
 def caption(rng: np.random.Generator, statement: Statement) -> str:
-    """One of several wordings of the statement."""
+    """The statement in one of several wordings, chosen at random."""
     parts = [phrase(description, background_first=bool(rng.random() < 0.25)) for description in statement]
     if len(parts) == 1:
         return parts[0]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data.base.errors import UserError, check_seed
-from data.base.provenance import plain, provenance
+from data.base.provenance import json_value, provenance
 from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
@@ -32,7 +32,7 @@ from evaluate.report.collect import ReportCollector
 from evaluate.two_stage.rows import candidate_rows, format_candidates, kinds, parse_candidates
 from search.cut import cut_figures
 from search.index.candidates import require_index
-from train_head.compiling import compiling_said
+from train_head.compiling import announce_compiling
 from train_head.heads import Execution, Head
 from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, trained_on
 from train_head.scoring.pairs import score_all_pairs
@@ -83,9 +83,9 @@ def evaluate(options: EvaluateOptions) -> Path:
     check_out(options.out, EVALUATION)
     _check_options(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
-        if options.index is not None and processes.count > 1:
+        if options.index is not None and processes.world_size > 1:
             raise UserError("--index is for one process: leave it out under torchrun, where each builds its share")
-        with compiling_said(options.quiet or processes.rank > 0):
+        with announce_compiling(options.quiet or processes.rank > 0):
             return _evaluate(options, processes)
 
 
@@ -145,7 +145,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "post_processing": post_processed,
         "candidates": candidates,
         "cost": _cost_row(cost, head, split),
-        "processes": processes.count,
+        "processes": processes.world_size,
         "protocol": _protocol(split),
         "max_frames": loaded.max_frames,
         "products": options.products,
@@ -186,7 +186,7 @@ def _facts(options: EvaluateOptions, loaded: Loaded) -> dict[str, Any]:
     for name, value in sorted(loaded.head.state_dict().items()):
         weights.update(name.encode() + value.cpu().numpy().tobytes())
     decisive = options_without(type(options), Meaning.FREE)
-    given = {f"--{name.replace('_', '-')}": plain(getattr(options, name)) for name in decisive}
+    given = {f"--{name.replace('_', '-')}": json_value(getattr(options, name)) for name in decisive}
     captions = hashlib.sha256("\0".join(loaded.split.texts.texts).encode()).hexdigest()
     # By content: on another machine the same cache may be elsewhere.
     content = {"the cache": loaded.cache.fingerprint(loaded.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}

@@ -285,8 +285,7 @@ def _interval(differences: Sequence[float]) -> tuple[float, float]:
     n, mean = len(differences), statistics.mean(differences)
     if n < 2:
         return float("-inf"), float("inf")
-    # Two decimals, as printed tables have it and as docs/ablations.md was written.
-    half = round(float(t.ppf((1 + LEVEL) / 2, n - 1)), 2) * statistics.stdev(differences) / n**0.5
+    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * statistics.stdev(differences) / n**0.5
     return mean - half, mean + half
 
 

@@ -8,7 +8,7 @@ __all__ = ["ExtractOptions", "main"]
 
 
 def main(options: ExtractOptions) -> Path:
-    """Extract whatever the cache lacks; returns the cache. See extract.stage.extract."""
+    """Extract what the cache lacks and return the path of the cache. See extract.stage.extract."""
     from extract.stage import extract  # torch and open_clip load here, so that --help answers at once
 
     return extract(options).cache

@@ -15,7 +15,7 @@ def main(options: ExtractOptions) -> "Outcome":
     return extract(options)
 
 
-# To fetch a model, neither videos nor a cache need be named.
+# --fetch-model needs neither --videos nor --cache.
 fetching = "--fetch-model" in (argument.replace("_", "-") for argument in sys.argv[1:])
 default = ExtractOptions(videos=Path(), cache=Path()) if fetching else None
 run_command(

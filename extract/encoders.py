@@ -1,4 +1,4 @@
-"""Every architecture of open_clip and whether it can be used, as a page: `python -m extract.encoders > docs/design/encoders.md`."""
+"""List which architectures of open_clip are supported, as a page: `python -m extract.encoders > docs/design/encoders.md`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,28 +8,27 @@ from data.base.errors import UserError
 from data.base.progress import Progress
 from data.cli.command import run_command
 from data.cli.command_line import About
-from extract.encode.preprocessing import Preprocessing, shown
+from extract.encode.preprocessing import Preprocessing, as_option
 
 if TYPE_CHECKING:  # torch loads late, so that --help answers at once
     from extract.encode.models import Model
 
 PAGE = """# Encoders
 
-Written by `python -m extract.encoders`. It builds each architecture of open_clip without memory or weights, on torch's `meta` device, and
-runs it through the checks that `extract` makes before it loads weights. Of {count} architectures, {accepted} are accepted and {refused}
-are refused.
+Written by `python -m extract.encoders`. It builds each open_clip architecture on torch's `meta` device, without memory or weights, and runs
+the checks that `extract` makes before it loads weights. Of {count} architectures, {accepted} are accepted and {refused} are refused.
 
 ## Accepted
 
-*Dimension* is that of the features, *picture* the height and width in pixels, and *tokens* the most that a text can have, start and end
-counted.
+*Dimension* is the dimension of the features, *picture* the height and width of the input in pixels, and *tokens* the maximum length of a
+text, including start and end.
 
-Weights that are named by one of open_clip's tags get pictures as that tag says. The last column is for weights from a file and for
-`--pretrained random`: what all tags of the architecture agree on. *Must be given* means that they do not agree: say it with
-`--image-mean`, `--image-std` and `--image-resize`. *OpenAI's* are mean {mean} and
-std {std}.
+Each of open_clip's tags comes with its own preprocessing. The last column is the preprocessing for weights from a file and for
+`--pretrained random`: the values that all tags of the architecture share. *Must be given* means that the tags differ: set the values with
+`--image-mean`, `--image-std` and `--image-resize`. *OpenAI's* are mean {mean} and std
+{std}.
 
-| architecture | dimension | picture | tokens | pictures of a file's weights |
+| architecture | dimension | picture | tokens | preprocessing of weights from a file |
 | --- | --- | --- | --- | --- |
 {rows}
 
@@ -42,24 +41,24 @@ std {std}.
 
 @dataclass(frozen=True)
 class EncodersOptions:
-    """List the architectures of open_clip: those that extract accepts, and why it refuses the others."""
+    """List the open_clip architectures that extract accepts, and why it refuses the others."""
 
     like: Annotated[str | None, About.INPUT] = None
-    """Only architectures whose names contain this, in upper or lower case. Default: all."""
+    """Only architectures whose name contains this text, ignoring case. Default: all."""
     quiet: Annotated[bool, About.OUTPUT] = False
-    """No progress."""
+    """Do not print progress."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an architecture is accepted, and its row of the page."""
+    """Whether an architecture is accepted, and its row on the page."""
 
     accepted: bool
     row: str
 
 
 def judge(name: str) -> Verdict:
-    """Build an architecture without memory and weights, and run it through the checks of extraction."""
+    """Build an architecture without memory or weights, and run the checks of extraction on it."""
     from extract.encode.clip import check_features
     from extract.encode.models import RANDOM, find_model
 
@@ -80,20 +79,20 @@ def _pictures(model: "Model") -> str:
     except UserError:
         return "must be given"
     usual = (found.mean, found.std) == (Preprocessing.mean, Preprocessing.std)
-    normalised = "OpenAI's" if usual else f"mean {shown(found.mean)}, std {shown(found.std)}"
+    normalised = "OpenAI's" if usual else f"mean {as_option(found.mean)}, std {as_option(found.std)}"
     return f"{normalised}; {found.interpolation}, {found.resize_mode}{'' if tags_of(model.name) else ' (guessed: no tags)'}"
 
 
 def page(verdicts: Sequence[Verdict]) -> str:
-    """The page of these architectures."""
+    """The page that lists these architectures."""
     accepted = [verdict.row for verdict in verdicts if verdict.accepted]
     refused = [verdict.row for verdict in verdicts if not verdict.accepted]
     return PAGE.format(
         count=len(verdicts),
         accepted=len(accepted),
         refused=len(refused),
-        mean=shown(Preprocessing.mean),
-        std=shown(Preprocessing.std),
+        mean=as_option(Preprocessing.mean),
+        std=as_option(Preprocessing.std),
         rows="\n".join(accepted),
         reasons="\n".join(refused),
     )
@@ -104,7 +103,7 @@ def main(options: EncodersOptions) -> None:
 
     names = [name for name in list_models() if (options.like or "").lower() in name.lower()]
     if not names:
-        raise UserError(f"--like {options.like}: no architecture of open_clip has that in its name")
+        raise UserError(f"--like {options.like}: no open_clip architecture has this in its name; leave it out to list all")
     verdicts: list[Verdict] = []
     with Progress("architectures", len(names), "architectures", options.quiet) as progress:
         for name in names:

@@ -1,6 +1,6 @@
-"""Videos that failed, and why: CACHE/failures.csv, or of a process that shares the work CACHE/failures-I-of-N.csv.
+"""The list of failed videos: CACHE/failures.csv, or CACHE/failures-I-of-N.csv while several processes share the work.
 
-It speaks of all runs: a video stays listed until it is in the cache, and is not tried again as long as its file stays what it was.
+It covers all runs: a video stays listed until it is in the cache, and is not retried as long as its file does not change.
 """
 
 import csv
@@ -21,16 +21,16 @@ COLUMNS = (
     *("file_size", "file_mtime_ns", "start", "end", "file_digest"),
 )
 SHARED_FILES = "failures-*-of-*.csv"
-"""Those of processes that share the work."""
+"""Pattern of the files that processes write while they share the work."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that failed: why, in one line, and the decoder's last words.
+    """A failed video: the reason in one line, and the decoder's last error lines.
 
-    `frames_expected` and `frames_decoded` count the sampled frames of a file that is cut short. `file_size`, `file_mtime_ns` and
-    `file_digest` are those of the file when it failed; without them the video is tried again by every run, the cause being no matter of the
-    file's content. `span` is the part of it that was looked at.
+    `frames_expected` and `frames_decoded` count the sampled frames of a truncated file. `file_size`, `file_mtime_ns` and `file_digest`
+    describe the file when it failed. Without them the video is retried on every run, since the file is not at fault. `span` is the part of
+    the file that was to be decoded.
     """
 
     video_id: str
@@ -45,20 +45,19 @@ class Failure:
     file_digest: str = ""
 
     def is_about(self, file: os.stat_result, digest: Callable[[], str]) -> bool:
-        """Whether the file is still what failed. `digest` gives that of the file, and is asked for where nothing but the time of its last
-        change differs."""
+        """True if the file has not changed since it failed. `digest` is called only if nothing but the time of change differs."""
         if self.file_size != file.st_size:
             return False
         return self.file_mtime_ns == file.st_mtime_ns or (self.file_digest != "" and self.file_digest == digest())
 
 
 def failures_file(shard: tuple[int, int]) -> str:
-    """The name of the file of one of the processes that share the work."""
+    """Name of the failures file of process I of N."""
     return FAILURES_FILE if shard[1] == 1 else f"failures-{shard[0]}-of-{shard[1]}.csv"
 
 
 def read_failures(cache: Path, names: str = "failures*.csv") -> dict[str, Failure]:
-    """All failures by video, of all processes, or those in files of these names. Raises UserError where a file is not what was written."""
+    """The failures of all processes by video id, from the files that match `names`. Raises UserError if a file is damaged."""
     found: dict[str, Failure] = {}
     for path in sorted(cache.glob(names)):
         with path.open(newline="", encoding="utf-8") as file:
@@ -66,13 +65,13 @@ def read_failures(cache: Path, names: str = "failures*.csv") -> dict[str, Failur
                 try:
                     failure = _from_row(row)
                 except (KeyError, ValueError, TypeError) as error:
-                    raise UserError(f"{path} is damaged or of another version: delete it, and the videos in it are tried again") from error
+                    raise UserError(f"{path} is damaged or of another version: delete it, and its videos are retried") from error
                 found[failure.video_id] = failure
     return found
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
-    """Write the file whole; where nothing failed there is none."""
+    """Write the file atomically, or delete it if there are no failures."""
     rows = [[_to_row(failure)[name] for name in COLUMNS] for failure in failures]
     if not rows:
         path.unlink(missing_ok=True)
@@ -91,6 +90,6 @@ def _to_row(failure: Failure) -> dict[str, Any]:
 def _from_row(row: dict[str, str]) -> Failure:
     numbers = {name: int(row[name]) if row[name] else None for name in ("frames_expected", "frames_decoded", "file_size", "file_mtime_ns")}
     span = Span.of_texts(row["start"], row["end"])
-    # Files of earlier versions lack the digest.
+    # Files written by earlier versions lack the digest.
     digest = row.get("file_digest") or ""
     return Failure(row["video_id"], row["file"], row["reason"], row["last_words"], **numbers, span=span, file_digest=digest)

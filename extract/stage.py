@@ -1,4 +1,4 @@
-"""The first stage: read the table, find what the cache lacks, encode it, and write it in parts."""
+"""The first stage: read the data set, find what the cache lacks, encode it, and write it in parts."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import torch
 
 from data.base.errors import UserError, check_seed, first_of
 from data.base.progress import Progress
-from data.base.provenance import plain, provenance
+from data.base.provenance import json_value, provenance
 from data.base.quoting import visible
 from data.base.writable import require_writable_folder
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
@@ -30,17 +30,17 @@ from data.datasets.accounting import Counts, left_alone, report, require_complet
 from data.datasets.adapters.table import FOLDER
 from extract.decode.decoders import check_decoder
 from extract.encode.clip import Clip, load_clip
-from extract.encode.preprocessing import asked_for, of_cache
+from extract.encode.preprocessing import from_cache, from_options
 from extract.encode.texts import Unread, encode_texts, find_unread
-from extract.encode.videos import Clock, VideoFeaturesAhead, worker_count
+from extract.encode.videos import PrefetchedVideos, Timings, worker_count
 from extract.failures import SHARED_FILES, Failure, failures_file, read_failures
 from extract.fetch import fetch_model
 from extract.options import ExtractOptions
 from extract.plan.dry_run import dry_run
-from extract.plan.following import division, filled_in
-from extract.plan.listing import Named, named, prune, require_own_ids, to_list, unlisted_of, with_failures
-from extract.plan.segments import cut
-from extract.plan.work import lacking
+from extract.plan.following import shares_of_table, with_defaults
+from extract.plan.listing import NamedSource, name_source, prune, require_own_ids, to_list, unlisted_of, with_failures
+from extract.plan.segments import cut_into_segments
+from extract.plan.todo import find_todo
 from extract.writer import PartLimits, Writer
 
 # See PartLimits.
@@ -52,7 +52,7 @@ SECONDS_A_PART = 300.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """The cache, and how many videos of the data set (of this process's share of it, with --shard) are listed as failed."""
+    """The cache, and the number of videos listed as failed (with --shard, in this process's share)."""
 
     cache: Path
     failed: int
@@ -61,108 +61,108 @@ class Outcome:
 def extract(options: ExtractOptions) -> Outcome:
     """Bring the cache up to date with the data set.
 
-    Raises UserError for what the user can put right. Videos that cannot be decoded are listed in CACHE/failures.csv, with the decoder's
-    last words; the file is absent where none failed. Under torchrun processes share the work; where one is lost the others finish theirs,
-    and LostProcess is raised.
+    Videos that cannot be decoded are listed in CACHE/failures.csv with the decoder's last error messages; without failures there is no
+    such file. Under torchrun the processes share the work. If one is lost, the others finish their share and LostProcess is raised.
+    Raises UserError for what the user can put right.
     """
     if options.fetch_model:
         fetch_model(options)
         return Outcome(options.cache, 0)
     _check_numbers(options)
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
-        if not options.dry_run and not options.cache.is_file():  # a merged cache is refused with a line of its own
+        if not options.dry_run and not options.cache.is_file():  # a merged cache has its own error message
             require_writable_folder(options.cache, "--cache")
         return _extract(replace(options, quiet=options.quiet or processes.rank > 0), processes)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What is to be extracted. `recorded`: the settings of the cache, empty where there is none."""
+class _Request:
+    """What to extract. `recorded` holds the settings of the cache and is empty if there is none."""
 
     options: ExtractOptions
     preset: Preset
     dataset: Dataset
-    own: Named
+    own: NamedSource
     recorded: dict[str, Any]
 
 
-def _read(options: ExtractOptions) -> _Asked:
-    """The options with nothing left open, and the data set. Raises UserError where they do not go together, or it is not whole."""
+def _read(options: ExtractOptions) -> _Request:
+    """Fill in the options and read the data set. Raises UserError if options conflict or the data set is incomplete."""
     preset = find_preset(options.dataset, options.preset, options.annotations)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
     listings = Listings(options.cache)
     sources = listings.sources(listings.damaged())
     served = {source.preset for source in sources.values()}
-    options = filled_in(options, preset, recorded, served)
+    options = with_defaults(options, preset, recorded, served)
     check_decoder(options)
     _check_segment(options, preset)
-    shares = division(options, preset, sources)
+    shares = shares_of_table(options, preset, sources)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos, shares)
-    own = named(options, preset, dataset)
+    own = name_source(options, preset, dataset)
     if not options.quiet:
         print(summary_line(dataset, preset, options.videos), file=sys.stderr)
         for note in dataset.notes:
             print(visible(note), file=sys.stderr)
     if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
-    return _Asked(options, preset, dataset, own, recorded)
+    return _Request(options, preset, dataset, own, recorded)
 
 
 def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     start = time.perf_counter()
     shard = _shard(options, processes)
-    asked = _read(options)
-    options, preset, dataset, own = asked.options, asked.preset, asked.dataset, asked.own
-    clip = _load(options, asked.recorded)
+    request = _read(options)
+    options, preset, dataset, own = request.options, request.preset, request.dataset, request.own
+    clip = _load(options, request.recorded)
     max_words = options.max_words or min(preset.max_words or clip.context_length, clip.context_length)
     if max_words > clip.context_length:
-        raise UserError(f"--max-words {max_words} is more than the {clip.context_length} positions of {options.model}")
+        raise UserError(f"--max-words {max_words}: {options.model} takes at most {clip.context_length} tokens")
     settings = _settings(options, clip, max_words)
     processes.agree(_facts(options, settings, dataset))
     cache = _open_cache(options, clip, settings, shard, processes)
     if options.segment is not None:
-        dataset = cut(dataset, options)
+        dataset = cut_into_segments(dataset, options)
     if cache is not None:
         require_own_ids(dataset, cache, own, options.videos)
-    work = lacking(dataset, cache, options, shard)
+    todo = find_todo(dataset, cache, options, shard)
     if options.dry_run or cache is None:
         found = report(options.dataset, dataset, preset, options.videos) | unlisted_of(dataset, cache, own, options)
-        dry_run(options, found, work.videos, work.texts, clip, max_words, _limits(), TEXTS_A_PART)
+        dry_run(options, found, todo.videos, todo.texts, clip, max_words, _limits(), TEXTS_A_PART)
         if not options.allow_missing:
             require_complete(dataset, preset, options.videos)
         return Outcome(options.cache, 0)
-    if work.for_pictures and not options.quiet:
-        print(f"{work.for_pictures} videos are there without the pictures asked for and are extracted again", file=sys.stderr)
-    listed, share = to_list(dataset, cache, own, options.videos), shard if processes.count == 1 else (0, 1)
+    if todo.for_pictures and not options.quiet:
+        print(f"{todo.for_pictures} cached videos lack the pictures asked for and are extracted again", file=sys.stderr)
+    listed, share = to_list(dataset, cache, own, options.videos), shard if processes.world_size == 1 else (0, 1)
     if processes.rank == 0:
         cache.listings.begin(own.name, listed, share)
         write_options(cache.path / options_file(own.name), options, "python -m extract")
     # Decoding begins while the texts are encoded.
-    with VideoFeaturesAhead(work.videos, clip, options) as videos:
-        _extract_texts(work.texts, clip, cache, max_words, options.quiet)
-        writer = Writer(cache, _limits(), shard, work.known, work.outdated)
-        failures = _extract_videos(videos, len(work.videos), writer, options)
-    failed = _print_failures(work.known, failures, options.cache / failures_file(share))
-    done = len(work.videos) - len(failures)
-    there = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(work.videos) - len(work.known)
-    counted = {"done": done, "failed": failed, "texts": len(work.texts), "there": there, "frames": videos.clock.frames}
-    timed = {"decode": videos.clock.decode_s, "encode": videos.clock.encode_s}
-    timed |= {"start": videos.clock.start_s, "wait": videos.clock.wait_s, "write": writer.seconds}
+    with PrefetchedVideos(todo.videos, clip, options) as videos:
+        _extract_texts(todo.texts, clip, cache, max_words, options.quiet)
+        writer = Writer(cache, _limits(), shard, todo.known, todo.outdated)
+        failures = _extract_videos(videos, len(todo.videos), writer, options)
+    failed = _print_failures(todo.known, failures, options.cache / failures_file(share))
+    done = len(todo.videos) - len(failures)
+    cached = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(todo.videos) - len(todo.known)
+    counted = {"done": done, "failed": failed, "texts": len(todo.texts), "cached": cached, "frames": videos.timings.frames}
+    timed = {"decode": videos.timings.decode_s, "encode": videos.timings.encode_s}
+    timed |= {"start": videos.timings.start_s, "wait": videos.timings.wait_s, "write": writer.seconds}
     total = _sum({**counted, **timed, "pictures": writer.picture_bytes, "jumping": len(videos.jumping)}, processes)
     seconds = time.perf_counter() - start
     outcome = Outcome(options.cache, int(total["failed"]))
     if processes.rank > 0:
         return outcome
-    if processes.count > 1:
-        # With what the others wrote; the lists of failures become one.
+    if processes.world_size > 1:
+        # Reopen the cache to see what the others wrote, and merge their lists of failures.
         cache = FeatureCache(options.cache)
-        Writer(cache, _limits(), (0, 1), list(read_failures(cache.path, SHARED_FILES).values()), work.outdated).flush()
+        Writer(cache, _limits(), (0, 1), list(read_failures(cache.path, SHARED_FILES).values()), todo.outdated).flush()
     cache.listings.complete(own.name, with_failures(listed, cache.path), share)
     unread = find_unread(dataset.captions["caption"], cache, clip)
     if options.prune:
         total |= {f"pruned_{kind}": count for kind, count in prune(cache.path).items()}
         cache = FeatureCache(options.cache)
-    _report(options, dataset, preset, cache, total, processes.count, seconds, unread)
+    _report(options, dataset, preset, cache, total, processes.world_size, seconds, unread)
     return outcome
 
 
@@ -170,9 +170,9 @@ def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
     assert options.model is not None
     assert options.precision is not None
     if not options.quiet:
-        print(f"loading {options.model}, weights {options.pretrained or 'of its own'}", file=sys.stderr)
+        print(f"loading {options.model}, weights: {options.pretrained or 'its own'}", file=sys.stderr)
     special = recorded.get("special_tokens", "letters")
-    pictures = (of_cache(recorded) if recorded else {}) | asked_for(options)
+    pictures = (from_cache(recorded) if recorded else {}) | from_options(options)
     clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, pictures, special)
     if clip.guessed and not options.quiet:
         print(clip.guessed, file=sys.stderr)
@@ -180,13 +180,13 @@ def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
 
 
 def _print_failures(known: Sequence[Failure], failures: Sequence[Failure], file: Path) -> int:
-    """Print the first of those of this run and of those of earlier ones that were not tried again; how many they are. `file` has all."""
+    """Print the first failures, of this run and of earlier runs that were not retried, and return the number of all. `file` lists all."""
     failed = [failure for some in (failures, known) for failure in sorted(some, key=lambda failure: failure.video_id)]
     lines = [f"failed: {one.file}: {one.reason}{': ' * bool(one.last_words)}{one.last_words}" for one in failed]
     for line in first_of(lines, f"{file} lists all"):
         print(visible(line), file=sys.stderr)
     if known:
-        print(f"{len(known)} videos that failed before were not tried again: --retry-failed tries them", file=sys.stderr)
+        print(f"{len(known)} videos failed in an earlier run and were skipped: --retry-failed tries them again", file=sys.stderr)
     return len(failed)
 
 
@@ -200,7 +200,7 @@ def _report(
     seconds: float,
     unread: Unread,
 ) -> None:
-    """Print what was done, by all processes together."""
+    """Print what all processes did together."""
     for line in unread.lines():
         print(line, file=sys.stderr)
     count = {name: int(value) for name, value in total.items()}
@@ -234,25 +234,25 @@ def _report(
         print(json.dumps(summary))
     else:
         print(
-            f"{options.cache}: {count['done']} videos and {count['texts']} texts extracted, {count['there']} videos were there, "
+            f"{options.cache}: {count['done']} videos and {count['texts']} texts extracted, {count['cached']} videos were cached already, "
             f"{count['failed']} failed, {seconds:.1f} s"
         )
         if options.prune:
-            freed = f"{count['pruned_bytes'] / 2**20:.1f} MiB are free again"
-            print(f"dropped {count['pruned_videos']} videos and {count['pruned_texts']} texts that no source lists; {freed}")
+            freed = f"{count['pruned_bytes'] / 2**20:.1f} MiB"
+            print(f"dropped {count['pruned_videos']} videos and {count['pruned_texts']} texts that no source lists, which frees {freed}")
 
 
 def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """What must be the same in all processes."""
+    """The values that all processes must share."""
     decisive = options_without(type(options), Meaning.FREE)
-    given = {f"--{name.replace('_', '-')}": plain(getattr(options, name)) for name in decisive}
+    given = {f"--{name.replace('_', '-')}": json_value(getattr(options, name)) for name in decisive}
     listed = [dataset.videos["video_id"].tolist(), dataset.videos["split"].tolist(), dataset.captions["caption"].tolist()]
     content = {"the data set": hashlib.sha256(json.dumps(listed).encode()).hexdigest(), "--cache": str(options.cache.resolve())}
     return given | settings | content
 
 
 def _sum(figures: dict[str, float], processes: ProcessGroup) -> dict[str, float]:
-    """Each figure, summed over all processes."""
+    """Each figure summed over all processes."""
     values = torch.tensor(list(figures.values()), dtype=torch.float64)
     processes.sum(values)
     return dict(zip(figures, values.tolist(), strict=True))
@@ -261,7 +261,7 @@ def _sum(figures: dict[str, float], processes: ProcessGroup) -> dict[str, float]
 def _open_cache(
     options: ExtractOptions, clip: Clip, settings: dict[str, Any], shard: tuple[int, int], processes: ProcessGroup
 ) -> FeatureCache | None:
-    """The cache, made or repaired; for a dry run as it is, None where there is none."""
+    """Create or repair the cache. A dry run only opens it, and gets None if there is none."""
     if options.dry_run:
         if not (options.cache / CLIP_FILE).exists():
             return None
@@ -269,28 +269,30 @@ def _open_cache(
         cache.require(settings)
         return cache
 
-    def damaged(path: Path) -> None:
-        print(f"{path} is damaged: what it held is extracted again", file=sys.stderr)
+    def on_damaged(path: Path) -> None:
+        print(f"{path} is damaged: its contents are extracted again", file=sys.stderr)
 
     made_by = Extraction(options.model, options.pretrained, options.seed, str(options.videos))
-    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, damaged, processes.meet, made_by)
+    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, on_damaged, processes.barrier, made_by)
 
 
 def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:
-    """I and N of "I/N", or this process and how many there are."""
+    """I and N of `--shard I/N`; under torchrun, rank and number of the processes."""
     option = options.shard
-    if processes.count > 1:
+    if processes.world_size > 1:
         if option != "0/1":
-            raise UserError(f"--shard {option}: leave it out under torchrun, whose {processes.count} processes share the work already")
+            raise UserError(f"--shard {option}: leave it out under torchrun, whose {processes.world_size} processes share the work already")
         if options.dry_run:
             raise UserError("--dry-run is for one process: start it without torchrun")
-        return processes.rank, processes.count
+        return processes.rank, processes.world_size
     found = re.fullmatch(r"(\d+)/(\d+)", option)
     shard = (int(found[1]), int(found[2])) if found else (0, 0)
     if shard[0] >= shard[1]:
         raise UserError(f"--shard {option}: I/N with I from 0 to N - 1, such as 0/4 to 3/4 for four processes")
     if options.prune and shard[1] > 1:
-        raise UserError(f"--prune with --shard {option}: others are writing; run extract with --prune once they are done, without --shard")
+        raise UserError(
+            f"--prune with --shard {option}: other processes are writing; run extract --prune without --shard when all are done"
+        )
     return shard
 
 
@@ -299,20 +301,22 @@ def _check_numbers(options: ExtractOptions) -> None:
     positive |= {"time_limit": options.time_limit}
     for name, value in positive.items():
         if isinstance(value, int | float) and not 0 < value < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')} {value}: a number above 0")
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be a number above 0")
     check_seed(options.seed)
     if options.max_words is not None and options.max_words < 3:
-        raise UserError(f"--max-words {options.max_words}: at least 3, for a word between start and end")
+        raise UserError(f"--max-words {options.max_words}: must be at least 3: start, end, and one token between them")
 
 
 def _check_segment(options: ExtractOptions, preset: Preset) -> None:
     if options.segment is None:
         return
     if preset != FOLDER:
-        raise UserError(f"--segment is for a folder of videos without captions; those of {preset.name} speak of whole videos: leave it out")
+        raise UserError(
+            f"--segment is for a folder of videos without captions, and captions of {preset.name} describe whole videos: leave it out"
+        )
     assert options.fps is not None
     if not 1 / options.fps <= options.segment < float("inf"):
-        raise UserError(f"--segment {options.segment}: seconds, at least {1 / options.fps:g}, in which one frame is sampled")
+        raise UserError(f"--segment {options.segment}: must be at least {1 / options.fps:g} s, so that each segment has a frame")
 
 
 def _limits() -> PartLimits:
@@ -320,13 +324,13 @@ def _limits() -> PartLimits:
 
 
 def _splits(dataset: Dataset, preset: Preset, cache: FeatureCache) -> dict[str, Counts]:
-    """The counts of every split, with the videos that were decoded."""
+    """The counts of each split, including its decoded videos."""
     done = dataset.videos["split"][[("videos", video_id) in cache for video_id in dataset.videos["video_id"]]]
     return {split: counts | {"videos_decoded": int((done == split).sum())} for split, counts in splits_of(dataset, preset).items()}
 
 
 def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, Any]:
-    """Exactly the options that decide the bytes of the features."""
+    """Exactly the settings that determine the bytes of the features."""
     return {
         "weights": clip.digest,
         "architecture": clip.architecture,
@@ -353,8 +357,8 @@ def _extract_texts(texts: Sequence[str], clip: Clip, cache: FeatureCache, max_wo
             cache.write_texts(entries)
 
 
-def _extract_videos(videos: VideoFeaturesAhead, count: int, writer: Writer, options: ExtractOptions) -> list[Failure]:
-    """Encode these videos into the cache; those that could not be decoded."""
+def _extract_videos(videos: PrefetchedVideos, count: int, writer: Writer, options: ExtractOptions) -> list[Failure]:
+    """Encode these videos into the cache and return the failures."""
     failures: list[Failure] = []
     try:
         with Progress("videos", count, "videos", options.quiet) as progress:
@@ -364,18 +368,18 @@ def _extract_videos(videos: VideoFeaturesAhead, count: int, writer: Writer, opti
                     writer.failures.append(video)
                 else:
                     writer.add(video)
-                progress.update(note=_note(videos.clock, writer, len(failures), count - done, worker_count(options)))
+                progress.update(note=_note(videos.timings, writer, len(failures), count - done, worker_count(options)))
     finally:
-        # Also when interrupted: what is encoded is kept.
+        # Also on an interrupt, so that encoded videos are kept.
         writer.flush()
     if videos.jumping:
         print(
-            f"videos whose clock was set on the way: {len(videos.jumping)}, such as {videos.jumping[0]}; the gap is left out",
+            f"videos whose clock jumps: {len(videos.jumping)}, such as {videos.jumping[0]}; the gaps are left out",
             file=sys.stderr,
         )
     return failures
 
 
-def _note(clock: Clock, writer: Writer, failed: int, left: int, workers: int) -> str:
-    """What a line of progress says beside videos done, their rate and the time left."""
-    return ", ".join(part for part in (f"{failed} failed", f"{left} left", clock.rates(workers), writer.rate()) if part)
+def _note(timings: Timings, writer: Writer, failed: int, left: int, workers: int) -> str:
+    """What the progress line shows after the videos done, their rate and the time left."""
+    return ", ".join(part for part in (f"{failed} failed", f"{left} left", timings.rates(workers), writer.rate()) if part)

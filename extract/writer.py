@@ -1,4 +1,4 @@
-"""Encoded videos into parts of the cache, and what failed into its list."""
+"""Write encoded videos to parts of the cache, and failures to their list."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from extract.failures import SHARED_FILES, Failure, failures_file, read_failures
 
 @dataclass(frozen=True)
 class PartLimits:
-    """A part is closed after so many videos, bytes or seconds, whichever comes first: that much work can be lost to a kill."""
+    """A part is written after this many videos, bytes or seconds, whichever comes first. A kill loses at most that much work."""
 
     videos: int
     bytes: int
@@ -19,10 +19,10 @@ class PartLimits:
 
 
 class Writer:
-    """Collects videos and writes them as a part, with the list of failures, when there are enough or the last part is long ago.
+    """Collect videos, and write a part and the list of failures whenever a limit of PartLimits is reached.
 
-    `known` are failures that stay listed, `outdated` the ids of listed ones that do not. `seconds` counts the time of writing,
-    `picture_bytes` the thumbnails and pixels.
+    `known` are earlier failures that stay listed, `outdated` the ids of listed failures that no longer apply. `seconds` is the time spent
+    writing, `picture_bytes` the size of thumbnails and pixels so far.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Writer:
         self._entries, self._bytes, self._since = list[VideoEntry](), 0, time.monotonic()
 
     def add(self, entry: VideoEntry) -> None:
-        """Take a video, and write a part if it is time."""
+        """Add a video, and write a part if a limit is reached."""
         self._entries.append(entry)
         pictures = sum(map(len, [*entry.thumbnails, *entry.pixels]))
         self.picture_bytes += pictures
@@ -49,7 +49,7 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has been collected."""
+        """Write the collected videos and the list of failures."""
         begin = time.perf_counter()
         if self._entries:
             self._cache.write_videos(self._entries)
@@ -59,13 +59,13 @@ class Writer:
         self.seconds += time.perf_counter() - begin
 
     def rate(self) -> str:
-        """Bytes a second that writing could reach alone."""
+        """The rate that writing alone would reach, as text; empty before the first part."""
         return f"write {self._written / self.seconds / 2**20:.0f} MiB/s" if self._written else ""
 
     def _write_failures(self) -> None:
-        """Those of this run, and those of earlier ones that still are not in the cache."""
+        """Write the failures of this run, and those of earlier runs whose videos are still not in the cache."""
         own = {failure.video_id: failure for failure in self.failures}
-        # A process that shares the work writes down its share alone: two must not write one file.
+        # A process that shares the work writes only its own share, since two must not write one file.
         earlier = read_failures(self._cache.path) if self._whole else {}
         gone = {name for name in earlier if name in self._outdated or ("videos", name) in self._cache}
         listed = own | {name: failure for name, failure in earlier.items() if name not in own and name not in gone}

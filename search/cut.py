@@ -55,7 +55,7 @@ def count_cut(cache: FeatureCache, captions: Sequence[str]) -> int | None:
         return loaded[0].count(loaded[0].encode(text))
 
     try:
-        cut = set(cache.cut_texts(list(dict.fromkeys(captions)), count))
+        cut = set(cache.truncated_texts(list(dict.fromkeys(captions)), count))
     except UserError:
         return None
     return sum(caption in cut for caption in captions)

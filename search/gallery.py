@@ -17,7 +17,7 @@ from data.cache.features import VideoFeatures
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.kernels.threads import parallel
 from train_head.run import check_frames
-from train_head.scoring.pairs import videos_a_block
+from train_head.scoring.pairs import videos_per_block
 
 PATIENCE_S = 3.0
 """A search that opens its gallery sooner than that says nothing of it."""
@@ -60,13 +60,13 @@ class Gallery:
         self._head = head.eval()
         # Taken here: a thread of a web server may have another number.
         self.threads = 1 if self.device.type == "cuda" else torch.get_num_threads()
-        self._size = videos_a_block(longest)
+        self._size = videos_per_block(longest)
         # Frames and their products with each other, as float32.
         room = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)
         held = room if ahead else 0
         self._blocks: list[_Block] = []
         parts = self._cut(np.arange(len(ids)))
-        with Progress("videos", sum(map(len, parts[:held])), "videos", quiet, patience=PATIENCE_S) as progress:
+        with Progress("videos", sum(map(len, parts[:held])), "videos", quiet, delay=PATIENCE_S) as progress:
             for part in parts[:held]:
                 self._blocks.append(_Block(part, self._encode(part)))
                 progress.update(len(part))

@@ -53,7 +53,7 @@ def find_moments(
     elif weights.word_ABLF is not None:
         measure, weight_BF = "words", weights.word_ABLF[0].mean(dim=1)
     else:
-        frames = head.through_time(batch)
+        frames = head.apply_temporal(batch)
         frame_BFD = frames.frame_BFD if frames.before_BFD is None else frames.before_BFD
         measure, weight_BF = "cosine", normalize(frame_BFD, dim=-1) @ normalize(text.sentence_AD[0], dim=-1)
     found = []

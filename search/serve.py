@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from data.base.errors import UserError
-from data.cache.extraction import Extraction
 from data.cli.command import run_command
 from data.cli.command_line import About
 from search.options import RetrievalOptions
+
+if TYPE_CHECKING:  # numpy and pandas load late, so that --help answers at once
+    from data.cache.extraction import Extraction
 
 MAX_HEADER = 2**22
 """Bytes of a request's address and headers, more than a browser sends: a query that is too long is then answered by the page. Whoever sends
@@ -72,11 +74,11 @@ def make_server(options: ServeOptions, listening: socket.socket) -> Any:
 
     from search.pages.web import make_app
     from search.searcher import Searcher
-    from train_head.compiling import compiling_said
+    from train_head.compiling import announce_compiling
 
     # A picture that waits for another needs no line in the terminal.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    with compiling_said(options.quiet):
+    with announce_compiling(options.quiet):
         searcher = Searcher(options)
         for _ in searcher.search(["anything"]):
             pass
@@ -116,7 +118,7 @@ def _listen(options: ServeOptions) -> socket.socket:
         ) from error
 
 
-def _folder(options: ServeOptions, extraction: Extraction) -> Path | None:
+def _folder(options: ServeOptions, extraction: "Extraction") -> Path | None:
     """The folder of video files, None where it is not named and no longer where it was."""
     if options.videos is not None:
         if not options.videos.is_dir():

@@ -30,9 +30,9 @@ def answer(options: SearchOptions) -> list["Answer"]:
     if options.html is not None:
         require_writable_file(options.html, "--html")
     from search.searcher import Searcher
-    from train_head.compiling import compiling_said
+    from train_head.compiling import announce_compiling
 
-    with compiling_said(options.quiet):
+    with announce_compiling(options.quiet):
         if options.video is not None:
             _print_captions(Searcher(options, queries=False), options.video, options)
             return []

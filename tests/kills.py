@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.cache import FeatureCache
-from data.cache.index import names_in
+from data.cache.index import video_ids_in
 from extract import ExtractOptions
 from tests.caches import BUDGET
 from tests.conftest import ROOT
@@ -57,5 +57,5 @@ def assert_equal_caches(path: Path, other: Path) -> None:
         np.testing.assert_array_equal(found.frames.gather([i])[0], expected.frames.gather([i])[0], name)
         assert found.seconds[i].tolist() == expected.seconds[i].tolist(), name
     for cache in (path, other):
-        written = [name for part in cache.glob("videos-*.h5") for name in names_in(part)]
+        written = [name for part in cache.glob("videos-*.h5") for name in video_ids_in(part)]
         assert sorted(written) == names, "renamed work was done again"

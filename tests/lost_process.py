@@ -6,22 +6,22 @@ import signal
 import sys
 from typing import Any
 
-BEGUN = {"evaluate": "agree", "extract": "meet", "train_head": "sum"}
-"""Where processes of a command meet before their work begins, or in its first step."""
+BEGUN = {"evaluate": "agree", "extract": "barrier", "train_head": "sum"}
+"""The first collective operation of each command: before its work begins, or in its first step."""
 
 
 def kill_when_begun(command: str) -> None:
-    """Let the victim die when it has met the others."""
+    """Let the victim die after its first collective operation."""
     from data.compute.processes import ProcessGroup
 
-    meet = getattr(ProcessGroup, BEGUN[command])
+    collective = getattr(ProcessGroup, BEGUN[command])
 
-    def meet_and_die(group: ProcessGroup, *arguments: Any) -> None:
-        meet(group, *arguments)
+    def die_afterwards(group: ProcessGroup, *arguments: Any) -> None:
+        collective(group, *arguments)
         if group.rank == int(os.environ["VICTIM"]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(ProcessGroup, BEGUN[command], meet_and_die)
+    setattr(ProcessGroup, BEGUN[command], die_afterwards)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes that only meet; the second is slow to look who is there: `python -m tests.slow_process`."""
+"""Processes that only join and leave; the second is slow to read the store: `python -m tests.slow_process`."""
 
 import os
 import time
@@ -12,20 +12,20 @@ class Options:
     """No options."""
 
 
-def meet(_options: Options) -> None:
-    """Join and part."""
+def join_and_leave(_options: Options) -> None:
+    """Join and leave."""
     import torch
 
     from data.compute import processes
 
-    look = processes._MeetingPoint._read
+    look = processes._Rendezvous._read
 
     def look_late(*given: Any) -> str:
         time.sleep(0.5 * (os.environ["RANK"] == "1"))
         return look(*given)
 
     with (
-        patch.object(processes._MeetingPoint, "_read", look_late),
+        patch.object(processes._Rendezvous, "_read", look_late),
         processes.ProcessGroup.joined(torch.device("cpu"), time_limit=20),
     ):
         pass
@@ -34,4 +34,4 @@ def meet(_options: Options) -> None:
 if __name__ == "__main__":
     from data.cli.command import run_command
 
-    run_command(Options, meet, prog="slow_process")
+    run_command(Options, join_and_leave, prog="slow_process")

@@ -50,7 +50,8 @@ def test_a_batch_that_does_not_fit_gives_the_run_of_the_largest_that_does(
     larger = train_head.main(replace(options, batch_size=asked, json=True))
     said = capsys.readouterr()
     assert said.err == (
-        f"batches of 40 captions rather than the {asked} of --batch-size, for there are 40 training videos: 4 steps an epoch, 8 in all\n"
+        f"batches of 40 captions rather than the {asked} of --batch-size, because there are only 40 training videos: "
+        "4 steps per epoch, 8 in all\n"
     )
     assert json.loads(said.out)["batch_size"] == 40
     assert (larger / "head.safetensors").read_bytes() == (fitting / "head.safetensors").read_bytes()
@@ -95,9 +96,9 @@ def test_two_videos_are_enough_and_what_is_left_out_is_said(
     few = part_of(cache, tmp_path / "cache", {"train": [3, 2], "val": [1]})
     run = train_head.main(replace(options, cache=few, head=head, epochs=5, mask_same_video=True))
     assert capsys.readouterr().err.splitlines() == [
-        "batches of 2 captions rather than the 128 of --batch-size, for there are 2 training videos: 2 steps an epoch, 10 in all; each "
-        "epoch leaves out 1 of 5 captions, drawn anew",
-        "note: split val has 1 video, so all epochs are equally good: the first is kept",
+        "batches of 2 captions rather than the 128 of --batch-size, because there are only 2 training videos: 2 steps per epoch, "
+        "10 in all; each epoch leaves out 1 of 5 captions at random",
+        "note: split val has 1 video, so every epoch scores the same: the first is kept",
     ]
     assert record(run)["best_epoch"] == 1
     assert logged(run)["loss"].iloc[1:].notna().all()
@@ -105,7 +106,7 @@ def test_two_videos_are_enough_and_what_is_left_out_is_said(
 
 def test_one_training_video_is_too_few(options: TrainOptions, cache: FeatureCache, tmp_path: Path) -> None:
     one = part_of(cache, tmp_path / "cache", {"train": [4], "val": [1, 1]})
-    with pytest.raises(UserError, match="has 1 video with captions, and training tells at least 2 apart: add videos"):
+    with pytest.raises(UserError, match="has 1 video with captions, and training needs at least 2: add videos"):
         train_head.main(replace(options, cache=one))
     assert not options.out.exists()
 
@@ -123,6 +124,6 @@ def test_a_sweep_takes_the_largest_batch_too_and_writes_down_both(
     table = pd.read_csv(sweep(replace(few, device="cpu", quiet=True)))
     assert table[["batch_size", "batch_used"]].to_numpy().tolist() == [[20, 20], [128, 40]]
     said = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"batches of 40 captions rather than the 128 .*: 4 steps an epoch, 4 in all", said[0])
+    assert re.fullmatch(r"batches of 40 captions rather than the 128 .*: 4 steps per epoch, 4 in all", said[0])
     with pytest.raises(UserError, match="--batch-size 128 and 64 are more than the 40 training videos and would be the same"):
         sweep(replace(few, out=tmp_path / "other", batch_size="128,64", device="cpu", quiet=True))

@@ -187,7 +187,7 @@ def coca(cfg: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("model", "pretrained", "message"),
     [
-        ("ViT-B-33", "random", "unknown to open_clip; near it: ViT-B-32"),
+        ("ViT-B-33", "random", "unknown to open_clip; did you mean: ViT-B-32"),
         ("ViT-B-32-quickgelu", None, "--pretrained is missing: one of .*openai"),
         ("ViT-B-32-quickgelu", "no-such-tag", "neither a file nor a tag"),
         ("local-dir:no/such/folder", None, r"no open_clip_config\.json"),

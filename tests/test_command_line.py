@@ -226,15 +226,15 @@ def test_the_command_line_takes_precedence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("lr: 1e-3\nepoch: 3", "'epoch' is no option of train_head: is epochs meant?"),
-        ("colour: red", "'colour' is no option of train_head$"),
-        ("lr: fast", "lr is 'fast': a number is wanted"),
-        ("epochs: 2.5", "epochs is '2.5': a whole number is wanted"),
-        ("quiet: perhaps", "quiet is 'perhaps': true or false is wanted"),
-        ("select-on: train", "select-on is 'train': val or test is wanted"),
-        ("epochs: null", "epochs is 'null': a whole number is wanted"),
-        ("epochs: [1, 2]", "epochs: a whole number is wanted, not a list"),
-        ("head: {a: b}", "head: text is wanted, not a mapping"),
+        ("lr: 1e-3\nepoch: 3", "'epoch' is not an option of train_head: did you mean epochs?"),
+        ("colour: red", "'colour' is not an option of train_head$"),
+        ("lr: fast", "lr is 'fast': expected a number"),
+        ("epochs: 2.5", "epochs is '2.5': expected a whole number"),
+        ("quiet: perhaps", "quiet is 'perhaps': expected true or false"),
+        ("select-on: train", "select-on is 'train': expected val or test"),
+        ("epochs: null", "epochs is 'null': expected a whole number"),
+        ("epochs: [1, 2]", "epochs: expected a whole number, not a list"),
+        ("head: {a: b}", "head: expected text, not a mapping"),
         ("lr: 1\nlr: 2", "'lr' is given twice"),
         ("clip-lr: 1\nclip_lr: 2", "'clip_lr' is given twice"),
         ("- lr", "lines NAME: VALUE"),
@@ -242,10 +242,10 @@ def test_the_command_line_takes_precedence(tmp_path: Path) -> None:
         ("lr", "lines NAME: VALUE"),
         ("lr: [", "cannot be read as YAML or JSON"),
         ("lr: &a [*a]", "cannot be read as YAML or JSON"),
-        ("? [a]\n: b", "cannot be read as YAML or JSON|is no option"),
+        ("? [a]\n: b", "cannot be read as YAML or JSON|is not an option"),
         ("a: " + "[" * 5000, "cannot be read as YAML or JSON"),
-        ("lr: !!python/object:os.system x", "cannot be read|is wanted"),
-        ("options: other.yaml", "'options' is no option of train_head"),
+        ("lr: !!python/object:os.system x", "cannot be read|expected"),
+        ("options: other.yaml", "'options' is not an option of train_head"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_a_line(
@@ -326,7 +326,7 @@ def test_switches_with_values_and_empty_paths_are_refused(arguments: list[str], 
 def test_an_empty_path_in_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("cache: c\nout:\n")
-    with pytest.raises(UserError, match=r"mine\.yaml: out is empty: a path is wanted"):
+    with pytest.raises(UserError, match=r"mine\.yaml: out is empty: expected a path"):
         read_options(path, TrainOptions, "train_head")
 
 

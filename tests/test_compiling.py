@@ -14,7 +14,7 @@ from train_head.compiling import EACH_TIME, ONCE
 
 TWO_LOOPS = """
 import sys
-from train_head.compiling import compiling_said
+from train_head.compiling import announce_compiling
 from train_head.kernels.loops import compiled
 
 @compiled
@@ -26,7 +26,7 @@ def other(x):
     one(x)
 
 import numpy as np
-with compiling_said("quiet" in sys.argv):
+with announce_compiling("quiet" in sys.argv):
     x = np.zeros(1, np.float32)
     one(x)
     other(x)

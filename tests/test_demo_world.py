@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from demo.world import ATTRIBUTES, MAX_EVENTS, NAMES, Split, caption, change_one_attribute, make_split, random_events
+from demo.world import ATTRIBUTES, MAX_EVENTS, NAMES, DemoSplit, caption, change_one_attribute, make_split, random_events
 
 Facts = frozenset[tuple[str, int]]
 
@@ -25,7 +25,7 @@ def read_caption(text: str) -> list[Facts]:
     return [read_event(part) for part in parts]
 
 
-def holders(split: Split) -> dict[tuple[str, int], set[tuple[int, int]]]:
+def holders(split: DemoSplit) -> dict[tuple[str, int], set[tuple[int, int]]]:
     """For each fact the (video, position) of the events it is true of."""
     found: dict[tuple[str, int], set[tuple[int, int]]] = {}
     for video, events in enumerate(split.events_VEK.tolist()):

@@ -67,7 +67,7 @@ def test_the_reasons_of_refusals_are_true() -> None:
             assert "multimodal_cfg" not in config
             assert f"| {config['embed_dim']} | {config['vision_cfg']['image_size']} x " in row
             assert f"| {text['context_length']} |" in row
-        elif "text tower of Hugging Face" in row:
+        elif "Hugging Face text tower" in row:
             counts["text tower"] += 1
             assert f"({text['hf_model_name']})" in row
         elif "is a CoCa" in row:
@@ -75,7 +75,7 @@ def test_the_reasons_of_refusals_are_true() -> None:
             assert "multimodal_cfg" in config
         else:
             counts["tokenizer"] += 1
-            assert f"has a tokenizer of Hugging Face ({text['hf_tokenizer_name']})" in row
+            assert f"uses a Hugging Face tokenizer ({text['hf_tokenizer_name']})" in row
         assert "transformers" not in row
     assert counts == {"accepted": 92, "text tower": 10, "CoCa": 3, "tokenizer": 39}
 
@@ -198,7 +198,7 @@ def test_a_text_projection_with_a_bias_is_float32_only(tmp_path: Path) -> None:
     ("kind", "message"),
     [
         (Kind(timm("no_such_network", 64, "avg", "linear")), "cannot be built: Unknown model"),
-        (Kind(timm("eva02_tiny_patch14_224", 48, "avg", "linear")), "cannot take pictures of 48x48, its own size: .*224"),
+        (Kind(timm("eva02_tiny_patch14_224", 48, "avg", "linear")), "fails on pictures of its own size, 48x48: .*224"),
         (Kind(timm("test_vit", 160, "token", "none")), r"gives image features of shape \[64\], its joint dimension \(embed_dim\) is 48"),
         (Kind(VIT | {"patch_size": 0}), "cannot be built"),
         (Kind(VIT | {"colour": "red"}), "cannot be built: .*colour"),
@@ -207,13 +207,13 @@ def test_a_text_projection_with_a_bias_is_float32_only(tmp_path: Path) -> None:
         (Kind(VIT, {"proj_type": "none"}), r"gives sentence features of shape \[32\], its joint dimension \(embed_dim\) is 48"),
         (Kind(VIT, {"vocab_size": 1000}), "has a text tower for 1,000 tokens, its tokenizer makes 49,408"),
         (Kind(VIT, {"embed_cls": True}), r"makes a sentence's feature from a class token \(embed_cls\)"),
-        (Kind(VIT, {"hf_model_name": "roberta-base"}), r"has a text tower of Hugging Face \(roberta-base\)"),
-        (Kind(VIT, {"hf_tokenizer_name": "t5-base"}), r"has a tokenizer of Hugging Face \(t5-base\)"),
+        (Kind(VIT, {"hf_model_name": "roberta-base"}), r"uses a Hugging Face text tower \(roberta-base\)"),
+        (Kind(VIT, {"hf_tokenizer_name": "t5-base"}), r"uses a Hugging Face tokenizer \(t5-base\)"),
         (Kind(VIT, {"tokenizer_kwargs": {"reduction_mask": "random"}}), "leaves out words"),
         (Kind(VIT, {"tokenizer_kwargs": {"additional_special_tokens": ["<x>"]}}), "special tokens beyond its end token"),
-        (Kind(VIT, {"tokenizer_kwargs": {"clean": "soap"}}), "the tokenizer of --model .* cannot be had"),
+        (Kind(VIT, {"tokenizer_kwargs": {"clean": "soap"}}), "its tokenizer cannot be built"),
         (Kind(VIT, model={"multimodal_cfg": {}}), "is a CoCa"),
-        (Kind(VIT, model={"embed_dim": "wide"}), "has no embed_dim that open_clip could take"),
+        (Kind(VIT, model={"embed_dim": "wide"}), "has an invalid embed_dim"),
     ],
 )
 def test_models_that_do_not_work_are_refused_in_one_line(kind: Kind, message: str, tmp_path: Path) -> None:
@@ -225,10 +225,10 @@ def test_models_that_do_not_work_are_refused_in_one_line(kind: Kind, message: st
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
-        ("[]", "says nothing of embed_dim, vision_cfg, text_cfg"),
-        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}}', "says nothing of text_cfg"),
-        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": []}}', "has no text_cfg"),
+        ("{", "is not valid JSON"),
+        ("[]", "lacks embed_dim, vision_cfg, text_cfg"),
+        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}}}', "lacks text_cfg"),
+        ('{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": []}}', "has an invalid text_cfg"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused(content: str, message: str, tmp_path: Path) -> None:

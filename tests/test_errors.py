@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extract
-from data.base.errors import LONGEST_REASON, SHOWN, UserError, first_of, one_line
+from data.base.errors import LONGEST_REASON, MAX_LISTED, UserError, first_of, one_line
 from data.cache import FeatureCache
 from data.check import CheckOptions, check
 from data.verify import VerifyOptions, verify
@@ -37,9 +37,9 @@ def test_a_reason_is_one_line_and_ends_with_a_word(said: str) -> None:
 def test_a_list_ends_after_ten(count: int, lines: int) -> None:
     shown = first_of([f"missing: {i}" for i in range(count)], "the file has all")
     assert len(shown) == lines
-    assert shown[:SHOWN] == [f"missing: {i}" for i in range(min(count, SHOWN))]
-    if count > SHOWN:
-        assert shown[-1] == f"and {count - SHOWN:,} more: the file has all"
+    assert shown[:MAX_LISTED] == [f"missing: {i}" for i in range(min(count, MAX_LISTED))]
+    if count > MAX_LISTED:
+        assert shown[-1] == f"and {count - MAX_LISTED:,} more: the file has all"
 
 
 def _captions(video_ids: list[str]) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def test_failures_are_remembered_and_tried_again_on_demand(options: ExtractOptio
     assert listed.index.tolist() == sorted(listed.index)
     assert "Invalid data" in listed["last_words"]["text.mp4"]
     assert listed["reason"]["empty.mp4"] == "the file is empty"
-    assert listed["reason"]["pipe.mp4"] == "no regular file"
+    assert listed["reason"]["pipe.mp4"] == "not a regular file"
     assert int(listed["frames_expected"]["cut.mp4"]) == 20
     assert 0 < int(listed["frames_decoded"]["cut.mp4"]) < 20
     before = (options.cache / FAILURES_FILE).stat().st_mtime_ns, sorted(options.cache.glob("*.h5"))

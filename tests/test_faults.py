@@ -191,7 +191,7 @@ def test_a_merged_cache_is_read_as_the_folder_is(cache_path: Path, tmp_path: Pat
     assert merged.images("thumbnails", name) == cache.images("thumbnails", name)
     assert merged.clip_parts().tensors.keys() == cache.clip_parts().tensors.keys()
     assert verify(VerifyOptions(out)) == 0
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         merge(MergeOptions(copy, out))
     out.write_bytes(out.read_bytes()[:-1])
     assert verify(VerifyOptions(out)) == 3

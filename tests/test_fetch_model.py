@@ -99,8 +99,8 @@ def test_weights_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert lines == [
-        "error: the weights of ViT-B-32-quickgelu (laion400m_e32) cannot be downloaded here: get them from "
-        "timm/vit_base_patch32_clip_224.laion400m_e32 on Hugging Face where there is a network, place the file anywhere on this machine, "
+        "error: the weights of ViT-B-32-quickgelu (laion400m_e32) cannot be downloaded here: download the file from "
+        "timm/vit_base_patch32_clip_224.laion400m_e32 on Hugging Face on a machine with a network, copy it to this one, "
         "and name it with --pretrained FILE (Cannot reach https://huggingface.co/timm/vit_base_patch32_clip_224.laion400m_e32/resolve/main/"
         "open_clip_pytorch_model.bin: offline mode is enabled. To disable it, please unset the `HF_HUB_OFFLINE` environment variable.)"
     ]
@@ -120,7 +120,7 @@ def test_what_goes_wrong_with_a_download_is_one_whole_line(tmp_path: Path, hub: 
             tmp_path / "file" / "hub",
             "hf-hub:somebody/tiny",
             hub,
-            "cannot be kept in .*/file.* \\(Not a directory\\): make room, or let",
+            "cannot be stored in .*/file.* \\(Not a directory\\): make room, or set",
         ),
     ):
         done = shell(folder, "--fetch-model", "--model", model, **environment)

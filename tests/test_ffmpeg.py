@@ -60,10 +60,10 @@ UNUSABLE = {
     "a folder": "is a folder",
     "not executable": "cannot be started (Permission denied)",
     "no program": "cannot be started (Exec format error)",
-    "another program": "ends with status 2 when it is asked for its version",
+    "another program": "ends with status 2 when asked for its version",
     "says nothing": "is not ffmpeg",
     "talks without end": "ends with status",
-    "crashes": "ends with status -11 when it is asked for its version",
+    "crashes": "ends with status -11 when asked for its version",
     "fails at work": "does not decode (ffmpeg ended with status 1: Unrecognized option)",
 }
 
@@ -100,14 +100,14 @@ def test_an_ffmpeg_that_cannot_be_used_is_one_line(tmp_path: Path, kind: str, mo
         check_decoder(ExtractOptions(tmp_path, tmp_path / "cache"))
     said = str(refusal.value)
     assert said.startswith(f"ffmpeg cannot be used: {program} {UNUSABLE[kind]}")
-    assert said.endswith("; let IMAGEIO_FFMPEG_EXE name one that can, or unset it")
+    assert said.endswith("; set IMAGEIO_FFMPEG_EXE to one that works, or unset it")
     assert "\n" not in said
 
 
 def test_an_ffmpeg_that_hangs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, child = hanging_decoder(tmp_path, hangs_on="-version")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
-    with pytest.raises(UserError, match=r"does not answer within 0\.5 s; let IMAGEIO_FFMPEG_EXE name one that can"):
+    with pytest.raises(UserError, match=r"does not answer within 0\.5 s; set IMAGEIO_FFMPEG_EXE to one that works"):
         require_ffmpeg(time_limit_s=0.5)
     assert_ends(int(child.read_text()))
 
@@ -137,7 +137,7 @@ def test_every_command_says_so_before_any_video(tmp_path: Path, command: Command
     out, said = process.communicate(timeout=60)
     assert process.returncode == 2
     why = "/nope cannot be started (No such file or directory)"
-    assert said == f"error: ffmpeg cannot be used: {why}; let IMAGEIO_FFMPEG_EXE name one that can, or unset it\n"
+    assert said == f"error: ffmpeg cannot be used: {why}; set IMAGEIO_FFMPEG_EXE to one that works, or unset it\n"
     assert out == ""
     assert not (tmp_path / "cache").exists()
 

@@ -118,7 +118,7 @@ def test_layers_of_vision_transformers_are_counted_from_the_input() -> None:
             train_above(clip.model, both, wrong)
     unknown = replace(both[0], blocks=None)
     assert len(train_above(clip.model, (unknown, both[1]), -1)) > 100
-    with pytest.raises(UserError, match="the blocks of a VisionTransformer are not known: use -1, which trains all of it"):
+    with pytest.raises(UserError, match="the blocks of a VisionTransformer are unknown: use -1 to train all of it"):
         train_above(clip.model, (unknown, both[1]), 0)
 
 
@@ -236,7 +236,7 @@ def test_from_pictures_to_a_new_cache_and_its_metrics(
     tested = json.loads((evaluate.main(replace(asked, split="test", out=tmp_path / "test")) / "metrics.json").read_text())
     figures = figures_of(measured(run, new.path, FinetuningOptions(max_frames=2, device="cpu")))
     assert figures == pytest.approx({"R@1": tested["text_to_video"]["R@1"], "RSum": tested["RSum"]})
-    with pytest.raises(UserError, match=r"has trained CLIP too, and the cache .* run extract with --model local-dir:") as refusal:
+    with pytest.raises(UserError, match=r"has trained CLIP too, but the cache .* run extract with --model local-dir:") as refusal:
         evaluate.main(replace(asked, cache=cache.path, out=tmp_path / "other"))
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "other").exists()

@@ -88,7 +88,7 @@ def test_a_folder_and_a_table_take_the_same_files(tmp_path: Path, decoder: str, 
     assert sorted(cache.names("videos")) == names
     assert cache.videos(names, 10**9).frames.length_N.tolist() == [2] * len(names)
     assert summary["left_alone"] == {".jpg": 2, ".gif": 1, ".txt": 1, "without suffix": 1}
-    assert summary["notes"] == ["1 GIFs of a single picture are no videos and left alone"]
+    assert summary["notes"] == ["1 GIFs with a single picture are left alone: they are not videos"]
     table = tmp_path / "table.csv"
     table.write_text("video,caption,split\n" + "".join(f"{name},words,test\n" for name in [*names, "still.gif"]))
     listed = read_dataset("table", find_preset("table", None, table), table, videos)

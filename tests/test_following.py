@@ -10,7 +10,7 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.datasets import Preset, preset_named
 from extract import ExtractOptions, main
-from extract.plan.following import filled_in
+from extract.plan.following import with_defaults
 from tests.conftest import DEMO_CLIP
 from tests.videos import numbered_video
 
@@ -49,8 +49,8 @@ def _preset(name: str) -> Preset:
 def test_a_protocol_is_followed_where_the_cache_has_served_it(tmp_path: Path) -> None:
     given = ExtractOptions(tmp_path, tmp_path / "cache")
     recorded = {"fps": 2.0, "max_frames": 6, "max_words": 20, "dtype": "float32", "precision": "bf16", "pictures": "stored"}
-    again = filled_in(given, _preset("didemo"), recorded, {"didemo"})
+    again = with_defaults(given, _preset("didemo"), recorded, {"didemo"})
     assert {name: getattr(again, name) for name in recorded} == recorded
-    other = filled_in(given, _preset("didemo"), recorded, {"msrvtt-9k"})
+    other = with_defaults(given, _preset("didemo"), recorded, {"msrvtt-9k"})
     assert (other.fps, other.max_frames, other.max_words) == (1.0, 64, None)
     assert (other.dtype, other.precision) == ("float32", "bf16")

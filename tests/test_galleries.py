@@ -14,7 +14,7 @@ import evaluate.stage
 import extract.stage
 from data.base.errors import UserError
 from data.cache import FeatureCache
-from data.cache.listings import Listings, listed_of
+from data.cache.listings import Listings, listing_of
 from data.cache.prune import drop
 from data.cache.sources import Source
 from data.cli.command import SOME_FAILED
@@ -191,9 +191,9 @@ def test_what_is_not_there_replaces_no_listing(
         options.videos.mkdir()
     if how == "no file of a table":
         main(options)
-        assert "the names of their files stay as they were" in capsys.readouterr().err
+        assert "the file names in its listing are kept" in capsys.readouterr().err
     else:
-        with pytest.raises(UserError, match="is no folder" if how == "missing" else "holds no video files"):
+        with pytest.raises(UserError, match="is not a folder" if how == "missing" else "holds no video files"):
             main(options)
     assert search() == before
 
@@ -206,7 +206,7 @@ def test_a_folder_in_it_that_is_empty_may_be_a_disk_that_is_not_mounted(
     shutil.move(disk, tmp_path / "unmounted")
     disk.mkdir()
     main(replace(options, prune=True))
-    assert "1 videos stay in the gallery though they are gone: their folder, such as disk, is empty" in capsys.readouterr().err
+    assert "1 missing videos stay in the gallery: their folder, such as disk, is empty" in capsys.readouterr().err
     assert "disk/w.mp4" in search()
     disk.rmdir()
     main(options)
@@ -239,7 +239,7 @@ def test_pruning_leaves_what_another_process_writes(options: ExtractOptions, sea
     # What is about to be listed is dropped by nobody.
     listings, listing = Listings(options.cache), Listings(options.cache).videos("one")
     listings.remove("one")
-    listings.begin("one", listed_of(listings.captions("one"), listing, Source("folder")))
+    listings.begin("one", listing_of(listings.captions("one"), listing, Source("folder")))
     prune(options.cache)
     assert search(all=True) == ["v1.mp4", "v2.mp4", "v3.mp4", "v4.mp4"]
 
@@ -268,7 +268,7 @@ def test_a_damaged_listing_is_said_and_written_anew(
             work()
     assert verify(VerifyOptions(options.cache)) == SOME_FAILED
     main(options)
-    assert "what one lists is damaged" in capsys.readouterr().err
+    assert "the listing of one in" in capsys.readouterr().err
     assert verify(VerifyOptions(options.cache)) == 0
     assert search() == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4"]
 

@@ -175,7 +175,7 @@ def test_every_head_trains_and_evaluates(options: TrainOptions, name: str, tmp_p
     [
         ("mean", "video-word", "head mean has one score"),
         ("glccl", "video", "all, or some of video-sentence, video-word"),
-        ("glim-global", "word-frame", "all, or some of video-sentence, video-word with"),
+        ("glim-global", "word-frame", "all, or some of video-sentence, video-word, joined by"),
         ("glccl", "video-word+video-word", "each once"),
     ],
 )

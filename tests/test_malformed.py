@@ -166,9 +166,9 @@ def test_ids_of_a_list(tmp_path: Path, name: str) -> None:
     path = tmp_path / "val_list.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, "../../x"]))
-    assert refusal(form, tmp_path) == f"{path}, line 4: '../../x' is no video id"
+    assert refusal(form, tmp_path) == f"{path}, line 4: '../../x' is not a video id"
     path.write_text("\n".join([*lines, lines[1]]))
-    assert f"{path}, line 4: '{lines[1]}' is there twice, first in line 2" in refusal(form, tmp_path)
+    assert f"{path}, line 4: '{lines[1]}' is listed twice, first in line 2" in refusal(form, tmp_path)
 
 
 def test_a_table_that_leads_out_of_the_folder(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_an_id_that_is_there_twice_as_a_key(tmp_path: Path, name: str) -> None:
     form.write(tmp_path)
     first = next(iter(json.loads((tmp_path / form.captions).read_text())))
     change(tmp_path / form.captions, form.video_id, first)
-    assert f"{tmp_path / form.captions} cannot be read as JSON: the key '{first}' is there twice" in refusal(form, tmp_path)
+    assert f"{tmp_path / form.captions} cannot be read as JSON: the key '{first}' appears twice" in refusal(form, tmp_path)
 
 
 def test_an_id_that_is_there_twice_in_records(tmp_path: Path) -> None:
@@ -201,12 +201,12 @@ def test_an_id_that_is_there_twice_in_records(tmp_path: Path) -> None:
         ("msrvtt-test", "ret0,", "", "line 2: 3 fields where the header has 4"),
         ("msrvtt", '"caption"', '"text"', "record 1 of 'sentences': it lacks"),
         ("didemo", '"description"', '"text"', "record 1: it lacks 'video' or 'description'"),
-        ("didemo", '"part 0 of 20\\n"', "7", "record 1: the caption 7 is no text"),
-        ("vatex", '"caption 0', '7, "caption 0', "caption 1: the caption 7 is no text"),
+        ("didemo", '"part 0 of 20\\n"', "7", "record 1: the caption 7 is not text"),
+        ("vatex", '"caption 0', '7, "caption 0', "caption 1: the caption 7 is not text"),
         ("vatex-data", '"enCap"', '"enCaps"', "it lacks 'enCap'"),
         ("vatex-official", '"videoID"', '"id"', "record 1: it lacks 'videoID'"),
-        ("msvd", '["a squirrel', '{"a": "b"}, "c": ["a squirrel', "is no list of captions"),
-        ("activitynet", "55.15", "NaN", "the duration nan is no number of seconds"),
+        ("msvd", '["a squirrel', '{"a": "b"}, "c": ["a squirrel', "is not a list of captions"),
+        ("activitynet", "55.15", "NaN", "the duration nan is not a number of seconds"),
         ("activitynet", '"sentences"', '"text"', "it lacks 'duration' or 'sentences'"),
         ("table", "video,caption", "video,words", "has no column caption"),
         ("table", "caption,split", "caption,caption", "the caption could be in columns 'caption', 'caption': name the right one"),
@@ -227,7 +227,7 @@ def test_characters_that_no_file_can_hold(tmp_path: Path, text: str) -> None:
     form = FORMS["msvd"]
     form.write(tmp_path)
     change(tmp_path / form.captions, form.caption, text)
-    assert "holds a zero or half a character" in refusal(form, tmp_path)
+    assert "holds a zero byte or half a character" in refusal(form, tmp_path)
 
 
 def test_json_nested_without_end(tmp_path: Path) -> None:

@@ -97,14 +97,14 @@ def runs(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("zero-shot:", "the name of a head is missing"),
         ("zero-shot:gccl", "there is no head 'gccl': use zero-shot:glccl, "),
         ("", "--run is empty"),
-        ("nowhere", "--run nowhere: there is no such folder: name that of a run, train one with python -m train_head --out nowhere"),
-        ("sweep/run/run.json", "is a file of a run: name its folder, --run sweep/run"),
-        ("sweep/run/head.safetensors", "is a file of a run: name its folder, --run sweep/run"),
-        ("stopped", "is a run that is not finished: finish it with the same train_head command and --resume"),
+        ("nowhere", "--run nowhere: there is no such folder: name the folder of a run, train one with python -m train_head --out nowhere"),
+        ("sweep/run/run.json", "is a file inside a run: name the run's folder, --run sweep/run"),
+        ("sweep/run/head.safetensors", "is a file inside a run: name the run's folder, --run sweep/run"),
+        ("stopped", "is an unfinished run: finish it with the same train_head command and --resume"),
         ("results", "holds results of python -m evaluate, not a run"),
-        ("sweep", "--run sweep holds runs in folders of their own: name one, such as --run sweep/run"),
-        ("other", "--run other is no run (run.json is missing): name the folder"),
-        ("other/thesis.txt", "is no run"),
+        ("sweep", "--run sweep is a folder of several runs: name one of them, such as --run sweep/run"),
+        ("other", "--run other is not a run (run.json is missing): name the folder"),
+        ("other/thesis.txt", "is not a run"),
     ],
 )
 def test_a_run_that_is_none_is_read_for_what_it_means(
@@ -129,9 +129,9 @@ def test_a_folder_by_the_name_of_a_head_is_the_run(
     ("file", "line"),
     [
         ("run.json", "holds a finished run: name another folder, or delete {out} to train it again"),
-        ("checkpoint.json", "holds an unfinished run: add --resume to go on with it, name another folder, or delete {out} to start again"),
+        ("checkpoint.json", "holds an unfinished run: add --resume to continue it, name another folder, or delete {out} to start again"),
         # Killed before its first checkpoint.
-        ("log.csv", "holds an unfinished run: add --resume to go on with it, name another folder, or delete {out} to start again"),
+        ("log.csv", "holds an unfinished run: add --resume to continue it, name another folder, or delete {out} to start again"),
         ("thesis.txt", "holds other files, such as thesis.txt: name a new folder or an empty one"),
     ],
 )

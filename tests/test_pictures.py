@@ -85,7 +85,7 @@ def test_thumbnails_can_be_left_out_and_made_later(options: ExtractOptions, caps
     capsys.readouterr()
     extract.main(replace(options, quiet=False))
     said = capsys.readouterr()
-    assert "3 videos are there without the pictures asked for and are extracted again" in said.err
+    assert "3 cached videos lack the pictures asked for and are extracted again" in said.err
     cache = FeatureCache(options.cache)
     thumbnails = [cache.images("thumbnails", name) for name in cache.names("videos")]
     assert json.loads(said.out)["picture_bytes"] == sum(len(content) for files in thumbnails for content in files) > 0

@@ -18,7 +18,7 @@ from data.cache import FeatureCache
 from extract import ExtractOptions
 from extract.encode.clip import load_clip
 from extract.encode.models import RANDOM, find_model, list_models, open_clip, tags_of
-from extract.encode.preprocessing import Preprocessing, asked_for, of_cache, of_config
+from extract.encode.preprocessing import Preprocessing, from_cache, from_config, from_options
 from search.queries import QueryEncoder
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
@@ -99,7 +99,7 @@ def test_where_tags_differ_the_line_names_values_tags_and_options() -> None:
         find_model("ViT-H-14", RANDOM).preprocessing({})
     # A cache says what it was made with, so that searching it and training on it need no such options.
     settings = Preprocessing().settings((224, 224))
-    assert model.preprocessing(of_cache(settings)) == (Preprocessing(), None)
+    assert model.preprocessing(from_cache(settings)) == (Preprocessing(), None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -158,15 +158,15 @@ def test_a_folder_says_what_is_done_to_pictures(interpolation: str, resize_mode:
 @pytest.mark.parametrize(
     ("preprocess", "message"),
     [
-        ([], "preprocess_cfg is no object"),
+        ([], "preprocess_cfg is not an object"),
         ({"mode": "L"}, "mode L of preprocess_cfg is not RGB"),
-        ({"mean": [1, 2]}, "mean of preprocess_cfg: one number, or one each"),
+        ({"mean": [1, 2]}, "mean of preprocess_cfg: must be one number, or one each"),
         ({"std": [0.5, 0, 0.5]}, "std of preprocess_cfg: .* or above"),
         ({"mean": True}, "mean of preprocess_cfg: .* from 0 to 1"),
         ({"std": "wide"}, "std of preprocess_cfg"),
-        ({"interpolation": "nearest"}, "interpolation of preprocess_cfg: 'nearest' is none of bicubic, bilinear"),
-        ({"resize_mode": "crop"}, "resize_mode of preprocess_cfg: 'crop' is none of shortest, longest, squash"),
-        ({"fill_color": 300}, "fill_color of preprocess_cfg: a whole number from 0 to 255"),
+        ({"interpolation": "nearest"}, "interpolation of preprocess_cfg: 'nearest' is not one of bicubic, bilinear"),
+        ({"resize_mode": "crop"}, "resize_mode of preprocess_cfg: 'crop' is not one of shortest, longest, squash"),
+        ({"fill_color": 300}, "fill_color of preprocess_cfg: must be an integer from 0 to 255"),
     ],
 )
 def test_a_folder_that_says_nonsense_is_refused(preprocess: Any, message: str, tmp_path: Path) -> None:
@@ -176,22 +176,22 @@ def test_a_folder_that_says_nonsense_is_refused(preprocess: Any, message: str, t
 
 
 def test_one_number_stands_for_three() -> None:
-    assert of_config({"mean": 0.5, "std": [0.25]}, "here") == {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    assert from_config({"mean": 0.5, "std": [0.25]}, "here") == {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_mean": "0.5,x,0.5"}, "--image-mean 0.5,x,0.5: one number, or three"),
-        ({"image_mean": "0.5,0.5"}, "--image-mean 0.5,0.5: one number, or"),
-        ({"image_mean": "nan"}, "--image-mean nan: one number, or"),
+        ({"image_mean": "0.5,x,0.5"}, "--image-mean 0.5,x,0.5: must be one number, or three"),
+        ({"image_mean": "0.5,0.5"}, "--image-mean 0.5,0.5: must be one number, or"),
+        ({"image_mean": "nan"}, "--image-mean nan: must be one number, or"),
         ({"image_mean": "1e300"}, "--image-mean 1e300: .* from 0 to 1"),
         ({"image_std": "0"}, "--image-std 0: .* or above"),
         ({"image_std": "1e-320"}, "--image-std 1e-320: .* or above"),
-        ({"image_resize": "random,shortest"}, "--image-resize random,shortest: 'random' is none of bicubic, bilinear$"),
-        ({"image_resize": "squash"}, "--image-resize squash: bicubic or bilinear, a comma, and"),
-        ({"image_resize": "nearest,squash"}, "--image-resize nearest,squash: 'nearest' is none of"),
-        ({"image_resize": "bicubic,crop"}, "--image-resize bicubic,crop: 'crop' is none of"),
+        ({"image_resize": "random,shortest"}, "--image-resize random,shortest: 'random' is not one of bicubic, bilinear$"),
+        ({"image_resize": "squash"}, "--image-resize squash: must be bicubic or bilinear, a comma, and"),
+        ({"image_resize": "nearest,squash"}, "--image-resize nearest,squash: 'nearest' is not one of"),
+        ({"image_resize": "bicubic,crop"}, "--image-resize bicubic,crop: 'crop' is not one of"),
     ],
 )
 def test_options_that_say_nonsense_are_refused(change: dict[str, str], message: str, own_cache_options: ExtractOptions) -> None:
@@ -236,11 +236,11 @@ def test_what_is_guessed_is_said(own_cache_options: ExtractOptions, capsys: pyte
         "override this"
     ]
     given = replace(options, image_mean="0.5", image_std="0.5", image_resize="bicubic, longest")
-    assert find_model("ViT-S-32-alt", RANDOM).preprocessing(asked_for(given))[1] is None
+    assert find_model("ViT-S-32-alt", RANDOM).preprocessing(from_options(given))[1] is None
 
 
 def test_what_options_ask_for() -> None:
     options = ExtractOptions(videos=Path(), cache=Path(), model=DEMO_CLIP)
-    assert asked_for(options) == {}
-    assert asked_for(replace(options, image_mean="0.5", image_std="1,2,3")) == {"mean": (0.5, 0.5, 0.5), "std": (1.0, 2.0, 3.0)}
-    assert asked_for(replace(options, image_resize="bicubic,longest")) == {"interpolation": "bicubic", "resize_mode": "longest"}
+    assert from_options(options) == {}
+    assert from_options(replace(options, image_mean="0.5", image_std="1,2,3")) == {"mean": (0.5, 0.5, 0.5), "std": (1.0, 2.0, 3.0)}
+    assert from_options(replace(options, image_resize="bicubic,longest")) == {"interpolation": "bicubic", "resize_mode": "longest"}

@@ -67,6 +67,6 @@ def test_a_process_that_is_lost_in_a_step_is_named(cache_path: Path, tmp_path: P
     assert second[0] == -signal.SIGKILL
     assert first[0] == 1
     assert first[2].startswith("error: process 1 of 2 ("), first[2]
-    assert first[2].endswith("with --resume, with as many processes\n")
+    assert first[2].endswith("with --resume and the same number of processes\n")
     assert first[2].count("\n") == 1
     assert not (tmp_path / "run" / "run.json").exists()

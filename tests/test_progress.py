@@ -15,7 +15,7 @@ import data.base.progress
 from data.base.progress import Progress, say
 
 def work(steps, seconds, **given):
-    with Progress(given.pop("what"), steps + given.get("there", 0), "videos", **given) as progress:
+    with Progress(given.pop("what"), steps + given.get("initial", 0), "videos", **given) as progress:
         for _ in range(steps):
             time.sleep(seconds)
             progress.update(note="a note")
@@ -24,7 +24,7 @@ def work(steps, seconds, **given):
 data.base.progress.SHORTEST_S = 1000.0
 work(1000, 0, what="at once")
 data.base.progress.SHORTEST_S = 0.1
-with Progress("shown late", 5, "videos", patience=0.1) as progress:
+with Progress("shown late", 5, "videos", delay=0.1) as progress:
     say("a line: said before it")
     time.sleep(0.1)
     progress.update(3)
@@ -32,10 +32,10 @@ with Progress("shown late", 5, "videos", patience=0.1) as progress:
     time.sleep(0.1)
     progress.update(2)
 work(0, 0, what="nothing")
-work(0, 0, what="all there", there=7)
-work(4, 0.06, what="resumed", there=10_000_000)
-work(3, 0.05, what="patient", patience=60)
-work(3, 0.05, what="impatient", patience=0.1)
+work(0, 0, what="all there", initial=7)
+work(4, 0.06, what="resumed", initial=10_000_000)
+work(3, 0.05, what="patient", delay=60)
+work(3, 0.05, what="impatient", delay=0.1)
 work(3, 0.05, what="quiet", quiet=True)
 """
 

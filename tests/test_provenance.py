@@ -23,14 +23,14 @@ from data.base.provenance import provenance
 from data.base.sealed import write_sealed
 from data.cache import ClipParts, FeatureCache, VideoEntry
 from data.cache.extraction import Extraction
-from data.cache.hdf5 import Group, in_memory
+from data.cache.hdf5 import Group, file_bytes
 from data.datasets import preset_named
 from data.merge import MergeOptions, merge
 from evaluate import EvaluateOptions
 from evaluate.compare.results import Result
 from extract import ExtractOptions
 from extract.encode.reload import reload_clip
-from extract.plan.following import filled_in
+from extract.plan.following import with_defaults
 from search.queries import QueryEncoder
 from search.serve import ServeOptions, _folder
 from tests.conftest import DEMO_CLIP, ROOT
@@ -68,7 +68,7 @@ def with_attributes(cache: Path, change: Callable[[Any], None]) -> Path:
             changed.attrs.update(file.attrs)
             change(changed.attrs)
 
-        content = in_memory(fill)
+        content = file_bytes(fill)
     write_sealed(clip, content)
     return cache
 
@@ -169,14 +169,16 @@ def test_older_caches_say_it_in_their_provenance(cache_path: Path, tmp_path: Pat
     assert FeatureCache(copy).extraction == FeatureCache(cache_path).extraction
     preset = preset_named("demo")
     assert preset is not None
-    followed = filled_in(ExtractOptions(videos=tmp_path, cache=copy), preset, FeatureCache(copy).settings, {"demo"})
+    followed = with_defaults(ExtractOptions(videos=tmp_path, cache=copy), preset, FeatureCache(copy).settings, {"demo"})
     assert (followed.model, followed.pretrained, followed.seed) == (DEMO_CLIP, None, 0)
 
 
 def test_a_later_version_is_refused_in_one_line(cache_path: Path, tmp_path: Path) -> None:
     later = json.dumps({"version": 2, "clip": "a new way to say it"})
     copy = with_attributes(Path(shutil.copytree(cache_path, tmp_path / "cache")), lambda attrs: attrs.__setitem__("extraction", later))
-    with pytest.raises(UserError, match=r"cache.clip.h5 has version 2, and this program reads up to 1: use the program that wrote it"):
+    with pytest.raises(
+        UserError, match=r"cache.clip.h5 has version 2, but this program reads versions up to 1: use the program that wrote it"
+    ):
         FeatureCache(copy)
     with pytest.raises(UserError, match=r"the options recorded in run has version 2"):
         RunOptions.read({"trained_with": {"version": 2}}, "run")
@@ -205,7 +207,7 @@ def test_a_folder_that_is_named_brings_its_own_weights(cache: FeatureCache) -> N
 def test_search_and_fine_tuning_refuse_a_clip_of_other_pictures(cache: FeatureCache, tmp_path: Path) -> None:
     settings = cache.settings | {"image_size": [32, 32]}
     smaller = FeatureCache.create(tmp_path / "cache", settings, cache.clip_parts(), {}, extraction=cache.extraction)
-    with pytest.raises(UserError, match=r"takes other pictures than .* \(image_size is \[64, 64\] and was \[32, 32\]\)"):
+    with pytest.raises(UserError, match=r"preprocesses pictures differently from .* \(image_size is \[64, 64\] and was \[32, 32\]\)"):
         reload_clip(smaller, CPU)
 
 

@@ -22,7 +22,7 @@ from extract import ExtractOptions
 from extract.decode.sample import DecodeFailed, Sampling, sample_frames
 from extract.ffmpeg import ending
 from extract.ffmpeg.clock import length_of
-from extract.ffmpeg.log import SAID_BYTES, Log, Pictured
+from extract.ffmpeg.log import LOG_BYTES, Log, PictureInfo
 from extract.ffmpeg.run import Processes
 from tests.conftest import DEMO_CLIP
 from tests.decoding import MakeSampling
@@ -417,7 +417,7 @@ def test_a_stream_that_is_cut_is_noticed(tmp_path: Path, name: str, sampling: Ma
     assert count in (4, 5)
     for share in (0.55, 0.7):
         path.write_bytes(content[: int(len(content) * share) | 1])
-        with pytest.raises(DecodeFailed, match=r"cut short: .* --allow-partial takes them") as failure:
+        with pytest.raises(DecodeFailed, match=r"cut short: .* --allow-partial accepts such files") as failure:
             sample_frames(path, sampling(), frame_number)
         assert failure.value.decoded is not None
         assert failure.value.expected is not None
@@ -434,22 +434,22 @@ def test_the_log_tells_pictures_from_words(tmp_path: Path) -> None:
         title = f"[info]   title : [error] [Eval @ 0x1] {picture.format(7, 'B').strip()}\n"
         file.write(f"[info] Input #0, avi\n{title}[showinfo@other @ 0x1] [info] {picture.format(7, 'P')}\n".encode())
         assert log.next_picture() is None
-        heard = log.said()
+        heard = log.text()
         assert log.last_error() == 0
         file.write(f"[showinfo@token @ 0x1] [info] config in\n[showinfo@token @ 0x1] [info] {picture.format(0, 'P')}\n".encode())
         first = log.next_picture()
         file.write(f"[info]   Stream #0:0{picture.format(1, 'T')}\n: Video\n{picture.format(2, 'B')}damaged\n[info] more".encode())
-        assert first == Pictured(0, "yuv420p", Fraction(8, 9), 64, 48, interlaced=False)
+        assert first == PictureInfo(0, "yuv420p", Fraction(8, 9), 64, 48, interlaced=False)
         others = [log.next_picture(), log.next_picture()]
         assert [(one.pts, one.interlaced) for one in others if one] == [(1, True), (2, True)]
         assert log.next_picture() is None
-        assert log.said() == heard + "[info]   Stream #0:0: Video\n[error] damaged\n[info] more"
+        assert log.text() == heard + "[info]   Stream #0:0: Video\n[error] damaged\n[info] more"
         assert log.clock_jumps == 0
         assert log.last_error() == 3
-        file.write(b"x\n" * SAID_BYTES + b"the end\n")
-        assert log.said().startswith("[info] Input #0")
-        assert log.said().endswith("the end\n")
-        assert len(log.said()) <= 3 * SAID_BYTES
+        file.write(b"x\n" * LOG_BYTES + b"the end\n")
+        assert log.text().startswith("[info] Input #0")
+        assert log.text().endswith("the end\n")
+        assert len(log.text()) <= 3 * LOG_BYTES
 
 
 WORDS = [
@@ -488,7 +488,7 @@ def test_the_stage_follows_the_rule_and_says_what_it_left_out(tmp_path: Path, ca
         extract.main(replace(options, cache=tmp_path / rule, pictures=None if rule == "display" else "stored"))
         out, err = capsys.readouterr()
         assert json.loads(out)["videos_with_clock_jumps"] == 1
-        assert "videos whose clock was set on the way: 1, such as jump.mkv" in err
+        assert "videos whose clock jumps: 1, such as jump.mkv" in err
         cache = FeatureCache(tmp_path / rule)
         assert cache.settings["pictures"] == rule
         sizes[rule] = Image.open(BytesIO(cache.images("thumbnails", "oblong.mp4")[0])).size

@@ -516,7 +516,7 @@ def test_pictures_for_the_readme_are_taken(glccl: Written, report_cache: Path, t
     taken = sorted(path.name for path in tmp_path.iterdir())
     assert taken == ["report-dark.png", "report.png", "search-dark.png", "search.png"]
     for name in taken:
-        assert (tmp_path / name).stat().st_size < screenshots.LARGEST
+        assert (tmp_path / name).stat().st_size < screenshots.MAX_BYTES
         with Image.open(tmp_path / name) as image:
             assert image.width > 900
     with pytest.raises(UserError, match=r"holds no report\.html"):

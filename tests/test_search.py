@@ -114,7 +114,7 @@ def test_a_cosine_is_with_the_frames_that_the_head_compares(cache: FeatureCache,
     head = make_head(name, HeadConfig(cache.dimension, 40, 100.0, max_frames=40, temporal="seq-transf", temporal_positions=40))
     measure, moments = find_moments(head, TextBatch.gather(texts, [0], torch.device("cpu")), videos, [0])
     batch = VideoBatch.gather(videos, [0], torch.device("cpu"))
-    frame_FD = (batch.frame_BFD if name == "xclip" else head.frames_in_time(batch))[0].detach().double()
+    frame_FD = (batch.frame_BFD if name == "xclip" else head.temporal_frames(batch))[0].detach().double()
     sentence_D = texts.sentences.gather([0])[0][0].double()
     expected_F = torch.nn.functional.cosine_similarity(frame_FD, sentence_D[None], dim=1)
     assert measure == "cosine"

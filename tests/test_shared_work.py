@@ -114,7 +114,7 @@ def test_a_process_that_was_never_started_is_named(cache_path: Path, tmp_path: P
     command: Command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--process-timeout", "2", "--cache", cache_path]
     [(status, _, error)] = finish(start([command], WORLD_SIZE="2"))
     assert status == 1
-    assert error.startswith("error: process 1 of 2 was not started: not there for 10 s"), error
+    assert error.startswith("error: process 1 of 2 was not started: not seen for 10 s"), error
 
 
 @pytest.mark.long

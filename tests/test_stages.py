@@ -190,8 +190,8 @@ def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monke
     head = make_head(head_name, HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40))
     found = []
     for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
-        monkeypatch.setattr(type(head), "WORDS_A_STRIP", words)
-        monkeypatch.setattr("train_head.scoring.pairs.FRAMES_A_BLOCK", frames)
+        monkeypatch.setattr(type(head), "WORDS_PER_STRIP", words)
+        monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", frames)
         found.append(all_scores(head, split, memory_budget=budget).score_SAB)
     assert torch.equal(found[0], found[1]), "scores depend on the budget"
     assert torch.equal(found[0], found[2]), "scores depend on the blocks"
@@ -348,7 +348,7 @@ def test_a_damaged_run_is_refused(cache_path: Path, run: Path, tmp_path: Path) -
     # What the system does not give may well be whole: nobody is told to train again.
     weights.unlink()
     weights.mkdir()
-    with pytest.raises(UserError, match=r"head\.safetensors cannot be read \(Is a directory\): see to its permissions and the disk"):
+    with pytest.raises(UserError, match=r"head\.safetensors cannot be read \(Is a directory\): check its permissions and the disk"):
         evaluate.main(options)
 
 
@@ -423,7 +423,7 @@ def test_missing_files_and_empty_captions_are_refused(demo_set: Path, own_cache_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["extract", "--videos", "no/such", "--annotations", "x", "--cache", "c"], "error: --videos no/such is no folder"),
+        (["extract", "--videos", "no/such", "--annotations", "x", "--cache", "c"], "error: --videos no/such is not a folder"),
         (["train_head", "--cache", "no/such", "--out", "o"], "error: there is no cache at no/such"),
         (["evaluate", "--cache", "no/such", "--run", "zero-shot:mean", "--out", "o"], "error: there is no cache at no/such"),
     ],

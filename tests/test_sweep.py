@@ -194,7 +194,7 @@ def test_a_grid_is_every_combination(options: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"csc_weight": "0,half"}, "--csc-weight 0,half: 'half' is none of its values"),
+        ({"csc_weight": "0,half"}, "--csc-weight 0,half: 'half' is not one of its values"),
         ({"temporal": "lstm"}, r"\(seq-transf, none\)"),
         ({"head": "glccl,nope"}, "--head nope is unknown"),
         ({"seeds": 0}, "--seeds 0 must be at least 1"),
@@ -276,7 +276,7 @@ def test_a_value_of_another_type_is_refused_with_those_that_fit(options: Any, na
     base = sweep_options(EveryKind)(options.cache, options.out)
     with pytest.raises(UserError) as refused:
         expand(replace(base, **{name: given}))
-    assert str(refused.value) == f"--{name} {given}: {given!r} is none of its values ({takes}), with commas between them"
+    assert str(refused.value) == f"--{name} {given}: {given!r} is not one of its values ({takes}); separate values by commas"
 
 
 @pytest.mark.parametrize("kind", [TrainOptions, EveryKind])

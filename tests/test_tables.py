@@ -62,13 +62,16 @@ def test_one_table_in_every_form_is_one_data_set(table_folder: Path, table: Logi
         (" video | caption\n-------+--------\n a.mp4 | x\n", "columns between vertical bars; spaces beside separators are left out"),
         (
             "video,caption,start_ms,end_ms\na.mp4,x,0,900\n",
-            "whole files are taken, for no column is named start or end, whatever 'start",
+            "whole files are used, because no column is named start or end and 'start",
         ),
-        ("video,caption,endFrame\na.mp4,x,30\n", "whole files are taken, for no column is named start or end, whatever 'endFrame' says"),
-        ("video,caption,start,duration\na.mp4,x,1,2\n", "parts last to the ends of their files, for no column is named end, whatever"),
-        ("video,caption\na.mp4,NaN\nb.mp4,NaN\nc.mp4,nano\n", "captions that may stand for none: 'NaN' (2)"),
+        (
+            "video,caption,endFrame\na.mp4,x,30\n",
+            "whole files are used, because no column is named start or end and 'endFrame' is not read",
+        ),
+        ("video,caption,start,duration\na.mp4,x,1,2\n", "segments last to the end of their files, because no column is named end and"),
+        ("video,caption\na.mp4,NaN\nb.mp4,NaN\nc.mp4,nano\n", "captions that may be missing values: 'NaN' (2)"),
         ("| video | caption |\n|---|:--|\n| a.mp4 | x |\n", "columns between vertical bars; spaces beside separators are left out"),
-        ('video\tcaption\na.mp4\t"x" he said\n', "columns between tabs; quotes are read as they stand"),
+        ('video\tcaption\na.mp4\t"x" he said\n', "columns between tabs; quotes are read literally"),
     ],
 )
 def test_what_was_understood_is_said(table_folder: Path, content: str | bytes, note: str) -> None:
@@ -124,27 +127,27 @@ def test_ids_alone_name_the_files_as_in_the_field(table_folder: Path) -> None:
             "video,caption\na.mp4,a dog, running\n",
             "line 2: 3 fields where the header has 2: put a caption that holds the separator into quotes",
         ),
-        ("a.mp4,a dog,train\nb.mp4,a cat,train\n", "line 1: 'a.mp4, a dog, train' names no columns but a video"),
+        ("a.mp4,a dog,train\nb.mp4,a cat,train\n", "line 1: 'a.mp4, a dog, train' names a video and no columns"),
         ("video\na.mp4\n", "has no column caption; it has 'video'"),
         ("video,caption\nhttps://there/a.mp4,x\n", "line 2: video 'https://there/a.mp4' is an address"),
         ("video,caption,split\na.mp4,x,\na.mp4,x,test\n", "line 2: split is '', not one of train, val, test"),
-        ("video,caption\na.mp4,x\n,y\n", "line 3: there is no name of a video"),
+        ("video,caption\na.mp4,x\n,y\n", "line 3: the video name is blank"),
         (
             "video_id,start,caption\na,0,x\na,1,y\n",
             "line 3: video_id 'a' stands for several files or segments: name the files in a column video",
         ),
         ('{"video": {"0": "a.mp4"}, "caption": {"0": "x"}}', "is one JSON object with 'video, caption'"),
         ("[]", "has no rows"),
-        ('[["video", "caption"]]', "line 1: a list is no object"),
+        ('[["video", "caption"]]', "line 1: a list is not an object"),
         ('video,caption\na.mp4,"x\ny"\nb.mp4,"z\n', "line 4: cannot be read as CSV: unexpected end of data"),
         ("video,caption\na.mp4,привет\n".encode("cp1251"), "line 2: byte 0xef is not UTF-8, nor is the file in Windows-1252"),
         ('{"annotations": [{"video": "a.mp4"}]}', "is one JSON object with 'annotations'"),
-        ('{"video": "a.mp4", "caption": "x"}\n{"video": "a.mp4", "caption": ["x"]}', "line 2: caption holds no text but a list"),
+        ('{"video": "a.mp4", "caption": "x"}\n{"video": "a.mp4", "caption": ["x"]}', "line 2: caption holds a list, not text"),
         ('{"video": "a.mp4", "caption": "x"}\n{"video": "b.mp4", "caption": "x"', "line 2: cannot be read as JSON"),
         ('[{"video": "a.mp4",\n"caption": "x"}\n{"video": "b.mp4", "caption": "x"}]', "line 3: cannot be read as JSON: a comma is missing"),
         ('[{"video": "a.mp4", "caption": "x"}', "cannot be read as JSON: the list does not end"),
         ("[1]\n", "has no column"),
-        ('[{"video": "a.mp4", "caption": "x"}, 1]\n', "'1' is no object"),
+        ('[{"video": "a.mp4", "caption": "x"}, 1]\n', "'1' is not an object"),
         ("<table><tr><td>video</td></tr></table>", "is a web page or XML"),
         (
             b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old",
@@ -154,7 +157,7 @@ def test_ids_alone_name_the_files_as_in_the_field(table_folder: Path) -> None:
         (b"PK\x03\x04 cut", "cannot be read as a workbook"),
         (b"PAR1 cut", "cannot be read as Parquet"),
         ("\n,,\n", "is empty"),
-        ('video,caption,start\na.mp4,x,"1,000"\n', "start is '1,000', has a comma: write 1000, or 1.000 where it is a decimal comma"),
+        ('video,caption,start\na.mp4,x,"1,000"\n', "start is '1,000', has a comma: write 1000, or 1.000 if the comma is a decimal comma"),
         ('video,caption,start\na.mp4,x,"1,000.5"\n', "start is '1,000.5', has a comma: write 1000.5"),
         (
             '{"video": "a.mp4", "caption": "x"}\n{"video": "b.mp4", "text": "y"}',
@@ -180,7 +183,7 @@ def test_ids_alone_name_the_files_as_in_the_field(table_folder: Path) -> None:
         ("INSERT INTO `t` (`video`,`caption`) VALUES ('a.mp4','x');\n", "is SQL: save the table as CSV"),
         ("-- dump\nCREATE TABLE t (video text);\nINSERT INTO t VALUES ('a.mp4');\n", "is SQL: save the table as CSV"),
         (b"video,caption\ra.mp4,x\rb.mp4,\xd0\xd1\xd2\xd3\r", "line 3: byte 0xd0 is not UTF-8"),
-        ('[{"video": "a.mp4", "caption": "x"},\r\r1]', "line 3: '1' is no object"),
+        ('[{"video": "a.mp4", "caption": "x"},\r\r1]', "line 3: '1' is not an object"),
     ],
 )
 def test_what_cannot_be_told_is_refused_with_its_place(table_folder: Path, content: str | bytes, said: str) -> None:
@@ -260,7 +263,7 @@ def test_times_in_every_form_are_the_same_seconds(thousandths: int) -> None:
     "text", ["-1", "inf", "1e10", "1:60", "1:75:00", "1:2:3:4", "00:00:01:12", "1m30s", "one", "1_0", "٣", "1:", ":30", "9" * 50]
 )
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(UserError, match="no time: write seconds"):
+    with pytest.raises(UserError, match="not a time: write seconds"):
         seconds_of(text)
 
 
@@ -283,7 +286,7 @@ def test_numbers_of_parquet_are_as_they_were_written(table_folder: Path) -> None
     assert found.notes[0] == "table.csv: not read: 'more', 'raw'"
     file = io.BytesIO()
     table.assign(caption=pd.Series([["x"], ["y"]])).to_parquet(file)
-    assert "row 1: caption holds no text but lists, structures or bytes" in refusal(table_folder, file.getvalue())
+    assert "row 1: caption holds lists, structures or bytes, not text" in refusal(table_folder, file.getvalue())
 
 
 def test_paths_that_lead_into_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_the_summary_counts_texts_that_were_cut_or_are_empty(
     summary = json.loads(said.out)
     assert (summary["texts_extracted"], summary["texts_cut"], summary["texts_empty"]) == (0, 2, 1)
     assert f"2 of 12 texts have more than 40 tokens and were cut, such as '{CUT[0][:20]}" in said.err
-    assert "1 of 12 texts have no word that the model reads, such as '&nbsp;'" in said.err
+    assert "1 of 12 texts have no word that the model can read, such as '&nbsp;'" in said.err
 
 
 def test_captions_that_differ_behind_the_cut_are_equal_and_others_are_not(texts_cache: FeatureCache) -> None:

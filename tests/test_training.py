@@ -75,7 +75,7 @@ def test_a_resume_with_other_options_or_another_cache_is_refused(
         stop_at(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             train_head.main(options)
-    with pytest.raises(UserError, match="unfinished run: add --resume to go on with it, name another folder"):
+    with pytest.raises(UserError, match="unfinished run: add --resume to continue it, name another folder"):
         train_head.main(options)
     again = replace(options, resume=True)
     with pytest.raises(
@@ -85,7 +85,7 @@ def test_a_resume_with_other_options_or_another_cache_is_refused(
     assert "\n" not in str(refusal.value)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train_head.stage.load", lambda given: replace(load(given), train=replace(load(given).train, counts={})))
-        with pytest.raises(UserError, match="there are other training videos or captions than when it began"):
+        with pytest.raises(UserError, match="the training videos or captions have changed since it began"):
             train_head.main(again)
     with pytest.MonkeyPatch.context() as patch:
 
@@ -95,7 +95,7 @@ def test_a_resume_with_other_options_or_another_cache_is_refused(
             return replace(loaded, train=replace(loaded.train, answers=loaded.train.answers[::-1].copy()))
 
         patch.setattr("train_head.stage.load", reversed_captions)
-        with pytest.raises(UserError, match="there are other videos or captions for training or for choosing the epoch than"):
+        with pytest.raises(UserError, match="the videos or captions for training or for choosing the epoch have changed since"):
             train_head.main(again)
     next(options.out.glob("checkpoint-*.safetensors")).write_bytes(b"")
     with pytest.raises(UserError, match="damaged"):
@@ -212,10 +212,10 @@ def test_masking_the_same_video_changes_the_batches_it_is_in(options: TrainOptio
 
 def test_lower_precision_is_near_and_refused_on_the_cpu(options: TrainOptions, cache: FeatureCache) -> None:
     """The temporal encoder in bfloat16 on the CPU; the option itself is for CUDA."""
-    with pytest.raises(UserError, match="--precision bf16 is for CUDA"):
+    with pytest.raises(UserError, match="--precision bf16 needs CUDA"):
         train_head.main(replace(options, precision="bf16", device="cpu"))
     _, videos = Trainer(build_head(options, cache), options, load(options).train).batches(np.arange(6))
-    exact, rough = (build_head(replace(options, precision=precision), cache).frames_in_time(videos) for precision in ("fp32", "bf16"))
+    exact, rough = (build_head(replace(options, precision=precision), cache).temporal_frames(videos) for precision in ("fp32", "bf16"))
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert (rough - exact)[videos.mask_BF].norm() < 0.02 * exact[videos.mask_BF].norm()

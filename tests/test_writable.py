@@ -117,7 +117,7 @@ def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 300)
     folders = {
         tmp_path / "file": r"--out .*/file is a file: name a folder",
-        tmp_path / "nowhere": r"--out .*/nowhere is a link that leads nowhere: name a folder",
+        tmp_path / "nowhere": r"--out .*/nowhere is a broken link: name a folder",
         tmp_path / "file" / "a" / "b": r"/a/b cannot be written \(.*/file: Not a directory\): choose another --out",
         tmp_path / "nowhere" / "a": r"/a cannot be written \(.*/nowhere: No such file or directory\): choose another --out",
         tmp_path / "loop" / "a": r"/a cannot be written \(.*/loop: Too many levels of symbolic links\): choose another --out",
@@ -127,9 +127,9 @@ def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
     }
     files = {
         tmp_path: r"--html .* is a folder: name a file",
-        tmp_path / "pipe": r"--html .*/pipe is no regular file: name a file",
-        Path("/dev/null"): r"--html /dev/null is no regular file: name a file",
-        tmp_path / "nowhere": r"--html .*/nowhere is a link that leads nowhere: name a file",
+        tmp_path / "pipe": r"--html .*/pipe is not a regular file: name a file",
+        Path("/dev/null"): r"--html /dev/null is not a regular file: name a file",
+        tmp_path / "nowhere": r"--html .*/nowhere is a broken link: name a file",
         tmp_path / "file" / "a": r"/file/a cannot be written \(.*Not a directory\): choose another --html",
         long: r"xxx cannot be written \(File name too long\): choose another --html",
     }

@@ -1,4 +1,4 @@
-"""A line before loops are compiled: work begins with it on a machine that has not done it yet, and nothing else would be seen."""
+"""Compiles the scoring loops ahead of the work and tells the user: the first run on a machine would otherwise seem to hang."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.scoring.splits import Split
 
 ONCE = "once on this machine"
-EACH_TIME = "each time, for numba has no folder to keep them in: name one with NUMBA_CACHE_DIR"
+EACH_TIME = "on every run, because numba has no writable cache folder: set NUMBA_CACHE_DIR to one"
 
 
 @contextmanager
-def compiling_said(quiet: bool) -> Iterator[None]:
-    """Where loops are compiled inside, and not loaded from disk, say so once on stderr; not with `quiet`."""
+def announce_compiling(quiet: bool) -> Iterator[None]:
+    """Print one line on stderr before numba first compiles a loop in this context. Loading from disk prints nothing, nor does `quiet`."""
     if quiet:
         yield
         return
@@ -26,7 +26,7 @@ def compiling_said(quiet: bool) -> Iterator[None]:
 
 
 def compile_loops(head: Head, split: Split) -> None:
-    """Score a pair with gradients, and one without: what follows then compiles and loads nothing, and its time is that of its work."""
+    """Score one pair with and one without gradients, so that no later step pays for compiling or loading."""
     device = head.logit_scale.device
     texts, videos = TextBatch.gather(split.texts, [0], device), VideoBatch.gather(split.videos, [0], device)
     for training in (True, False):
@@ -38,16 +38,16 @@ def compile_loops(head: Head, split: Split) -> None:
 
 
 class _Line(Listener):  # type: ignore[misc]
-    """Prints the line at the first loop that is compiled, in whichever thread."""
+    """Prints the line when any thread compiles the first loop."""
 
     def __init__(self) -> None:
-        self._said = False
+        self._printed = False
 
     def on_start(self, event: Any) -> None:
-        if not self._said:
-            self._said = True
+        if not self._printed:
+            self._printed = True
             kept = event.data["dispatcher"].stats.cache_path is not None
             say(f"compiling the loops that score: 10 to 30 s, {ONCE if kept else EACH_TIME}")
 
     def on_end(self, event: Any) -> None:
-        """Work goes on."""
+        """Required by `Listener`; there is nothing to do."""

@@ -1,7 +1,7 @@
 """GLIM, the parameter-free text-guided pooling of frames, and the four multi-grained scores (GLCCL, Jing et al. 2025), as functions.
 
-On a CPU in float32, `glim_scores` runs the compiled loops of fused.py. Elsewhere it runs the plain operations of plain.py, which are also
-the reference that the loops are tested against.
+On a CPU in float32, `glim_scores` runs the compiled loops of kernels/fused.py. Elsewhere it runs the plain tensor operations of
+kernels/plain.py, which the loops are tested against.
 
 Shape suffixes: A texts, B videos, L words of the longest text (start and end tokens included), F frames of the longest video, D joint
 dimension, S the four scores.
@@ -17,16 +17,16 @@ from train_head.kernels.fused import fused_score, lane_videos, tile_texts
 from train_head.kernels.plain import KAPPA, TAU, guidance, prepare_texts, prepare_videos, score
 
 FEATURE_MATRICES, WORD_MATRICES = ("M_g", "M_l"), ("P1", "P2", "P3", "P4", "P5", "P6")
-"""The learned matrices: of features [D, D], and of words [max_words, max_words]."""
+"""The learned matrices, over features [D, D] and over words [max_words, max_words]."""
 
 
 def frame_weights(
     sentence_AD: Tensor, word_ALD: Tensor, word_mask_AL: Tensor, frame_BFD: Tensor, frame_mask_BF: Tensor, *, tau: float = TAU
 ) -> tuple[Tensor, Tensor]:
-    """How every text weighs the frames of every video: alpha [A, B, F] by its sentence, beta [A, B, L, F] by each of its words.
+    """The weights that texts give to frames: alpha [A, B, F] from each sentence, beta [A, B, L, F] from each word.
 
-    Arguments are those of `glim_scores`, frames as they are after the temporal encoder. Weights sum to 1 over the real frames of a video
-    and are 0 at padding, at zero frames and for padded words. Source: GLCCL (arXiv 2605.17959), GLIM.
+    The arguments are those of `glim_scores`, with frames taken after the temporal encoder. Weights sum to 1 over a video's real frames.
+    They are 0 at padded frames, at zero frames and for padded words. Source: GLCCL (arXiv 2605.17959), GLIM.
     """
     videos, word_mask_AL = prepare_videos(frame_BFD, frame_mask_BF.bool()), word_mask_AL.bool()
     word_ALD = word_ALD.masked_fill(~word_mask_AL[..., None], 0.0)
@@ -47,15 +47,18 @@ def glim_scores(
     kappa: float = KAPPA,
     logit_scale: float | Tensor = 100.0,
 ) -> Tensor:
-    """The four scores of every text with every video.
+    """The four scores of every text with every video [4, A, B], times the logit scale; their mean is the retrieval score.
 
-    Takes unnormalised CLIP features: sentences [A, D], words [A, L, D] (every token, start and end included) and frames [B, F, D]. Masks
-    are True at real words and frames and may have holes; padding must be finite. `head` holds the learned matrices M_g, M_l [D, D] and
-    P1 ... P6 [max_words, max_words], max_words >= L; None stands for the identity. Returns [4, A, B]: the video-sentence, video-word,
-    sentence-frame and word-frame scores, times the logit scale; the retrieval score is their mean.
+    >>> scores_SAB = glim_scores(sentence_AD, word_ALD, word_mask_AL, frame_BFD, frame_mask_BF)
+    >>> video_sentence_AB, video_word_AB, sentence_frame_AB, word_frame_AB = scores_SAB
+    >>> retrieval_AB = scores_SAB.mean(dim=0)
 
-    Gradients reach every tensor. On a CPU in float32, where the compiled loops run, they have no derivatives of their own, and torch.func
-    does not work: use float64 for either. Raises ValueError where shapes do not fit, and for a temperature that is not above 0.
+    Features are CLIP's, not normalised: sentences [A, D], words [A, L, D] (every token, including start and end) and frames [B, F, D].
+    Masks are True at real words and frames and may have holes. Padding must be finite. `head` holds the learned matrices M_g, M_l [D, D]
+    and P1 ... P6 [max_words, max_words] with max_words >= L; None means identities.
+
+    All tensors receive gradients. The compiled loops (CPU, float32) support neither second derivatives nor torch.func; use float64 for
+    those. Raises ValueError if shapes do not match, or if a temperature is not above 0.
     Source: GLCCL (arXiv 2605.17959), GLIM and its four scores.
     """
     a, length, dimension = word_ALD.shape
@@ -69,13 +72,13 @@ def glim_scores(
     if head is not None:
         shortest = min(min(head[name].shape) for name in WORD_MATRICES)
         if shortest < length:
-            raise ValueError(f"texts have up to {length} words, the head's matrices take {shortest}")
-        # What else a head has is no matter of the method.
+            raise ValueError(f"texts have up to {length} words, but the head's matrices take {shortest}")
+        # `head` may be a state dict with other entries.
         head = {name: head[name] for name in FEATURE_MATRICES} | {name: head[name][:length, :length] for name in WORD_MATRICES}
     word_mask_AL, frame_mask_BF = word_mask_AL.bool(), frame_mask_BF.bool()
     tensors = [sentence_AD, word_ALD, frame_BFD, *(head or {}).values()]
     compiled = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
-    # A temperature that is a tensor may want a gradient, which the loops do not give.
+    # A tensor as temperature may require a gradient, which the loops do not compute.
     compiled = compiled and all(isinstance(temperature, (int, float)) for temperature in (tau, kappa))
     if compiled and min(a, b, length, frames) > 0:
         gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
@@ -102,13 +105,14 @@ def _compiled_scores(
     tau: float,
     kappa: float,
 ) -> Tensor:
-    """The scores before the logit scale. The loops take any mask of frames, but the words of a text one after the other.
+    """The scores before the logit scale, for word masks with holes too.
 
-    P1 ... P6 weigh words by position, so a text whose mask has holes is scored with the rows and columns of its real positions; texts with
-    the same mask share a call. A text without real words has a video-sentence score alone.
+    The loops take any frame mask, but need the words of a text to be contiguous. A text with holes in its mask is closed up, and P1 ... P6
+    are reduced to the rows and columns of its real positions. Texts with the same mask share a call. A text without real words gets only
+    the video-sentence score.
     """
     empty_A = ~mask_AL.any(dim=1)
-    # The loops need a word in every text: one of zeros, whose scores are cleared below.
+    # The loops need at least one word per text. Give empty texts a zero word and clear their scores below.
     word_ALD = word_ALD.masked_fill(empty_A[:, None, None], 0.0)
     mask_AL = torch.cat([mask_AL[:, :1] | empty_A[:, None], mask_AL[:, 1:]], dim=1)
     length_A = mask_AL.sum(dim=1)

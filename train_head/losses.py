@@ -1,4 +1,4 @@
-"""The two losses of GLCCL: symmetric contrast over a batch, and the global-local contrastive consistency (CSC).
+"""The two losses of GLCCL: symmetric contrastive loss over a batch, and global-local contrastive consistency (CSC).
 
 Shape suffixes: A texts, B videos, S scores of a pair.
 """
@@ -15,9 +15,10 @@ CscData = Literal["both", "positive", "negative"]
 
 
 def contrastive_loss(score_AB: Tensor, left_out_AB: Tensor | None = None) -> Tensor:
-    """Mean cross entropy of both directions; text a belongs to video a, and the logit scale is in the scores already.
+    """Symmetric InfoNCE: the mean of the text-to-video and video-to-text cross entropies; a scalar.
 
-    `left_out_AB`: True at pairs off the diagonal that are neither matching nor others, such as another caption of the same video.
+    `score_AB` includes the logit scale, and text a belongs to video a. `left_out_AB` is True at off-diagonal pairs to exclude from the
+    negatives, such as another caption of the same video.
     """
     if left_out_AB is not None:
         score_AB = score_AB.masked_fill(left_out_AB, FAR_BELOW)
@@ -26,22 +27,26 @@ def contrastive_loss(score_AB: Tensor, left_out_AB: Tensor | None = None) -> Ten
 
 
 def csc_loss(scores_SAB: Tensor, same_AB: Tensor | None = None, data: CscData = "both", *, left_out_AB: Tensor | None = None) -> Tensor:
-    """CSC: mean variance of the scores on matching pairs over their mean variance on the other pairs; a scalar.
+    """CSC: the variance of a pair's S scores, averaged over matching pairs, divided by its average over the other pairs; a scalar.
 
-    The variance is unbiased, over the S scores of a pair. It is small on matching pairs where the scores agree and large on the others
-    where they do not. `same_AB` is True at matching pairs, None means the diagonal. `data` keeps the value and chooses where
-    the gradient goes: "both", "positive" (through the matching pairs alone) or "negative" (through the others alone); the last two
-    are our reading of the paper's ablation, which prints no formula. Pairs where `left_out_AB` is True are neither. Where the other pairs
-    have no variance at all, or all are left out, the loss is 0.
+        csc = mean[a matches b] var_S(scores[:, a, b]) / mean[a does not match b] var_S(scores[:, a, b])
+
+    The variance is unbiased. The loss falls as the scores agree on matching pairs and disagree on the others. It is 0 if the other pairs
+    have no variance, or all of them are left out.
+
+    `same_AB` is True at matching pairs; None means the diagonal. Pairs where `left_out_AB` is True count as neither. `data` does not change
+    the value, only the pairs that receive a gradient: "both", "positive" (matching pairs) or "negative" (the others). The last two are our
+    reading of the paper's ablation, which prints no formula.
+
     Raises ValueError for fewer than two scores, no matching pair or no other pair. Source: GLCCL (arXiv 2605.17959), CSC loss.
     """
     scores, a, b = scores_SAB.shape
     same = torch.eye(a, b, dtype=torch.bool, device=scores_SAB.device) if same_AB is None else same_AB.bool()
     if scores < 2:
-        raise ValueError("CSC compares several scores of a pair; this head gives one")
+        raise ValueError("CSC compares several scores of a pair, but this head has one")
     if not same.any() or same.all():
-        raise ValueError("CSC needs matching pairs and others: a batch of at least 2")
-    # As Tensor.var gives it, which is slow over the first of three dimensions.
+        raise ValueError("CSC needs matching pairs and other pairs: use a batch of at least 2")
+    # Equal to scores_SAB.var(dim=0), which is slow over the first of three dimensions.
     variance_AB = (scores_SAB - scores_SAB.mean(dim=0)).square().sum(dim=0) / (scores - 1)
     other = ~same if left_out_AB is None else ~(same | left_out_AB)
     matching = variance_AB[same].mean()

@@ -1,5 +1,6 @@
-"""The value that stands for scores and weights that must not count."""
+"""The value that masks scores and weights."""
 
 FAR_BELOW = -1e30
-"""What masks an entry before a softmax or a maximum: its exponential is 0 in float32 and bfloat16. Unlike minus infinity, it makes no NaN
-where all entries are masked."""
+"""Masks an entry before a softmax or a maximum: exp(FAR_BELOW) is 0 in float32 and bfloat16.
+
+Minus infinity would give NaN where all entries are masked."""

@@ -1,4 +1,4 @@
-"""A run on disk: the head's weights as safetensors, and JSON that says what made it and which caches it fits."""
+"""A run on disk: the head's weights as safetensors, and JSON with its configuration, its provenance and the digest of its CLIP."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from data.base.errors import UserError, not_as_written, one_line
-from data.base.provenance import plain
+from data.base.provenance import json_value
 from data.base.version import require_known
 from data.base.whole_files import write_json
 from data.cache import ClipParts, FeatureCache
@@ -25,67 +25,69 @@ WEIGHTS_FILE = "head.safetensors"
 RUN_FILE = "run.json"
 LOG_FILE = "log.csv"
 METRICS_FILE = "metrics.json"
-"""Of results: what `python -m evaluate` writes last but for its report."""
+"""In a folder of results. `python -m evaluate` writes only its report after this file."""
 TRAINED_ON_FILE = "trained-on.json"
-"""The ids of the videos that a run was trained on. Splits may change after it: what it was trained on must not be taken for unseen."""
+"""The ids of the videos that a run was trained on. Splits may change later, but these videos must never count as unseen."""
 RESULTS_FOLDER = "results"
-"""In the folder of a run of a sweep: its results."""
+"""The results of a sweep's run, inside the folder of the run."""
 CLIP_FOLDER = "clip"
-"""The CLIP of a run that has trained it too, in the form of open_clip's local-dir."""
+"""The CLIP that a run with --finetune trained, as a folder for open_clip's `local-dir:`."""
 ZERO_SHOT = "zero-shot:"
 TRAINED_WITH = "trained_with"
 """In run.json and metrics.json: see `RunOptions`."""
 OPTIONS_VERSION = 1
-"""Goes up when an option of training changes its name or meaning."""
+"""Incremented when a training option changes its name or meaning."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What later commands read of the options of a run: --resume compares them, evaluation and search take `max_frames` from them.
+    """The training options of a run, for other code to read: --resume compares them; evaluation and search take `max_frames` from them.
 
-    `values` are those of all fields of `TrainOptions`, as JSON has them; empty for a head that is not trained. The provenance beside it has
-    the options too, and is for people.
+    `values` maps every field of `TrainOptions` to its JSON value; it is empty for an untrained head. The run's provenance lists the options
+    too, but only for people.
     """
 
     values: Mapping[str, Any]
 
     @classmethod
     def of(cls, options: TrainOptions) -> "RunOptions":
-        """Those of a run that these options train."""
-        return cls({name: plain(value) for name, value in asdict(options).items()})
+        """From the options of `python -m train_head`."""
+        return cls({name: json_value(value) for name, value in asdict(options).items()})
 
     @classmethod
     def read(cls, record: Mapping[str, Any], file: object) -> "RunOptions":
-        """Those in a run's `record`, read from `file`. Raises UserError where a newer version of this program wrote them."""
+        """From the `record` of a run, which was read from `file`. Raises UserError if a newer version of this program wrote it."""
         if TRAINED_WITH not in record:
-            # A run trained before version 1 kept them only in its provenance.
+            # Before version 1 runs kept the options only in their provenance.
             return cls(record.get("provenance", {}).get("options", {}))
         require_known(record[TRAINED_WITH]["version"], OPTIONS_VERSION, f"the options recorded in {file}")
         return cls(record[TRAINED_WITH]["options"])
 
     def recorded(self) -> dict[str, Any]:
-        """What a record holds under TRAINED_WITH."""
+        """The value of TRAINED_WITH in a record."""
         return {"version": OPTIONS_VERSION, "options": dict(self.values)}
 
     @property
     def max_frames(self) -> int | None:
-        """Frames used of each video, chosen evenly; None where all were."""
+        """Frames used of each video, evenly spaced; None for all of them."""
         frames: int | None = self.values.get("max_frames")
         return frames
 
 
 def save_run(path: Path, head: Head, record: dict[str, Any], trained_on: Sequence[str] = ()) -> None:
-    """Write the ids of the training videos, the weights, then run.json with the head's configuration and `record`; a run without run.json
-    is not complete."""
+    """Write the ids of the training videos, the weights, and last run.json with the head's configuration and `record`.
+
+    A folder without run.json is not a complete run.
+    """
     write_json(path / TRAINED_ON_FILE, list(trained_on))
     write_tensors(path / WEIGHTS_FILE, {name: value.contiguous() for name, value in head.state_dict().items()})
     write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **record})
 
 
 def load_head(run: str, cache: FeatureCache, device: torch.device, execution: Execution = DEFAULT_EXECUTION) -> tuple[Head, dict[str, Any]]:
-    """The head of a run folder, or an untrained one for `zero-shot:HEAD`, with the run's record.
+    """Load the head of a run folder, or make an untrained one for `zero-shot:HEAD`; returns it with the run's record.
 
-    Raises UserError where there is no such run, it is damaged, or it was trained for other CLIP weights than made the cache.
+    Raises UserError if the run does not exist, is damaged, or was trained on features of other CLIP weights than the cache's.
     """
     if run.startswith(ZERO_SHOT):
         name = run.removeprefix(ZERO_SHOT)
@@ -97,7 +99,7 @@ def load_head(run: str, cache: FeatureCache, device: torch.device, execution: Ex
     record = _read_record(run)
     if record.get("finetuned_from") == cache.weights != record["weights"]:
         raise UserError(
-            f"--run {run} has trained CLIP too, and the cache {cache.path} was made by CLIP as it was before: {extract_with(Path(run))}"
+            f"--run {run} has trained CLIP too, but the cache {cache.path} was made by CLIP before that training: {extract_with(Path(run))}"
         )
     if record["weights"] != cache.weights or record["head"]["dimension"] != cache.dimension:
         raise UserError(
@@ -115,9 +117,9 @@ def load_head(run: str, cache: FeatureCache, device: torch.device, execution: Ex
 
 
 def trained_on(run: str) -> frozenset[str]:
-    """The ids of the videos that a run was trained on; none for zero-shot, and for a run of before they were recorded.
+    """The ids of the videos that a run was trained on. Empty for zero-shot, and for old runs, which did not record them.
 
-    Raises UserError where the file is damaged.
+    Raises UserError if the file is damaged.
     """
     path = Path(run) / TRAINED_ON_FILE
     if run.startswith(ZERO_SHOT) or not path.is_file():
@@ -129,37 +131,37 @@ def trained_on(run: str) -> frozenset[str]:
 
 
 def extract_with(run: Path) -> str:
-    """How to make a cache of the CLIP that a run has trained, in words."""
+    """The remedy that tells the user how to make a cache with the CLIP of a run."""
     return f"run extract with --model local-dir:{run / CLIP_FOLDER} and another --cache, and use that"
 
 
 def max_frames(parts: ClipParts) -> int:
-    """So many frames learned matrices take: as many as the temporal encoder has positions."""
+    """Most frames the learned matrices support: the number of positions of the temporal encoder."""
     return len(parts.tensors["positional_embedding"])
 
 
 def check_fits(head: Head, split: Split) -> None:
-    """Raises UserError where videos of the split are longer than the head's matrices or positions. Captions are cut when loaded."""
+    """Raise UserError if videos of the split have more frames than the head supports. Captions are truncated when loaded."""
     assert head.most_words is None or int(split.texts.words.length_N.max()) <= head.most_words
     check_frames(head, int(split.videos.frames.length_N.max()), f"videos of split {split.name!r}")
 
 
 def check_frames(head: Head, frames: int, which: str) -> None:
-    """Raises UserError where videos (named by `which`) of up to so many frames do not fit the head's matrices or positions."""
+    """Raise UserError if the head does not support this many frames. `which` names the videos in the message."""
     if head.FRAME_MATRICES and frames > head.config.max_frames:
         raise UserError(
-            f"{which} have up to {frames} frames, the matrices of head {head.name} take {head.config.max_frames}: "
+            f"{which} have up to {frames} frames, but the matrices of head {head.name} take {head.config.max_frames}: "
             f"use --max-frames {head.config.max_frames} or less"
         )
     if head.temporal is not None and frames > head.config.temporal_positions:
         raise UserError(
-            f"{which} have up to {frames} frames, the temporal encoder has {head.config.temporal_positions} positions: "
+            f"{which} have up to {frames} frames, but the temporal encoder has {head.config.temporal_positions} positions: "
             f"use --max-frames {head.config.temporal_positions} or less"
         )
 
 
 def _unusable_head(run: str, name: str) -> UserError:
-    """What to say of `--run zero-shot:NAME`, however it was spelt, where there is no such head or it must be trained first."""
+    """The error for a misspelt `--run zero-shot:NAME`, an unknown head, or a head that must be trained first."""
     ready = [ZERO_SHOT + other for other, kind in HEADS.items() if not kind.TRAINED_ONLY]
     if name in HEADS and HEADS[name].TRAINED_ONLY:
         return UserError(
@@ -173,7 +175,7 @@ def _unusable_head(run: str, name: str) -> UserError:
 
 
 def _no_run(run: str) -> UserError:
-    """What to say of a --run that is no folder of a finished run, by what it seems to mean."""
+    """The error for a --run that is not the folder of a finished run, worded by what the user seems to mean."""
     folder = Path(run)
     if not run.strip():
         return UserError("--run is empty: name the folder of a run, or zero-shot:HEAD")
@@ -183,19 +185,19 @@ def _no_run(run: str) -> UserError:
         if spelt or name in HEADS:
             return _unusable_head(run, name)
         return UserError(
-            f"--run {run}: there is no such folder: name that of a run, train one with python -m train_head --out {run}, or use an "
+            f"--run {run}: there is no such folder: name the folder of a run, train one with python -m train_head --out {run}, or use an "
             "untrained head such as zero-shot:glccl"
         )
     if folder.is_file() and (folder.parent / RUN_FILE).is_file():
-        return UserError(f"--run {run} is a file of a run: name its folder, --run {folder.parent}")
+        return UserError(f"--run {run} is a file inside a run: name the run's folder, --run {folder.parent}")
     if (folder / CHECKPOINT_FILE).is_file():
-        return UserError(f"--run {run} is a run that is not finished: finish it with the same train_head command and --resume")
+        return UserError(f"--run {run} is an unfinished run: finish it with the same train_head command and --resume")
     if (folder / METRICS_FILE).is_file():
         return UserError(f"--run {run} holds results of python -m evaluate, not a run: name the run that was evaluated")
     inside = sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}")) if folder.is_dir() else []
     if inside:
-        return UserError(f"--run {run} holds runs in folders of their own: name one, such as --run {inside[0]}")
-    return UserError(f"--run {run} is no run ({RUN_FILE} is missing): name the folder that python -m train_head wrote")
+        return UserError(f"--run {run} is a folder of several runs: name one of them, such as --run {inside[0]}")
+    return UserError(f"--run {run} is not a run ({RUN_FILE} is missing): name the folder that python -m train_head wrote")
 
 
 def _read_record(run: str) -> dict[str, Any]:

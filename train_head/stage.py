@@ -1,4 +1,4 @@
-"""The second stage: load the cache, train the head, keep the best epoch on validation."""
+"""The second stage: load the cache, train the head, keep the epoch that is best on validation."""
 
 import csv
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from data.base.errors import UserError, check_seed
-from data.base.provenance import plain, provenance
+from data.base.provenance import json_value, provenance
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
@@ -26,7 +26,7 @@ from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
-from train_head.compiling import compile_loops, compiling_said
+from train_head.compiling import announce_compiling, compile_loops
 from train_head.heads import ALL_SCORES, HEADS, Execution, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
 from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, max_frames, save_run
@@ -38,13 +38,13 @@ from train_head.training.run_state import RunState
 from train_head.training.tensorboard_log import TENSORBOARD_FOLDER, TensorBoardLog, require_tensorboard
 from train_head.training.trainer import Trainer, fitting_batch
 
-GO_ON = "run the same command again with --resume, with as many processes"
-"""What to do where a process is lost: the order of captions of a checkpoint is shared by a given number."""
+GO_ON = "run the same command again with --resume and the same number of processes"
+"""The remedy for a lost process. A checkpoint's order of captions is only valid for its number of processes."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training reads: the captions and videos to train on, those that choose the epoch, and the cache they come from."""
+    """The split to train on, the split that selects the epoch, and the cache that holds both."""
 
     cache: FeatureCache
     train: Split
@@ -52,16 +52,16 @@ class TrainingData:
 
 
 def train(options: TrainOptions) -> Path:
-    """Train a head on the train split, keep the epoch with the best text-to-video R@1 on val (or test), and return the run's folder.
+    """Train a head, keep the epoch with the best text-to-video R@1 on val (or test), and return the run's folder.
 
-    Raises UserError for what the user can put right, among it features that give a loss that is not finite.
+    Raises UserError for anything the user can fix, including features that give a loss that is not finite.
     """
     check_options(options)
     if options.tensorboard:
         require_tensorboard()
     device = find_device(options.device)
     if options.precision == "bf16" and device.type != "cuda":
-        raise UserError("--precision bf16 is for CUDA: leave it out on the CPU")
+        raise UserError("--precision bf16 needs CUDA: leave it out on a CPU")
     if (options.out / RUN_FILE).exists() and options.resume:
         record = _read_finished(options.out)
         _check_same(options, RunOptions.read(record, options.out / RUN_FILE).values, options.out)
@@ -73,11 +73,11 @@ def train(options: TrainOptions) -> Path:
             require_writable_folder(options.out)
         data = load(options)
         processes.agree(_facts(options, data))
-        batch = _shared_batch(options, data, processes.count)
+        batch = _shared_batch(options, data, processes.world_size)
         if processes.rank == 0:
-            _say_work(options, data, batch)
+            _print_plan(options, data, batch)
         try:
-            with compiling_said(options.quiet or processes.rank > 0):
+            with announce_compiling(options.quiet or processes.rank > 0):
                 head, record = fit(options, data, device, processes, keep=True)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop
@@ -88,18 +88,18 @@ def train(options: TrainOptions) -> Path:
     return options.out
 
 
-def _say_work(options: TrainOptions, data: TrainingData, batch: int) -> None:
-    """Say on stderr what is trained on, and in what batches."""
+def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
+    """Print the splits and the batches on stderr."""
     if not options.quiet:
         print(data.train.summary("train on"), data.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
     if not options.quiet or batch < options.batch_size:
         print(batches_line(options, data.train, batch), file=sys.stderr)
     if len(data.select.videos.ids) == 1:
-        print(f"note: split {options.select_on} has 1 video, so all epochs are equally good: the first is kept", file=sys.stderr)
+        print(f"note: split {options.select_on} has 1 video, so every epoch scores the same: the first is kept", file=sys.stderr)
 
 
 def load(options: TrainOptions) -> TrainingData:
-    """The cache and its splits as these options use them. Raises UserError where they do not fit."""
+    """Open the cache and load both splits. Raises UserError if the cache does not fit the options."""
     cache = FeatureCache(options.cache)
     budget = budget_bytes(options.memory_budget)
     train_split, select_split = (
@@ -108,22 +108,22 @@ def load(options: TrainOptions) -> TrainingData:
     )
     if len(train_split.videos.ids) < 2:
         raise UserError(
-            f"split {train_split.name!r} of the cache {cache.path} has 1 video with captions, and training tells at least 2 apart: add "
+            f"split {train_split.name!r} of the cache {cache.path} has 1 video with captions, and training needs at least 2: add "
             "videos of that split to the annotations, and run extract again"
         )
     return TrainingData(cache, train_split, select_split)
 
 
 def batches_line(options: TrainOptions, split: Split, batch: int) -> str:
-    """What batches of so many captions come to, for people."""
+    """One line for people: the batch size, the steps per epoch and in all, and the captions that each epoch leaves out."""
     captions, videos = len(split.answers), len(split.videos.ids)
     steps = captions // batch
     line = f"batches of {batch:,} captions"
     if batch < options.batch_size:
-        line += f" rather than the {options.batch_size:,} of --batch-size, for there are {videos:,} training videos"
-    line += f": {_counted(steps, 'step')} an epoch, {steps * options.epochs:,} in all"
+        line += f" rather than the {options.batch_size:,} of --batch-size, because there are only {videos:,} training videos"
+    line += f": {_counted(steps, 'step')} per epoch, {steps * options.epochs:,} in all"
     left = captions - steps * batch
-    return line + (f"; each epoch leaves out {left:,} of {captions:,} captions, drawn anew" if left else "")
+    return line + (f"; each epoch leaves out {left:,} of {captions:,} captions at random" if left else "")
 
 
 def _counted(count: int, what: str) -> str:
@@ -131,9 +131,11 @@ def _counted(count: int, what: str) -> str:
 
 
 def _shared_batch(options: TrainOptions, data: TrainingData, processes: int) -> int:
-    """The batch of all processes together. Raises UserError where they cannot share it evenly."""
+    """The batch size over all processes. Raises UserError if they cannot share it evenly."""
     if options.batch_size % processes:
-        raise UserError(f"--batch-size {options.batch_size} cannot be shared by {processes} processes evenly: use a multiple")
+        raise UserError(
+            f"--batch-size {options.batch_size} cannot be shared by {processes} processes evenly: use a multiple of {processes}"
+        )
     videos = len(data.train.videos.ids)
     if videos < processes:
         raise UserError(f"{processes} processes cannot share batches of {videos} training videos: start {videos} or fewer")
@@ -141,7 +143,7 @@ def _shared_batch(options: TrainOptions, data: TrainingData, processes: int) -> 
 
 
 def _check_out(options: TrainOptions) -> None:
-    """Raises UserError where OUT holds anything but what --resume goes on with."""
+    """Raise UserError unless OUT is empty, or holds an unfinished run and --resume is given."""
     out = options.out
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder")
@@ -152,7 +154,7 @@ def _check_out(options: TrainOptions) -> None:
         raise UserError(f"--out {out} holds a finished run: name another folder, or delete {out} to train it again")
     if names & {CHECKPOINT_FILE, LOG_FILE, OPTIONS_FILE}:
         raise UserError(
-            f"--out {out} holds an unfinished run: add --resume to go on with it, name another folder, or delete {out} to start again"
+            f"--out {out} holds an unfinished run: add --resume to continue it, name another folder, or delete {out} to start again"
         )
     raise UserError(f"--out {out} holds other files, such as {min(names)}: name a new folder or an empty one")
 
@@ -160,10 +162,10 @@ def _check_out(options: TrainOptions) -> None:
 def fit(
     options: TrainOptions, data: TrainingData, device: torch.device, processes: ProcessGroup, keep: bool
 ) -> tuple[Head, dict[str, Any]]:
-    """Train; the head with the weights of the best epoch, and what run.json says of it.
+    """Train, and return the head with the weights of its best epoch and the record for run.json.
 
-    With `keep` the log and checkpoints are written to OUT, and training goes on from a checkpoint that is there. The first of several
-    processes writes, validates, and returns the best epoch; the others return the head as it is after the last step.
+    With `keep`, write the log and checkpoints to OUT, and continue from the checkpoint in OUT if there is one. Rank 0 writes, validates and
+    returns the best epoch. The other ranks return the head after its last step.
     """
     torch.manual_seed(options.seed)
     head = build_head(options, data.cache).to(device)
@@ -173,8 +175,8 @@ def fit(
     trainer = make_trainer(head, options, data, processes)
     identity = _identity(options, data, processes)
     state = RunState.restore(options.out, trainer, partial(_check_identity, options, identity)) if keep else RunState()
-    # Others must have read the checkpoint before it is replaced.
-    processes.meet()
+    # Every rank must have read the checkpoint before rank 0 replaces it.
+    processes.barrier()
     first = processes.rank == 0
     if keep:
         make_folder(options.out)
@@ -188,8 +190,8 @@ def fit(
             if keep and first:
                 scalars.flush()
                 state.save(options.out, trainer, identity)
-            # Others work on in step with the first: it must not be behind by what it writes.
-            processes.meet()
+            # The ranks run in lockstep: none may start the next step while rank 0 still writes.
+            processes.barrier()
 
         while state.epoch <= options.epochs:
             start = time.perf_counter()
@@ -213,7 +215,7 @@ def fit(
 def _end_epoch(
     state: RunState, options: TrainOptions, data: TrainingData, trainer: Trainer, losses: dict[str, float], seconds: float
 ) -> dict[str, float]:
-    """Measure the head on the split that chooses the epoch, add the row of the log, and keep the epoch if it is the best; the metrics."""
+    """Validate the epoch, append its row to the log, keep it if it is the best so far, and return its metrics."""
     select = trainer.validation(data.select)
     metrics = evaluate_pairs(trainer.head, select.texts, select.videos, select.answers, budget_bytes(options.memory_budget))
     state.rows.append({"epoch": state.epoch, **losses, **_flat(metrics), "seconds": round(seconds, 2)})
@@ -223,7 +225,7 @@ def _end_epoch(
 
 
 def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trainer, select: Split, metrics: Metrics) -> dict[str, Any]:
-    """What run.json says of an epoch that is the best so far."""
+    """The entries of run.json for the best epoch so far."""
     return {
         "weights": data.cache.weights,
         "cache_digest": data.cache.digest,
@@ -234,7 +236,7 @@ def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trai
         options.select_on: metrics,
         "train_counts": data.train.counts,
         f"{options.select_on}_counts": select.counts,
-        "processes": trainer.processes.count,
+        "processes": trainer.processes.world_size,
         "batch_size": trainer.batch_size,
         "steps_an_epoch": trainer.steps_an_epoch,
         TRAINED_WITH: RunOptions.of(options).recorded(),
@@ -243,10 +245,13 @@ def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trai
 
 
 def make_trainer(head: Head, options: TrainOptions, data: TrainingData, processes: ProcessGroup) -> Trainer:
-    """What takes the steps: on cached features, or with CLIP. Raises UserError where that is not to be had."""
+    """A trainer on cached features, or with --finetune one that trains CLIP too.
+
+    Raises UserError if the cache lacks the pictures for --finetune, or its CLIP cannot be loaded.
+    """
     if not options.finetune:
         return Trainer(head, options, data.train, processes)
-    # Training on cached features needs no CLIP: it runs where open_clip and the weights are not.
+    # Imported here: training on cached features must run without open_clip.
     from train_head.training.finetune import FinetuneTrainer, load_trained
     from train_head.training.pixels import require_pixels
 
@@ -256,37 +261,37 @@ def make_trainer(head: Head, options: TrainOptions, data: TrainingData, processe
 
 
 def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup) -> dict[str, Any]:
-    """What a checkpoint says of its run: a resumed one must have the same."""
+    """What identifies the run of a checkpoint. It must match on resume."""
     return {
         "options": provenance_options(options),
         "cache_digest": data.cache.digest,
         "train_counts": data.train.counts,
         "data": _digest(data),
-        "processes": processes.count,
+        "processes": processes.world_size,
     }
 
 
 def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dict[str, Any]) -> None:
-    """Raises UserError where the checkpoint with the values `before` is of another run than `identity`."""
+    """Raise UserError if the checkpoint's values `before` belong to a run other than `identity`."""
     _check_same(options, before["options"], options.out)
-    words = {
+    descriptions = {
         "cache_digest": f"the cache {options.cache} was extracted with other settings than the run's",
-        "train_counts": "there are other training videos or captions than when it began",
-        "data": "there are other videos or captions for training or for choosing the epoch than when it began",
+        "train_counts": "the training videos or captions have changed since it began",
+        "data": "the videos or captions for training or for choosing the epoch have changed since it began",
         "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
     }
-    # Checkpoints of before the data was recorded have only its counts.
-    changed = [name for name in words if before.get(name, identity[name]) != identity[name]]
-    differing = [words[name] for name in changed if name != "data" or "train_counts" not in changed]
+    # Old checkpoints have the counts alone.
+    changed = [name for name in descriptions if before.get(name, identity[name]) != identity[name]]
+    differing = [descriptions[name] for name in changed if name != "data" or "train_counts" not in changed]
     if differing:
         raise UserError(
-            f"--resume cannot go on with the run in {options.out}: {' and '.join(differing)}; use what it was started with, or train anew "
+            f"--resume cannot continue the run in {options.out}: {' and '.join(differing)}; use what it was started with, or train anew "
             "with another --out"
         )
 
 
 def _digest(data: TrainingData) -> str:
-    """What is trained on and what chooses the epoch, by ids, captions and which belongs to which."""
+    """A digest of both splits: their video ids, their captions, and the video of each caption."""
     digest = hashlib.sha256()
     for split in (data.train, data.select):
         digest.update(json.dumps([list(split.videos.ids), list(split.texts.texts), [int(video) for video in split.answers]]).encode())
@@ -296,7 +301,7 @@ def _digest(data: TrainingData) -> str:
 def _report(options: TrainOptions, record: dict[str, Any]) -> None:
     if options.json:
         keys = ("best_epoch", "selected_on", options.select_on, "train_counts", f"{options.select_on}_counts")
-        # Runs of before it was recorded had the batch that was asked for.
+        # Old runs do not record it. They used the batch size that was asked for.
         batch = record.get("batch_size", options.batch_size)
         print(json.dumps({"run": str(options.out), "batch_size": batch, **{key: record[key] for key in keys}}))
         return
@@ -310,15 +315,17 @@ def _report(options: TrainOptions, record: dict[str, Any]) -> None:
 
 
 def provenance_options(options: TrainOptions) -> dict[str, Any]:
-    """The options as plain values."""
-    return {key: plain(value) for key, value in asdict(options).items()}
+    """The options as JSON values."""
+    return {key: json_value(value) for key, value in asdict(options).items()}
 
 
-def deciding(options: TrainOptions, *, leave_out: Sequence[Meaning] = ()) -> dict[str, Any]:
-    """The options that decide the result, as plain values; the cache and CLIP are told by their digests. Those that are marked with one of
-    `leave_out` are left out too."""
+def decisive_options(options: TrainOptions, *, leave_out: Sequence[Meaning] = ()) -> dict[str, Any]:
+    """The options that decide the result, as JSON values, without those marked with one of `leave_out`.
+
+    Paths of the cache and of CLIP are not among them: digests of their contents are compared instead.
+    """
     names = options_without(type(options), Meaning.FREE, *leave_out)
-    return {name: plain(getattr(options, name)) for name in names}
+    return {name: json_value(getattr(options, name)) for name in names}
 
 
 def _read_finished(out: Path) -> dict[str, Any]:
@@ -330,16 +337,16 @@ def _read_finished(out: Path) -> dict[str, Any]:
 
 
 def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
-    """What must be the same in all processes."""
-    decisive = {f"--{name.replace('_', '-')}": value for name, value in deciding(options).items()}
+    """What must be equal in all processes."""
+    decisive = {f"--{name.replace('_', '-')}": value for name, value in decisive_options(options).items()}
     return decisive | {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
 
 
 def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> None:
-    """Raises UserError, naming them, where options that decide the result are not those of the run in OUT."""
+    """Raise UserError, naming the options, if any that decides the result differs from the run in OUT."""
     differing = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
-        for name, value in deciding(options).items()
+        for name, value in decisive_options(options).items()
         if before.get(name) != value
     ]
     if differing:
@@ -347,13 +354,13 @@ def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> 
 
 
 def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
-    """The training videos; where the epoch is chosen on test, those held out for choosing it are among them."""
+    """The name of the training split. With --select-on test it includes the videos held out for validation."""
     preset = preset_named(cache.listings.select(options.preset, options.name).preset)
     return "train+val" if options.select_on == "test" and preset is not None and preset.held_out else "train"
 
 
 def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
-    """The head before its first step: matrices at the identity, the temporal encoder as asked for, and both in --precision."""
+    """The head before its first step: matrices at the identity, the temporal encoder by --temporal-init, products in --precision."""
     parts = cache.clip_parts()
     temporal = None if options.temporal == "none" else make_temporal(cache.dimension, parts, options.temporal_init)
     config = HeadConfig(
@@ -373,7 +380,7 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
 
 
 def check_options(options: TrainOptions) -> None:
-    """Raises UserError for options that fit no cache."""
+    """Raise UserError for options that are wrong for any cache."""
     if options.head not in HEADS:
         raise UserError(f"--head {options.head} is unknown: choose one of {', '.join(HEADS)}")
     offered = HEADS[options.head].offered(options.head)

@@ -1,6 +1,6 @@
-"""The temporal encoder ("seqTransf"): four Transformer blocks of CLIP's shape over a video's frames, inside a residual.
+"""The temporal encoder ("seqTransf"): four CLIP Transformer blocks over a video's frames, with a residual connection around them.
 
-Shape suffixes: B videos, F frames, D joint dimension, H heads, R frames of all videos, E as wide as it happens to be.
+Shape suffixes: B videos, F frames, D joint dimension, H heads, R frames of all videos, E any other width.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from data.cache import ClipParts
 
 BLOCKS = 4
 QUICK = 1.702
-"""Of QuickGELU."""
+"""QuickGELU(x) = x * sigmoid(QUICK * x)."""
 NORM_EPSILON = 1e-12
-"""Of the LayerNorms. CLIP has 1e-5; the temporal encoder of CLIP4Clip, and of the systems that build on it, has BERT's 1e-12."""
+"""Epsilon of the LayerNorms. CLIP uses 1e-5; CLIP4Clip's temporal encoder and its successors use BERT's 1e-12."""
 _ACTIVATIONS = ("QuickGELU", "GELU")
 
 
 class FeedForward(nn.Module):
-    """The two layers behind the attention, with QuickGELU (of OpenAI's CLIP) or GELU between them."""
+    """The MLP after the attention, with QuickGELU (as in OpenAI's CLIP) or GELU."""
 
     def __init__(self, dimension: int, activation: str) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ class FeedForward(nn.Module):
         if not self.quick:
             out: Tensor = self.c_proj(gelu(self.c_fc(x_BFD)))
             return out
-        # x * sigmoid(1.702 x) is silu(1.702 x) / 1.702, and the products take a factor for nothing.
+        # QuickGELU(x) = silu(1.702 x) / 1.702, and addmm scales by a factor for free.
         hidden_RE = silu(torch.addmm(self.c_fc.bias, x_BFD.flatten(0, 1), self.c_fc.weight.T, beta=QUICK, alpha=QUICK))
         return torch.addmm(self.c_proj.bias, hidden_RE, self.c_proj.weight.T, alpha=1 / QUICK).view_as(x_BFD)
 
 
 class Block(nn.Module):
-    """A pre-norm Transformer block; its parameters have the names of CLIP's, so that CLIP's can be loaded."""
+    """A pre-norm Transformer block with CLIP's parameter names, so that CLIP's weights load directly."""
 
     def __init__(self, dimension: int, heads: int, activation: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Block(nn.Module):
         return out
 
     def _attend(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:
-        """What `nn.MultiheadAttention` computes; its own forward copies queries, keys and values, and their gradients, once more."""
+        """Equal to `nn.MultiheadAttention`'s forward, which copies queries, keys, values and their gradients once more."""
         attn = self.attn
         qkv_BFE = linear(x_BFD, attn.in_proj_weight, attn.in_proj_bias)
         query, key, value = qkv_BFE.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
@@ -65,7 +65,7 @@ class Block(nn.Module):
 
 
 class TemporalEncoder(nn.Module):
-    """v = u + Transformer(u + position), padded frames left out of the attention."""
+    """v = u + Transformer(u + position). Attention ignores padded frames."""
 
     def __init__(self, dimension: int, positions: int, heads: int, activation: str) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class TemporalEncoder(nn.Module):
         self._initialise()
 
     def shape(self) -> dict[str, Any]:
-        """What the configuration of a head says of its temporal encoder."""
+        """The fields of `HeadConfig` that describe this encoder."""
         return {
             "temporal_positions": len(self.positional_embedding),
             "temporal_heads": self.heads,
@@ -83,7 +83,7 @@ class TemporalEncoder(nn.Module):
         }
 
     def _initialise(self) -> None:
-        """CLIP's own random start (Radford et al. 2021)."""
+        """CLIP's random initialisation (Radford et al. 2021)."""
         dimension = self.positional_embedding.shape[1]
         nn.init.normal_(self.positional_embedding, std=0.01)
         for name, parameter in self.blocks.named_parameters():
@@ -95,7 +95,7 @@ class TemporalEncoder(nn.Module):
                 nn.init.zeros_(parameter)
 
     def load_clip(self, tensors: Mapping[str, Tensor]) -> None:
-        """Start from CLIP's text tower: its positions and first blocks. Raises UserError where they have another shape."""
+        """Load the positions and first blocks of CLIP's text tower. Raises UserError if their shapes differ."""
         own = self.state_dict()
         lacking = [name for name, value in own.items() if name not in tensors or tensors[name].shape != value.shape]
         if lacking or len(tensors) != len(own):
@@ -113,12 +113,15 @@ class TemporalEncoder(nn.Module):
 
 
 def heads_for(dimension: int) -> int:
-    """CLIP's number of attention heads for a width: one for every 64."""
+    """CLIP's number of attention heads: one per 64 dimensions."""
     return max(1, dimension // 64)
 
 
 def make_temporal(dimension: int, parts: ClipParts, initial: str) -> TemporalEncoder:
-    """A temporal encoder for these features, started from CLIP (`clip`) or at random (`random`)."""
+    """A temporal encoder initialised from CLIP's text blocks (`initial` = "clip") or at random ("random").
+
+    Raises UserError if CLIP's text blocks do not fit.
+    """
     positions = len(parts.tensors["positional_embedding"])
     if initial == "random":
         return TemporalEncoder(dimension, positions, heads_for(dimension), "QuickGELU")

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, streams, files written whole, progress, provenance, the version."""
+"""Shared foundations: errors, standard streams, atomic writes, progress, provenance, the version."""

@@ -1,4 +1,4 @@
-"""Ending at a signal, wherever it falls."""
+"""Interrupt the program on a signal, wherever the signal arrives."""
 
 import signal
 import sys
@@ -8,10 +8,10 @@ _AGAIN_S = 0.01
 
 
 def interrupt_on(*signals: signal.Signals) -> None:
-    """Let each of these raise KeyboardInterrupt in the main thread, from which it is called, as SIGINT does already.
+    """Let each of these signals raise KeyboardInterrupt in the main thread, as SIGINT already does. Call this from the main thread.
 
-    Python drops an exception that falls into a destructor or a callback of a weak reference, and the program would go on as if nobody had
-    asked it to end. Such an interrupt, SIGINT's too, comes again a moment later, by SIGALRM.
+    Python drops exceptions raised in a destructor or a weak-reference callback, so the program would ignore a signal that arrives there.
+    Such an interrupt, including SIGINT's, is repeated a moment later by SIGALRM.
     """
     for one in (*signals, signal.SIGALRM):
         signal.signal(one, _interrupt)

@@ -1,4 +1,4 @@
-"""What made an artefact: options, versions, commit, date. A record for people: nothing here is read back by code."""
+"""Provenance of an artefact: options, versions, commit, date. A record for people; no code reads it back."""
 
 import dataclasses
 import platform
@@ -15,12 +15,12 @@ _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def provenance(options: Any) -> dict[str, Any]:
-    """Plain values for JSON that say what made an artefact; `options` is a stage's dataclass.
+    """The provenance record of an artefact, as JSON values; `options` is the dataclass of a stage.
 
-    The version of a package that is not installed is None: no stage needs all of them.
+    The version of a package that is not installed is None, because no stage needs all packages.
     """
     return {
-        "options": {key: plain(value) for key, value in dataclasses.asdict(options).items()},
+        "options": {key: json_value(value) for key, value in dataclasses.asdict(options).items()},
         "versions": {"glccl": version(), "python": platform.python_version()} | {name: _installed(name) for name in packages()},
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -28,14 +28,14 @@ def provenance(options: Any) -> dict[str, Any]:
 
 
 def packages() -> list[str]:
-    """The packages that this program can use, by the files that install them, except those that only check its code."""
+    """The packages listed in the requirements files, except the development tools."""
     files = [file for file in sorted(CHECKOUT.glob("requirements*.txt")) if file.name != "requirements-dev.txt"]
     names = [_REQUIREMENT.match(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return sorted({name[0] for name in names if name is not None}, key=str.lower)
 
 
-def plain(value: Any) -> Any:
-    """A value that JSON can hold."""
+def json_value(value: Any) -> Any:
+    """A value that JSON can represent: a Path becomes a string."""
     return str(value) if isinstance(value, Path) else value
 
 
@@ -47,7 +47,7 @@ def _installed(package: str) -> str | None:
 
 
 def _commit() -> str:
-    """The commit of this checkout, with "+changes" where files differ from it; "unknown" outside a checkout."""
+    """The commit of this checkout, with "+changes" if tracked files differ from it; "unknown" outside a checkout."""
     git = ["git", "-C", str(CHECKOUT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

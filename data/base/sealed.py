@@ -1,7 +1,7 @@
-"""Files that carry a checksum of themselves.
+"""Sealed files: files that contain their own checksum.
 
-A sealed file begins with SEAL_BYTES that hold the SHA-256 of all that follows, padded with zeros. HDF5 leaves such a block at the beginning
-of a file to its user, so a sealed HDF5 file opens as any other.
+The first SEAL_BYTES of a sealed file hold the SHA-256 of the rest, padded with zeros. HDF5 reserves such a user block at the start of a
+file, so a sealed HDF5 file opens like any other.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ _MARK = "sealed, sha256 of the bytes from 512 on: "
 
 
 def write_sealed(path: Path, content: bytes) -> None:
-    """Write a file whose first SEAL_BYTES are free for the seal."""
+    """Write `content`, whose first SEAL_BYTES are a placeholder, with its seal."""
     sealed = memoryview(content)[SEAL_BYTES:]
     with written_whole(path) as temporary, temporary.open("wb") as file:
         file.write(_seal(hashlib.sha256(sealed).hexdigest()))
@@ -25,7 +25,7 @@ def write_sealed(path: Path, content: bytes) -> None:
 
 
 def seal(path: Path) -> None:
-    """Seal a file that is written already, its first SEAL_BYTES being free."""
+    """Seal an existing file, whose first SEAL_BYTES are a placeholder."""
     with path.open("r+b") as file:
         digest = _digest(file)
         file.seek(0)
@@ -33,7 +33,7 @@ def seal(path: Path) -> None:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether not a byte of a sealed file differs from what was written. Raises UserError where it cannot be read."""
+    """Whether a sealed file matches its checksum. Raises UserError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(SEAL_BYTES) == _seal(_digest(file))

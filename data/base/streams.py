@@ -1,4 +1,4 @@
-"""Standard output and standard error that may be closed, full, or of an encoding that lacks a character."""
+"""Standard streams that may be closed, on a full disk, or in an encoding that lacks a character."""
 
 import io
 import os
@@ -13,18 +13,18 @@ OUTPUT = "standard output"
 
 
 def open_streams() -> None:
-    """Replace sys.stdout and sys.stderr by streams that never raise UnicodeEncodeError, and send those that are closed to os.devnull.
+    """Replace sys.stdout and sys.stderr by streams that never raise UnicodeEncodeError, and connect closed streams to os.devnull.
 
-    A character that the encoding lacks is written as its escape, and so is a byte of a file name that is not UTF-8. The first write to
-    standard output that fails raises OSError with the file name OUTPUT; later ones are dropped, so that nothing fails again when Python
-    ends. A write to standard error never raises: a lost message is no reason to lose the work that it is about.
+    Characters that the encoding lacks, and bytes of file names that are not UTF-8, are written as escapes. The first failed write to
+    standard output raises OSError with the file name OUTPUT. Later writes are dropped, so that Python does not fail again at exit. Writes
+    to standard error never raise: losing a message is no reason to lose the work.
     """
     nowhere = os.open(os.devnull, os.O_RDWR)
     for handle in range(3):
         try:
             os.fstat(handle)
         except OSError:
-            # A file that is opened later must not get this number: libraries print messages to it.
+            # Keep this file descriptor from later files: libraries print messages to it.
             os.dup2(nowhere, handle)
     sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(os.devnull))
     sys.stdout = _stream(sys.stdout, 1, OUTPUT)
@@ -32,7 +32,7 @@ def open_streams() -> None:
 
 
 class _Raw(io.FileIO):
-    """A standard stream. After the first failed write it takes everything and writes nothing."""
+    """A standard stream that discards everything after the first failed write."""
 
     def __init__(self, file: int | str, label: str | None) -> None:
         super().__init__(file, "w", closefd=isinstance(file, str))
@@ -51,7 +51,7 @@ class _Raw(io.FileIO):
 
 
 def _stream(before: TextIO | None, handle: int, label: str | None) -> TextIO:
-    # A stream that was closed when Python began is None, and its number may be that of another file by now.
+    # A stream that was closed when Python started is None, and its descriptor may belong to another file by now.
     raw = _Raw(os.devnull if before is None else handle, label)
     encoding = "utf-8" if before is None else before.encoding
     by_lines = label is None or (isinstance(before, io.TextIOWrapper) and (before.line_buffering or before.write_through))

@@ -1,4 +1,4 @@
-"""The version of this project, which pyproject.toml states, where its checkout lies, and the versions of the values that it reads back."""
+"""The version of this project (from pyproject.toml), its checkout, and version checks of values read back from disk."""
 
 import tomllib
 from pathlib import Path
@@ -16,6 +16,8 @@ def version() -> str:
 
 
 def require_known(found: int, known: int, what: str) -> None:
-    """Raises UserError where a value on disk has a later version than the latest `known` here; `what` names it and its file."""
+    """Raise UserError if a value on disk has a later version than `known`; `what` names the value and its file."""
     if found > known:
-        raise UserError(f"{what} has version {found}, and this program reads up to {known}: use the program that wrote it, or a later one")
+        raise UserError(
+            f"{what} has version {found}, but this program reads versions up to {known}: use the program that wrote it, or a later one"
+        )

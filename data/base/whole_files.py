@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: each is written beside its place, synced, and renamed into it."""
+"""Atomic writes: each file is written under a temporary name beside its target, synced, and renamed."""
 
 import errno
 import json
@@ -13,17 +13,20 @@ from typing import Any
 from data.base.errors import UserError
 
 STALE_S = 86400.0
-"""A temporary file as old as that belongs to nobody: its writer was killed."""
+"""Seconds after which a temporary file is stale: its writer was killed."""
 
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM}
-"""Errors by which some file systems, and folders that may not be listed, refuse to sync a folder."""
+"""errno values of file systems that cannot sync a folder, and of folders that may not be listed."""
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; when the block is done, the file is synced and renamed. Raises UserError where the disk is full.
+    """Write a file atomically: the block writes to the yielded temporary path, which is then synced and renamed to `path`.
 
-    A link stays one: the file that it leads to is written.
+    >>> with written_whole(Path("metrics.json")) as temporary:
+    ...     temporary.write_text("{}")
+
+    If `path` is a symbolic link, its target is replaced. Raises UserError if the disk is full.
     """
     if os.path.islink(path):
         path = Path(os.path.realpath(path))
@@ -36,32 +39,32 @@ def written_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): make room or choose another place") from error
     finally:
-        # On a read-only disk this fails, be the file there or not.
+        # On a read-only disk this fails even if there is no file.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises UserError where the disk is full."""
+    """Write bytes to a file atomically. Raises UserError if the disk is full."""
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises UserError where the disk is full.
+    """Write a text file atomically. Raises UserError if the disk is full.
 
-    A byte of a file name that is not UTF-8 is written as its escape, which JSON reads back as it was.
+    Bytes of file names that are not UTF-8 are written as escapes, which JSON reads back unchanged.
     """
     write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all. Raises UserError where the disk is full."""
+    """Write JSON atomically. Raises UserError if the disk is full."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left behind."""
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files that killed writers left behind."""
     for temporary in folder.glob(".*.tmp"):
         if time.time() - temporary.stat().st_mtime > STALE_S:
             temporary.unlink(missing_ok=True)
@@ -76,7 +79,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name of a file last, where the file system can."""
+    """Sync a folder, so that a rename in it survives a crash, if the file system can."""
     try:
         _sync(folder)
     except OSError as error:

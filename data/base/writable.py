@@ -1,4 +1,4 @@
-"""Whether a command can write where it will have to, found out before its work."""
+"""Check before the work that a command can write its output."""
 
 import errno
 import os
@@ -11,37 +11,37 @@ from data.base.errors import UserError
 
 PROBE_BYTES = 4096
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where a disk, a quota or a limit is full."""
+"""errno values of a full disk, quota or file size limit."""
 UNWRITABLE = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
-"""The same, and what it says where nothing may be written at all."""
+"""NO_ROOM, and errno values of places that cannot be written at all."""
 _NO_FOLDER = (errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
-"""What it says where a file, or a link that leads nowhere, stands in place of a folder."""
+"""errno values of a file or a broken link in place of a folder."""
 
 
 def require_writable_folder(path: Path, option: str = "--out") -> None:
-    """Raises UserError where files cannot be written into this folder, which need not exist yet. `option` names it on the command line.
+    """Raise UserError if files cannot be written into this folder, which need not exist. `option` names it on the command line.
 
-    Permissions alone do not tell: root has them on a read-only disk too. So the folder is made, and a small file in it written and synced.
-    Both are removed at once: a command that fails later leaves nothing behind.
+    Permissions alone do not tell: root has them on a read-only disk too. So the folder is created, and a small file in it is written and
+    synced. Both are removed at once, so that a command that fails later leaves nothing behind.
     """
     if os.path.lexists(path) and not os.path.isdir(path):
-        link = "a link that leads nowhere" if not os.path.exists(path) else "a file"
-        raise UserError(f"{option} {path} is {link}: name a folder")
+        kind = "a broken link" if not os.path.exists(path) else "a file"
+        raise UserError(f"{option} {path} is {kind}: name a folder")
     _probe(path, ".probe", path, option)
 
 
 def require_writable_file(path: Path, option: str = "--out") -> None:
-    """The same for a file, which will be written under a temporary name beside it and renamed; of a link, for the file that it leads to."""
+    """Raise UserError if this file, or the target of this link, cannot be written atomically: under a temporary name beside it."""
     if os.path.islink(path) and not os.path.exists(path):
-        raise UserError(f"{option} {path} is a link that leads nowhere: name a file")
+        raise UserError(f"{option} {path} is a broken link: name a file")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"{option} {path} is {'a folder' if os.path.isdir(path) else 'no regular file'}: name a file")
+        raise UserError(f"{option} {path} is {'a folder' if os.path.isdir(path) else 'not a regular file'}: name a file")
     place = Path(os.path.realpath(path)) if os.path.islink(path) else path
     _probe(place.parent, f".{place.name}", path, option)
 
 
 def make_folder(path: Path, option: str = "--out") -> None:
-    """Make a folder and those above it, where they are missing. Raises UserError where that is not possible."""
+    """Create a folder and its parents. Raises UserError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,15 +49,15 @@ def make_folder(path: Path, option: str = "--out") -> None:
 
 
 def cannot_write(path: Path, error: OSError, option: str, part: Path | None = None) -> UserError:
-    """The line for a path that cannot be written; `part` is the one of its folders that is at fault."""
+    """The error for a path that cannot be written; `part` is the parent folder at fault, if known."""
     room = "make room, or " if error.errno in NO_ROOM else ""
     why = f"{part}: {error.strerror}" if part else error.strerror or error
     return UserError(f"{path} cannot be written ({why}): {room}choose another {option}")
 
 
 def _probe(folder: Path, name: str, path: Path, option: str) -> None:
-    """Write a file of this name into the folder, and remove it with what was made for it; the error is about `path`."""
-    # Several processes may be given one path: what each of them makes and removes is its own.
+    """Write a file of this name into the folder, and remove it and all folders created for it. Errors name `path`."""
+    # Several processes may check one path at once, so each creates and removes its own names.
     own = f"{platform.node()}.{os.getpid()}"
     there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     top = there / f".{own}.probe"

@@ -1,4 +1,4 @@
-"""The feature cache on disk: sealed HDF5 parts, one index over them, tables of captions and splits."""
+"""The feature cache on disk: sealed HDF5 parts, an index over them, tables of captions and splits."""
 
 from data.cache.feature_cache import FeatureCache, recorded_settings
 from data.cache.layout import CLIP_FILE, ClipParts, Images, TextEntry, VideoEntry

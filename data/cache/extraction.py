@@ -1,6 +1,6 @@
-"""What later commands read of the extraction that made a cache: a value with a version.
+"""The facts about an extraction that later commands read back, as a versioned value.
 
-The provenance beside it says more, and is for people: an option may be renamed there without a cache becoming unreadable.
+The provenance beside it records more, but for people only: renaming an option there does not make a cache unreadable.
 """
 
 import json
@@ -11,16 +11,18 @@ from typing import Any
 from data.base.version import require_known
 
 VERSION = 1
-"""Goes up when a field of `Extraction` changes its name or meaning."""
+"""Incremented when a field of `Extraction` changes its name or meaning."""
 ATTRIBUTE = "extraction"
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """Where the CLIP and the videos of a cache were found. What decides the features is in the cache's settings, and only there.
+    """Where to find the CLIP and the videos of a cache. Only the cache's settings decide the features.
 
-    `model` and `pretrained` are open_clip's names, files or folders, as given to extract; `seed` is that of random weights. `model` is None
-    where no extraction made the cache, `pretrained` also where the model brings its own weights. `videos` is the folder of the video files.
+    model, pretrained: open_clip's names, files or folders, as given to extract. `model` is None if no extraction made the cache;
+        `pretrained` is None also if the model brings its own weights.
+    seed: the seed of random weights.
+    videos: the folder of the video files.
     """
 
     model: str | None = None
@@ -30,12 +32,12 @@ class Extraction:
 
 
 def write_extraction(extraction: Extraction, attributes: Any) -> None:
-    """Write it as one of the attributes of a file."""
+    """Write the extraction as an attribute of a file."""
     attributes[ATTRIBUTE] = json.dumps({"version": VERSION, **asdict(extraction)})
 
 
 def read_extraction(attributes: Mapping[str, Any], file: object) -> Extraction:
-    """Read it from the attributes of `file`. Raises UserError where a newer version of this program wrote it."""
+    """Read the extraction from the attributes of `file`. Raises UserError if a newer version of this program wrote it."""
     if ATTRIBUTE not in attributes:
         return _of_provenance(json.loads(attributes["provenance"]))
     value: dict[str, Any] = json.loads(attributes[ATTRIBUTE])
@@ -44,6 +46,6 @@ def read_extraction(attributes: Mapping[str, Any], file: object) -> Extraction:
 
 
 def _of_provenance(provenance: Mapping[str, Any]) -> Extraction:
-    """The extraction of a cache made before version 1: those kept it only in the options of their provenance."""
+    """The extraction of a cache made before VERSION 1, which recorded it only among the options of the provenance."""
     options = provenance.get("options", {})
     return Extraction(options.get("model"), options.get("pretrained"), options.get("seed", 0), options.get("videos"))

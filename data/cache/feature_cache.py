@@ -1,11 +1,11 @@
-"""The feature cache: a directory of immutable HDF5 part files, or one file merged from them. docs/reference/cache.md has the layout.
+"""The feature cache: a folder of immutable HDF5 parts, or one file merged from them. docs/reference/cache.md has the layout.
 
-Features are ragged (rows of all entries one after the other, and offsets), raw and unnormalised: GLIM's temperature is meant for dot
-products of the vectors as CLIP makes them. A part is written under a temporary name and renamed when it is complete, so a video is in
-the cache wholly or not at all. A part is never changed: a video that is extracted again goes into a new part, and of several entries of
-one name the one written last counts. Captions and splits are tables beside the parts and no part of the features' identity.
+Features are ragged: the rows of all entries are concatenated, and offsets delimit them. They are raw, not normalised, because GLIM's
+temperature assumes dot products of CLIP's own vectors. A part is written under a temporary name and renamed when complete, so a video is
+in the cache completely or not at all. Parts are immutable: re-extracting a video writes a new part, and the newest entry of a name wins.
+Captions and splits are tables beside the parts; they do not affect the features' identity.
 
-Shape suffixes: N entries (videos or texts), T rows of all entries together (frames or tokens), D joint dimension.
+Shape suffixes: N entries (videos or texts), T rows of all entries (frames or tokens), D joint dimension.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from data.base.errors import UserError
 from data.base.sealed import is_sound, write_sealed
-from data.base.whole_files import sweep
+from data.base.whole_files import remove_stale
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
-from data.cache.hdf5 import Group, in_memory, open_file, write_arrays
+from data.cache.hdf5 import Group, file_bytes, open_file, write_arrays
 from data.cache.index import Index, Part, Place, runs
 from data.cache.layout import (
     BEFORE_4,
@@ -38,14 +38,14 @@ from data.cache.layout import (
     TextEntry,
     VideoEntry,
     feature_bytes,
-    fill_clip,
     offsets_of,
     read_clip,
     settings_digest,
     text_arrays,
     video_arrays,
+    write_clip,
 )
-from data.cache.listings import Listings, listed_of
+from data.cache.listings import Listings, listing_of
 from data.cache.merged import write_merged
 from data.cache.sources import Source
 from data.sampling import choose_frames, choose_words
@@ -56,9 +56,13 @@ if TYPE_CHECKING:  # writing a part needs no torch
 
 
 class FeatureCache:
-    """A cache opened for reading or adding; `settings` are the options that decided its bytes.
+    """A cache, open for reading and adding. `settings` are the options that decide the bytes of its features.
 
-    Raises UserError where the folder holds no cache, a file is damaged, or a part was made with other settings.
+    >>> cache = FeatureCache(Path("runs/cache"))
+    >>> videos = cache.videos(cache.names("videos"), memory_budget=2**30)  # a VideoFeatures
+    >>> frames_RD, length_N = videos.frames.gather([0, 1])
+
+    Raises UserError if the folder holds no cache, a file is damaged, or a part was made with other settings.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +78,7 @@ class FeatureCache:
             if file.attrs.get("format") not in READABLE:
                 known = " and ".join(map(str, READABLE))
                 raise UserError(
-                    f"{path} has cache format {file.attrs.get('format')}, this program reads {known}: extract into a new --cache"
+                    f"{path} has cache format {file.attrs.get('format')}, but this program reads {known}: extract into a new --cache"
                 )
             self._recorded: dict[str, Any] = json.loads(file.attrs["settings"])
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
@@ -94,44 +98,46 @@ class FeatureCache:
         clip: ClipParts,
         provenance: Mapping[str, Any],
         shard: tuple[int, int] = (0, 1),
-        damaged: Callable[[Path], None] = lambda _path: None,
-        cleaned: Callable[[], None] = lambda: None,
+        on_damaged: Callable[[Path], None] = lambda _path: None,
+        barrier: Callable[[], None] = lambda: None,
         extraction: Extraction | None = None,
     ) -> "FeatureCache":
-        """Open the cache for these settings, making it where there is none, and deleting damaged parts, so that they are made again.
+        """Open or create the cache for these settings, and delete damaged parts so that their entries are extracted again.
 
-        Of several processes that share the work, number `shard[0]` of `shard[1]` looks after its share of the parts; `damaged` is told of
-        each file that was, and `cleaned` returns when the others have looked after theirs. `provenance` is for people, `extraction` for
-        later commands; a cache that no extraction made has none. Raises UserError, naming every setting that differs, where a cache made
-        with other settings is there.
+        shard: (rank, world_size) of the processes that share the work. Each checks its share of the parts.
+        on_damaged: called with the path of each damaged file.
+        barrier: returns when all processes have checked their shares.
+        provenance, extraction: what made the cache, for people and for later commands. `extraction` is None for imported features.
+
+        Raises UserError, naming every setting that differs, if the existing cache was made with other settings.
         """
         if path.is_file():
-            raise UserError(f"--cache {path} is a merged cache, which nothing can be added to: name the folder that it was merged from")
+            raise UserError(f"--cache {path} is a merged cache and cannot grow: name the folder that it was merged from")
         make_folder(path, "--cache")
-        sweep(path)
+        remove_stale(path)
         parts = [file for kind in NAMES for file in sorted(path.glob(f"{kind}-*.h5"))]
         for file in parts[shard[0] :: shard[1]]:
             if not is_sound(file):
-                damaged(file)
+                on_damaged(file)
                 file.unlink(missing_ok=True)
         clip_file = path / CLIP_FILE
         broken = clip_file.exists() and not is_sound(clip_file)
         recorded = settings
         if broken:
-            damaged(clip_file)
+            on_damaged(clip_file)
             for file in parts:
                 if file.exists():
                     recorded = _settings_of(file)
                     _require_same(path, recorded, settings)
         if broken or not clip_file.exists():
-            write_sealed(clip_file, in_memory(lambda file: fill_clip(file, recorded, clip, provenance, extraction)))
-        cleaned()
+            write_sealed(clip_file, file_bytes(lambda file: write_clip(file, recorded, clip, provenance, extraction)))
+        barrier()
         cache = cls(path)
         cache.require(settings)
         return cache
 
     def require(self, settings: Mapping[str, Any]) -> None:
-        """Raises UserError, naming every setting that differs, where the cache was made with others."""
+        """Raise UserError, naming every setting that differs, if the cache was made with other settings."""
         _require_same(self.path, self._recorded, settings)
 
     @property
@@ -141,29 +147,29 @@ class FeatureCache:
 
     @property
     def dimension(self) -> int:
-        """D, the width of all features."""
+        """D, the width of the features."""
         return int(self.settings["dimension"])
 
     def clip_parts(self) -> ClipParts:
-        """What stage two takes from CLIP."""
+        """The tensors and constants of CLIP that stage two needs."""
         with open_file(self._clip_path) as file:
             return read_clip(file)
 
     def __contains__(self, key: tuple[Kind, str]) -> bool:
-        """Whether ("videos", id) or ("texts", text) is there."""
+        """Whether the entry ("videos", id) or ("texts", text) is in the cache."""
         kind, name = key
         return name in self._indices[kind].places
 
     def names(self, kind: Kind) -> list[str]:
-        """The ids of all videos, or all texts, that are there."""
+        """The ids of all cached videos, or all cached texts."""
         return list(self._indices[kind].places)
 
     def places(self, kind: Kind) -> Mapping[str, Place]:
-        """Where each entry lies."""
+        """The place of each entry, by name."""
         return self._indices[kind].places
 
     def fingerprint(self, video_ids: Sequence[str]) -> str:
-        """SHA-256 of the settings and of which entries, written when, these videos are: other features have another."""
+        """SHA-256 of the settings and of the names and writing times of these videos. It changes whenever their features may have."""
         written_ns = self._indices["videos"].written_ns
         entries = [[name, written_ns[name]] for name in video_ids]
         return hashlib.sha256(json.dumps([self.digest, entries]).encode()).hexdigest()
@@ -176,55 +182,55 @@ class FeatureCache:
         span: Span = WHOLE_FILE,
         digest: Callable[[], str] = lambda: "",
     ) -> bool:
-        """Whether a video is there as its file is now, and made from this part of it.
+        """Whether a video is cached, and was extracted from this span of its file as the file is now.
 
-        `digest` gives that of the file, and is asked for where nothing but the time of its last change differs.
+        digest: computes the digest of the file. Called only if the size is unchanged but the modification time differs.
         """
-        made = self._indices["videos"].sources.get(video_id)
+        made = self._indices["videos"].stamps.get(video_id)
         if made is None or (made.file_size, made.start, made.end) != (file_size, *span.bounds):
             return False
         return made.file_mtime_ns == file_mtime_ns or (made.file_digest != "" and made.file_digest == digest())
 
     def is_made_from(self, video_id: str, file: Path, digest: Callable[[Path], str]) -> bool:
-        """Whether a video, which is there, was made from this file, as far as its size and `digest` tell."""
-        made = self._indices["videos"].sources[video_id]
+        """Whether a cached video was extracted from this file, judged by the file's size and digest."""
+        made = self._indices["videos"].stamps[video_id]
         return made.file_size == file.stat().st_size and made.file_digest in ("", digest(file))
 
     def images_of(self, video_id: str) -> frozenset[Images]:
-        """The kinds of images that are there of a video's frames; none where the video is not there."""
+        """The kinds of images that are stored for a video's frames; empty for a video that is not cached."""
         return self._indices["videos"].images.get(video_id, frozenset())
 
     def decoder(self, video_id: str) -> str:
-        """What decoded a video: `cpu` or `cuda` (ffmpeg), or `pyav`."""
+        """The decoder of a video: `cpu` or `cuda` (both ffmpeg), or `pyav`."""
         place = self._indices["videos"].places[video_id]
         with open_file(place.part.path) as file:
             return str(file[place.part.group]["decoder"].asstr()[place.entry])
 
     def write_videos(self, entries: Sequence[VideoEntry]) -> None:
-        """Add one part of videos."""
+        """Add these videos as one part."""
         self._write_part("videos", video_arrays(entries, self.settings["dtype"]))
 
     def write_texts(self, entries: Sequence[TextEntry]) -> None:
-        """Add one part of texts."""
+        """Add these texts as one part."""
         self._write_part("texts", text_arrays(entries, self.settings["dtype"]))
 
     def merge(self, out: Path) -> None:
-        """Write the whole cache into one file, readable as a cache. Entries that newer ones replace stay behind."""
+        """Write the whole cache into one file, which can be opened as a cache. Replaced entries are left out."""
         tables = {name: self.path / name for name in self.listings.files()}
         write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance, self.extraction)
 
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
-        """Keep a table of captions and splits that bears the name of its preset: see `Listed`."""
-        self.listings.complete(preset, listed_of(captions, videos, Source(preset)))
+        """Store a table of captions and splits as a source named after its preset: see `Listing`."""
+        self.listings.complete(preset, listing_of(captions, videos, Source(preset)))
 
     def table(self, preset: str | None = None) -> pd.DataFrame:
-        """The captions of a preset, columns video_id, caption, split; where the cache has one preset, it need not be named."""
+        """The captions of a preset: columns video_id, caption, split. A cache with a single preset needs no name."""
         return self.listings.select(preset).captions
 
     def videos(self, video_ids: Sequence[str], memory_budget: int, max_frames: int | None = None) -> "VideoFeatures":
-        """The frame features of these videos, all there, in this order; thinned out to `max_frames` by the rule of extraction.
+        """The frame features of these cached videos, in this order, subsampled to `max_frames` by the rule of extraction.
 
-        They are read into memory once if they fit into `memory_budget` bytes, and row by row from disk when used otherwise.
+        Features that fit into `memory_budget` bytes are loaded into memory. Others are read from disk whenever they are used.
         """
         from data.cache.features import VideoFeatures
 
@@ -235,9 +241,10 @@ class FeatureCache:
         )
 
     def texts(self, texts: Sequence[str], memory_budget: int, max_words: int | None = None) -> "TextFeatures":
-        """The token and sentence features of these texts, all there, in this order; see `videos` for the budget.
+        """The token and sentence features of these cached texts, in this order; see `videos` for the budget.
 
-        Of a text with more than `max_words` tokens the first ones and the end token; its sentence feature is that of the whole.
+        A text with more than `max_words` tokens is truncated to its first tokens and the end token. Its sentence feature is unchanged:
+        it still describes the whole text.
         """
         from data.cache.features import TextFeatures
 
@@ -249,14 +256,14 @@ class FeatureCache:
         return TextFeatures(texts=list(texts), words=words, sentences=sentences)
 
     def text_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """The tokens kept of each of these texts, all there, start and end included."""
+        """The number of cached tokens of each of these texts, start and end included. int64, [N]."""
         places = (self._indices["texts"].places[text] for text in texts)
         return np.array([place.stop - place.start for place in places], dtype=np.int64)
 
-    def cut_texts(self, texts: Sequence[str], count: Callable[[str], int]) -> list[str]:
-        """Those of these texts, all there, that have more tokens than are kept of them.
+    def truncated_texts(self, texts: Sequence[str], count: Callable[[str], int]) -> list[str]:
+        """Those of these cached texts that have more tokens than the cache holds, in order.
 
-        `count` gives the tokens of a text; it is asked for those of which the cache does not know, in their order.
+        count: counts the tokens of a text. Called only for texts whose length is not in the cache.
         """
         places = [self._indices["texts"].places[text] for text in texts]
         recorded: dict[Part, NDArray[np.int64] | None] = {}
@@ -268,7 +275,7 @@ class FeatureCache:
         for text, place in zip(texts, places, strict=True):
             of_part, kept = recorded[place.part], place.stop - place.start
             whole = 0 if of_part is None else int(of_part[place.entry])
-            # One that has not as many tokens as could be kept is whole.
+            # A text with fewer than max_words tokens was not truncated.
             if not whole and kept >= int(self.settings["max_words"]):
                 whole = count(text)
             if whole > kept:
@@ -276,7 +283,7 @@ class FeatureCache:
         return cut
 
     def images(self, name: Images, video_id: str) -> list[bytes]:
-        """The JPEG files of a video's frames; none where they were not kept."""
+        """The JPEG files of a video's frames; empty if images of this kind were not stored."""
         place = self._indices["videos"].places[video_id]
         with open_file(place.part.path) as file:
             group = file[place.part.group]
@@ -301,7 +308,7 @@ class FeatureCache:
             write_arrays(file, arrays)
 
         part = self.path / f"{kind}-{sha.hexdigest()[:16]}.h5"
-        write_sealed(part, in_memory(fill))
+        write_sealed(part, file_bytes(fill))
         self._indices[kind].add(kind, Part(part, "/"), self.digest)
 
     def _ragged(self, dataset: str, places: Sequence[Place], chosen: Sequence[NDArray[np.int64]], memory_budget: int) -> "Ragged":
@@ -309,7 +316,7 @@ class FeatureCache:
 
         count = np.array([len(rows) for rows in chosen], dtype=np.int64)
         if int(count.sum()) * feature_bytes(self.settings) > memory_budget:
-            # Opened once a part: HDF5 looks through all that is open whenever a file is closed.
+            # Each part is opened once: closing a file makes HDF5 search all open objects.
             opened = {part: open_file(part.path)[part.group][dataset] for part in {place.part for place in places}}
             rows = [place.start + taken for place, taken in zip(places, chosen, strict=True)]
             return Ragged.on_disk([opened[place.part] for place in places], rows)
@@ -341,7 +348,7 @@ def _short(value: Any) -> str:
 
 
 def recorded_settings(path: Path) -> dict[str, Any] | None:
-    """The settings of the cache in a folder, also where only parts of it are whole; None where there is none yet."""
+    """The settings of the cache in a folder, read from any intact file; None if there is no such file."""
     for file in [path / CLIP_FILE, *(part for kind in NAMES for part in sorted(path.glob(f"{kind}-*.h5")))]:
         if file.is_file() and is_sound(file):
             return dict(BEFORE_4) | _settings_of(file)
@@ -349,18 +356,18 @@ def recorded_settings(path: Path) -> dict[str, Any] | None:
 
 
 def _settings_of(file: Path) -> dict[str, Any]:
-    """The settings that a file of a cache records."""
+    """The settings recorded in one file of a cache."""
     with open_file(file) as opened:
         settings: dict[str, Any] = json.loads(opened.attrs["settings"])
     return settings
 
 
-def _require_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    there, here = {**BEFORE_4, **there}, {**BEFORE_4, **here}
+def _require_same(path: Path, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    recorded, given = {**BEFORE_4, **recorded}, {**BEFORE_4, **given}
     differing = [
-        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
-        for key in sorted({*there, *here})
-        if there.get(key) != here.get(key)
+        f"{key} is {_short(recorded.get(key))} there and {_short(given.get(key))} here"
+        for key in sorted({*recorded, *given})
+        if recorded.get(key) != given.get(key)
     ]
     if differing:
         raise UserError(f"the cache {path} was made with other settings ({'; '.join(differing)}): use them, or another --cache")

@@ -1,6 +1,6 @@
-"""Features as the cache gives them: ragged, in a given order, in memory, on a device or on disk.
+"""Features read from the cache: ragged, in a given order; in memory, on a device or on disk.
 
-Shape suffixes: N entries, T rows of all entries together, R rows of the entries of a batch together, D joint dimension.
+Shape suffixes: N entries, T rows of all entries, R rows of the entries of one batch, D joint dimension.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _SPARE = 0.5
-"""Share of a device's free memory that features may take; the rest is for the work."""
+"""Share of a device's free memory that features may use; the rest is for computing."""
 
 
 class Ragged:
-    """N matrices of different lengths and one width D, gathered into batches without padding."""
+    """N matrices of different lengths and one width D, gathered into batches without padding.
+
+    >>> values_TD = np.array([[0.0], [1.0], [2.0]], dtype=np.float32)
+    >>> ragged = Ragged.in_memory(values_TD, offsets=np.array([0, 2, 3]))  # two entries, of 2 rows and 1 row
+    >>> ragged.gather([1, 0])
+    (tensor([[2.], [0.], [1.]]), tensor([1, 2]))
+    """
 
     def __init__(
         self, length_N: NDArray[np.int64], values_TD: Tensor | None, sources: Sequence[tuple[Any, slice | NDArray[np.int64]]]
@@ -29,13 +35,13 @@ class Ragged:
 
     @classmethod
     def in_memory(cls, values_TD: NDArray[Any], offsets: NDArray[np.int64]) -> "Ragged":
-        """From one array of all rows; entry i has the rows offsets[i] to offsets[i + 1]."""
+        """From one array of all rows; entry i owns rows offsets[i]:offsets[i + 1]."""
         return cls(np.diff(offsets), torch.from_numpy(values_TD), [])
 
     @classmethod
     def on_disk(cls, sources: Sequence[Any], rows: Sequence[NDArray[np.int64]]) -> "Ragged":
-        """From array-likes that are read when they are used; entry i has the ascending `rows[i]` of `sources[i]`."""
-        # HDF5 reads a slice several times as fast as the same rows named one by one.
+        """From array-likes that are read on use; entry i consists of `rows[i]`, in ascending order, of `sources[i]`."""
+        # HDF5 reads a slice several times faster than a list of the same rows.
         selected: list[slice | NDArray[np.int64]] = [slice(r[0], r[-1] + 1) if len(r) and r[-1] - r[0] + 1 == len(r) else r for r in rows]
         return cls(np.array([len(r) for r in rows], dtype=np.int64), None, list(zip(sources, selected, strict=True)))
 
@@ -49,23 +55,23 @@ class Ragged:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The number format of the rows where they lie."""
+        """The dtype of the stored rows."""
         dtype: np.dtype[Any] = self._sources[0][0].dtype if self._values_TD is None else self._values_TD[:0].cpu().numpy().dtype
         return dtype
 
     @property
     def bytes_held(self) -> int:
-        """Memory that it takes: none where it is read from disk."""
+        """Bytes of memory in use; 0 if the rows are on disk."""
         return 0 if self._values_TD is None else self._values_TD.nbytes
 
     def to(self, device: torch.device) -> "Ragged":
-        """The same on a CUDA device, where it is in memory and the device has room for it; else as it is."""
+        """A copy on a CUDA device if the rows are in memory and the device has room for them; otherwise self."""
         if self._values_TD is None or device.type != "cuda" or self._values_TD.nbytes > _SPARE * torch.cuda.mem_get_info(device)[0]:
             return self
         return Ragged(self.length_N, self._values_TD.to(device), [])
 
     def gather(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        """The rows of the entries with these indices, one entry after the other [R, D] as float32 on the device, and their lengths [N]."""
+        """The rows of these entries, concatenated: float32 [R, D] on the device; and the length of each entry: int64 [N]."""
         index_N = np.asarray(indices, dtype=np.int64)
         length_N = self.length_N[index_N]
         device = device or torch.device("cpu")
@@ -81,25 +87,25 @@ class Ragged:
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """Frames of videos: features [F, D] and times in seconds [F] of each."""
+    """Videos: for each, the frame features [F, D] and the times of the frames in seconds [F]."""
 
     ids: list[str]
     frames: Ragged
     seconds: list[NDArray[np.float64]]
 
     def to(self, device: torch.device) -> "VideoFeatures":
-        """The same with features on the device where they fit: see `Ragged.to`."""
+        """A copy with the features on the device if they fit: see `Ragged.to`."""
         return replace(self, frames=self.frames.to(device))
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Texts: features [L, D] of all tokens (start and end included) and the sentence feature [1, D] of each."""
+    """Texts: for each, the token features [L, D], start and end included, and the sentence feature [1, D]."""
 
     texts: list[str]
     words: Ragged
     sentences: Ragged
 
     def to(self, device: torch.device) -> "TextFeatures":
-        """The same with features on the device where they fit: see `Ragged.to`."""
+        """A copy with the features on the device if they fit: see `Ragged.to`."""
         return replace(self, words=self.words.to(device), sentences=self.sentences.to(device))

@@ -1,4 +1,4 @@
-"""HDF5 files: opened without locks, made in memory, added to. The only file that imports h5py."""
+"""Read HDF5 files without locks, build them in memory, and append to them. The only file that imports h5py."""
 
 import io
 import os
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 Group: TypeAlias = h5py.Group
-"""A file is a group too."""
+"""A group of an HDF5 file, or the file itself."""
 
 
 def open_file(path: Path) -> h5py.File:
-    """Open a file for reading. Raises UserError where it is damaged or cannot be read."""
-    # No locks: a file that is there is complete and never changes. A lock would be kept alive by a decoder that is being started
-    # while the file is open, and some network file systems have none.
+    """Open a file for reading. Raises UserError if it is damaged or cannot be read."""
+    # No locks: files are complete when they appear and never change. A decoder started while the file is open would inherit the
+    # lock and keep it, and some network file systems do not support locks.
     if not path.exists():
         raise UserError(f"{path} is gone: the cache was pruned or repaired since it was opened; start again")
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
-        raise damaged(path, error) from error
+        raise damaged_file(path, error) from error
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """A file to be written and then sealed, and a function that raises OSError where the disk has not taken all of it so far.
+    """Create a file that will be sealed. Yields it, and a check that raises OSError if a write to disk has failed so far.
 
-    The same is raised at the end. Until it is called, what the disk did not take is held in memory.
+    The check runs once more at the end. Between checks, data that could not be written is held in memory.
     """
     with _Disk(path) as disk:
         with h5py.File(disk, "w", userblock_size=SEAL_BYTES) as file:
@@ -46,15 +46,15 @@ def new_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
 
 
 class _Disk(io.RawIOBase):
-    """A file on disk as the library writes to it. It never fails: the library cannot close a file that the disk has no room for, and
-    crashes."""
+    """A file whose writes never fail, for h5py to write to. HDF5 cannot close a file when the disk is full, and crashes; here the first
+    error is kept for `check`, and later data stays in memory."""
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         self._place = self._size = 0
         self._error: OSError | None = None
         self._held: list[tuple[int, bytes]] = []
-        """What was written since the disk failed, and where."""
+        """Offset and bytes of each write since the disk failed."""
 
     def close(self) -> None:
         if not self.closed:
@@ -71,7 +71,7 @@ class _Disk(io.RawIOBase):
         return True
 
     def check(self) -> None:
-        """Raises the error of the disk, if there was one."""
+        """Raise the disk's error, if any."""
         if self._error is not None:
             raise self._error
 
@@ -119,31 +119,31 @@ class _Disk(io.RawIOBase):
         return self._size
 
 
-def in_memory(fill: Callable[[Group], None]) -> bytes:
-    """The bytes of a file made in memory: the library is never left with a file that the disk has no room for."""
+def file_bytes(fill: Callable[[Group], None]) -> bytes:
+    """Build an HDF5 file in memory and return its bytes, so that HDF5 itself never meets a full disk."""
     content = io.BytesIO()
     with h5py.File(content, "w", userblock_size=SEAL_BYTES) as file:
         fill(file)
-    # Not its buffer: Python may free the object before a view of it that an exception keeps, and crash.
+    # Not getbuffer(): an exception may keep the view alive after Python has freed the object, and Python crashes.
     return content.getvalue()
 
 
 def write_arrays(group: Group, arrays: Mapping[str, Any]) -> None:
-    """A dataset for each array; a list is one of texts."""
+    """Write each array as a dataset. A list is a dataset of strings."""
     for name, value in arrays.items():
         group.create_dataset(name, data=value, dtype=h5py.string_dtype() if isinstance(value, list) else None)
 
 
 def read_arrays(group: Group) -> dict[str, NDArray[Any]]:
-    """The datasets of a group, its subgroups left out."""
+    """The datasets of a group, without its subgroups."""
     return {name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)}
 
 
 def append(group: Group, name: str, rows: NDArray[Any]) -> None:
-    """Add rows to a dataset of a file that is being written, which grows with them."""
+    """Append rows to a dataset of a file that is being written, creating the dataset if needed."""
     if name not in group:
         dtype = h5py.string_dtype() if rows.dtype.kind in "OU" else rows.dtype
-        # Pieces of about a MiB: read alone, an entry costs little more than itself.
+        # Chunks of about 1 MiB: reading a single entry reads little more than that entry.
         row_bytes = max(rows.dtype.itemsize * int(np.prod(rows.shape[1:])), 1)
         chunk = (max(1, 2**20 // row_bytes), *rows.shape[1:])
         group.create_dataset(name, shape=(0, *rows.shape[1:]), maxshape=(None, *rows.shape[1:]), dtype=dtype, chunks=chunk)
@@ -153,6 +153,6 @@ def append(group: Group, name: str, rows: NDArray[Any]) -> None:
         dataset[len(dataset) - len(rows) :] = rows
 
 
-def damaged(path: Path, error: Exception) -> UserError:
+def damaged_file(path: Path, error: Exception) -> UserError:
     """The error for a file that is damaged or cannot be read."""
     return not_as_written(path, error, f"{path} is damaged ({error}): run extract again, which repairs the cache")

@@ -1,7 +1,4 @@
-"""Where every entry of a cache lies among its parts.
-
-Of several entries of one name the one written last counts.
-"""
+"""The index of a cache: the part and the rows of every entry. The newest entry of a name wins."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
-from data.cache.hdf5 import Group, damaged, open_file
+from data.cache.hdf5 import Group, damaged_file, open_file
 from data.cache.layout import IMAGES, NAMES, UNKNOWN, Images, Kind
 
 READ_BYTES = 2**24
-"""Rows of a part are read in pieces of so many bytes."""
+"""Most bytes of a part's rows that are read at once."""
 
 
 class Part(NamedTuple):
-    """A part: a file and the group in it, which is the root unless the file was merged."""
+    """A part: a file, and the HDF5 group in it, which is the root unless the file is a merged cache."""
 
     path: Path
     group: str
 
 
 class Place(NamedTuple):
-    """Where an entry lies: its part, its row among the entries, its rows among frames or tokens."""
+    """The place of an entry: its part, its index among the entries, and its rows start:stop among the frames or tokens."""
 
     part: Part
     entry: int
@@ -36,8 +33,8 @@ class Place(NamedTuple):
     stop: int
 
 
-class Source(NamedTuple):
-    """What an entry of a video was made from: the file as it was, and the part of it in seconds."""
+class FileStamp(NamedTuple):
+    """What a video was extracted from: its file at that time, and the span of the file in seconds."""
 
     file_size: int
     file_mtime_ns: int
@@ -48,15 +45,15 @@ class Source(NamedTuple):
 
 @dataclass
 class Index:
-    """Where every entry of a kind lies, and when it was written; of videos also what they were made from and the images there."""
+    """By name, the place and writing time of every entry of a kind; for videos also their file stamps and stored images."""
 
     places: dict[str, Place] = field(default_factory=dict)
     written_ns: dict[str, int] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
+    stamps: dict[str, FileStamp] = field(default_factory=dict)
     images: dict[str, frozenset[Images]] = field(default_factory=dict)
 
     def add(self, kind: Kind, part: Part, digest: str) -> None:
-        """Take in the entries of a part. Raises UserError where it is damaged, or its settings have not this digest."""
+        """Add the entries of a part. Raises UserError if the part is damaged or its settings have another digest."""
         with open_file(part.path) as file:
             try:
                 group = file[part.group]
@@ -64,23 +61,26 @@ class Index:
                     raise UserError(f"{part.path} was made with other settings than the cache: move it out of the cache")
                 names, offsets, written_ns = group[NAMES[kind]].asstr()[()], group["offsets"][()], int(group.attrs["written_ns"])
                 if kind == "videos":
-                    columns = [read_column(group, column, len(names)).tolist() for column in Source._fields]
-                    sources = [Source(*values) for values in zip(*columns, strict=True)]
+                    columns = [read_column(group, column, len(names)).tolist() for column in FileStamp._fields]
+                    stamps = [FileStamp(*values) for values in zip(*columns, strict=True)]
                     images = _images_there(group, offsets)
             except (KeyError, OSError, RuntimeError, AttributeError) as error:
-                raise damaged(part.path, error) from error
-        # Plain numbers and few lookups: a large cache has a hundred thousand entries.
+                raise damaged_file(part.path, error) from error
+        # Python numbers and few lookups: a large cache has a hundred thousand entries.
         bounds = pairwise(offsets.tolist())
         for entry, (name, (start, stop)) in enumerate(zip(names.tolist(), bounds, strict=True)):
             if written_ns >= self.written_ns.get(name, 0):
                 self.written_ns[name] = written_ns
                 self.places[name] = Place(part, entry, start, stop)
                 if kind == "videos":
-                    self.sources[name], self.images[name] = sources[entry], images[entry]
+                    self.stamps[name], self.images[name] = stamps[entry], images[entry]
 
 
 def runs(members: Sequence[int], places: Sequence[Place], row_bytes: int) -> Iterator[list[int]]:
-    """These entries of a part, in the order of their rows, cut where READ_BYTES of rows are full: a part is never in memory whole."""
+    """Split entries of a part, in row order, into runs of at most READ_BYTES of rows, so that a whole part is never in memory.
+
+    An entry that is larger than READ_BYTES is a run by itself.
+    """
     run: list[int] = []
     for i in members:
         if run and (places[i].stop - places[run[0]].start) * row_bytes > READ_BYTES:
@@ -91,7 +91,7 @@ def runs(members: Sequence[int], places: Sequence[Place], row_bytes: int) -> Ite
 
 
 def read_column(group: Group, name: str, count: int) -> NDArray[Any]:
-    """A dataset with a row for each of `count` entries, texts as str; of an older part that lacks it, what stands for the unknown."""
+    """A dataset with one row for each of `count` entries, text as str. If an older part lacks it, every row is its UNKNOWN value."""
     if name not in group and name in UNKNOWN:
         return np.full(count, UNKNOWN[name])
     dataset = group[name]
@@ -99,14 +99,14 @@ def read_column(group: Group, name: str, count: int) -> NDArray[Any]:
     return column
 
 
-def names_in(part: Path) -> list[str]:
-    """The ids of the videos of a part."""
+def video_ids_in(part: Path) -> list[str]:
+    """The ids of the videos in a part."""
     with open_file(part) as file:
         return list(file[NAMES["videos"]].asstr()[()])
 
 
 def _images_there(group: Group, offsets: NDArray[np.int64]) -> list[frozenset[Images]]:
-    """Of every video of a part, the kinds of images that are there of its frames."""
+    """For every video of a part, the kinds of images that are stored for its frames."""
     begins = {name: group[f"{name}_offsets"][()] for name in IMAGES["videos"]}
     there = {name: begin[offsets[1:]] > begin[offsets[:-1]] for name, begin in begins.items()}
     kinds = {flags: frozenset(compress(there, flags)) for flags in product((False, True), repeat=len(there))}

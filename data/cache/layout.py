@@ -1,6 +1,6 @@
-"""What the files of a feature cache hold; docs/reference/cache.md has the layout.
+"""The contents of the files of a feature cache; docs/reference/cache.md has the layout as a table.
 
-Features are ragged: rows of all entries one after the other, and offsets.
+Features are ragged: the rows of all entries are concatenated, and offsets delimit them.
 
 Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
 """
@@ -21,10 +21,10 @@ from data.span import WHOLE_FILE, Span
 FORMAT = 4
 READABLE = (3, FORMAT)
 BEFORE_4: Mapping[str, Any] = {"pictures": "stored", "special_tokens": "tokens"}
-"""Settings that a cache of format 3 does not record, and the rules it was made by. It is added to by these."""
+"""Settings that a cache of format 3 does not record, with the values it was made by. New entries follow them too."""
 
 FAILURES_FILE = "failures.csv"
-"""The videos that failed; see extract/failures.py."""
+"""The list of failed videos; see extract/failures.py."""
 CLIP_FILE = "clip.h5"
 
 Kind = Literal["videos", "texts"]
@@ -32,24 +32,25 @@ Images = Literal["thumbnails", "pixels"]
 
 NAMES: dict[Kind, str] = {"videos": "video_id", "texts": "text"}
 
-# The datasets of a part: those with a row for every frame or token, and those with a row for every entry.
+# Datasets of a part: ROWS have one row per frame or token, ENTRIES one row per entry.
 ROWS: dict[Kind, tuple[str, ...]] = {"videos": ("frames", "seconds"), "texts": ("words",)}
 ENTRIES: dict[Kind, tuple[str, ...]] = {
     "videos": ("file_size", "file_mtime_ns", "file_digest", "start", "end", "frames_expected", "hdr", "decoder"),
     "texts": ("tokens", "sentence"),
 }
 UNKNOWN: Mapping[str, Any] = {"file_digest": "", "tokens": 0}
-"""What stands for a dataset that parts of format 3 do not have."""
+"""Values to assume for datasets that parts of format 3 lack."""
 IMAGES: dict[Kind, tuple[Images, ...]] = {"videos": ("thumbnails", "pixels"), "texts": ()}
-"""Datasets of the bytes of JPEG files one after the other, one for every row or none; `NAME_offsets` says where each begins."""
+"""Datasets of concatenated JPEG files. `NAME_offsets` delimits them: one file per row, or an empty one if none was stored."""
 
 
 @dataclass(frozen=True)
 class ClipParts:
-    """What stage two takes from CLIP, so that it never needs the checkpoint.
+    """The parts of CLIP that stage two needs, so that it never needs the checkpoint.
 
-    `tensors`: `positional_embedding` [positions, width] of the text tower and `blocks.I.NAME` of its first blocks, float32.
-    `logit_scale` is the factor itself, not its logarithm; `heads` and `activation` are those of the text blocks.
+    tensors: `positional_embedding` [positions, width] of the text tower, and `blocks.I.NAME` of its first blocks. float32.
+    logit_scale: the factor itself, not its logarithm.
+    heads, activation: number of attention heads and activation function of the text blocks.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
@@ -60,12 +61,14 @@ class ClipParts:
 
 @dataclass(frozen=True)
 class VideoEntry:
-    """One video to write: its frame features [T, D], the time of each in seconds from the beginning of the file, and the file.
+    """One video to write: its frame features [T, D], their times in seconds from the start of the file, and its file.
 
-    `file_digest` is that of `extract.plan.digest`, empty where it is not known. `span` is the part of the file that was looked
-    at. `frames_expected` is the number of sampled frames that the header of a file announces that is cut short, 0 for
-    a whole one; `hdr` the transfer function of a video of high dynamic range, else empty; `decoder` what decoded it. `thumbnails` and
-    `pixels` are JPEG files, one for every frame, or none.
+    file_digest: from `extract.plan.digest`; empty if unknown.
+    span: the part of the file that was sampled.
+    frames_expected: for a truncated file, the number of sampled frames that its header promises; 0 for a complete file.
+    hdr: the transfer function of an HDR video, else empty.
+    decoder: `cpu`, `cuda` or `pyav`.
+    thumbnails, pixels: JPEG files, one per frame, or none.
     """
 
     video_id: str
@@ -84,9 +87,9 @@ class VideoEntry:
 
 @dataclass(frozen=True)
 class TextEntry:
-    """One text to write: the features [T, D] of its tokens, start and end included, and its sentence feature [D].
+    """One text to write: its token features [T, D], start and end included, and its sentence feature [D].
 
-    `tokens` counts all tokens of the text: more than T where it was cut, 0 where it is not known.
+    tokens: the number of tokens of the whole text; more than T if it was truncated, 0 if unknown.
     """
 
     text: str
@@ -111,7 +114,11 @@ def feature_bytes(settings: Mapping[str, Any]) -> int:
 
 
 def offsets_of(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each of the rows of so many begins, and where the last one ends."""
+    """Cumulative offsets, one more than lengths: entry i owns rows offsets[i]:offsets[i + 1].
+
+    >>> offsets_of([2, 0, 3])
+    array([0, 2, 2, 5])
+    """
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
@@ -153,10 +160,10 @@ def text_arrays(entries: Sequence[TextEntry], dtype: str) -> dict[str, Any]:
     }
 
 
-def fill_clip(
+def write_clip(
     file: Group, settings: Mapping[str, Any], clip: ClipParts, provenance: Mapping[str, Any], extraction: Extraction | None
 ) -> None:
-    """Write what the cache as a whole has; `extraction` is None where no extraction made it."""
+    """Write CLIP_FILE, the facts about the whole cache. `extraction` is None if no extraction made it."""
     file.attrs["format"] = format_of(settings)
     file.attrs["settings"] = json.dumps(settings, sort_keys=True)
     file.attrs["provenance"] = json.dumps(provenance)
@@ -169,5 +176,5 @@ def fill_clip(
 
 
 def read_clip(file: Group) -> ClipParts:
-    """What stage two takes from CLIP."""
+    """The parts of CLIP that `write_clip` stored."""
     return ClipParts(read_arrays(file), float(file.attrs["logit_scale"]), int(file.attrs["heads"]), str(file.attrs["activation"]))

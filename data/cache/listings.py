@@ -1,8 +1,8 @@
-"""What each source of a cache lists: a table of videos and one of captions, beside the features or within a merged file.
+"""The listing of each source of a cache: a table of videos and one of captions, beside the features or within a merged file.
 
-A source keeps its last complete listing. What an extraction is about to list, it writes as a share, of which there are several where
-processes divide the work (`--shard`). When all shares of one listing are done, they are joined and take the place of what was listed
-before. Until a source has a complete listing, the shares count that are there.
+A source keeps its last complete listing. Each process of an extraction writes its pending listing as a share (`NAME.I-of-N`; one share
+unless `--shard` or torchrun divides the work). When all shares of a listing are done, they are joined and replace the previous listing.
+Until a source has a complete listing, its existing shares are used instead.
 """
 
 import hashlib
@@ -18,21 +18,22 @@ import pandas as pd
 
 from data.base.errors import UserError
 from data.cache.hdf5 import open_file
-from data.cache.sources import SHARE, Listing, Source, together
+from data.cache.sources import SHARE, Selection, Source, combine
 from data.cache.tables import captions_file, checksum_file, is_intact, options_file, read_parquet, videos_file, write_parquet
 from data.span import WHOLE_FILE, cells_of
 
 COLUMNS = ["video_id", "split", "file", "start", "end", "failed"]
 PATIENCE_S = 1.0
-"""A table is renamed a moment before its checksum is: for so long the two may not agree."""
+"""How long a table and its checksum may disagree: another process renames first one, then the other."""
 
 
 @dataclass(frozen=True)
-class Listed:
-    """All that a source lists.
+class Listing:
+    """The videos and captions that one source lists.
 
-    `videos`: columns video_id, split, file (a name under the folder of videos, None where there was none), start and end (the part of the
-    file in seconds; see `data.span`), and failed (whether the file as it is now could not be decoded).
+    captions: columns video_id, caption, split.
+    videos: columns video_id, split, file (relative to the folder of videos, None if there is no file), start and end (the span of the
+        file in seconds; see `data.span`), failed (whether the file, as it is now, could not be decoded).
     """
 
     source: Source
@@ -40,7 +41,7 @@ class Listed:
     videos: pd.DataFrame
 
     def digest(self) -> str:
-        """Of what is listed, whatever files are there: processes that share the work on one listing have the same."""
+        """Digest of the listing, regardless of which files exist. Processes that share the work on one listing have the same digest."""
         sha = hashlib.sha256()
         for table in (self.captions[["video_id", "caption", "split"]], self.videos[["video_id", "split", "start", "end"]]):
             sha.update(table.to_json(orient="split", index=False).encode())
@@ -48,34 +49,34 @@ class Listed:
 
 
 class Listings:
-    """The listings of the cache at `path`, a folder or a merged file. Methods raise UserError where a table that they need is damaged."""
+    """The listings of the cache at `path`, a folder or a merged file. Methods raise UserError if a table that they need is damaged."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def files(self) -> list[str]:
-        """Names of the files of all tables, shares among them."""
+        """File names of all tables, including shares."""
         if not self._path.is_file():
-            # Of a table that is gone, the checksum is left.
+            # A lost table is still named by its checksum.
             found = [*self._path.glob("*.parquet"), *self._path.glob("*.parquet.sha256")]
             return sorted({path.name.removesuffix(".sha256") for path in found})
         with open_file(self._path) as file:
             return sorted(file["tables"])
 
     def sources(self, damaged: Collection[str] = ()) -> dict[str, Source]:
-        """All sources by name, but for those that are `damaged`."""
+        """All sources by name, except those in `damaged`."""
         return {name: Source.of(name, self.videos(name).attrs) for name in self.names() if name not in damaged}
 
     def damaged(self) -> list[str]:
-        """The sources a table of which is not what was written."""
+        """Names of the sources that have a damaged table."""
         if self._path.is_file():
             return []
         return [name for name in self.names() if not all(is_intact(self._path / file) for file in self._files_of(name))]
 
-    def select(self, preset: str | None = None, name: str | None = None) -> Listing:
-        """The captions, and the videos of their splits, of the sources with this name and of this preset.
+    def select(self, preset: str | None = None, name: str | None = None) -> Selection:
+        """The captions and videos of the sources with this name and this preset, combined.
 
-        Raises UserError where there are none, where they are of several presets, and where they contradict each other.
+        Raises UserError if no source matches, if the matching sources have several presets, or if they contradict each other.
         """
         captioned = {own: source for own, source in self.sources().items() if self._captions_files(own)}
         if not captioned:
@@ -88,29 +89,29 @@ class Listings:
             raise UserError(f"the cache {self._path} has no captions for preset {preset}; it has: {', '.join(presets)}")
         if len(presets) > 1:
             raise UserError(f"the cache {self._path} serves several presets: name one with --preset {'|'.join(presets)}")
-        return together([Listing((own,), source.preset, self.captions(own), self.videos(own)) for own, source in chosen.items()])
+        return combine([Selection((own,), source.preset, self.captions(own), self.videos(own)) for own, source in chosen.items()])
 
     def gallery(self, name: str | None = None) -> dict[str, str]:
-        """The videos that the sources list, or one of them, without those that failed: ids, and names of files, empty where there was none.
+        """The videos, without failed ones, that all sources list, or the one called `name`: file name by id, empty if there is no file.
 
-        Raises UserError where there is no source of that name.
+        Raises UserError if there is no source of that name.
         """
         found: dict[str, str] = {}
         for own in self._named(name):
             table = self.videos(own)
             table = table[~table["failed"]]
             files = table["file"].where(table["file"].notna(), "")
-            # What one source has a file of, another may list without.
+            # One source may have a file for a video that another lists without one.
             found |= {video_id: file or found.get(video_id, "") for video_id, file in zip(table["video_id"], files, strict=True)}
         return found
 
     def all_captions(self, name: str | None = None) -> list[str]:
-        """The captions that the sources list, or one of them, each once. Raises UserError where there is no source of that name."""
+        """The distinct captions that all sources list, or the one called `name`. Raises UserError if there is no such source."""
         texts = {caption: None for own in self._named(name) for caption in self.captions(own)["caption"]}
         return list(texts)
 
     def all_listed(self, without: str | None = None) -> tuple[set[str], set[str]]:
-        """The ids of all videos, and all captions, that a source lists or is about to list, but for one."""
+        """The ids of all videos, and all captions, that any source lists or is about to list, except the source `without`."""
         try:
             tables = [self._read(file) for name in self.names() if name != without for file in self._files_of(name)]
         except FileNotFoundError:
@@ -119,59 +120,60 @@ class Listings:
         return videos, {caption for table in tables if "caption" in table for caption in table["caption"]}
 
     def videos(self, name: str) -> pd.DataFrame:
-        """The videos that a source lists: see `Listed`. Raises UserError where there is no such source."""
+        """The videos of a source: see `Listing`. Raises UserError if there is no such source."""
         whole = [file for file in [videos_file(name)] if file in self.files()] or [videos_file(share) for share in self._shares(name)]
         if not whole:
             raise UserError(f"{self._path / videos_file(name)} is missing: run extract again, which writes it")
         try:
             tables = [self._read(file) for file in whole]
         except FileNotFoundError:
-            return self.videos(name)  # shares that were joined meanwhile
+            return self.videos(name)  # the shares were joined in the meantime
         joined = pd.concat(tables, ignore_index=True).drop_duplicates("video_id", ignore_index=True)
         joined.attrs = tables[0].attrs
         return joined if "failed" in joined else joined.assign(failed=False)
 
     def captions(self, name: str) -> pd.DataFrame:
-        """The captions that a source lists: columns video_id, caption, split; none of a folder."""
+        """The captions of a source: columns video_id, caption, split. A folder of videos has no rows."""
         files = self._captions_files(name)
         try:
             return self._read(files[0]) if files else pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str)
         except FileNotFoundError:
             return self.captions(name)
 
-    def begin(self, name: str, listed: Listed, shard: tuple[int, int] = (0, 1)) -> None:
-        """Say what a source is about to list; of `shard` I of N, what is its share of the videos. Nobody drops it meanwhile."""
+    def begin(self, name: str, listed: Listing, shard: tuple[int, int] = (0, 1)) -> None:
+        """Record the pending listing of a source: process I of `shard` (I, N) writes its share of the videos. This protects the entries
+        from being pruned meanwhile."""
         own, digest = f"{name}.{shard[0]}-of-{shard[1]}", listed.digest()
         for share in self._shares(name):
-            # Those of another listing, or with another number of processes, will never be joined.
+            # Shares of another listing, or of another number of processes, will never be joined.
             if not share.endswith(f"-of-{shard[1]}") or self._digest_of(share) != digest:
                 self._remove(share)
         self._write(own, listed, shard, {"listing": digest})
 
-    def complete(self, name: str, listed: Listed, shard: tuple[int, int] = (0, 1)) -> None:
-        """Say that a share is done. The last one of a listing puts it in place of what the source listed before."""
+    def complete(self, name: str, listed: Listing, shard: tuple[int, int] = (0, 1)) -> None:
+        """Record that a share is done. The last process to finish replaces the previous listing of the source."""
         digest = listed.digest()
         shares = [f"{name}.{i}-of-{shard[1]}" for i in range(shard[1])]
         self._write(shares[shard[0]], listed, shard, {"listing": digest, "done": "yes"})
-        # Where another process joins them at the same time, it writes the same.
+        # Another process that joins them at the same time writes the same tables.
         with suppress(FileNotFoundError):
             tables = [self._read(videos_file(share)) for share in shares if videos_file(share) in self.files()]
             if len(tables) < len(shares) or any(table.attrs.get("done") is None or table.attrs["listing"] != digest for table in tables):
                 return
             order = pd.concat([table.assign(place=range(i, i + len(shares) * len(table), len(shares))) for i, table in enumerate(tables)])
             videos = order.sort_values("place").drop(columns="place").reset_index(drop=True)
-            self._write(name, Listed(listed.source, listed.captions, videos), (0, 1), {})
+            self._write(name, Listing(listed.source, listed.captions, videos), (0, 1), {})
         for share in self._shares(name):
             self._remove(share)
 
     def remove(self, name: str) -> None:
-        """Take a source out of the listings; its features stay until they are pruned."""
+        """Remove a source from the listings. Its features stay until they are pruned."""
         for stem in [name, *self._shares(name)]:
             self._remove(stem)
         (self._path / options_file(name)).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        """The names of all sources, also of those that are about to list something for the first time."""
+        """The names of all sources, including those whose first listing is pending."""
         stems = (file.removeprefix("videos-").removesuffix(".parquet") for file in self.files() if file.startswith("videos-"))
         return sorted({found["name"] if (found := SHARE.fullmatch(stem)) else stem for stem in stems})
 
@@ -188,19 +190,19 @@ class Listings:
         return [stem for stem in stems if (found := SHARE.fullmatch(stem)) and found["name"] == name]
 
     def _files_of(self, name: str) -> Iterator[str]:
-        """All tables of a source, shares among them."""
+        """All tables of a source, including shares."""
         files = self.files()
         for stem in [name, *self._shares(name)]:
             yield from (file for file in (videos_file(stem), captions_file(stem)) if file in files)
 
     def _captions_files(self, name: str) -> list[str]:
-        """The table of captions that counts, first; every share has all captions."""
+        """The caption tables of the source's listing, or of its shares; every share has all captions."""
         files = self.files()
         stems = [name] if videos_file(name) in files else self._shares(name)
         return [captions_file(stem) for stem in stems if captions_file(stem) in files]
 
     def _digest_of(self, share: str) -> str | None:
-        """The listing that a share is of; None where it is damaged."""
+        """The digest of the listing that a share belongs to; None if the share is damaged."""
         with suppress(UserError, FileNotFoundError):
             digest: str | None = self._read(videos_file(share)).attrs.get("listing")
             return digest
@@ -220,9 +222,9 @@ class Listings:
             time.sleep(PATIENCE_S / 10)
         return read_parquet(path)
 
-    def _write(self, stem: str, listed: Listed, shard: tuple[int, int], more: dict[str, str]) -> None:
+    def _write(self, stem: str, listed: Listing, shard: tuple[int, int], more: dict[str, str]) -> None:
         attributes: dict[Any, Any] = {**listed.source.attributes(), **more}
-        # The captions first: videos without them would be those of a folder.
+        # Captions first: a table of videos alone would look like a folder of videos.
         if listed.captions.empty:
             self._remove_file(captions_file(stem))
         else:
@@ -234,17 +236,17 @@ class Listings:
             self._remove_file(file)
 
     def _remove_file(self, name: str) -> None:
-        # The checksum first: alone, it tells of a table that is lost.
+        # Checksum first: a checksum without its table means that the table was lost.
         checksum_file(self._path / name).unlink(missing_ok=True)
         (self._path / name).unlink(missing_ok=True)
 
 
-def listed_of(captions: pd.DataFrame, videos: pd.DataFrame | None, source: Source) -> Listed:
-    """A listing of these captions and videos, none of which failed; by default the videos are those of the captions, each a whole file."""
+def listing_of(captions: pd.DataFrame, videos: pd.DataFrame | None, source: Source) -> Listing:
+    """A listing of these captions and videos, none failed. By default the videos are those of the captions, each a whole file."""
     if videos is None:
         listed = captions[["video_id", "split"]].drop_duplicates()
         videos = listed.assign(file=captions["video_id"], **cells_of(WHOLE_FILE for _ in range(len(listed))))
-    return Listed(source, captions, videos if "failed" in videos else videos.assign(failed=False))
+    return Listing(source, captions, videos if "failed" in videos else videos.assign(failed=False))
 
 
 def _with(table: pd.DataFrame, attributes: dict[Any, Any]) -> pd.DataFrame:

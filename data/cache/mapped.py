@@ -1,6 +1,6 @@
-"""Features in files that several processes map into their memory, where they are once for all.
+"""Features in memory-mapped files, so that several processes share one copy.
 
-Shape suffixes: N entries, T rows of all entries together, D joint dimension.
+Shape suffixes: N entries, T rows of all entries, R rows of some entries, D joint dimension.
 """
 
 from dataclasses import replace
@@ -17,10 +17,10 @@ ENTRIES_AT_ONCE = 1024
 
 
 class MappedRagged(Ragged):
-    """N matrices in a file of all rows [T, D]. Given to another process it is the name of the file, which must stay until then."""
+    """N matrices in a file of all rows [T, D]. Pickling stores only the path, so the file must still exist when it is unpickled."""
 
     def __init__(self, path: Path, length_N: NDArray[np.int64]) -> None:
-        # "c": written to or not, the file stays as it is, and torch warns of arrays that cannot be written to.
+        # "c" (copy on write), not "r": torch warns about read-only arrays. The file never changes.
         super().__init__(length_N, torch.from_numpy(np.load(path, mmap_mode="c")), [])
         self.path = path
 
@@ -29,11 +29,11 @@ class MappedRagged(Ragged):
 
 
 def map_ragged(ragged: Ragged, path: Path) -> MappedRagged:
-    """Write the rows to a new file, in memory or on disk as they are, and map it. Raises UserError where the disk is full."""
+    """Write the rows, from memory or disk, to a new file and map it. Raises UserError if the disk is full."""
     shape = int(ragged.length_N.sum()), ragged.dimension
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(ragged.dtype)), "fortran_order": False, "shape": shape}
     try:
-        # Written and not mapped: a full disk kills whoever writes into a mapped file.
+        # Write the file before mapping it: on a full disk, writing into a mapped file kills the process.
         with path.open("wb") as file:
             np.lib.format.write_array_header_2_0(file, header)
             for entry in range(0, len(ragged), ENTRIES_AT_ONCE):
@@ -45,12 +45,12 @@ def map_ragged(ragged: Ragged, path: Path) -> MappedRagged:
 
 
 def map_texts(texts: TextFeatures, folder: Path) -> TextFeatures:
-    """The same with words and sentences in files of the folder."""
+    """A copy whose words and sentences are mapped from files in the folder."""
     return replace(
         texts, words=map_ragged(texts.words, folder / "words.npy"), sentences=map_ragged(texts.sentences, folder / "sentences.npy")
     )
 
 
 def map_videos(videos: VideoFeatures, folder: Path) -> VideoFeatures:
-    """The same with frames in a file of the folder."""
+    """A copy whose frames are mapped from a file in the folder."""
     return replace(videos, frames=map_ragged(videos.frames, folder / "frames.npy"))

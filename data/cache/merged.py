@@ -1,4 +1,4 @@
-"""A whole cache in one file, laid out as its parts are, and sealed."""
+"""Write a whole cache into one sealed file."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from data.base.whole_files import written_whole
 from data.cache.extraction import Extraction
 from data.cache.hdf5 import Group, append, new_file, open_file, write_arrays
 from data.cache.index import Index, read_column, runs
-from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, ClipParts, Kind, feature_bytes, fill_clip, offsets_of, settings_digest
+from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, ClipParts, Kind, feature_bytes, offsets_of, settings_digest, write_clip
 
 
 def write_merged(
@@ -25,14 +25,14 @@ def write_merged(
     provenance: Mapping[str, Any],
     extraction: Extraction,
 ) -> None:
-    """Write the clip's attributes and tensors at the root, a group for each kind that is laid out as a part, and the tables as they are.
+    """Write the contents of CLIP_FILE at the root, one group per kind laid out like a part, and the tables as bytes.
 
-    Entries that newer ones replace stay behind. Raises UserError where the disk has not the room.
+    Replaced entries are left out. Raises UserError if the disk has too little room.
     """
     _require_room(out, indices, feature_bytes(settings))
     with written_whole(out) as temporary:
         with new_file(temporary) as (file, check):
-            fill_clip(file, settings, clip, provenance, extraction)
+            write_clip(file, settings, clip, provenance, extraction)
             for kind, index in indices.items():
                 group = file.create_group(kind)
                 group.attrs["digest"] = settings_digest(settings)
@@ -44,19 +44,19 @@ def write_merged(
 
 
 def _require_room(out: Path, indices: Mapping[Kind, Index], row_bytes: int) -> None:
-    """Raises UserError where the features alone need more than is free."""
+    """Raise UserError if the features alone need more than the free space."""
     needed = sum(place.stop - place.start for index in indices.values() for place in index.places.values()) * row_bytes
     free = shutil.disk_usage(out.parent).free
     if free < needed:
         raise UserError(
-            f"{out} cannot be written: it needs more than {needed / 2**20:.1f} MiB and {free / 2**20:.1f} are free: make room or choose "
-            "another place"
+            f"{out} cannot be written: it needs more than {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free: make room or "
+            "choose another place"
         )
 
 
 def _write_kind(kind: Kind, index: Index, group: Group, row_bytes: int, check: Callable[[], None]) -> None:
     places = index.places
-    # In the order of the parts, each of which is then read from its beginning to its end.
+    # By part and entry, so that each part is read once, from start to end.
     names = sorted(places, key=lambda name: places[name][:2])
     offsets = offsets_of([places[name].stop - places[name].start for name in names])
     write_arrays(group, {NAMES[kind]: names, "offsets": offsets})

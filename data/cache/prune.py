@@ -1,7 +1,7 @@
-"""Dropping from a cache what no listing has.
+"""Prune a cache: drop the entries that no source lists.
 
-A part is never changed: what is kept of it goes into a new one, and then the old one is removed. Where that is interrupted, both are there
-and say the same.
+Parts are immutable: the remaining entries go into a new part, and then the old part is deleted. After an interruption both exist; their
+entries are equal.
 """
 
 import hashlib
@@ -14,21 +14,22 @@ import numpy as np
 
 from data.base.sealed import write_sealed
 from data.cache import FeatureCache
-from data.cache.hdf5 import Group, in_memory, open_file, write_arrays
+from data.cache.hdf5 import Group, file_bytes, open_file, write_arrays
 from data.cache.index import Place, read_column
 from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, Kind, offsets_of
 
 
 def unlisted(cache: FeatureCache, videos: Set[str], texts: Set[str]) -> dict[Kind, set[str]]:
-    """What is cached and not among these, the ids of the videos and the captions that are listed."""
+    """The cached names of each kind that are not listed; `videos` and `texts` are the listed ids and captions."""
     return {"videos": {*cache.names("videos")} - videos, "texts": {*cache.names("texts")} - texts}
 
 
 def drop(cache: FeatureCache, names: Mapping[Kind, Set[str]], parts: Collection[Path]) -> int:
-    """Drop these entries, and those that newer ones have replaced, from these parts; the bytes of files that this freed.
+    """Drop these entries, and all replaced entries, from these parts. Returns the bytes freed on disk.
 
-    `parts` are some that were there when the cache was opened; it has to be opened again afterwards. Raises UserError where the disk has
-    no room for what is kept of a part.
+    parts: some of the parts that existed when the cache was opened. Open the cache again afterwards.
+
+    Raises UserError if the disk has no room for the rest of a part.
     """
     before = _bytes(cache.path)
     for kind, dropped in names.items():
@@ -37,34 +38,34 @@ def drop(cache: FeatureCache, names: Mapping[Kind, Set[str]], parts: Collection[
             part: dict(members) for part, members in groupby(sorted(kept.items(), key=lambda item: item[1]), lambda item: item[1].part.path)
         }
         for part in (part for part in parts if part.name.startswith(f"{kind}-")):
-            _keep(cache, kind, part, by_part.get(part, {}))
+            _rewrite(cache, kind, part, by_part.get(part, {}))
     return before - _bytes(cache.path)
 
 
-def _keep(cache: FeatureCache, kind: Kind, part: Path, kept: Mapping[str, Place]) -> None:
-    """Leave nothing but these entries of a part."""
+def _rewrite(cache: FeatureCache, kind: Kind, part: Path, kept: Mapping[str, Place]) -> None:
+    """Replace a part by one that holds only these entries."""
     with open_file(part) as old:
         if len(kept) == len(old[NAMES[kind]]):
             return
         if kept:
-            arrays, attributes = _some(old, kind, sorted(kept.values())), dict(old.attrs)
+            arrays, attributes = _select(old, kind, sorted(kept.values())), dict(old.attrs)
 
             def fill(new: Group) -> None:
                 new.attrs.update(attributes)
                 write_arrays(new, arrays)
 
             digest = hashlib.sha256("\0".join([part.name, *sorted(kept)]).encode()).hexdigest()
-            write_sealed(cache.path / f"{kind}-{digest[:16]}.h5", in_memory(fill))
+            write_sealed(cache.path / f"{kind}-{digest[:16]}.h5", file_bytes(fill))
     part.unlink()
 
 
-def _some(old: Group, kind: Kind, places: Sequence[Place]) -> dict[str, Any]:
-    """The datasets of a part with nothing but these entries."""
+def _select(old: Group, kind: Kind, places: Sequence[Place]) -> dict[str, Any]:
+    """The datasets of a part, reduced to these entries."""
     entries = [place.entry for place in places]
     rows = np.concatenate([np.arange(place.start, place.stop) for place in places])
     columns = [NAMES[kind], *(name for name in ENTRIES[kind] if name in old)]
     arrays: dict[str, Any] = {name: read_column(old, name, len(old[NAMES[kind]]))[entries] for name in columns}
-    # Texts are written as lists.
+    # `write_arrays` writes strings from lists.
     arrays = {name: values.tolist() if values.dtype.kind in "OU" else values for name, values in arrays.items()}
     arrays["offsets"] = offsets_of([place.stop - place.start for place in places])
     arrays |= {name: old[name][()][rows] for name in ROWS[kind]}

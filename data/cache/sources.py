@@ -1,7 +1,7 @@
 """The sources of a cache: folders and tables, each with its last complete listing of videos and captions.
 
-A cache keeps features of every video it ever saw. Which of them are in the gallery of a search, an evaluation or a training is what the
-listings say: all of them together, or the one that is named.
+A cache keeps the features of every video it ever saw. The listings decide which of them a search, an evaluation or a training uses: those
+of all sources, or of the one given by name.
 """
 
 import os
@@ -18,19 +18,20 @@ from data.base.quoting import path_text, quote
 from data.datasets.types import Preset
 
 LONGEST_NAME = 120
-"""Bytes of a name, which is part of the names of files."""
+"""Most bytes of a source's name, which becomes part of file names."""
 MOVED = 0.5
-"""Where more than this share of the videos that a source listed is elsewhere now, and its folder or table is gone, it has moved."""
+"""A source whose folder or table is gone has moved if more than this fraction of its videos is found in the new place."""
 SHARE = re.compile(r"(?P<name>.+)\.(?P<number>\d+)-of-(?P<count>\d+)")
-"""What a process is about to list, and what of it is done."""
+"""Name of a share: the pending listing of one process; see `data.cache.listings`."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a listing was read from.
+    """The origin of a listing.
 
-    `origin`: the folder or the annotations, `folder` that of the video files, as absolute paths; None in a listing of format 3.
-    `division`: the shares of `--split-by-hash` by which its splits were made, if they were.
+    origin: absolute path of the folder or of the annotations; None in a listing of format 3.
+    folder: absolute path of the folder of video files; None in a listing of format 3.
+    division: the shares of `--split-by-hash` that made the splits, if any.
     """
 
     preset: str
@@ -40,19 +41,19 @@ class Source:
 
     @classmethod
     def of(cls, name: str, attributes: Mapping[Any, Any]) -> "Source":
-        """From the attributes of a table; one of format 3 has none, and is named as its preset."""
+        """Read a source from the attributes of its table. A table of format 3 has none; its name is its preset."""
         return cls(attributes.get("preset", name), attributes.get("origin"), attributes.get("folder"), attributes.get("division"))
 
     def attributes(self) -> dict[Hashable | None, Any]:
-        """What a table of it carries."""
+        """The attributes to store in the tables of this source."""
         known: dict[Hashable | None, Any] = {"preset": self.preset, "origin": self.origin, "folder": self.folder}
         known["division"] = self.division
         return {key: value for key, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class Listing:
-    """One source with captions, or several of a preset together: their names, and tables as `Listings` has them."""
+class Selection:
+    """The names and tables (see `Listing`) of one source with captions, or of several sources of a preset combined."""
 
     names: tuple[str, ...]
     preset: str
@@ -66,12 +67,13 @@ def source_of(preset: Preset, videos: Path, annotations: Path | None, division: 
     return Source(preset.name, path_text(Path(os.path.abspath(origin))), path_text(Path(os.path.abspath(videos))), division)
 
 
-def name_of(source: Source, given: str | None, own: bool, there: Mapping[str, Source], listed: Callable[[str], float]) -> str:
-    """The name of a source in a cache that has the sources `there`: the one `given`, else that of the folder or table, if it is the user's
-    `own`, or of the preset.
+def name_of(source: Source, given: str | None, own: bool, existing: Mapping[str, Source], overlap: Callable[[str], float]) -> str:
+    """The name of a source in a cache: `given`, else the name of the folder or table if the data are the user's `own`, else the preset's.
 
-    `listed`: the share of the videos of a source there that this one lists too. Raises UserError where a name is none, and where a name
-    that was not given is that of another source.
+    existing: the sources of the cache, by name.
+    overlap: the fraction of the videos of an existing source that the new source lists too.
+
+    Raises UserError if `given` is not a valid name, or if a derived name belongs to another source.
     """
     if given is not None:
         if not re.fullmatch(r"[\w.-]+", given) or given.startswith(".") or len(given.encode()) > LONGEST_NAME or SHARE.fullmatch(given):
@@ -80,28 +82,28 @@ def name_of(source: Source, given: str | None, own: bool, there: Mapping[str, So
     if not own:
         return source.preset
     assert source.origin is not None
-    if source.preset in there and there[source.preset].origin is None and listed(source.preset) > MOVED:
-        return source.preset  # a listing of format 3, which had no other names
+    if source.preset in existing and existing[source.preset].origin is None and overlap(source.preset) > MOVED:
+        return source.preset  # a listing of format 3, which knew no other names
     path = Path(source.origin)
     stem = path.name if source.origin == source.folder else path.stem
     name = re.sub(r"[^\w.-]+", "_", stem).encode()[:LONGEST_NAME].decode(errors="ignore").strip("_.-") or source.preset
     name = name.replace(".", "_") if SHARE.fullmatch(name) else name
-    before = there.get(name)
+    before = existing.get(name)
     if before is None or (before.preset, before.origin) == (source.preset, source.origin):
         return name
     gone = before.origin is not None and not os.path.exists(before.origin)
-    if before.preset == source.preset and gone and listed(name) > MOVED:
+    if before.preset == source.preset and gone and overlap(name) > MOVED:
         return name
     raise UserError(
-        f"the cache has {quote(name)} from {before.origin or before.preset} already: give {source.origin} another --name, or take the "
-        f"place of the other with --name {name}"
+        f"the cache has {quote(name)} from {before.origin or before.preset} already: give {source.origin} another --name, or replace the "
+        f"existing source with --name {name}"
     )
 
 
-def together(listings: Sequence[Listing]) -> Listing:
-    """Several listings with captions as one: a caption that two of them have of a video is there once.
+def combine(listings: Sequence[Selection]) -> Selection:
+    """Combine listings with captions into one. A caption that two listings have for the same video appears once.
 
-    Raises UserError where a video is in one split here and in another there.
+    Raises UserError if two listings put a video into different splits.
     """
     if len(listings) == 1:
         return listings[0]
@@ -114,11 +116,11 @@ def together(listings: Sequence[Listing]) -> Listing:
             video_id, split = moved.iloc[0][["video_id", "split"]]
             raise UserError(
                 f"video {quote(video_id)} is in split {split} of {listing.names[0]} and in split {splits[video_id]} of another source: "
-                f"choose one with --name, of {', '.join(name for one in listings for name in one.names)}"
+                f"choose one source with --name: {', '.join(name for one in listings for name in one.names)}"
             )
-        # Within one table, equal captions are several.
+        # Repeated captions within one table are kept.
         known = pd.MultiIndex.from_frame(captions[["video_id", "caption"]])
         new = ~pd.MultiIndex.from_frame(listing.captions[["video_id", "caption"]]).isin(known)
         captions = pd.concat([captions, listing.captions[new]], ignore_index=True)
         videos = pd.concat([videos, listing.videos[~listing.videos["video_id"].isin(splits.index)]], ignore_index=True)
-    return Listing(tuple(name for one in listings for name in one.names), listings[0].preset, captions, videos)
+    return Selection(tuple(name for one in listings for name in one.names), listings[0].preset, captions, videos)

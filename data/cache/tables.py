@@ -1,4 +1,4 @@
-"""The tables of captions and videos beside the features, as Parquet with a checksum."""
+"""The tables of captions and videos beside the features, stored as Parquet with a checksum."""
 
 import hashlib
 import io
@@ -10,23 +10,23 @@ from data.base.errors import cannot_read
 from data.base.whole_files import write_whole
 
 
-def captions_file(preset: str) -> str:
-    """The name of the file of a source's captions."""
-    return f"captions-{preset}.parquet"
+def captions_file(name: str) -> str:
+    """File name of a source's captions."""
+    return f"captions-{name}.parquet"
 
 
-def videos_file(preset: str) -> str:
-    """The name of the file of a source's videos."""
-    return f"videos-{preset}.parquet"
+def videos_file(name: str) -> str:
+    """File name of a source's videos."""
+    return f"videos-{name}.parquet"
 
 
 def options_file(name: str) -> str:
-    """The name of the file of the options that a source was extracted with."""
+    """File name of the options that a source was extracted with."""
     return f"options-{name}.yaml"
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table, and beside it its checksum in the form of sha256sum."""
+    """Write a table, and beside it its checksum in the format of sha256sum."""
     content = io.BytesIO()
     frame.to_parquet(content, index=False)
     write_whole(path, content.getvalue())
@@ -34,13 +34,13 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
-    """A table. Raises OSError where it cannot be read, and ValueError where it is none."""
-    # The library takes no path that is not UTF-8.
+    """Read a table. Raises OSError if the file cannot be read, and ValueError if it is not Parquet."""
+    # Read the bytes here: pyarrow does not accept a path that is not UTF-8.
     return pd.read_parquet(io.BytesIO(path.read_bytes()))
 
 
 def is_intact(table: Path) -> bool:
-    """Whether a table is there and is what was written. Raises UserError where it cannot be read."""
+    """Whether a table exists and matches its checksum. Raises UserError if it cannot be read."""
     try:
         content, checksum = table.read_bytes(), checksum_file(table).read_bytes()
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""From a command line to a stage: options, their help, files of options, exit statuses."""
+"""Run a stage from the command line: options, their help, options files, exit statuses."""

@@ -1,4 +1,4 @@
-"""From a command line to a stage: one frozen dataclass of options in, an exit status out."""
+"""Run a stage from the command line: parse a frozen dataclass of options, call `main`, exit with a status."""
 
 import dataclasses
 import errno
@@ -17,20 +17,21 @@ from data.base.streams import OUTPUT, open_streams
 from data.base.writable import NO_ROOM
 from data.cli.command_line import parse
 
-OF_A_PATH = (
+PATH_ERRORS = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ESTALE),
 )
-"""What the system says of a path that a user has to change, or of the disk under it."""
+"""errno values of a path that the user has to change, or of the disk below it."""
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
 
 LOST, USER_ERROR, SOME_FAILED, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
-"""Exit statuses beside 0 (all done); LOST is a process of several. A bug ends with 1 too, with a traceback.
+"""Exit statuses other than 0 (all done). LOST: a process of this program died. A bug also exits with 1, with a traceback.
 
-READER_GONE is what a shell makes of SIGPIPE, of which other programs die in `| head -1`. So `set -o pipefail` tells it from an error, and
-nothing is printed. SIGPIPE itself stays ignored: it would also kill over a socket of the server or a pipe to a decoder.
+READER_GONE is the status that a shell reports for SIGPIPE, as other programs exit in `| head -1`. `set -o pipefail` can therefore
+tell it from an error, and nothing is printed. SIGPIPE itself stays ignored: it would also kill the program when a socket of the
+server or a pipe to a decoder closes.
 """
 
 
@@ -42,11 +43,13 @@ def run_command(
     default: Options | None = None,
     examples: Sequence[str] = (),
 ) -> None:
-    """Parse sys.argv into the options, run `main`, and end with a status that a shell pipeline can act on.
+    """Parse sys.argv into the options, run `main`, and exit with a status that a shell pipeline can act on.
 
-    `status` looks at what `main` gave back and says how it went, where that is not simply 0. With a `default`, no option must be given, not
-    even those without a default of their own. `examples` are arguments, shown after --help. SIGTERM, which batch systems send, ends a stage
-    as an interrupt does. A KeyboardInterrupt may say how to go on.
+    status: maps the result of `main` to the exit status; 0 by default.
+    default: values for all options, so that even required options may be left out.
+    examples: argument lists, printed after --help.
+
+    SIGTERM, which batch systems send, is handled like Ctrl-C. The text of a KeyboardInterrupt, if any, tells the user how to resume.
     """
     with output_guarded():
         _run(options_type, main, prog, status, default, examples)
@@ -54,13 +57,13 @@ def run_command(
 
 @contextmanager
 def output_guarded() -> Iterator[None]:
-    """Standard streams as scripts have them: ends the program with a status, and with a line where that helps, when output fails."""
+    """Prepare the standard streams, and exit with a status if standard output fails: silently if its reader is gone, else with a line."""
     open_streams()
     try:
         try:
             yield
         finally:
-            # Not left to the end of Python, which would print what fails there.
+            # Python would flush at exit too, but would print a failure itself.
             sys.stdout.flush()
     except BrokenPipeError as error:
         if error.filename != OUTPUT:
@@ -82,7 +85,7 @@ def _run(
     examples: Sequence[str],
 ) -> NoReturn:
     if "WORLD_SIZE" in os.environ:
-        # Read when torch loads. A peer that is gone would be warned of with a stack trace of C++; ProcessGroup names it in a line.
+        # torch reads this when it loads. Otherwise it prints a C++ stack trace for a lost peer, which ProcessGroup names in one line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     interrupt_on(signal.SIGTERM)
     options: Options | None = None
@@ -110,14 +113,14 @@ def _run(
 
 
 def _line(error: OSError, options: Any) -> str | None:
-    """What a user can put right of an error of the system: a full disk, or a path that was given. None where it is another."""
+    """The error line for an OSError that the user can fix (a full disk, a path among the options); None for any other."""
     if error.filename == OUTPUT:
         return None
     if error.errno == errno.ENOENT and error.filename is None and "temporary directory" in str(error.strerror):
         return f"no temporary file can be made ({error.strerror}): make room, or let TMPDIR name another folder"
     if error.errno in NO_ROOM:
         return f"{error.filename or 'a file'} cannot be written ({error.strerror}): make room"
-    if options is None or error.errno not in OF_A_PATH or not isinstance(error.filename, str | bytes | os.PathLike):
+    if options is None or error.errno not in PATH_ERRORS or not isinstance(error.filename, str | bytes | os.PathLike):
         return None
     name = os.fsdecode(error.filename)
     if not any(Path(os.path.abspath(name)).is_relative_to(os.path.abspath(given)) for given in _paths(options)):
@@ -126,7 +129,7 @@ def _line(error: OSError, options: Any) -> str | None:
 
 
 def _paths(options: Any) -> Iterator[Path]:
-    """The paths among a command's options. Text may be one too, such as a run, or hold one behind a colon, as in local-dir:FOLDER."""
+    """The paths among a command's options. A string may be a path too, such as a run, or hold one after a colon: local-dir:FOLDER."""
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         for one in value if isinstance(value, tuple) else (value,):

@@ -1,4 +1,4 @@
-"""A command line, read into a frozen dataclass of options: groups for --help, examples at its end, --version, and options from a file."""
+"""Parse a command line into a frozen dataclass of options, with grouped --help, examples, --version and options files."""
 
 import argparse
 import dataclasses
@@ -21,11 +21,11 @@ from data.cli.options_file import read_options
 Options = TypeVar("Options")
 
 MIN_COLUMNS = 40
-"""Of the boxes of --help."""
+"""Narrowest layout of --help."""
 
 
 class About(StrEnum):
-    """What an option is about: its box in --help. Stands in the annotation of a field, as in `lr: Annotated[float, About.OPTIMIZER]`."""
+    """The box of --help that lists an option. Goes into the annotation of the field: `lr: Annotated[float, About.OPTIMIZER]`."""
 
     INPUT = "input"
     CACHE = "cache"
@@ -43,16 +43,16 @@ class About(StrEnum):
 
 
 def _default_shown(default: str) -> str:
-    """What --help says of a default; where it is None, the text of the option says what happens."""
+    """The default as --help prints it. Nothing for None: the option's text says what happens then."""
     return "" if default in ("", "None") else f"(default: {default})"
 
 
-# Options of every command, in --help. They are read before the others.
+# Options of every command, for --help. `parse` reads them before the others.
 @dataclasses.dataclass(frozen=True)
 class _General:
     options: Annotated[Path | None, tyro.conf.arg(help_behavior_hint=_default_shown)] = None
-    """File of options, YAML or JSON, such as the options.yaml that a run leaves. The command line takes precedence over it. Relative paths
-    in it start from the current folder."""
+    """File of options, YAML or JSON, such as the options.yaml of a run. The command line takes precedence. Relative paths in the file
+    start from the current folder."""
     version: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Print the version and exit."""
 
@@ -60,17 +60,19 @@ class _General:
 def parse(
     options_type: type[Options], prog: str, examples: Sequence[str] = (), default: Options | None = None, args: Sequence[str] | None = None
 ) -> Options:
-    """Read the command line, and the file that it names with --options, into the options.
+    """Parse `args` (by default sys.argv) and the file given with --options into the options.
 
-    `examples` are arguments, printed after --help. With a `default`, no option must be given, not even those without a default of their
-    own. Exits with status 0 after --help and --version, and with 2 after an option that is unknown or does not fit; raises UserError
-    where the file does not fit.
+    examples: argument lists, printed after --help.
+    default: values for all options, so that even required options may be left out.
+
+    Exits with status 0 after --help and --version, and with 2 for an option that is unknown or has an invalid value.
+    Raises UserError if the options file is invalid.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--options", action="append", default=[], type=Path)
     early.add_argument("--version", action="store_true")
     arguments = list(sys.argv[1:] if args is None else args)
-    # What comes after -- is words.
+    # After --, arguments are positional.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     try:
         given, rest = early.parse_known_args(arguments[:end])
@@ -80,7 +82,7 @@ def parse(
         print(f"{prog} {version()}")
         sys.exit(0)
     if len(given.options) > 1:
-        raise UserError("--options is given twice: put the options into one file")
+        raise UserError("--options is given twice: put all options into one file")
     hints = get_type_hints(options_type)
     _require_values(arguments[:end], {**hints, "options": Path})
     values = {} if default is None else {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}  # type: ignore[arg-type]
@@ -106,7 +108,7 @@ def parse(
 
 @contextmanager
 def _wide_enough() -> Iterator[None]:
-    """Let no terminal have fewer than MIN_COLUMNS inside: in one of five, tyro lays out boxes without end, until memory is full."""
+    """Pretend that the terminal has at least MIN_COLUMNS: at a width of five, tyro's layout never ends and fills the memory."""
     before = os.environ.get("COLUMNS")
     if shutil.get_terminal_size().columns >= MIN_COLUMNS:
         yield
@@ -121,9 +123,9 @@ def _wide_enough() -> Iterator[None]:
 
 
 def _require_values(arguments: Sequence[str], hints: Mapping[str, Any]) -> None:
-    """Raises UserError where a switch has a value, or a path is empty, as where a variable of a shell is not set.
+    """Raise UserError if a switch has a value, or if a path is empty, for instance because a shell variable is not set.
 
-    tyro takes `--quiet=true` for `--quiet` and a word, and pathlib an empty path for the current folder.
+    tyro would read `--quiet=true` as `--quiet` and a positional argument; pathlib reads an empty path as the current folder.
     """
     for argument, following in zip(arguments, [*arguments, "a word"][1:], strict=True):
         option, sign, value = argument.partition("=")
@@ -135,7 +137,7 @@ def _require_values(arguments: Sequence[str], hints: Mapping[str, Any]) -> None:
 
 
 def _grouped(options_type: type[Any], values: Mapping[str, Any]) -> Callable[..., Any]:
-    """A dataclass with a dataclass for each group of options, which is how tyro makes boxes of --help; `values` become defaults."""
+    """A dataclass of dataclasses, one for each group: tyro makes a box of --help from each. `values` become the defaults."""
     texts = help_texts(options_type)
     hints = get_type_hints(options_type, include_extras=True)
     groups: dict[str, list[Any]] = {}
@@ -154,7 +156,7 @@ def _grouped(options_type: type[Any], values: Mapping[str, Any]) -> Callable[...
 
 
 def help_texts(options_type: type[Any]) -> dict[str, str]:
-    """What --help says of each option: the string below its field."""
+    """The --help text of each option: the docstring below its field."""
     return {
         described.arg_name: _sentences(described.description)
         for owner in reversed(options_type.__mro__[:-1])

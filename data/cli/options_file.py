@@ -1,6 +1,6 @@
-"""Options in a file: `--options FILE` reads them, and every run leaves those that it used.
+"""Options files: `--options FILE` reads one, and every run writes one with the options that it used.
 
-The file is YAML or JSON, and maps the names of options, without their dashes, to values.
+An options file is YAML or JSON and maps option names, without the leading dashes, to values.
 """
 
 import contextlib
@@ -17,35 +17,35 @@ import tyro
 import yaml
 
 from data.base.errors import UserError, one_line
-from data.base.provenance import plain
+from data.base.provenance import json_value
 from data.base.quoting import quote
 from data.base.whole_files import write_atomically
 
 OPTIONS_FILE = "options.yaml"
-"""Its name in the folder of a run."""
+"""Name of the options file in the folder of a run."""
 _BOOLEANS = {"true": "True", "yes": "True", "on": "True", "false": "False", "no": "False", "off": "False"}
 _NONE = ("", "~", "null")
 _WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
 def write_options(path: Path, options: Any, prog: str) -> None:
-    """Write the options of a command as a file that repeats it: `PROG --options PATH`. Raises UserError where it cannot be written."""
+    """Write a command's options to a file; `PROG --options PATH` repeats the command. Raises UserError if the file cannot be written."""
     values = {name.replace("_", "-"): _listed(value) for name, value in dataclasses.asdict(options).items()}
-    # ASCII: a name that is no UTF-8 is escaped and comes back.
+    # YAML is dumped as ASCII: a file name that is not UTF-8 is escaped and survives the round trip.
     write_atomically(path, f"# {prog} --options {path.name}\n{yaml.safe_dump(values, sort_keys=False, width=1000)}")
 
 
 def read_options(path: Path, options_type: type[Any], prog: str) -> dict[str, Any]:
-    """The values that a file gives to options of this class, by the names of the fields.
+    """The values of an options file, by field name of `options_type`.
 
-    Raises UserError where it cannot be read, holds a name that is no option, or a value that the option does not take.
+    Raises UserError if the file cannot be read, names an unknown option, or holds a value that the option does not accept.
     """
     hints = get_type_hints(options_type)
     found: dict[str, Any] = {}
     for key, value in _mapping(path).items():
         name = key.removeprefix("--").replace("-", "_")
         if name not in hints:
-            raise UserError(f"--options {path}: {quote(key)} is no option of {prog}{_close(name, hints)}")
+            raise UserError(f"--options {path}: {quote(key)} is not an option of {prog}{_close(name, hints)}")
         if name in found:
             raise UserError(f"--options {path}: {quote(key)} is given twice")
         found[name] = _value(hints[name], value, f"--options {path}: {key}")
@@ -60,7 +60,7 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"--options {path} is not UTF-8: save it as UTF-8") from error
     try:
-        # Scalars stay as they are written: YAML itself takes 1e-3 for text and "no" for a boolean.
+        # BaseLoader keeps scalars as written. The YAML types would make 1e-3 text and "no" a boolean.
         node = yaml.compose(text, Loader=yaml.BaseLoader)
         content = yaml.load(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
@@ -68,7 +68,7 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     except RecursionError as error:
         raise UserError(f"--options {path} cannot be read as YAML or JSON: it is nested too deeply") from error
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
-        raise UserError(f"--options {path}: a file of lines NAME: VALUE, or a JSON object, is wanted")
+        raise UserError(f"--options {path}: expected lines NAME: VALUE, or a JSON object")
     keys = [key.value for key, _ in node.value]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
@@ -77,30 +77,30 @@ def _mapping(path: Path) -> Mapping[str, Any]:
 
 
 def _value(hint: Any, value: Any, place: str) -> Any:
-    """A value as the option has it, read as the command line reads it."""
+    """Convert a value to the type of the option, by the same rules as the command line."""
     if get_origin(hint) is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(_value(get_args(hint)[0], item, place) for item in items)
     if not isinstance(value, str):
-        raise UserError(f"{place}: {_wanted(hint)} is wanted, not a {'list' if isinstance(value, list) else 'mapping'}")
+        raise UserError(f"{place}: expected {_wanted(hint)}, not a {'list' if isinstance(value, list) else 'mapping'}")
     if value in _NONE and type(None) in get_args(hint):
         return None
     if hint is Path and not value:
-        raise UserError(f"{place} is empty: a path is wanted")
+        raise UserError(f"{place} is empty: expected a path")
     if hint is bool:
         value = _BOOLEANS.get(value.lower(), value)
     field: Any = dataclasses.make_dataclass("Field", [("value", hint)])
     try:
-        # tyro says at length what is wrong, even with console_outputs=False.
+        # tyro prints a long error, even with console_outputs=False.
         with contextlib.redirect_stderr(io.StringIO()):
             parsed = tyro.cli(field, args=[f"--value={value}"], config=(tyro.conf.FlagConversionOff,))
     except SystemExit as error:
-        raise UserError(f"{place} is {quote(value)}: {_wanted(hint)} is wanted") from error
+        raise UserError(f"{place} is {quote(value)}: expected {_wanted(hint)}") from error
     return parsed.value
 
 
 def _wanted(hint: Any) -> str:
-    """What a value must be, in words."""
+    """The values that a type accepts, in words."""
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
     if get_origin(hint) in (Union, types.UnionType):
@@ -110,11 +110,11 @@ def _wanted(hint: Any) -> str:
 
 def _close(name: str, hints: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, hints, n=1)
-    return f": is {near[0].replace('_', '-')} meant?" if near else ""
+    return f": did you mean {near[0].replace('_', '-')}?" if near else ""
 
 
 def _listed(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [plain(item) for item in value]
-    # YAML writes .inf, which is a number nowhere else.
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else plain(value)
+        return [json_value(item) for item in value]
+    # YAML would write .inf, which the command line does not read.
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else json_value(value)

@@ -1,1 +1,1 @@
-"""What computes: devices, groups of processes, matrix products of one shape, tensors in files."""
+"""Devices, process groups, matrix products of constant shape, tensors in files."""

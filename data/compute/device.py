@@ -1,4 +1,4 @@
-"""Where tensors live, and how much memory there is for features."""
+"""Choose the device for tensors, and the memory budget for features."""
 
 import os
 
@@ -8,7 +8,7 @@ from data.base.errors import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """The device for `auto`, `cpu` or `cuda`. Raises UserError where CUDA is asked for and there is none."""
+    """The device for `auto`, `cpu` or `cuda`. Raises UserError for `cuda` if there is no CUDA device."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this torch sees no CUDA device; use --device cpu or auto")
     if name == "auto":
@@ -17,9 +17,9 @@ def find_device(name: str) -> torch.device:
 
 
 def budget_bytes(gib: float | None) -> int:
-    """The memory for cached features in bytes: what was asked for, or half of the machine's memory.
+    """The memory for cached features, in bytes: `gib` GiB, or by default half of the machine's memory.
 
-    Raises UserError for what is no such number.
+    Raises UserError if `gib` is negative or not finite.
     """
     if gib is not None:
         if not 0 <= gib < 1e9:

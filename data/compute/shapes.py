@@ -1,12 +1,12 @@
-"""Matrix products whose rounding does not depend on what is multiplied beside a row or column.
+"""Matrix products whose rounding does not depend on the neighbouring rows and columns.
 
-A BLAS library works on a few rows and columns at a time and finishes with other code what is left at the edges. It may also choose its
-code by the shape. So the same row can have other last bits in a product of another shape, and at another place of the same product; which
-shapes are affected differs between processors. Where a result must not depend on its neighbours, products have constant shapes whose rows
-and columns are multiples of GRAIN: no edge is left, and rows and columns may change places.
+A BLAS kernel processes tiles of a few rows and columns, and different code handles the remainders at the edges. The library may also
+choose its kernel by shape. The last bits of a row can therefore change with the shape of the product and with the row's position; which
+shapes are affected depends on the processor. Results that must not depend on their neighbours use products of constant shape, whose rows
+and columns are multiples of GRAIN: no remainder is left, and rows and columns can be permuted.
 
-Sums have the same trap. torch adds up a dimension that is not the last in memory for many columns at once, and the columns that are left
-over in another order. Where columns are texts or videos, the dimension to be summed has to be the last in memory.
+Sums have the same trap. Summing over a dimension that is not the last in memory, torch processes many columns at once and the remaining
+columns in another order. If columns are texts or videos, the summed dimension must be the last in memory.
 
 Shape suffixes: R rows, C columns, D joint dimension.
 """
@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 GRAIN = 48
-"""A multiple of the rows and columns that the kernels of common BLAS libraries take at once: 4, 6, 8, 12, 16, 24, 48."""
+"""A multiple of the tile sizes of common BLAS kernels: 4, 6, 8, 12, 16, 24, 48."""
 
 
 def multiply_in_panels(row_RD: Tensor, column_CD: Tensor, out_RC: Tensor, panel: tuple[int, int], precision: torch.dtype) -> None:
-    """out = rows times columns, as products of `panel` = (rows, columns) each, in this precision; both sizes divide what is given."""
+    """Write row_RD @ column_CD.T to out_RC [R, C], as products of shape `panel` in this precision.
+
+    panel: (rows, columns) of each product; they divide R and C.
+    """
     for rows, out_rows in zip(row_RD.split(panel[0]), out_RC.split(panel[0]), strict=True):
         for columns, out in zip(column_CD.split(panel[1]), out_rows.split(panel[1], dim=1), strict=True):
             if precision == out.dtype:

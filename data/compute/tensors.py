@@ -1,4 +1,4 @@
-"""Tensors on disk as safetensors, each file whole or not at all."""
+"""Read and write tensors as safetensors. Files are written atomically."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +11,16 @@ from data.base.whole_files import written_whole
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file. Raises OSError where it cannot be read, and SafetensorError where it is damaged."""
-    # The library takes no path that is not UTF-8.
+    """Read the tensors of a file. Raises OSError if it cannot be read, and SafetensorError if it is damaged."""
+    # Read the bytes here: safetensors does not accept a path that is not UTF-8.
     return load(path.read_bytes())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the file. Raises UserError where the disk is full."""
+    """Write tensors to a file. Raises UserError if the disk is full."""
     with written_whole(path) as temporary:
         try:
             save_file(dict(tensors), temporary)
         except SafetensorError as error:
-            # The library has no errors of the disk among its own.
+            # safetensors reports disk errors as SafetensorError.
             raise OSError(str(error)) from error

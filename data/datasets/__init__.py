@@ -1,4 +1,4 @@
-"""Data sets: small adapters that turn annotation files as the field distributes them into one table of captions and one of videos."""
+"""Data sets: adapters that turn annotation files, as the field distributes them, into a table of captions and a table of videos."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,13 +27,13 @@ ADAPTERS: dict[str, tuple[Reader, tuple[Preset, ...]]] = {
     "demo": (msrvtt.read_msrvtt, msrvtt.DEMO_PRESETS),
     "table": (_read_table, table.PRESETS),
 }
-"""By name of the data set: its reader, and its presets, the default first."""
+"""By name of the data set: its reader and its presets, with the default first."""
 
 
 def find_preset(dataset: str, preset: str | None, annotations: Path | None) -> Preset:
-    """A preset of a data set by name; where none is named its first one, or for `table` without annotations that of a plain folder.
+    """The preset of this name; by default the data set's first, or `folder` for `table` without annotations.
 
-    Raises UserError for unknown names, and where annotations are needed or not needed.
+    Raises UserError for unknown names, and if annotations are missing or superfluous.
     """
     if dataset not in ADAPTERS:
         raise UserError(f"--dataset {dataset} is unknown: choose one of {', '.join(ADAPTERS)}")
@@ -51,27 +51,28 @@ def find_preset(dataset: str, preset: str | None, annotations: Path | None) -> P
 
 
 def preset_named(name: str) -> Preset | None:
-    """The preset of this name, of whatever data set; None where there is none."""
+    """The preset of this name, of any data set; None if there is none."""
     return next((preset for _, presets in ADAPTERS.values() for preset in presets if preset.name == name), None)
 
 
 def read_dataset(dataset: str, preset: Preset, annotations: Path | None, videos: Path, shares: Shares | None = None) -> Dataset:
-    """Read a data set's annotations and look for its video files; only names of files are read of the videos.
+    """Read a data set's annotations and find its video files by name, without opening them.
 
-    `shares`: how a table's videos are divided into the splits that it lacks. Raises UserError where a folder or an annotation file is
-    missing, malformed or empty, and where `shares` are for a data set that has its splits.
+    shares: how to divide a table's videos into the splits that it lacks.
+
+    Raises UserError if a folder or an annotation file is missing, malformed or empty, or if the data set cannot be divided by `shares`.
     """
     if shares is not None and (dataset != "table" or annotations is None):
         what = "videos without captions" if annotations is None else f"{dataset}, which has its own splits"
         raise UserError(f"--split-by-hash is for a table of your own, not for {what}: leave it out")
     if not videos.is_dir():
-        raise UserError(f"--videos {videos} is no folder: name the folder that holds the video files")
+        raise UserError(f"--videos {videos} is not a folder: name the folder that holds the video files")
     if annotations is None:
         return table.read_folder(videos)
     if not annotations.exists():
         raise UserError(f"--annotations {annotations} does not exist")
     if dataset != "table" and not annotations.is_dir():
-        raise UserError(f"--annotations {annotations} is no folder: name the folder that holds the annotation files of {dataset}")
+        raise UserError(f"--annotations {annotations} is not a folder: name the folder that holds the annotation files of {dataset}")
     divided = shares is not None
     found = table.read_table(annotations, videos, shares) if divided else ADAPTERS[dataset][0](preset, annotations, videos)
     if found.captions.empty:

@@ -1,4 +1,4 @@
-"""How much of a data set there is: what its protocol expects, what the annotations list, what has a file."""
+"""Account for a data set: the videos and captions that its protocol expects, that the annotations list, and that have a file."""
 
 import os
 from collections.abc import Sequence
@@ -16,9 +16,11 @@ LISTS_ALL = "python -m data.check --json lists all"
 
 
 def count_listed(captions: pd.DataFrame, videos: pd.DataFrame, preset: Preset | None, splits: Sequence[str]) -> Counts:
-    """Videos expected, listed and present, and captions expected and listed, of these splits together.
+    """Videos expected, listed and present, and captions expected and listed, summed over these splits.
 
-    `captions` and `videos` are those of a `Dataset`. Where no protocol states a number, what is listed is expected.
+    captions, videos: the tables of a `Dataset`.
+
+    If the protocol states no number, the listed number counts as expected.
     """
     counts = dict.fromkeys(("videos_expected", "videos_listed", "videos_present", "captions_expected", "captions_listed"), 0)
     for split in splits:
@@ -34,13 +36,13 @@ def count_listed(captions: pd.DataFrame, videos: pd.DataFrame, preset: Preset | 
 
 
 def splits_of(dataset: Dataset, preset: Preset) -> dict[str, Counts]:
-    """The counts of every split that the protocol or the annotations know."""
+    """The counts of every split of the protocol or the annotations."""
     splits = list(dict.fromkeys([*preset.expected, *dataset.videos["split"]]))
     return {split: count_listed(dataset.captions, dataset.videos, preset, [split]) for split in splits}
 
 
 def as_expected(counts: Counts) -> bool:
-    """Whether the annotations list what the protocol has."""
+    """Whether the annotations list as many videos and captions as the protocol expects."""
     return all(counts[f"{kind}_listed"] == counts[f"{kind}_expected"] for kind in ("videos", "captions"))
 
 
@@ -50,17 +52,17 @@ def missing_videos(dataset: Dataset) -> list[str]:
 
 
 def empty_captions(dataset: Dataset) -> list[str]:
-    """The video of every caption without a word."""
+    """The video of every blank caption."""
     return list(dataset.captions.loc[dataset.captions["caption"].str.strip() == "", "video_id"])
 
 
 def left_alone(dataset: Dataset, folder: Path) -> dict[str, int]:
-    """How many files under the folder are not of the data set, by suffix, and how many of them are hidden."""
+    """The number of files under the folder that are not part of the data set, by suffix, and of hidden ones."""
     return VideoFolder(folder).left_alone(dataset.videos["file"].dropna())
 
 
 def summary_line(dataset: Dataset, preset: Preset, folder: Path) -> str:
-    """One line of what there is, split by split."""
+    """One line that counts what is present, split by split."""
     parts = [
         f"{split} {counts['videos_present']:,} of {counts['videos_expected']:,} videos"
         + (f" and {counts['captions_listed']:,} of {counts['captions_expected']:,} captions" if counts["captions_expected"] else "")
@@ -70,7 +72,7 @@ def summary_line(dataset: Dataset, preset: Preset, folder: Path) -> str:
 
 
 def report(name: str, dataset: Dataset, preset: Preset, folder: Path) -> dict[str, Any]:
-    """All of it as plain values for JSON."""
+    """The whole account as JSON values."""
     splits, missing, empty = splits_of(dataset, preset), missing_videos(dataset), empty_captions(dataset)
     return {
         "dataset": name,
@@ -85,7 +87,7 @@ def report(name: str, dataset: Dataset, preset: Preset, folder: Path) -> dict[st
 
 
 def require_complete(dataset: Dataset, preset: Preset, folder: Path) -> None:
-    """Raises UserError, with the list and the remedy, where a split is not what its protocol has, a file is missing or a caption empty."""
+    """Raise UserError, with a list and the remedy, if a split differs from its protocol, a file is missing or a caption is blank."""
     for split, counts in splits_of(dataset, preset).items():
         if not as_expected(counts):
             raise UserError(f"{difference(preset.name, split, counts)}: place the whole annotation files, or go on with --allow-missing")
@@ -112,17 +114,17 @@ def require_complete(dataset: Dataset, preset: Preset, folder: Path) -> None:
 
 
 def _near(dataset: Dataset, video_id: str, folder: Path) -> str:
-    """The name by which the missing file of a video was looked for, and the names that are most like it."""
+    """The expected file name of a missing video, and the most similar names in the folder."""
     name = dataset.sought.get(video_id, video_id)
     if os.path.isdir(folder / name):
         return f"{name}, which is a folder"
     if os.path.islink(folder / name):
-        return f"{name}, which is a link that leads nowhere"
+        return f"{name}, which is a broken link"
     near = VideoFolder(folder).near(name)
     return f"{name}; near it: {', '.join(near)}" if near else name
 
 
 def difference(preset: str, split: str, counts: Counts) -> str:
-    """What the annotations list beside what the protocol has."""
+    """What the annotations list and what the protocol expects."""
     listed = f"{counts['videos_listed']:,} videos and {counts['captions_listed']:,} captions"
     return f"{preset} lists {listed} for split {split}, not {counts['videos_expected']:,} and {counts['captions_expected']:,}"

@@ -1,4 +1,4 @@
-"""Which containers ffmpeg may open, and the suffixes of their files: one list for folders, tables and the decoder."""
+"""The containers that ffmpeg may open, and the suffixes of their files: one list for folders, tables and the decoder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,15 +20,15 @@ CONTAINERS = {
     "wtv": "wtv",
     "gif": "gif",
 }
-"""By ffmpeg's name of the demuxer, the suffixes under which such videos are found in a folder. All of these containers hold their own
-pictures. Anything else that ffmpeg can open (playlists, scripts of file names, numbered pictures) could make it read other files or the
-network, and must not be added."""
+"""Suffixes of video files in a folder, by ffmpeg's name of the demuxer. All of these containers hold their own pictures. Do not add
+other formats that ffmpeg can open (playlists, scripts of file names, numbered pictures): they could make it read other files or the
+network."""
 
 FORMATS = ",".join(CONTAINERS)
-"""The demuxers as ffmpeg's `format_whitelist` takes them."""
+"""The demuxers in the form of ffmpeg's `format_whitelist`."""
 
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffixes in (*CONTAINERS.values(), "null") for suffix in suffixes.split())
-"""Suffixes of video files, .null among them, under which some of DiDeMo's were published."""
+"""Suffixes of video files. Some videos of DiDeMo were published as .null."""
 
 GIF_SIGNATURES = (b"GIF87a", b"GIF89a")
 
@@ -39,7 +39,7 @@ def is_video_name(path: Path) -> bool:
 
 
 def is_still(path: Path) -> bool:
-    """Whether a file is a GIF of a single picture. What is damaged or cannot be read is none: decoding says what is wrong with it."""
+    """Whether a file is a GIF with a single picture. False for a damaged or unreadable file: decoding will report what is wrong."""
     if path.suffix.lower() != ".gif":
         return False
     try:
@@ -51,7 +51,7 @@ def is_still(path: Path) -> bool:
 
 
 def _gif_pictures(file: IO[bytes]) -> Iterator[bool]:
-    """True for every picture of a GIF up to its trailer. Raises EOFError where the file ends before that.
+    """Yield True for every picture of a GIF up to its trailer. Raises EOFError if the file ends before that.
 
     The blocks are those of "Graphics Interchange Format, Version 89a" (CompuServe 1990), sections 17 to 27.
     """
@@ -73,7 +73,7 @@ def _gif_pictures(file: IO[bytes]) -> Iterator[bool]:
 
 
 def _skip_colours(file: IO[bytes], flags: int) -> None:
-    """Skip the table of colours that these flags announce."""
+    """Skip the colour table, if these flags announce one."""
     if flags & 0x80:
         file.seek(3 << ((flags & 7) + 1), 1)
 

@@ -1,4 +1,4 @@
-"""Which split a row is in: by its own word, or where a table has no word, by a hash of its file."""
+"""The split of a row: as the table names it, or by a hash of the file name if the table lacks splits."""
 
 import hashlib
 from collections import Counter
@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from data.base.errors import UserError
 from data.datasets.types import SPLITS
 
-WORDS = {
+SYNONYMS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
 OFFER = "--split-by-hash 80,10,10"
-"""What the commands propose where splits are lacking."""
+"""The option that commands suggest if splits are missing."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """The parts of train, val and test that `--split-by-hash` asks for, as `text` writes them.
+    """The shares of train, val and test of `--split-by-hash`.
 
-    `followed`: not asked for now, but when the table was extracted before.
+    text: the value of the option.
+    followed: the option was given when the table was extracted before, and not now.
     """
 
     train: float
@@ -37,12 +38,12 @@ class Shares:
 
 
 def split_named(word: str) -> str | None:
-    """The split that a table means by a word; None where it is none."""
-    return WORDS.get(word.strip().casefold())
+    """The split that a table's word stands for, such as val for "dev"; None if it stands for none."""
+    return SYNONYMS.get(word.strip().casefold())
 
 
 def shares_of(text: str, followed: bool = False) -> Shares:
-    """The shares that `TRAIN,VAL,TEST` writes, in percent or as any numbers in this ratio. Raises UserError where they are none."""
+    """Parse `TRAIN,VAL,TEST`: percentages, or any numbers in that ratio. Raises UserError if the text is invalid."""
     try:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:
@@ -55,18 +56,19 @@ def shares_of(text: str, followed: bool = False) -> Shares:
     return Shares(numbers[0], numbers[1], numbers[2], text, followed)
 
 
-def lacking(splits: Sequence[str]) -> list[str]:
+def missing_splits(splits: Sequence[str]) -> list[str]:
     """The splits that a table with rows of `splits` lacks."""
     return [split for split in SPLITS if split not in splits]
 
 
 def divide(files: Sequence[str], shares: Mapping[str, float]) -> dict[str, str]:
-    """The split of every file, by the SHA-256 of its name.
+    """Assign every file to a split by the SHA-256 of its name.
 
-    A file stays in its split whatever other files there are, so that a table may grow and no video moves from the test split into training.
-    The shares are therefore met on average, and not to the video. The one exception keeps small tables usable: a split that would have no
-    file takes the one nearest to it from the largest split, until files of its own are there. Raises UserError where there are fewer files
-    than splits.
+    The split of a file does not depend on other files: when a table grows, no video moves from test to train. The shares are therefore met
+    on average, not exactly. One exception keeps small tables usable: a split that would be empty borrows the file with the nearest hash
+    from the largest split, until it has files itself.
+
+    Raises UserError if there are fewer files than splits.
     """
     wanted = {split: share for split, share in shares.items() if share > 0}
     names = sorted(set(files))

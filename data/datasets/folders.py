@@ -1,4 +1,4 @@
-"""The files of a folder of videos, and which of them a name means. Names are compared, and no file is read."""
+"""Index the files of a folder of videos, and find the file that a name refers to. Compares names and opens no file."""
 
 import difflib
 import os
@@ -22,21 +22,21 @@ NOT_SEARCHED = frozenset(
         *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # network storage
     }
 )
-"""Folders of deleted files and of what a system keeps for itself, in lower case. Names that begin with a dot are hidden as well."""
+"""Folders of deleted files and of system data, in lower case. Names that begin with a dot are hidden too."""
 
 UNFINISHED = (".download", ".crdownload", ".part")
-"""Ends of the names of folders in which a browser keeps an unfinished download."""
+"""Suffixes of folders in which browsers keep unfinished downloads."""
 
 HIDDEN_FILES, HIDDEN_FOLDERS, NO_SUFFIX = "hidden files", "hidden folders", "without suffix"
-"""How files and folders without a telling suffix are counted."""
+"""Labels under which files and folders without a meaningful suffix are counted."""
 
 NEAREST = 3
 KINDS_SHOWN = 8
 
 
 class Sought(NamedTuple):
-    """What the file of a video may be called: its path under the folder; else any of these names; else any of these stems (the name up to
-    its last dot) with the suffix of a video. The first that is there counts."""
+    """The possible names of a video's file: its path under the folder; otherwise one of these names, or one of these stems (the name up to
+    its last dot) with the suffix of a video. The first that exists is taken."""
 
     path: str | None = None
     names: Sequence[str] = ()
@@ -44,7 +44,7 @@ class Sought(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The file of every video, None where there is none, and those that were found by another spelling: the name sought and the file."""
+    """The file of every video, or None; and the files found under another spelling, as (name sought, file)."""
 
     files: list[Path | None]
     respelt: list[tuple[str, Path]]
@@ -54,12 +54,12 @@ class VideoFolder:
     """The files of a folder of videos, by path, by name and by stem."""
 
     def __init__(self, folder: Path, recursive: bool = True) -> None:
-        """Raises UserError where a folder cannot be listed. Links to folders are not followed. Hidden folders are not looked into."""
+        """Index a folder. Skips hidden folders and does not follow links to folders. Raises UserError if a folder cannot be listed."""
         self.folder = folder
         self.paths: list[Path] = []
         """Every file that is not hidden, folder by folder, sorted."""
         self.hidden_files: list[Path] = []
-        """Hidden files of folders that are not hidden."""
+        """Hidden files in folders that are not hidden."""
         self.hidden_folders = 0
         for parent, folders, names in os.walk(folder, onerror=_cannot_list):
             shown = sorted(name for name in folders if not _is_hidden_folder(name))
@@ -71,11 +71,15 @@ class VideoFolder:
         self._by_stem = _grouped((path.stem, path) for path in (*self.paths, *self.hidden_files) if is_video_name(path))
 
     def find(self, sought: Mapping[str, Sought], place: str) -> Found:
-        """The file of every video, in their order.
+        """The file of every video, in order.
 
-        An exact name counts before any other, also that of a hidden file. A video without one takes the file whose name differs by no more
-        than Unicode normalisation, case, spaces, separators or (of a path) the suffix, where this fits one file and no other video. Raises
-        UserError, naming both, where several files fit. `place` is where the names stand.
+        sought: the possible names of each video.
+        place: the source of the names, for error messages.
+
+        An exact match comes first, even if the file is hidden. Otherwise, names match if they differ only in Unicode normalisation, case,
+        spaces, separators or (for paths) the suffix, provided that one file matches and that it matches no other video.
+
+        Raises UserError, naming two of the files, if several match.
         """
         found = {video: self._exactly(names) for video, names in sought.items()}
         if None not in found.values():
@@ -88,19 +92,19 @@ class VideoFolder:
                 fitting = [path for path in spellings.fitting(names) if path not in taken and is_there(path)]
                 if len(fitting) > 1:
                     raise UserError(
-                        f"{place}: {quote(_shown(video, names))} could be {fitting[0]} or {fitting[1]}: write the name as it is"
+                        f"{place}: {quote(_label(video, names))} could be {fitting[0]} or {fitting[1]}: write the name as it is"
                     )
                 if fitting:
                     respelt[video] = fitting[0]
-        # Two videos that fit one file cannot be told apart, unless a table names it in two spellings.
+        # Two videos that match one file are ambiguous, unless they are two spellings of one path in a table.
         meant: dict[Path, set[str]] = {}
         for video, path in respelt.items():
-            meant.setdefault(path, set()).add(video if sought[video].path is None else spelling(_shown(video, sought[video])))
+            meant.setdefault(path, set()).add(video if sought[video].path is None else spelling(_label(video, sought[video])))
         respelt = {video: path for video, path in respelt.items() if len(meant[path]) == 1}
-        return Found([found[video] or respelt.get(video) for video in sought], [(_shown(v, sought[v]), p) for v, p in respelt.items()])
+        return Found([found[video] or respelt.get(video) for video in sought], [(_label(v, sought[v]), p) for v, p in respelt.items()])
 
     def near(self, name: str) -> list[str]:
-        """The names of video files that are most like this one, the nearest first; suffixes count for nothing."""
+        """The names of the most similar video files, most similar first, ignoring suffixes."""
         by_spelling: dict[str, str] = {}
         for path in self.paths:
             if is_video_name(path):
@@ -111,7 +115,7 @@ class VideoFolder:
         return list(dict.fromkeys(by_spelling[one] for one in close))[:NEAREST]
 
     def left_alone(self, taken: Iterable[Path]) -> dict[str, int]:
-        """How many files are none of those taken: by suffix in lower case, the most first, and then how many hidden files and folders."""
+        """Counts of the files that are not in `taken`: by lower-case suffix, most frequent first, then of hidden files and folders."""
         of_use = set(taken)
         counts = Counter(path.suffix.lower() or NO_SUFFIX for path in self.paths if path not in of_use)
         hidden = sum(path not in of_use for path in self.hidden_files)
@@ -138,7 +142,7 @@ class VideoFolder:
 
 
 class _Spellings:
-    """The files that are not hidden, by names that are made equal."""
+    """An index of the files that are not hidden, by normalised name."""
 
     def __init__(self, folder: VideoFolder) -> None:
         videos = [path for path in folder.paths if is_video_name(path)]
@@ -149,7 +153,7 @@ class _Spellings:
         self._by_stem = _grouped((spelling(path.stem), path) for path in videos)
 
     def fitting(self, sought: Sought) -> list[Path]:
-        """The files that fit, by the first rule that any file fits by."""
+        """The files that match by the first rule that any file matches."""
         if sought.path is None:
             rules = [*((self._by_name, name) for name in sought.names), *((self._by_stem, stem) for stem in sought.stems)]
         else:
@@ -163,7 +167,7 @@ class _Spellings:
 
 
 def and_left_alone(counts: Mapping[str, int]) -> str:
-    """The counts of `VideoFolder.left_alone` as the end of a line; the rarest kinds are put together."""
+    """The counts of `VideoFolder.left_alone` as the end of a line, with the rarest kinds summed up."""
     one = {HIDDEN_FILES: "hidden file", HIDDEN_FOLDERS: "hidden folder"}
     kinds = [f"{count:,} {one.get(kind, kind) if count == 1 else kind}" for kind, count in counts.items()]
     if len(kinds) > KINDS_SHOWN:
@@ -173,13 +177,17 @@ def and_left_alone(counts: Mapping[str, int]) -> str:
 
 
 def spelling(name: str) -> str:
-    """A name in the form in which spellings of one name are equal: Unicode's NFC, no capitals, single spaces, no needless separators."""
+    """A normalised name: Unicode NFC, case folded, single spaces, no redundant separators.
+
+    >>> spelling("Videos//My  Clip.MP4")
+    'videos/my clip.mp4'
+    """
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
     return posixpath.normpath("/".join(" ".join(part.split()) for part in folded.split("/")))
 
 
 def _from_windows(path: str) -> Iterator[str]:
-    """The path with the separators of Windows replaced; where it begins with a drive or a host, what of its end may lie in the folder."""
+    """The path with Windows separators replaced. If it begins with a drive or a host, every trailing part of it instead, longest first."""
     replaced = path.replace("\\", "/")
     if not re.match(r"[A-Za-z]:/|//", replaced):
         yield replaced
@@ -188,8 +196,8 @@ def _from_windows(path: str) -> Iterator[str]:
     yield from ("/".join(parts[first:]) for first in range(1, len(parts)))
 
 
-def _shown(video: str, sought: Sought) -> str:
-    """The name by which a video was looked for."""
+def _label(video: str, sought: Sought) -> str:
+    """The name of a video in messages: its path if a table gives one, else its id."""
     return sought.path if sought.path is not None else video
 
 

@@ -1,4 +1,4 @@
-"""Where the file of a video lies under the folder of videos, whatever a table calls it."""
+"""Resolve the file names of a table to paths under the folder of videos."""
 
 import os
 import re
@@ -13,7 +13,7 @@ MAX_NAME = 1000
 
 
 class Paths:
-    """Paths under the folder of videos, from what a table calls its files."""
+    """Resolves the file names of a table to paths under the folder of videos."""
 
     def __init__(self, videos: Path, table: Path) -> None:
         self._videos = videos
@@ -24,10 +24,12 @@ class Paths:
         self._from_elsewhere: list[str] = []
 
     def under(self, name: str, place: str) -> str:
-        """The path under the folder of videos that a table names: relative to that folder, absolute, or as a file's URL.
+        """The path under the folder of videos for a name in the table: a path relative to that folder, an absolute path, or a file URL.
 
-        A relative path that leads to no file there, but does from the table or from here, and into the folder, is that file: tables often
-        have `videos/a.mp4`. Raises UserError for what lies outside.
+        A relative path that does not exist in the folder is also tried from the table's folder and the current one, and taken if it leads
+        into the folder of videos: tables often have `videos/a.mp4`.
+
+        Raises UserError if the file is outside of the folder, or the name is a web address.
         """
         written = name
         if name.startswith("file://"):
@@ -38,10 +40,10 @@ class Paths:
             plain = os.path.normpath(name)
             if os.path.exists(self._videos / plain):
                 return plain
-            # With separators of Windows where the name as it stands leads nowhere.
+            # Windows separators are replaced only if the name does not exist as written.
             for spelt, base in ((spelt, base) for spelt in dict.fromkeys((name, name.replace("\\", "/"))) for base in self._bases):
                 inside = self._inside(base / spelt)
-                # Of files that are nowhere, the folder decides, so that they have one path before they are there and after.
+                # For a file that does not exist, its folder decides, so that the path stays the same once the file exists.
                 lost = not (self._videos / os.path.normpath(spelt)).parent.is_dir()
                 if inside not in (None, plain) and (os.path.isfile(base / spelt) or lost):
                     self._from_elsewhere.append(written)
@@ -55,13 +57,13 @@ class Paths:
         return inside
 
     def notes(self) -> list[str]:
-        """A line about the files that were not found from the folder of videos, if there are any."""
+        """A line about the files that were found from the table or the current folder, if any."""
         count = len(self._from_elsewhere)
         such = f"such as {quote(self._from_elsewhere[0])}" if count else ""
         return [f"{count:,} videos are found by their paths from the table, or from the folder of this command, {such}"] if count else []
 
     def _inside(self, path: Path) -> str | None:
-        """The path from the folder of videos, where it leads into it, through whatever links."""
+        """The path relative to the folder of videos, if it leads into that folder, possibly through links; else None."""
         for place in (os.path.abspath(path), os.path.normpath(os.path.join(os.path.realpath(path.parent), path.name))):
             folder, name = os.path.split(place)
             if folder not in self._known:
@@ -83,9 +85,9 @@ class Paths:
 
 
 def check_name(name: str, place: str) -> str:
-    """A file name or an id of the user's own: any text that a file and a table can hold."""
+    """Return a file name or id from the user's table. Raises UserError if it is blank, too long, or cannot be stored as text."""
     if not name.strip():
-        raise UserError(f"{place}: there is no name of a video, and every row has one: {quote(name)}")
+        raise UserError(f"{place}: the video name is blank, and every row needs one: {quote(name)}")
     if NO_TEXT.search(name) or len(name) > MAX_NAME:
-        raise UserError(f"{place}: {quote(name)} can be no name of a video")
+        raise UserError(f"{place}: {quote(name)} cannot be the name of a video")
     return name

@@ -1,4 +1,4 @@
-"""What every adapter gives, and how it is put together."""
+"""The types that adapters return, and the steps they share."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,11 +17,11 @@ from data.span import WHOLE_FILE, Span, cells_of
 SPLITS = ("train", "val", "test")
 
 SEVERAL, SINGLE, PARAGRAPH = "several a video", "one a video", "one paragraph a video"
-"""Kinds of captions. With several, each is a query to find its video by, and a video is answered by the best of its own."""
+"""Kinds of captions. With several, each caption is a query for its video, and the best of a video's captions counts as its answer."""
 
 
 class Count(NamedTuple):
-    """Videos and captions that a split has under its protocol; None where nobody states a number."""
+    """The number of videos and captions of a split under its protocol; None if no source states it."""
 
     videos: int | None
     captions: int | None = None
@@ -29,20 +29,20 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True)
 class Preset:
-    """A split protocol, the size of its splits, and its recipe: how words and frames are chosen, and how heads are trained on it."""
+    """A split protocol, the sizes of its splits, and its recipe for sampling words and frames and for training heads."""
 
     name: str
     files: Mapping[str, str]
-    """Annotation files by the split that they list; with `held_out`, the training file lists the validation videos too."""
+    """Annotation file of each split. With `held_out`, the training file lists the validation videos too."""
     expected: Mapping[str, Count] = field(default_factory=dict)
-    """Sizes of the splits, after `held_out` videos went from train to val; empty for data of the user's own."""
+    """Sizes of the splits, after moving `held_out` videos from train to val; empty for the user's own data."""
     captions: str = SEVERAL
     max_words: int | None = 32
-    """Tokens kept of each caption, start and end included; None for what the model takes."""
+    """Tokens kept of each caption, start and end included; None for the model's limit."""
     max_frames: int = 12
-    """Frames kept of each video, evenly from the first to the last, of those sampled."""
+    """Frames kept of the sampled frames of each video, evenly spaced from the first to the last."""
     fps: float = 1.0
-    """Frames sampled a second."""
+    """Frames sampled per second."""
     epochs: int = 5
     """Passes over the training captions."""
     batch_size: int = 128
@@ -50,25 +50,25 @@ class Preset:
     lr: float = 1e-4
     """Largest learning rate of the head."""
     seconds: str = "whole"
-    """The part of each video that is looked at."""
+    """The part of each video that is sampled, in seconds."""
     held_out: int = 0
-    """Training videos kept for choosing the epoch, where the protocol has no validation split: those with the smallest hashes."""
+    """Training videos held out to choose the epoch if the protocol has no validation split: those whose ids have the smallest hashes."""
     pictures: Literal["display", "stored"] = "stored"
-    """Whether pictures are those that a player shows, or as they are stored: see `extract.decode.frames.Sampling`."""
+    """Whether frames look as in a player, or as stored: see `extract.decode.frames.Sampling`."""
     by_stem: bool = False
-    """Whether descriptions go to a listed video by its stem, where the field asks for its exact name (DiDeMo)."""
+    """Match descriptions to listed videos by stem; the field requires the exact name (DiDeMo)."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A data set under one preset.
 
-    `captions`: columns video_id, caption, split, in the order of the annotations.
-    `videos`: a row for every video of the splits, columns video_id, split, file (None where there is none), start and end in seconds
-    (see `data.span`; NaN: from the beginning, to the end).
-    `notes`: lines about what was left out of the annotation files, and about files that were found by another spelling of their names.
-    `sought`: the name by which the file of a video was looked for, where that is not its id.
-    `division`: the shares by which the splits were made, where the annotations lacked them: see `data.datasets.division`.
+    captions: columns video_id, caption, split, in the order of the annotations.
+    videos: one row per video of the splits; columns video_id, split, file (None if there is none), start and end in seconds (see
+        `data.span`; NaN is the start or the end of the file).
+    notes: lines about annotations that were left out, and about files found under another spelling of their names.
+    sought: the file name that the annotations give for a video, if it is not the id.
+    division: the shares that made the splits, if the annotations lacked them: see `data.datasets.division`.
     """
 
     captions: pd.DataFrame
@@ -79,7 +79,7 @@ class Dataset:
 
 
 class Row(NamedTuple):
-    """A caption of a video in a split."""
+    """One caption, its video and its split."""
 
     video_id: str
     caption: str
@@ -87,16 +87,16 @@ class Row(NamedTuple):
 
 
 def listed_rows(preset: Preset, annotations: Path, captions: Mapping[str, list[str]], source: Path) -> Iterator[Row]:
-    """The captions of every split's listed videos, in the order of the lists.
+    """The captions of the listed videos of every split, in the order of the lists.
 
-    Raises UserError where `captions`, which `source` was read for, lacks some of them.
+    Raises UserError if `captions`, which come from the file `source`, lack a listed video.
     """
     for split, name in preset.files.items():
         yield from rows_of(read_ids(annotations / name), split, captions, source, name)
 
 
 def rows_of(ids: list[str], split: str, captions: Mapping[str, list[str]], source: Path, name: str) -> Iterator[Row]:
-    """The captions of these videos, which the list `name` names for a split; see `listed_rows`."""
+    """The captions of these videos of one split, which the file `name` lists; see `listed_rows`."""
     without = [video_id for video_id in ids if not captions.get(video_id)]
     if without:
         raise UserError(
@@ -118,10 +118,12 @@ def assemble(
     spans: Callable[[str], Span] = lambda _video_id: WHOLE_FILE,
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """The data set of these captions: the validation videos held out, the file of every video looked for.
+    """Build a data set from captions: hold out validation videos, and find the file of every video.
 
-    `sought` says what the file of a video may be called, `spans` which part of it is looked at. Raises UserError where a video is
-    in two splits, or several files could be one video.
+    sought: the possible file names of a video, by id.
+    spans: the part of a video to sample, by id.
+
+    Raises UserError if a video is in two splits, or if several files match one video.
     """
     captions = pd.DataFrame(rows, columns=list(Row._fields))
     if preset.held_out:
@@ -139,7 +141,7 @@ def assemble(
 
 
 def note_of_spellings(found: Found, folder: VideoFolder) -> tuple[str, ...]:
-    """A line about the files that were found by another spelling of their names, if there are any."""
+    """A line about the files that were found under another spelling of their names, if any."""
     if not found.respelt:
         return ()
     name, path = found.respelt[0]
@@ -148,7 +150,7 @@ def note_of_spellings(found: Found, folder: VideoFolder) -> tuple[str, ...]:
 
 
 def held_out(train: Iterable[str], count: int) -> set[str]:
-    """The training videos kept for validation: those whose ids have the smallest hashes, whatever else is in the list."""
+    """The training videos to hold out for validation: those whose ids have the smallest hashes."""
     by_hash = sorted(train, key=lambda video_id: hashlib.sha256(video_id.encode()).hexdigest())
-    # Of a small list (a trial on part of the data) no more than a tenth.
+    # At most a tenth of a small list, such as a trial on part of the data.
     return set(by_hash[: min(count, len(by_hash) // 10)])

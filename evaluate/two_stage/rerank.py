@@ -23,7 +23,7 @@ from data.metrics import NanScore, Ranks, summary
 from train_head.batches import EncodedFrames
 from train_head.heads import Head, TextBatch, VideoBatch
 from train_head.kernels.threads import parallel
-from train_head.scoring.pairs import not_a_number, videos_a_block
+from train_head.scoring.pairs import nan_error, videos_per_block
 
 BLOCKS_A_BIN = 2
 
@@ -56,8 +56,8 @@ def rerank(
     head.eval()
     candidates = candidate_AK.numpy()
     score_AK = torch.full(candidate_AK.shape, -torch.inf)
-    strips = _strips(texts, candidates, head.WORDS_A_STRIP)
-    bins = _bins(videos, candidates)[group.rank :: group.count]
+    strips = _strips(texts, candidates, head.WORDS_PER_STRIP)
+    bins = _bins(videos, candidates)[group.rank :: group.world_size]
     with Progress("re-ranking", len(strips) * len(bins), "blocks", quiet or group.rank > 0) as progress:
         for held in _held(head, videos, bins, memory_budget, device):
 
@@ -71,7 +71,7 @@ def rerank(
             parallel(threads, work, strips, lambda: None)
     if score_AK.isnan().any():
         a, k = score_AK.isnan().nonzero()[0].tolist()
-        raise not_a_number(texts, videos, NanScore(a, int(candidates[a, k])))
+        raise nan_error(texts, videos, NanScore(a, int(candidates[a, k])))
     group.maximum(score_AK)
     return score_AK
 
@@ -91,12 +91,12 @@ def candidate_metrics(candidate_AK: Tensor, score_AK: Tensor, answers: NDArray[n
     return {"text_to_video": summary(ranks), "answers_among_candidates": float(there_A.double().mean()) * 100}
 
 
-def _strips(texts: TextFeatures, candidates: NDArray[np.int64], words_a_strip: int) -> list[NDArray[np.int64]]:
-    """Texts in strips of `words_a_strip` words, those with the same nearest video side by side."""
+def _strips(texts: TextFeatures, candidates: NDArray[np.int64], words_per_strip: int) -> list[NDArray[np.int64]]:
+    """Texts in strips of `words_per_strip` words, those with the same nearest video side by side."""
     order = np.argsort(candidates[:, 0], kind="stable")
     strips, first, words = [], 0, 0
     for i, length in enumerate((texts.words.length_N[order] + 1).tolist()):
-        if i > first and words + length > words_a_strip:
+        if i > first and words + length > words_per_strip:
             strips.append(order[first:i])
             first, words = i, 0
         words += length
@@ -106,7 +106,7 @@ def _strips(texts: TextFeatures, candidates: NDArray[np.int64], words_a_strip: i
 def _bins(videos: VideoFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """All candidates, each once, in bins of about BLOCKS_A_BIN blocks: the same whatever number of processes shares them."""
     wanted = np.unique(candidates)
-    size = BLOCKS_A_BIN * videos_a_block(int(videos.frames.length_N.max()))
+    size = BLOCKS_A_BIN * videos_per_block(int(videos.frames.length_N.max()))
     return [wanted[first : first + size] for first in range(0, len(wanted), size)]
 
 
@@ -121,7 +121,7 @@ def _held(
     for first in range(0, len(bins), count):
         held = []
         for some in bins[first : first + count]:
-            held.append(_Bin(some, head.through_time(VideoBatch.gather(videos, some, device))))
+            held.append(_Bin(some, head.apply_temporal(VideoBatch.gather(videos, some, device))))
         yield held
 
 

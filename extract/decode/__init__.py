@@ -1,1 +1,1 @@
-"""From a video file to pictures: which frames are wanted, and the two decoders that give them."""
+"""Decode video files to pictures: sampling rules, and the two decoders."""

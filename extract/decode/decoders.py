@@ -1,4 +1,4 @@
-"""Whether what is to decode works here, found out before any video is opened: a program that does not work fails at all of them."""
+"""Check that the decoder works before any video is opened: a broken one would fail on all of them."""
 
 import tempfile
 import time
@@ -17,15 +17,15 @@ from extract.ffmpeg.run import START_LIMIT_S, encode_video, find_ffmpeg, require
 from extract.options import ExtractOptions
 
 TRIAL_SIDE = 256
-"""Pixels: GPUs refuse much smaller videos."""
+"""Side of the trial video in pixels. GPUs refuse much smaller videos."""
 
 TRIAL_LIMIT_S = 60.0
 
 
 def check_decoder(options: ExtractOptions) -> None:
-    """Raises UserError where the decoder or the device that the options ask for does not work, or they do not go together.
+    """Raise UserError if the decoder or device in the options does not work, or if the two conflict.
 
-    ffmpeg is needed in any case: PyAV leaves to it what is not plain.
+    ffmpeg is always required: PyAV leaves videos to it that are not plain.
     """
     if options.decoder == "pyav":
         if options.decode_device == "cuda":
@@ -38,7 +38,7 @@ def check_decoder(options: ExtractOptions) -> None:
 
 
 def _try_ffmpeg() -> None:
-    """One decoding of two small pictures. An ffmpeg that is too old says its version and then refuses what it is told."""
+    """Decode a GIF of two small pictures. An ffmpeg that is too old prints its version, but refuses the options."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "trial.gif"
         black, white = (Image.new("L", (16, 16), level) for level in (0, 255))
@@ -50,7 +50,7 @@ def _try_ffmpeg() -> None:
 
 
 def _try_cuda() -> None:
-    """One decoding of a small H.264 video: that ffmpeg lists CUDA says nothing of the machine."""
+    """Decode a small H.264 video: ffmpeg lists CUDA even on a machine without a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "trial.mp4"
         encode_video(video, bytes(TRIAL_SIDE * TRIAL_SIDE * 3) * 10, TRIAL_SIDE, TRIAL_SIDE, 5)

@@ -1,4 +1,4 @@
-"""Which frames are wanted of a video, and what comes of it."""
+"""Which frames to sample from a video, and the result of sampling."""
 
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
@@ -10,24 +10,25 @@ from extract.ffmpeg.run import Processes
 TIME_LIMIT_S = 1800.0
 
 CUDA_FAILURES = 5
-"""After so many videos in a row that the GPU could not decode and the CPU could, the CPU decodes what is left."""
+"""Videos in a row that the GPU failed to decode and the CPU decoded, after which the CPU decodes all the others."""
 
 Picture = TypeVar("Picture")
 
 
 class DecodeFailed(Exception):
-    """The video gives no frames that could be trusted.
+    """The video gives no frames that can be trusted.
 
-    `reason` is one line, `words` the decoder's last ones; `expected` and `decoded` count the sampled frames of a file that is cut short.
+    `reason` is one line, `last_words` the decoder's last error lines. For a truncated file, `expected` and `decoded` count its sampled
+    frames.
     """
 
-    def __init__(self, reason: str, words: str = "", expected: int | None = None, decoded: int | None = None) -> None:
-        super().__init__(f"{reason}: {words}" if words else reason)
-        self.reason, self.words, self.expected, self.decoded = reason, words, expected, decoded
+    def __init__(self, reason: str, last_words: str = "", expected: int | None = None, decoded: int | None = None) -> None:
+        super().__init__(f"{reason}: {last_words}" if last_words else reason)
+        self.reason, self.last_words, self.expected, self.decoded = reason, last_words, expected, decoded
 
 
 class Cuda:
-    """Whether the GPU still decodes: it is left alone after several failures one after the other."""
+    """Whether the GPU is still used: not after CUDA_FAILURES failures in a row."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -45,32 +46,32 @@ class Cuda:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames are wanted of a video and how long it may take."""
+    """Which frames to sample from a video, and how."""
 
     fps: float = 1.0
     max_frames: int | None = None
-    """Chosen evenly of those sampled; None keeps all."""
+    """Maximum number, chosen evenly from the sampled frames; None keeps all."""
     time_limit_s: float = TIME_LIMIT_S
     allow_partial: bool = False
-    """Whether a file that is cut short gives the frames it has."""
+    """Accept a truncated file with the frames it has."""
     processes: Processes = field(default_factory=Processes)
     clocks: Clocks = field(default_factory=Clocks)
     pyav: PyavProcesses | None = None
-    """What is tried before ffmpeg."""
+    """Tried before ffmpeg, if given."""
     cuda: Cuda | None = None
-    """Whether ffmpeg decodes on the GPU, as long as that works."""
+    """If given, ffmpeg decodes on the GPU as long as that works."""
     pictures: Literal["display", "stored"] = "stored"
-    """Pictures as a player shows them: deinterlaced where the stream says that it is interlaced, of square pixels, alpha over black. Or as
-    they are stored: fields woven together, pixels of any shape taken for square, alpha left out."""
+    """display: as a player shows them, deinterlaced if the stream is marked as interlaced, with square pixels, and alpha over black.
+    stored: fields woven together, pixels of any shape taken as square, alpha ignored."""
 
 
 @dataclass(frozen=True)
 class Sampled(Generic[Picture]):
-    """The chosen frames of a video, what was made of each, and their times in seconds from the start of the video.
+    """The chosen frames of a video, as the callback converted them, and their times in seconds from the start of the video.
 
-    `expected` is the number of sampled frames that the header of a cut file announces, None of a whole one; `hdr` the transfer function of
-    a video of high dynamic range, whose values are taken as they are, empty otherwise; `decoder` is what decoded it: ffmpeg on the `cpu` or
-    by `cuda`, or `pyav`; `clock_jumps` how often the clock was set within.
+    `expected` is the number of sampled frames that a truncated file should have, None for a whole file. `hdr` is the transfer function of a
+    high-dynamic-range video, whose values are used as they are, and is empty otherwise. `decoder` is `cpu` or `cuda` for ffmpeg, or `pyav`.
+    `clock_jumps` counts the jumps of the video's clock.
     """
 
     pictures: list[Picture]

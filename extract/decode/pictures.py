@@ -1,4 +1,4 @@
-"""Pictures of frames that are kept beside their features, as JPEG."""
+"""JPEG pictures of frames that the cache keeps next to the features."""
 
 import io
 
@@ -6,26 +6,26 @@ from PIL import Image
 
 THUMBNAIL_SIDE = 112
 THUMBNAIL_QUALITY = 75
-"""With that side about 2 KB a frame: docs/design/extraction.md has the figures."""
+"""At this size about 2 KB per frame; docs/design/extraction.md has the figures."""
 
 PIXELS_QUALITY = 95
-"""With colour at full resolution, values differ by a few levels of 255 from the picture that the encoder saw."""
+"""With colour at full resolution, values differ from the encoder's input by a few levels of 255."""
 
 
 def small(image: Image.Image) -> Image.Image:
-    """A whole frame, never enlarged, its longer side at most THUMBNAIL_SIDE pixels."""
+    """Shrink a frame so that its longer side is at most THUMBNAIL_SIDE pixels; never enlarge it."""
     scale = min(1.0, THUMBNAIL_SIDE / max(image.size))
     width, height = (max(1, round(scale * side)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def thumbnail_file(small_image: Image.Image) -> bytes:
-    """What `small` gave, as JPEG."""
+    """A picture from `small` as a JPEG file."""
     return _jpeg(small_image, quality=THUMBNAIL_QUALITY, optimize=True)
 
 
 def pixels_file(picture: Image.Image) -> bytes:
-    """A picture as the encoder sees it before normalisation (`Clip.shrink`), nearly as it is, as JPEG."""
+    """A picture from `Clip.shrink` as a JPEG file of high quality."""
     return _jpeg(picture, quality=PIXELS_QUALITY, subsampling="4:4:4")
 
 

@@ -1,6 +1,6 @@
-"""The second way to decode, `--decoder pyav`: in processes that stay, and skipping what no wanted frame is made from.
+"""The second decoder, `--decoder pyav`: persistent worker processes that skip frames no wanted frame depends on.
 
-A decoder that hangs can only be ended with its process, so each worker thread has one of its own (extract/decode/pyav_worker.py).
+A hung decoder can only be ended by killing its process, so each worker thread has its own process (extract/decode/pyav_worker.py).
 """
 
 import importlib
@@ -27,11 +27,11 @@ Picture = TypeVar("Picture")
 
 
 class NotPlain(Exception):
-    """PyAV's process leaves this video to ffmpeg."""
+    """The PyAV worker leaves this video to ffmpeg."""
 
 
 def require_pyav() -> None:
-    """Raises UserError where PyAV is not installed, or does not work here."""
+    """Raise UserError if PyAV is not installed or cannot be imported."""
     try:
         importlib.import_module("av")
     except ImportError as error:
@@ -39,7 +39,7 @@ def require_pyav() -> None:
 
 
 class PyavProcesses:
-    """Processes that decode, as many as threads ask at once. Close it, or they stay until this process ends."""
+    """A pool of PyAV workers that grows with the number of concurrent calls. Without `close`, they run until this process ends."""
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
@@ -49,24 +49,22 @@ class PyavProcesses:
     def decode(
         self,
         path: Path,
-        asked: Mapping[str, Any],
+        rule: Mapping[str, Any],
         choose: Callable[[int], Sequence[int]],
         take: Callable[[Image.Image], Picture],
         time_limit_s: float,
     ) -> tuple[list[Picture], list[int]]:
-        """What `take` makes of the sampled frames that `choose` chooses by their number, and which they are.
+        """Decode the sampled frames that `choose` picks, given their number. Returns `take` of each picture, and the frames chosen.
 
-        `asked`: the rule of sampling, as the worker takes it.
-
-        Raises NotPlain where ffmpeg should decode it, and TimeoutError.
+        `rule` is the sampling rule in the worker's form. Raises NotPlain if ffmpeg should decode the video, and TimeoutError.
         """
         process = self._borrow()
         with killing_after(process, time_limit_s) as timed_out, self._processes.holding(process):
             try:
-                count = _ask(process, {"path": os.path.abspath(path), **asked}).get("count")
+                count = _ask(process, {"path": os.path.abspath(path), **rule}).get("count")
                 chosen = list(choose(count)) if count is not None else []
                 pictures = _take(process, chosen, take) if count is not None else []
-                _answer(process)  # that it is done; from a process that was killed nothing comes
+                _answer(process)  # the final line; a process that was killed sends none
             except (BrokenPipeError, EOFError) as error:
                 _end(process)
                 if timed_out.is_set():
@@ -92,8 +90,8 @@ class PyavProcesses:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        # -P: else the worker's own folder would come first where modules are looked for. A session of its own, so that an interrupt from
-        # the terminal ends the stage, and the stage ends this; it also ends by itself when the other end of its standard input closes.
+        # -P keeps the worker's own folder out of sys.path. In a new session an interrupt from the terminal reaches
+        # only the stage, which then ends the worker. The worker also ends by itself when its standard input closes.
         return subprocess.Popen(
             [sys.executable, "-P", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=2**20, start_new_session=True
         )
@@ -124,7 +122,7 @@ def _answer(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
 
 
 def _take(process: "subprocess.Popen[bytes]", chosen: list[int], take: Callable[[Image.Image], Picture]) -> list[Picture]:
-    """The pictures as they come; fewer where the worker gives up on the way."""
+    """Request the chosen frames and convert them as they arrive; fewer if the worker gives up."""
     _tell(process, chosen)
     assert process.stdout is not None
     return [take(image) for image in islice(read_ppm(process.stdout), len(chosen))]
@@ -135,6 +133,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            # What was not sent yet is of no use to a process that is gone.
+            # Data still buffered for the dead process is discarded.
             with suppress(BrokenPipeError):
                 pipe.close()

@@ -1,9 +1,13 @@
-"""The process behind `--decoder pyav`: it opens a video with PyAV, says how many frames there are, and writes those asked for as PPM.
+"""The worker process of `--decoder pyav`: it opens a video with PyAV, reports the number of frames, and writes wanted ones as PPM.
 
-It gives up wherever ffmpeg might do anything but decode plain frames in order, and says why: the video is then ffmpeg's. Run by its path,
-it imports nothing of this project. One request on standard input is two lines of JSON: the file and the rate, answered by a line with the
-number of frames, and then the numbers of those wanted, answered by the pictures. Where it gives up, a line says why instead; a last line
-ends every answer.
+It refuses every video for which ffmpeg might do more than decode plain frames in order; ffmpeg then decodes that video. It is started by
+path and imports nothing of this project. A request and its answer, on standard input (>) and output (<):
+
+    > {"path": "a.mp4", "fps": "1.0", ...}
+    < {"count": 12}         or {"refused": "a large file"}
+    > [0, 5, 11]
+    < three PPM pictures    or, after some of them, {"refused": ...}
+    < {"done": true}
 """
 
 import json
@@ -21,23 +25,23 @@ import av
 CODECS = {"h264", "hevc", "vp9", "av1", "libdav1d"}
 PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
 HDR = {16, 18}
-"""Transfer functions smpte2084 and arib-std-b67, as H.273 counts them."""
+"""The transfer functions smpte2084 and arib-std-b67, as numbered in H.273."""
 
 LARGEST_BYTES = 2**26
-"""The packets of a file are held while it is read."""
+"""All packets of a file are held in memory."""
 
 LONGEST_S = 600
-"""In a longer video the frames may be better sought, which ffmpeg does."""
+"""In a longer video seeking may be cheaper, which ffmpeg does."""
 
 MICROSECONDS = 1_000_000
 
 
 class NotPlain(Exception):
-    """Better left to ffmpeg."""
+    """The video is left to ffmpeg."""
 
 
 def container_of(path: str) -> str:
-    """The container that the first bytes show, by libavformat's name. Raises NotPlain for any but MP4 and Matroska."""
+    """libavformat's name of the container, from the first bytes. Raises NotPlain unless it is MP4 or Matroska."""
     with Path(path).open("rb") as file:
         first = file.read(8)
     if first[4:] == b"ftyp":
@@ -48,9 +52,9 @@ def container_of(path: str) -> str:
 
 
 class Video:
-    """The packets of a plain video, and which frame is on the screen at which moment."""
+    """The packets of a plain video, and the frame on the screen at each sampled time."""
 
-    def __init__(self, container: Any, asked: dict[str, Any]) -> None:
+    def __init__(self, container: Any, rule: dict[str, Any]) -> None:
         if len(container.streams.video) != 1:
             raise NotPlain("not one video stream")
         if container.duration is None or container.duration > LONGEST_S * MICROSECONDS:
@@ -59,15 +63,15 @@ class Video:
         context = stream.codec_context
         if context is None or context.name not in CODECS or context.pix_fmt not in PLAIN_PIXELS or context.color_trc in HDR:
             raise NotPlain("pixels that need more than the plain conversion")
-        self.display = asked["display"]
+        self.display = rule["display"]
         if self.display and (stream.sample_aspect_ratio or 1) != 1:
             raise NotPlain("pixels that are not square")
         if self.display and stream.metadata.get("alpha_mode"):
             raise NotPlain("alpha in a second stream")
         late = (stream.start_time or 0) * stream.time_base - Fraction(container.start_time or 0, MICROSECONDS)
-        if late > asked["late"]:
+        if late > rule["late"]:
             raise NotPlain("a video that begins after its file")
-        # More threads give frames later, and whether to skip a frame is said packet by packet.
+        # With threads, frames come out later, but skip_frame is set packet by packet.
         context.thread_count = 1
         context.thread_type = "NONE"
         self.context = context
@@ -76,18 +80,18 @@ class Video:
         if any(packet.pts is None or packet.is_corrupt for packet in self.packets):
             raise NotPlain("packets without times, or damaged")
         shown = [packet for packet in self.packets if not packet.is_discard]
-        fps = Fraction(asked["fps"])
+        fps = Fraction(rule["fps"])
         start = _rounded(Fraction(container.start_time or 0, MICROSECONDS) / stream.time_base)
-        self.stamps = _on_screen(shown, start, 1 / (stream.time_base * fps), asked["longest_still"] / stream.time_base)
-        """For sampled frame k the time stamp of the frame that is on the screen at k / fps."""
+        self.stamps = _on_screen(shown, start, 1 / (stream.time_base * fps), rule["longest_still"] / stream.time_base)
+        """stamps[k]: time stamp of the frame on the screen at k / fps seconds."""
         if len(self.stamps) < int(container.duration * fps / MICROSECONDS):
             raise NotPlain("fewer frames than the header announces")
 
     def pictures(self, wanted: list[int]) -> Iterator[Any]:
-        """The pictures of these sampled frames, in order."""
+        """Decode these sampled frames, in order."""
         times = Counter(self.stamps[k] for k in wanted)
         for packet in [*self.packets, None]:
-            # A frame that no other is predicted from is decoded only for its own sake.
+            # Decode a non-reference frame only if it is wanted itself.
             self.context.skip_frame = "DEFAULT" if packet is None or packet.pts in times else "NONREF"
             for frame in self.context.decode(packet):
                 repeats = times.pop(frame.pts, 0)
@@ -105,9 +109,9 @@ class Video:
 
 
 def _on_screen(packets: list[Any], start: int, a_tick: Fraction, longest: Fraction) -> list[int]:
-    """The time stamps of the frames on the screen at 0, 1, 2, … ticks after the start, as long as there is one.
+    """Time stamps of the frames on the screen 0, 1, 2, … ticks after the start, up to the end of the last frame.
 
-    As ffmpeg's filter `fps` has it with round=up. Raises NotPlain where a frame would stay for longer than `longest`.
+    This is the rule of ffmpeg's filter `fps` with round=up. Raises NotPlain if a frame would stay for longer than `longest`.
     """
     stamps = sorted(packet.pts for packet in packets)
     if not stamps or len(set(stamps)) < len(stamps):
@@ -128,7 +132,7 @@ def _on_screen(packets: list[Any], start: int, a_tick: Fraction, longest: Fracti
 
 
 def _rounded(value: Fraction) -> int:
-    """To the nearest integer, halves away from zero, as libavutil scales time stamps."""
+    """Round to the nearest integer, halves away from zero, as libavutil does for time stamps."""
     return math.floor(abs(value) + Fraction(1, 2)) * (1 if value >= 0 else -1)
 
 
@@ -152,7 +156,7 @@ def _say(out: BinaryIO, what: dict[str, Any]) -> None:
 
 
 def serve(requests: BinaryIO, out: BinaryIO) -> None:
-    """Answer until the other side closes the pipe, or ends."""
+    """Answer requests until the other side closes the pipe or ends."""
     while line := requests.readline():
         try:
             answer(json.loads(line), requests, out)

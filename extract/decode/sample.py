@@ -1,17 +1,23 @@
-"""From a video file to the pictures the encoder sees: 1 frame a second (or --fps), in order, as RGB.
+"""Sample a video file into the pictures that the encoder sees: 1 frame per second (or --fps), in order, as RGB.
 
-Frame k of a video is the one on the screen k / fps seconds after its start: the last frame that begins at or before that moment, or the
-first of all. A video starts with its file, or with its first frame where that comes more than a second later (LATE_S): sound alone has no
-frames. In MPEG streams and Ogg it always starts with its first frame.
+Sampled frame k is the frame on the screen k / fps seconds after the start of the video: the last frame that begins at or before that time,
+or else the first frame. For frames that begin at 0.0, 0.4, 0.9 and 1.4 s, fps=2 samples
 
-A part from `start` to `end` has the frames at the moments start + k / fps before `end`. Its first frame is the first that begins in it, as
-seeking gives it, unless none does within 1 / fps seconds: then it is the one that is on the screen.
+    k      0    1    2    3
+    time   0.0  0.5  1.0  1.5
+    frame  0.0  0.4  0.9  1.4
 
-A frame may stay on the screen for ten minutes (LONGEST_STILL_S). Where the next one comes later than that, or more than a second before the
-one on the screen (BACK_S), the clock of the recording was set: the next frame follows after the time that the one before it took, or after
-1 / fps seconds if that is less, and time goes on from there. `Sampled.clock_jumps` counts how often that was done.
+A video starts with its file, or with its first frame if that comes more than a second later (LATE_S), since sound alone has no frames. In
+MPEG streams and Ogg it always starts with its first frame.
 
-Each frame has the size, the format of pixels and the range of colours that the stream says at that place.
+A span from `start` to `end` has the frames at the times start + k / fps before `end`. Its first frame is the first one that begins in the
+span, as seeking returns it. If none begins within 1 / fps seconds, it is the frame on the screen at `start`.
+
+A frame may stay on the screen for ten minutes (LONGEST_STILL_S). If the next one comes later than that, or more than a second before the
+current one (BACK_S), the clock of the recording has jumped. The next frame then follows after the duration of the previous one, at most
+1 / fps seconds, and time continues from there. `Sampled.clock_jumps` counts these jumps.
+
+Each frame has the size, pixel format and colour range that the stream declares at that point.
 """
 
 import itertools
@@ -42,42 +48,42 @@ def sample_frames(
     shrink: Callable[[Image.Image], Picture],
     span: Span = WHOLE_FILE,
 ) -> Sampled[Picture]:
-    """Decode frames of the best video stream of a file, handing each to `shrink` as it comes, in order.
+    """Decode the best video stream of a file, and pass each sampled frame to `shrink`, in order, as it is decoded.
 
-    Without `max_frames` every sampled frame is handed over once. With it, some more than those chosen may be. Frames are rotated as the
-    file says; `span` cuts a part out of the file. Raises DecodeFailed for what is no regular file, holds no video,
-    takes longer than the time limit, or ends in an error before its announced length.
+    Without `max_frames`, each sampled frame is passed once. With it, frames that are not chosen in the end may be passed too. Frames are
+    rotated as the file says. `span` limits sampling to a part of the file. Raises DecodeFailed if the file is not a regular file, holds no
+    video, exceeds the time limit, or ends in an error before its announced length.
     """
     if not path.is_file():
-        raise DecodeFailed("no regular file")
+        raise DecodeFailed("not a regular file")
     if path.stat().st_size == 0:
         raise DecodeFailed("the file is empty")
     if is_encrypted(path):
         raise DecodeFailed(ENCRYPTED)
     deadline = time.monotonic() + sampling.time_limit_s
-    # Where every frame is handed over once, in order, what a decoder gave before it failed is not handed over again.
-    takes = _made_once(shrink) if sampling.max_frames is None else itertools.repeat(shrink)
+    # Without a limit each frame is passed once, so a second attempt must not pass again what a failed one has passed.
+    callbacks = _made_once(shrink) if sampling.max_frames is None else itertools.repeat(shrink)
     if sampling.pyav is not None and span.is_whole:
         with suppress(NotPlain):
-            return _by_pyav(sampling.pyav, path, sampling, next(takes), deadline)
+            return _by_pyav(sampling.pyav, path, sampling, next(callbacks), deadline)
     if sampling.cuda is not None and sampling.cuda.works:
         try:
-            sampled = by_ffmpeg(path, span, sampling, takes, deadline)
+            sampled = by_ffmpeg(path, span, sampling, callbacks, deadline)
         except DecodeFailed:
             if time.monotonic() >= deadline:
                 raise
         else:
             sampling.cuda.succeeded()
             return replace(sampled, decoder="cuda")
-        sampled = by_ffmpeg(path, span, replace(sampling, cuda=None), takes, deadline)
-        # Only now: a video that the CPU cannot decode either says nothing about the GPU.
+        sampled = by_ffmpeg(path, span, replace(sampling, cuda=None), callbacks, deadline)
+        # Only now: if the CPU cannot decode the video either, the GPU is not at fault.
         sampling.cuda.failed()
         return sampled
-    return by_ffmpeg(path, span, replace(sampling, cuda=None), takes, deadline)
+    return by_ffmpeg(path, span, replace(sampling, cuda=None), callbacks, deadline)
 
 
 def _made_once(shrink: Callable[[Image.Image], Picture]) -> Iterator[Callable[[Image.Image], Picture]]:
-    """`shrink` for one attempt after the other at the same frames: each frame is handed to it once, and remembered."""
+    """Callbacks for successive attempts at the same frames: they call `shrink` once per frame and remember the results."""
     made: list[Picture] = []
     while True:
         count = itertools.count()
@@ -94,15 +100,15 @@ def _made_once(shrink: Callable[[Image.Image], Picture]) -> Iterator[Callable[[I
 def _by_pyav(
     pyav: PyavProcesses, path: Path, sampling: Sampling, shrink: Callable[[Image.Image], Picture], deadline: float
 ) -> Sampled[Picture]:
-    """What PyAV makes of a plain video. Raises NotPlain for any other, which ffmpeg is to judge."""
+    """Sample a plain video with PyAV. Raises NotPlain for any other video, which is left to ffmpeg."""
 
     def choose(count: int) -> list[int]:
         return [int(k) for k in choose_frames(count, sampling.max_frames)]
 
-    asked = {"fps": str(sampling.fps), "max_pixels": MAX_PIXELS, "display": sampling.pictures == "display"}
-    asked |= {"longest_still": LONGEST_STILL_S, "late": LATE_S}
+    rule = {"fps": str(sampling.fps), "max_pixels": MAX_PIXELS, "display": sampling.pictures == "display"}
+    rule |= {"longest_still": LONGEST_STILL_S, "late": LATE_S}
     try:
-        pictures, chosen = pyav.decode(path, asked, choose, shrink, max(deadline - time.monotonic(), 0.0))
+        pictures, chosen = pyav.decode(path, rule, choose, shrink, max(deadline - time.monotonic(), 0.0))
     except TimeoutError as error:
         raise DecodeFailed(f"not done after {sampling.time_limit_s:g} s (--time-limit)") from error
     return Sampled(pictures, [i / sampling.fps for i in chosen], decoder="pyav")

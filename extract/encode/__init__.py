@@ -1,1 +1,1 @@
-"""From pictures and captions to features: open_clip models, their preprocessing and their tokenizers."""
+"""Encode pictures and captions as features: open_clip models, their preprocessing and their tokenizers."""

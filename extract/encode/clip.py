@@ -1,4 +1,4 @@
-"""A CLIP in use: the features of images and of every text token.
+"""A loaded CLIP: features of images, sentences and text tokens.
 
 Shape suffixes: N images or texts, L text positions, D joint dimension, W width of the text tower, C colour channels, H and W image sides.
 """
@@ -27,19 +27,19 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _META = torch.device("meta")
 
 BATCH = GRAIN
-"""Images or texts that the encoder sees at once, the last batch padded: a feature must not depend on what is encoded beside it."""
+"""Batch size of the encoder. The last batch is padded to it, so that a feature does not depend on what it is batched with."""
 
 TEXT_BLOCKS_KEPT = 4
-"""How many of the text tower's first blocks the cache keeps: the temporal encoder starts from them."""
+"""Number of leading text blocks that the cache keeps to initialise the temporal encoder."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP model in evaluation mode with the transform and tokenizer that belong to it.
+    """A CLIP model in evaluation mode, with its transform and tokenizer.
 
-    `digest` is the SHA-256 of the weights' names, shapes and float32 values, whatever file they came from; `architecture` that of
-    open_clip's configuration `config`, which decides what is computed with them (the activation, the number of heads). `guessed` says in
-    words what is done to pictures where nothing that came with the weights said it.
+    `digest` is the SHA-256 of the weights' names, shapes and float32 values; it does not depend on the file format. `architecture` is the
+    SHA-256 of open_clip's configuration `config`, which determines how the weights are used (activation, number of heads). `guessed`
+    describes the preprocessing if it was guessed because the weights came without one, and is None otherwise.
     """
 
     model: Any
@@ -61,22 +61,22 @@ class Clip:
 
     @property
     def text_tower(self) -> nn.Module:
-        """The module that holds the text blocks: the model itself, or its part `text`."""
+        """The module that holds the text blocks: the model itself or its `text` attribute."""
         tower: nn.Module = _text_tower(self.model)
         return tower
 
     def image_settings(self) -> dict[str, Any]:
-        """What the transform does to a picture, as plain values for the cache's settings."""
+        """The preprocessing as plain values for the cache's settings."""
         return self.preprocessing.settings(_image_size(self.model))
 
     def shrink(self, image: Image.Image) -> Image.Image:
-        """The first half of open_clip's own transform: resize and crop. What is left is small enough to hold many of."""
+        """First half of open_clip's transform: resize and crop. The result is small, so many can be held in memory."""
         for step in self.transform.transforms[: self._first_tensor_step()]:
             image = step(image)
         return image
 
     def to_tensor(self, image: Image.Image) -> Tensor:
-        """The other half: a picture from `shrink` -> [C, H, W] float32, normalised."""
+        """Second half of the transform: a picture from `shrink` -> [C, H, W] float32, normalised."""
         tensor: Any = image
         for step in self.transform.transforms[self._first_tensor_step() :]:
             tensor = step(tensor)
@@ -87,36 +87,37 @@ class Clip:
         return [type(step).__name__ for step in self.transform.transforms].index("MaybeToTensor")
 
     def tokenize(self, texts: Sequence[str], max_words: int) -> tuple[Tensor, Tensor]:
-        """Token ids [N, context_length], zero after the end, and the lengths [N], start and end tokens counted, at most max_words.
+        """Token ids [N, context_length], padded with zeros, and lengths [N], which count start and end and are at most max_words.
 
-        A longer text keeps its first max_words - 1 tokens and its end token (design of CLIP's own tokenizer).
+        A longer text keeps its first max_words - 1 tokens and the end token, as in CLIP's own tokenizer.
         """
         return self.to_ids([self.tokenizer.encode(text) for text in texts], max_words)
 
     def to_ids(self, tokens: Sequence[Sequence[int]], max_words: int) -> tuple[Tensor, Tensor]:
-        """What `tokenize` gives, of texts that the tokenizer has encoded."""
+        """Like `tokenize`, for texts that the tokenizer has already encoded."""
         ids_NL = torch.zeros(len(tokens), self.context_length, dtype=torch.long)
         for n, whole in enumerate(tokens):
             kept = self.tokenizer.cut(whole, max_words)
             ids_NL[n, : len(kept)] = torch.tensor(kept)
-        # The end token has the largest id of all; the pooling of CLIP finds it in the same way.
+        # The end token has the largest id, and CLIP's pooling finds it by argmax too.
         return ids_NL, ids_NL.argmax(dim=-1) + 1
 
     @torch.no_grad()
     def encode_images(self, image_NCHW: Tensor) -> NDArray[np.float32]:
-        """Image features [N, D], unnormalised, of at most BATCH preprocessed pictures."""
+        """Unnormalised image features [N, D] of at most BATCH preprocessed pictures."""
         feature_ND = self.image_features(_pad(image_NCHW).to(self.device, _DTYPES[self.precision]))
         return np.asarray(feature_ND[: len(image_NCHW)].float().cpu())
 
     def image_features(self, image_NCHW: Tensor) -> Tensor:
-        """Image features [N, D], unnormalised, of any number of preprocessed pictures on the device; with gradients."""
+        """Unnormalised image features [N, D] of any number of preprocessed pictures on the device, with gradients."""
         with _without_tf32():
             return _pooled(self.model.encode_image(image_NCHW))
 
     def positions(self, length: int) -> int:
-        """How many positions the text tower runs at for a text of so many tokens: never more than it needs, but few different numbers.
+        """Number of positions to run the text tower at for a text of `length` tokens.
 
-        It depends on nothing but the text, so that its features do not depend on the texts beside it.
+        This is `length` rounded up to an even number, to have fewer distinct shapes, and at most the context length. A tower that is not
+        causal always runs at the whole context length. The result depends on the text alone, so its features do not depend on the batch.
         """
         if not _is_causal(_text_tower(self.model)):
             return self.context_length
@@ -124,16 +125,16 @@ class Clip:
 
     @torch.no_grad()
     def encode_texts(self, ids_NL: Tensor, batch: int = BATCH) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Sentence features [N, D] and the features of every token [N, L, D], unnormalised, of at most `batch` texts.
+        """Unnormalised sentence features [N, D] and token features [N, L, D] of at most `batch` texts.
 
-        L is the number of positions of `ids_NL`: all that the tower has, or as few as `positions` says. A token's feature is its last
-        hidden state after ln_final and the text projection, as CLIP makes the sentence's from the end token.
+        L is the number of positions in `ids_NL`: the full context, or fewer as `positions` gives. A token feature is the token's last
+        hidden state after ln_final and the text projection; CLIP computes the sentence feature from the end token in the same way.
         """
         sentence_ND, token_NLD = self.text_features(_pad(ids_NL, batch).to(self.device))
         return np.asarray(sentence_ND[: len(ids_NL)].float().cpu()), np.asarray(token_NLD[: len(ids_NL)].float().cpu())
 
     def text_features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
-        """What `encode_texts` gives, of any number of texts on the device; with gradients."""
+        """Like `encode_texts`, for any number of texts on the device, with gradients."""
         with _without_tf32():
             return self._text_features(ids_NL)
 
@@ -150,7 +151,7 @@ class Clip:
         return token_NLD[torch.arange(len(ids_NL), device=self.device), ids_NL.argmax(dim=-1)], token_NLD
 
     def parts(self) -> ClipParts:
-        """What stage two takes from this model."""
+        """The parts of this model that stage two needs."""
         tower = _text_tower(self.model)
         blocks = list(tower.transformer.resblocks)[:TEXT_BLOCKS_KEPT]
         tensors = {
@@ -179,13 +180,13 @@ def load_clip(
 ) -> Clip:
     """Load a CLIP by open_clip's names.
 
-    `model` is one of open_clip's model names, `local-dir:PATH` or `hf-hub:NAME`; `pretrained` one of open_clip's tags, a weights file,
-    `random` (weights drawn from `seed`), or None where the model brings its own weights. `pictures` are fields of `Preprocessing` that
-    count whatever belongs to the weights, and `special_tokens` says how one that stands in a text is read. The digest is that of the
-    weights before they are brought to `precision`.
+    `model` is one of open_clip's model names, `local-dir:PATH` or `hf-hub:NAME`. `pretrained` is one of open_clip's tags, a weights file,
+    `random` (weights drawn from `seed`), or None if the model brings its own weights. `pictures` holds fields of `Preprocessing` that
+    override those of the weights. `special_tokens` says how a special token inside a text is read. The digest is computed before the
+    weights are cast to `precision`.
 
-    Raises UserError where model or weights are unknown, cannot be had, or do not fit each other; where the features of the text tokens
-    cannot be had; and where it is not known what is done to pictures.
+    Raises UserError if the model or the weights are unknown, unavailable, or do not fit each other; if the model gives no features of text
+    tokens; and if its preprocessing is unknown.
     """
     found = find_model(model, pretrained)
     preprocessing, guessed = found.preprocessing(pictures or {})
@@ -199,7 +200,7 @@ def load_clip(
             found.read(network, weights)
         digest = weights_digest(network)
         if precision != "fp32":
-            # open_clip casts what it builds: some weights stay float32, and some layers are others.
+            # Rebuild instead of casting: at a lower precision open_clip keeps some weights float32 and replaces some layers.
             state = network.state_dict()
             network = found.build(device, precision, preprocessing)
             network.load_state_dict(state)
@@ -221,7 +222,7 @@ def load_clip(
 
 @dataclass(frozen=True)
 class Shape:
-    """What a CLIP takes and gives: height and width of a picture, positions of a text, and the joint dimension."""
+    """Input and output sizes of a CLIP: picture height and width, text positions, joint dimension."""
 
     image_size: tuple[int, int]
     positions: int
@@ -230,7 +231,7 @@ class Shape:
 
 @torch.no_grad()
 def check_features(model: Model, tokenizer: Tokenizer, precision: Precision = "fp32") -> Shape:
-    """Run a model on shapes alone, without memory or weights; raises UserError where no features of the joint dimension come of it."""
+    """Run the model on the meta device, without memory or weights. Raises UserError unless all features have the joint dimension."""
     network = model.build(_META, "fp32", Preprocessing())
     if precision != "fp32":
         try:
@@ -248,12 +249,12 @@ def check_features(model: Model, tokenizer: Tokenizer, precision: Precision = "f
         feature = _pooled(network.encode_image(image_NCHW))
     except OF_A_CONFIGURATION as error:
         sides = "x".join(map(str, shape.image_size))
-        raise UserError(f"--model {model.name} cannot take pictures of {sides}, its own size: {one_line(error)}") from error
+        raise UserError(f"--model {model.name} fails on pictures of its own size, {sides}: {one_line(error)}") from error
     _require_shape(model.name, "image", feature, (1, shape.dimension))
     try:
         sentence, token = _encode_whole(network, ids_NL)
     except OF_A_CONFIGURATION as error:
-        raise UserError(f"--model {model.name} cannot take texts of {shape.positions} tokens, its own length: {one_line(error)}") from error
+        raise UserError(f"--model {model.name} fails on texts of its own length, {shape.positions} tokens: {one_line(error)}") from error
     _require_shape(model.name, "sentence", sentence, (1, shape.dimension))
     _require_shape(model.name, "token", token, (1, shape.positions, shape.dimension))
     return shape
@@ -276,7 +277,7 @@ def _require_shape(model: str, which: str, feature: Tensor, expected: tuple[int,
 
 
 def _image_size(network: Any) -> tuple[int, int]:
-    """Height and width of the pictures that a network takes."""
+    """Height and width of the network's input pictures."""
     size = network.visual.image_size
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     return int(height), int(width)
@@ -287,7 +288,7 @@ def _positions(network: Any) -> int:
 
 
 def _encode_whole(network: Any, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
-    """The sentence features by open_clip's own path, and the features of all positions on it."""
+    """Sentence features by open_clip's own encode_text, and the token features of all positions from the same pass."""
     tower = _text_tower(network)
     hidden: list[Tensor] = []
     hook = tower.ln_final.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
@@ -299,7 +300,7 @@ def _encode_whole(network: Any, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pooled(made: Any) -> Tensor:
-    """The feature of an image or a sentence; configured with `output_tokens`, a tower gives those of patches or words beside it."""
+    """The pooled feature alone. A tower configured with `output_tokens` returns a tuple (pooled, tokens)."""
     feature: Tensor = made[0] if isinstance(made, tuple) else made
     return feature
 
@@ -313,7 +314,7 @@ def _project(tower: Any, token_NLW: Tensor) -> Tensor:
 
 
 def _activation(block: Any) -> str:
-    """QuickGELU, GELU, or another by its name."""
+    """Name of the activation: QuickGELU, GELU, or another class."""
     for module in block.mlp.modules():
         if "gelu" in type(module).__name__.lower():
             name, approximate = type(module).__name__, getattr(module, "approximate", "none")
@@ -322,13 +323,13 @@ def _activation(block: Any) -> str:
 
 
 def _text_tower(model: nn.Module) -> Any:
-    """The module that holds transformer, ln_final and text_projection: the model itself (CLIP) or its part `text` (CustomTextCLIP)."""
+    """The module with transformer, ln_final and text_projection: the model itself (CLIP) or its `text` attribute (CustomTextCLIP)."""
     return getattr(model, "text", model)
 
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Products and convolutions of float32 in float32: a GPU would round their factors to 10 bits."""
+    """Compute float32 matmuls and convolutions in float32: TF32 would round their inputs to a 10-bit mantissa."""
     products = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -339,7 +340,7 @@ def _without_tf32() -> Iterator[None]:
 
 
 def _is_causal(tower: Any) -> bool:
-    """Whether no token sees a later one and the sentence is the end token's: then positions after the end change nothing."""
+    """True if attention is causal and the end token is pooled: then positions after the end token have no effect."""
     mask: Tensor | None = getattr(tower, "attn_mask", None)
     pooling = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
     if mask is None or pooling != "argmax":
@@ -349,6 +350,6 @@ def _is_causal(tower: Any) -> bool:
 
 
 def _pad(batch_N: Tensor, size: int = BATCH) -> Tensor:
-    """The batch with its first row repeated up to `size` rows."""
+    """Pad the batch to `size` rows by repeating its first row."""
     assert 0 < len(batch_N) <= size
     return torch.cat([batch_N, batch_N[:1].expand(size - len(batch_N), *batch_N.shape[1:])])

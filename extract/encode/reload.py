@@ -1,4 +1,4 @@
-"""The CLIP that made a cache, loaded again: search encodes queries with it, and fine-tuning trains it."""
+"""Load the CLIP that made a cache again: search encodes queries with it, and fine-tuning trains it."""
 
 import torch
 
@@ -6,29 +6,29 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract.encode.clip import Clip, load_clip
 from extract.encode.models import HUB, LOCAL, RANDOM, Precision, open_clip
-from extract.encode.preprocessing import of_cache
+from extract.encode.preprocessing import from_cache
 
 
 def reload_clip(
     cache: FeatureCache, device: torch.device, model: str | None = None, pretrained: str | None = None, precision: Precision | None = None
 ) -> Clip:
-    """Load the CLIP that made a cache from where the cache says, or from where `model` and `pretrained` say that it is now.
+    """Load the CLIP that made a cache, by default from the place that the cache records.
 
-    It computes with `precision`, by default that of the cache. Raises UserError where it cannot be had, and where weights, configuration or
-    the pictures that it takes are not those that made the cache.
+    `model` and `pretrained` override that place, for a model that has moved. `precision` defaults to the cache's. Raises UserError if the
+    CLIP cannot be loaded, or if its weights, configuration or preprocessing differ from those that made the cache.
     """
     made, settings = cache.extraction, cache.settings
     name, weights = model or made.model, pretrained
     if name is None:
         raise UserError(f"{cache.path} does not say which CLIP made it: name it with --model and --pretrained")
-    # A folder that is named now brings its own weights, in the place of the tag or the file that the cache was made with.
+    # A model folder named here brings its own weights, which replace the tag or file that the cache records.
     brings_its_own = model is not None and model.startswith((LOCAL, HUB)) and made.pretrained != RANDOM
     if weights is None and not brings_its_own:
         weights = made.pretrained
-    open_clip()  # where it is not installed, nothing has moved
+    open_clip()  # fail here if it is not installed, not with the message that the CLIP has moved
     try:
         clip = load_clip(
-            name, weights, device, made.seed, precision or settings["precision"], of_cache(settings), settings["special_tokens"]
+            name, weights, device, made.seed, precision or settings["precision"], from_cache(settings), settings["special_tokens"]
         )
     except UserError as error:
         if model or pretrained:
@@ -39,20 +39,20 @@ def reload_clip(
 
 
 def _check_same(clip: Clip, cache: FeatureCache, loaded: str) -> None:
-    """Raises UserError where a CLIP, `loaded` by this name, is not the one that made the cache."""
+    """Raise UserError if a CLIP is not the one that made the cache; `loaded` is its name in the message."""
     if clip.digest != cache.weights:
         raise UserError(
-            f"{loaded} has the weights {clip.digest[:12]}..., the cache {cache.path} was made with {cache.weights[:12]}...: "
+            f"{loaded} has the weights {clip.digest[:12]}..., but the cache {cache.path} was made with {cache.weights[:12]}...: "
             "name the same with --pretrained FILE, or with --model local-dir:FOLDER"
         )
     if clip.architecture != cache.settings["architecture"]:
         raise UserError(
-            f"{loaded} has the weights of the cache {cache.path} but another configuration (its activation, say): name the same --model"
+            f"{loaded} has the weights of the cache {cache.path} but another configuration, such as its activation: name the same --model"
         )
     there = clip.image_settings()
     differing = [f"{key} is {value} and was {cache.settings[key]}" for key, value in there.items() if cache.settings[key] != value]
     if differing:
         raise UserError(
-            f"{loaded} takes other pictures than the CLIP that made the cache {cache.path} ({'; '.join(differing)}): "
+            f"{loaded} preprocesses pictures differently from the CLIP that made the cache {cache.path} ({'; '.join(differing)}): "
             "name the same --model, or extract again"
         )

@@ -1,4 +1,4 @@
-"""Texts to features, in batches of like length: a causal text tower needs no more positions than a text has tokens.
+"""Encode texts in batches of similar length: a causal text tower needs no more positions than a text has tokens.
 
 Shape suffixes: N texts of a batch, L text positions, D joint dimension.
 """
@@ -13,13 +13,14 @@ from data.cache import FeatureCache, TextEntry
 from extract.encode.clip import BATCH, Clip
 
 START_AND_END = 2
-"""The tokens of a text without words."""
+"""Number of tokens of a text without words."""
 
 
 def encode_texts(texts: Sequence[str], clip: Clip, max_words: int, batch_size: int = BATCH) -> Iterator[list[TextEntry]]:
-    """The features of these texts, batch by batch, the shortest texts first.
+    """Encode texts, and yield their features batch by batch, shortest texts first.
 
-    A batch of another size may round otherwise: what is cached is encoded in batches of BATCH; a single query would cost as much as those.
+    Features of another batch size may round differently, so everything in the cache is encoded with BATCH. For a single query a smaller
+    `batch_size` saves the cost of the padding.
     """
     tokens = [clip.tokenizer.encode(text) for text in texts]
     ids_NL, length_N = clip.to_ids(tokens, max_words)
@@ -29,7 +30,7 @@ def encode_texts(texts: Sequence[str], clip: Clip, max_words: int, batch_size: i
         for first in range(0, len(alike), batch_size):
             batch = alike[first : first + batch_size]
             sentence_ND, token_NLD = clip.encode_texts(ids_NL[batch, :count], batch_size)
-            # Copies: a view would keep the features of all positions of the batch until the part is written.
+            # Copy: a view would keep the whole batch in memory until the part is written.
             yield [
                 TextEntry(texts[i], token_NLD[n, : int(length_N[i])].copy(), sentence_ND[n], clip.tokenizer.count(tokens[i]))
                 for n, i in enumerate(batch)
@@ -38,8 +39,10 @@ def encode_texts(texts: Sequence[str], clip: Clip, max_words: int, batch_size: i
 
 @dataclass(frozen=True)
 class Unread:
-    """Texts that CLIP did not read as a whole: of `count` different ones those that were cut, to `most` tokens, and those in which its
-    tokenizer finds no word."""
+    """Texts that CLIP did not read in full, out of `count` distinct texts.
+
+    `cut` lists the texts that were cut to `most` tokens, `empty` those in which the tokenizer finds no word.
+    """
 
     count: int
     most: int
@@ -47,16 +50,16 @@ class Unread:
     empty: list[str]
 
     def lines(self) -> Iterator[str]:
-        """In sentences, where there are such texts."""
+        """One sentence for each kind of text that occurs."""
         if self.cut:
             yield f"{len(self.cut):,} of {self.count:,} texts have more than {self.most} tokens and were cut, such as {quote(self.cut[0])}"
         if self.empty:
-            yield f"{len(self.empty):,} of {self.count:,} texts have no word that the model reads, such as {quote(self.empty[0])}"
+            yield f"{len(self.empty):,} of {self.count:,} texts have no word that the model can read, such as {quote(self.empty[0])}"
 
 
 def find_unread(captions: Iterable[str], cache: FeatureCache, clip: Clip) -> Unread:
-    """Those of these captions that are in the cache and were not read as a whole, also if they were encoded long ago."""
+    """The cached captions among these that CLIP did not read in full, including those of earlier runs."""
     texts = [text for text in dict.fromkeys(captions) if ("texts", text) in cache]
-    cut = cache.cut_texts(texts, lambda text: clip.tokenizer.count(clip.tokenizer.encode(text)))
+    cut = cache.truncated_texts(texts, lambda text: clip.tokenizer.count(clip.tokenizer.encode(text)))
     empty = [text for text, length in zip(texts, cache.text_lengths(texts), strict=True) if length == START_AND_END]
     return Unread(len(texts), int(cache.settings["max_words"]), cut, empty)

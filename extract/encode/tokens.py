@@ -1,8 +1,8 @@
-"""A text as the tokens of a CLIP: what they are, where a longer text is cut, and which of its words the vocabulary has.
+"""CLIP's tokens of a text: how they are found, where a long text is cut, and which words the vocabulary knows.
 
-open_clip's own tokenizer is a byte-pair encoding. It cleans a text (most make it lower case), finds words, numbers and signs in it, and
-spells each of them by the fewest pieces that its merges give. Any string can be spelled: what was rare in the texts that the merges were
-learned from falls apart into letters, and a script that was rare into bytes.
+open_clip's tokenizer is a byte-pair encoding. It cleans a text (in most models, to lower case), splits it into words, numbers and
+punctuation, and merges the bytes of each into pieces of the vocabulary. Any string can be encoded: a word that was rare in the training
+texts falls apart into letters, and a rare script into bytes.
 """
 
 import unicodedata
@@ -15,20 +15,20 @@ from typing import Any, Literal
 import numpy as np
 
 SpecialTokens = Literal["letters", "tokens"]
-"""Whether `<end_of_text>` in a text is read as its letters, or is the token that ends the text for CLIP."""
+"""Whether `<end_of_text>` inside a text is spelled out in letters, or is the token that ends the text for CLIP."""
 
 END_OF_WORD = "</w>"
 LETTERS_A_PIECE = 3
-"""A word in several pieces is known where they have so many letters on average: so are 99.1% of the words in 9,201 captions of MSR-VTT and
-DiDeMo, and 0.6% of strings of 4 to 10 random letters (tests/test_tokens.py bounds both)."""
+"""A word of several pieces counts as known if they have at least this many letters on average. That holds for 99.1% of the words in 9,201
+captions of MSR-VTT and DiDeMo, and for 0.6% of strings of 4 to 10 random letters (tests/test_tokens.py bounds both)."""
 SHORTEST_WHOLE_WORD = 3
 WORDS_KEPT = 2**16
-"""Words whose spelling is remembered."""
+"""Size of the cache from words to their pieces."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a text was cut: after `word`, or `within` it, so that `tokens` are left, start and end included."""
+    """Where a text was cut: after `word`, or `within` it. `tokens` are left, including start and end."""
 
     word: str
     within: bool
@@ -36,10 +36,10 @@ class Cut:
 
 
 class Tokenizer:
-    """open_clip's SimpleTokenizer, one text at a time and in full; CLIP cuts what it makes."""
+    """open_clip's SimpleTokenizer for one text at a time, without the cut to CLIP's context length."""
 
     def __init__(self, library: Any, without_special: Any, special_tokens: SpecialTokens) -> None:
-        """`library`: a SimpleTokenizer of this object's own; `without_special`: its pattern of words, without the special tokens."""
+        """`library` is a SimpleTokenizer, which this object modifies; `without_special` is its word pattern without the special tokens."""
         self._library, self.special_tokens = library, special_tokens
         library.bpe = self._bpe
         if special_tokens == "letters":
@@ -47,30 +47,30 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of different tokens."""
+        """Number of tokens in the vocabulary."""
         return int(self._library.vocab_size)
 
     @property
     def end(self) -> int:
-        """The token behind the last word: the largest of all."""
+        """Id of the end token, the largest of all."""
         return int(self._library.eot_token_id)
 
     def encode(self, text: str) -> list[int]:
-        """All tokens of a text, start and end included, however many they are."""
+        """All tokens of a text, including start and end, without a limit."""
         return [int(self._library.sot_token_id), *self._library.encode(text), self.end]
 
     def count(self, tokens: Sequence[int]) -> int:
-        """How many of the tokens that `encode` gave are the text's: up to its first end token, start and end included."""
+        """Number of tokens up to the first end token, including start and end."""
         return tokens.index(self.end) + 1
 
     def cut(self, tokens: Sequence[int], most: int) -> list[int]:
-        """At most so many of the tokens of a text: a longer one keeps the first most - 1 and its end token (CLIP's own rule)."""
+        """Cut tokens to at most `most`: a longer text keeps its first most - 1 tokens and the end token, as CLIP does."""
         return list(tokens) if len(tokens) <= most else [*tokens[: most - 1], self.end]
 
     def cut_of(self, text: str, most: int) -> Cut | None:
-        """Where a text is cut that may have `most` tokens, start and end included; None where all of it is read.
+        """Where the text is cut if it may have `most` tokens, including start and end; None if all of it is read.
 
-        Where special tokens are themselves, one may end a text before.
+        With `special_tokens` "tokens", an end token inside the text ends it earlier.
         """
         tokens = self.encode(text)
         count = self.count(tokens)
@@ -87,40 +87,41 @@ class Tokenizer:
         raise AssertionError("a text that is cut has more words")
 
     def knows_a_word(self, text: str) -> bool:
-        """Whether the vocabulary has one of the words of a text.
+        """Whether the vocabulary knows at least one word of the text.
 
-        It has a word that is one piece, or falls into pieces of LETTERS_A_PIECE letters on average: skate-boarder, not x-q-z-vw. Letters of
-        a script that is spelled by bytes come to less than one letter a piece. A single letter says nothing, for the vocabulary has every
-        byte; a digit counts, for numbers are always spelled digit by digit. A pictograph is a word, a punctuation mark is none.
+        A word is known if it is one piece, or if its pieces have at least LETTERS_A_PIECE letters on average: skate-boarder is known,
+        x-q-z-vw is not. A script that is encoded in bytes has less than one letter per piece. A single letter does not count, since the
+        vocabulary has every byte; a digit does, since numbers are always encoded digit by digit. A pictograph counts as a word, a
+        punctuation mark does not.
         """
         return any(self._is_known(word) for word in self._words(text))
 
     def random_words(self, count: int, seed: int) -> str:
-        """A text of so many words that have nothing to do with each other, each a single token: count + 2 tokens in all."""
+        """A text of `count` unrelated words of one token each: count + 2 tokens with start and end."""
         return " ".join(np.random.default_rng(seed).choice(self._whole_words, count))
 
     @cached_property
     def _whole_words(self) -> list[str]:
-        """The words of small letters from a to z that are pieces of the vocabulary."""
+        """The lower-case ASCII words that are one piece of the vocabulary."""
         words = (piece.removesuffix(END_OF_WORD) for piece in self._library.encoder if piece.endswith(END_OF_WORD))
         return sorted(word for word in words if len(word) >= SHORTEST_WHOLE_WORD and word.isascii() and word.isalpha() and word.islower())
 
     def spell(self, text: str, most: int) -> list[str]:
-        """The tokens of a text that may have `most`, start and end included, in letters. One that ends a word ends with a space."""
+        """The tokens of a text as strings, cut to `most` tokens including start and end. A token that ends a word ends with a space."""
         tokens = self.cut(self.encode(text), most)
         return [self._library.decode([token]) for token in tokens[: self.count(tokens)]]
 
     def _words(self, text: str) -> list[str]:
-        """What the tokenizer finds in a text: runs of letters, single digits, runs of signs, and endings such as 's."""
+        """The words of a text as the tokenizer splits it: runs of letters, single digits, runs of punctuation, and endings such as 's."""
         found: list[str] = self._library.pat.findall(self._library.clean_fn(text))
         return found
 
     def _pieces(self, word: str) -> list[str]:
-        """The pieces of the vocabulary that spell a word."""
+        """The vocabulary pieces of a word."""
         return self._bpe("".join(self._library.byte_encoder[byte] for byte in word.encode())).split(" ")
 
     def _bpe(self, word: str) -> str:
-        """What SimpleTokenizer.bpe gives: the pieces of a word of encoded bytes, with spaces between them."""
+        """Replaces SimpleTokenizer.bpe: the pieces of a word of encoded bytes, separated by spaces."""
         known: dict[str, str] = self._library.cache
         if word in known:
             return known[word]
@@ -139,18 +140,18 @@ class Tokenizer:
 
 
 def _merge(pieces: list[str], ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    """Byte-pair encoding (Sennrich et al. 2016): neighbours are merged, those of the lowest rank first and from left to right, until no
-    two neighbours have a rank.
+    """Byte-pair encoding (Sennrich et al. 2016): merge the pair of neighbours with the lowest rank, from left to right, until no pair has
+    a rank.
 
-    SimpleTokenizer looks through the whole word for every merge, which takes seconds for a word of 10,000 letters. Here a heap holds the
-    ranks and places of neighbours; entries that an earlier merge made void are passed over.
+    SimpleTokenizer scans the whole word for every merge, which takes seconds for a word of 10,000 letters. Here a heap holds the ranks and
+    positions of the pairs, and entries that an earlier merge has made stale are skipped.
     """
     count = len(pieces)
     merged: list[str | None] = list(pieces)
     before, after = list(range(-1, count - 1)), list(range(1, count + 1))
 
     def rank_at(i: int) -> int | None:
-        """The rank of the piece at this place with the next one."""
+        """Rank of the pair of piece i and the next one, or None."""
         left, right = merged[i] if i >= 0 else None, merged[after[i]] if i >= 0 and after[i] < count else None
         return None if left is None or right is None else ranks.get((left, right))
 

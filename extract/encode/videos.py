@@ -1,7 +1,7 @@
-"""Videos to features: decoded ahead by threads (each waits for an ffmpeg of its own), encoded in batches that run across videos.
+"""Encode videos: threads decode ahead, each with its own ffmpeg, and frames are encoded in batches that may span videos.
 
-Frames go to the encoder in pieces, so that no more of them are held than workers and queue allow, whatever the length of a video. A feature
-does not depend on the order in which videos come.
+Frames reach the encoder in pieces, so the number of workers and the queue length bound the frames in memory, however long a video is.
+Features do not depend on the order in which videos are decoded.
 
 Shape suffixes: N frames of a piece or a batch, C channels, H and W sides, D joint dimension.
 """
@@ -28,20 +28,20 @@ from extract.decode.frames import Cuda
 from extract.decode.pictures import pixels_file, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
-from extract.encode.ahead import Ahead
 from extract.encode.clip import BATCH, Clip
+from extract.encode.prefetch import Prefetcher
 from extract.failures import Failure
 from extract.ffmpeg.run import Processes
 from extract.options import ExtractOptions
 from extract.plan.digest import file_digest
 
-AHEAD_A_WORKER, AHEAD_AT_LEAST = 2, 8
-"""Pieces of frames, and ends of videos, that wait for the encoder: for every worker; but of short videos enough for a batch."""
+QUEUED_PER_WORKER, MIN_QUEUED = 2, 8
+"""Queue length: pieces and ends of videos that wait for the encoder. The minimum lets short videos fill a batch."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some frames of a video, preprocessed, in order."""
+    """Consecutive frames of a video, preprocessed."""
 
     video_id: str
     image_NCHW: torch.Tensor
@@ -49,7 +49,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Kept:
-    """JPEG files of a video's frames, in order, of those kinds that are wanted."""
+    """JPEG files of a video's frames, in order. A kind that is not wanted stays empty."""
 
     thumbnails: list[bytes] = field(default_factory=list)
     pixels: list[bytes] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Done:
-    """All frames of a video, or of a part of it, have been handed over."""
+    """Marks the end of a video, or of a span of one: all its frames have been queued."""
 
     video_id: str
     sampled: Sampled[None]
@@ -69,18 +69,21 @@ class _Done:
 
 
 @dataclass
-class _Waiting:
-    """A video on its way: the features of its frames so far, and how many more the encoder has in hand."""
+class _InProgress:
+    """A video in progress: features so far, and the number of frames that still wait to be encoded."""
 
     feature_ND: list[NDArray[np.float32]] = field(default_factory=list)
-    in_hand: int = 0
+    pending: int = 0
     done: _Done | None = None
 
 
 @dataclass
-class Clock:
-    """Seconds and frames of the work: how long decoders ran (all workers together) and the encoder computed; how long it waited for the
-    frames of its first batch, and after that for more."""
+class Timings:
+    """Where the time goes, in seconds, and the number of frames encoded.
+
+    `decode_s` is the decoding time summed over workers, `encode_s` the time that the encoder computed. The encoder waited `start_s` for its
+    first batch and `wait_s` for later frames.
+    """
 
     decode_s: float = 0.0
     encode_s: float = 0.0
@@ -89,31 +92,31 @@ class Clock:
     frames: int = 0
 
     def rates(self, workers: int) -> str:
-        """Frames a second that decoding and encoding could reach alone."""
+        """Frames per second that decoding alone and encoding alone would reach."""
         if not self.decode_s or not self.encode_s:
             return ""
         return f"decode {self.frames * workers / self.decode_s:.0f}, encode {self.frames / self.encode_s:.0f} frames/s"
 
 
 def worker_count(options: ExtractOptions) -> int:
-    """Videos decoded side by side."""
+    """Number of videos to decode in parallel."""
     return options.workers or max(1, (os.cpu_count() or 1) // on_this_machine())
 
 
-def leads_out(file: Path, folder: Path) -> bool:
-    """Whether a file is a symbolic link to somewhere outside of the folder."""
+def points_outside(file: Path, folder: Path) -> bool:
+    """True if the file lies outside the folder once symbolic links are resolved."""
     return not file.resolve().is_relative_to(folder.resolve())
 
 
-class VideoFeaturesAhead:
-    """Iterate over these videos encoded, or why they are not, in no order. Decoding begins when the context is entered.
+class PrefetchedVideos:
+    """Iterate over encoded videos and failures, in no particular order. Decoding starts when the context is entered.
 
-    `todo`: the columns of `Dataset.videos`, and `thumbnails` and `pixels`, whether those are to be kept.
+    `todo` has the columns of `Dataset.videos` and two of booleans, `thumbnails` and `pixels`: whether to keep those pictures.
     """
 
     def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> None:
         assert options.fps is not None
-        self.clock = Clock()
+        self.timings = Timings()
         self._clip, self._options = clip, options
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
@@ -130,62 +133,62 @@ class VideoFeaturesAhead:
             pictures=options.pictures or "stored",
         )
         self.jumping: list[str] = []
-        """The videos so far whose clock was set."""
+        """Ids of the videos so far whose clock jumps."""
         workers = worker_count(options)
-        self._ahead: Ahead[Any, _Piece | _Done | Failure] = Ahead(
-            todo.itertuples(index=False), self._decode, workers, max(AHEAD_A_WORKER * workers, AHEAD_AT_LEAST), processes.stop
+        self._prefetcher: Prefetcher[Any, _Piece | _Done | Failure] = Prefetcher(
+            todo.itertuples(index=False), self._decode, workers, max(QUEUED_PER_WORKER * workers, MIN_QUEUED), processes.stop
         )
 
-    def __enter__(self) -> "VideoFeaturesAhead":
-        self._ahead.__enter__()
+    def __enter__(self) -> "PrefetchedVideos":
+        self._prefetcher.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._ahead.__exit__(*error)
+        self._prefetcher.__exit__(*error)
         if self._pyav is not None:
             self._pyav.close()
 
     def __iter__(self) -> Iterator[VideoEntry | Failure]:
-        """Encode what comes; a video when all of its frames are done."""
-        waiting: dict[str, _Waiting] = {}
+        """Encode frames as they arrive, and yield each video when all its frames are encoded."""
+        in_progress: dict[str, _InProgress] = {}
         owners: deque[tuple[str, int]] = deque()
         frames = torch.empty(0)
 
         def encode(image_NCHW: torch.Tensor) -> Iterator[VideoEntry]:
             begin = time.perf_counter()
             rest_ND = self._clip.encode_images(image_NCHW)
-            self.clock.encode_s += time.perf_counter() - begin
-            self.clock.frames += len(rest_ND)
+            self.timings.encode_s += time.perf_counter() - begin
+            self.timings.frames += len(rest_ND)
             while len(rest_ND):
                 video_id, count = owners.popleft()
                 taken = min(count, len(rest_ND))
                 if taken < count:
                     owners.appendleft((video_id, count - taken))
-                video = waiting.get(video_id)
+                video = in_progress.get(video_id)
                 if video is not None:
                     video.feature_ND.append(rest_ND[:taken])
-                    video.in_hand -= taken
-                    if video.done and not video.in_hand:
-                        yield _entry(waiting.pop(video_id))
+                    video.pending -= taken
+                    if video.done and not video.pending:
+                        yield _entry(in_progress.pop(video_id))
                 rest_ND = rest_ND[taken:]
 
-        for item in self._ahead:
-            if not self.clock.frames:
-                self.clock.start_s = self._ahead.waited_s
-            self.clock.wait_s = self._ahead.waited_s - self.clock.start_s
+        for item in self._prefetcher:
+            if not self.timings.frames:
+                self.timings.start_s = self._prefetcher.waited_s
+            self.timings.wait_s = self._prefetcher.waited_s - self.timings.start_s
             if isinstance(item, Failure):
-                # Frames that are in the encoder's hand already are thrown away when they come out.
-                waiting.pop(item.video_id, None)
+                # Its frames that already wait to be encoded are dropped after encoding.
+                in_progress.pop(item.video_id, None)
                 yield item
             elif isinstance(item, _Done):
-                self.clock.decode_s += item.decode_s
+                self.timings.decode_s += item.decode_s
                 self.jumping += [item.video_id] if item.sampled.clock_jumps else []
-                video = waiting[item.video_id]
+                video = in_progress[item.video_id]
                 video.done = item
-                if not video.in_hand:
-                    yield _entry(waiting.pop(item.video_id))
+                if not video.pending:
+                    yield _entry(in_progress.pop(item.video_id))
             else:
-                waiting.setdefault(item.video_id, _Waiting()).in_hand += len(item.image_NCHW)
+                in_progress.setdefault(item.video_id, _InProgress()).pending += len(item.image_NCHW)
                 owners.append((item.video_id, len(item.image_NCHW)))
                 frames = item.image_NCHW if not len(frames) else torch.cat([frames, item.image_NCHW])
                 while len(frames) >= BATCH:
@@ -194,17 +197,17 @@ class VideoFeaturesAhead:
         if len(frames):
             yield from encode(frames)
 
-    def _decode(self, row: Any, give: Callable[[_Piece | _Done | Failure], None]) -> None:
+    def _decode(self, row: Any, put: Callable[[_Piece | _Done | Failure], None]) -> None:
         begin = time.perf_counter()
-        given = 0.0
+        blocked_s = 0.0
         piece: list[torch.Tensor] = []
 
-        def hand_over(final: bool) -> None:
-            nonlocal given
+        def queue_piece(final: bool) -> None:
+            nonlocal blocked_s
             if piece and (final or len(piece) == BATCH):
                 before = time.perf_counter()
-                give(_Piece(row.video_id, torch.stack(piece)))
-                given += time.perf_counter() - before
+                put(_Piece(row.video_id, torch.stack(piece)))
+                blocked_s += time.perf_counter() - before
                 piece.clear()
 
         kept = _Kept()
@@ -219,13 +222,13 @@ class VideoFeaturesAhead:
             if row.pixels:
                 kept.pixels.append(pixels_file(picture))
             piece.append(self._clip.to_tensor(picture))
-            hand_over(final=False)
+            queue_piece(final=False)
 
         span = Span.of_cells(row.start, row.end)
         stat, digest = None, ""
         try:
-            if not self._options.follow_links and leads_out(row.file, self._options.videos):
-                raise DecodeFailed("a symbolic link that leads out of the folder of videos: --follow-links takes it")
+            if not self._options.follow_links and points_outside(row.file, self._options.videos):
+                raise DecodeFailed("a symbolic link that points outside the folder of videos: --follow-links allows it")
             stat = row.file.stat()
             digest = file_digest(row.file)
             if self._sampling.max_frames is None:
@@ -234,27 +237,35 @@ class VideoFeaturesAhead:
                 chosen = sample_frames(row.file, self._sampling, shrink, span)
                 for shrunk in chosen.pictures:
                     take(shrunk)
-                made = [None] * len(chosen.pictures)
-                sampled = Sampled(made, chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder, chosen.clock_jumps)
-            hand_over(final=True)
-            decode_s = time.perf_counter() - begin - given
+                no_pictures = [None] * len(chosen.pictures)
+                sampled = Sampled(no_pictures, chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder, chosen.clock_jumps)
+            queue_piece(final=True)
+            decode_s = time.perf_counter() - begin - blocked_s
             outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, digest, span, decode_s)
         except DecodeFailed as error:
             outcome = _failure(row, error, stat, digest)
         except OSError as error:
             outcome = _failure(row, DecodeFailed(f"the file cannot be read: {error.strerror}"), None, "")
-        give(outcome)
+        put(outcome)
 
 
 def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest: str) -> Failure:
     size, mtime_ns = (stat.st_size, stat.st_mtime_ns) if stat is not None and Path(row.file).is_file() else (None, None)
     counts = (error.expected, error.decoded)
     return Failure(
-        row.video_id, path_text(row.file), error.reason, error.words, *counts, size, mtime_ns, Span.of_cells(row.start, row.end), digest
+        row.video_id,
+        path_text(row.file),
+        error.reason,
+        error.last_words,
+        *counts,
+        size,
+        mtime_ns,
+        Span.of_cells(row.start, row.end),
+        digest,
     )
 
 
-def _entry(video: _Waiting) -> VideoEntry:
+def _entry(video: _InProgress) -> VideoEntry:
     assert video.done is not None
     done = video.done
     return VideoEntry(

@@ -1,1 +1,1 @@
-"""ffmpeg as a program: how it is started and stopped, what it is told, and what its log says."""
+"""ffmpeg as a subprocess: starting and stopping it, its filter graph, and its log."""

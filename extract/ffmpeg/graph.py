@@ -1,4 +1,4 @@
-"""The graph of ffmpeg that decodes a part of a file: its frames by the rule of sampling, each as raw pixels, and told of in the log."""
+"""The ffmpeg graph that decodes a span of a file: the sampled frames as raw pixels, each reported in the log by `showinfo`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +10,16 @@ from extract.ffmpeg.input import video_file
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a stream needs beyond plain decoding. It is told by the header and by the pictures, so the first attempt is at a plain stream.
+class StreamNeeds:
+    """What a stream needs beyond plain decoding. The header and the pictures tell, so the first attempt assumes a plain stream.
 
-    `late`: seconds from the start of the file to where the video begins; `recounted`: whether ffmpeg leaves these out by itself where it
-    seeks nothing; `steady`: whether moments can be sought; `lead`: seconds to seek before a moment, where that leads to no key frame;
-    `still`: whether to decode from the key frame before a moment, since the frame that is on the screen began before it; `turned`,
-    `interlaced`, `alpha`: whether pictures are; `decoder`: in place of ffmpeg's choice.
+    late: seconds from the start of the file to the start of the video.
+    recounted: ffmpeg subtracts `late` itself unless it seeks.
+    steady: the file can be sought by time.
+    lead: seconds to seek ahead of the target, for containers without an index of key frames.
+    still: decode from the key frame before the target, because the frame on the screen began before it.
+    turned, interlaced, alpha: the pictures are rotated, are interlaced, have an alpha channel.
+    decoder: the decoder to use instead of ffmpeg's choice; empty for ffmpeg's choice.
     """
 
     late: float = 0.0
@@ -30,48 +33,50 @@ class Look:
     decoder: str = ""
 
 
-def decoding_graph(span: Span, sampling: Sampling, look: Look, teller: str, frames: int | None) -> Any:
-    """The graph for a part of a file that looks like this. With `frames` it gives no more than so many; `teller` tells of each.
+def decoding_graph(span: Span, sampling: Sampling, needs: StreamNeeds, showinfo: str, frames: int | None) -> Any:
+    """The graph for a span of a file with these needs. It gives at most `frames` frames; `showinfo` is the name of
+    the filter that logs them.
 
-    In a part that does not begin with the file, the first frame has its own time where that is a tick after the start, or more.
+    If the span does not start with the file, a first frame that comes a tick or more after the start keeps its own time.
     """
     ticks = span.ticks(sampling.fps)
-    begin = look.late + span.begin
+    begin = needs.late + span.begin
     options: dict[str, Any] = {}
-    if look.steady and span.begin and begin > look.lead:
-        options["ss"] = begin - look.lead
-        begin = look.lead
-        if look.still:
+    if needs.steady and span.begin and begin > needs.lead:
+        options["ss"] = begin - needs.lead
+        begin = needs.lead
+        if needs.still:
             options["noaccurate_seek"] = None
-    elif look.recounted:
+    elif needs.recounted:
         begin = span.begin
-    if look.decoder:
-        options["c:v"] = look.decoder
-    restarts = look.turned or look.interlaced
+    if needs.decoder:
+        options["c:v"] = needs.decoder
+    restarts = needs.turned or needs.interlaced
     if not restarts:
-        # Where parameters change, ffmpeg would make the filters anew, and what they hold would be lost. None of those below minds a change,
-        # but those that turn or deinterlace do: they would read beyond the end of a picture.
+        # When parameters change, ffmpeg rebuilds the filters and loses the frames that they hold. The filters below
+        # tolerate a change, except those that rotate or deinterlace: they would read beyond the end of a picture.
         options |= {"reinit_filter": 0, "noautorotate": None}
-    # On the GPU the frames stay there until those wanted are chosen. Of 10 bits, or turned, they fail here and go to the CPU.
+    # Frames stay on the GPU until the sampled ones are chosen. 10-bit or rotated video fails here and is decoded on the CPU.
     options |= {} if sampling.cuda is None else {"hwaccel": "cuda", "hwaccel_output_format": "cuda"}
     filters = [_steady_clock(begin, sampling.fps, restarts or span.begin > 0)]
     if span.begin:
-        # The first frame that begins in the part is there from the start, and the one before it for less than a tick: it is left out.
+        # The first frame that begins in the span counts from its start. The frame before it, on the screen for less
+        # than a tick, is dropped.
         filters.append(f"setpts='if(lt(PREV_INPTS,0)*gte(PTS,0)*lt(PTS,1/({sampling.fps}*TB)),0,PTS)'")
-    if look.interlaced:
+    if needs.interlaced:
         filters.append("bwdif=mode=send_frame:deint=interlaced")
-    # round=up: without it the filter's frames are half a period late.
+    # Without round=up the filter is half a period late.
     filters.append(f"fps={sampling.fps}:round=up")
     if span.begin or ticks is not None:
-        # What lies before was decoded for the sake of what follows; what lies behind belongs to another part.
+        # Frames before the start were decoded only because later ones depend on them; frames after the end belong to another span.
         filters.append(f"trim=start_pts=0{'' if ticks is None else f':end_pts={ticks}'}")
     if ticks is not None and not restarts:
-        # As soon as the frame after the last tick comes, all is known. Filters that begin anew give some ticks twice.
+        # Stop at the last tick. Not with filters that restart: they repeat some ticks.
         frames = min(frames or ticks, ticks)
     if sampling.cuda is not None:
         filters += ["hwdownload", "format=nv12"]
-    filters += [f"{teller}=checksum=0", "scale=eval=frame", f"format={'rgba' if look.alpha else 'rgb24'}"]
-    # One thread: files are decoded side by side, and more threads in each would only add overhead.
+    filters += [f"{showinfo}=checksum=0", "scale=eval=frame", f"format={'rgba' if needs.alpha else 'rgb24'}"]
+    # One thread: files are decoded in parallel, so more threads per file would only add overhead.
     return video_file(threads=1, **options).output(
         "pipe:",
         vf=",".join(filters),
@@ -85,15 +90,17 @@ def decoding_graph(span: Span, sampling: Sampling, look: Look, teller: str, fram
 
 
 def _steady_clock(late: float, fps: float, restarts: bool) -> str:
-    """The filter that begins the time at `late` seconds, and goes on where the clock was set, saying so: with the interval of the frames
-    before, at most one tick of the sampling. `restarts`: whether this filter may begin anew on the way, or at a moment within the video.
+    """The setpts filter that puts time 0 at `late` seconds and removes jumps of the clock, logging each.
 
-    Registers of the expression: 0 the last interval; 1 what is taken off the time stamps; 2 what was before the clock was set, for frames
-    that still come by that clock, or again.
+    After a jump, the next frame follows after the interval of the frames before, at most one sampling tick.
+    `restarts` is true if the filter may restart within the video, or if decoding starts within it.
+
+    Registers of the expression: 0 is the last interval; 1 is the offset subtracted from time stamps; 2 is the offset before the last jump,
+    for frames that still carry, or again carry, the old clock.
     """
     tick, longest, near = f"1/({fps}*TB)", f"{LONGEST_STILL_S}/TB", f"-{BACK_S}/TB,{BACK_S}/TB"
     passed, passed_before = "(PTS-ld(1)-PREV_OUTPTS)", "(PTS-ld(2)-PREV_OUTPTS)"
-    # The first frame is on the screen from the beginning.
+    # The first frame is on the screen from the start.
     at_once, else_ = (f"lt(PTS-ld(1),{tick})", "PTS-ld(1)") if restarts else (f"lte(PTS-ld(1),{longest})", "0*st(1,st(2,PTS))")
     first = f"st(1,st(2,round({late}/TB))); if({at_once},min(PTS-ld(1),0),{else_})"
     step = f"if(gt(ld(0),0),min(ld(0),{tick}),{tick})"

@@ -1,4 +1,4 @@
-"""How ffmpeg opens a file that nobody vouches for: it alone, and only as a container that holds its own pictures."""
+"""Open an untrusted file in ffmpeg: no other file or address, and only containers that hold their own pictures."""
 
 from typing import Any
 
@@ -11,5 +11,5 @@ MAX_PIXELS = 8192 * 8192
 
 
 def video_file(**options: Any) -> Any:
-    """The file in place of SOURCE, as the input of a graph with further options of ffmpeg's."""
+    """The file that replaces SOURCE, as the input of a graph. `options` are further ffmpeg options."""
     return ffmpeg.input(SOURCE, protocol_whitelist="file", format_whitelist=FORMATS, max_pixels=MAX_PIXELS, **options)

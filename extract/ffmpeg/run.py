@@ -1,4 +1,4 @@
-"""The one place that starts ffmpeg: the binary that pip brought, told what to do by a graph of ffmpeg-python."""
+"""Run ffmpeg: the only file that starts it. It takes a graph of ffmpeg-python and, by default, the binary that pip installed."""
 
 import os
 import re
@@ -17,49 +17,48 @@ import imageio_ffmpeg
 
 from data.base.errors import UserError
 from data.base.whole_files import written_whole
-from extract.ffmpeg.log import SAID_BYTES, Log, is_error
+from extract.ffmpeg.log import LOG_BYTES, Log, is_error
 from extract.ffmpeg.watchdog import Watchdog
 
 SOURCE = "SOURCE"
-"""Stands for the input file in a graph. ffmpeg-python cannot take every name a file may have, so the path is put in afterwards."""
+"""Placeholder for the input file in a graph. ffmpeg-python does not accept every file name, so the path is substituted afterwards."""
 
 CONSEQUENCES = re.compile(
     "Error opening (input|output) files?[: ]|Error opening input: Invalid argument|Task finished with error"
     "|Terminating thread with return code|Nothing was written into output file|Decode error rate|after EOF|before EOF"
 )
-"""Errors that follow from what was said before and do not say more."""
+"""Error lines that only follow from earlier ones and add nothing."""
 
 PROGRAM_VARIABLE = "IMAGEIO_FFMPEG_EXE"
-"""The environment variable by which a user names another ffmpeg than the one that pip brought."""
+"""Environment variable that names another ffmpeg than the one that pip installed."""
 
 START_LIMIT_S = 20.0
-"""An ffmpeg that has not said its version by then hangs."""
+"""Seconds after which an ffmpeg that has not printed its version counts as hung."""
 
 WATCHDOG = Watchdog()
-"""Of this process there is one, and so there is one of its watchdog, whoever starts ffmpeg."""
+"""One watchdog serves the whole process."""
 
 Result = TypeVar("Result")
 
 
 class FfmpegFailed(Exception):
-    """ffmpeg could not do it: `reason` in one line, `words`, its last ones, also in one line and maybe empty, and all that it `said`."""
+    """ffmpeg failed. `reason` is one line; `last_words` the last error lines of the `log`, joined into one line, possibly empty."""
 
-    def __init__(self, reason: str, said: str) -> None:
-        words = last_words(said)
-        super().__init__(f"{reason}: {words}" if words else reason)
-        self.reason, self.words, self.said = reason, words, said
+    def __init__(self, reason: str, log: str) -> None:
+        self.reason, self.last_words, self.log = reason, last_words(log), log
+        super().__init__(f"{reason}: {self.last_words}" if self.last_words else reason)
 
 
 @dataclass(frozen=True)
 class Running:
-    """An ffmpeg at work: its standard output, and what it says meanwhile."""
+    """A running ffmpeg: its standard output and its log."""
 
     stdout: IO[bytes]
     log: Log
 
 
 class Processes:
-    """The processes that run side by side, so that an interrupt can end all of them: a decoder may hang. Each leads a group of its own."""
+    """The running subprocesses, so that an interrupt can kill all of them: a decoder may hang. Each leads its own process group."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +67,7 @@ class Processes:
 
     @contextmanager
     def holding(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Count the process as running for as long as the block takes. It is killed where this process is killed meanwhile."""
+        """Register the process for the duration of the block. If this process is killed meanwhile, the watchdog kills it too."""
         with self._lock:
             self._running.add(process)
             if self._stopped:
@@ -81,7 +80,7 @@ class Processes:
                 self._running.discard(process)
 
     def stop(self) -> None:
-        """Kill what runs, and at once whatever is started later."""
+        """Kill all running processes, and any that is registered later."""
         with self._lock:
             self._stopped = True
             for process in self._running:
@@ -89,14 +88,14 @@ class Processes:
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that was started in a session of its own, with everything it started."""
+    """Kill a process that leads its own session, with all its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager
 def killing_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
-    """Kill the process, with everything it started, where the block takes longer; the event says that it did."""
+    """Kill the process and its children if the block takes longer than `seconds`; the event is set if that happened."""
     timed_out = threading.Event()
 
     def kill() -> None:
@@ -109,7 +108,7 @@ def killing_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[
         yield timed_out
     finally:
         timer.cancel()
-        timer.join()  # it must not kill who comes after
+        timer.join()  # the timer must not fire after the block: the process id may belong to another process by then
 
 
 def run_ffmpeg(
@@ -120,42 +119,42 @@ def run_ffmpeg(
     read: Callable[[Running], Result],
     time_limit_s: float,
     processes: Processes | None = None,
-    teller: str = "",
+    showinfo: str = "",
 ) -> tuple[Result, str]:
-    """Run the graph in a process of its own; what `read` makes of its standard output, and what ffmpeg said on stderr.
+    """Run the graph in a subprocess. Returns what `read` makes of its standard output, and its log (standard error).
 
-    `source` replaces SOURCE in the graph; `feed` is written to its standard input; `processes` can end it from another thread;
-    `teller` is the name of the filter that tells of pictures. Raises FfmpegFailed where ffmpeg ends with an error or is still running after
-    `time_limit_s` seconds (it is killed then, with whatever it started), and UserError where it cannot be started.
+    `source` replaces SOURCE in the graph. `feed` is written to standard input. `processes` lets another thread kill ffmpeg. `showinfo` is
+    the name of the showinfo filter in the graph. Raises FfmpegFailed if ffmpeg ends with an error, or is still running after `time_limit_s`
+    seconds and is killed with its children; UserError if it cannot be started.
     """
     command = graph.global_args("-nostdin" if feed is None else "-hide_banner", "-nostats", "-loglevel", "repeat+level+info").compile(
         cmd=find_ffmpeg()
     )
     if source is not None:
-        # The file: prefix keeps a name with a colon, or one that starts with a dash, from being read as something else.
+        # The prefix file: keeps ffmpeg from reading a colon or a leading dash in the name as syntax.
         command = [f"file:{os.path.abspath(source)}" if argument == SOURCE else argument for argument in command]
-    # stderr goes to a file: a pipe that nobody empties fills up and stops the process.
-    with _log_file() as said:
-        process = _start(command, subprocess.DEVNULL if feed is None else subprocess.PIPE, said)
+    # stderr goes to a file: a pipe that nobody reads fills up and blocks the process.
+    with _log_file() as log_file:
+        process = _start(command, subprocess.DEVNULL if feed is None else subprocess.PIPE, log_file)
         assert process.stdout is not None
-        running = Running(process.stdout, Log(said, teller))
+        running = Running(process.stdout, Log(log_file, showinfo))
         with _ended(process), killing_after(process, time_limit_s) as timed_out, (processes or Processes()).holding(process):
             if feed is not None:
                 _write_all(process, feed)
             result = read(running)
             process.stdout.close()
             status = process.wait()
-        words = running.log.said()
+        log = running.log.text()
     if timed_out.is_set():
-        raise FfmpegFailed(f"still running after {time_limit_s:.0f} s", words)
+        raise FfmpegFailed(f"still running after {time_limit_s:.0f} s", log)
     if status != 0:
-        raise FfmpegFailed(f"ffmpeg ended with status {status}", words)
-    return result, words
+        raise FfmpegFailed(f"ffmpeg ended with status {status}", log)
+    return result, log
 
 
 @contextmanager
 def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """The process is at its end, and its output closed, when the block is left by whatever way."""
+    """End the process and close its output however the block is left."""
     try:
         yield
     finally:
@@ -167,7 +166,7 @@ def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def find_ffmpeg() -> str:
-    """The program: what the user names, or what pip brought, or else what the system has. Raises UserError where there is none."""
+    """Path of ffmpeg: the one that the user names, else pip's, else the system's. Raises UserError if there is none."""
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
@@ -175,39 +174,37 @@ def find_ffmpeg() -> str:
 
 
 def require_ffmpeg(time_limit_s: float = START_LIMIT_S) -> None:
-    """Raises UserError where there is no ffmpeg, or what is there does not answer as one."""
+    """Raise UserError if there is no ffmpeg, or if the program does not answer like one."""
     program = find_ffmpeg()
     process = _start([program, "-version"], subprocess.DEVNULL, subprocess.DEVNULL)
     assert process.stdout is not None
     with _ended(process), killing_after(process, time_limit_s) as timed_out, Processes().holding(process):
-        said = process.stdout.read(SAID_BYTES)
+        answer = process.stdout.read(LOG_BYTES)
         process.stdout.close()
         status = process.wait()
     if timed_out.is_set():
         raise unusable(program, f"does not answer within {time_limit_s:g} s")
-    if not said.startswith(b"ffmpeg version"):
-        raise unusable(program, "is not ffmpeg" if status == 0 else f"ends with status {status} when it is asked for its version")
+    if not answer.startswith(b"ffmpeg version"):
+        raise unusable(program, "is not ffmpeg" if status == 0 else f"ends with status {status} when asked for its version")
 
 
 def unusable(program: str, why: str) -> UserError:
-    """The error for an ffmpeg that cannot be used."""
+    """The error for an ffmpeg that does not work, with the remedy."""
     named = os.environ.get(PROGRAM_VARIABLE)
-    remedy = (
-        f"let {PROGRAM_VARIABLE} name one that can, or unset it" if named else f"install imageio-ffmpeg again, or set {PROGRAM_VARIABLE}"
-    )
+    remedy = f"set {PROGRAM_VARIABLE} to one that works, or unset it" if named else f"reinstall imageio-ffmpeg, or set {PROGRAM_VARIABLE}"
     return UserError(f"ffmpeg cannot be used: {program} {why}; {remedy}")
 
 
 def _log_file() -> IO[bytes]:
-    """A file without a name. Raises UserError where no temporary folder takes it."""
+    """An unnamed temporary file. Raises UserError if none can be created."""
     try:
         return tempfile.TemporaryFile()
     except OSError as error:
-        raise UserError(f"no temporary file can be made ({error.strerror}): make room, or let TMPDIR name another folder") from error
+        raise UserError(f"cannot create a temporary file ({error.strerror}): make room, or set TMPDIR to another folder") from error
 
 
 def _start(command: list[str], stdin: int, stderr: int | IO[bytes]) -> "subprocess.Popen[bytes]":
-    """Start a program that leads a session of its own. Raises UserError where it cannot be started."""
+    """Start a program in a new session. Raises UserError if it cannot be started."""
     try:
         return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True)
     except OSError as error:
@@ -216,15 +213,15 @@ def _start(command: list[str], stdin: int, stderr: int | IO[bytes]) -> "subproce
         raise unusable(program, why) from error
 
 
-def last_words(said: str) -> str:
-    """The last error lines of ffmpeg's log in one line; empty where there is none."""
-    errors = [line for line in said.splitlines() if is_error(line)]
+def last_words(log: str) -> str:
+    """The last error lines of ffmpeg's log, joined into one line; empty if there are none."""
+    errors = [line for line in log.splitlines() if is_error(line)]
     causes = [line for line in errors if not CONSEQUENCES.search(line)] or errors
     return "; ".join(re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in causes[-2:])
 
 
 def encode_video(path: Path, frames: bytes, width: int, height: int, fps: int) -> None:
-    """Write raw RGB frames as H.264 in MP4, whole or not at all. Raises UserError where ffmpeg fails."""
+    """Write raw RGB frames as H.264 in MP4; the file appears whole or not at all. Raises UserError if ffmpeg fails."""
     source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
     encoding = {"format": "mp4", "vcodec": "libx264", "pix_fmt": "yuv420p", "preset": "veryfast", "crf": 20, "threads": 1}
     with written_whole(path) as temporary:
@@ -241,4 +238,4 @@ def _write_all(process: subprocess.Popen[bytes], feed: bytes) -> None:
         process.stdin.write(feed)
         process.stdin.close()
     except BrokenPipeError:
-        pass  # ffmpeg gave up first; its exit status and last words say why
+        pass  # ffmpeg gave up first; its exit status and log say why

@@ -1,8 +1,8 @@
-"""A process that outlives its parent for a moment, to end what the parent started and was killed too soon to end itself.
+"""A helper process that kills the subprocesses of its parent if the parent is killed.
 
-SIGKILL leaves no time to clean up. So a small process is told which groups of processes run, on a pipe whose other end only the parent
-holds; when that end closes, whatever way the parent went, it kills the groups that are left. That works on any system with pipes. Linux can
-send a signal when a parent dies, but counts the thread that started the process as its parent.
+SIGKILL leaves the parent no time to clean up. So the parent tells the watchdog, through a pipe, which process groups are running. When the
+pipe closes, however the parent ended, the watchdog kills the groups that are left. This works on any system with pipes. Linux can send a
+signal when a parent dies, but takes the thread that started the process for its parent.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 
 class Watchdog:
-    """The process, started when there is first something to watch; one is enough for each of ours."""
+    """Handle of the watchdog process, which starts with the first group to watch. Each process needs only one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,7 +25,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self, group: int) -> Iterator[None]:
-        """Have this group of processes killed if this process ends before the block does."""
+        """Have this process group killed if this process ends before the block does."""
         self._tell(f"+{group}")
         try:
             yield
@@ -38,12 +38,12 @@ class Watchdog:
                 self._start()
             assert self._process is not None
             assert self._process.stdin is not None
-            # Somebody may have killed it. That is no reason to stop working.
+            # If somebody killed the watchdog, the work goes on without it.
             with suppress(BrokenPipeError):
                 os.write(self._process.stdin.fileno(), f"{line}\n".encode())
 
     def _start(self) -> None:
-        # In a session of its own: what ends the processes of a terminal must not end it with them.
+        # In a new session, so that signals from the terminal do not reach it.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
@@ -63,7 +63,7 @@ class Watchdog:
 
 
 def kill_what_is_left(lines: Iterable[bytes]) -> None:
-    """Read groups that begin (+ID) and end (-ID); when there are no more lines, kill those that have not ended."""
+    """Read which groups start (+ID) and end (-ID); at the end of the input, kill those that have not ended."""
     groups: set[int] = set()
     for line in lines:
         group = int(line[1:])
@@ -74,7 +74,7 @@ def kill_what_is_left(lines: Iterable[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    # A scheduler sends these to all processes of a job, and this one has to stay until the others are gone.
+    # A scheduler sends these signals to all processes of a job, and the watchdog must outlive the others.
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
     kill_what_is_left(sys.stdin.buffer)

@@ -1,1 +1,1 @@
-"""What an extraction has to do: what its source lists, what the cache lacks, and what the rest would cost."""
+"""Plan an extraction: list its source, find what the cache lacks, and estimate the cost."""

@@ -1,16 +1,16 @@
-"""Whether a file is what it was, without reading all of it."""
+"""Tell whether a file has changed without reading all of it."""
 
 import hashlib
 from pathlib import Path
 
 DIGESTED = 2**16
-"""Bytes that are read at each of three places. The headers and indices of containers stand in the first and the last of them."""
+"""Bytes read at each of three places. Containers keep their headers and indices at the start or the end."""
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of the first, the middle and the last DIGESTED bytes, in hexadecimal; empty for what is no regular file.
+    """Hexadecimal SHA-256 of the first, the middle and the last DIGESTED bytes; empty if the path is not a regular file.
 
-    A copy of a file has that of the file, whenever it was made. Raises OSError where it cannot be read.
+    Copies of a file have the same digest, whatever their time of change. Raises OSError if the file cannot be read.
     """
     if not path.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""What an extraction would take, before it is begun: time and memory measured on a few videos, disk from the sizes of their features."""
+"""Estimate the cost of an extraction: time and memory measured on a few videos, disk from the sizes of their features."""
 
 import json
 import os
@@ -20,24 +20,26 @@ from data.base.quoting import visible
 from data.cache import CLIP_FILE, VideoEntry
 from extract.encode.clip import BATCH, Clip
 from extract.encode.texts import encode_texts
-from extract.encode.videos import VideoFeaturesAhead, worker_count
+from extract.encode.videos import PrefetchedVideos, worker_count
 from extract.failures import Failure
 from extract.options import ExtractOptions
 from extract.writer import PartLimits
 
 MEASURED_TEXTS = 4 * BATCH
 MEASURED_VIDEOS = 8
-"""At least so many, if there are, and two for every worker: fewer would leave workers idle."""
+"""Number of videos to measure; with more workers, two per worker, since fewer would leave workers idle."""
 
-# The operating system charges a child with the memory of the process that started it, so this one is not measured on the spot: an ffmpeg
-# that decodes 720p on one thread takes 40 to 65 MiB.
+# A fixed figure, because the operating system counts the memory of the parent for a child process too. An ffmpeg that decodes 720p on one
+# thread takes 40 to 65 MiB.
 DECODER_BYTES = 2**26
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds that some videos or texts took, how many they were, those that failed, and of the others the mean number of frames or tokens
-    and the mean bytes of their pictures."""
+    """A measurement of `count` videos or texts.
+
+    `mean_rows` is the mean number of frames or tokens and `mean_picture_bytes` the mean size of the pictures, both without the failures.
+    """
 
     seconds: float = 0.0
     count: int = 0
@@ -46,7 +48,7 @@ class Measured:
     failed: tuple[str, ...] = ()
 
     def seconds_for(self, count: int) -> float:
-        """The time for so many at the same rate."""
+        """Seconds for `count` items at the same rate."""
         return self.seconds * count / self.count if self.count else 0.0
 
 
@@ -60,27 +62,27 @@ def dry_run(
     limits: PartLimits,
     texts_a_part: int,
 ) -> None:
-    """Encode a few of these videos and texts, which the cache lacks, and print what all of them would take. Nothing is written.
+    """Encode a sample of the videos and texts to do, and print an estimate for all of them. Nothing is written.
 
-    `found`: what of the data set there is, for the JSON.
+    `found` is the report on the data set; it becomes part of the JSON.
     """
     workers = worker_count(options)
-    of_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options)
-    of_texts = _measure_texts(texts, clip, max_words)
-    # Features of a part wait as float32 and are put together into one array, pictures into another.
-    row = clip.dimension * 4
-    of_a_video = of_videos.mean_rows * row + of_videos.mean_picture_bytes
-    of_a_part = min(min(len(videos), limits.videos) * of_a_video, limits.bytes + of_a_video)
-    parts = 2 * max(of_a_part, min(len(texts), texts_a_part) * of_texts.mean_rows * row)
+    measured_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options)
+    measured_texts = _measure_texts(texts, clip, max_words)
+    # A part in memory: its features wait as float32 and are then concatenated, which doubles them, and so are its pictures.
+    row_bytes = clip.dimension * 4
+    video_bytes = measured_videos.mean_rows * row_bytes + measured_videos.mean_picture_bytes
+    part_bytes = min(min(len(videos), limits.videos) * video_bytes, limits.bytes + video_bytes)
+    parts = 2 * max(part_bytes, min(len(texts), texts_a_part) * measured_texts.mean_rows * row_bytes)
     memory = _peak_bytes() + workers * DECODER_BYTES + int(parts)
     value = np.dtype(options.dtype).itemsize
-    frames, tokens = len(videos) * of_videos.mean_rows, len(texts) * of_texts.mean_rows
+    frames, tokens = len(videos) * measured_videos.mean_rows, len(texts) * measured_texts.mean_rows
     kept = 0 if (options.cache / CLIP_FILE).exists() else sum(tensor.nbytes for tensor in clip.parts().tensors.values())
-    pictures = int(len(videos) * of_videos.mean_picture_bytes)
+    pictures = int(len(videos) * measured_videos.mean_picture_bytes)
     disk = kept + pictures + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
-    seconds = of_videos.seconds_for(len(videos)) + of_texts.seconds_for(len(texts))
+    seconds = measured_videos.seconds_for(len(videos)) + measured_texts.seconds_for(len(texts))
     free = shutil.disk_usage(_nearest_folder(options.cache)).free
-    for line in first_of([f"failed: {failure}" for failure in of_videos.failed]):
+    for line in first_of([f"failed: {failure}" for failure in measured_videos.failed]):
         print(visible(line), file=sys.stderr)
     if options.json:
         print(
@@ -90,9 +92,9 @@ def dry_run(
                     "dry_run": True,
                     "videos_to_do": len(videos),
                     "texts_to_do": len(texts),
-                    "measured_videos": of_videos.count,
-                    "measured_failed": len(of_videos.failed),
-                    "measured_texts": of_texts.count,
+                    "measured_videos": measured_videos.count,
+                    "measured_failed": len(measured_videos.failed),
+                    "measured_texts": measured_texts.count,
                     "seconds": round(seconds, 1),
                     "disk_bytes": disk,
                     "picture_bytes": pictures,
@@ -106,21 +108,21 @@ def dry_run(
         return
     print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
     if "unlisted" in found:
-        print("prune: {videos:,} videos and {texts:,} texts are in no listing".format(**found["unlisted"]))
-    print(f"time: about {_duration(seconds)} with {workers} workers, from {of_videos.count} videos and {of_texts.count} texts")
-    room = f"{_size(free)} are free{'' if disk <= free else ': TOO LITTLE'}"
+        print("prune: {videos:,} videos and {texts:,} texts are not in any listing".format(**found["unlisted"]))
+    print(f"time: about {_duration(seconds)} with {workers} workers, from {measured_videos.count} videos and {measured_texts.count} texts")
+    room = f"{_size(free)} free{'' if disk <= free else ': TOO LITTLE'}"
     print(f"disk: {_size(disk)} in {options.cache}, {_size(pictures)} of it pictures; {room}")
-    print(f"memory: about {_size(memory)}, decoders and a part waiting to be written among it")
+    print(f"memory: about {_size(memory)}, including decoders and a part waiting to be written")
 
 
 def _measure_videos(videos: pd.DataFrame, count: int, clip: Clip, options: ExtractOptions) -> Measured:
-    """Encode at most `count` videos from all over the table."""
+    """Encode at most `count` videos, spread over the whole table."""
     if videos.empty:
         return Measured()
     sample = videos.iloc[np.unique(np.linspace(0, len(videos) - 1, count).astype(int))]
     start = time.perf_counter()
-    with VideoFeaturesAhead(sample, clip, options) as ahead:
-        done = list(ahead)
+    with PrefetchedVideos(sample, clip, options) as features:
+        done = list(features)
     seconds = time.perf_counter() - start
     encoded = [video for video in done if isinstance(video, VideoEntry)]
     failed = tuple(f"{video.file}: {video.reason}" for video in done if isinstance(video, Failure))
@@ -143,12 +145,12 @@ def _mean(values: Sequence[int]) -> float:
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has had."""
+    """Peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _nearest_folder(path: Path) -> Path:
-    """The folder itself or the nearest one above it that is there."""
+    """The path itself if it is a folder, else its nearest existing parent."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 

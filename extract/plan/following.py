@@ -1,4 +1,4 @@
-"""Options that are not given: an existing cache says them, else the preset, else a default."""
+"""Fill in options that are not given: from an existing cache, else from the preset, else from a default."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -15,18 +15,19 @@ from data.datasets import Preset, Shares, shares_of
 from extract.options import ExtractOptions
 
 
-def of_new_cache() -> dict[str, Any]:
-    """The values of options that are not given, where there is no cache to follow."""
+def new_cache_defaults() -> dict[str, Any]:
+    """Defaults of the options that would otherwise follow an existing cache."""
     return {name: mark.value for name, its_marks in marks(ExtractOptions).items() for mark in its_marks if isinstance(mark, NewCache)}
 
 
-def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any], served: Collection[str]) -> ExtractOptions:
-    """The options, with a value for each that was not given.
+def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, Any], served: Collection[str]) -> ExtractOptions:
+    """The options, with a value for each option that was not given.
 
-    `recorded`: the settings of an existing cache, empty where there is none; `served`: the presets of its sources. What was given stays as
-    it is: where it differs from the cache, the cache refuses it. `max_words` stays None where no cache says it: the model has a word in it.
+    `recorded` holds the settings of the cache, and is empty if there is none. `served` holds the presets of its sources. Given options are
+    not changed: opening the cache refuses those that differ from it. `max_words` stays None unless the cache records it, since its default
+    depends on the model.
     """
-    # The cache decides the recipe of a folder or table of the user's own, and of a preset that it has served.
+    # The cache's recipe takes precedence for the user's own folder or table, and for a preset that the cache already serves.
     recipe = options_with(ExtractOptions, Meaning.RECIPE) if preset.name in served or not preset.files else ()
     names = ("precision", "dtype", *recipe)
     followed = {name: recorded[name] for name in names} if recorded else {}
@@ -35,16 +36,16 @@ def filled_in(options: ExtractOptions, preset: Preset, recorded: dict[str, Any],
         if options.model is None and options.pretrained is None:
             followed |= _model_of(options)
     of_preset = {"fps": preset.fps, "max_frames": preset.max_frames, "pictures": preset.pictures}
-    values = of_new_cache() | of_preset | followed
+    values = new_cache_defaults() | of_preset | followed
     unset = (None, "auto")
     return replace(options, **{name: value for name, value in values.items() if name == "seed" or getattr(options, name) in unset})
 
 
-def division(options: ExtractOptions, preset: Preset, sources: Mapping[str, Source]) -> Shares | None:
-    """How the videos of a table are divided: as asked for, else as the same table was when it was last extracted into the cache.
+def shares_of_table(options: ExtractOptions, preset: Preset, sources: Mapping[str, Source]) -> Shares | None:
+    """The ratio in which a table is split: --split-by-hash, else the ratio of its last extraction into the cache, else None.
 
-    `sources`: those of the cache by name. It is the same table if it is the same file, or has the name of one that is gone, or goes by the
-    same `--name`.
+    `sources` are the sources of the cache by name. One is taken for the same table if it has the same path, or the file name of a path that
+    no longer exists. With `--name`, the source of that name is.
     """
     if options.split_by_hash is not None:
         return shares_of(options.split_by_hash)
@@ -63,7 +64,7 @@ def division(options: ExtractOptions, preset: Preset, sources: Mapping[str, Sour
 
 
 def _model_of(options: ExtractOptions) -> dict[str, Any]:
-    """Model, weights and seed that the cache was made with; nothing where the file that says them is damaged."""
+    """Model, weights and seed that made the cache; empty if the file that records them is damaged."""
     file = options.cache / CLIP_FILE
     if not file.is_file() or not is_sound(file):
         return {}

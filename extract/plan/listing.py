@@ -1,4 +1,4 @@
-"""What an extraction lists of its source in the cache, and what it drops that no source lists."""
+"""Update the listing of a source in the cache, and prune what no source lists."""
 
 import sys
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from data.base.errors import UserError
 from data.base.quoting import path_text, quote
 from data.cache import FeatureCache
 from data.cache.layout import FAILURES_FILE, NAMES
-from data.cache.listings import Listed, Listings
+from data.cache.listings import Listing, Listings
 from data.cache.prune import drop, unlisted
 from data.cache.sources import MOVED, Source, name_of, source_of
 from data.datasets import Dataset, Preset
@@ -22,23 +22,23 @@ from extract.plan.digest import file_digest
 
 
 @dataclass(frozen=True)
-class Named:
-    """The source of an extraction, under its name in the cache, and the other sources there."""
+class NamedSource:
+    """The source of an extraction with its name in the cache, and the cache's other sources by name."""
 
     name: str
     source: Source
     others: dict[str, Source]
 
 
-def named(options: ExtractOptions, preset: Preset, dataset: Dataset) -> Named:
-    """The source that the options say. Raises UserError where its name is none, or that of another source.
+def name_source(options: ExtractOptions, preset: Preset, dataset: Dataset) -> NamedSource:
+    """The source that the options describe. Raises UserError if its name is invalid or belongs to another source.
 
-    Sources whose tables are damaged are said, and left out.
+    Sources whose tables are damaged are reported and left out.
     """
     listings = Listings(options.cache)
     damaged = listings.damaged()
     for name in damaged:
-        print(f"what {name} lists is damaged in {options.cache}: extract it again, which lists it anew", file=sys.stderr)
+        print(f"the listing of {name} in {options.cache} is damaged: extract it again to rewrite the listing", file=sys.stderr)
     there = listings.sources(damaged)
     ids = {*dataset.videos["video_id"]}
 
@@ -48,12 +48,11 @@ def named(options: ExtractOptions, preset: Preset, dataset: Dataset) -> Named:
 
     source = source_of(preset, options.videos, options.annotations, dataset.division)
     name = name_of(source, options.name, options.dataset == "table", there, listed)
-    return Named(name, source, {other: their for other, their in there.items() if other != name})
+    return NamedSource(name, source, {other: their for other, their in there.items() if other != name})
 
 
-def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> None:
-    """Raises UserError where a video has the id of another file, or another part of one, that another source lists: a cache has one video
-    of an id."""
+def require_own_ids(dataset: Dataset, cache: FeatureCache, own: NamedSource, folder: Path) -> None:
+    """Raise UserError if another source lists the id of a video for another file, or for another span: ids are unique in a cache."""
     here = dataset.videos[dataset.videos["file"].notna()].set_index("video_id")
     for other, their in own.others.items():
         listed = cache.listings.videos(other)
@@ -64,8 +63,8 @@ def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named, folder: P
         for video_id in both[~same]:
             spans = [Span.of_cells(row.start, row.end) for row in (mine.loc[video_id], theirs.loc[video_id])]
             raise UserError(
-                f"{quote(video_id)} is {spans[0]} of its file here and {spans[1]} in {other}: give one an id of its own, in "
-                "a column video_id, or extract into another --cache"
+                f"{quote(video_id)} is {spans[0]} of its file here and {spans[1]} in {other}: give one of "
+                "them another id in a column video_id, or extract into another --cache"
             )
         if their.folder in (None, own.source.folder) or _has_moved(their, listed["file"], folder):
             continue
@@ -80,7 +79,7 @@ def require_own_ids(dataset: Dataset, cache: FeatureCache, own: Named, folder: P
 
 
 def _has_moved(source: Source, files: pd.Series, folder: Path) -> bool:
-    """Whether the folder of a source is gone, and most of its files are in this one."""
+    """True if the folder of a source is gone and most of its files are in `folder`."""
     if source.folder is None or Path(source.folder).exists():
         return False
     there = [file for file in files if (folder / file).exists()]
@@ -92,11 +91,10 @@ def _is_cached(cache: FeatureCache, video_id: str, row: Any) -> bool:
     return cache.is_current(video_id, stat.st_size, stat.st_mtime_ns, Span.of_cells(row.start, row.end), lambda: file_digest(row["file"]))
 
 
-def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> Listed:
-    """What the source lists now.
+def to_list(dataset: Dataset, cache: FeatureCache, own: NamedSource, folder: Path) -> Listing:
+    """The new listing of the source.
 
-    What may be on a disk that is not mounted stays, and is said: files in a folder that is empty, and the names of all files where none is
-    there.
+    Entries whose disk may not be mounted are kept, with a note: files in an empty folder, and the names of all files if none exists.
     """
     files = dataset.videos["file"]
     names = [None if file is None else path_text(file.relative_to(folder)) for file in files]
@@ -105,7 +103,7 @@ def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> 
     if own.name in listings.names() and own.name not in listings.damaged():
         before = listings.videos(own.name)
         if files.isna().all() and before["file"].notna().any():
-            print(f"none of the videos of {own.name} has a file: the names of their files stay as they were", file=sys.stderr)
+            print(f"no video of {own.name} has a file: the file names in its listing are kept", file=sys.stderr)
             known = before.drop_duplicates("video_id").set_index("video_id")["file"]
             videos = videos.assign(file=videos["video_id"].map(known).astype(object))
         if dataset.captions.empty:
@@ -113,12 +111,12 @@ def to_list(dataset: Dataset, cache: FeatureCache, own: Named, folder: Path) -> 
             if len(kept):
                 where = path_text(Path(kept["file"].iloc[0]).parent)
                 print(
-                    f"{len(kept)} videos stay in the gallery though they are gone: their folder, such as {where}, is empty, as where a "
-                    "disk is not mounted; remove the folder if they were deleted",
+                    f"{len(kept)} missing videos stay in the gallery: their folder, such as {where}, is empty, as if a disk were not "
+                    "mounted; remove the folder if they were deleted",
                     file=sys.stderr,
                 )
                 videos = pd.concat([videos, kept[videos.columns]], ignore_index=True)
-    return Listed(own.source, dataset.captions, videos)
+    return Listing(own.source, dataset.captions, videos)
 
 
 def _is_in_an_empty_folder(folder: Path, file: str | None) -> bool:
@@ -128,14 +126,14 @@ def _is_in_an_empty_folder(folder: Path, file: str | None) -> bool:
     return nearest != folder and nearest.is_relative_to(folder) and not any(nearest.iterdir())
 
 
-def with_failures(listed: Listed, cache: Path) -> Listed:
-    """The listing, with the videos marked that failed: features of theirs are those of older files."""
+def with_failures(listed: Listing, cache: Path) -> Listing:
+    """The listing with failed videos marked, since their cached features, if any, come from an older file."""
     failed = listed.videos["video_id"].isin(read_failures(cache))
-    return Listed(listed.source, listed.captions, listed.videos.assign(failed=failed))
+    return Listing(listed.source, listed.captions, listed.videos.assign(failed=failed))
 
 
-def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: Named, options: ExtractOptions) -> dict[str, dict[str, int]]:
-    """Where it is asked for, how many videos and texts of the cache no source would list any more."""
+def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: NamedSource, options: ExtractOptions) -> dict[str, dict[str, int]]:
+    """With --prune: the numbers of cached videos and texts that no source would list any more."""
     if not options.prune:
         return {}
     if cache is None:
@@ -147,9 +145,9 @@ def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: Named, option
 
 
 def prune(path: Path) -> dict[str, int]:
-    """Drop what no source lists, and failures of such videos: how many videos and texts, and the bytes that are free again."""
+    """Remove what no source lists, and its failures. Returns the numbers of videos and texts removed, and the bytes freed."""
     parts = [part for kind in NAMES for part in sorted(path.glob(f"{kind}-*.h5"))]
-    # Opened and read after the parts are known: what another process adds meanwhile is in none of them.
+    # Open the cache after listing the parts, so that what another process adds meanwhile is in none of them.
     cache = FeatureCache(path)
     listed = cache.listings.all_listed()
     names = unlisted(cache, *listed)

@@ -47,7 +47,7 @@ def candidate_index(
     if folder is not None and (folder / INDEX_FILE).exists():
         return VideoIndex.load(folder, fingerprint)
     group = processes or ProcessGroup()
-    index = VideoIndex(videos.frames.dimension, fingerprint, (group.rank, group.count))
+    index = VideoIndex(videos.frames.dimension, fingerprint, (group.rank, group.world_size))
     with Progress(f"index of {vectors}", len(videos.ids), "videos", quiet) as progress:
         for first in range(0, len(videos.ids), VIDEOS_AT_ONCE):
             some = np.arange(first, min(first + VIDEOS_AT_ONCE, len(videos.ids)))

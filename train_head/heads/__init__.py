@@ -1,4 +1,4 @@
-"""The heads: each turns cached features into scores; training, evaluation and search call nothing else of them."""
+"""The heads, which turn cached features into scores. Training, evaluation and search use only the names exported here."""
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads.base import ALL_SCORES, DEFAULT_EXECUTION, Execution, FrameWeights, Head, HeadConfig, chosen_scores
@@ -33,5 +33,5 @@ HEADS: dict[str, type[Head]] = {
 
 
 def make_head(name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> Head:
-    """The head of this name in HEADS before training: learned matrices at the identity, the temporal encoder at random."""
+    """An untrained head, by its name in HEADS: learned matrices at the identity, the temporal encoder at random."""
     return HEADS[name](name, config, execution)

@@ -21,26 +21,27 @@ MATRICES = {
     "sentence-frame": ("P2",),
     "word-frame": ("M_l", "P3", "P4", "P5", "P6"),
 }
-"""The learned matrices that each score reads."""
+"""The learned matrices that each score uses."""
 
 GUIDE = {"video-sentence": "sentence", "video-word": "sentence", "sentence-frame": "word", "word-frame": "word"}
-"""What of a text weighs the frames for each score."""
+"""The part of a text that weighs the frames, for each score."""
 
 HALVES = {"glim-global": SCORES[:2], "glim-local": SCORES[2:]}
-"""Presets of --head for one half of GLIM: the sentence guides the frames into one feature of the video, or each word into a feature of its
-own. They train and score as glccl does with these --scores."""
+"""Names of --head for one half of GLIM, each the same as glccl with these --scores.
+
+In glim-global the sentence pools the frames into one feature. In glim-local every word pools them into a separate feature."""
 
 
 class GlcclHead(Head):
     """The method: GLIM's four scores with learned matrices M_g, M_l [D, D] and P1 ... P6 [max_words, max_words].
 
-    All four are made, whichever are asked for: in one compiled pass they share nearly all of their work.
+    Always computes all four scores, then keeps the chosen ones: one compiled pass shares nearly all the work between them.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
     WORD_MATRICES: ClassVar[bool] = True
-    WORDS_A_STRIP: ClassVar[int] = ROWS - 4
-    """A little under one tile of the compiled loops."""
+    WORDS_PER_STRIP: ClassVar[int] = ROWS - 4
+    """Slightly less than one tile of the compiled loops."""
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__(name, config, execution)
@@ -58,7 +59,7 @@ class GlcclHead(Head):
         return HALVES.get(name, cls.NAMES)
 
     def matrices(self) -> dict[str, Tensor]:
-        """The matrices by their names in the method; those that none of the chosen scores reads stay at the identity."""
+        """The matrices by their names in the paper. Those that no chosen score uses stay at the identity."""
         return {name: getattr(self, name) for names in MATRICES.values() for name in names}
 
     def encode_texts(self, batch: TextBatch) -> Any:
@@ -88,7 +89,7 @@ class GlcclHead(Head):
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
         word_ALD = pad_sequence(texts.word_RD.split(texts.length_A.tolist()), batch_first=True)
         mask_AL = (torch.arange(word_ALD.shape[1]) < texts.length_A[:, None]).to(word_ALD.device)
-        alpha_ABF, beta_ABLF = frame_weights(texts.sentence_AD, word_ALD, mask_AL, self.frames_in_time(videos), videos.mask_BF)
+        alpha_ABF, beta_ABLF = frame_weights(texts.sentence_AD, word_ALD, mask_AL, self.temporal_frames(videos), videos.mask_BF)
         read = {GUIDE[SCORES[i]] for i in self.chosen}
         return FrameWeights(alpha_ABF if "sentence" in read else None, beta_ABLF if "word" in read else None)
 
@@ -97,14 +98,14 @@ class GlcclHead(Head):
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d = self.config.dimension
-        # Words and the sentence, raw and mapped, with every frame; their guided norms through the Gram matrix.
+        # Products of words and sentence, raw and mapped, with every frame; norms of guided features from the Gram matrix.
         flops = (words + 1) * (4 * frames * d + 2 * frames**2 + 2 * frames)
-        # Guided dot products: of the sentence, x and y of every word, Z of every two.
+        # Guided dot products: one for the sentence, x and y for every word, Z for every pair of words.
         flops += 2 * frames + 4 * words * frames + 2 * words**2 * frames
-        # P1, P2, P4 and P6 aggregate over the words once, P3 and P5 for every word.
+        # P1, P2, P4 and P6 aggregate over words once, P3 and P5 once per word.
         return flops + (4 + 2 * words) * aggregate_flops(words)
 
 
 def _compiled(features: Tensor) -> bool:
-    """Whether the compiled loops take these features."""
+    """Whether the compiled loops support these features."""
     return features.device.type == "cpu" and features.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""CLIP4Clip's pooling (Luo et al. 2021, "mean pooling" and, with the temporal encoder, "seqTransf"): the paper's parameter-free foil."""
+"""CLIP4Clip's pooling (Luo et al. 2021): "meanP" without the temporal encoder, "seqTransf" with it."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from train_head.kernels.blocks import TextBlock, VideoBlock
 
 
 class MeanHead(Head):
-    """Cosine of the sentence and the mean of the frames, each frame of norm 1."""
+    """Cosine similarity of the sentence and the mean of the normalised frames."""
 
     READS_WORDS: ClassVar[bool] = False
 

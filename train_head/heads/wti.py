@@ -2,10 +2,11 @@
 
     score = 1/2 ( sum_i p_i max_j c_ij + sum_j q_j max_i c_ij )      c_ij: cosine of word i and frame j
 
-p is a softmax over the words of what a small network says of each word, q one over the frames. The networks have two layers here, of
-width D; they start at random. Padding takes no part in a maximum; DRL lets it in as a cosine of 0.
+p is a softmax over words of the output of a small network, q the same over frames with a second network. Each network has two layers of
+width D, initialised at random. Maxima exclude padding; in DRL padding takes part with a cosine of 0.
 
-Shape suffixes: A texts, B videos, L words, F frames, R words of all texts, C frames of all videos, D joint dimension, S the one score.
+Shape suffixes: A texts, B videos, L words, F frames, R words of all texts, C frames of all videos, D joint dimension, N texts or videos,
+T their words or frames.
 """
 
 from typing import ClassVar, NamedTuple
@@ -20,7 +21,7 @@ from train_head.masking import FAR_BELOW
 
 
 class Tokens(NamedTuple):
-    """Words or frames of norm 1 [N, T, D], their weights [N, T], zero at padding, and which are real [N, T]."""
+    """Normalised words or frames [N, T, D], their weights [N, T] (0 at padding), and their mask [N, T]."""
 
     unit_NTD: Tensor
     weight_NT: Tensor
@@ -28,7 +29,7 @@ class Tokens(NamedTuple):
 
 
 class WtiHead(Head):
-    """Every word with its best frame and every frame with its best word, weighted by what the network of its kind says."""
+    """Matches every word to its best frame and every frame to its best word, weighted by two small networks."""
 
     TRAINED_ONLY: ClassVar[bool] = True
 
@@ -50,12 +51,12 @@ class WtiHead(Head):
         cosine_ALBF = cosine_RC.view(a, length, b, count)
         best_frame_ALB = cosine_ALBF.masked_fill(~frames.mask_NT, FAR_BELOW).amax(dim=3)
         best_word_ABF = cosine_ALBF.masked_fill(~words.mask_NT[:, :, None, None], FAR_BELOW).amax(dim=1)
-        # Words come last in memory: torch adds columns side by side in an order that depends on their place.
+        # Words must be last in memory: otherwise torch's order of summation, and so the bits, depend on a text's place in the block.
         text_AB = (best_frame_ALB.transpose(1, 2).contiguous() * words.weight_NT[:, None]).sum(dim=2)
         return (text_AB + (best_word_ABF * frames.weight_NT).sum(dim=2))[None] / 2
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
-        # All cosines, and the two weighted sums of the best.
+        # All cosines, and the two weighted sums of maxima.
         return 2 * words * frames * self.config.dimension + 2 * words + 2 * frames
 
 

@@ -1,11 +1,11 @@
 """X-CLIP (Ma et al. 2022, "X-CLIP: End-to-End Multi-grained Contrastive Learning for Video-Text Retrieval"): multi-grained contrast.
 
-The four scores of GLCCL without guidance by texts. A video has one feature, the mean of its frames, and its frames stand where GLCCL has
-the mixtures that words ask for. Every aggregation (X-CLIP's attention over similarity matrices, AOSM) has a learned matrix; those over
-frames are [max_frames, max_frames].
+The four scores of GLCCL without text guidance. The mean of a video's frames replaces the sentence-guided feature, and single frames replace
+the word-guided ones. Every aggregation (X-CLIP's attention over similarity matrices, AOSM) has a learned matrix, over words
+[max_words, max_words] or over frames [max_frames, max_frames].
 
-As in X-CLIP, the mean is of frames of norm 1 after the temporal encoder and has norm 1 itself, and the similarities of single frames read
-frames of norm 1 from before that encoder. X-CLIP lets padded words and frames take part in its aggregations. Here they are masked.
+As in X-CLIP, the video feature is the normalised mean of normalised frames after the temporal encoder, while single frames are taken from
+before it and normalised. Unlike in X-CLIP, aggregations mask padded words and frames.
 
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
 """
@@ -25,7 +25,7 @@ from train_head.kernels.plain import KAPPA, Guides, aggregate, prepare_texts
 
 @dataclass(frozen=True)
 class PooledVideos:
-    """Video features [B, D] and frames [B, F, D], all of norm 1, and which of the frames are real [B, F]."""
+    """Normalised video features [B, D] and frames [B, F, D], and the mask of the frames [B, F]."""
 
     unit_video_BD: Tensor
     unit_frame_BFD: Tensor
@@ -33,7 +33,7 @@ class PooledVideos:
 
 
 class XclipHead(Head):
-    """The four scores of GLCCL without guidance: P1, P3 and P6 weigh words, P2, P4 and P5 frames."""
+    """The four scores of GLCCL without text guidance. P1, P3 and P6 aggregate over words, P2, P4 and P5 over frames."""
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
     FRAME_MATRICES: ClassVar[bool] = True
@@ -83,8 +83,8 @@ class XclipHead(Head):
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d = self.config.dimension
-        # The sentence and the words with the video, the sentence and the words with every frame.
+        # Products of sentence and words with the video feature and with every frame.
         flops = 2 * d * (1 + words + frames + words * frames)
         over_words, over_frames = aggregate_flops(words), aggregate_flops(frames)
-        # P1 and P6, P2 and P4 once; P3 for every frame, P5 for every word.
+        # P1, P2, P4 and P6 once; P3 once per frame, P5 once per word.
         return flops + (2 + frames) * over_words + (2 + words) * over_frames

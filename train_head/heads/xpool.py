@@ -1,14 +1,14 @@
 """X-Pool's language-video attention (Gorti et al. 2022, "X-Pool: Cross-Modal Language-Video Attention for Text-Video Retrieval").
 
-From its section on cross-modal language-video attention, with s the sentence and v_j the frames of a video:
+With s the sentence and v_j the frames of a video (the paper's section on cross-modal language-video attention):
 
     q = LN(s) W_Q      k_j = LN(v_j) W_K      m_j = LN(v_j) W_V      a = softmax_j( q . k_j / sqrt(D) )
     r = LN( (sum_j a_j m_j) W_O )             z = LN( FC(r) + r )    score = cosine of s and z
 
-One LN for what enters the attention, projections from the identity and without biases in their start, as the paper has them; its dropout
-is left out. The layers after the attention work on D numbers for every pair: that is the cost of this head.
+As in the paper, one LN serves all inputs of the attention, and projections start as identities with zero biases. The paper's dropout is
+left out. This head is expensive because the layers after the attention process a D-dimensional vector for every pair.
 
-Shape suffixes: A texts, B videos, F frames, D joint dimension, S the one score.
+Shape suffixes: A texts, B videos, F frames, D joint dimension.
 """
 
 from typing import ClassVar, NamedTuple
@@ -24,14 +24,14 @@ from train_head.masking import FAR_BELOW
 
 
 class Queries(NamedTuple):
-    """Sentences of norm 1 and what they ask for, both [A, D]."""
+    """Normalised sentences and the attention's queries, both [A, D]."""
 
     unit_AD: Tensor
     query_AD: Tensor
 
 
 class Memory(NamedTuple):
-    """What frames answer to [B, F, D], what they give, already times W_O [B, F, D], and which are real [B, F]."""
+    """The attention's keys and values (already times W_O), both [B, F, D], and the mask of the frames [B, F]."""
 
     key_BFD: Tensor
     value_BFD: Tensor
@@ -39,7 +39,7 @@ class Memory(NamedTuple):
 
 
 class XpoolHead(Head):
-    """Cosine of a sentence and the frames pooled by its attention."""
+    """Cosine similarity of a sentence and the frames pooled by its attention."""
 
     TRAINED_ONLY: ClassVar[bool] = True
     READS_WORDS: ClassVar[bool] = False
@@ -59,7 +59,7 @@ class XpoolHead(Head):
     def encode_video_block(self, block: VideoBlock) -> Memory:
         batch = block.frames
         frame_BFD = self.norm_in(batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))
-        # W_O before the sum over frames: the weights of the attention add up to 1, so its bias may go in as well.
+        # Apply W_O before the sum over frames. Its bias may go in too, because attention weights sum to 1.
         return Memory(self.key(frame_BFD), self.out(self.value(frame_BFD)), batch.mask_BF)
 
     def score_block(self, texts: Queries, videos: Memory) -> Tensor:
@@ -74,5 +74,5 @@ class XpoolHead(Head):
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d = self.config.dimension
-        # Query with keys, weights with values, the layer after the attention, the cosine.
+        # Queries times keys, weights times values, the FC layer, the cosine.
         return 4 * frames * d + 2 * d**2 + 2 * d + 0 * words

@@ -1,1 +1,1 @@
-"""How scores are computed: compiled loops for the CPU, plain operations elsewhere, blocks of one shape for both."""
+"""Computes scores: compiled loops on a CPU, plain tensor operations elsewhere, and blocks of constant shape for both."""

@@ -1,8 +1,9 @@
-"""Texts and videos of a batch in blocks, which a head encodes and scores together.
+"""Divides a batch into blocks of texts or videos, which a head encodes and scores together.
 
-Without gradients on a CPU, the shape of a block follows from the lengths of its own texts or videos: padded to STEP words or frames, and
-to a constant number of texts or videos by repeating the first. All products of a head then have shapes that do not depend on what is
-scored beside a pair (data/compute/shapes.py says why that matters). With gradients, and on a GPU, blocks are as large as what is in them.
+On a CPU without gradients, the shape of a block depends on the lengths of its own texts or videos only. Lengths are padded to multiples of
+WORDS_STEP or FRAMES_STEP, and a block is filled to a constant number of texts or videos by repeating the first. So the shapes of a head's
+products do not depend on what else is in the batch (data/compute/shapes.py says why that matters). With gradients, and on a GPU, blocks are
+only as large as their contents.
 
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
 """
@@ -18,29 +19,30 @@ from data.compute.shapes import GRAIN
 from train_head.batches import EncodedFrames, TextBatch
 
 WORDS_STEP, FRAMES_STEP = 8, 4
-TEXTS_A_BLOCK = GRAIN // 2
-"""Rows of a product: half of GRAIN will do for them."""
-VIDEOS_A_BLOCK = GRAIN
+TEXTS_PER_BLOCK = GRAIN // 2
+"""Texts are rows of a product, where half of GRAIN suffices."""
+VIDEOS_PER_BLOCK = GRAIN
 LONG_VIDEO = 128
-"""A video of more frames is a block alone: nothing is beside it."""
-TRAINED_TEXTS_A_BLOCK = 16
-"""Where shapes may vary: texts of like length together, for padding a text costs work that grows with the square of its length."""
+"""A video with more frames than this forms a block by itself."""
+TRAINED_TEXTS_PER_BLOCK = 16
+"""Texts per block where shapes may vary. A block holds texts of similar length, since the cost of a text is quadratic in its padded
+length."""
 
 
 @dataclass(frozen=True)
 class TextBlock:
-    """Some texts of a batch: `rows` are the indices of the first len(rows) of A; the others only fill the block."""
+    """Some texts of a batch. `rows` holds the batch indices of the first len(rows) texts; the other texts only fill the block."""
 
     rows: Tensor
     sentence_AD: Tensor
     word_ALD: Tensor
-    """Behind its end a text repeats its last word. Without words, for a head that reads none."""
+    """A text's last word is repeated as padding. L is 0 for a head that does not read words."""
     mask_AL: Tensor
 
 
 @dataclass(frozen=True)
 class VideoBlock:
-    """Some videos of a batch: `rows` are the indices of the first len(rows) of B; the others only fill the block."""
+    """Some videos of a batch. `rows` holds the batch indices of the first len(rows) videos; the other videos only fill the block."""
 
     rows: Tensor
     frames: EncodedFrames
@@ -48,28 +50,28 @@ class VideoBlock:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a head makes of a block, and the indices of its texts or videos in the batch."""
+    """A block as encoded by a head, with the batch indices of its texts or videos."""
 
     rows: Tensor
     block: Any
 
 
 def constant_shapes(features: Tensor) -> bool:
-    """Whether blocks of these features have shapes that do not depend on their neighbours."""
+    """Whether blocks of these features must have shapes that do not depend on the rest of the batch."""
     return features.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def text_blocks(batch: TextBatch, *, words: bool, alone: bool, most: int) -> list[TextBlock]:
-    """The texts in blocks; `alone`: each in its own. A text is padded to `most` words or less, unless it is longer."""
+    """Divide texts into blocks; with `alone`, one text per block. Pads no text beyond `most` words."""
     length_A = batch.length_A if words else torch.zeros_like(batch.length_A)
     size_A, count = length_A, len(length_A)
     if constant_shapes(batch.sentence_AD):
         size_A = _padded(length_A, WORDS_STEP, most)
-        filled = 1 if alone else TEXTS_A_BLOCK
+        filled = 1 if alone else TEXTS_PER_BLOCK
         members = [rows for size in size_A.unique() for rows in (size_A == size).nonzero()[:, 0].split(filled)]
     else:
         filled = 0
-        members = list(length_A.argsort(stable=True).split(TRAINED_TEXTS_A_BLOCK if words else count))
+        members = list(length_A.argsort(stable=True).split(TRAINED_TEXTS_PER_BLOCK if words else count))
     first_A = batch.length_A.cumsum(dim=0) - batch.length_A
     device = batch.sentence_AD.device
     blocks = []
@@ -83,29 +85,29 @@ def text_blocks(batch: TextBatch, *, words: bool, alone: bool, most: int) -> lis
 
 
 def video_blocks(batch: EncodedFrames, most: int) -> list[VideoBlock]:
-    """The videos in blocks, each padded to `most` frames or less, unless it is longer."""
+    """Divide videos into blocks. Pads no video beyond `most` frames."""
     count, frames = batch.mask_BF.shape
     if not constant_shapes(batch.frame_BFD):
         return [VideoBlock(torch.arange(count), batch)]
-    # Up to the last real frame: masks may have holes.
+    # Up to the last real frame, because masks may have holes.
     length_B = (batch.mask_BF * torch.arange(1, frames + 1)).amax(dim=1).clamp(min=1)
     size_B = _padded(length_B, FRAMES_STEP, most)
     blocks = []
     for size in size_B.unique().tolist():
-        filled = VIDEOS_A_BLOCK if size <= LONG_VIDEO else 1
+        filled = VIDEOS_PER_BLOCK if size <= LONG_VIDEO else 1
         for rows in (size_B == size).nonzero()[:, 0].split(filled):
             slots = _filled(rows, filled)
 
-            def cut(tensor: Tensor, slots: Tensor = slots, size: int = size) -> Tensor:
-                """[B, F] or [B, F, D] of these videos, with `size` frames."""
+            def resized(tensor: Tensor, slots: Tensor = slots, size: int = size) -> Tensor:
+                """Select these videos from [B, F] or [B, F, D], truncated or padded to `size` frames."""
                 return pad(tensor[slots, :size], (0, 0) * (tensor.ndim - 2) + (0, max(0, size - frames)))
 
-            blocks.append(VideoBlock(rows, batch.each(cut)))
+            blocks.append(VideoBlock(rows, batch.each(resized)))
     return blocks
 
 
 def _padded(length: Tensor, step: int, most: int) -> Tensor:
-    """The next multiple of `step`, but no more than `most` where the length is not."""
+    """Round lengths up to a multiple of `step`, but not beyond `most`. A length above `most` stays."""
     return torch.maximum(length, (-(-length // step) * step).clamp(max=most))
 
 

@@ -1,15 +1,22 @@
-"""GLIM's four scores on a CPU: two matrix products, and compiled loops that keep everything else in cache; with gradients.
+"""GLIM's four scores and their gradients on a CPU: two matrix products, and compiled loops that keep everything else in cache.
 
-The same mathematics as `plain.score`. The words of all texts are rows of one matrix, each text with its real length; whole texts fill
-tiles of ROWS rows, or of FEW_ROWS where texts come one at a time. Videos stand side by side in blocks of LANES, so that the compiled
-loops treat LANES videos with every instruction.
+Computes the same as `plain.score`. The rows of the products are the words and sentences of all texts, unpadded; whole texts fill tiles of
+ROWS rows, or of FEW_ROWS where texts come one at a time. The columns are frames. Videos are interleaved in blocks of LANES, so that every
+instruction of the compiled loops processes LANES videos:
 
-Without gradients, a score has the same bits whatever the order of texts and videos, whatever is scored beside them, and on any number of
-threads. Every matrix product is made of products of one shape, padded where texts or videos run out (data/compute/shapes.py says why); Gram
-matrices and all that follows come from compiled loops that treat every lane alike.
+    a tile                    a chunk of blocks (columns)
+    text 0: word 0            block 0: frame 0 of videos 0 to 15, frame 1 of videos 0 to 15, ...
+            word 1            block 1: frame 0 of videos 16 to 31, ...
+            sentence          padding
+    text 1: word 0
+            ...
+
+Without gradients, the bits of a score depend neither on the order of texts and videos, nor on what else is scored, nor on the number of
+threads. All matrix products have one shape, with padding at the end (data/compute/shapes.py says why). Gram matrices and all later steps
+come from compiled loops that treat every lane alike.
 
 Shape suffixes: A texts, B videos, R rows (words and sentences) of all tiles, F frames, V the LANES videos of a block, N blocks, X videos
-of some blocks, C columns (all frames of some blocks), K chunks of blocks, D joint dimension, L words, S the four scores.
+of several blocks, C columns (all frames of several blocks), K chunks of blocks, D joint dimension, L words, S the four scores.
 """
 
 from collections.abc import Mapping
@@ -31,80 +38,80 @@ from train_head.kernels.plain import KAPPA, TAU, inverse_norm
 from train_head.kernels.threads import parallel
 
 ROWS = 8 * GRAIN
-"""Rows of a tile: whole texts, padded to this. A longer text is in a tile padded to a multiple, with none but such."""
+"""Rows of a tile, which holds whole texts and padding. Longer texts go into tiles of a multiple of ROWS."""
 FEW_ROWS = GRAIN
-"""The same for a search, where a tile of ROWS would be empty but for one text: three texts of a caption's usual length."""
+"""Rows of a tile in search, where a single text would leave a tile of ROWS nearly empty. Fits about three captions."""
 SENTENCES = GRAIN
 """Rows of a product of sentences with M_g."""
 PANEL = 4 * GRAIN
-"""Columns (frames of videos) of a product without gradients."""
+"""Columns (frames) of a product without gradients."""
 COLUMNS = 4 * PANEL
-"""Most columns of a chunk of blocks, unless one block has more. They meet a tile at once: both products then stay in cache."""
+"""Most columns of a chunk, unless a single block has more. A chunk is multiplied with a tile at once; both products then stay in cache."""
 
 
 Arguments = tuple[Any, Any, Any, Any, Any, Any, Any]
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""What scores have gradients for: raw_RD, mapped_RD, norm_inverse_R, frame_CD, gram_NFFV, matrices_6LL."""
+"""The tensors that receive gradients: raw_RD, mapped_RD, norm_inverse_R, frame_CD, gram_NFFV, matrices_6LL."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Some texts as rows of the products: the words of each, then its sentence; padded with zero rows."""
+    """Some texts as rows of the products: for each text its words, then its sentence. Zero rows fill the tile."""
 
     texts: NDArray[np.int64]
-    """Their indices in the batch."""
+    """Indices of the texts in the batch."""
     starts: NDArray[np.int64]
-    """First row of each text within the tile, and the end of the last."""
+    """Offsets within the tile: text i owns rows starts[i]:starts[i + 1], the last of which is its sentence."""
     rows: slice
-    """The tile within all rows."""
+    """The rows of the tile among those of all tiles."""
 
     @property
     def longest(self) -> int:
-        """Words of its longest text."""
+        """Number of words of the longest text."""
         return int(np.diff(self.starts).max()) - 1
 
 
 @dataclass(frozen=True)
 class TiledTexts:
-    """Texts as rows of tiles: raw, of norm 1 and mapped by M_l (words) or M_g (sentences), and 1 / norm."""
+    """Texts as rows of tiles: raw features, normalised features mapped by M_l (words) or M_g (sentences), and 1 / norm."""
 
     raw_RD: Tensor
     mapped_RD: Tensor
     norm_inverse_R: Tensor
     tiles: list[Tile]
     unit: int
-    """Rows of a product without gradients; every tile has a multiple."""
+    """Rows of a product without gradients. Every tile has a multiple."""
     count: int
     memory: local = field(default_factory=local)
-    """What a thread works in, kept for the next videos: new memory is slow to touch."""
+    """Each thread's working memory, kept for the next videos because first use of new memory is slow."""
 
 
 @dataclass(frozen=True)
 class LanedVideos:
-    """Videos in blocks of LANES side by side, the number of blocks padded to a multiple of `chunk`."""
+    """Videos interleaved in blocks of LANES. The number of blocks is padded to a multiple of `chunk`."""
 
     frame_CD: Tensor
-    """The columns of the products: `width` for each chunk."""
+    """The columns of the products, `width` per chunk."""
     gram_NFFV: Tensor
     valid_NFV: Tensor
-    """1 at real frames that are not zero."""
+    """1 at real frames that are not zero, else 0."""
     chunk: int
-    """Blocks that meet a tile at once."""
+    """Blocks per chunk."""
     width: int
-    """Columns of a chunk: those of its blocks, padded with zeros."""
+    """Columns per chunk: those of its blocks, padded with zeros."""
     count: int
 
 
 def tile_texts(batch: TextBatch, head: Mapping[str, Tensor], threads: int, rows: int = ROWS) -> TiledTexts:
-    """Lay out texts in tiles of `rows` rows and map them by the learned matrices M_l and M_g, on so many threads.
+    """Arrange texts in tiles of `rows` rows and map them by the learned matrices M_l and M_g, on this many threads.
 
-    A product of another shape may round otherwise: scores of texts in tiles of different sizes may differ in their last bits.
+    Products of different shapes may round differently, so scores may differ in their last bits between values of `rows`.
     """
     length_A = batch.length_A.numpy()
     tiles = _pack(length_A, rows)
     words, texts = len(batch.word_RD), len(length_A)
     first_A = np.cumsum(length_A) - length_A
-    # Where the rows come from: all words, behind them the sentences, and last a row of zeros.
+    # The source of each row: index into all words, then all sentences, then one zero row.
     source_R = np.full(tiles[-1].rows.stop, words + texts)
     for tile in tiles:
         for text, start, end in zip(tile.texts, tile.rows.start + tile.starts[:-1], tile.rows.start + tile.starts[1:], strict=True):
@@ -127,7 +134,10 @@ def tile_texts(batch: TextBatch, head: Mapping[str, Tensor], threads: int, rows:
 
 
 def _map(raw_RD: Tensor, sentences: Tensor, head: Mapping[str, Tensor], rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """Rows of norm 1 times M_l, or times M_g those of `sentences`; and 1 / norm. Products of so many `rows`, or of all."""
+    """Map normalised rows by M_g (those at the indices `sentences`) or M_l (all others); returns them and 1 / norm.
+
+    Multiplies `rows` rows at a time, or all at once.
+    """
     norm_inverse_R = inverse_norm(raw_RD.square().sum(dim=-1))
     unit_RD = raw_RD * norm_inverse_R[:, None]
     sentence_AD = pad(unit_RD[sentences], (0, 0, 0, -len(sentences) % SENTENCES))
@@ -137,9 +147,9 @@ def _map(raw_RD: Tensor, sentences: Tensor, head: Mapping[str, Tensor], rows: in
 
 
 def _pack(length_A: NDArray[np.int64], tile_rows: int) -> list[Tile]:
-    """Texts into tiles, longest first, each into the first tile of its size with room for it: a multiple of `tile_rows`.
+    """Pack texts into tiles by first fit, longest text first. The size of a tile is a multiple of `tile_rows`.
 
-    With gradients a tile is as long as what is in it.
+    With gradients, tiles are trimmed to their contents.
     """
     unit = 1 if torch.is_grad_enabled() else tile_rows
     members: list[list[int]] = []
@@ -165,7 +175,7 @@ def _pack(length_A: NDArray[np.int64], tile_rows: int) -> list[Tile]:
 
 
 def lane_videos(batch: VideoBatch) -> LanedVideos:
-    """Lay out videos as columns of the products. Padded frames must be finite; they are cleared here."""
+    """Arrange videos as columns of the products. Padded frames must be finite; they are set to zero here."""
     count, frames, dimension = batch.frame_BFD.shape
     blocks = -(-count // LANES)
     chunk, width = _chunk(blocks, frames * LANES)
@@ -192,10 +202,10 @@ def lane_videos(batch: VideoBatch) -> LanedVideos:
 
 
 def _chunk(blocks: int, columns: int) -> tuple[int, int]:
-    """How many blocks of so many columns make a chunk, and the width of the chunk.
+    """The number of blocks per chunk, and the columns of a chunk, for blocks of `columns` columns.
 
-    Without gradients the width is a multiple of PANEL, and as little of it as can be is padding. With gradients it is what the blocks
-    take, and the chunks share the blocks evenly: a step of training need not have the bits of another.
+    Without gradients, the width is a multiple of PANEL, and the number of blocks is chosen to need the least padding. With gradients there
+    is no padding, and chunks share the blocks evenly: bits may then depend on the shapes.
     """
     most = max(1, min(blocks, COLUMNS // columns))
     if torch.is_grad_enabled():
@@ -210,7 +220,7 @@ def _chunk(blocks: int, columns: int) -> tuple[int, int]:
 
 
 def _gram(frame_NFVD: Tensor) -> Tensor:
-    """The products of every video's frames with each other [N, F, F, V], on all threads."""
+    """The Gram matrix of every video's frames [N, F, F, V], on all threads."""
     blocks, frames, _, _ = frame_NFVD.shape
     gram_NFFV = frame_NFVD.new_empty(blocks, frames, frames, LANES)
 
@@ -231,9 +241,10 @@ def fused_score(
     tau: float = TAU,
     kappa: float = KAPPA,
 ) -> Tensor:
-    """The four scores [S, A, B] before the logit scale: what `plain.score` gives, for texts and videos in float32 on the CPU.
+    """The four scores [S, A, B] before the logit scale, as `plain.score` gives them. Texts and videos must be float32 on the CPU.
 
-    `head`: the learned matrices. `products`: the precision of the two products, always float32 with gradients. Differentiable once.
+    `head` holds the learned matrices. `products` is the precision of the two products; with gradients it is always float32. Has first
+    derivatives only.
     """
     matrices_6LL = torch.stack([head[f"P{i}"] for i in range(1, 7)])
     temperatures = np.float32(1 / tau), np.float32(1 / kappa)
@@ -259,7 +270,7 @@ def fused_score(
 
 @dataclass(frozen=True)
 class _Shape:
-    """All that has no gradient: which texts and videos meet in which product, and the temperatures."""
+    """All inputs without a gradient: the layout of texts and videos, and the temperatures."""
 
     threads: int
     products: torch.dtype
@@ -280,19 +291,19 @@ class _Shape:
 
     @property
     def longest(self) -> int:
-        """Words of the longest text."""
+        """Number of words of the longest text."""
         return max(tile.longest for tile in self.tiles)
 
     def jobs(self) -> list[tuple[Tile, int]]:
-        """Every tile with every chunk."""
+        """All pairs of a tile and a chunk."""
         return [(tile, k) for tile in self.tiles for k in range(self.chunks)]
 
     def scratch(self) -> Scratch:
-        """Memory of a thread for the compiled loops."""
+        """Scratch memory of one thread for the compiled loops."""
         return make_scratch(self.longest, self.valid_NFV.shape[1])
 
     def arguments(self, tile: Tile, k: int, norm_inverse_R: Tensor, gram_NFFV: Tensor, matrices_6LL: Tensor) -> Arguments:
-        """What both compiled loops are told of a tile and a chunk."""
+        """The arguments that both compiled loops take for a tile and a chunk."""
         blocks = slice(k * self.chunk, (k + 1) * self.chunk)
         return (
             tile.starts,
@@ -305,7 +316,7 @@ class _Shape:
         )
 
     def scores(self, inputs: Inputs, keep: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The four scores; the products are left in `keep` [K, R, C] for the gradients."""
+        """Compute the four scores. Leaves the two products in `keep`, each [K, R, C], for the gradients."""
         raw_RD, mapped_RD, norm_inverse_R, frame_CD, gram_NFFV, matrices_6LL = inputs
         scores_SAB = raw_RD.new_empty(4, self.texts, self.videos)
 
@@ -340,7 +351,7 @@ class _Shape:
 
 
 class _FusedScore(torch.autograd.Function):
-    """The scores with their gradients; the two products are kept in between, everything smaller is computed again."""
+    """The scores with their gradients. Keeps the two products for the backward pass and recomputes everything smaller."""
 
     @staticmethod
     def forward(ctx: Any, shape: _Shape, *inputs: *Inputs) -> Tensor:
@@ -359,7 +370,7 @@ class _FusedScore(torch.autograd.Function):
         need_raw, need_mapped, need_norm, need_frame, need_gram, _ = ctx.needs_input_grad[1:]
         with_raw = need_raw or need_norm or need_frame or need_gram
         if ctx.spent:
-            # The first time, gradients took the place of the products.
+            # The first backward pass overwrote the products with their gradients.
             raw_KRC, mapped_KRC = torch.empty_like(raw_KRC), torch.empty_like(mapped_KRC)
             shape.scores((raw_RD, mapped_RD, norm_inverse_R, frame_CD, gram_NFFV, matrices_6LL), (raw_KRC, mapped_KRC))
         ctx.spent = True
@@ -388,7 +399,7 @@ class _FusedScore(torch.autograd.Function):
             parts[tile.rows.start, k] = d_norm_RV.sum(dim=-1), d_gram_NFFV, d_6LLV.sum(dim=-1)
 
         parallel(shape.threads, work, shape.jobs(), shape.scratch)
-        # Summed in one order, whatever thread was done first: a run gives the same bits again.
+        # Summed in a fixed order, so that results do not depend on which thread finished first.
         d_norm_R, d_gram_NFFV, d_matrices_6LL = (
             torch.zeros_like(norm_inverse_R),
             torch.zeros_like(gram_NFFV),
@@ -401,7 +412,7 @@ class _FusedScore(torch.autograd.Function):
                 d_gram_NFFV[k * shape.chunk : (k + 1) * shape.chunk] += of_gram
                 d_matrices_6LL[:, : tile.longest, : tile.longest] += of_matrices
 
-        # The compiled loops have put the gradients of the products in their places.
+        # The compiled loops have overwritten the products with their gradients.
         frame_KCD = frame_CD.unflatten(0, (shape.chunks, shape.width))
 
         def rows(gradient_KRC: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
-"""A vector of LANES float32 numbers as one value of compiled code: a type for numba, with the few operations that scoring needs.
+"""A numba type for vectors of LANES float32 numbers, with the few operations that scoring needs.
 
-Compilers find such vectors in loops over numbers only where they happen to; here a sum over frames or words stays in registers because it
-is written as one value. A machine with narrower registers uses several for a vector.
+Compilers do not reliably vectorise loops over single numbers. With this type a sum over frames or words is a single value, which stays in
+registers. A machine with narrower registers uses several per vector.
 
-numba keeps compiled loops on disk and compiles a file anew when it changes, but does not look at what the file imports: who changes this
-one deletes `__pycache__`.
+After changing this file, delete `__pycache__`: numba's cache of compiled loops checks the file of a loop, but not the files it imports.
 """
 
 import operator
@@ -22,16 +21,16 @@ LANES = 16
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTEGERS = ir.VectorType(ir.IntType(32), LANES)
-# Products and sums may be rounded once together, as fused multiply-add does.
+# Allows fused multiply-add, which rounds a product and a sum only once.
 _CONTRACT = ("contract",)
 _LOWEST_EXPONENT = -87.0
-# exp(r) - 1 - r for |r| <= ln(2) / 2, from its Taylor series bent to the smallest largest error.
+# Minimax polynomial for exp(r) - 1 - r, |r| <= ln(2) / 2.
 _LOG2_E, _LN_2_HIGH, _LN_2_LOW = 1.44269504, 0.693359375, -2.12194440e-4
 _POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
 class LanesType(types.Type):  # type: ignore[misc]
-    """The type of a vector."""
+    """The numba type of a vector."""
 
     def __init__(self) -> None:
         super().__init__(name="Lanes")
@@ -62,13 +61,13 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: An
 
 
 def _call(builder: Any, name: str, argument: Any) -> Any:
-    """A function of LLVM's own, such as a root, of every lane."""
+    """Apply an LLVM intrinsic, such as sqrt, to every lane."""
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS, [_FLOATS]), f"llvm.{name}.v{LANES}f32")
     return builder.call(function, [argument])
 
 
 def _load(_context: Any, array: Any, offset: Any) -> Any:
-    """LANES numbers of a flat float32 array from this offset on; nothing checks that they are there."""
+    """Load LANES numbers from a flat float32 array, starting at `offset`. Bounds are not checked."""
 
     def generate(context: Any, builder: Any, called: Any, arguments: Any) -> Any:
         return builder.load(_pointer(context, builder, called.args[0], *arguments), align=4)
@@ -77,7 +76,7 @@ def _load(_context: Any, array: Any, offset: Any) -> Any:
 
 
 def _store(_context: Any, array: Any, offset: Any, x: Any) -> Any:
-    """Put a vector into a flat float32 array from this offset on."""
+    """Store a vector in a flat float32 array, starting at `offset`. Bounds are not checked."""
 
     def generate(context: Any, builder: Any, called: Any, arguments: Any) -> Any:
         builder.store(arguments[2], _pointer(context, builder, called.args[0], *arguments[:2]), align=4)
@@ -87,7 +86,7 @@ def _store(_context: Any, array: Any, offset: Any, x: Any) -> Any:
 
 
 def _factor(_context: Any, x: Any, offset: Any) -> Any:
-    """What `load` gives; of a tuple's only array, a single number in every lane."""
+    """Load a vector from an array, like `load`; or, if `x` is a tuple of one array, a single number into every lane."""
     numbers = isinstance(x, types.BaseTuple)
     array = x[0] if numbers else x
 
@@ -101,7 +100,7 @@ def _factor(_context: Any, x: Any, offset: Any) -> Any:
 
 
 def _fill(_context: Any, number: Any) -> Any:
-    """The same number in every lane."""
+    """Put the same number in every lane."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return _splat(builder, arguments[0])
@@ -129,7 +128,7 @@ def _root(_context: Any, x: Any) -> Any:
 
 
 def _exp(_context: Any, x: Any) -> Any:
-    """exp(x) of x <= 0 to about 1e-7 of its value; a NaN stays one."""
+    """exp(x) for x <= 0, with a relative error of about 1e-7. NaN stays NaN."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         def times(a: Any, b: Any) -> Any:
@@ -153,7 +152,7 @@ def _exp(_context: Any, x: Any) -> Any:
 
 
 def _total(_context: Any, x: Any) -> Any:
-    """The sum of all lanes, a float32; halves are added to halves."""
+    """The sum of all lanes as a float32, added pairwise (lower half to upper half)."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         lanes = [builder.extract_element(arguments[0], ir.Constant(ir.IntType(32), lane)) for lane in range(LANES)]
@@ -171,7 +170,7 @@ load, factor, store, fill, where_greater, root, exp, total = map(
 
 
 def _implement(operation: Callable[[Any, Any], Any], instruction: str) -> None:
-    """Let an operator of Python work on two vectors."""
+    """Implement a Python operator for two vectors."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return getattr(builder, instruction)(*arguments, flags=_CONTRACT)

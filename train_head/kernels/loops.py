@@ -1,10 +1,11 @@
-"""The compiled loops behind `fused.py`: from the two products of a tile of texts and some videos to the four scores, and back.
+"""The compiled loops behind `fused.py`: from the two products of a tile of texts with some videos to the four scores, and back.
 
-LANES videos stand side by side in a vector, so every line below treats LANES pairs at once. All arrays are flat float32; a block's
-frames, words or pairs of words are LANES numbers each. What a pair needs between its products and its scores stays in the first two
-levels of cache. docs/design/method.md has the equations.
+A vector holds one number for each of LANES videos, so every line below processes LANES pairs at once. All arrays are flat float32; entry i
+of an array of vectors is the numbers [i * LANES : (i + 1) * LANES]. Intermediate results of a pair stay in the L1 and L2 caches.
+docs/design/method.md has the equations.
 
-Letters: i, k words, j a row of P, o what is not pooled, f a frame; `d_` and `gradient_` the derivative of the loss by something.
+Letters: i and k index words, j rows of P, o the dimension that is not pooled, f frames. `d_x` and `gradient_x` are the derivative of the
+loss with respect to x.
 """
 
 from collections.abc import Callable
@@ -23,22 +24,22 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 
 def compiled(function: Function) -> Function:
-    """The loop as numba compiles it when it is first called, kept on disk where there is a folder for it."""
+    """Compile a loop with numba on its first call. Cached on disk if numba finds a writable folder."""
     try:
         loop: Function = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:
-        # The checkout, the home folder and NUMBA_CACHE_DIR cannot be written: numba would not compile at all.
+        # With cache=True numba refuses to compile if neither the checkout, the home folder nor NUMBA_CACHE_DIR is writable.
         loop = numba.njit(nogil=True, error_model="numpy")(function)
     return loop
 
 
-# Plain Python floats would make the compiled code compute in double precision.
+# Python floats would make the compiled code compute in double precision.
 _0, _1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _TINY, _FAR_BELOW, _NOISE = np.float32(1e-30), np.float32(FAR_BELOW), np.float32(1e-5)
 
 
 class Pooling(NamedTuple):
-    """What agg(x; P) leaves for its gradient: P x [j, o], weights [j, o] before their division, 1 / their sum [o], the result [o]."""
+    """Intermediate results of agg(x; P), kept for its gradient: P x [j, o], unnormalised weights [j, o], 1 / their sum [o], result [o]."""
 
     product: Floats
     weight: Floats
@@ -47,12 +48,12 @@ class Pooling(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Memory of one thread for one text and LANES videos."""
+    """Scratch memory of one thread, for one text and LANES videos."""
 
     mixture: Floats
-    """Weights of the frames [i, f], scaled so that the mixture has norm 1; last row the sentence's."""
+    """Weights of the frames [i, f], scaled so that each mixture has norm 1. The last row belongs to the sentence."""
     through_gram: Floats
-    """The same times the Gram matrix [i, f]."""
+    """`mixture` times the Gram matrix [i, f]."""
     x: Floats
     x_sum: Floats
     y: Floats
@@ -80,11 +81,11 @@ class Scratch(NamedTuple):
 
 
 def make_scratch(longest: int, frames: int) -> Scratch:
-    """Memory for texts of up to `longest` words."""
+    """Allocate scratch memory for texts of up to `longest` words."""
     line, square, mixture = longest * LANES, longest * longest * LANES, (longest + 1) * frames * LANES
 
     def floats(count: int) -> Floats:
-        # torch gives memory at the start of a cache line: a vector is then one line.
+        # torch aligns memory to cache lines, so that a vector occupies exactly one.
         return torch.empty(count, dtype=torch.float32).numpy()
 
     def pooling(count: int) -> Pooling:
@@ -142,10 +143,10 @@ def _products(
     out_start: int,
     out_row: int,
 ) -> None:
-    """out[row, column] = sum of x[row, inner] * y[column, inner] in every lane; `x_row` and so on are the steps from one to the next.
+    """out[row, column] = sum of x[row, inner] * y[column, inner] over `inner`, in every lane.
 
-    `x` may be a tuple of an array of numbers, the same for all lanes. Four rows by four columns at a time: sixteen sums stay in
-    registers, and a vector that is fetched serves four of them. Behind the last row the last one is done again.
+    `x_row` and so on are strides. `x` may be a tuple of one array of numbers, which are the same for all lanes. Works on four rows by four
+    columns at a time: sixteen sums stay in registers, and each loaded vector serves four of them. If rows run out, repeats the last one.
     """
     last = rows - 1
     for row in range(0, rows, 4):
@@ -203,9 +204,9 @@ def _add(x: Any, count: int, out: Any, out_start: int) -> None:
 
 @compiled
 def _mix(raw: Any, start: int, stride: int, rows: int, frames: int, gram: Any, valid: Any, n: int, tau_inverse: Any, s: Any) -> None:
-    """alpha and beta of the method, divided by the norms of the mixtures; a mixture that cancels to rounding gets zeros.
+    """The method's alpha and beta, divided by the norms of the mixtures. A mixture whose frames cancel out gets zeros.
 
-    The guard is that of plain.py, written for weights that do not sum to 1.
+    The guard is that of `plain._guided_norm_inverse`, rewritten for weights that do not sum to 1.
     """
     zero, tau_inverse_V = fill(_0), fill(tau_inverse)
     step = frames * LANES
@@ -237,7 +238,7 @@ def _mix(raw: Any, start: int, stride: int, rows: int, frames: int, gram: Any, v
 
 @compiled
 def _pool(x: Any, x_inner: int, x_other: int, others: int, length: int, matrices_6LL: Any, which: int, kappa_inverse: Any, p: Any) -> None:
-    """agg(x[:, o]; P) of the method for every o, with the matrix P of index `which`: softmax(x / kappa), times P, dotted with x."""
+    """The method's agg(x[:, o]; P) = (softmax(x / kappa) P) . x for every o, where P is the matrix at index `which`."""
     line, width = others * LANES, matrices_6LL.shape[2]
     kappa_inverse_V = fill(kappa_inverse)
     numbers = (matrices_6LL.reshape(-1),)
@@ -275,7 +276,7 @@ def _pool_gradient(
     gradient_6LLV: Any,
     spare: Any,
 ) -> None:
-    """Of agg(x[:, o]; P), given the gradient of each result: added to those of x and P. Uses up what `_pool` left.
+    """Add the gradients of agg(x[:, o]; P) to those of x and P, given the gradient g of each result. Overwrites what `_pool` left.
 
     dx_k = g (sum_j p_j P_jk + p_k ((P x)_k - agg) / kappa), dP_jk = g p_j x_k.
     """
@@ -319,7 +320,7 @@ def _score_pairs(
     kappa_inverse: Any,
     s: Any,
 ) -> None:
-    """The scores of the text whose words are the rows from `first` on, its sentence behind them, with the videos of block n."""
+    """Score a text with the videos of block n. Its words are the rows from `first` on, followed by its sentence."""
     step, line = frames * LANES, length * LANES
     words = first * stride + n * step
     sentence = words + length * stride
@@ -343,7 +344,7 @@ def _score_pairs(
 
 @compiled
 def _check(starts: Any, frames: int, matrices_6LL: Any, s: Any) -> None:
-    """Nothing else looks whether what is loaded and stored is there."""
+    """Check the sizes of all memory, because `load` and `store` do not check bounds."""
     longest = 0
     for a in range(len(starts) - 1):
         longest = max(longest, starts[a + 1] - starts[a] - 1)
@@ -355,9 +356,9 @@ def _check(starts: Any, frames: int, matrices_6LL: Any, s: Any) -> None:
 
 @compiled
 def gram_block(frame_FVD: Any, gram_FFV: Any) -> None:
-    """The products of every video's frames with each other, for the LANES videos of a block.
+    """The Gram matrix of each video's frames, for the LANES videos of a block.
 
-    Here a vector holds LANES channels of one frame, and what D leaves over is added number by number.
+    Here a vector holds LANES channels of one frame. The last D % LANES channels are added one by one.
     """
     frames, videos, dimension = frame_FVD.shape
     frame, whole = frame_FVD.reshape(-1), dimension - dimension % LANES
@@ -366,7 +367,7 @@ def gram_block(frame_FVD: Any, gram_FFV: Any) -> None:
             one = (f * videos + v) * dimension
             for g in range(f, frames):
                 other = (g * videos + v) * dimension
-                # Two sums, so that one addition need not wait for the other.
+                # Two independent sums, so that an addition does not wait for the previous one.
                 even = odd = fill(_0)
                 for at in range(0, whole - LANES, 2 * LANES):
                     even = even + load(frame, one + at) * load(frame, other + at)
@@ -393,9 +394,9 @@ def score_tile(
     scratch: Any,
     out_SAX: Any,
 ) -> None:
-    """The four scores [S, A, X] of a tile of texts and N blocks of videos (X = N * LANES), from their products.
+    """The four scores [S, A, X] of a tile of texts with N blocks of videos (X = N * LANES), from their products.
 
-    Text a has the rows starts[a] to starts[a + 1]: its words, and last its sentence.
+    Text a owns the rows starts[a]:starts[a + 1]: its words, then its sentence.
     """
     blocks, frames = valid_NFV.shape[0], valid_NFV.shape[1]
     _check(starts, frames, matrices_6LL, scratch)
@@ -448,10 +449,10 @@ def gradient_tile(
     gradient_gram_NFFV: Any,
     gradient_6LLV: Any,
 ) -> None:
-    """The gradients of a tile, given that of its scores [S, A, X].
+    """The gradients of a tile, given the gradient of its scores [S, A, X].
 
-    Those of the products take their places (of the raw ones only `with_raw`). Added to, in every lane: those of 1 / norm of the rows and of
-    the Gram matrices (`with_raw`), and those of P1 to P6, in L x L of this tile's longest text.
+    Overwrites the products with their gradients (the raw products only if `with_raw`). Adds, in every lane, to the gradients of P1 to P6,
+    whose L is that of the tile's longest text, and, if `with_raw`, to those of the rows' 1 / norm and of the Gram matrices.
     """
     blocks, frames, stride = valid_NFV.shape[0], valid_NFV.shape[1], raw_RC.shape[1]
     _check(starts, frames, matrices_6LL, s)
@@ -477,7 +478,7 @@ def gradient_tile(
                 store(s.gradient_i, i, zero)
             for i in range(0, length * line, LANES):
                 store(s.gradient_z, i, zero)
-            # The pooling of the scores: first to last in the method, so last to first here.
+            # The poolings, in reverse order.
             m, k, d, spare = matrices_6LL, kappa_inverse, gradient_6LLV, s.spare
             store(s.given, 0, fill(_HALF) * load(given, at + 3 * score_step))
             _pool_gradient(s.p5.result, LANES, 0, 1, length, m, 5, k, s.p6, s.given, s.gradient_k, d, spare)
@@ -513,12 +514,14 @@ def _raw_gradient(
     s: Any,
     gradient_norm: Any,
 ) -> None:
-    """From the gradients of x, y, Z and the video-sentence score: of the raw products, in their place, of the norms (added), and of the
-    Gram matrices (left in `s.spare`)."""
+    """From the gradients of x, y, Z and the video-sentence score, compute those of the raw products, the norms and the Gram matrices.
+
+    Overwrites the raw products, adds to `gradient_norm`, and leaves the gradients of the Gram matrices in `s.spare`.
+    """
     step, line, last = frames * LANES, length * LANES, length * frames * LANES
     sentence = words + length * stride
     sentence_norm, sentence_sum = fill(norm_inverse_R[first + length]), fill(_0)
-    # The mixtures of norm 1, for each word and the sentence.
+    # Gradients of the normalised mixtures, for each word and the sentence.
     _products(s.gradient_z, 0, LANES, line, mapped, words, LANES, stride, length, frames, length, s.gradient_mixture, 0, step)
     for f in range(0, step, LANES):
         store(s.gradient_mixture, last + f, load(s.given, 0) * load(mapped, sentence + f))
@@ -529,7 +532,7 @@ def _raw_gradient(
             here = i * step + f
             store(s.gradient_mixture, here, load(s.gradient_mixture, here) + dy * load(raw, sentence + f))
             store(s.gradient_mixture, last + f, load(s.gradient_mixture, last + f) + dx * load(raw, words + i * stride + f))
-    # Their directions, the Gram matrix and the softmax over frames.
+    # Through the normalisation, the Gram matrix and the softmax over frames.
     for i in range(length + 1):
         along = fill(_0)
         for f in range(i * step, (i + 1) * step, LANES):
@@ -540,7 +543,7 @@ def _raw_gradient(
             store(raw, words + i * stride + f, fill(tau_inverse) * load(s.mixture, here) * across)
             store(s.scaled, here, fill(-_HALF) * along * load(s.mixture, here))
     _products(s.scaled, 0, LANES, step, s.mixture, 0, LANES, step, frames, frames, length + 1, s.spare, 0, step)
-    # What x and y took from the raw products and from the norms of words and sentence.
+    # Direct gradients of x and y with respect to the raw products and the norms of words and sentence.
     for i in range(length):
         dx, dy = load(s.gradient_x, i * LANES), load(s.gradient_y, i * LANES)
         norm = (first + i) * LANES

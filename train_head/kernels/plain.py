@@ -1,10 +1,10 @@
 """GLIM and the four scores in plain tensor operations: for CUDA and float64, and the reference for the compiled loops.
 
-The paper's text-guided features would be a tensor of texts x videos x words x D. They are never built: every score is made from dot
+The paper's text-guided features would be a tensor [texts, videos, words, D]. This file never builds them. It computes every score from dot
 products of words with frames, and every norm from the Gram matrix of a video's frames. docs/design/method.md has the equations.
 
-Shape suffixes: A texts, B videos, L words of the longest text (start and end tokens included), K the same words in their second role,
-F frames of the longest video, D joint dimension, S the four scores. Norms of guided features are always those over real frames.
+Shape suffixes: A texts, B videos, L words of the longest text (start and end tokens included), K the same words as a second index,
+F frames of the longest video, D joint dimension, S the four scores. Norms of guided features cover real frames only.
 """
 
 from collections.abc import Mapping
@@ -19,23 +19,21 @@ from train_head.masking import FAR_BELOW
 TAU = 5.0
 KAPPA = 0.01
 
-# What stands in for minus infinity behind the end of a text or video: finite, so that no infinity meets a zero.
-
 
 @dataclass(frozen=True)
 class Guides:
-    """Texts prepared for scoring against any video (the sides of the products that depend on the text alone)."""
+    """Texts prepared for scoring against any videos: the text side of all products."""
 
     sentence_AD: Tensor
-    """Raw sentence features: they guide the frames."""
+    """Raw sentence features, which guide the frames."""
     word_ALD: Tensor
     """Raw word features."""
     unit_sentence_AD: Tensor
-    """Sentences of norm 1, for the sentence-frame score."""
+    """Normalised sentences, for the sentence-frame score."""
     mapped_sentence_AD: Tensor
-    """Sentences of norm 1 times M_g, for the video-sentence score."""
+    """Normalised sentences times M_g, for the video-sentence score."""
     mapped_word_ALD: Tensor
-    """Words of norm 1 times M_l, for the word-frame score."""
+    """Normalised words times M_l, for the word-frame score."""
     word_norm_inverse_AL: Tensor
     mask_AL: Tensor
     """True at real words."""
@@ -43,25 +41,25 @@ class Guides:
 
 @dataclass(frozen=True)
 class Frames:
-    """Videos prepared for scoring: frames (zero where there is none), their Gram matrix, and which of them count."""
+    """Videos prepared for scoring: frames (zero at padding), their Gram matrices, and their mask."""
 
     frame_BFD: Tensor
     gram_BFF: Tensor
     mask_BF: Tensor
-    """True at real frames that are not zero: a zero frame has no direction and counts as padding."""
+    """True at real frames that are not zero. A zero frame has no direction and counts as padding."""
 
 
 def inverse_norm(square: Tensor, floor: Tensor | float = 0.0) -> Tensor:
-    """1 / sqrt(square) where it exceeds the floor, else 0, with a zero gradient there.
+    """1 / sqrt(square) where `square` exceeds `floor`, else 0 with zero gradient.
 
-    Two `where`: one alone would still send the infinite slope of the root at 0 through the branch that is not taken.
+    The inner `where` keeps 0 away from rsqrt: its infinite slope would turn the gradient of the discarded branch into NaN.
     """
     good = square > floor + 1e-30
     return torch.where(good, torch.rsqrt(torch.where(good, square, torch.ones_like(square))), torch.zeros_like(square))
 
 
 def prepare_texts(sentence_AD: Tensor, word_ALD: Tensor, mask_AL: Tensor, head: Mapping[str, Tensor] | None) -> Guides:
-    """The text side of the products. Padded words must be finite; they are cleared here."""
+    """Prepare texts for scoring. Padded words must be finite; they are set to zero here."""
     word_ALD = word_ALD.masked_fill(~mask_AL[..., None], 0.0)
     unit_sentence_AD = sentence_AD * inverse_norm(sentence_AD.square().sum(dim=-1, keepdim=True))
     word_norm_inverse_AL = inverse_norm(word_ALD.square().sum(dim=-1))
@@ -78,14 +76,14 @@ def prepare_texts(sentence_AD: Tensor, word_ALD: Tensor, mask_AL: Tensor, head: 
 
 
 def prepare_videos(frame_BFD: Tensor, mask_BF: Tensor) -> Frames:
-    """The video side of the products. Padded frames must be finite; they are cleared here."""
+    """Prepare videos for scoring. Padded frames must be finite; they are set to zero here."""
     frame_BFD = frame_BFD.masked_fill(~mask_BF[..., None], 0.0)
     gram_BFF = frame_BFD @ frame_BFD.transpose(-1, -2)
     return Frames(frame_BFD, gram_BFF, mask_BF & (gram_BFF.diagonal(dim1=-2, dim2=-1) > 0))
 
 
 class _Products(NamedTuple):
-    """All D-sized work of a block: dot products with every frame."""
+    """The dot products of a block's texts with every frame: all the work that depends on D."""
 
     sentence_ABF: Tensor
     unit_sentence_ABF: Tensor
@@ -116,9 +114,9 @@ def _multiply(texts: Guides, videos: Frames, precision: torch.dtype) -> _Product
 
 
 def guidance(product: Tensor, mask_BF: Tensor, tau: float) -> Tensor:
-    """alpha and beta of the method: softmax over the real frames of dot products [..., B, F] or [A, B, L, F], divided by tau.
+    """The method's alpha and beta: softmax(product / tau) over real frames, for dot products [A, B, F] or [A, B, L, F].
 
-    A video without a real frame gets weights of zero.
+    A video without real frames gets zero weights.
     """
     mask = mask_BF if product.ndim == 3 else mask_BF[:, None, :]
     weight = (product / tau).masked_fill(~mask, FAR_BELOW).softmax(dim=-1)
@@ -126,10 +124,10 @@ def guidance(product: Tensor, mask_BF: Tensor, tau: float) -> Tensor:
 
 
 def _guided_norm_inverse(weight: Tensor, gram_BFF: Tensor) -> Tensor:
-    """1 / norm of the frames mixed by `weight` [A, B, F] or [A, B, L, F]; 0 where they cancel to rounding.
+    """1 / norm of the frame mixtures with these weights [A, B, F] or [A, B, L, F]; 0 if the frames of a mixture cancel out.
 
-    The squared norm comes from the Gram matrix and can be tiny or negative where frames nearly cancel; below a share of
-    what the frames would give without cancelling it is noise.
+    The squared norm is w^T G w with the Gram matrix G. Where frames nearly cancel, rounding can make it tiny or negative. It counts as
+    noise below a small share of sum_f w_f G_ff, which has no cancellation.
     """
     if weight.ndim == 3:
         return _guided_norm_inverse(weight[:, :, None], gram_BFF)[:, :, 0]
@@ -140,9 +138,9 @@ def _guided_norm_inverse(weight: Tensor, gram_BFF: Tensor) -> Tensor:
 
 
 def aggregate(x: Tensor, mask: Tensor, matrix_LL: Tensor | None, kappa: float) -> Tensor:
-    """agg(x; P) of the method over the last dimension: softmax(x / kappa) over the real positions, times P, dotted with x.
+    """The method's agg(x; P) = (softmax(x / kappa) P) . x over the last dimension, restricted to real positions.
 
-    `mask` broadcasts to `x`; `matrix_LL` is the leading block of P, None the identity.
+    `mask` broadcasts to `x`. `matrix_LL` is the leading L x L block of P; None means the identity.
     """
     weight = (x / kappa).masked_fill(~mask, FAR_BELOW).softmax(dim=-1).masked_fill(~mask, 0.0)
     if matrix_LL is not None:
@@ -161,7 +159,7 @@ def score(
 ) -> Tensor:
     """The four scores [S, A, B] of prepared texts and videos, before the logit scale.
 
-    `products`: a lower precision for the products with frames, and for nothing else.
+    `products` is a lower precision for the products with frames only.
     """
     product = _multiply(texts, videos, products or videos.frame_BFD.dtype)
     length = texts.mask_AL.shape[1]
@@ -182,7 +180,7 @@ def score(
     y_ABL = torch.einsum("ablf,abf->abl", beta_ABLF, product.unit_sentence_ABF) * inverse_ABL
     sentence_frame_AB = aggregate(y_ABL, mask_A1L, matrix("P2"), kappa)
 
-    # Z_ki: word k with the frame mixture that word i asked for.
+    # Z_ki: word k times the frame mixture guided by word i.
     z_ABKL = (product.mapped_word_ABLF @ beta_ABLF.transpose(-1, -2)) * inverse_ABL[..., None, :]
     mask_A11L = mask_A1L[:, None]
     over_k_ABL = aggregate(z_ABKL.transpose(-1, -2), mask_A11L, matrix("P3"), kappa)

@@ -1,4 +1,4 @@
-"""Threads for the CPU's share of scoring, each doing whole jobs alone."""
+"""Threads for scoring on a CPU. Each thread does whole jobs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,10 @@ State = TypeVar("State")
 
 
 def parallel(threads: int, work: Callable[[Job, State], object], jobs: Sequence[Job], prepare: Callable[[], State]) -> None:
-    """Do all jobs, without gradients, on so many threads; each has memory of its own from `prepare`. One is the calling thread itself."""
+    """Run `work(job, state)` for all jobs without gradients, on a pool of `threads` threads.
+
+    Each thread makes one `state` with `prepare`, such as scratch memory. With a single thread, the calling thread does the work.
+    """
     waiting = iter(jobs)
 
     @torch.no_grad()
@@ -34,10 +37,10 @@ def parallel(threads: int, work: Callable[[Job, State], object], jobs: Sequence[
 
 @contextmanager
 def without_subnormals() -> Iterator[None]:
-    """Let this thread take numbers below 1e-38 for zero, where the processor can.
+    """Flush subnormal float32 numbers (below 1e-38) to zero in this thread, if the processor supports it.
 
-    The softmaxes of the method leave weights of 1e-30 and less, whose products are such numbers. Processors treat each of them apart, and
-    a step of training took four times as long. What they would add is far below the rounding of what they are added to.
+    The method's softmaxes give weights of 1e-30 and less, and products of those are subnormal. Processors handle subnormals slowly: a
+    training step took four times as long. The lost values are far below the rounding error of the sums they would join.
     """
     before = bool(np.float32(1e-39) * np.float32(1) == 0)
     torch.set_flush_denormal(True)
@@ -49,15 +52,15 @@ def without_subnormals() -> Iterator[None]:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: a new one would first fetch memory for its products again, at every call.
+    """A pool that is kept between calls, because a new thread would allocate memory for its products anew.
 
-    Each multiplies alone: threads within a product would wait for each other between the products.
+    torch uses one thread inside each worker: several threads per product would wait for each other after every product.
     """
     started, before = Barrier(threads + 1), torch.get_num_threads()
 
     def initialise() -> None:
         torch.set_num_threads(1)
-        # torch gives a thread the number set last by any thread when it first asks: now, before the main thread sets its own again.
+        # A thread takes torch's global setting at its first query. Query now, before the main thread restores the setting.
         torch.get_num_threads()
         started.wait()
 

@@ -1,1 +1,1 @@
-"""All text-video pairs of a split."""
+"""Scores all text-video pairs of a split."""

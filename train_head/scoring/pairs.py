@@ -1,4 +1,4 @@
-"""All pairs of texts and videos, scored block by block and fed to accumulators.
+"""Scores all pairs of texts and videos block by block, and passes the blocks to accumulators.
 
 Shape suffixes: A texts, B videos, S scores of a pair.
 """
@@ -18,44 +18,47 @@ from data.cache.features import TextFeatures, VideoFeatures
 from data.compute.processes import ProcessGroup
 from data.metrics import Metrics, NanScore, RankCounter, Ties
 from train_head.heads import Head, TextBatch, VideoBatch
-from train_head.kernels.blocks import VIDEOS_A_BLOCK
+from train_head.kernels.blocks import VIDEOS_PER_BLOCK
 from train_head.kernels.threads import parallel
 
-FRAMES_A_BLOCK = 3072
-"""Most frames of the videos that a head scores at once."""
+FRAMES_PER_BLOCK = 3072
+"""Most frames, summed over videos, that a head scores at once."""
 
 
 class Accumulator(Protocol):
-    """Something that reads all pairs, a block at a time, in any order, each pair once."""
+    """Receives every pair's scores once, in blocks, in any order."""
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
-        """Take a head's scores [S, A, B], on its device, between these texts [A] and these videos [B], given by their indices.
+        """Take the scores [S, A, B] of texts [A] and videos [B], which are given by their indices. Scores are on the head's device.
 
-        The retrieval score is their mean over S. The block is the caller's: keep a copy, or better only what follows from it.
+        Their mean over S is the retrieval score. The caller may reuse the block: copy it, or keep only what is computed from it.
         """
 
     def share_answers(self, processes: ProcessGroup) -> None:
-        """Exchange with other processes what follows from the blocks that hold answers, when all of those were seen and no others yet."""
+        """Exchange results from the blocks that hold answers. Called after all of those blocks and before any other."""
 
     def share_counts(self, processes: ProcessGroup) -> None:
-        """Merge with other processes what follows from all blocks; never the blocks."""
+        """Merge results from all blocks over the processes. Never exchange the blocks."""
 
 
 class Unshared:
-    """What makes an accumulator of one that takes part in no sharing: it works in one process alone."""
+    """Mix-in for accumulators that work in a single process only."""
 
     def share_answers(self, processes: ProcessGroup) -> None:
-        assert processes.count == 1
+        assert processes.world_size == 1
 
     def share_counts(self, processes: ProcessGroup) -> None:
-        assert processes.count == 1
+        assert processes.world_size == 1
 
 
 class RankedScores:
-    """An accumulator that ranks by the mean of a head's scores, the retrieval score, and by means of some of them."""
+    """An accumulator that ranks by the retrieval score, and by means of subsets of a head's scores."""
 
     def __init__(self, counter: RankCounter, chosen: Sequence[Sequence[int]] = ()) -> None:
-        """`counter`: of 1 + len(chosen) rankings; `chosen`: places of scores among those of the head, for each ranking but the first."""
+        """`chosen` lists the indices of the scores to average, one list per ranking after the first.
+
+        `counter` counts 1 + len(chosen) rankings.
+        """
         self._counter, self._chosen = counter, [list(places) for places in chosen]
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
@@ -82,14 +85,15 @@ def score_all_pairs(
     what: str = "scoring",
     processes: ProcessGroup | None = None,
 ) -> None:
-    """Score every text with every video once and feed the accumulators.
+    """Score every text with every video once and pass the blocks to the accumulators.
 
-    `answers` [A]: the index of each text's video; None where texts have none among the videos. `memory_budget`: bytes of encoded videos
-    to hold at once; where it is too small for all, they are encoded twice. The texts of a video stay in one block, and blocks that hold
-    answers come first, so that a RankCounter has little to keep. Raises UserError, which names the caption and the video, where an
-    accumulator finds the score of a pair to be NaN. `what` stands before the progress.
+    `answers` [A] is the index of each text's video; None if the texts have no videos here. `memory_budget` limits the bytes of encoded
+    videos held at once; if it is too small for all videos, they are encoded twice. `what` labels the progress.
 
-    Several `processes` share the videos; their accumulators then have what those of one would have.
+    All texts of a video are in the same block. Blocks that hold answers come first, so that a RankCounter keeps little in memory. Several
+    `processes` share the videos, and end with the same accumulators as a single process.
+
+    Raises UserError, naming the caption and the video, if an accumulator finds a score that is NaN.
     """
     processes = processes or ProcessGroup()
     device = head.logit_scale.device
@@ -97,7 +101,7 @@ def score_all_pairs(
     if answers is None:
         answers = len(videos.ids) + np.arange(len(texts.texts))
     texts, videos = texts.to(device), videos.to(device)
-    strips, groups = _strips(answers, texts, head.WORDS_A_STRIP), _groups(videos, memory_budget, processes)
+    strips, groups = _strips(answers, texts, head.WORDS_PER_STRIP), _groups(videos, memory_budget, processes)
     held: list[range] = []
     encoded: dict[range, Any] = {}
     one_at_a_time = Lock()
@@ -114,7 +118,7 @@ def score_all_pairs(
                     progress.update()
 
         for answered in (True, False):
-            # Back through the groups the second time: the last one is still there.
+            # In reverse the second time, because the last group is still encoded.
             for group in groups if answered else reversed(groups):
                 jobs = [(strip, [block for block in group if _has_answer(answers[strip], block) == answered]) for strip in strips]
                 jobs = [(strip, blocks) for strip, blocks in jobs if blocks]
@@ -125,7 +129,7 @@ def score_all_pairs(
                 try:
                     parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
                 except NanScore as error:
-                    raise not_a_number(texts, videos, error) from error
+                    raise nan_error(texts, videos, error) from error
             for accumulator in accumulators:
                 if answered:
                     accumulator.share_answers(processes)
@@ -133,11 +137,11 @@ def score_all_pairs(
                     accumulator.share_counts(processes)
 
 
-def not_a_number(texts: TextFeatures, videos: VideoFeatures, error: NanScore) -> UserError:
-    """What to tell of a score that is NaN."""
+def nan_error(texts: TextFeatures, videos: VideoFeatures, error: NanScore) -> UserError:
+    """The error for a score that is NaN."""
     return UserError(
         f"the score of caption {texts.texts[error.text]!r} and video {videos.ids[error.video]} is NaN: train the head "
-        "again with a lower --lr, or extract again if it is an untrained one"
+        "again with a lower --lr, or extract again if the head is untrained"
     )
 
 
@@ -150,16 +154,19 @@ def evaluate_pairs(
     quiet: bool = True,
     ties: Ties = "expected",
 ) -> Metrics:
-    """Retrieval metrics of a head over all pairs: see `data.metrics.retrieval_metrics`, and `score_all_pairs`."""
+    """Retrieval metrics of a head over all pairs. See `data.metrics.retrieval_metrics` and `score_all_pairs`."""
     counter = RankCounter(answers, len(videos.ids), ties)
     score_all_pairs(head, texts, videos, answers, [RankedScores(counter)], memory_budget, quiet)
     return counter.metrics()
 
 
-def videos_a_block(longest: int) -> int:
-    """How many videos of up to so many frames a head scores at once: a multiple of what their blocks take, if it is enough for one."""
-    size = max(1, FRAMES_A_BLOCK // longest)
-    return size - size % VIDEOS_A_BLOCK if size > VIDEOS_A_BLOCK else size
+def videos_per_block(longest: int) -> int:
+    """How many videos a head scores at once, if the `longest` has this many frames.
+
+    A multiple of VIDEOS_PER_BLOCK, unless there is no room for more than one such block.
+    """
+    size = max(1, FRAMES_PER_BLOCK // longest)
+    return size - size % VIDEOS_PER_BLOCK if size > VIDEOS_PER_BLOCK else size
 
 
 def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
@@ -167,26 +174,27 @@ def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
 
 
 def _groups(videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
-    """All videos in blocks of one size, of them this process's share, and as many blocks to a group as may be encoded at once."""
+    """This rank's share of the videos, as blocks of consecutive videos, in groups that fit into the memory budget once encoded."""
     frames, count, longest = videos.frames, len(videos.ids), int(videos.frames.length_N.max())
-    size = videos_a_block(longest)
+    size = videos_per_block(longest)
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
-    blocks = blocks[len(blocks) * processes.rank // processes.count : len(blocks) * (processes.rank + 1) // processes.count]
-    # Frames and their products with each other, as float32.
+    blocks = blocks[len(blocks) * processes.rank // processes.world_size : len(blocks) * (processes.rank + 1) // processes.world_size]
+    # Bytes of frames and Gram matrices as float32.
     group = max(1, memory_budget // (size * longest * (frames.dimension + longest) * 4))
     return [blocks[first : first + group] for first in range(0, len(blocks), group)]
 
 
-def _strips(answers: NDArray[np.int64], texts: TextFeatures, words_a_strip: int) -> list[NDArray[np.int64]]:
-    """Text indices in the order of their videos, cut between videos into strips of `words_a_strip` words, or some times that.
+def _strips(answers: NDArray[np.int64], texts: TextFeatures, words_per_strip: int) -> list[NDArray[np.int64]]:
+    """Text indices sorted by video, divided into strips that never separate the texts of a video.
 
-    So many times that a video's texts are at most a quarter of a strip: little room is left at its end.
+    The most words of a strip are a multiple of `words_per_strip`: the smallest that is at least four times the words of any video's texts.
+    Strips then end nearly full.
     """
     order = np.argsort(answers, kind="stable")
     starts = np.flatnonzero(np.diff(answers[order], prepend=-1))
     words = np.concatenate([[0], np.cumsum(texts.words.length_N[order] + 1)])
     stops = [*starts[1:].tolist(), len(order)]
-    most = -(-4 * int(np.diff(words[[0, *stops]]).max()) // words_a_strip) * words_a_strip
+    most = -(-4 * int(np.diff(words[[0, *stops]]).max()) // words_per_strip) * words_per_strip
     strips, first = [], 0
     for start, stop in zip(starts.tolist(), stops, strict=True):
         if start > first and words[stop] - words[first] > most:

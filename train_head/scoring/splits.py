@@ -1,15 +1,17 @@
-"""The features of one split of a cache, and how much of the split they are."""
+"""Loads the features of one split of a cache, and counts what is missing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.cache.features import TextFeatures, VideoFeatures
 from data.cache.layout import FAILURES_FILE
+from data.cache.sources import Selection
 from data.datasets import preset_named
 from data.datasets.accounting import as_expected, count_listed, difference
 from data.datasets.division import OFFER
@@ -18,11 +20,12 @@ from data.datasets.types import SPLITS
 
 @dataclass(frozen=True)
 class Split:
-    """Texts, videos, the video of each text (`answers` [A], indices), the names of their sources in the cache, and `counts` of what is
-    expected and what is there.
+    """The texts and videos of a split, and the ground truth.
 
-    `counts`: videos expected (by the protocol), listed (in the annotations), present (as files), decoded and scored; captions expected,
-    listed, encoded and scored. A video is scored if one of its captions is, and a caption if both have features.
+    `answers` [A] holds the index of each text's video. `sources` names the sources in the cache. `counts` has the numbers of videos
+    expected (by the protocol), listed (in the annotations), present (as files), decoded and scored, and of captions expected, listed,
+    encoded and scored, as in `counts["videos_listed"]`. A caption is scored if it and its video have features; a video, if any of its
+    captions is.
     """
 
     name: str
@@ -34,7 +37,7 @@ class Split:
     counts: dict[str, int]
 
     def summary(self, verb: str = "scored") -> str:
-        """One line of the counts."""
+        """The counts in one line for people."""
         return counts_line(self.preset, self.name, self.counts, verb)
 
 
@@ -57,58 +60,36 @@ def load_split(
     source: str | None = None,
     max_words: int | None = None,
 ) -> Split:
-    """Load a split from a cache, each caption a text of its own; "train+val" is the two splits together.
+    """Load a split from a cache. Every caption is a separate text. A name such as "train+val" joins splits.
 
-    It is that of all sources of the preset, or of the one with the name `source`.
+    >>> split = load_split(FeatureCache(Path("runs/cache")), "test", preset=None, memory_budget=2**30)
+    >>> split.videos.ids[split.answers[0]]  # the video of the first caption
 
-    Of each video and text no more than `max_frames` and `max_words` are read: see `FeatureCache.videos` and `texts`. What fits into
-    `memory_budget` bytes is held in memory, frames first, the rest is read when used. Raises UserError where the cache has
-    no such split, and where it is not what its protocol has, or features of it are missing, and that is not allowed.
+    Takes the split from all sources of the preset, or from the one with the name `source`. Reads at most `max_frames` frames per video and
+    `max_words` words per text: see `FeatureCache.videos` and `texts`. Features are held in memory up to `memory_budget` bytes, frames
+    first; the rest is read from disk on use.
+
+    Raises UserError if the cache has no such split or no features of it. Unless `allow_missing`, also raises UserError if the split differs
+    from its protocol or some features are missing.
     """
     if max_frames is not None and max_frames < 1:
         raise UserError(f"--max-frames {max_frames} must be at least 1")
     listing = cache.listings.select(preset, source)
-    preset, table, listed = listing.preset, listing.captions, listing.videos
-    splits = name.split("+")
-    rows = table[table["split"].isin(splits)]
-    if rows.empty:
-        there = list(table["split"].unique())
-        raise UserError(f"the cache {cache.path} has no split {name!r}; it has: {', '.join(there)}{_split_remedy(preset, splits, there)}")
-    # Features of what failed later are those of another file.
-    failed = {*listed.loc[listed["failed"], "video_id"]}
-    decoded = np.array([("videos", video_id) in cache and video_id not in failed for video_id in rows["video_id"]])
-    encoded = np.array([("texts", text) in cache for text in rows["caption"]])
-    whole = decoded & encoded
-    counts = count_listed(table, listed, preset_named(preset), splits) | {
-        "videos_decoded": int(rows["video_id"][decoded].nunique()),
-        "videos_scored": int(rows["video_id"][whole].nunique()),
-        "captions_encoded": int(encoded.sum()),
-        "captions_scored": int(whole.sum()),
-    }
-    if not allow_missing and not as_expected(counts):
-        raise UserError(
-            f"the cache {cache.path}: {difference(preset, name, counts)}: extract with the whole annotation files, or go on with "
-            "--allow-missing"
-        )
-    if not allow_missing and not whole.all():
-        lacking = rows["video_id"][~whole].unique().tolist()
-        broken = [video_id for video_id in lacking if video_id in failed]
-        raise UserError(
-            f"{(~whole).sum()} of {len(rows)} captions of split {name!r} have no features in {cache.path}, such as those of video "
-            f"{', '.join(lacking[:3])}: {_features_remedy(cache, len(lacking), len(broken))}, or go on without them with --allow-missing",
-            [f"failed: {video_id}" for video_id in broken] + [f"without features: {one}" for one in lacking if one not in failed],
-        )
-    if not whole.any():
-        videos_of_split = {*rows["video_id"]}
-        remedy = _features_remedy(cache, len(videos_of_split), len(videos_of_split & failed))
+    found = _find(cache, listing, name)
+    counts = _counts(listing, name.split("+"), found)
+    if not allow_missing:
+        _require_complete(cache, listing.preset, name, found, counts)
+    if not found.whole.any():
+        videos_of_split = {*found.rows["video_id"]}
+        remedy = _features_remedy(cache, len(videos_of_split), len(videos_of_split & found.failed))
         raise UserError(f"the cache {cache.path} has no features of split {name!r}: {remedy}")
-    rows = rows[whole]
+    rows = found.rows[found.whole]
     video_ids = rows["video_id"].unique().tolist()
     position = {video_id: i for i, video_id in enumerate(video_ids)}
     videos = cache.videos(video_ids, memory_budget, max_frames)
     return Split(
         name=name,
-        preset=preset,
+        preset=listing.preset,
         sources=listing.names,
         texts=cache.texts(rows["caption"].tolist(), memory_budget - videos.frames.bytes_held, max_words),
         videos=videos,
@@ -117,11 +98,75 @@ def load_split(
     )
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The captions of a split, and which of them have features in the cache."""
+
+    rows: pd.DataFrame
+    """One row per caption."""
+    decoded: NDArray[np.bool_]
+    """True where the video of a row has features."""
+    encoded: NDArray[np.bool_]
+    """True where the caption of a row has features."""
+    failed: set[str]
+    """Videos of all splits whose latest extraction failed."""
+
+    @property
+    def whole(self) -> NDArray[np.bool_]:
+        """True where both have features."""
+        return self.decoded & self.encoded
+
+
+def _find(cache: FeatureCache, listing: Selection, name: str) -> _Found:
+    """Look up the captions of a split. Raises UserError if the cache has none."""
+    table, listed = listing.captions, listing.videos
+    splits = name.split("+")
+    rows = table[table["split"].isin(splits)]
+    if rows.empty:
+        there = list(table["split"].unique())
+        raise UserError(
+            f"the cache {cache.path} has no split {name!r}; it has: {', '.join(there)}{_split_remedy(listing.preset, splits, there)}"
+        )
+    # If the latest extraction of a video failed, its features belong to an earlier file.
+    failed = {*listed.loc[listed["failed"], "video_id"]}
+    decoded = np.array([("videos", video_id) in cache and video_id not in failed for video_id in rows["video_id"]])
+    encoded = np.array([("texts", text) in cache for text in rows["caption"]])
+    return _Found(rows, decoded, encoded, failed)
+
+
+def _counts(listing: Selection, splits: Sequence[str], found: _Found) -> dict[str, int]:
+    """The `counts` of a `Split`."""
+    return count_listed(listing.captions, listing.videos, preset_named(listing.preset), splits) | {
+        "videos_decoded": int(found.rows["video_id"][found.decoded].nunique()),
+        "videos_scored": int(found.rows["video_id"][found.whole].nunique()),
+        "captions_encoded": int(found.encoded.sum()),
+        "captions_scored": int(found.whole.sum()),
+    }
+
+
+def _require_complete(cache: FeatureCache, preset: str, name: str, found: _Found, counts: dict[str, int]) -> None:
+    """Raise UserError if the split differs from its protocol, or any of its captions or videos lacks features."""
+    if not as_expected(counts):
+        raise UserError(
+            f"the cache {cache.path}: {difference(preset, name, counts)}: extract with the whole annotation files, or continue with "
+            "--allow-missing"
+        )
+    rows, whole = found.rows, found.whole
+    if not whole.all():
+        lacking = rows["video_id"][~whole].unique().tolist()
+        broken = [video_id for video_id in lacking if video_id in found.failed]
+        raise UserError(
+            f"{(~whole).sum()} of {len(rows)} captions of split {name!r} have no features in {cache.path}, such as those of video "
+            f"{', '.join(lacking[:3])}: {_features_remedy(cache, len(lacking), len(broken))}, or leave them out with --allow-missing",
+            [f"failed: {video_id}" for video_id in broken] + [f"without features: {one}" for one in lacking if one not in found.failed],
+        )
+
+
 def _split_remedy(preset: str, splits: Sequence[str], there: Sequence[str]) -> str:
-    """What to do about splits that are lacking: a table of the user's own can be divided."""
+    """The remedy for missing splits. Annotations of a user's own can be divided into splits."""
     known = preset_named(preset)
     if known is None or known.files:
-        return ": give rows of the annotations that split and run extract again, or use one that is there"
+        return ": give rows of the annotations that split and run extract again, or use a split that exists"
     again = f"run extract again with {OFFER}"
     kept = "features are kept, so this takes seconds"
     if not {*there} & {*SPLITS}:
@@ -133,10 +178,10 @@ def _split_remedy(preset: str, splits: Sequence[str], there: Sequence[str]) -> s
 
 
 def _features_remedy(cache: FeatureCache, lacking: int, failed: int) -> str:
-    """What to do about so many videos without features, so many of which failed when they were extracted."""
+    """The remedy for `lacking` videos without features, `failed` of which failed in the extraction."""
     if not failed:
         return "run extract again"
-    # A merged file has no list of them.
+    # A merged file has no list of failures.
     where = "" if cache.merged else f" ({cache.path / FAILURES_FILE} says why)"
     which = "all of them" if failed == lacking else f"{failed:,} of these {lacking:,} videos"
     return f"{which} failed in the extraction{where}: run extract with --retry-failed"

@@ -8,7 +8,7 @@ __all__ = ["Sweep", "SweepOptions", "expand", "main", "sweep_options"]
 
 
 def main(options: Sweep) -> Path:
-    """Train every run of the grid that is missing; returns runs.csv. See train_head.sweep.runs.sweep."""
-    from train_head.sweep.runs import sweep  # torch loads here, so that --help answers at once
+    """Train every missing run of the grid and return runs.csv. See `train_head.sweep.runs.sweep`."""
+    from train_head.sweep.runs import sweep  # loads torch, which --help must not wait for
 
     return sweep(options)

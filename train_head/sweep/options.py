@@ -1,7 +1,7 @@
-"""Options of `python -m train_head.sweep`, and the grid of runs that they ask for.
+"""Options of `python -m train_head.sweep`, and the grid of runs they describe.
 
-What a sweep varies is said by the options of a run: each that is marked VARIED in train_head/options.py is an option of the sweep, as text
-that lists its values. A new one is swept without a change here.
+Every option marked VARIED in train_head/options.py becomes an option of the sweep, whose text lists several values. A new one is swept
+without a change here.
 """
 
 import dataclasses
@@ -21,48 +21,48 @@ from train_head.options import TrainOptions
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train every combination of the values given, with every seed, over one loaded cache. Values have commas between them."""
+    """Train every combination of the given values with every seed, over one loaded cache. Separate values by commas."""
 
     cache: Annotated[Path, About.INPUT]
     """Folder of the feature cache."""
     out: Annotated[Path, About.OUTPUT]
-    """Folder for runs.csv and the runs. Runs whose rows are there are not trained again."""
+    """Folder for runs.csv and the runs. Runs with a row in it are not trained again."""
     seeds: Annotated[int, About.OPTIMIZER] = 5
-    """Seeds 0, 1, ... of every combination."""
+    """Number of seeds per combination: 0, 1, ..."""
     report_on: Annotated[Literal["test", "val"], About.INPUT] = "test"
-    """Split on which the best epoch of every run is measured; it chooses nothing."""
+    """Split to measure the best epoch of every run on. It does not choose the epoch."""
     evaluate: Annotated[bool, About.OUTPUT] = False
-    """Evaluate each run with python -m evaluate as soon as it is trained, on the same split and without a report, into OUT/RUN/results:
-    python -m evaluate.compare OUT puts them into a table."""
+    """Evaluate each trained run with python -m evaluate, on the same split and without a report, into OUT/RUN/results. Then
+    python -m evaluate.compare OUT makes a table of the results."""
     preset: Annotated[str | None, About.INPUT] = None
-    """Split protocol, where the cache serves several."""
+    """Split protocol. Needed only if the cache serves several."""
     name: Annotated[str | None, About.INPUT] = None
-    """Source in the cache, by the name that extract gave it. Default: all that have captions, together."""
+    """Source in the cache, by the name that extract gave it. Default: all sources with captions, together."""
     allow_missing: Annotated[bool, About.INPUT] = False
-    """Go on without captions and videos whose features are missing."""
+    """Continue without the captions and videos whose features are missing."""
     memory_budget: Annotated[float | None, About.MACHINE] = None
-    """GiB of features kept in memory for each split. Default: half of the machine's memory."""
+    """GiB of features to keep in memory per split. Default: half of the machine's memory."""
     device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
-    """Where to train; auto takes CUDA where there is one."""
+    """Device to train on. auto takes CUDA if available."""
     processes: Annotated[int | None, About.MACHINE] = None
-    """Runs that go side by side, with the same results. Default: as many as there are cores; 1 on CUDA."""
+    """Runs to train in parallel. Does not affect results. Default: one per core; 1 on CUDA."""
     quiet: Annotated[bool, About.OUTPUT] = False
-    """No progress."""
+    """Show no progress."""
 
     of: ClassVar[type[TrainOptions]] = TrainOptions
-    """The options of its runs."""
+    """The options of each run."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How the values of an option are written: these, and whatever is an int, a float or a str."""
+    """How to write the values of an option: as one of `choices`, or as anything that the type `other` can parse."""
 
     choices: Mapping[str, Any]
     other: type[int] | type[float] | type[str] | None
 
     @classmethod
     def of(cls, options_type: type[Any], name: str) -> "_Kind":
-        """From the annotation of the option."""
+        """From the option's annotation."""
         hint = get_type_hints(options_type)[name]
         kinds = {hint} if get_origin(hint) is Literal else {*get_args(hint)} or {hint}
         choices: dict[str, Any] = {}
@@ -76,15 +76,15 @@ class _Kind:
         return cls(choices, next((kind for kind in (int, float, str) if kind in kinds), None))
 
     def read(self, text: str) -> Any:
-        """Raises KeyError or ValueError where it is no value."""
+        """Parse a value. Raises KeyError or ValueError if `text` is not one."""
         return self.choices[text] if text in self.choices or self.other is None else self.other(text)
 
     def written(self, value: Any) -> str:
-        """A value as `read` takes it."""
+        """Format a value so that `read` can parse it."""
         return next((text for text, choice in self.choices.items() if choice == value), str(value))
 
-    def shown(self) -> str:
-        """In --help."""
+    def metavar(self) -> str:
+        """The values in --help, such as {clip,random}, or {all}|INT."""
         named = ["{" + ",".join(self.choices) + "}"] if self.choices else []
         return "|".join([*named, *([self.other.__name__.upper()] if self.other else [])])
 
@@ -94,7 +94,7 @@ def _default(options_type: type[Any], name: str) -> Any:
 
 
 def sweep_options(of: type[TrainOptions]) -> type[Any]:
-    """The options of a sweep over runs with the options `of`: those of `Sweep`, and each that a sweep varies.
+    """The options of a sweep over runs with the options `of`: those of `Sweep`, and the VARIED options of `of`.
 
     >>> sweep_options(TrainOptions)(cache=Path("runs/cache"), out=Path("runs/sweep"), csc_weight="0,0.5", head="glccl,mean")
     """
@@ -103,17 +103,17 @@ def sweep_options(of: type[TrainOptions]) -> type[Any]:
     for name in options_with(of, Meaning.VARIED):
         kind = _Kind.of(of, name)
         box = [mark for mark in marks(of)[name] if isinstance(mark, About)]
-        shown = tyro.conf.arg(help=texts.get(name, ""), metavar=f"{kind.shown()},...")
-        members.append((name, Annotated[str, *box, shown], dataclasses.field(default=kind.written(_default(of, name)))))
+        argument = tyro.conf.arg(help=texts.get(name, ""), metavar=f"{kind.metavar()},...")
+        members.append((name, Annotated[str, *box, argument], dataclasses.field(default=kind.written(_default(of, name)))))
     return dataclasses.make_dataclass("SweepOptions", members, bases=(Sweep,), namespace={"of": of, "__doc__": Sweep.__doc__}, frozen=True)
 
 
 SweepOptions = sweep_options(TrainOptions)
-"""Of `python -m train_head.sweep`."""
+"""The options of `python -m train_head.sweep`."""
 
 
 def expand(options: Sweep) -> list[TrainOptions]:
-    """The options of every run of the grid. Raises UserError for a value that its option does not take."""
+    """The options of every run of the grid. Raises UserError for a value that its option does not accept."""
     if options.seeds < 1:
         raise UserError(f"--seeds {options.seeds} must be at least 1")
     names = options_with(options.of, Meaning.VARIED)
@@ -136,7 +136,7 @@ def expand(options: Sweep) -> list[TrainOptions]:
 
 
 def _values(options: Sweep, name: str) -> list[Any]:
-    """The values of an option, as those of a run take them, each once."""
+    """The distinct values of an option of the sweep, parsed as options of a run."""
     kind, given = _Kind.of(options.of, name), str(getattr(options, name))
     found: list[Any] = []
     for text in given.split(","):
@@ -145,7 +145,7 @@ def _values(options: Sweep, name: str) -> list[Any]:
         except (KeyError, ValueError) as error:
             takes = ", ".join([*kind.choices, *(["numbers"] if kind.other else [])])
             raise UserError(
-                f"--{name.replace('_', '-')} {given}: {text!r} is none of its values ({takes}), with commas between them"
+                f"--{name.replace('_', '-')} {given}: {text!r} is not one of its values ({takes}); separate values by commas"
             ) from error
         if value not in found:
             found.append(value)

@@ -1,14 +1,14 @@
-"""A grid of training runs over one loaded cache, one row a run in a CSV: `python -m train_head.sweep`.
+"""Trains a grid of runs over one loaded cache and writes a CSV with one row per run: `python -m train_head.sweep`.
 
-Options that may vary take values with commas between them; every combination is trained with every seed. Each run keeps the epoch that is
-best on the validation split, and is measured with it on the split of --report-on. A run whose row is in the CSV is not trained again,
-so a sweep that was stopped goes on, and several sweeps may share a folder.
+Every combination of the option values is trained with every seed. A run keeps the epoch that is best on the validation split, and that
+epoch is measured on the split --report-on. Runs with a row in the CSV are not trained again, so an interrupted sweep can continue, and
+several sweeps can share a folder.
 
-With --evaluate, every run is evaluated as soon as it is trained, and so are those of before that were not, by the command of the third
-stage: nothing of it is imported here. A sweep that is stopped between the two goes on with the evaluation.
+With --evaluate, each run is evaluated as soon as it is trained, as are earlier runs without results. This starts the third stage as a
+command and imports nothing of it.
 
-On a CPU every run has one thread, and as many runs go side by side as there are cores: runs need not wait for each other, threads of a step
-do. So a run has the same bits however many there are.
+On a CPU every run uses one thread, and one run per core trains in parallel. That is faster than one run on all cores, since the threads of
+a step wait for each other and runs do not. It also makes the bits of a run independent of the number of cores.
 """
 
 import hashlib
@@ -42,12 +42,12 @@ from data.cli.options_file import OPTIONS_FILE, write_options
 from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
-from train_head.compiling import compile_loops, compiling_said
+from train_head.compiling import announce_compiling, compile_loops
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.stage import TrainingData, batches_line, build_head, check_options, deciding, fit, load
+from train_head.stage import TrainingData, batches_line, build_head, check_options, decisive_options, fit, load
 from train_head.sweep.options import Sweep, expand
 from train_head.training.trainer import fitting_batch
 from train_head.training.workers import in_processes
@@ -57,7 +57,7 @@ RUNS_FILE = "runs.csv"
 
 @dataclass(frozen=True)
 class _Shared:
-    """What all runs on one number of frames share."""
+    """The data that all runs with one value of --max-frames share."""
 
     out: Path
     report_on: Literal["test", "val"]
@@ -69,7 +69,7 @@ class _Shared:
 
 @dataclass(frozen=True)
 class _Run:
-    """One run, and its name in the CSV."""
+    """A run and its name in the CSV."""
 
     options: TrainOptions
     name: str
@@ -79,7 +79,7 @@ class _Run:
 
 
 def sweep(options: Sweep) -> Path:
-    """Train what is missing and return runs.csv. Raises UserError for what the user can put right."""
+    """Train the missing runs and return runs.csv. Raises UserError for anything the user can fix."""
     grid = expand(options)
     for run in grid:
         check_options(run)
@@ -92,7 +92,7 @@ def sweep(options: Sweep) -> Path:
     before = _read_rows(path)
     there = {row["run"] for row in before}
     runs = [_Run(run, run_name(run, cache, options.report_on)) for run in grid]
-    # By frames: one number of frames is in memory at a time.
+    # Sorted by max_frames, so that memory holds the features for one value at a time.
     missing = sorted((run for run in runs if run.name not in there), key=lambda run: run.options.max_frames or 0)
     make_folder(options.out)
     write_options(options.out / OPTIONS_FILE, options, "python -m train_head.sweep")
@@ -105,29 +105,29 @@ def sweep(options: Sweep) -> Path:
         for _, group in itertools.groupby(missing, key=lambda run: run.options.max_frames):
             for row in _train_all(options, cache, device, list(group)):
                 rows[row["run"]] = row
-                # In the order of the grid, whichever ended first.
+                # In the order of the grid, not in the order of ending.
                 ended = [rows[run.name] for run in missing if run.name in rows]
                 write_atomically(path, pd.DataFrame([*before, *ended]).to_csv(index=False))
-                # Other processes train on meanwhile.
+                # Other processes keep training in the meantime.
                 if options.evaluate:
                     _evaluate(options, row["run"])
                 progress.update()
-    said = f"{path}: {len(grid)} runs, {len(missing)} of them trained now"
+    summary = f"{path}: {len(grid)} runs, {len(missing)} of them trained now"
     if options.evaluate:
-        said += f", {len(missing) + len(unevaluated)} evaluated: python -m evaluate.compare {options.out}"
-    print(said, file=sys.stderr)
+        summary += f", {len(missing) + len(unevaluated)} evaluated: python -m evaluate.compare {options.out}"
+    print(summary, file=sys.stderr)
     return path
 
 
 def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: Sequence[_Run]) -> Iterator[dict[str, Any]]:
-    """The rows of runs on one number of frames, as they end."""
+    """Train runs that share one value of --max-frames, and yield their rows as they end."""
     first = runs[0].options
     budget = budget_bytes(options.memory_budget)
     report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
     shared = _Shared(options.out, options.report_on, budget, load(first), report, device)
     _say_batches([run.options for run in runs], shared.loaded.train)
-    with compiling_said(options.quiet):
-        # What is on disk then is loaded by all processes, rather than compiled by each.
+    with announce_compiling(options.quiet):
+        # Compile once here; the processes then load the loops from disk.
         for run in {run.options.head: run.options for run in runs}.values():
             head = build_head(run, shared.loaded.cache).to(device)
             check_fits(head, shared.loaded.train)
@@ -137,14 +137,14 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
         with _one_thread():
             yield from (_train_one(shared, run) for run in runs)
         return
-    # Among the runs, where there is room: the folder of temporary files may be in memory.
+    # In OUT, which has room for the runs: the system's temporary folder may be in memory.
     with TemporaryDirectory(dir=options.out, prefix=".features-") as folder:
         for _, row in in_processes(count, _train_one, _map(shared, Path(folder)), runs):
             yield row
 
 
 def _say_batches(runs: Sequence[TrainOptions], train: Split) -> None:
-    """Say what becomes of batches that are larger than the split. Raises UserError where several are: they would be the same."""
+    """Say that a batch larger than the split is reduced. Raises UserError for several such sizes, which would give the same runs."""
     larger = {run.batch_size: run for run in runs if run.batch_size > len(train.videos.ids)}
     if len(larger) > 1:
         raise UserError(
@@ -156,7 +156,7 @@ def _say_batches(runs: Sequence[TrainOptions], train: Split) -> None:
 
 
 def _map(shared: _Shared, folder: Path) -> _Shared:
-    """The same with its features in files of the folder, for other processes to map."""
+    """The same data with its features in files of `folder`, which other processes map into memory."""
 
     def mapped(split: Split, name: str) -> Split:
         own = folder / name
@@ -170,7 +170,7 @@ def _map(shared: _Shared, folder: Path) -> _Shared:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """What the processes of a sweep have, for this one."""
+    """Use one thread, like the processes of a parallel sweep."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -180,21 +180,21 @@ def _one_thread() -> Iterator[None]:
 
 
 def run_name(run: TrainOptions, cache: FeatureCache, report_on: str) -> str:
-    """A name for the run: its head and seed for people, and a digest of all that decides its row."""
-    # A sweep trains heads alone: how CLIP would be trained decides nothing.
-    text = json.dumps([deciding(run, leave_out=[Meaning.FINETUNING]), cache.digest, report_on], sort_keys=True)
+    """The name of a run: its head, its seed, and a digest of everything that decides its row."""
+    # A sweep never trains CLIP, so the options of fine-tuning do not matter.
+    text = json.dumps([decisive_options(run, leave_out=[Meaning.FINETUNING]), cache.digest, report_on], sort_keys=True)
     return f"{run.head}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     """Train and measure one run, keep it under OUT/NAME, and return its row."""
     loaded, report = shared.loaded, shared.report
-    start = _clocks()
+    start = _times()
     head, record = fit(run.options, loaded, shared.device, ProcessGroup(), keep=False)
-    trained = _clocks()
+    trained = _times()
     check_fits(head, report)
     metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, shared.budget)
-    scored = _clocks()
+    scored = _times()
     folder = shared.out / run.name
     make_folder(folder)
     write_options(folder / OPTIONS_FILE, replace(run.options, out=folder), "python -m train_head")
@@ -228,18 +228,18 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
 
 
 def _results(options: Sweep, run: str) -> Path:
-    """What is there when a run is evaluated."""
+    """A file that exists once a run is evaluated."""
     return options.out / run / RESULTS_FOLDER / METRICS_FILE
 
 
 def _evaluate(options: Sweep, run: str) -> None:
-    """Evaluate a run by the command of the third stage, which is not imported here. Raises UserError with what that says, where it does."""
+    """Evaluate a run with the command of the third stage. If that reports a UserError, raises it here."""
     given = {"cache": options.cache, "run": options.out / run, "out": _results(options, run).parent, "split": options.report_on}
     given |= {name: getattr(options, name) for name in ("preset", "name", "memory_budget", "device")}
-    # In one argument: a name may begin with a dash.
+    # As --name=value, because a value may begin with a dash.
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
     command = [sys.executable, "-m", "evaluate", *arguments, "--no-report", "--quiet"]
-    # From wherever this one was started: paths are of that folder.
+    # The command must find `evaluate` from the current folder, which relative paths refer to.
     found_here = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         command + ["--allow-missing"] * options.allow_missing,
@@ -257,12 +257,12 @@ def _evaluate(options: Sweep, run: str) -> None:
         raise KeyboardInterrupt
     print(done.stderr, file=sys.stderr)
     raise LostProcess(
-        f"the evaluation of {options.out / run} ended with status {done.returncode}: what it said is above; sweep again to go on"
+        f"the evaluation of {options.out / run} ended with status {done.returncode}: its output is above; sweep again to continue"
     )
 
 
-def _clocks() -> tuple[float, float]:
-    """Seconds gone by, and seconds in which a core worked for this process: other work on the machine is in the first alone."""
+def _times() -> tuple[float, float]:
+    """Wall-clock seconds and CPU seconds of this process. Other work on the machine affects the first only."""
     return time.perf_counter(), time.process_time()
 
 
@@ -280,6 +280,6 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete it and sweep again") from error
     if "run" not in table:
-        raise UserError(f"{path} is no file of a sweep (it has no column run): name another --out")
+        raise UserError(f"{path} is not from a sweep (it has no column run): name another --out")
     rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
     return rows

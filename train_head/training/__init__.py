@@ -1,1 +1,1 @@
-"""The training loop and what it needs: checkpoints, gradients of several processes, fine-tuning of CLIP, logs."""
+"""The training loop, with checkpoints, multi-process gradients, fine-tuning of CLIP, and logs."""

@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished training: tensors as safetensors, the rest as JSON, the two always of the same step."""
+"""Checkpoints of unfinished training: tensors as safetensors and the rest as JSON, always of the same step."""
 
 import json
 from pathlib import Path
@@ -14,17 +14,17 @@ from data.compute.tensors import read_tensors, write_tensors
 CHECKPOINT_FILE = "checkpoint.json"
 _TENSORS = "checkpoint-*.safetensors"
 _UNFINISHED = ".checkpoint-*.tmp"
-"""What a process left that was killed while it wrote."""
+"""Left behind by a process that was killed while writing."""
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Replace the folder's checkpoint by this one; `name` tells them apart.
+    """Replace the folder's checkpoint. `name` must differ from the previous checkpoint's.
 
-    checkpoint.json names the file of tensors it goes with, and is renamed into place last: killed at any moment, the folder holds a whole
-    checkpoint.
+    checkpoint.json names its file of tensors and is renamed into place last. So the folder holds a complete checkpoint even if the process
+    is killed at any moment.
     """
     path = folder / f"checkpoint-{name}.safetensors"
-    # A copy of each: tensors that share memory are refused.
+    # Cloned, because safetensors refuses tensors that share memory.
     write_tensors(path, {key: value.detach().cpu().clone() for key, value in tensors.items()})
     write_json(folder / CHECKPOINT_FILE, {"tensors": path.name, **state})
     for old in (*folder.glob(_TENSORS), *folder.glob(_UNFINISHED)):
@@ -33,7 +33,7 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], state: 
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The folder's checkpoint, None where there is none. Raises UserError where it is damaged."""
+    """Load the folder's checkpoint; None if there is none. Raises UserError if it is damaged."""
     path = folder / CHECKPOINT_FILE
     if not path.is_file():
         return None
@@ -46,7 +46,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
 
 
 def drop_checkpoint(folder: Path) -> None:
-    """Delete the folder's checkpoint, of a run that is finished."""
+    """Delete the folder's checkpoint once the run is finished."""
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     for pattern in (_TENSORS, _UNFINISHED):
         for path in folder.glob(pattern):

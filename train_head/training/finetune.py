@@ -1,11 +1,11 @@
-"""Fine-tuning: CLIP trained end to end with a head, on the pictures in a cache. The only file of training that needs CLIP itself.
+"""Fine-tuning: trains CLIP end to end with a head, on the pictures in a cache. The only file of training that loads CLIP.
 
-Steps, losses, schedule, checkpoints and processes are the trainer's own; the features of a batch come from CLIP as it is now, and its
-weights are among those that are trained. CLIP computes as in extraction (evaluation mode): a feature does not depend on the pictures
-beside it, as it would by a batch's own statistics, and the new CLIP extracts what was trained.
+Steps, losses, schedule, checkpoints and processes are the trainer's. `FinetuneTrainer` only computes the features of each batch with the
+current CLIP, and adds CLIP's weights to the trained ones. CLIP runs in evaluation mode, as in extraction: batch statistics would make a
+feature depend on the other pictures of its batch, and extraction with the new CLIP would give features that were not trained.
 
-Shape suffixes: N pictures or texts, A texts of a batch, B its videos, R words of all texts (or frames of all videos) of a batch together,
-T frames of some videos together, L text positions, C colour channels, H and W image sides, D joint dimension.
+Shape suffixes: N pictures or texts, A texts of a batch, B its videos, R words of all texts (or frames of all videos) of a batch,
+T frames of several videos, or tokens of a text, L text positions, C colour channels, H and W image sides, D joint dimension.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,8 +35,8 @@ from train_head.training.pixels import Pixels
 from train_head.training.towers import towers, train_above
 from train_head.training.trainer import Trainer
 
-PICTURES_A_PIECE, TEXTS_A_PIECE = 64, 32
-"""So many pass through a tower at once: with --grad-checkpointing its activations of no more are in memory."""
+PICTURES_PER_PIECE, TEXTS_PER_PIECE = 64, 32
+"""Inputs that pass through a tower at once. With --grad-checkpointing, activations of only one piece are in memory."""
 _PREFIX = "clip."
 
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ Result = TypeVar("Result")
 
 @dataclass(kw_only=True)
 class FinetuneTrainer(Trainer):
-    """A trainer whose features come from CLIP, which it trains with the head at a learning rate of its own."""
+    """A trainer that computes features with CLIP, and trains CLIP at a separate learning rate."""
 
     cache: FeatureCache
     clip: Clip
@@ -73,7 +73,7 @@ class FinetuneTrainer(Trainer):
         return self._text_batch(texts), self._video_batch(self.split.answers[texts])
 
     def validation(self, split: Split) -> Split:
-        """The split with features of CLIP as it is now, in the cache's number format: what an extraction from the pictures would give."""
+        """The split with features of the current CLIP in the cache's dtype, as extraction from the pictures would give them."""
         pixels, dtype = self._pixels(split), self.cache.settings["dtype"]
         texts = {entry.text: entry for batch in encode_texts(split.texts.texts, self.clip, self.max_words) for entry in batch}
         entries = [texts[text] for text in split.texts.texts]
@@ -89,7 +89,7 @@ class FinetuneTrainer(Trainer):
         )
 
     def save_encoder(self, folder: Path) -> dict[str, Any]:
-        """Write the new CLIP as a folder for extract's `--model local-dir:FOLDER/clip`; its digest, and that of the CLIP it was."""
+        """Write the new CLIP as a folder for extract's `--model local-dir:FOLDER/clip`; returns its digest and the original CLIP's."""
         return {"weights": save_clip(self.clip, folder / CLIP_FOLDER), "finetuned_from": self.cache.weights}
 
     def _pixels(self, split: Split) -> Pixels:
@@ -100,8 +100,8 @@ class FinetuneTrainer(Trainer):
         order_A = length_A.argsort(stable=True)
         sentences: list[Tensor] = []
         words: list[Tensor] = []
-        # By length: a tower runs at no more positions than the longest text of a piece needs.
-        for rows in order_A.split(TEXTS_A_PIECE):
+        # Sorted by length, so that the tower processes no more positions than a piece's longest text needs.
+        for rows in order_A.split(TEXTS_PER_PIECE):
             positions = max(self.clip.positions(int(length)) for length in length_A[rows])
             sentence_ND, token_NLD = self._piece(self.clip.text_features, ids_AL[rows, :positions].to(self.device))
             sentences.append(sentence_ND)
@@ -110,20 +110,22 @@ class FinetuneTrainer(Trainer):
         return TextBatch(torch.cat(sentences)[place_A.to(self.device)], torch.cat([words[i] for i in place_A]), length_A)
 
     def _video_batch(self, videos: NDArray[np.int64]) -> VideoBatch:
-        # Several captions of a batch may be of one video, which is encoded once.
+        # Encode each video once, even if several captions of the batch belong to it.
         once, place_B = np.unique(videos, return_inverse=True)
         pictures = self.pixels.read(once)
         image_TCHW = torch.cat(pictures)
-        feature_TD = torch.cat([self._piece(self.clip.image_features, part.to(self.device)) for part in image_TCHW.split(PICTURES_A_PIECE)])
+        feature_TD = torch.cat(
+            [self._piece(self.clip.image_features, part.to(self.device)) for part in image_TCHW.split(PICTURES_PER_PIECE)]
+        )
         each = feature_TD.split([len(picture) for picture in pictures])
         length_B = torch.tensor([len(pictures[i]) for i in place_B])
         return VideoBatch.of_rows(torch.cat([each[i] for i in place_B]), length_B)
 
     def _piece(self, encode: Callable[[Tensor], Result], inputs: Tensor) -> Result:
-        """What a tower makes of a piece of a batch.
+        """Encode a piece of a batch.
 
-        With --grad-checkpointing a piece is computed again for its gradients (Chen et al. 2016). open_clip's own way, block by block, keeps
-        every block's input for all pictures of the batch, and does nothing for ResNets.
+        With --grad-checkpointing the backward pass recomputes the whole piece (Chen et al. 2016). open_clip's gradient checkpointing works
+        block by block: it would keep every block's input for all pictures of the batch, and it does not cover ResNets.
         """
         if not self.options.grad_checkpointing:
             return encode(inputs)
@@ -132,7 +134,7 @@ class FinetuneTrainer(Trainer):
 
 
 def load_trained(options: TrainOptions, cache: FeatureCache, device: torch.device) -> Clip:
-    """The CLIP that made the cache, in float32 to be trained. Raises UserError where it cannot be loaded, or is another than made it."""
+    """Load the CLIP that made the cache, in float32. Raises UserError if it cannot be loaded, or did not make the cache."""
     return reload_clip(cache, device, options.model, options.pretrained, "fp32")
 
 
@@ -140,18 +142,18 @@ def save_clip(clip: Clip, folder: Path) -> str:
     """Write a CLIP as a folder for open_clip's `local-dir:FOLDER`, in float32; returns the digest of its weights."""
     make_folder(folder)
     path = folder / "open_clip_model.safetensors"
-    # A copy of each: tensors that share memory are refused.
+    # Cloned, because safetensors refuses tensors that share memory.
     write_tensors(path, {name: value.detach().cpu().clone() for name, value in clip.model.state_dict().items()})
     write_json(folder / "open_clip_config.json", {"model_cfg": clip.config, "preprocess_cfg": clip.model.visual.preprocess_cfg})
     return weights_digest(clip.model)
 
 
 def _encode(clip: Clip, image_FCHW: Tensor) -> NDArray[np.float32]:
-    """The features [F, D] of a video's pictures, as extraction makes them."""
+    """The features [F, D] of a video's pictures, computed as in extraction."""
     return np.concatenate([clip.encode_images(part) for part in image_FCHW.split(BATCH)])
 
 
 def _ragged(matrices: Iterable[NDArray[np.float32]], dtype: str) -> Ragged:
-    """Matrices of one width in memory, in the number format of a cache."""
+    """Concatenate matrices of equal width in memory, in the cache's dtype."""
     held = [matrix_TD.astype(dtype) for matrix_TD in matrices]
     return Ragged.in_memory(np.concatenate(held), np.cumsum([0, *map(len, held)]))

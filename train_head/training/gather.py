@@ -1,10 +1,10 @@
-"""Training in several processes: gathering with gradients.
+"""Training in several processes: differentiable gathering.
 
-Every process scores its own captions against the videos of all, then has the scores of all captions and takes the same loss. So the
-gradient of the gathered scores is the same everywhere, and each process needs its own part of it alone; that of the gathered frames
-has a part from every process and is summed, and so are those of the parameters.
+Every rank scores its own captions against the videos of all ranks. The scores are then gathered, and every rank computes the same loss.
+Gradients of the gathered scores are therefore equal on all ranks, and each rank keeps its own share. Gradients of the gathered frames, and
+of the parameters, are partial on each rank and are summed.
 
-Shape suffixes: N entries of this process, M those of all processes together, F frames, D joint dimension.
+Shape suffixes: M entries of all processes, F frames, D joint dimension.
 """
 
 from collections.abc import Iterable
@@ -19,37 +19,38 @@ from train_head.batches import EncodedFrames
 
 
 def share(size: int, processes: ProcessGroup) -> slice:
-    """This process's part of a batch of this `size`, which is a multiple of their number."""
-    assert size % processes.count == 0
-    part = size // processes.count
+    """This rank's part of a batch. `size` must be a multiple of the number of processes."""
+    assert size % processes.world_size == 0
+    part = size // processes.world_size
     return slice(processes.rank * part, (processes.rank + 1) * part)
 
 
 def gather(own: Tensor, processes: ProcessGroup, dim: int = 0, summed: bool = False) -> Tensor:
-    """The tensors of all processes, one after the other along `dim`, all of the same shape.
+    """Concatenate the tensors of all ranks along `dim`. All must have the same shape.
 
-    Its gradient is this process's part of that of the whole; with `summed` of the sum of those of all processes.
+    In the backward pass each rank takes its part of the gradient, which must be the same on all ranks; with `summed`, the gradients of all
+    ranks are summed first.
     """
-    if processes.count == 1:
+    if processes.world_size == 1:
         return own
     gathered: Tensor = _Gather.apply(own, processes, dim, summed)
     return gathered
 
 
 def gather_frames(own: EncodedFrames, longest: int, processes: ProcessGroup) -> EncodedFrames:
-    """The videos of all processes behind the temporal encoder [M, F, D], padded to the frames of the `longest` of them."""
-    if processes.count == 1:
+    """The videos of all ranks after the temporal encoder [M, F, D], padded to `longest` frames."""
+    if processes.world_size == 1:
         return own
     more = longest - own.mask_BF.shape[1]
     return own.each(lambda tensor: gather(pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, more)), processes, summed=True))
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], processes: ProcessGroup) -> None:
-    """Replace the gradient of every parameter by its sum over all processes."""
-    if processes.count == 1:
+    """Sum the gradient of every parameter over all processes, in place."""
+    if processes.world_size == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    # One message: each costs a way there and back, however small it is.
+    # One message, because every message costs a round trip.
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     processes.sum(flat)
     for gradient, summed in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):

@@ -1,4 +1,4 @@
-"""The pictures that a cache keeps beside the features of a video's frames, as CLIP takes them.
+"""The pictures of frames that a cache stores, as inputs for CLIP.
 
 Shape suffixes: F frames of a video, C colour channels, H and W image sides.
 """
@@ -22,9 +22,9 @@ from data.sampling import choose_frames
 
 @dataclass(frozen=True)
 class Pixels:
-    """The frames of these videos, thinned out to `max_frames` as their features are; `to_tensor` is CLIP's own normalisation.
+    """The pictures of these videos, at most `max_frames` each: the same frames as their features. `to_tensor` is CLIP's normalisation.
 
-    Pictures are read when they are used, and decoded by threads.
+    Pictures are read on demand and decoded by threads.
     """
 
     cache: FeatureCache
@@ -33,7 +33,7 @@ class Pixels:
     to_tensor: Callable[[Image.Image], Tensor]
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> list[Tensor]:
-        """The frames [F, C, H, W] of each of the videos with these indices, normalised, float32."""
+        """The normalised frames [F, C, H, W] of each video at these indices, as float32."""
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             return list(threads.map(self._read, [self.ids[i] for i in indices]))
 
@@ -47,7 +47,7 @@ class Pixels:
 
 
 def require_pixels(cache: FeatureCache, ids: Sequence[str]) -> None:
-    """Raises UserError, which lists them, where the cache has no pictures of some of these videos."""
+    """Raise UserError, listing the videos, if the cache lacks pictures of any of them."""
     lacking = [video_id for video_id in ids if "pixels" not in cache.images_of(video_id)]
     if lacking:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Scalars of training for TensorBoard, where they are asked for."""
+"""Training scalars for TensorBoard, with --tensorboard."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -12,10 +12,10 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 class TensorBoardLog:
-    """Writes figures of steps and epochs to a folder, where TensorBoard reads them; without a folder it writes nothing.
+    """Writes scalars of steps and epochs to a folder for TensorBoard. Without a folder it writes nothing.
 
-    Steps are counted from 1 over all epochs; an epoch's figures stand at its last step. `steps_done`: what the folder has of later steps
-    was lost with the training that wrote it, and is not shown any more. As a context manager it closes the files.
+    Steps count from 1 over all epochs; the scalars of an epoch belong to its last step. On resume, TensorBoard hides scalars of steps after
+    `steps_done`: they come from steps that will be repeated. Leaving the context closes the files.
     """
 
     def __init__(self, folder: Path | None, steps_done: int) -> None:
@@ -33,18 +33,18 @@ class TensorBoardLog:
             self._writer.close()
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """The figures after so many steps; what stands before the / of a name is the group it is shown in."""
+        """Write scalars for a step. TensorBoard groups names by their part before the /, as in train/loss."""
         if self._writer is not None:
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Put on disk what was written: a checkpoint is not to know more than the folder."""
+        """Flush to disk, so that a checkpoint is never ahead of the folder."""
         if self._writer is not None:
             self._writer.flush()
 
 
 def require_tensorboard() -> None:
-    """Raises UserError where the package is not installed."""
+    """Raise UserError if the package tensorboard is not installed."""
     if find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard: install it with pip install tensorboard, or leave the option out")

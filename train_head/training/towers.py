@@ -1,4 +1,4 @@
-"""Which weights of a CLIP are trained: its two towers as embeddings, blocks, and what follows the blocks."""
+"""Chooses the weights of CLIP to train. Each of its two towers consists of embeddings, blocks, and layers after the blocks."""
 
 import re
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from data.base.errors import UserError
 AFTER_IMAGE_BLOCKS = ("ln_post", "proj", "attn_pool", "attnpool")
 AFTER_TEXT_BLOCKS = ("ln_final", "text_projection")
 NEVER_TRAINED = ("logit_scale", "logit_bias")
-"""Of CLIP itself: a head has a logit scale of its own."""
+"""CLIP's own scale and bias: the head's logit scale takes their place."""
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A tower of CLIP: the kind of its network, the parameters of each of its blocks from the input on (None where its kind is not known),
-    and those of what follows the blocks.
+    """A tower of CLIP: its kind of network, the parameters of each block from the input on, and the parameters after the blocks.
 
-    What is neither of the two comes before the blocks: embeddings of patches, tokens and positions, a convolutional network's stem.
+    `blocks` is None for an unknown kind of network. All other parameters come before the blocks: embeddings of patches, tokens and
+    positions, or the stem of a convolutional network.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Tower:
 
 
 def towers(model: Any, text_tower: Any) -> tuple[Tower, Tower]:
-    """The image tower and the text tower of a CLIP of open_clip; ResNets have their bottlenecks as blocks, in order."""
+    """The image and text towers of an open_clip model. The blocks of a ResNet are its bottlenecks, in order."""
     text = _tower("text", text_tower, list(text_tower.transformer.resblocks), AFTER_TEXT_BLOCKS)
     visual = model.visual
     if hasattr(visual, "trunk"):
@@ -53,15 +53,15 @@ def _tower(name: str, module: nn.Module, blocks: list[nn.Module] | None, after: 
 
 
 def _timm_tower(visual: Any) -> Tower:
-    """An image tower from timm, whose networks say with patterns which parameters are their stem and which their blocks, and in what order.
+    """An image tower from timm. timm's networks name their stem and their blocks by patterns of parameter names.
 
-    A pattern's groups, and the number that may stand beside it, are a block's place. 99999 stands for the end of the block before: a norm
-    that follows the blocks.
+    The numbers matched by a pattern's groups, with the pattern's own number if it has one, give the position of a block. The number 99999
+    marks a norm after the blocks.
     """
     trunk = visual.trunk
     matcher = trunk.group_matcher(coarse=False) if hasattr(trunk, "group_matcher") else None
     if not isinstance(matcher, dict) or matcher.keys() != {"stem", "blocks"}:
-        # A few of timm's networks have another plan, or none.
+        # A few of timm's networks have other patterns, or none.
         return Tower("image", type(trunk).__name__, None, [])
     patterns = matcher["blocks"] if isinstance(matcher["blocks"], (list, tuple)) else [(matcher["blocks"], None)]
     blocks: dict[tuple[int, ...], list[nn.Parameter]] = {}
@@ -80,14 +80,13 @@ def _timm_tower(visual: Any) -> Tower:
 
 
 def train_above(model: nn.Module, both: tuple[Tower, Tower], frozen: int) -> dict[str, nn.Parameter]:
-    """Let the parameters above the first `frozen` blocks of both towers have gradients; these by name, in the order of the model.
+    """Enable gradients above the first `frozen` blocks of both towers only; returns those parameters by name, in the model's order.
 
-    0 freezes what comes before the blocks, as any number does, and -1 nothing (CLIP4Clip's convention). Raises UserError where a tower has
-    fewer blocks.
+    0 freezes only the parameters before the blocks, -1 nothing (CLIP4Clip's convention). Raises UserError if a tower has fewer blocks.
     """
     for tower in both:
         if tower.blocks is None and frozen != -1:
-            raise UserError(f"--freeze-layers {frozen}: the blocks of a {tower.kind} are not known: use -1, which trains all of it")
+            raise UserError(f"--freeze-layers {frozen}: the blocks of a {tower.kind} are unknown: use -1 to train all of it")
         if not -1 <= frozen <= len(tower.blocks or ()):
             blocks = len(tower.blocks or ())
             raise UserError(f"--freeze-layers {frozen}: the {tower.name} tower of this CLIP has {blocks} blocks: use -1 to {blocks}")

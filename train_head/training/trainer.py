@@ -26,17 +26,17 @@ from train_head.scoring.splits import Split
 from train_head.training.gather import gather, gather_frames, share, sum_gradients
 
 WARM_UP = 0.1
-STEPS_A_LOOK = 20
-"""On CUDA the losses are looked at once in so many steps: to look is to wait for the device."""
+STEPS_PER_CHECK = 20
+"""On CUDA, losses are read back only once in this many steps, because reading waits for the device."""
 LOSSES = ("loss", "contrastive", "csc")
 
 Log = Callable[[int, Mapping[str, float]], None]
-"""Takes the number of a step, from 1 over all epochs, and its figures."""
+"""Takes the number of a step, counted from 1 over all epochs, and its scalars."""
 
 
 @dataclass
 class Trainer:
-    """Optimiser, schedule and order of the batches. Features go to the head's device where they fit."""
+    """Trains a head on cached features: optimiser, schedule and order of the batches. Features move to the head's device if they fit."""
 
     head: Head
     options: TrainOptions
@@ -44,14 +44,14 @@ class Trainer:
     processes: ProcessGroup = field(default_factory=ProcessGroup)
 
     NOT_FINITE: ClassVar[str] = "delete the cache and run extract again"
-    """What to do about features that are not finite."""
+    """The remedy for features that are not finite."""
 
     def __post_init__(self) -> None:
         options = self.options
         self.device = self.head.logit_scale.device
         self.texts, self.videos = self.split.texts.to(self.device), self.split.videos.to(self.device)
         self.order = np.random.default_rng(options.seed)
-        self.batch_size = fitting_batch(options.batch_size, len(self.split.videos.ids), self.processes.count)
+        self.batch_size = fitting_batch(options.batch_size, len(self.split.videos.ids), self.processes.world_size)
         self.steps_an_epoch = len(self.split.answers) // self.batch_size
         groups = [group for parameters, lr in self.trained() for group in _groups(parameters, lr, options.weight_decay)]
         self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
@@ -59,27 +59,27 @@ class Trainer:
         self.begin_epoch()
 
     def trained(self) -> list[tuple[list[nn.Parameter], float]]:
-        """What is trained, and the largest learning rate of each part."""
+        """The parameters to train, in parts with their peak learning rates."""
         return [(list(self.head.parameters()), self.options.lr)]
 
     def validation(self, split: Split) -> Split:
-        """The split that chooses the epoch, as it is to be scored now."""
+        """The validation split, re-encoded if CLIP is being trained."""
         return split
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that training changes, by name: what the best epoch is kept by."""
+        """The weights that training changes, by name."""
         return self.head.state_dict()
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Go back to these `weights`."""
+        """Restore `weights`."""
         self.head.load_state_dict(weights)
 
     def save_encoder(self, folder: Path) -> dict[str, Any]:
-        """Write into the run's folder what was trained beside the head, and return what run.json says of it: nothing here."""
+        """Save an encoder trained with the head to the run's folder; returns its entries for run.json. Here there is none."""
         return {}
 
     def begin_epoch(self) -> None:
-        """Set out on a new order of the captions."""
+        """Reset the epoch's sums, and keep the generator's state so that a resumed run draws the same order of captions."""
         self.steps_done = 0
         self.sums = torch.zeros(len(LOSSES), dtype=torch.float64)
         self.order_before = self.order.bit_generator.state
@@ -87,28 +87,28 @@ class Trainer:
     def run_epoch(
         self, epoch: int, checkpoint: Callable[[], None] = lambda: None, log: Log = lambda _step, _figures: None
     ) -> dict[str, float]:
-        """One pass over the training captions, or what is left of it, the last incomplete batch left out; mean losses.
+        """Train for one epoch, or for the rest of it on resume, and return the mean losses. Drops the last incomplete batch.
 
-        `checkpoint` is called after every `checkpoint_steps` steps, `log` for every step. Raises UserError, which names the batch, where
-        features or a loss are not finite.
+        Calls `checkpoint` every `checkpoint_steps` steps and `log` for every step. Raises UserError, naming the batch, if features or a
+        loss are not finite.
         """
         options = self.options
         self.head.train()
         used = self.steps_an_epoch * self.batch_size
         batches = self.order.permutation(len(self.split.answers))[:used].reshape(self.steps_an_epoch, -1)
-        steps_a_look = STEPS_A_LOOK if self.device.type == "cuda" else 1
+        steps_per_check = STEPS_PER_CHECK if self.device.type == "cuda" else 1
         quiet = options.quiet or self.processes.rank > 0
         recent: list[Tensor] = []
-        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, there=self.steps_done) as progress:
+        with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, initial=self.steps_done) as progress:
             for texts in batches[self.steps_done :]:
                 recent.append(self.step(texts))
                 self.steps_done += 1
                 keep = self.steps_done % options.checkpoint_steps == 0
-                if keep or self.steps_done % steps_a_look == 0 or self.steps_done == self.steps_an_epoch:
+                if keep or self.steps_done % steps_per_check == 0 or self.steps_done == self.steps_an_epoch:
                     losses_NK = torch.stack(recent).cpu().double()
                     self._check(epoch, losses_NK, batches[self.steps_done - len(recent) : self.steps_done])
                     self._log(epoch, losses_NK, log)
-                    # One after the other: the sum is the same wherever it is looked at.
+                    # Added one by one, so that the sum's bits do not depend on how often losses are read back.
                     for losses_K in losses_NK:
                         self.sums += losses_K
                     recent.clear()
@@ -120,9 +120,9 @@ class Trainer:
         return means
 
     def step(self, texts: NDArray[np.int64]) -> Tensor:
-        """One step on the captions with these indices and their videos; the losses, in the order of LOSSES, on the device.
+        """Take one step on the captions at these indices and their videos; returns the losses [K] on the device, in the order of LOSSES.
 
-        In several processes `texts` is the batch of all together. Losses are NaN where a feature is not finite.
+        `texts` is the batch of all processes. Losses are NaN if a feature is not finite.
         """
         scores_SAB, finite = self._scores(texts)
         left_out_AB = self._same_video(texts) if self.options.mask_same_video else None
@@ -143,11 +143,11 @@ class Trainer:
         return torch.where(finite, losses_K, torch.nan)
 
     def batches(self, texts: NDArray[np.int64]) -> tuple[TextBatch, VideoBatch]:
-        """The features of the captions with these indices, and of their videos."""
+        """The features of the captions at these indices, and of their videos."""
         return TextBatch.gather(self.texts, texts, self.device), VideoBatch.gather(self.videos, self.split.answers[texts], self.device)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that decides the steps to come: tensors, and values for JSON."""
+        """Everything the following steps depend on, as tensors and JSON values."""
         tensors = {f"weights.{name}": value for name, value in self.weights().items()}
         optimiser = self.optimiser.state_dict()
         for i, moments in optimiser["state"].items():
@@ -159,11 +159,11 @@ class Trainer:
             "lr": [group["lr"] for group in optimiser["param_groups"]],
             "schedule": self.schedule.state_dict(),
         }
-        # As JSON at once: what comes back later must not be changed by the steps in between.
+        # A copy by way of JSON, because later steps change these values in place.
         return tensors, json.loads(json.dumps(values))
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self.load_weights({name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")})
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -180,7 +180,7 @@ class Trainer:
         self.steps_done, self.sums = values["steps_done"], torch.tensor(values["sums"], dtype=torch.float64)
 
     def _scores(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The scores of all captions of the batch with all of their videos, and whether all features are finite."""
+        """The scores of all captions of the batch with all their videos, and whether all features are finite."""
         text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
         given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
         finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
@@ -191,14 +191,17 @@ class Trainer:
         return scores_SAB, gather(finite[None], self.processes).all()
 
     def _log(self, epoch: int, losses_NK: Tensor, log: Log) -> None:
-        """Log the last steps. The learning rate is that of the step to come."""
+        """Log the latest steps, and the learning rate of the next step."""
         last = (epoch - 1) * self.steps_an_epoch + self.steps_done
         for step, losses in enumerate(losses_NK.tolist(), last - len(losses_NK) + 1):
             log(step, {f"train/{name}": value for name, value in zip(LOSSES, losses, strict=True)})
         log(last, {"train/lr": float(self.schedule.get_last_lr()[0])})
 
     def _same_video(self, texts: NDArray[np.int64]) -> Tensor:
-        """True [A, B] where a text is one of the other captions of a video."""
+        """True [A, B] where text a is another caption of video b, not the one paired with it.
+
+        For captions of the videos 7, 7, 9: [[F, T, F], [T, F, F], [F, F, F]].
+        """
         video_A = torch.from_numpy(self.split.answers[texts])
         return ((video_A[:, None] == video_A) & ~torch.eye(len(video_A), dtype=torch.bool)).to(self.device)
 
@@ -217,28 +220,31 @@ class Trainer:
                 )
 
     def _broken(self, text: int) -> bool:
-        """Whether features of the caption or its video are not finite."""
+        """Whether the caption or its video has features that are not finite."""
         texts, videos = self.batches(np.array([text]))
         return not all(bool(tensor.isfinite().all()) for tensor in (texts.sentence_AD, texts.word_RD, videos.frame_BFD))
 
 
 def fitting_batch(asked: int, videos: int, processes: int) -> int:
-    """Captions a step: as many as `asked` for, or the most that fit, which are as many as there are videos; a multiple of `processes`.
+    """Captions per step: `asked`, but at most one per video, rounded down to a multiple of `processes`.
 
-    A larger batch would have captions of the same video in every step, each counted as a caption of another.
+    In a larger batch, every step would have several captions of the same video, and count each as a negative of the others.
+
+    >>> fitting_batch(128, 50, 4)
+    48
     """
     fitting = min(asked, videos)
     return fitting - fitting % processes
 
 
 def _groups(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for the optimiser: matrices decay; biases, norms and the logit scale do not."""
+    """Parameter groups of the optimiser: matrices decay; biases, norms and the logit scale do not."""
     matrices, others = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     return [{"params": matrices, "lr": lr, "weight_decay": weight_decay}, {"params": others, "lr": lr, "weight_decay": 0.0}]
 
 
 def _schedule(optimiser: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """Linear warm-up over the first tenth, then a cosine to zero."""
+    """Linear warm-up over the first 10% of the steps, then cosine decay to zero."""
     warm_up = max(1, round(WARM_UP * steps))
     rise = LambdaLR(optimiser, lambda step: (step + 1) / warm_up)
     fall = CosineAnnealingLR(optimiser, T_max=max(1, steps - warm_up))

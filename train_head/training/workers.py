@@ -1,4 +1,4 @@
-"""Whole jobs in processes of their own, each on one thread: runs of a sweep that do not wait for each other."""
+"""Runs independent jobs, such as the runs of a sweep, in separate processes of one thread each."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -6,7 +6,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,8 +14,8 @@ from data.base.errors import LostProcess, UserError
 from data.base.interrupts import interrupt_on
 
 _LEAVE_S = 30.0
-"""Seconds after which a process that was told to end is killed."""
-_WHY = "a traceback is above; or it was killed, for memory perhaps (fewer --processes take less); run again to go on"
+"""Seconds that a terminated process has to end before it is killed."""
+_WHY = "see the traceback above; without one it was killed, perhaps for memory (use fewer --processes); run again to continue"
 
 Job = TypeVar("Job")
 State = TypeVar("State")
@@ -23,23 +23,19 @@ Result = TypeVar("Result")
 
 
 def in_processes(count: int, work: Callable[[State, Job], Result], state: State, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
-    """Do `work(state, job)` for all jobs in so many processes, and give each job with its result, in the order in which they end.
+    """Run `work(state, job)` for every job in `count` processes, and yield each job with its result as it ends.
 
-    `state` goes to every process once. A UserError of a job is raised here. Raises LostProcess where a process ends before its job, be it
-    over another exception, whose traceback it prints. Whatever ends the iteration early ends the processes.
+    >>> for run, row in in_processes(4, train_one, loaded, runs): ...
+
+    `state` is sent to each process once. Re-raises a UserError of a job here. Raises LostProcess if a process ends before its job does; if
+    an exception ended it, the process has printed the traceback. All processes end with the iteration, however that ends.
     """
-    # Not forked: threads of this process, of torch or of a BLAS, would be missing in its copies.
-    context = get_context("spawn")
     waiting = iter(jobs)
     busy: dict[Connection, tuple[SpawnProcess, Job]] = {}
     processes: list[SpawnProcess] = []
     try:
         for job in [job for _, job in zip(range(count), waiting, strict=False)]:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, work, state), daemon=True)
-            process.start()
-            # Theirs alone is left, so that the end of the process is the end of the connection.
-            theirs.close()
+            process, ours = _start(work, state)
             processes.append(process)
             ours.send(job)
             busy[ours] = process, job
@@ -47,13 +43,7 @@ def in_processes(count: int, work: Callable[[State, Job], Result], state: State,
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
                 process, job = busy.pop(connection)
-                try:
-                    result = connection.recv()
-                except EOFError:
-                    process.join()
-                    raise LostProcess(f"the process at work on {job} ended with status {process.exitcode}: {_WHY}") from None
-                if isinstance(result, UserError):
-                    raise result
+                result: Result = _receive(connection, process, job)
                 following = next(waiting, None)
                 if following is None:
                     connection.close()
@@ -62,18 +52,47 @@ def in_processes(count: int, work: Callable[[State, Job], Result], state: State,
                     busy[connection] = process, following
                 yield job, result
     finally:
-        # Not killed at once: libraries have semaphores to give back.
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(_LEAVE_S)
-            process.kill()
-            process.join()
+        _end(processes)
+
+
+def _start(work: Callable[[State, Job], Result], state: State) -> tuple[SpawnProcess, Connection]:
+    """A process that serves jobs, and our end of the connection to it."""
+    # Spawned: a forked copy would lack this process's threads of torch and BLAS.
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, work, state), daemon=True)
+    process.start()
+    # The process must hold the only other end, so that the connection closes when it ends.
+    theirs.close()
+    return process, ours
+
+
+def _receive(connection: Connection, process: SpawnProcess, job: object) -> Any:
+    """The result of a job. Raises the job's UserError, or LostProcess if the process has ended."""
+    try:
+        result = connection.recv()
+    except EOFError:
+        process.join()
+        raise LostProcess(f"the process at work on {job} ended with status {process.exitcode}: {_WHY}") from None
+    if isinstance(result, UserError):
+        raise result
+    return result
+
+
+def _end(processes: Sequence[SpawnProcess]) -> None:
+    """Terminate the processes, and kill those that do not end in time."""
+    # Not killed at once, so that libraries can release their semaphores.
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_LEAVE_S)
+        process.kill()
+        process.join()
 
 
 def _serve(connection: Connection, work: Callable[[State, Job], Result], state: State) -> None:
-    """Do what the connection asks for until it ends, or the first process says SIGTERM."""
-    # Control-C reaches all processes of a terminal; the first one ends the others.
+    """Run jobs from the connection until it closes or the parent sends SIGTERM."""
+    # Control-C reaches every process of the terminal. The parent handles it and ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interrupt_on(signal.SIGTERM)
     torch.set_num_threads(1)
@@ -86,7 +105,7 @@ def _work(connection: Connection, work: Callable[[State, Job], Result], state: S
         try:
             job = connection.recv()
         except EOFError:
-            # The work is done, or the first process does not live any more. Who is on the way out need not be told to leave.
+            # All jobs are done, or the parent has died. This process ends now, so it ignores a late SIGTERM.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return
         result: Result | UserError

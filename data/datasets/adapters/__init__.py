@@ -1,1 +1,1 @@
-"""One file for each data set: its annotation files and its protocols."""
+"""Adapters, one file per data set: its annotation files and its protocols."""

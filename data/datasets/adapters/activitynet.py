@@ -1,7 +1,7 @@
-"""ActivityNet Captions (Krishna et al. 2017): the sentences of a video, in the order of the file, are one paragraph.
+"""ActivityNet Captions (Krishna et al. 2017): the sentences of a video, in the order of the file, form one paragraph.
 
-The field tests on val_1 and has nothing else to choose an epoch by, so 500 training videos are kept for validation. val_2 describes the
-videos of val_1 a second time and is not read.
+The field tests on val_1 and has no other split to choose an epoch by, so 500 training videos are held out for validation. val_2, a second
+description of the videos of val_1, is not read.
 """
 
 import math
@@ -31,13 +31,13 @@ PRESETS = (
 
 
 def read_activitynet(preset: Preset, annotations: Path, videos: Path) -> Dataset:
-    """Read train.json and val_1.json from the folder `annotations`; videos are ID, with or without its v_, and any suffix."""
+    """Read train.json and val_1.json from the folder `annotations`. Videos are ID, with or without its prefix v_, and any suffix."""
     rows: list[Row] = []
     spans: dict[str, Span] = {}
     for split, name in preset.files.items():
         for video_id, (duration, paragraph) in read_paragraphs(annotations / name).items():
             rows.append(Row(video_id, paragraph, split))
-            # The field looks at the seconds 0 to ceil(duration), both of them whole.
+            # The field samples seconds 0 to ceil(duration), both included.
             spans[video_id] = Span(end=math.ceil(duration) + 1.0)
 
     def sought(video_id: str) -> Sought:
@@ -47,10 +47,10 @@ def read_activitynet(preset: Preset, annotations: Path, videos: Path) -> Dataset
 
 
 def read_paragraphs(path: Path) -> dict[str, tuple[float, str]]:
-    """The duration in seconds and the paragraph of every video of an annotation file."""
+    """The duration in seconds and the paragraph of every video in an annotation file."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no object of video ids")
+        raise UserError(f"{path} is not a JSON object of video ids")
     read = {}
     for key, record in content.items():
         place = f"{path}, video {check_video_id(key, str(path))}"
@@ -58,7 +58,7 @@ def read_paragraphs(path: Path) -> dict[str, tuple[float, str]]:
             raise UserError(f"{place}: it lacks 'duration' or 'sentences'")
         duration = record["duration"]
         if not isinstance(duration, int | float) or isinstance(duration, bool) or not 0 < duration < 1e6:
-            raise UserError(f"{place}: the duration {quote(duration)} is no number of seconds")
+            raise UserError(f"{place}: the duration {quote(duration)} is not a number of seconds")
         paragraph = " ".join(check_captions(record["sentences"], place))
         read[key] = (float(duration), check_caption(paragraph, place))
     return read

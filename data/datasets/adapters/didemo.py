@@ -1,7 +1,7 @@
-"""DiDeMo (Anne Hendricks et al. 2017): the descriptions of a video, joined in the order of the records, are one paragraph.
+"""DiDeMo (Anne Hendricks et al. 2017): the descriptions of a video, joined in the order of the records, form one paragraph.
 
-A description belongs to a listed video whose name it has exactly. The records name some videos under two suffixes of which the lists know
-one, so exact names leave out 71 descriptions of validation and 89 of test, as the field does; preset didemo-stems takes them in.
+A description belongs to the listed video of exactly the same name. The records name some videos under two suffixes, the lists under one, so
+71 descriptions of val and 89 of test are left out, as in the field. The preset didemo-stems includes them.
 """
 
 from dataclasses import replace
@@ -21,13 +21,13 @@ DIDEMO = Preset("didemo", FILES, EXPECTED, captions=PARAGRAPH, max_words=64, max
 PRESETS = (DIDEMO, replace(DIDEMO, name="didemo-stems", by_stem=True))
 
 END = 32.0
-"""The field looks at the seconds 0 to 31, both of them whole."""
+"""The field samples seconds 0 to 31, both included."""
 
 
 def read_didemo(preset: Preset, annotations: Path, videos: Path) -> Dataset:
     """Read SPLIT_list.txt and SPLIT_data.json from the folder `annotations`.
 
-    The file of a listed name is the name itself, the name with .mp4 behind it, or its stem with any suffix of a video.
+    The file of a video is its listed name, that name plus .mp4, or the stem of the name with any video suffix.
     """
     rows: list[Row] = []
     notes = []
@@ -60,10 +60,10 @@ def _stem(name: str) -> str:
 
 
 def _read_records(path: Path) -> list[tuple[str, str]]:
-    """Video and description of every record, in their order."""
+    """The video and the description of every record, in order."""
     content = read_json(path)
     if not isinstance(content, list):
-        raise UserError(f"{path} is no list of records")
+        raise UserError(f"{path} is not a list of records")
     records = []
     for number, record in enumerate(content, start=1):
         place = f"{path}, record {number}"

@@ -1,4 +1,4 @@
-"""LSMDC (Rohrbach et al. 2015): tab-separated lines of six fields, the first the clip's id, the last the sentence. There is no header."""
+"""LSMDC (Rohrbach et al. 2015): tab-separated lines of six fields without a header; the first is the clip's id, the last the sentence."""
 
 from pathlib import Path
 
@@ -24,9 +24,9 @@ PRESETS = (
 
 
 def read_lsmdc(preset: Preset, annotations: Path, videos: Path) -> Dataset:
-    """Read the three files from the folder `annotations`; videos are ID with any suffix, in a folder for each film under `videos`.
+    """Read the three files from the folder `annotations`. Videos are ID with any suffix, in one folder per film under `videos`.
 
-    Ids hold dots; only a file's last suffix is no part of the id.
+    Ids contain dots; only the last suffix of a file name is not part of the id.
     """
     rows = [row for split, name in preset.files.items() for row in _read_lines(annotations / name, split)]
     folder = VideoFolder(videos)

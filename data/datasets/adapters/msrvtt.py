@@ -1,8 +1,8 @@
-"""MSR-VTT (Xu et al. 2016) in the files the field shares: one JSON of sentences, and CSV lists of the splits.
+"""MSR-VTT (Xu et al. 2016) in the files that the field shares: one JSON file of sentences, and CSV lists of the splits.
 
-1k-A trains on 9,000 videos (7k: 7,010) and tests on 1,000 with one caption each. It has no validation split of its own, so 500 training
-videos, chosen by a hash of their ids, are kept for validation. The full protocol has all three, with all captions of each video. The demo
-set comes in the files of the full protocol.
+1k-A trains on 9,000 videos (7k: 7,010) and tests on 1,000 with one caption each. It has no validation split, so 500 training videos, chosen
+by a hash of their ids, are held out for validation. The full protocol has three splits, with all captions of each video. The demo set uses
+the files of the full protocol.
 """
 
 from collections.abc import Iterator
@@ -35,12 +35,12 @@ PRESETS = (
     Preset("msrvtt-full", FULL_FILES, {"train": Count(6513), "val": Count(497), "test": Count(2990)}),
 )
 DEMO_PRESETS = (Preset("demo", FULL_FILES, captions=SEVERAL, max_words=40, lr=1e-3),)
-"""Its training set is small and its steps few, hence the larger learning rate."""
+"""The learning rate is larger because the training set is small and the steps are few."""
 
 
 def read_msrvtt(preset: Preset, annotations: Path, videos: Path) -> Dataset:
-    """Read the JSON and the split lists from the folder `annotations`; videos are ID.mp4, else ID.webm, else ID with any suffix, in
-    `videos` itself."""
+    """Read the JSON file and the split lists from the folder `annotations`. Videos are ID.mp4, else ID.webm, else ID with any suffix,
+    directly in `videos`."""
     folder = VideoFolder(videos, recursive=False)
     rows = _rows(preset, annotations)
     return assemble(
@@ -57,7 +57,7 @@ def _rows(preset: Preset, annotations: Path) -> Iterator[Row]:
         ids = [check_video_id(video_id, f"{path}, row {row}") for row, video_id in enumerate(listed["video_id"], start=1)]
         if listed["video_id"].duplicated().any():
             row = int(listed["video_id"].duplicated().to_numpy().argmax())
-            raise UserError(f"{path}, row {row + 1}: lists {quote(ids[row])} twice: a video belongs there once")
+            raise UserError(f"{path}, row {row + 1}: lists {quote(ids[row])} twice: list each video once")
         if "sentence" in listed:
             for row, (video_id, sentence) in enumerate(zip(ids, listed["sentence"], strict=True), start=1):
                 yield Row(video_id, check_caption(sentence, f"{path}, row {row}"), split)
@@ -66,14 +66,14 @@ def _rows(preset: Preset, annotations: Path) -> Iterator[Row]:
 
 
 def _read_sentences(path: Path) -> dict[str, list[str]]:
-    """The captions of every video from either JSON form: `sentences` with video_id, or `annotations` with image_id."""
+    """The captions of every video, from either form of JSON: `sentences` with video_id, or `annotations` with image_id."""
     content = read_json(path)
     for records_key, id_key in (("sentences", "video_id"), ("annotations", "image_id")):
         records = content.get(records_key) if isinstance(content, dict) else None
         if records is None:
             continue
         if not isinstance(records, list):
-            raise UserError(f"{path}: {records_key!r} is no list of records")
+            raise UserError(f"{path}: {records_key!r} is not a list of records")
         captions: dict[str, list[str]] = {}
         for number, record in enumerate(records, start=1):
             place = f"{path}, record {number} of {records_key!r}"

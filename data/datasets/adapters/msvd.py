@@ -1,6 +1,6 @@
-"""MSVD (Chen and Dolan 2011): lists of ids, and the captions as captions_msvd.json {id: [captions]} or raw-captions.pkl {id: [[tokens]]}.
+"""MSVD (Chen and Dolan 2011): lists of ids, and captions as captions_msvd.json {id: [captions]} or raw-captions.pkl {id: [[tokens]]}.
 
-Captions that a video has twice count twice, as in the field.
+Repeated captions of a video count as often as they appear, as in the field.
 """
 
 import io
@@ -26,11 +26,11 @@ PRESETS = (
 
 
 def read_msvd(preset: Preset, annotations: Path, videos: Path) -> Dataset:
-    """Read SPLIT_list.txt and the captions from the folder `annotations`; videos are ID with any suffix, anywhere under `videos`."""
+    """Read SPLIT_list.txt and the captions from the folder `annotations`. Videos are ID with any suffix, anywhere under `videos`."""
     source = require_file(annotations, CAPTION_FILES)
     content = read_json(source) if source.suffix == ".json" else _unpickle(source)
     if not isinstance(content, dict):
-        raise UserError(f"{source} is no object of video ids")
+        raise UserError(f"{source} is not a JSON object of video ids")
     captions = {}
     for key, value in content.items():
         place = f"{source}, video {check_video_id(key, str(source))}"
@@ -42,9 +42,9 @@ def read_msvd(preset: Preset, annotations: Path, videos: Path) -> Dataset:
 
 
 def _join(value: Any, place: str) -> list[str]:
-    """Captions from lists of tokens."""
+    """Join lists of tokens into captions."""
     if not isinstance(value, list) or not all(isinstance(tokens, list) for tokens in value):
-        raise UserError(f"{place}: no list of lists of tokens")
+        raise UserError(f"{place}: not a list of lists of tokens")
     joined = []
     for number, tokens in enumerate(value, start=1):
         words = [check_caption(token, f"{place}, caption {number}") for token in tokens]
@@ -53,7 +53,7 @@ def _join(value: Any, place: str) -> list[str]:
 
 
 class _PlainValues(pickle.Unpickler):
-    """Lists, dictionaries, texts and numbers: all that needs no import. A pickle that asks for anything else could run any code."""
+    """Loads only lists, dictionaries, strings and numbers, which need no import. Any import in a pickle could run arbitrary code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a file of captions does not need")
@@ -63,7 +63,7 @@ def _unpickle(path: Path) -> Any:
     content = read_bytes(path)
     try:
         return _PlainValues(io.BytesIO(content)).load()
-    # What a damaged pickle can raise without a class to build: the opcodes work on whatever is on the stack.
+    # A damaged pickle can raise any of these, because opcodes act on whatever is on the stack.
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError) as error:
         reason = ascii(" ".join(str(error).split()))[1:-1][:200]
         raise UserError(f"{path} cannot be read as a pickle of plain values: {reason or type(error).__name__}") from error

@@ -1,7 +1,7 @@
-"""The user's own data: a table of videos and captions, or no more than a folder of videos to search.
+"""The user's own data: a table of videos and captions, or just a folder of videos to search.
 
-A table has a column video (file name in the folder of videos) and a column caption, and optionally split (train, val or test), video_id
-(default: the file name), and start and end. `rows` says which forms it may have, `columns` under which names columns are found.
+A table has the columns video (a file name in the folder of videos) and caption, and optionally split (train, val or test), video_id
+(default: the file name), start and end. `rows` lists the supported file formats, `columns` the other names of columns.
 """
 
 import re
@@ -14,7 +14,7 @@ import pandas as pd
 from data.base.errors import UserError
 from data.base.quoting import quote
 from data.datasets.containers import is_still, is_video_name
-from data.datasets.division import OFFER, Shares, divide, lacking, split_named
+from data.datasets.division import OFFER, Shares, divide, missing_splits, split_named
 from data.datasets.files import check_caption, is_there
 from data.datasets.folders import Sought, VideoFolder, and_left_alone, spelling
 from data.datasets.paths import Paths, check_name
@@ -33,40 +33,41 @@ FOLDER = PRESETS[1]
 """The preset of a plain folder of videos."""
 
 COLLECTION = re.compile(r"""\s*(?:\[\s*(['"]).*\1\s*,?\s*\]|\{\s*(['"]).*['"]\s*:.*\})\s*""", re.DOTALL)
-"""A list of texts, or a dictionary, in one cell: what pandas writes into a CSV file for a column of lists."""
+"""A list of strings, or a dictionary, in one cell: pandas writes this to CSV for a column of lists."""
 
 LENGTHS = ("duration", "length")
 
 NO_CAPTION = MISSING - {""} | {"#n/a", "<na>"}
-"""What programs write for a caption that is missing."""
+"""How programs write a missing caption."""
 
 SEARCHED = "search"
-"""The split of the videos of a plain folder, and of those of a table without a column of splits."""
+"""The split of all videos of a plain folder, or of a table without a split column."""
 
 
 def read_folder(videos: Path) -> Dataset:
-    """Every video file anywhere under the folder that is not hidden, its id the path under it; no captions."""
+    """All video files under the folder that are not hidden, without captions. The id of a video is its path under the folder."""
     folder = VideoFolder(videos)
     named = [path for path in folder.paths if is_video_name(path) and is_there(path)]
     paths = [path for path in named if not is_still(path)]
     lost = [folder.relative(path) for path in folder.paths if is_video_name(path) and path.is_symlink() and not path.exists()]
-    astray = f"{len(lost):,} links lead nowhere, such as {lost[0]}" if lost else ""
+    astray = f"{len(lost):,} broken links, such as {lost[0]}" if lost else ""
     if not paths:
         raise UserError(f"--videos {videos} holds no video files{and_left_alone(folder.left_alone(()))}{'; ' * bool(lost)}{astray}")
     ids = [check_name(folder.relative(path), str(videos)) for path in paths]
     table = pd.DataFrame({"video_id": ids, "split": SEARCHED, "file": paths, **cells_of(WHOLE_FILE for _ in ids)})
     stills = len(named) - len(paths)
-    still = f"{stills:,} GIFs of a single picture are no videos and left alone" if stills else ""
+    still = f"{stills:,} GIFs with a single picture are left alone: they are not videos" if stills else ""
     notes = tuple(note for note in (still, astray) if note)
     return Dataset(pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str), table, notes)
 
 
 def read_table(annotations: Path, videos: Path, shares: Shares | None = None) -> Dataset:
-    """Read the table file `annotations`; relative file names are looked up in `videos`.
+    """Read the table file `annotations`. Relative file names are looked up in `videos`.
 
-    Rows that are equal in all that is read count once. Where the table lacks splits, `shares` says how its videos are divided, by files, so
-    that segments of one file stay together; without them a table with no column of splits has all of its rows in the split `search`.
-    Raises UserError, with the place in the file, for whatever cannot be read.
+    Rows that are equal in all columns that are read count once. If the table lacks splits, `shares` says how to divide its videos; segments
+    of one file stay in one split. Without `shares`, all rows of a table without a split column are in the split `search`.
+
+    Raises UserError, with the place in the file, if the table cannot be read.
     """
     rows = read_rows(annotations, is_header)
     columns = find_columns(rows.columns, annotations, f"{rows.unit} {rows.header}")
@@ -106,7 +107,7 @@ def read_table(annotations: Path, videos: Path, shares: Shares | None = None) ->
 
 
 class _Table:
-    """A table whose columns are known; what is wrong with it is said with its place."""
+    """Checks and converts the rows of a table whose columns are known. Errors name the place in the file."""
 
     def __init__(self, path: Path, rows: Rows, columns: Columns) -> None:
         self.path = path
@@ -114,14 +115,14 @@ class _Table:
         self._rows = rows
         self._columns = columns
         self._words: dict[str, str] = {}
-        """Splits as the table names them."""
+        """The split that each of the table's words stands for."""
 
     def place(self, row: int) -> str:
-        """The file and the place of a row in it."""
+        """The file, and the place of a row in it."""
         return f"{self._name}, {self._rows.place(row)}"
 
     def frame(self) -> pd.DataFrame:
-        """Columns video, video_id, caption, split, start and end; the index counts the rows of the file."""
+        """Columns video, video_id, caption, split, start and end; the index counts the rows of the table."""
         self._require_certain_cells()
         self._require_one_column()
         video, caption = self._texts("video"), self._texts("caption")
@@ -134,7 +135,7 @@ class _Table:
         return pd.DataFrame({"video": video, "video_id": video_id, "caption": caption, "split": self._splits(), **times})
 
     def require_one_meaning(self, frame: pd.DataFrame) -> None:
-        """Raises UserError where a video_id has several splits, files or segments, and where a segment ends before it starts."""
+        """Raise UserError if a video_id has several splits, files or segments, or if a segment ends before it starts."""
         first = frame.drop_duplicates("video_id").set_index("video_id")
         own = first.loc[frame["video_id"]]
         moved = frame.index[(frame["split"].to_numpy() != own["split"].to_numpy())]
@@ -142,7 +143,7 @@ class _Table:
             video_id, split = frame.loc[moved[0], ["video_id", "split"]]
             before = frame.index[frame["video_id"] == video_id][0]
             where = f"{split} here and {frame.loc[before, 'split']} in {self._rows.place(before)}"
-            raise UserError(f"{self.place(moved[0])}: video {quote(video_id)} is in several splits, {where}: a video belongs into one")
+            raise UserError(f"{self.place(moved[0])}: video {quote(video_id)} is in several splits, {where}: put it into one")
         parts = ["video", "start", "end"]
         same = (frame[parts].fillna(-1.0).to_numpy() == own[parts].fillna(-1.0).to_numpy()).all(axis=1)
         other = frame.index[~same]
@@ -150,34 +151,38 @@ class _Table:
             video_id = quote(frame.loc[other[0], "video_id"])
             remedy = "name the files in a column video, and" if self._columns.by_id else "in a column video_id,"
             what = f"video_id {video_id} stands for several files or segments"
-            raise UserError(f"{self.place(other[0])}: {what}: {remedy} give each an id of its own")
+            raise UserError(f"{self.place(other[0])}: {what}: {remedy} give each its own id")
         backwards = frame.index[frame["end"] <= frame["start"].fillna(0)]
         if len(backwards):
             raise UserError(f"{self.place(backwards[0])}: segment {quote(frame.loc[backwards[0], 'video_id'])} ends before it starts")
 
     def notes(self, twice: int) -> list[str]:
-        """What was understood, where it is not the plain case, and what was left out."""
+        """Lines about how the table was interpreted, if that is not obvious, and about what was left out; `twice` rows are duplicates."""
         rows, columns, name = self._rows, self._columns, self.path.name
-        said = [*rows.notes]
-        said += [", ".join(f"{role} from {quote(column)}" for role, column in columns.renamed.items())] if columns.renamed else []
-        said += [f"left out above the header: {rows.above:,} {rows.unit.split()[-1]}{'s' * (rows.above > 1)}"] if rows.above else []
+        understood = [*rows.notes]
+        understood += [", ".join(f"{role} from {quote(column)}" for role, column in columns.renamed.items())] if columns.renamed else []
+        understood += [f"left out above the header: {rows.above:,} {rows.unit.split()[-1]}{'s' * (rows.above > 1)}"] if rows.above else []
         words = {word: split for word, split in self._words.items() if word != split}
-        said += [", ".join(f"{quote(word)} counts as {split}" for word, split in words.items())] if words else []
-        said += self._unread_times()
+        understood += [", ".join(f"{quote(word)} counts as {split}" for word, split in words.items())] if words else []
+        understood += self._unread_times()
         missing = Counter(caption for caption in self._texts("caption") if caption.strip().casefold() in NO_CAPTION)
-        said += [f"captions that may stand for none: {', '.join(f'{quote(c)} ({n:,})' for c, n in missing.items())}"] if missing else []
-        said += ["times h:mm count as minutes and seconds"] if "h:mm" in self._clocks() else []
-        said += [f"not read: {', '.join(map(quote, columns.unread[:10]))}{', ...' * (len(columns.unread) > 10)}"] if columns.unread else []
+        understood += (
+            [f"captions that may be missing values: {', '.join(f'{quote(c)} ({n:,})' for c, n in missing.items())}"] if missing else []
+        )
+        understood += ["times h:mm count as minutes and seconds"] if "h:mm" in self._clocks() else []
+        understood += (
+            [f"not read: {', '.join(map(quote, columns.unread[:10]))}{', ...' * (len(columns.unread) > 10)}"] if columns.unread else []
+        )
         left = [f"duplicate rows, which count once: {twice:,}"] if twice else []
         left += [f"blank rows skipped: {rows.blank:,}"] if rows.blank else []
-        return [f"{name}: {'; '.join(part)}" for part in (said, left) if part]
+        return [f"{name}: {'; '.join(part)}" for part in (understood, left) if part]
 
     def _texts(self, role: str) -> list[str]:
         position = self._columns.positions.get(role)
         return [""] * len(self._rows.cells) if position is None else [row[position] for row in self._rows.cells]
 
     def _each(self, texts: Iterable[str], check: Callable[[str, str], object]) -> None:
-        """Check every text once, at the first place that it stands."""
+        """Check every distinct text once, at its first place."""
         seen: set[str] = set()
         for row, text in enumerate(texts):
             if text not in seen:
@@ -185,18 +190,18 @@ class _Table:
                 check(text, self.place(row))
 
     def _unread_times(self) -> list[str]:
-        """A line where no column is known for what another, whose name speaks of it, may hold."""
+        """A line if start or end is missing while the name of an unread column suggests times."""
         lacking = [role for role in ("start", "end") if role not in self._columns.positions]
-        # The length of a part needs its start.
+        # A length says something about the end only if there is a start.
         times = [name for name in self._columns.unread if looks_like_times(name) or (lacking == ["end"] and folded(name) in LENGTHS)]
         if not lacking or not times:
             return []
-        taken = {"start": "parts begin with their files", "end": "parts last to the ends of their files"}
-        what = "whole files are taken" if len(lacking) == 2 else taken[lacking[0]]
-        return [f"{what}, for no column is named {' or '.join(lacking)}, whatever {quote(times[0])} says"]
+        taken = {"start": "segments start with their files", "end": "segments last to the end of their files"}
+        what = "whole files are used" if len(lacking) == 2 else taken[lacking[0]]
+        return [f"{what}, because no column is named {' or '.join(lacking)} and {quote(times[0])} is not read"]
 
     def _clocks(self) -> dict[str, str]:
-        """Which kinds of times of day stand in start and end, and the first of each with its place."""
+        """The kinds of times of day in start and end, each with its first value and place."""
         positions = [self._columns.positions.get(role) for role in ("start", "end")]
         found: dict[str, str] = {}
         for (row, column), doubt in self._rows.doubts.items():
@@ -218,7 +223,7 @@ class _Table:
             )
 
     def _require_one_column(self) -> None:
-        """Raises UserError where a cell is blank whose text stands in another column of that meaning, as where two files were joined."""
+        """Raise UserError if a cell is blank while another column with the same meaning is not, as in two files joined into one."""
         for role, others in self._columns.others.items():
             position = self._columns.positions[role]
             for row, cells in enumerate(self._rows.cells):
@@ -231,7 +236,7 @@ class _Table:
                     )
 
     def _require_captions(self, captions: list[str]) -> None:
-        """Raises UserError where a caption is a list or a dictionary as Python and JSON write them, or all are names of files."""
+        """Raise UserError if a caption is a list or dictionary in the notation of Python or JSON, or if all captions are file names."""
         row = next((row for row, caption in enumerate(captions) if COLLECTION.fullmatch(caption)), None)
         if row is not None:
             raise UserError(f"{self.place(row)}: caption holds a list or an object, {quote(captions[row])}: write a row for each caption")
@@ -270,12 +275,12 @@ class _Table:
 
 
 def _key(name: str, sought: Sought) -> str:
-    """What the split of a file is decided by: its path under the folder, in whatever spelling, whether it is there or not."""
+    """The key that decides the split of a file: its normalised path under the folder, whether or not the file exists."""
     return spelling((sought.path or name).replace("\\", "/"))
 
 
 def _keys(keys: list[str], files: list[Path | None]) -> list[str]:
-    """The same, and of several names of one file the first in the order of the alphabet."""
+    """The keys, with one key for all names of a file: the first in alphabetical order."""
     first: dict[Path, str] = {}
     for key, file in zip(keys, files, strict=True):
         if file is not None:
@@ -284,19 +289,19 @@ def _keys(keys: list[str], files: list[Path | None]) -> list[str]:
 
 
 def _to_divide(there: list[str], shares: Shares) -> list[str]:
-    """The splits that are made from the training videos: those that a table lacks and that have a share."""
-    return [split for split in lacking(there) if shares.of(split)] if "train" in there else []
+    """The splits to take from the training videos: those that the table lacks and that have a share."""
+    return [split for split in missing_splits(there) if shares.of(split)] if "train" in there else []
 
 
 def _divided(files: "pd.Series[str]", splits: "pd.Series[str]", there: list[str], shares: Shares, path: Path) -> tuple[list[str], str]:
-    """The split of every video, by its file, and the note about it. Raises UserError where nothing is to be divided."""
+    """The split of every video, by its file, and a note about the division. Raises UserError if there is nothing to divide."""
     lacks = _to_divide(there, shares)
     if "train" not in there:
         raise UserError(f"--split-by-hash {shares.text}: {path} has no rows of train, which alone are divided: leave it out")
     if not lacks:
-        absent = " and ".join(lacking(there))
-        none = f"lacks {absent}, whose share is 0" if absent else "has all of the splits already"
-        raise UserError(f"--split-by-hash {shares.text}: {path} {none}: leave it out, or take the column split out of the table")
+        absent = " and ".join(missing_splits(there))
+        reason = f"lacks {absent}, whose share is 0" if absent else "has all of the splits already"
+        raise UserError(f"--split-by-hash {shares.text}: {path} {reason}: leave it out, or take the column split out of the table")
     free = ~splits.isin(SPLITS) | (splits == "train")
     made = divide(list(files[free]), {split: shares.of(split) for split in ("train", *lacks)})
     counts = ", ".join(f"{split} {list(made.values()).count(split):,}" for split in ("train", *lacks))
@@ -307,7 +312,7 @@ def _divided(files: "pd.Series[str]", splits: "pd.Series[str]", there: list[str]
 
 
 def _offers(path: Path, there: list[str]) -> list[str]:
-    """A line about splits that a table lacks and that training needs."""
+    """A line about the splits that training needs and the table lacks, if any."""
     if not there:
         return [f"{path.name} has no column split, which search does not need; to train and evaluate, divide the videos by {OFFER}"]
     if "train" in there and "val" not in there:

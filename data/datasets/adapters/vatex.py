@@ -1,8 +1,8 @@
-"""VATEX (Wang et al. 2019), English, under the split of HGR: the official validation videos halved into validation and test.
+"""VATEX (Wang et al. 2019), English, with the split of HGR: half of the official validation videos for validation, half for test.
 
-Captions come in any of three forms: ref_captions.json {id: [captions]}, vatex_data.json {id: {"enCap": [captions], ...}}, or the official
-vatex_training_v1.0.json and vatex_validation_v1.0.json, lists of {"videoID", "enCap", ...}. All ten English captions count. The file
-test1k5_sec_list.txt, which some projects carry, is another split and is never read.
+Captions come in one of three forms: ref_captions.json {id: [captions]}, vatex_data.json {id: {"enCap": [captions], ...}}, or the official
+vatex_training_v1.0.json and vatex_validation_v1.0.json, lists of {"videoID", "enCap", ...}. All ten English captions are used. The file
+test1k5_sec_list.txt, which some projects include, is another split and is never read.
 """
 
 import re
@@ -25,12 +25,12 @@ PRESETS = (
     ),
 )
 
-# The id of a YouTube video, which may hold underscores itself, and the first and last second of the clip.
+# A YouTube id, which may contain underscores, and the first and last second of the clip.
 _ID = re.compile(r"[\w-]{11}_\d{6}_\d{6}", re.ASCII)
 
 
 def read_vatex(preset: Preset, annotations: Path, videos: Path) -> Dataset:
-    """Read SPLIT_list.txt and the captions from the folder `annotations`; videos are ID with any suffix, anywhere under `videos`."""
+    """Read SPLIT_list.txt and the captions from the folder `annotations`. Videos are ID with any suffix, anywhere under `videos`."""
     source = find_file(annotations, CAPTION_FILES)
     if source is not None:
         captions = _read_by_id(source)
@@ -53,10 +53,10 @@ def read_vatex(preset: Preset, annotations: Path, videos: Path) -> Dataset:
 
 
 def read_official(path: Path) -> dict[str, list[str]]:
-    """The English captions of every video from an official file of VATEX."""
+    """The English captions of every video in an official VATEX file."""
     content = read_json(path)
     if not isinstance(content, list):
-        raise UserError(f"{path} is no list of records")
+        raise UserError(f"{path} is not a list of records")
     captions: dict[str, list[str]] = {}
     for number, record in enumerate(content, start=1):
         place = f"{path}, record {number}"
@@ -72,7 +72,7 @@ def read_official(path: Path) -> dict[str, list[str]]:
 def _read_by_id(path: Path) -> dict[str, list[str]]:
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no object of video ids")
+        raise UserError(f"{path} is not a JSON object of video ids")
     captions = {}
     for key, value in content.items():
         video_id = _check_id(key, str(path))
@@ -85,5 +85,5 @@ def _read_by_id(path: Path) -> dict[str, list[str]]:
 
 def _check_id(value: object, place: str) -> str:
     if not isinstance(value, str) or not _ID.fullmatch(value):
-        raise UserError(f"{place}: {quote(value)} is no video id of VATEX, YouTubeID_ssssss_eeeeee")
+        raise UserError(f"{place}: {quote(value)} is not a video id of VATEX (YouTubeID_ssssss_eeeeee)")
     return value

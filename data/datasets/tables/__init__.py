@@ -1,1 +1,1 @@
-"""Tables that users bring, in whatever form: bytes to text, text to rows, cells to values, columns by name."""
+"""Read users' tables in any format: bytes to text, text to rows, cells to values, columns by name."""

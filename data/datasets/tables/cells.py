@@ -1,4 +1,4 @@
-"""Rows of text and their places in a file, in whatever form the file has them."""
+"""Rows of text and their places in a file, the same for all file formats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,18 +9,19 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 
 HEADER_ROWS = 20
-"""So many rows are looked through for the one with the names of the columns: titles may stand above it."""
+"""Number of rows to search for the header: titles may come before it."""
 MAX_COLUMNS = 1000
 MAX_COLUMN_NAME = 1000
 
 IsHeader = Callable[[Sequence[str]], bool]
-"""Whether a row holds the names of the columns."""
+"""Tests whether a row holds the names of the columns."""
 
 
 class Doubt(NamedTuple):
     """Why the text of a cell may not be what its author wrote.
 
-    `what` the cell holds; `clock`: for a time of day, whether its text has seconds.
+    what: what the cell holds.
+    clock: for a time of day, the format of its text.
     """
 
     what: str
@@ -31,10 +32,13 @@ class Doubt(NamedTuple):
 class Rows:
     """A table of text.
 
-    `cells`: rows of as many cells as there are columns, the empty string where there is nothing; no row is blank altogether.
-    `places`: the number of each row in the file, `header` that of the names of the columns; `unit` says of what: "line", "row".
-    `above`: rows before the header, `blank`: blank rows between others. `notes`: what the form was taken for, where it is
-    not the plain one. `doubts`: by row and column, cells whose text may not be what was written.
+    cells: rows with one cell per column; missing cells are empty strings, and no row is blank.
+    places: the number of each row in the file, in `unit`s ("line", "row").
+    header: the number of the header in the file.
+    above: the number of rows before the header.
+    blank: the number of skipped blank rows.
+    notes: how the format was interpreted, if that is not obvious.
+    doubts: by row and column, the cells whose text may not be what their author wrote.
     """
 
     columns: list[str]
@@ -48,27 +52,27 @@ class Rows:
     doubts: Mapping[tuple[int, int], Doubt] = field(default_factory=dict)
 
     def place(self, row: int) -> str:
-        """Where a row stands in the file."""
+        """The place of a row in the file, such as "line 3"."""
         return f"{self.unit} {self.places[row]}"
 
     def with_note(self, note: str) -> "Rows":
-        """The same rows with one more note before the others, if there is one."""
+        """A copy with this note, unless empty, before the others."""
         return replace(self, notes=(note, *self.notes)) if note else self
 
 
 def find_header(rows: Sequence[Sequence[str]], is_header: IsHeader) -> int | None:
-    """The first row that is one, of those looked through."""
+    """The index of the header among the first HEADER_ROWS rows; None if there is none."""
     return next((i for i, row in enumerate(rows[:HEADER_ROWS]) if is_header(row)), None)
 
 
 def is_blank(row: Sequence[str]) -> bool:
-    """Whether no cell holds anything but spaces."""
+    """Whether all cells are empty or white space."""
     joined = "".join(row)
     return not joined or joined.isspace()
 
 
 def require_columns_of_a_table(names: Sequence[str], path: Path) -> None:
-    """Raises UserError where there are more columns than any table of captions has, or a name is a whole text."""
+    """Raise UserError if there are too many columns for a table of captions, or if a column name is too long to be one."""
     if len(names) > MAX_COLUMNS:
         raise UserError(f"{path} has {len(names):,} columns: a table of videos and captions has no more than {MAX_COLUMNS:,}")
     long = next((name for name in names if len(name) > MAX_COLUMN_NAME), None)
@@ -77,5 +81,5 @@ def require_columns_of_a_table(names: Sequence[str], path: Path) -> None:
 
 
 def number_text(value: float) -> str:
-    """A number as a person wrote it: 123 where a program keeps 123.0."""
+    """A number as a person would write it: 123 for 123.0."""
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else format(value, ".15g")

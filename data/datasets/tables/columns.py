@@ -1,4 +1,4 @@
-"""Which column of a table is which, by its name."""
+"""Find the columns of a table by their names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from data.datasets.containers import is_video_name
 DOCUMENTED = ("video", "caption", "split", "video_id", "start", "end")
 """The names that the documentation gives."""
 
-ALSO = {
+SYNONYMS = {
     "video": "videofile videofilename videoname videopath file filename filepath path clip clipfile clipname clippath",
     "caption": "captions text sentence sentences description videocaption",
     "split": "splits subset partition",
@@ -20,24 +20,27 @@ ALSO = {
     "start": "starttime startsec startsecs startsecond startseconds starts tstart begin begintime",
     "end": "endtime endsec endsecs endsecond endseconds ends tend stop stoptime",
 }
-"""Other names of the same columns, as `folded` leaves them."""
+"""Other names of the same columns, in the form of `folded`."""
 
 IDS = ("videoid", "id", "clipid")
-"""Names of a column that names the file where no other does. `id` is no video_id otherwise: in most tables it numbers the rows."""
+"""Columns that name the files if no other column does. Otherwise `id` is not read as video_id: in most tables it numbers the rows."""
 
 TIME_WORDS = frozenset(["start", "starts", "end", "ends", "begin", "stop", "finish", "onset", "offset", "timestamp", "timestamps"])
-"""Words in the names of columns that say which part of a file is meant, such as `start_ms`."""
+"""Words in column names that suggest times, such as `start_ms`."""
 
 LONGEST = 100
-"""Characters of a name; what is longer is a caption."""
+"""Most characters of a column name; a longer text is a caption."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The positions of the columns that a table has, by documented name, and the names of those that are not read.
+    """The columns of a table.
 
-    `renamed`: the columns, by what is taken from them, whose name is not the documented one. `by_id`: the files are named by a column of
-    ids. `others`: by documented name, columns that would have been taken if there were none of that name.
+    positions: by documented name, the position of each column that is read.
+    unread: the names of the other columns.
+    renamed: by documented name, the actual names of columns that are called otherwise.
+    by_id: whether a column of ids names the files.
+    others: by documented name, the positions of further columns with the same meaning.
     """
 
     positions: dict[str, int]
@@ -48,12 +51,16 @@ class Columns:
 
 
 def folded(name: str) -> str:
-    """A name without capitals, spaces, underscores and signs: `Video File`, `video_file` and `video-file` are one."""
+    """A column name without case, spaces and punctuation.
+
+    >>> folded("Video File"), folded("video_file")
+    ('videofile', 'videofile')
+    """
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def looks_like_times(name: str) -> bool:
-    """Whether a column that is not read seems to say which part of a file is meant."""
+    """Whether the name of an unread column suggests that it holds times."""
     return not TIME_WORDS.isdisjoint(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()))
 
 
@@ -64,11 +71,13 @@ def is_header(names: Sequence[str]) -> bool:
 
 
 def find_columns(names: Sequence[str], path: Path, place: str) -> Columns:
-    """The columns of a table; `place` is where their names stand.
+    """The columns of a table; `place` is the place of the header in the file.
 
-    A column of the documented name counts before those of other names: a table that was made for this project keeps its meaning when
-    someone adds a column `text` or `path`, which is named among those left unread. Raises UserError where a video or a caption is missing,
-    and where several columns could be the same one and none has the documented name.
+    The documented name takes precedence over other names: a table made for this project keeps its meaning when someone adds a column `text`
+    or `path`, which is then reported as unread.
+
+    Raises UserError if the video or the caption column is missing, or if several columns could be the same one and none has the documented
+    name.
     """
     found: dict[str, int] = {}
     others: dict[str, tuple[int, ...]] = {}
@@ -100,16 +109,18 @@ def find_columns(names: Sequence[str], path: Path, place: str) -> Columns:
 
 
 def _names(role: str) -> set[str]:
-    return {folded(role), *ALSO[role].split()}
+    return {folded(role), *SYNONYMS[role].split()}
 
 
 def _no_columns(missing: Sequence[str], names: Sequence[str], path: Path, place: str) -> str:
     if any(is_video_name(Path(name)) and Path(name).stem for name in names if "\0" not in name):
         shown = quote(", ".join(names))
-        return f"{path}, {place}: {shown} names no columns but a video: begin with a line of their names, such as video,caption,split"
+        return f"{path}, {place}: {shown} names a video and no columns: begin with a line of column names, such as video,caption,split"
     there = quote(", ".join(names))
     rename = " and ".join(
-        f"{what} to {role}" for role, what in (("video", "that of the file names"), ("caption", "that of the captions")) if role in missing
+        f"{what} to {role}"
+        for role, what in (("video", "the column of file names"), ("caption", "the column of captions"))
+        if role in missing
     )
     line = f"{path} has no column {', '.join(missing)}; it has {there}: rename {rename}"
     return line if "caption" not in missing else f"{line}; for search alone leave out --annotations"

@@ -1,4 +1,4 @@
-"""Text files with one row a line and separators between columns: CSV as the tools of this world write it."""
+"""Read text files with one row per line and separators between columns: CSV in the dialects that common tools write."""
 
 import csv
 import io
@@ -17,15 +17,15 @@ from data.datasets.tables.cells import HEADER_ROWS, IsHeader, Rows, find_header,
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 """In the order of preference."""
 EXCELS_FIRST_LINE = re.compile(r'\s*"?sep=([,;\t|])"?[ \t]*(?:\r\n|\r|\n)', re.IGNORECASE)
-"""Excel reads a separator from it, and some programs write it."""
+"""The first line by which some programs tell Excel the separator."""
 RULE = re.compile(r"[-+:=]{3,}")
-"""A line drawn below the header."""
+"""A rule below the header."""
 SNIFFED = 2**16
-"""Characters that the separator is told from."""
+"""Number of characters used to detect the separator."""
 
 
 class _Dialect(NamedTuple):
-    """How cells are quoted: what csv.reader is told, what the file must hold for it to be tried, and the note about it."""
+    """A way of quoting cells: options of csv.reader, the text that a file must contain to try it, and a note for the user."""
 
     options: dict[str, Any]
     needs: str = ""
@@ -33,7 +33,7 @@ class _Dialect(NamedTuple):
 
 
 class _Lines(NamedTuple):
-    """Records that are not blank, the line that each begins in, and how many blank ones stand before it."""
+    """The records that are not blank, the first line of each, and the number of blank records before it."""
 
     records: list[list[str]]
     lines: list[int]
@@ -43,23 +43,24 @@ class _Lines(NamedTuple):
 def read_delimited(text: str, path: Path, is_header: IsHeader) -> Rows:
     """The rows of a file with separators.
 
-    The separator is the one that makes a header of one of the first lines. csv.Sniffer is not used: it decides by characters that recur,
-    and takes letters and spaces of captions for separators. Cells may be quoted, with quotes doubled or after backslashes. Raises
-    UserError, with the line, where rows do not have as many cells as the header, or a quote is not closed.
+    The separator is the one with which one of the first lines is a header. csv.Sniffer is not used: it counts recurring characters, and
+    takes letters and spaces of captions for separators. Cells may be quoted; quotes inside are doubled or escaped with backslashes.
+
+    Raises UserError, with the line, if a row does not have as many cells as the header, or a quote is not closed.
     """
-    said = EXCELS_FIRST_LINE.match(text)
+    sep_line = EXCELS_FIRST_LINE.match(text)
     skipped = 0
-    if said:
-        skipped = len(re.findall(r"\r\n|\r|\n", said[0]))
-        text = text[said.end() :]
-    separator = said[1] if said else _sniff(text[:SNIFFED], is_header)
+    if sep_line:
+        skipped = len(re.findall(r"\r\n|\r|\n", sep_line[0]))
+        text = text[sep_line.end() :]
+    separator = sep_line[1] if sep_line else _sniff(text[:SNIFFED], is_header)
     dialects = [
         _Dialect({}),
         _Dialect({"skipinitialspace": True}, f'{separator} "', "spaces before quotes are left out"),
         _Dialect({"doublequote": False, "escapechar": "\\"}, '\\"', "quotes after backslashes are read as quotes"),
-        _Dialect({"quoting": csv.QUOTE_NONE}, '"', "quotes are read as they stand"),
+        _Dialect({"quoting": csv.QUOTE_NONE}, '"', "quotes are read literally"),
     ]
-    # Rows that do not fit are read another way before they are refused, as some tools write them.
+    # Try the dialects of other tools before refusing the file.
     refusal: UserError | None = None
     for dialect in dialects:
         if dialect.needs not in text or ("quoting" in dialect.options and (separator != "\t" or _has_quoted(text))):
@@ -76,14 +77,14 @@ def read_delimited(text: str, path: Path, is_header: IsHeader) -> Rows:
 
 
 def _sniff(beginning: str, is_header: IsHeader) -> str:
-    """The separator that gives a header; else the one with the most cells in equally long rows, so that a refusal shows them apart."""
+    """The separator that yields a header; else the one with the most rows of equal length, so that the error shows separate cells."""
     found: dict[str, tuple[bool, int, int]] = {}
     for separator in SEPARATORS:
         records = [record for record in _first_records(beginning, separator) if record]
         lengths = [len(record) for record in records]
         usual = max(set(lengths), key=lengths.count, default=1)
         found[separator] = (find_header(records, is_header) is not None, lengths.count(usual) if usual > 1 else 0, usual)
-    # Of equal ones the first.
+    # `max` takes the first of equal separators.
     return max(SEPARATORS, key=lambda separator: found[separator])
 
 
@@ -113,7 +114,7 @@ def _parse(text: str, separator: str, options: dict[str, Any], skipped: int, pat
                 blank.append(blanks)
             before = reader.line_num
     except csv.Error as error:
-        # An open quote runs on to the end of the file: where its row begins is the place to look.
+        # An open quote runs to the end of the file, so name the line where its row begins.
         raise UserError(f"{path}, line {skipped + before + 1}: cannot be read as CSV: {error}{_remedy(str(error))}") from error
     return _Lines(records, lines, blank)
 
@@ -125,17 +126,17 @@ def _remedy(error: str) -> str:
 
 
 def _rows(lines: _Lines, separator: str, path: Path, is_header: IsHeader) -> Rows:
-    """The records under their header, each as long as it. Raises UserError where one is not, or has swallowed others."""
+    """The records below the header. Raises UserError if one has another length, or contains other rows because of an open quote."""
     records = lines.records
     if not records:
         raise UserError(f"{path} is empty: place the annotation file there again")
     found = find_header(records, is_header)
     first = found or 0
-    # Where no line has the names of the columns, that is what is wrong, and not how many fields others have.
+    # Without a header, report that instead of the number of fields in other lines.
     header, body, places = records[first], records[first + 1 :] if found is not None else [], lines.lines[first + 1 :]
     notes: list[str] = []
     if len(header) > 1 and all(name.startswith(" ") for name in header[1:] if name):
-        # As Markdown, SQL shells and people write them, who put a space after every comma.
+        # Markdown, SQL shells and many people write a space after every separator.
         header, body = [name.strip() for name in header], [[cell.strip() for cell in record] for record in body]
         kept = [i for i, record in enumerate(body) if not RULE.fullmatch("".join(record))]
         body, places = [body[i] for i in kept], [places[i] for i in kept]
@@ -163,16 +164,16 @@ def _rows(lines: _Lines, separator: str, path: Path, is_header: IsHeader) -> Row
 
 
 def _are_numbered(body: Sequence[Sequence[str]], columns: int) -> bool:
-    """Whether rows begin with a number of their own that the header has no name for, as R's write.table writes them."""
+    """Whether every row begins with a row number that the header does not name, as in files of R's write.table."""
     return all(len(record) == columns + 1 and record[0].isdecimal() and record[-1] for record in body)
 
 
 def _holds_rows(cell: str, separator: str) -> bool:
-    """Whether a line of a cell, but for its first, is a row with a video file of its own. A quote that someone forgot does that."""
+    """Whether a line of a cell, after the first, looks like a row with a video file: the sign of a missing quote."""
     rows = (line.split(separator) for line in LINE_BREAK.split(cell)[1:] if separator in line)
     return any(is_video_name(Path(field.strip())) and " " not in field.strip() for row in rows for field in row if "\0" not in field)
 
 
 def _has_quoted(text: str) -> bool:
-    """Whether a cell between tabs is in quotes from its beginning to its end."""
+    """Whether a whole cell between tabs is quoted."""
     return re.search(r'(?:^|\t)"[^\t]*"(?:\t|\r|\n|$)', text, re.MULTILINE) is not None

@@ -1,8 +1,8 @@
-"""From the bytes of a text file that a person saved to its text: UTF-8, UTF-16 or UTF-32, and Windows-1252 as the last resort.
+"""Decode text files of users: UTF-8, UTF-16 or UTF-32, and Windows-1252 as the last resort.
 
-Nothing is guessed from letter statistics, as charset-normalizer and its like do: on the few non-ASCII characters of a table of captions
-they are often wrong, and never say so. A file is UTF-8 or UTF-16 where it can be nothing else. What is neither is taken for Windows-1252,
-in which Excel saves CSV in Western Europe and America, and a note shows a word of it.
+Libraries such as charset-normalizer guess from letter statistics. On the few non-ASCII characters of a table of captions they are often
+wrong, and never say so. Here, a file is UTF-8 or UTF-16 if it cannot be anything else. Other files are read as Windows-1252, in which Excel
+saves CSV in Western Europe and America, and a note shows a decoded word.
 """
 
 import codecs
@@ -20,25 +20,25 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
     (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"),
 )
-"""Byte order marks, the longer of two that begin alike first."""
+"""Byte order marks; a mark comes before its own prefixes."""
 
 CHARACTERS = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 """Non-ASCII characters in UTF-8."""
 
 LONG_RUN = 4
-"""So many non-ASCII bytes in a row are letters of another alphabet (Cyrillic, Greek, Chinese in their old encodings): a word of a language
-that Windows-1252 is made for has no more than two."""
+"""A run of this many non-ASCII bytes is text in another alphabet (Cyrillic, Greek or Chinese in legacy encodings): words of the languages
+of Windows-1252 have at most two."""
 
 
-class Text(NamedTuple):
-    """A decoded text, and a word on its encoding where that is not UTF-8."""
+class Decoded(NamedTuple):
+    """A decoded text, and a note about its encoding if that is not UTF-8."""
 
     content: str
     note: str = ""
 
 
-def decode(content: bytes, path: Path) -> Text:
-    """The text of a file. Raises UserError, with the line, where it is damaged or in an encoding that cannot be told."""
+def decode(content: bytes, path: Path) -> Decoded:
+    """Decode a file. Raises UserError, with the line, if the file is damaged or its encoding cannot be determined."""
     for mark, codec, name in MARKS:
         if content.startswith(mark):
             return _in(content[len(mark) :], codec, name, path)
@@ -47,28 +47,30 @@ def decode(content: bytes, path: Path) -> Text:
             return _in(content, codec, "UTF-16", path)
     zero = content.find(b"\0")
     if zero >= 0:
-        raise UserError(f"{path}, line {_line(content, zero)}: a zero byte; the file is damaged or no text")
+        raise UserError(f"{path}, line {_line(content, zero)}: a zero byte; the file is damaged or not text")
     try:
-        return Text(content.decode("utf-8"))
+        return Decoded(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         return _as_windows_1252(content, error, path)
 
 
-def _in(content: bytes, codec: str, name: str, path: Path) -> Text:
+def _in(content: bytes, codec: str, name: str, path: Path) -> Decoded:
     try:
         text = content.decode(codec)
     except UnicodeDecodeError as error:
         line = line_of(content[: error.start].decode(codec, "ignore"), error.start)
-        raise UserError(f"{path}, line {line}: the file begins as {name} and is none here: it is damaged; save it as UTF-8") from error
+        raise UserError(
+            f"{path}, line {line}: the file starts as {name} and cannot be read as such here: it is damaged; save it as UTF-8"
+        ) from error
     zero = text.find("\0")
     if zero >= 0:
         line = line_of(text, zero)
-        raise UserError(f"{path}, line {line}: a zero byte; the file is damaged or no text")
-    return Text(text, "" if name == "UTF-8" else f"in {name}")
+        raise UserError(f"{path}, line {line}: a zero byte; the file is damaged or not text")
+    return Decoded(text, "" if name == "UTF-8" else f"in {name}")
 
 
 def _is_utf16(content: bytes, codec: str) -> bool:
-    """Whether a text without a mark can be nothing but UTF-16: it begins with two ASCII characters, and all of it can be decoded."""
+    """Whether a text without a mark must be UTF-16: it begins with two ASCII characters, and all of it can be decoded."""
     first, second = (content[:4:2], content[1:4:2]) if codec == "utf-16-le" else (content[1:4:2], content[:4:2])
     if second != b"\0\0" or not first.isascii() or b"\0" in first:
         return False
@@ -78,9 +80,9 @@ def _is_utf16(content: bytes, codec: str) -> bool:
         return False
 
 
-def _as_windows_1252(content: bytes, error: UnicodeDecodeError, path: Path) -> Text:
+def _as_windows_1252(content: bytes, error: UnicodeDecodeError, path: Path) -> Decoded:
     place = f"{path}, line {_line(content, error.start)}: byte {content[error.start]:#04x} is not UTF-8"
-    # An accented letter and a sign after it can look like one character of UTF-8, but not often.
+    # In Windows-1252, an accented letter and a following symbol can look like a UTF-8 character, but rarely do.
     good, other = len(CHARACTERS.findall(content)), len(re.findall(rb"[\x80-\xff]", CHARACTERS.sub(b"", content)))
     if good > other // 10:
         raise UserError(f"{place}, though other characters of the file are: the file is damaged or in two encodings; save it as UTF-8")
@@ -96,7 +98,7 @@ def _as_windows_1252(content: bytes, error: UnicodeDecodeError, path: Path) -> T
     found = re.search(r"[^\s,;|\"]*[^\x00-\x7f][^\s,;|\"]*", text)
     assert found
     line = line_of(text, found.start())
-    return Text(text, f"in Windows-1252, such as {found[0][:40]} in line {line} (save it as UTF-8 if that is no word)")
+    return Decoded(text, f"in Windows-1252, such as {found[0][:40]} in line {line} (save it as UTF-8 if that is not a word)")
 
 
 def _line(content: bytes, at: int) -> int:

@@ -1,4 +1,4 @@
-"""Tables of typed values: JSON Lines, a JSON list of objects, and Parquet."""
+"""Read tables of typed values: JSON Lines, JSON lists of objects, and Parquet."""
 
 import io
 import json
@@ -20,19 +20,19 @@ from data.datasets.files import line_of, unique_keys
 from data.datasets.tables.cells import Doubt, IsHeader, Rows, is_blank, number_text, require_columns_of_a_table
 
 JSON_BEGINS = re.compile(r"\s*(?:\{|\[\s*(?:[\[{\]]|$))")
-"""A list or an object; a table of text has no such header."""
+"""The start of a JSON list or object; no text table has such a header."""
 BLANK = re.compile(r"[ \t\r\n]*")
 BETWEEN = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 INDEX = re.compile(r"__index_level_\d+__")
 """Columns that pandas adds for an index."""
 MAX_ROWS = 50_000_000
-"""A small Parquet file may claim any number."""
+"""Limit on the number of rows: even a small Parquet file can claim any number."""
 
 
 def read_json_rows(text: str, path: Path, is_header: IsHeader) -> Rows:
-    """The objects of a JSON list, or of a file with one object after the other, as JSON Lines has them; their lines are their places.
+    """The objects of a JSON list or of JSON Lines as rows, placed by line.
 
-    Raises UserError, with the line, where the text is no JSON, holds something else than objects, or an object has a key twice.
+    Raises UserError, with the line, if the text is not JSON, holds anything but objects, or an object has a key twice.
     """
     listed = text.lstrip().startswith("[")
     values, places = [], []
@@ -41,7 +41,7 @@ def read_json_rows(text: str, path: Path, is_header: IsHeader) -> Rows:
         line += line_of(text, start, at) - 1
         at = start
         if not isinstance(value, dict):
-            raise UserError(f"{path}, line {line + 1}: {_shown(value)} is no object: a row is an object with video and caption")
+            raise UserError(f"{path}, line {line + 1}: {_describe(value)} is not an object: a row is an object with video and caption")
         values.append(value)
         places.append(line + 1)
     names = list(dict.fromkeys(name for value in values for name in value))
@@ -60,7 +60,7 @@ def read_json_rows(text: str, path: Path, is_header: IsHeader) -> Rows:
 
 
 def _json_values(text: str, listed: bool, path: Path) -> Iterator[tuple[int, Any]]:
-    """Every value and where it begins."""
+    """Yield the start and the value of every JSON value."""
     decoder = json.JSONDecoder(object_pairs_hook=unique_keys, parse_float=_as_written, parse_int=_as_written, parse_constant=_constant)
 
     def refuse(at: int, error: str) -> UserError:
@@ -77,7 +77,7 @@ def _json_values(text: str, listed: bool, path: Path) -> Iterator[tuple[int, Any
         try:
             value, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            # Some of its messages go on with the place.
+            # Some messages of the decoder end with a place.
             raise refuse(error.pos, re.sub(r"( starting)? at$", "", error.msg)) from error
         except ValueError as error:
             raise refuse(at, str(error)) from error
@@ -96,12 +96,12 @@ def _as_written(number: str) -> str:
 
 
 def _constant(name: str) -> str | None:
-    """NaN is how programs write a missing value."""
+    """None for NaN, which programs write for a missing value."""
     return None if name == "NaN" else name
 
 
 def read_parquet_rows(content: bytes, path: Path) -> Rows:
-    """The rows of a Parquet file. Columns of lists, structures and bytes are not read. Raises UserError where the file is damaged."""
+    """The rows of a Parquet file. Lists, structures and bytes are not read as text. Raises UserError if the file is damaged."""
     try:
         file = pq.ParquetFile(io.BytesIO(content))
         require_columns_of_a_table(file.schema_arrow.names, path)
@@ -166,10 +166,10 @@ def _text_of(value: object) -> tuple[str, Doubt | None]:
         case datetime() | date():
             return value.isoformat(), Doubt("a date")
         case _:
-            return "", Doubt(f"no text but {_shown(value)}: write a row for each entry")
+            return "", Doubt(f"{_describe(value)}, not text: write a row for each entry")
 
 
-def _shown(value: object) -> str:
+def _describe(value: object) -> str:
     match value:
         case dict():
             return "an object"

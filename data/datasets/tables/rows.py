@@ -1,4 +1,4 @@
-"""A table file of whatever form, read into rows of text. Its content decides what it is, not its suffix."""
+"""Read a table file of any supported format into rows of text. The content decides the format, not the suffix."""
 
 import re
 from pathlib import Path
@@ -26,16 +26,16 @@ OTHERS = (
     (b"\x80", f"a pickle: save the table as {FORMS}"),
     (b"%PDF", f"a PDF: save the table as {FORMS}"),
 )
-"""What files begin with that hold no table, and what to say of them."""
+"""First bytes of files that are not tables, and the end of the error message for each."""
 HTML = re.compile(r"\s*<(?:!doctype|html|table|\?xml)", re.IGNORECASE)
 
 SQL = re.compile(r"\s*(?:--|/\*|(?:CREATE|INSERT|DROP|USE|SET|BEGIN|PRAGMA)\s)")
 
 
 def read_rows(path: Path, is_header: IsHeader) -> Rows:
-    """The rows of a table: CSV and the like, JSON Lines, a JSON list of objects, Parquet or .xlsx.
+    """The rows of a table: CSV and similar, JSON Lines, a JSON list of objects, Parquet or .xlsx.
 
-    Raises UserError in one line, with the place where there is one, for whatever is wrong with the file.
+    Raises UserError, with the place in the file if there is one, if the table cannot be read.
     """
     if path.is_dir():
         raise UserError(f"--annotations {path} is a folder: name the file of the table, or the data set with --dataset")
@@ -44,7 +44,7 @@ def read_rows(path: Path, is_header: IsHeader) -> Rows:
         return read_parquet_rows(content, path)
     if content.startswith(b"PK\3\4"):
         return read_sheet_rows(content, path, is_header)
-    kind = next((said for magic, said in OTHERS if content.startswith(magic)), None)
+    kind = next((kind for magic, kind in OTHERS if content.startswith(magic)), None)
     if kind is not None:
         raise UserError(f"{path} is {kind}")
     text, encoding = decode(content, path)

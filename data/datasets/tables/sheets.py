@@ -1,4 +1,4 @@
-"""Workbooks of Excel and LibreOffice (.xlsx), read by openpyxl, which is asked for where one is named."""
+"""Read workbooks of Excel and LibreOffice (.xlsx) with openpyxl, which is needed only for them."""
 
 import functools
 import io
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from openpyxl.worksheet.worksheet import Worksheet
 
 MAX_BYTES = 2**29
-"""Of all files in the workbook, unpacked: a sheet of a million captions has half of it."""
+"""Limit on the unpacked size of a workbook: a sheet of a million captions needs half of it."""
 LONGEST_NUMBER = 10**15
-"""Excel keeps 15 digits of a number, and writes zeros for those that follow."""
+"""Excel keeps 15 digits of a number and replaces the rest by zeros."""
 AS_TEXT = "format the column as text and write it again"
 MAX_MERGED = 2**21
-"""Cells that are merged: openpyxl makes an object of each. A column from top to bottom is half of it."""
+"""Limit on the number of merged cells, because openpyxl makes an object of each. A whole column has half as many."""
 MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^>]*ref\s*=\s*["']([A-Z]{1,3})(\d{1,9}):([A-Z]{1,3})(\d{1,9})["']""")
 ZEROS = re.compile("00+")
-"""The format of numbers that are shown with zeros before them, as the names of files have them."""
+"""The format of numbers shown with leading zeros, as in file names."""
 FORMULA = re.compile(rb"<(?:\w+:)?f[ >/]")
 BROKEN = (
     *(zipfile.BadZipFile, zlib.error, ParseError, OSError, EOFError),
     *(ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, NotImplementedError, RuntimeError),
 )
-"""What zipfile and openpyxl raise where a file is not what it should be."""
+"""Exceptions that zipfile and openpyxl raise for invalid files."""
 
 
 @dataclass(frozen=True)
 class _Sheet:
-    """The cells of a sheet by row and column, counted from 1: those that hold something, and those of which something is doubted."""
+    """The texts and doubts of the cells of a sheet, by row and column, counted from 1. Empty cells are left out."""
 
     title: str
     texts: dict[int, dict[int, str]]
@@ -53,11 +53,12 @@ class _Sheet:
 
 
 def read_sheet_rows(content: bytes, path: Path, is_header: IsHeader) -> Rows:
-    """The rows of the sheet that has a header, which may stand below a title.
+    """The rows of the sheet that has a header, which may come below a title.
 
-    A cell is the text that it shows: of a formula its last value, of a number its digits, of a time `h:mm` or `h:mm:ss.fff`. Cells that
-    are merged have all of them the value of the first. Raises UserError where openpyxl is missing, the file is damaged or no workbook, and
-    where several sheets have a header.
+    The text of a cell is what the cell shows: the last value of a formula, the digits of a number, a time as `h:mm` or `h:mm:ss.fff`. All
+    merged cells have the value of the first.
+
+    Raises UserError if openpyxl is missing, if the file is damaged or not a workbook, or if several sheets have a header.
     """
     _require_workbook(content, path)
     sheets = [_read_sheet(sheet, formulas) for sheet, formulas in _open(content, path)]
@@ -83,7 +84,7 @@ def _require_workbook(content: bytes, path: Path) -> None:
     if b"opendocument" in kind:
         raise UserError(f"{path} is a sheet of OpenDocument: save it as .xlsx or CSV")
     if not any(name.lower() in ("xl/workbook.xml", "xl/workbook.bin") for name in names):
-        raise UserError(f"{path} is a ZIP archive and no workbook: unpack it, and name the table")
+        raise UserError(f"{path} is a ZIP archive but not a workbook: unpack it, and name the table")
     if "xl/workbook.bin" in names:
         raise UserError(f"{path} is a binary workbook (.xlsb): save it as .xlsx or CSV")
     if size > MAX_BYTES:
@@ -91,13 +92,13 @@ def _require_workbook(content: bytes, path: Path) -> None:
 
 
 def _open(content: bytes, path: Path) -> Iterator[tuple["Worksheet", frozenset[tuple[int, int]]]]:
-    """The sheets with the values that formulas had, and the cells of each that hold a formula."""
+    """The sheets, with the last values of formulas, and the cells of each sheet that hold a formula."""
     try:
         from openpyxl import load_workbook
     except ImportError as error:
         raise UserError(f"{path} is a workbook, which openpyxl reads: pip install -r requirements-xlsx.txt, or save it as CSV") from error
     try:
-        # It warns of pictures, styles and rules that it does not keep.
+        # openpyxl warns of pictures, styles and rules that it drops.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             formulas = load_workbook(io.BytesIO(content)) if _has_formulas(content, path) else None
@@ -113,7 +114,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def _has_formulas(content: bytes, path: Path) -> bool:
-    """Whether a formula is in the workbook. Raises UserError where it merges more cells than a table could have."""
+    """Whether the workbook holds a formula. Raises UserError if it has more than MAX_MERGED merged cells."""
     found, merged = False, 0
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in archive.namelist():
@@ -127,14 +128,14 @@ def _has_formulas(content: bytes, path: Path) -> bool:
 
 
 def _column(letters: bytes) -> int:
-    """The number of a column."""
+    """The number of a column, from 1: 28 for AB."""
     return functools.reduce(lambda number, letter: 26 * number + letter - ord("A") + 1, letters, 0)
 
 
 def _formulas_of(book: "Workbook | None", title: str) -> frozenset[tuple[int, int]]:
     if book is None:
         return frozenset()
-    # Those that hold something. `iter_rows` would make a cell for every place down to the last one that was ever touched.
+    # `_cells` holds only cells with content. `iter_rows` would create every cell up to the last one ever touched.
     return frozenset(place for place, cell in book[title]._cells.items() if cell.data_type == "f")
 
 
@@ -157,7 +158,7 @@ def _read_sheet(sheet: "Worksheet", formulas: frozenset[tuple[int, int]]) -> _Sh
     for area in sheet.merged_cells.ranges:
         first = (area.min_row, area.min_col)
         text = texts.get(area.min_row, {}).get(area.min_col, "")
-        # Across columns only titles are merged.
+        # Cells merged across columns are titles.
         if not text or area.min_row == area.max_row or area.min_col != area.max_col:
             continue
         merged += 1
@@ -170,7 +171,7 @@ def _read_sheet(sheet: "Worksheet", formulas: frozenset[tuple[int, int]]) -> _Sh
 
 
 def _text_of(value: object, number_format: str, data_type: str) -> tuple[str, Doubt | None]:
-    """The text of a cell, and what is doubted of it. Excel makes dates, times and rounded numbers of what looks like them."""
+    """The text of a cell, and a doubt if Excel may have changed it: Excel turns text into dates, times and rounded numbers."""
     if data_type == "e":
         return str(value), Doubt(f"the error {value}")
     match value:
@@ -200,7 +201,7 @@ def _text_of(value: object, number_format: str, data_type: str) -> tuple[str, Do
 
 
 def _clock(seconds: float, number_format: str) -> tuple[str, Doubt]:
-    """A time as its cell shows it. Excel keeps 1:30 as one hour and a half, whatever was meant, and shows 1:30."""
+    """A time as its cell shows it. Excel stores 1:30 as one hour and a half, whatever its author meant, and shows 1:30."""
     seconds = round(seconds, 3)
     hours, minutes, rest = int(seconds // 3600), int(seconds % 3600 // 60), seconds % 60
     if "s" not in number_format.lower() and rest < 0.0005:
@@ -219,7 +220,7 @@ def _rows_of(sheet: _Sheet, path: Path, is_header: IsHeader, sheets: int) -> Row
     numbers = sorted(sheet.texts.keys() | {row for row, _ in sheet.doubts})
     header = _header_of(sheet, is_header) or min(sheet.texts)
     above = numbers.index(header)
-    # Only columns with a name: a cell that is far to the right would make every row long.
+    # Only named columns: one cell far to the right would lengthen every row.
     named = sorted(sheet.texts[header])
     columns = [sheet.texts[header][column] for column in named]
     require_columns_of_a_table(columns, path)

@@ -1,4 +1,4 @@
-"""Times in a video, as people write them."""
+"""Parse times in a video as people write them."""
 
 import math
 import re
@@ -11,15 +11,18 @@ CLOCK = re.compile(r"(?:(?P<hours>\d+):(?P<minutes>[0-5]?\d)|(?P<only>\d+)):(?P<
 COMMA = re.compile(r"[\d:]*\d,\d+")
 THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "\\n"})
-"""How R, pandas and SQL write that there is no number, in lower case."""
+"""How R, pandas and SQL write a missing number, in lower case."""
 LONGEST_S = 1e9
 MAX_LENGTH = 40
 
 
 def seconds_of(text: str) -> float:
-    """The seconds that a text says: a number, `mm:ss` or `hh:mm:ss.fff`; NaN where it says that there is none.
+    """Parse seconds, `mm:ss` or `hh:mm:ss.fff`; NaN for a missing value.
 
-    Raises UserError, without a place, for anything else. A decimal comma is refused, since it may also separate two numbers.
+    >>> seconds_of("90.5"), seconds_of("1:30"), seconds_of("0:01:30.500")
+    (90.5, 90.0, 90.5)
+
+    Raises UserError, without a place, for anything else. A decimal comma is refused, because it could also separate two numbers.
     """
     text = text.strip()
     if text.lower() in MISSING:
@@ -35,7 +38,7 @@ def seconds_of(text: str) -> float:
         if THOUSANDS.fullmatch(text):
             plain = text.replace(",", "")
             decimal = text.replace(",", ".")
-            raise UserError(f"has a comma: write {plain}{f', or {decimal} where it is a decimal comma' * (decimal.count('.') == 1)}")
+            raise UserError(f"has a comma: write {plain}{f', or {decimal} if the comma is a decimal comma' * (decimal.count('.') == 1)}")
         if COMMA.fullmatch(text):
             raise UserError(f"has a decimal comma: write {text.replace(',', '.')}")
-    raise UserError("no time: write seconds (90.5), mm:ss (1:30) or hh:mm:ss.fff (0:01:30.500)")
+    raise UserError("not a time: write seconds (90.5), mm:ss (1:30) or hh:mm:ss.fff (0:01:30.500)")

@@ -1,4 +1,4 @@
-"""Work done ahead by threads, in no order, and no further ahead than a queue is long."""
+"""Prefetch: threads produce items into a bounded queue, in no particular order."""
 
 import threading
 import time
@@ -13,26 +13,29 @@ Item = TypeVar("Item")
 
 
 class _Stopped(Exception):
-    """Nobody wants what is being made."""
+    """The consumer has left; raised in the threads to end them."""
 
 
-class Ahead(Generic[Job, Item]):
-    """Threads that work on jobs from the moment they are there, each job giving any number of items. Iterate over the items.
+class Prefetcher(Generic[Job, Item]):
+    """Threads that turn jobs into items; iterate over the items. A job yields any number of them.
 
-    `work(job, give)` hands over an item by `give`, which waits where `depth` items are waiting already. What a thread raises is raised to
-    who iterates. Use as a context manager: at its end `stop` is called, to end what the threads wait for, and they are joined. `waited_s`
-    counts the seconds in which an item was wanted and none was there.
+        with Prefetcher(paths, load, workers=4, depth=8, stop=lambda: None) as items:
+            for item in items: ...
+
+    The threads call `run(job, put)`, and `run` hands over each item with `put`, which blocks while `depth` items are queued. An exception
+    in a thread is raised again by the iteration. At the end of the context `stop` is called, to unblock whatever the threads wait for, and
+    the threads are joined. `waited_s` is the time in seconds that the consumer has waited for items.
     """
 
     def __init__(
-        self, jobs: Iterable[Job], work: Callable[[Job, Callable[[Item], None]], None], workers: int, depth: int, stop: Callable[[], None]
+        self, jobs: Iterable[Job], run: Callable[[Job, Callable[[Item], None]], None], workers: int, depth: int, stop: Callable[[], None]
     ) -> None:
         self.waited_s = 0.0
-        self._jobs, self._work, self._stop = iter(jobs), work, stop
+        self._jobs, self._run, self._stop = iter(jobs), run, stop
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._queue: Queue[Item | BaseException | None] = Queue(depth)
-        self._threads = [threading.Thread(target=self._run) for _ in range(workers)]
+        self._threads = [threading.Thread(target=self._loop) for _ in range(workers)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -46,33 +49,33 @@ class Ahead(Generic[Job, Item]):
             thread.join()
 
     def __iter__(self) -> Iterator[Item]:
-        at_work = len(self._threads)
-        while at_work:
+        running = len(self._threads)
+        while running:
             begin = time.perf_counter()
             item = self._queue.get()
             self.waited_s += time.perf_counter() - begin
             if item is None:
-                at_work -= 1
+                running -= 1
             elif isinstance(item, BaseException):
                 raise item
             else:
                 yield item
 
-    def _run(self) -> None:
+    def _loop(self) -> None:
         try:
             while not self._stopped.is_set():
                 with self._lock:
                     job = next(self._jobs, None)
                 if job is None:
                     break
-                self._work(job, self._give)
-            self._give(None)
+                self._run(job, self._put)
+            self._put(None)
         except _Stopped:
             pass
-        except BaseException as error:  # it goes on in the thread that iterates
-            self._give_error(error)
+        except BaseException as error:  # raised again in the thread that iterates
+            self._put_error(error)
 
-    def _give(self, item: Item | BaseException | None) -> None:
+    def _put(self, item: Item | BaseException | None) -> None:
         while not self._stopped.is_set():
             try:
                 return self._queue.put(item, timeout=0.1)
@@ -80,6 +83,6 @@ class Ahead(Generic[Job, Item]):
                 continue
         raise _Stopped
 
-    def _give_error(self, error: BaseException) -> None:
+    def _put_error(self, error: BaseException) -> None:
         with suppress(_Stopped):
-            self._give(error)
+            self._put(error)

@@ -1,4 +1,4 @@
-"""What the cache lacks of a data set."""
+"""Find what the cache lacks of a data set."""
 
 import functools
 import os
@@ -20,12 +20,12 @@ from extract.plan.digest import file_digest
 
 
 @dataclass
-class Work:
-    """What is to be done.
+class Todo:
+    """What to extract.
 
-    `videos`: the columns of `Dataset.videos`, and which images are to be kept, `thumbnails` and `pixels`. `known`: videos that failed
-    before and are not tried again. `outdated`: ids under which a failure is listed that says nothing any more. `for_pictures`: how many of
-    the videos are there, but without the pictures asked for.
+    `videos` has the columns of `Dataset.videos` and two of booleans, `thumbnails` and `pixels`: which images to keep. `texts` are distinct.
+    `known` are the earlier failures that are not retried. `outdated` holds the ids of listed failures that no longer apply. `for_pictures`
+    counts the videos that are cached, but without the pictures asked for.
     """
 
     videos: pd.DataFrame
@@ -35,13 +35,13 @@ class Work:
     for_pictures: int = 0
 
 
-def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOptions, shard: tuple[int, int]) -> Work:
-    """What this process has to do: of its share of videos with a file and of texts with a word, what the cache lacks."""
+def find_todo(dataset: Dataset, cache: FeatureCache | None, options: ExtractOptions, shard: tuple[int, int]) -> Todo:
+    """The videos with a file and the non-empty texts in this process's share that the cache lacks."""
     texts = [text for text in dict.fromkeys(dataset.captions["caption"]) if text.strip()][shard[0] :: shard[1]]
     videos = dataset.videos.iloc[shard[0] :: shard[1]]
     videos = videos[videos["file"].notna()]
     if cache is None:
-        return Work(videos.assign(thumbnails=options.thumbnails, pixels=options.store_pixels), texts, [], set())
+        return Todo(videos.assign(thumbnails=options.thumbnails, pixels=options.store_pixels), texts, [], set())
     asked = _images_asked_for(options)
     failed = read_failures(options.cache)
     wanted: list[bool] = []
@@ -61,10 +61,10 @@ def lacking(dataset: Dataset, cache: FeatureCache | None, options: ExtractOption
             known.append(failure)
         wanted.append(not current and not skipped)
     work = videos[np.array(wanted, dtype=bool)]
-    # Images that are there stay there when a video is extracted again for another reason.
+    # A video that is re-extracted for another reason keeps the kinds of images that it has.
     keep = [asked | cache.images_of(video_id) for video_id in work["video_id"]]
     work = work.assign(thumbnails=["thumbnails" in kinds for kinds in keep], pixels=["pixels" in kinds for kinds in keep])
-    return Work(work, [text for text in texts if ("texts", text) not in cache], known, _outdated(failed, dataset), for_pictures)
+    return Todo(work, [text for text in texts if ("texts", text) not in cache], known, _outdated(failed, dataset), for_pictures)
 
 
 def _images_asked_for(options: ExtractOptions) -> frozenset[Images]:
@@ -73,7 +73,7 @@ def _images_asked_for(options: ExtractOptions) -> frozenset[Images]:
 
 
 def _digest_if_readable(file: Path) -> str:
-    """The digest of a file; empty, as of no file that was extracted, where it cannot be read: trying to says why."""
+    """The digest of a file, or empty if it cannot be read. An empty digest matches no extracted file, so extraction reports the error."""
     try:
         return file_digest(file)
     except OSError:
@@ -81,14 +81,14 @@ def _digest_if_readable(file: Path) -> str:
 
 
 def _stays_failed(failure: Failure, row: Any, stat: os.stat_result, digest: Callable[[], str], options: ExtractOptions) -> bool:
-    """Whether trying the video again would end as it did."""
+    """True if extracting the video again would fail in the same way."""
     if options.retry_failed or (options.allow_partial and failure.frames_decoded):
         return False
     return failure.span == Span.of_cells(row.start, row.end) and failure.is_about(stat, digest)
 
 
 def _outdated(failed: Mapping[str, Failure], dataset: Dataset) -> set[str]:
-    """Failures whose file has changed since and is listed under other ids now: broken then, and now cut into segments."""
+    """Ids of failures whose file has changed since and now has other ids: it was broken then, and is now cut into segments."""
     outdated: set[str] = set()
     if failed:
         ids, files = set(dataset.videos["video_id"]), {path_text(file): file for file in dataset.videos["file"].dropna()}

@@ -33,6 +33,7 @@ test-processors: $(VENV)/ready-dev
 docs: $(VENV)/ready-dev
 	$(BIN)/python -m docs.scripts.commands
 	$(BIN)/python -m docs.scripts.layout
+	$(BIN)/python -m docs.scripts.recipes
 	$(BIN)/python -m docs.scripts.stages
 	$(BIN)/python -m docs.scripts.tutorial
 

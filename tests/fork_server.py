@@ -1,7 +1,8 @@
 """Runs the commands of the documentation in forks of one process that has loaded everything: `python -m tests.fork_server SOCKET`.
 
-A client is this file by its path, `python -I -S tests/fork_server.py SOCKET -m MODULE ARGUMENTS`, or `-` for a script on standard input. It
-hands over its arguments, folder, environment and standard streams, passes signals on, and ends with the status of the fork.
+The client is this file, run by its path: `python -I -S tests/fork_server.py SOCKET -m MODULE ARGUMENTS`, or `-` in place of `-m MODULE`
+for a script on standard input. It sends its arguments, folder, environment and standard streams, forwards signals, and exits with the
+status of the fork. Start the server with OMP_NUM_THREADS=1: threads of OpenMP do not survive a fork.
 """
 
 import json
@@ -18,17 +19,14 @@ PRELOADED = (
     "search.pages.web",
     "evaluate.stage",
     "evaluate.report.page",
-    "evaluate.compare",
+    "evaluate.compare.curves",
     "demo.generate",
 )
 
 
 def serve(path: str) -> None:
-    """Answer until killed, or until the process that started it is gone."""
-    import importlib
-
-    for module in PRELOADED:
-        importlib.import_module(module)
+    """Answer clients until killed."""
+    _load()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()
@@ -40,6 +38,23 @@ def serve(path: str) -> None:
                 _answer(connection)
                 os._exit(0)
             connection.close()
+
+
+def _load() -> None:
+    """Import what commands need, and score a pair once, which loads the compiled loops: forks have them already."""
+    import importlib
+
+    import torch
+
+    from extract.encode.models import open_clip
+    from train_head.glim import glim_scores
+
+    for module in PRELOADED:
+        importlib.import_module(module)
+    open_clip()
+    row_mask = torch.ones(1, 2, dtype=torch.bool)
+    with torch.no_grad():
+        glim_scores(torch.ones(1, 8), torch.ones(1, 2, 8), row_mask, torch.ones(1, 2, 8), row_mask)
 
 
 def _answer(connection: socket.socket) -> None:

@@ -1,11 +1,12 @@
 """The documentation: every command and snippet runs, every link leads somewhere, and what is generated is up to date.
 
-docs/README.md explains the marks of code blocks. A page runs in a folder that has what a reader has who followed the README: some videos, a
-table of captions, a cache, a trained head and its results.
+docs/README.md explains the marks of code blocks. Each page runs in a copy of a folder that holds what a reader of the README has by then: a
+few videos, a table of captions, a cache, a trained head and its results.
 """
 
 import json
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +28,11 @@ import yaml
 from data.base.version import version
 from data.cli.command_line import parse
 from demo import generate
-from docs.scripts import commands, layout
+from docs.scripts import commands, layout, recipes
 from tests.conftest import DEMO_CLIP, ROOT
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+GENERATED = {f"docs/{name}.md" for name in ("design/ablations", "design/encoders", "reference/commands", "reference/layout")}
 NEVER_RUN = frozenset({"needs-dataset", "needs-gpu", "needs-cluster", "needs-browser", "takes-minutes"})
 MARKS = NEVER_RUN | {"needs-network", "long", "until-ctrl-c"}
 TIME_LIMIT_S = 120
@@ -61,7 +64,10 @@ def runnable(page: str) -> list[Block]:
 
 
 def words_of(script: str) -> Iterator[list[str]]:
-    """The words of each simple command of a script."""
+    """The words of each simple command of a script.
+
+    `a=1 python -m extract | head` gives ["a=1", "python", "-m", "extract"], then ["head"].
+    """
     for line in script.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
         lexer.whitespace_split, lexer.commenters = True, "#"
@@ -76,7 +82,7 @@ def words_of(script: str) -> Iterator[list[str]]:
 
 
 def called(words: list[str]) -> list[str] | None:
-    """A module of ours and its arguments, or None where the words call none."""
+    """The module of ours that the words run, and its arguments; None if they run something else."""
     for i, word in enumerate(words):
         if word.split("/")[-1] == "glccl" and i == 0:
             return words[1:] or None
@@ -96,16 +102,20 @@ def command_of(module: str) -> commands.Command:
     return commands.command(module)
 
 
-def check_words(words: list[str]) -> bool:
-    """Whether the words call something of this project, whose options are then parsed."""
+@cache
+def check_words(words: tuple[str, ...]) -> bool:
+    """Parse the options if the words run something of this project; returns whether they do."""
     names = [word for word in words if re.fullmatch(r"\w+=.*", word)]
-    rest = words[len(names) :] if words[0] != "export" else []
+    rest = list(words[len(names) :]) if words[0] != "export" else []
     call = called(rest)
     if call is not None:
         assert call[0] in modules(), f"{call[0]} is no command"
         found = command_of(call[0])
         fetching = "--fetch-model" in call
         parse(found.options, found.prog, (), _fetching_default(found.options) if fetching else found.default, args=call[1:])
+        return True
+    if "pytest" in rest:
+        assert all((ROOT / word).exists() for word in rest if word.startswith("tests/")), rest
         return True
     if rest and rest[0] == "make":
         assert re.search(rf"^{re.escape(rest[1].replace('.venv', '$(VENV)'))}:", (ROOT / "Makefile").read_text(), re.MULTILINE), rest
@@ -133,7 +143,7 @@ def test_marks_are_known_and_marked_commands_parse(page: str) -> None:
             checked = []
             for words in words_of(block.text):
                 try:
-                    checked.append(bool(words) and check_words(words))
+                    checked.append(bool(words) and check_words(tuple(words)))
                 except SystemExit as end:
                     raise AssertionError(f"{page}:{block.line}: {' '.join(words)}") from end
             assert any(checked), f"{page}:{block.line} calls nothing of this project"
@@ -144,10 +154,11 @@ def test_marks_are_known_and_marked_commands_parse(page: str) -> None:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """In which `python` is a fork of a process that has loaded everything."""
+    """Environment variables under which `python` is a fork of a process that has loaded everything."""
     folder = tmp_path_factory.mktemp("python")
     path = folder / "socket"
-    with subprocess.Popen([sys.executable, "-m", "tests.fork_server", str(path)], cwd=ROOT) as server:
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-m", "tests.fork_server", str(path)], cwd=ROOT, env=one_thread) as server:
         client = f'#!/bin/sh\nexec "{sys.executable}" -I -S "{ROOT}/tests/fork_server.py" "{path}" "$@"\n'
         for name in ("python", "python3"):
             (folder / "bin").mkdir(exist_ok=True)
@@ -184,36 +195,39 @@ def run(script: str, folder: Path, environment: Mapping[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]) -> Path:
-    """What a reader of the README has who has run all of it, here with few videos."""
+    """What a reader has after the README, made from few videos and without reports."""
     folder = tmp_path_factory.mktemp("docs") / "checkout"
     own = folder / "runs" / "demo"
     (folder / "videos").mkdir(parents=True)
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     shutil.copy(ROOT / "glccl", folder)
-    for name in ("docs", *commands.ROOMS):
+    for name in ("docs", "pyproject.toml", "requirements.txt", *commands.ROOMS):
         (folder / name).symlink_to(ROOT / name)
-    generate.main(generate.GenerateOptions(out=own, train=16, val=4, test=4, quiet=True))
+    generate.main(generate.GenerateOptions(out=own, train=6, val=2, test=4, quiet=True))
     table = pd.DataFrame(json.loads((own / "annotations" / "MSRVTT_data.json").read_text())["sentences"])
     number = table["video_id"].str.removeprefix("video").astype(int)
-    table["split"] = pd.cut(number, [-1, 15, 19, 23], labels=["train", "val", "test"])
+    table["split"] = pd.cut(number, [-1, 5, 7, 11], labels=["train", "val", "test"])
     table["video"] = table["video_id"] + ".mp4"
     table[["video", "caption", "split"]].to_csv(folder / "table.csv", index=False)
     for video in (own / "videos").glob("*.mp4"):
         shutil.copy(video, folder / "videos")
     run(
-        f"""python -m extract --dataset demo --videos runs/demo/videos --annotations runs/demo/annotations --cache runs/demo/cache \\
-            --model {DEMO_CLIP} --device cpu --quiet
-        python -m train_head --cache runs/demo/cache --out runs/demo/glccl --head mean --epochs 1 --device cpu --quiet""",
+        f"""python -m extract --dataset table --videos videos/ --annotations table.csv --cache cache/ --model {DEMO_CLIP} \\
+            --device cpu --quiet
+        python -m train_head --cache cache/ --out runs/glccl --device cpu --epochs 1 --quiet
+        python -m evaluate --cache cache/ --run zero-shot:glccl --out results/zero-shot --device cpu --no-report --quiet
+        python -m evaluate --cache cache/ --run runs/glccl --out results/glccl --device cpu --no-report --quiet""",
         folder,
         environment,
     )
-    run_page("README.md", folder, environment, NEVER_RUN)
+    shutil.copytree(folder / "cache", own / "cache")
+    shutil.copytree(folder / "runs" / "glccl", own / "glccl")
     return folder.rename(folder.with_name("made"))
 
 
-@pytest.fixture
-def checkout(world: Path) -> Iterator[Path]:
-    """A copy of that world, at the path where it was made, which a cache remembers."""
+@contextmanager
+def copy_of(world: Path) -> Iterator[Path]:
+    """A copy of the world, at the path where it was made, because a cache remembers the path of its videos."""
     folder = world.with_name("checkout")
     shutil.copytree(world, folder, symlinks=True)
     yield folder
@@ -221,13 +235,13 @@ def checkout(world: Path) -> Iterator[Path]:
 
 
 def with_demo_clip(script: str) -> str:
-    """An extraction with weights that are here instead of ones to be downloaded."""
+    """The same extraction with the demo's CLIP instead of weights to be downloaded."""
     script = re.sub(r"--model ViT-B-32-quickgelu --pretrained openai", f"--model {DEMO_CLIP}", script)
     return script.replace("pipelines/", f"MODEL={DEMO_CLIP} PRETRAINED= EPOCHS=1 HEADS=mean pipelines/")
 
 
 def interrupted(script: str, folder: Path, environment: Mapping[str, str]) -> None:
-    """Start the one command, wait for its address, and interrupt it."""
+    """Start a server, wait until it prints its address, and interrupt it."""
     with subprocess.Popen(
         ["bash", "-c", f"exec {script.strip()} --port 0"],
         cwd=folder,
@@ -246,8 +260,9 @@ def interrupted(script: str, folder: Path, environment: Mapping[str, str]) -> No
 
 
 def run_page(page: str, folder: Path, environment: Mapping[str, str], skipped: frozenset[str]) -> None:
+    """Run the blocks of a page that have none of these marks, in order."""
     found = [block for block in runnable(page) if not block.marks & skipped]
-    # A reader names new folders.
+    # Commands refuse folders with other files; a reader would name new ones.
     for name in re.findall(r"--out ((?:runs|results|summary)\S*)", "".join(block.text for block in found)):
         shutil.rmtree(folder / name, ignore_errors=True)
     for block in blocks(page):
@@ -266,25 +281,27 @@ def run_page(page: str, folder: Path, environment: Mapping[str, str], skipped: f
             run(with_demo_clip(block.text), folder, environment)
 
 
-def test_what_the_readme_says_runs(world: Path) -> None:
-    assert {path.name for path in (world / "summary").iterdir()} > {"table.txt", "comparison.json"}
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != "README.md" and any(not block.marks & NEVER_RUN for block in runnable(page))]
-)
-def test_what_a_page_says_runs(page: str, checkout: Path, environment: Mapping[str, str]) -> None:
-    run_page(page, checkout, environment, NEVER_RUN | {"long"})
+def test_what_the_pages_say_runs(world: Path, environment: Mapping[str, str]) -> None:
+    """One test for all pages, because several processes of pytest would each make the world again."""
+    for page in PAGES:
+        if any(not block.marks & (NEVER_RUN | {"long"}) for block in runnable(page)):
+            with copy_of(world) as folder:
+                run_page(page, folder, environment, NEVER_RUN | {"long"})
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", [page for page in PAGES if any("long" in block.marks for block in runnable(page))])
-def test_what_a_page_says_runs_at_length(page: str, checkout: Path, environment: Mapping[str, str]) -> None:
-    run_page(page, checkout, environment, NEVER_RUN)
+def test_what_the_pages_say_runs_at_length(world: Path, environment: Mapping[str, str]) -> None:
+    for page in PAGES:
+        if any("long" in block.marks and not block.marks & NEVER_RUN for block in runnable(page)):
+            with copy_of(world) as folder:
+                run_page(page, folder, environment, NEVER_RUN)
+                if page == "README.md":
+                    assert {path.name for path in (folder / "summary").iterdir()} > {"table.txt", "comparison.json"}
 
 
+@pytest.mark.long
 def test_the_tutorial_runs(tmp_path: Path) -> None:
-    """From its first cell to its last, with outputs of the same kinds as those that are kept."""
+    """Every cell runs, and gives outputs of the same kinds as the stored ones."""
     done = subprocess.run(
         [sys.executable, "-m", "docs.scripts.tutorial", str(tmp_path / "new.ipynb")],
         cwd=ROOT,
@@ -305,7 +322,7 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """Those that GitHub gives to the headings of a page."""
+    """The anchors that GitHub gives to the headings of a page."""
     text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
 
@@ -321,6 +338,17 @@ def test_links_lead_somewhere(page: str) -> None:
             assert not anchor or anchor in anchors(path), f"{page}: {target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", sorted({*PAGES} - GENERATED))
+def test_files_and_python_names_in_a_page_are_there(page: str) -> None:
+    """Such as `tests/test_docs.py` and `data.cache.FeatureCache`; NAME stands for any."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    rooms = "|".join([*commands.ROOMS, "docs", "pipelines", "tests"])
+    for name in re.findall(rf"`((?:{rooms})[./][\w./]*\w)(?:\([^`]*)?`", text):
+        if "NAME" not in name and not (ROOT / name).exists():
+            assert "/" not in name, name
+            pkgutil.resolve_name(name)
+
+
 def test_every_page_is_on_the_map_and_says_in_its_first_line_what_it_is_for() -> None:
     linked = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "docs").rglob("*.md"):
@@ -331,9 +359,16 @@ def test_every_page_is_on_the_map_and_says_in_its_first_line_what_it_is_for() ->
 
 
 def test_the_readme_is_short() -> None:
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 150
-    assert [line for line in lines if len(line) > 120] == []
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES, "CHANGELOG.md"} - GENERATED))
+def test_lines_are_short(page: str) -> None:
+    """At most 120 characters. Outside the README, rows of tables, commands, output and HTML need not be wrapped."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if page != "README.md":
+        text = re.sub(r"^```.*?^```$|^[|<][^\n]*$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in text.splitlines() if len(line) > 120] == []
 
 
 def test_pages_that_the_code_names_are_there() -> None:
@@ -351,14 +386,29 @@ def test_pages_that_the_code_names_are_there() -> None:
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:
-    """Run `python -m docs.scripts.commands` where this fails."""
-    # In a process of its own: the order in which typing keeps the values of a Literal depends on what was imported before.
-    done = subprocess.run([sys.executable, "-m", "docs.scripts.commands", "--print"], cwd=ROOT, capture_output=True, check=True, timeout=60)
+    """Run `python -m docs.scripts.commands` if this fails. The page is the same for any terminal."""
+    # A new process: typing keeps the values of a Literal in the order in which they were first seen, which depends on earlier imports.
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    narrow = {"COLUMNS": "37", "LINES": "9", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    done = subprocess.run(
+        [sys.executable, "-m", "docs.scripts.commands", "--print"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, **ascii_only, **narrow},
+    )
     assert done.stdout.decode() == commands.PAGE.read_text(encoding="utf-8")
 
 
+def test_the_table_of_recipes_is_up_to_date() -> None:
+    """Run `python -m docs.scripts.recipes` if this fails."""
+    assert recipes.page() == recipes.PAGE.read_text(encoding="utf-8")
+    assert "`didemo`" in recipes.table()
+
+
 def test_the_page_of_files_is_up_to_date_and_every_file_says_what_it_does() -> None:
-    """Run `python -m docs.scripts.layout` where this fails."""
+    """Run `python -m docs.scripts.layout` if this fails."""
     page = layout.page()
     assert layout.PAGE.read_text(encoding="utf-8") == page
     assert re.findall(r"^\| `[^`]+` \|  \|$", page, re.MULTILINE) == []
@@ -403,7 +453,7 @@ def test_the_report_of_what_is_broken_is_a_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["itself", "link", "link to a link"])
-def test_glccl_runs_from_any_folder(way: str, tmp_path: Path, environment: Mapping[str, str]) -> None:
+def test_glccl_runs_from_any_folder(way: str, tmp_path: Path) -> None:
     """Also through links whose paths have blanks, beside folders that are named like ours; paths are those of the user's folder."""
     here, bin_folder = tmp_path / "of the user", tmp_path / "my bin"
     for folder in (here / "data", here / "extract", here / "some videos", bin_folder):
@@ -430,8 +480,8 @@ def test_glccl_runs_from_any_folder(way: str, tmp_path: Path, environment: Mappi
     done = call("data.check", "--videos", "some videos")
     assert done.returncode == 2
     assert "some videos" in done.stderr
-    assert call("extract", "--version").stdout == f"python -m extract {version()}\n"
     if way == "itself":
+        assert call("extract", "--version").stdout == f"python -m extract {version()}\n"
         listed = call()
         assert listed.returncode == 0
         assert {line.split()[0] for line in listed.stdout.splitlines()[2:]} >= {"extract", "data.check", "data.report"}

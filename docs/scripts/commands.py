@@ -45,7 +45,7 @@ def modules() -> list[str]:
         for path in sorted([*(ROOT / room).glob("*.py"), *(ROOT / room).glob("*/__main__.py")]):
             names = {
                 node.func.id
-                for node in ast.walk(ast.parse(path.read_text()))
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
             }
             if "run_command" in names:
@@ -57,7 +57,7 @@ def purpose(module: str) -> str:
     """The first line of what a command's module says of itself."""
     path = ROOT / module.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    text = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+    text = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
     # The listing has the name of the command already.
     text = re.sub(r"`python -m [^`]*`(: | writes )(\w)", lambda match: match[2].upper(), text, count=1)
     return re.sub(r",? ?(as a page)?: `[^`]*`", "", text.partition(". ")[0]).rstrip(".:")

@@ -117,6 +117,8 @@ def unread(trees: Iterable[ast.Module]) -> dict[str, list[str]]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run_command"
         if isinstance(node.args[0], ast.Name) and node.args[0].id in definitions
     }
+    # Those of a sweep are made while it runs, from a class whose options are marked as any others.
+    commands |= {name for name, definition in definitions.items() if _is_marked(definition)}
     every = {ancestor for name in commands for ancestor in line(name)}
     owners = {name: {field: owner for owner in reversed(line(name)) for field in declared(definitions[owner])} for name in every}
     plain = Read(owners, {}, frozenset())
@@ -131,11 +133,18 @@ def unread(trees: Iterable[ast.Module]) -> dict[str, list[str]]:
         }
         for name, definition in definitions.items()
     }
+    attributes = {name: {key: kinds for base in reversed(line(name)) for key, kinds in attributes[base].items()} for name in attributes}
     found: set[tuple[str, str]] = set()
     for tree in trees:
         strings = frozenset(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
         found.update(Read(owners, attributes, strings).of(tree, {}))
     return {name: [field for field in declared(definitions[name]) if (name, field) not in found] for name in sorted(every)}
+
+
+def _is_marked(definition: ast.ClassDef) -> bool:
+    """Whether a field is an option by its annotation: `Annotated[..., About...]`."""
+    annotations = [node.annotation for node in definition.body if isinstance(node, ast.AnnAssign)]
+    return any(isinstance(inner, ast.Name) and inner.id == "About" for annotation in annotations for inner in ast.walk(annotation))
 
 
 def _set_in_init(definition: ast.ClassDef, plain: Read) -> Iterator[tuple[str, Kinds]]:

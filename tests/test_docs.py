@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -30,6 +29,7 @@ from data.cli.command_line import parse
 from demo import generate
 from docs.scripts import commands, layout, recipes
 from tests.conftest import DEMO_CLIP, ROOT
+from tests.waiting import wait_until
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 GENERATED = {f"docs/{name}.md" for name in ("design/ablations", "design/encoders", "reference/commands", "reference/layout")}
@@ -164,9 +164,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[st
             (folder / "bin").mkdir(exist_ok=True)
             (folder / "bin" / name).write_text(client)
             (folder / "bin" / name).chmod(0o755)
-        while not path.exists():
-            assert server.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: path.exists() or server.poll() is not None, "the server of forks listens")
         inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "VIRTUAL_ENV")}
         yield {
             **inherited,

@@ -265,7 +265,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one(pixel_cache: Path, tmp
         ({"freeze_layers": 5}, "--freeze-layers 5: the image tower of this CLIP has 4 blocks"),
         ({"clip_lr": -1.0}, "--clip-lr -1.0 must be a number of at least 0"),
         ({"model": "local-dir:no/such/clip"}, "local-dir:no/such/clip: no open_clip_config.json"),
-        ({"model": DEMO_CLIP, "pretrained": "random"}, r"with random has the weights .*, the cache .* was made with"),
+        ({"model": DEMO_CLIP, "pretrained": "random"}, r"with random has the weights .*, but the cache .* was made with"),
     ],
 )
 def test_fine_tuning_refuses(options: TrainOptions, change: dict[str, object], message: str) -> None:

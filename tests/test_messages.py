@@ -33,8 +33,8 @@ MAKERS = {"UserError": 0, "not_as_written": 2}
 
 
 def messages() -> Iterator[tuple[str, str]]:
-    """Where each UserError of training and evaluation is worded, and its words, with {} for what is filled in."""
-    for package in ("train_head", "evaluate"):
+    """Where each UserError of training, search and evaluation is worded, and its words, with {} for what is filled in."""
+    for package in ("train_head", "search", "evaluate"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in MAKERS:

@@ -333,7 +333,7 @@ def test_what_is_asked_wrongly_is_said_in_one_line(options: SearchOptions, chang
 
 
 def test_another_clip_than_the_caches_is_refused_by_both_digests(options: SearchOptions, cache: FeatureCache, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"weights [0-9a-f]{{12}}\.\.\., the cache {cache.path} was made with {cache.weights[:12]}"):
+    with pytest.raises(UserError, match=rf"weights [0-9a-f]{{12}}\.\.\., but the cache {cache.path} was made with {cache.weights[:12]}"):
         search.main(replace(options, pretrained="random"))
     shutil.copytree(ROOT / "demo/clip", tmp_path / "clip")
     moved = replace(options, model=f"local-dir:{tmp_path / 'clip'}")

@@ -39,8 +39,8 @@ from train_head.scoring.splits import load_split
 
 BUDGET = 10**9
 FAILED_VIDEO = (
-    r"video broken\.mp4: all of them failed in the extraction \(.*/failures\.csv says why\): run extract with --retry-failed, or go on "
-    "without them with --allow-missing"
+    r"video broken\.mp4: all of them failed in the extraction \(.*/failures\.csv says why\): run extract with --retry-failed, or leave "
+    "them out with --allow-missing"
 )
 
 

@@ -3,20 +3,17 @@
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
+from data.base.provenance import installed, packages
 from data.base.quoting import visible
-from data.base.version import version
+from data.base.version import CHECKOUT, version
 from data.cli.command import run_command
 from data.cli.command_line import About
-
-ROOT = Path(__file__).parent.parent
 
 # Asked in processes of their own: a broken library must not break the report of it.
 _TORCH = """
@@ -46,21 +43,15 @@ def collect() -> dict[str, Any]:
     """The report, in plain values for JSON. A package that is missing is None; a library that fails has the last line it said."""
     return {
         "glccl": version(),
-        "commit": _answer(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]),
+        "commit": _answer(["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"]),
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "torch": _answer([sys.executable, "-c", _TORCH]),
         "ffmpeg": _answer([sys.executable, "-c", _FFMPEG]),
-        "packages": {name: _installed(name) for name in required()},
+        "packages": {name: installed(name) for name in packages()},
     }
-
-
-def required() -> list[str]:
-    """Names of the packages that the requirements files of the stages list."""
-    lines = [line for path in sorted(ROOT.glob("requirements*.txt")) if "dev" not in path.name for line in path.read_text().splitlines()]
-    return [match[0] for line in lines if (match := re.match(r"[A-Za-z][\w.-]*", line))]
 
 
 def main(options: ReportOptions) -> None:
@@ -85,18 +76,11 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _answer(command: list[str]) -> str:
     """What a program prints, in one line; where it fails, the last line it says."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            command, capture_output=True, text=True, check=False, timeout=120, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"cannot be asked: {error}"

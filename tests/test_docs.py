@@ -438,7 +438,7 @@ def test_the_report_of_what_is_broken_is_a_report(tmp_path: Path) -> None:
     first = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
     code = (
         f"from data import report; report._TORCH = {first!r} + report._TORCH; "
-        "report.required = lambda: ['no-such-package']; report.main(report.ReportOptions())"
+        "report.packages = lambda: ['no-such-package']; report.main(report.ReportOptions())"
     )
     environment = {**os.environ, "IMAGEIO_FFMPEG_EXE": str(tmp_path / "torch.py")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, env=environment)

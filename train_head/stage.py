@@ -344,10 +344,12 @@ def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
 
 def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> None:
     """Raise UserError, naming the options, if any that decides the result differs from the run in OUT."""
+    # An option that the run does not record came later, and the run used its default.
+    known = decisive_options(TrainOptions(cache=options.cache, out=options.out)) | dict(before)
     differing = [
-        f"--{name.replace('_', '-')} was {before.get(name)} and is {value}"
+        f"--{name.replace('_', '-')} was {known[name]} and is {value}"
         for name, value in decisive_options(options).items()
-        if before.get(name) != value
+        if known[name] != value
     ]
     if differing:
         raise UserError(f"--resume: the run in {out} was started with other options ({'; '.join(differing)}): use them, or another --out")

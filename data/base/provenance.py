@@ -21,7 +21,7 @@ def provenance(options: Any) -> dict[str, Any]:
     """
     return {
         "options": {key: json_value(value) for key, value in dataclasses.asdict(options).items()},
-        "versions": {"glccl": version(), "python": platform.python_version()} | {name: _installed(name) for name in packages()},
+        "versions": {"glccl": version(), "python": platform.python_version()} | {name: installed(name) for name in packages()},
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -39,7 +39,8 @@ def json_value(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _installed(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of a package, None where it is missing."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -112,9 +112,12 @@ def page() -> str:
 def main() -> None:
     """Write the page, or list the commands."""
     if sys.argv[1:] == ["--list"]:
-        print("usage: glccl ROOM[.VERB] [OPTIONS], each with a --help of its own\n")
-        for module in modules():
-            print(f"  {module:22} {purpose(module)}")
+        from data.cli.command import output_guarded
+
+        with output_guarded():
+            print("usage: glccl ROOM[.VERB] [OPTIONS]; each command has a --help\n")
+            for module in modules():
+                print(f"  {module:22} {purpose(module)}")
     elif sys.argv[1:] == ["--print"]:
         sys.stdout.buffer.write(page().encode())
     else:

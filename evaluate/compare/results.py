@@ -23,7 +23,7 @@ from train_head.run import METRICS_FILE, RESULTS_FOLDER, RUN_FILE, TRAINED_WITH,
 MUST_MATCH = ("preset", "split", "queries", "gallery", "counts", "ties")
 """Fields of metrics.json that must be equal for results to be compared."""
 _DIGEST = re.compile(r"(?<=\d)-[0-9a-f]{12}$")
-"""The digest after the seed in the name of a sweep's run (train_head.sweep.run_name)."""
+"""The digest after the seed in the name of a sweep's run (train_head.sweep.runs.run_name)."""
 COMPARISON_FILE = "comparison.json"
 _WITHIN = ("", f"{RESULTS_FOLDER}/", "*/", f"*/{RESULTS_FOLDER}/")
 """Where results are found below a given folder."""

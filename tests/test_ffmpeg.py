@@ -13,7 +13,8 @@ import pytest
 
 from data.base.errors import UserError
 from extract.decode.decoders import check_decoder
-from extract.ffmpeg.run import require_ffmpeg
+from extract.ffmpeg.log import Log
+from extract.ffmpeg.run import last_words, require_ffmpeg
 from extract.ffmpeg.watchdog import kill_what_is_left
 from extract.options import ExtractOptions
 from tests.conftest import DEMO_CLIP, ROOT
@@ -211,3 +212,17 @@ def test_what_has_ended_is_left_alone() -> None:
     assert kept.poll() is None
     kept.kill()
     kept.wait()
+
+
+def test_an_error_inside_a_line_of_showinfo_is_an_error(tmp_path: Path) -> None:
+    """As ffmpeg logged it for a truncated live recording in about 1 of 60 decodings, when its demuxer's thread was faster."""
+    path = tmp_path / "log"
+    picture = (
+        "n:   0 pts:      0 pts_time:0       duration:      1 duration_time:1       fmt:yuv420p cl:left sar:1/1 s:128x96 i:P iskey:1 type:I"
+    )
+    teller = "[showinfo@58365c66 @ 0x7fb42c003300] [info]"
+    path.write_text(f"{teller} {picture} \n{teller}   side data - User Data Unregistered SEI message: File ended prematurely\n{teller} \n")
+    with path.open("rb") as file:
+        log = Log(file, "showinfo@58365c66")
+        assert last_words(log.text()) == "File ended prematurely"
+        assert log.last_error() == 1

@@ -16,6 +16,9 @@ PICTURE = re.compile(
     rb"sar:(?P<sar>\d+/\d+) s:(?P<size>\d+x\d+) i:(?P<fields>\S) [^\n]*?type:\S \n?"
 )
 
+TRUNCATED = b"File ended prematurely"
+"""The Matroska demuxer's only sign of a truncated live recording. showinfo prints user data as hexadecimal."""
+
 # The level follows the name of the component. Text without a level continues a line that another component began.
 ERROR = re.compile(r"^(?!\[info\]).*\[(?:error|fatal)\]", re.MULTILINE)
 
@@ -95,7 +98,10 @@ class Log:
             line = before + ((b"\n[error] " if before else b"[error] ") if behind.strip() else b"") + behind
         if line.startswith(self._prefix):
             self.turned = self.turned or b"displaymatrix" in line
-            return
+            if TRUNCATED not in line:
+                return
+            # The demuxer's thread wrote into an unfinished line of the filter, so ffmpeg omitted its name and level.
+            line = b"[error] " + TRUNCATED + b"\n"
         self.clock_jumps += self._filtering and b"[Eval @ " in line
         if is_error(line.decode("utf-8", "replace")):
             self._seen_at_error = self._seen

@@ -272,14 +272,8 @@ def _open_cache(
     def on_damaged(path: Path) -> None:
         print(f"{path} is damaged: its contents are extracted again", file=sys.stderr)
 
-    made_by = Extraction(_from_anywhere(options.model), options.pretrained, options.seed, str(options.videos.absolute()))
+    made_by = Extraction.of(options.model, options.pretrained, options.seed, options.videos)
     return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, on_damaged, processes.barrier, made_by)
-
-
-def _from_anywhere(model: str | None) -> str | None:
-    """A model as later commands find it, whichever folder they start in: the path of a local-dir: model is made absolute."""
-    prefix = "local-dir:"
-    return prefix + str(Path(model.removeprefix(prefix)).absolute()) if model and model.startswith(prefix) else model
 
 
 def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:

@@ -138,6 +138,15 @@ def test_an_extraction_says_where_clip_and_videos_were(extract_options: ExtractO
     assert FeatureCache(tmp_path / "merged.h5").extraction == expected
 
 
+def test_an_extraction_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    given = Extraction.of("local-dir:clip", "weights.pt", 3, Path("videos"))
+    assert given == Extraction(f"local-dir:{tmp_path}/clip", f"{tmp_path}/weights.pt", 3, f"{tmp_path}/videos")
+    # A name of open_clip's is not a path.
+    assert Extraction.of("ViT-B-32", "openai", 0, tmp_path) == Extraction("ViT-B-32", "openai", 0, str(tmp_path))
+
+
 def test_the_extraction_is_no_part_of_the_features_identity(tmp_path: Path) -> None:
     entry = VideoEntry("v", np.ones((2, 8), np.float32), np.arange(2.0), 1, 1)
     without = FeatureCache.create(tmp_path / "without", SETTINGS, PARTS, {})

@@ -6,6 +6,7 @@ The provenance beside it records more, but for people only: renaming an option t
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from data.base.version import require_known
@@ -13,13 +14,15 @@ from data.base.version import require_known
 VERSION = 1
 """Incremented when a field of `Extraction` changes its name or meaning."""
 ATTRIBUTE = "extraction"
+LOCAL_DIR = "local-dir:"
+"""Prefix of a model that is a folder."""
 
 
 @dataclass(frozen=True)
 class Extraction:
     """Where to find the CLIP and the videos of a cache. Only the cache's settings decide the features.
 
-    model, pretrained: open_clip's names, files or folders, as given to extract. `model` is None if no extraction made the cache;
+    model, pretrained: open_clip's names, or files or folders by their absolute paths. `model` is None if no extraction made the cache;
         `pretrained` is None also if the model brings its own weights.
     seed: the seed of random weights.
     videos: the folder of the video files.
@@ -29,6 +32,15 @@ class Extraction:
     pretrained: str | None = None
     seed: int = 0
     videos: str | None = None
+
+    @classmethod
+    def of(cls, model: str | None, pretrained: str | None, seed: int, videos: Path) -> "Extraction":
+        """The facts about an extraction with these options. Paths are made absolute, so later commands may start in any folder."""
+        if model is not None and model.startswith(LOCAL_DIR):
+            model = f"{LOCAL_DIR}{Path(model.removeprefix(LOCAL_DIR)).absolute()}"
+        if pretrained is not None and Path(pretrained).exists():
+            pretrained = str(Path(pretrained).absolute())
+        return cls(model, pretrained, seed, str(videos.absolute()))
 
 
 def write_extraction(extraction: Extraction, attributes: Any) -> None:

@@ -20,11 +20,12 @@ from torch import nn
 
 from data.base.errors import UserError, one_line
 from data.base.writable import UNWRITABLE
+from data.cache.extraction import LOCAL_DIR
 from extract.encode.preprocessing import Preprocessing, agreed_by_tags, from_config
 from extract.encode.tokens import SpecialTokens, Tokenizer
 
 RANDOM = "random"
-LOCAL, HUB = "local-dir:", "hf-hub:"
+LOCAL, HUB = LOCAL_DIR, "hf-hub:"
 CONFIG_FILE = "open_clip_config.json"
 
 Precision = Literal["fp32", "bf16", "fp16"]

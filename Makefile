@@ -42,7 +42,7 @@ $(VENV)/ready: requirements.txt $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt $(CONSTRAINTS:%=--constraint %)
 	touch $@
 
-$(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt requirements-pyav.txt requirements-xlsx.txt
+$(VENV)/ready-dev: $(VENV)/ready $(wildcard requirements-*.txt)
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt $(CONSTRAINTS:%=--constraint %)
 	touch $@
 

@@ -1,0 +1,269 @@
+"""Read features from one HDF5, safetensors or Parquet file.
+
+HDF5, safetensors   video7 [T, D], or video7/frames [T, D] and video7/seconds [T]
+                    TEXT [L, D] or [D], or NAME/words [L, D] and NAME/sentence [D], with the text in NAME/text (HDF5) or in the
+                    file's metadata under NAME (safetensors); without it NAME is the text
+HDF5                also the datasets of a part of a cache: video_id, frames, seconds, offsets; text, words, sentence, offsets
+Parquet             a row for each: video_id, frames (list of lists), seconds (list); text, words (list of lists), sentence (list)
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from data.base.errors import UserError, cannot_read, one_line
+from data.base.quoting import quote
+from data.cache.hdf5 import Group, datasets_of, open_foreign
+from data.cache.index import READ_BYTES
+from data.cache.layout import NAMES, Kind
+from data.exchange.items import EXTRA, ROWS, Item, Loaded, loaded_of, require_features
+
+PARQUET_ROWS = 256
+"""Rows of a Parquet file that are read at once."""
+_SAFETENSORS = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return cannot_read(path, error)
+    return UserError(f"{path} is damaged or truncated ({one_line(error)}): copy it again")
+
+
+class _OneFile:
+    """What the readers of one file share: the stamp of the file, and nothing beside it."""
+
+    def __init__(self, path: Path, kind: Kind) -> None:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise cannot_read(path, error) from error
+        self.path, self.kind, self.file = path, kind, path.name
+        self.items: list[Item] = []
+        self._stamp = stat.st_size, stat.st_mtime_ns
+
+    def left_alone(self) -> dict[str, int]:
+        """One file has no files beside it."""
+        return {}
+
+    def _add(self, name: str, where: str, shape: tuple[int, ...], dtype: str, key: Any) -> None:
+        place = f"{self.path}, {quote(where)}"
+        found = np.dtype(dtype) if dtype != "bfloat16" else None
+        if found is None:
+            raise UserError(f"{place}: features are bfloat16, which numpy lacks: save them as float16 or float32")
+        if shape:
+            require_features(shape, found, self.kind, place)
+        self.items.append(Item(name, place, shape, found, *self._stamp, key))
+
+
+class _ByKey(_OneFile):
+    """A file of named arrays: NAME, or NAME/frames and NAME/seconds."""
+
+    def _list(self, arrays: Mapping[str, tuple[tuple[int, ...], str]], text_of: Callable[[str], str | None]) -> None:
+        rows, extra = ROWS[self.kind], EXTRA[self.kind]
+        groups: dict[str, dict[str, str]] = {}
+        for key in arrays:
+            name, slash, role = key.rpartition("/")
+            if slash and role in (rows, extra, "text"):
+                groups.setdefault(name, {})[role] = key
+            else:
+                groups.setdefault(key, {})[rows] = key
+        for name, keys in groups.items():
+            first = keys.get(rows, keys.get(extra) if self.kind == "texts" else None)
+            if first is None:
+                raise UserError(f"{self.path}, {quote(name)}: has no {rows}: add {name}/{rows}")
+            second = keys.get(extra) if rows in keys else None
+            self._add(text_of(name) or name, name, *arrays[first], (first, second))
+        if not self.items:
+            raise UserError(f"{self.path} holds no features of {self.kind}")
+
+
+class SafetensorsReader(_ByKey):
+    """A safetensors file of tensors."""
+
+    def __init__(self, path: Path, kind: Kind) -> None:
+        """Read the header. Raises UserError if it is damaged or describes no features."""
+        super().__init__(path, kind)
+        try:
+            self._open = safe_open(path, framework="numpy")
+            slices = {key: self._open.get_slice(key) for key in self._open.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, error) from error
+        arrays = {key: (tuple(piece.get_shape()), _SAFETENSORS.get(piece.get_dtype(), "int8")) for key, piece in slices.items()}
+        self._list(arrays, (self._open.metadata() or {}).get)
+
+    def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
+        """The tensors of these items."""
+        for item in items:
+            try:
+                rows, extra = (None if key is None else self._open.get_tensor(key) for key in item.key)
+            except (SafetensorError, OSError) as error:
+                raise _damaged(self.path, error) from error
+            assert rows is not None
+            yield loaded_of(rows, extra, self.kind, item.place)
+
+
+class Hdf5Reader(_ByKey):
+    """An HDF5 file with a dataset or a group for each entry, or with the datasets of a part of a cache."""
+
+    def __init__(self, path: Path, kind: Kind) -> None:
+        """List the datasets. Raises UserError if the file is damaged or holds no features."""
+        super().__init__(path, kind)
+        try:
+            self._file = open_foreign(path)
+            group = self._file.get(kind, self._file)
+            self._packed: Group | None = group if NAMES[kind] in group and "offsets" in group else None
+            if self._packed is not None:
+                self._list_packed(self._packed)
+                return
+            found = datasets_of(self._file)
+            arrays = {key: (data.shape, data.dtype.name) for key, data in found.items() if not key.endswith("/text")}
+            self._list(arrays, lambda name: str(found[f"{name}/text"].asstr()[()]) if f"{name}/text" in found else None)
+        except (OSError, RuntimeError, KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
+
+    def _list_packed(self, group: Group) -> None:
+        rows, extra = ROWS[self.kind], EXTRA[self.kind]
+        names, offsets = group[NAMES[self.kind]].asstr()[()], group["offsets"][()]
+        first = rows if rows in group else extra
+        if first not in group or len(offsets) != len(names) + 1 or offsets[0] != 0 or (np.diff(offsets) < 0).any():
+            raise UserError(f"{self.path}: {NAMES[self.kind]}, {rows} and offsets do not describe the entries of a part of a cache")
+        width, dtype = group[first].shape[1:], group[first].dtype.name
+        if rows in group and len(group[rows]) != offsets[-1]:
+            raise UserError(f"{self.path}: offsets end at {offsets[-1]} and there are {len(group[rows])} rows of {rows}")
+        for entry, (name, (start, stop)) in enumerate(zip(names.tolist(), pairwise(offsets.tolist()), strict=True)):
+            shape = width if self.kind == "texts" and start == stop else (stop - start, *width)
+            self._add(name, name, shape, dtype, (entry, start, stop))
+
+    def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
+        """The datasets of these items."""
+        try:
+            if self._packed is not None:
+                yield from self._read_packed(self._packed, items)
+                return
+            for item in items:
+                rows, extra = (None if key is None else self._file[key][()] for key in item.key)
+                assert rows is not None
+                yield loaded_of(rows, extra, self.kind, item.place)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise _damaged(self.path, error) from error
+
+    def _read_packed(self, group: Group, items: Sequence[Item]) -> Iterator[Loaded]:
+        rows, extra = ROWS[self.kind], EXTRA[self.kind]
+        row_bytes = max(1, int(np.prod(group[rows].shape[1:])) * group[rows].dtype.itemsize)
+        whole = group[extra][()] if self.kind == "videos" and extra in group else None
+        first = 0
+        while first < len(items):
+            # A run of neighbours is read at once.
+            last = first + 1
+            begin = items[first].key[1]
+            while (
+                last < len(items) and items[last].key[1] == items[last - 1].key[2] and (items[last].key[2] - begin) * row_bytes < READ_BYTES
+            ):
+                last += 1
+            block = group[rows][begin : items[last - 1].key[2]]
+            entries = [item.key[0] for item in items[first:last]]
+            sentences = group[extra][entries[0] : entries[-1] + 1] if self.kind == "texts" and extra in group else None
+            for item in items[first:last]:
+                entry, start, stop = item.key
+                second = None
+                if whole is not None:
+                    second = whole[start:stop]
+                elif sentences is not None:
+                    second = sentences[entry - entries[0]]
+                yield loaded_of(block[start - begin : stop - begin], second, self.kind, item.place)
+            first = last
+
+
+class ParquetReader(_OneFile):
+    """A Parquet file with a row for each video or text."""
+
+    def __init__(self, path: Path, kind: Kind) -> None:
+        """Read the names and the schema. Raises UserError if the file is damaged or lacks a column."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        super().__init__(path, kind)
+        self._failures = (pa.ArrowException, OSError, ValueError)
+        rows, extra, name = ROWS[kind], EXTRA[kind], NAMES[kind]
+        try:
+            self._table = pq.ParquetFile(path.open("rb"))
+            schema = self._table.schema_arrow
+            there = [column for column in (name, rows, extra) if column in schema.names]
+            if name not in there or (rows not in there and not (kind == "texts" and extra in there)):
+                raise UserError(f"{path} has the columns {', '.join(schema.names)}: expected {name}, {rows} and {extra}")
+            self._columns = there
+            names = self._table.read(columns=[name]).column(0).to_pylist()
+            kinds = schema.field(rows if rows in there else extra).type
+        except self._failures as error:
+            raise error if isinstance(error, UserError) else _damaged(path, error) from error
+        while pa.types.is_list(kinds) or pa.types.is_large_list(kinds) or pa.types.is_fixed_size_list(kinds):
+            kinds = kinds.value_type
+        dtype = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kinds))
+        if dtype is None:
+            raise UserError(f"{path}: {there[1]} are {kinds}, not features: save lists of floats")
+        for row, value in enumerate(names):
+            if not isinstance(value, str):
+                raise UserError(f"{path}, row {row}: {name} is {quote(value)}, not text")
+            self._add(value, value, (), dtype, row)
+
+    def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
+        """The rows of these items, which are in the order of the file."""
+        wanted = {item.key: item for item in items}
+        row = 0
+        try:
+            for batch in self._table.iter_batches(PARQUET_ROWS, columns=self._columns):
+                if any(number in wanted for number in range(row, row + len(batch))):
+                    yield from self._of_batch(batch, row, wanted)
+                row += len(batch)
+        except self._failures as error:
+            raise error if isinstance(error, UserError) else _damaged(self.path, error) from error
+
+    def _of_batch(self, batch: Any, row: int, wanted: Mapping[int, Item]) -> Iterator[Loaded]:
+        rows, extra = ROWS[self.kind], EXTRA[self.kind]
+        for number in range(len(batch)):
+            if row + number not in wanted:
+                continue
+            item = wanted[row + number]
+            first, second = (
+                _nested(batch.column(column)[number], item.place, column) if column in self._columns else None for column in (rows, extra)
+            )
+            if first is None or (self.kind == "texts" and first.shape == (0,)):
+                first, second = second, None
+            if first is None:
+                raise UserError(f"{item.place}: {rows} are empty")
+            require_features(first.shape, first.dtype, self.kind, item.place)
+            yield loaded_of(first, second, self.kind, item.place)
+
+
+def _nested(cell: Any, place: str, column: str) -> NDArray[Any] | None:
+    """A list of numbers as [N], a list of lists as [N, M]. None for a missing cell."""
+    if not cell.is_valid:
+        return None
+    values = cell.values
+    if not hasattr(values, "flatten") or not _is_list(values.type):
+        return _numbers(values, place, column)
+    inner = values.flatten()
+    if _is_list(inner.type):
+        raise UserError(f"{place}: {column} are nested deeper than lists of lists: expected [rows, dimension]")
+    flat = _numbers(inner, place, column)
+    if not len(values):
+        return flat
+    if values.null_count or len(flat) % len(values) or len(set(map(len, values))) > 1:
+        raise UserError(f"{place}: the lists of {column} have different lengths, or one is missing")
+    return flat.reshape(len(values), -1)
+
+
+def _is_list(kind: Any) -> bool:
+    return hasattr(kind, "value_type")
+
+
+def _numbers(values: Any, place: str, column: str) -> NDArray[Any]:
+    if values.null_count:
+        raise UserError(f"{place}: {column} hold missing values")
+    numbers: NDArray[Any] = values.to_numpy(zero_copy_only=False)
+    return numbers

@@ -163,6 +163,11 @@ class FeatureCache:
         """D, the width of the features."""
         return int(self.settings["dimension"])
 
+    @property
+    def imported(self) -> bool:
+        """Whether something other than an extraction made the features."""
+        return "fps" not in self.settings
+
     def clip_parts(self) -> ClipParts:
         """The tensors and constants of CLIP that stage two needs."""
         with open_file(self._clip_path) as file:

@@ -3,7 +3,8 @@
 Shape suffixes: T rows of all entries (frames or tokens), D joint dimension.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.cache.hdf5 import open_file
 from data.cache.index import Part, Place, runs
-from data.cache.layout import feature_bytes, offsets_of
+from data.cache.layout import Kind, feature_bytes, offsets_of
 
 if TYPE_CHECKING:  # reading one entry needs no torch
     from data.cache.features import Ragged
@@ -30,6 +31,24 @@ def read_rows(place: Place, dataset: str) -> NDArray[Any]:
     with open_file(place.part.path) as file:
         rows: NDArray[Any] = file[place.part.group][dataset][place.start : place.stop]
     return rows
+
+
+def iterate(kind: Kind, places: Mapping[str, Place], settings: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+    """Each entry's name, its rows [T, D], and its second array: seconds [T] of a video, the sentence [D] of a text. Part after part."""
+    names = sorted(places, key=lambda name: places[name][:2])
+    for part, group in groupby(names, key=lambda name: places[name].part):
+        members = list(group)
+        of_part = [places[name] for name in members]
+        with open_file(part.path) as file:
+            data = file[part.group]
+            for run in runs(range(len(members)), of_part, feature_bytes(settings)):
+                first, last = of_part[run[0]], of_part[run[-1]]
+                rows_TD = data["frames" if kind == "videos" else "words"][first.start : last.stop]
+                whole = data["seconds"][first.start : last.stop] if kind == "videos" else data["sentence"][first.entry : last.entry + 1]
+                for i in run:
+                    place = of_part[i]
+                    inside = slice(place.start - first.start, place.stop - first.start)
+                    yield members[i], rows_TD[inside], whole[inside] if kind == "videos" else whole[place.entry - first.entry]
 
 
 def read_ragged(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data.base.errors import UserError, cannot_read, one_line
 from data.base.quoting import path_text
-from data.cache.layout import Kind
+from data.cache.layout import NAMES, Kind
 from data.exchange.items import EXTRA, ROWS, Item, Loaded, loaded_of, require_features
 
 HEADER_BYTES = 4096
@@ -30,7 +30,6 @@ class FolderReader:
 
     def __init__(self, folder: Path, kind: Kind) -> None:
         """List the files and read their headers. Raises UserError if one is not features, or if two have one name."""
-        self.file = ""
         self._kind, self._other = kind, Counter[str]()
         self.items: list[Item] = []
         paths = list(self._paths(folder))
@@ -53,16 +52,16 @@ class FolderReader:
         rows: NDArray[Any] | None
         for item in items:
             try:
-                if item.key.suffix == ".npy":
-                    rows, extra = _array(item.key.read_bytes(), item.place), None
+                if item.path.suffix == ".npy":
+                    rows, extra = _array(item.path.read_bytes(), item.place), None
                 else:
-                    with zipfile.ZipFile(item.key) as archive:
+                    with zipfile.ZipFile(item.path) as archive:
                         names = _members(archive)
                         rows, extra = (
                             _array(archive.read(names[role]), item.place) if role in names else None for role in self._roles(names)
                         )
             except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
-                raise _damaged(item.key, error) from error
+                raise _damaged(item.path, error) from error
             assert rows is not None
             yield loaded_of(rows, extra, self._kind, item.place)
 
@@ -93,24 +92,25 @@ class FolderReader:
                         raise UserError(f"{path} has the arrays {', '.join(names) or 'none'}: name one of them {ROWS[self._kind]}")
                     with archive.open(names[role]) as member:
                         shape, dtype, _fortran, _offset = _header(member.read(HEADER_BYTES), str(path))
-                    text = _text_of(_array(archive.read(names["text"]), str(path)), str(path)) if "text" in names else None
+                    inside = NAMES[self._kind]
+                    text = _text_of(_array(archive.read(names[inside]), str(path)), str(path)) if inside in names else None
                 whole = 0
         except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
             raise error if isinstance(error, UserError) else _damaged(path, error) from error
         require_features(shape, dtype, self._kind, str(path))
         if stat.st_size < whole:
             raise UserError(f"{path} is truncated: it has {stat.st_size:,} of {whole:,} bytes; copy it again")
-        name = stem
+        name = stem if text is None else text
         if self._kind == "texts":
             name = text if text is not None else _text_beside(path, Path(stem).name)
-        return Item(name, str(path), shape, dtype, stat.st_size, stat.st_mtime_ns, path)
+        return Item(name, str(path), shape, dtype, stat.st_size, stat.st_mtime_ns, path, None)
 
     def _roles(self, names: Sequence[str] | dict[str, str]) -> tuple[str, str]:
         """The names of the two arrays in a `.npz`. A single array may have any name; a text may have its sentence alone."""
         rows, extra = ROWS[self._kind], EXTRA[self._kind]
         if rows not in names and self._kind == "texts" and "sentence" in names:
             return "sentence", ""
-        only = [name for name in names if name != "text"]
+        only = [name for name in names if name != NAMES[self._kind]]
         return (only[0] if rows not in names and len(only) == 1 and only[0] != extra else rows), extra
 
 

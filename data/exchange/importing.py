@@ -18,7 +18,7 @@ import pandas as pd
 from data.base.errors import UserError
 from data.base.progress import Progress
 from data.base.provenance import provenance
-from data.base.quoting import visible
+from data.base.quoting import path_text, visible
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache, TextEntry, VideoEntry, recorded_settings
 from data.cache.layout import Kind, all_finite, text_arrays, video_arrays
@@ -30,7 +30,7 @@ from data.exchange.about import IMPORTED, About, read_about, recorded_about
 from data.exchange.folder import FolderReader
 from data.exchange.items import Item, Reader, require_sound, require_unique, require_width
 from data.exchange.matching import Matched, match
-from data.exchange.one_file import Hdf5Reader, ParquetReader, SafetensorsReader
+from data.exchange.one_file import FORMS, ShardsReader
 from data.exchange.options import ImportOptions
 
 PART_BYTES = 2**24
@@ -38,12 +38,6 @@ PART_BYTES = 2**24
 PART_ENTRIES = 16_384
 WRITERS = 2
 """Threads that write parts: while one hashes, the other syncs."""
-FORMS: dict[str, type[SafetensorsReader] | type[Hdf5Reader] | type[ParquetReader]] = {
-    ".h5": Hdf5Reader,
-    ".hdf5": Hdf5Reader,
-    ".safetensors": SafetensorsReader,
-    ".parquet": ParquetReader,
-}
 
 
 class Summary(NamedTuple):
@@ -61,7 +55,8 @@ class Summary(NamedTuple):
 def open_reader(path: Path, kind: Kind, option: str) -> Reader:
     """The reader of a folder or file of features. Raises UserError if there is none, or if it holds no features."""
     if path.is_dir():
-        return FolderReader(path, kind)
+        shards = sorted(file for file in path.iterdir() if file.suffix.lower() in FORMS and not file.name.startswith("."))
+        return ShardsReader(shards, kind) if shards else FolderReader(path, kind)
     if not path.is_file():
         raise UserError(f"{option} {path} does not exist: name a folder of .npy or .npz files, or a file")
     if path.suffix.lower() not in FORMS:
@@ -124,7 +119,7 @@ def import_features(options: ImportOptions) -> Summary:
         options.cache, settings, about.parts(), provenance(options), on_damaged=_say_damaged, extraction=about.extraction()
     )
     todo = _todo(items, cache, options.replace)
-    own, listing = _listing(options, matched, readers.get("videos"), cache)
+    own, listing = _listing(options, matched, cache)
     cache.listings.begin(own, listing)
     for kind, reader in readers.items():
         _write(cache, kind, reader, todo[kind], about, options)
@@ -198,7 +193,7 @@ def _say_damaged(path: Path) -> None:
     print(f"{path} is damaged: its contents are imported again", file=sys.stderr)
 
 
-def _listing(options: ImportOptions, matched: Matched, frames: Reader | None, cache: FeatureCache) -> tuple[str, Listing]:
+def _listing(options: ImportOptions, matched: Matched, cache: FeatureCache) -> tuple[str, Listing]:
     """The name and the listing of this source. Raises UserError if the name belongs to another source."""
     origin = options.table or options.frames or options.texts
     assert origin is not None
@@ -213,7 +208,7 @@ def _listing(options: ImportOptions, matched: Matched, frames: Reader | None, ca
 
     own = name_of(source, options.name, True, cache.listings.sources(cache.listings.damaged()), overlap)
     listed = matched.dataset.videos
-    files = [_file_of(matched.videos.get(video_id), frames, options.frames) for video_id in listed["video_id"]]
+    files = [_file_of(matched.videos.get(video_id), options.frames) for video_id in listed["video_id"]]
     before = cache.listings
     if own in before.names() and own not in before.damaged():
         # A later import may bring only the texts, or some of the videos.
@@ -224,10 +219,11 @@ def _listing(options: ImportOptions, matched: Matched, frames: Reader | None, ca
     )
 
 
-def _file_of(item: Item | None, reader: Reader | None, folder: Path | None) -> str | None:
-    if item is None or reader is None or folder is None:
+def _file_of(item: Item | None, frames: Path | None) -> str | None:
+    """The file of features of a video, as the listing names it: its path under --frames, or the name of that file."""
+    if item is None or frames is None:
         return None
-    return reader.file or str(item.key.relative_to(folder))
+    return path_text(item.path.name if item.path == frames else item.path.relative_to(frames))
 
 
 class _Parts:

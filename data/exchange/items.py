@@ -5,6 +5,7 @@ Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -36,7 +37,7 @@ class Item:
     name: the id of a video, or a text.
     place: the file, and the place in it, for errors.
     shape: of the features; () if only reading tells.
-    size, mtime_ns: of its file.
+    size, mtime_ns, path: of its file.
     key: how the reader finds it again.
     """
 
@@ -46,6 +47,7 @@ class Item:
     dtype: np.dtype[Any]
     size: int
     mtime_ns: int
+    path: Path
     key: Any
 
 
@@ -53,8 +55,6 @@ class Reader(Protocol):
     """Reads one form. `items` come from headers alone; `read` gives the features of some, in their order."""
 
     items: list[Item]
-    file: str
-    """How the listing names the file of an entry: empty if every entry has its own."""
 
     def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
         """The arrays of these items. Raises UserError if a file is damaged."""

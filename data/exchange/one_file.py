@@ -42,7 +42,7 @@ class _OneFile:
             stat = path.stat()
         except OSError as error:
             raise cannot_read(path, error) from error
-        self.path, self.kind, self.file = path, kind, path.name
+        self.path, self.kind = path, kind
         self.items: list[Item] = []
         self._stamp = stat.st_size, stat.st_mtime_ns
 
@@ -57,7 +57,7 @@ class _OneFile:
             raise UserError(f"{place}: features are bfloat16, which numpy lacks: save them as float16 or float32")
         if shape:
             require_features(shape, found, self.kind, place)
-        self.items.append(Item(name, place, shape, found, *self._stamp, key))
+        self.items.append(Item(name, place, shape, found, *self._stamp, self.path, key))
 
 
 class _ByKey(_OneFile):
@@ -179,6 +179,27 @@ class Hdf5Reader(_ByKey):
             first = last
 
 
+class ShardsReader:
+    """A folder of HDF5, safetensors or Parquet files, which together hold the entries."""
+
+    def __init__(self, paths: Sequence[Path], kind: Kind) -> None:
+        """Read the header of each file. Raises UserError if one is damaged or holds no features."""
+        self._shards = [FORMS[path.suffix.lower()](path, kind) for path in paths]
+        self.items = [item for shard in self._shards for item in shard.items]
+
+    def left_alone(self) -> dict[str, int]:
+        """Other files of the folder are not counted."""
+        return {}
+
+    def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
+        """The arrays of these items, which are in the order of the files."""
+        wanted = {id(item) for item in items}
+        for shard in self._shards:
+            mine = [item for item in shard.items if id(item) in wanted]
+            if mine:
+                yield from shard.read(mine)
+
+
 class ParquetReader(_OneFile):
     """A Parquet file with a row for each video or text."""
 
@@ -267,3 +288,12 @@ def _numbers(values: Any, place: str, column: str) -> NDArray[Any]:
         raise UserError(f"{place}: {column} hold missing values")
     numbers: NDArray[Any] = values.to_numpy(zero_copy_only=False)
     return numbers
+
+
+FORMS: dict[str, type[SafetensorsReader] | type[Hdf5Reader] | type[ParquetReader]] = {
+    ".h5": Hdf5Reader,
+    ".hdf5": Hdf5Reader,
+    ".safetensors": SafetensorsReader,
+    ".parquet": ParquetReader,
+}
+"""The readers by the suffix of the file."""

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import tyro
+
 from data.cli.command_line import About
 
 
@@ -38,6 +40,22 @@ class ImportOptions:
     """Go on without features of some videos or captions of the table."""
     dry_run: Annotated[bool, About.OUTPUT] = False
     """Only check names, shapes and settings, and count what would be imported. Write nothing."""
+    quiet: Annotated[bool, About.OUTPUT] = False
+    """Do not print progress."""
+    json: Annotated[bool, About.OUTPUT] = False
+    """Print the result as one JSON line on standard output."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Export the features of a cache, in files that numpy, torch and pandas read, and that data.import_features reads back."""
+
+    cache: Annotated[Path, tyro.conf.Positional]
+    """Folder of the cache, or a merged file."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder to write: videos/ and texts/ with features, a table of each source, and about.json. It must be new or empty."""
+    form: Annotated[Literal["safetensors", "npz", "parquet"], About.OUTPUT] = "safetensors"
+    """safetensors or parquet: files of about 64 MiB. npz: one file for each video and text."""
     quiet: Annotated[bool, About.OUTPUT] = False
     """Do not print progress."""
     json: Annotated[bool, About.OUTPUT] = False

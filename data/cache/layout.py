@@ -43,6 +43,10 @@ ENTRIES: dict[Kind, tuple[str, ...]] = {
 }
 UNKNOWN: Mapping[str, Any] = {"file_digest": "", "tokens": 0}
 """Values to assume for datasets that parts of format 3 lack."""
+FINITE_STEP = 2**17
+"""Features that are checked at once."""
+INFINITY_BITS = 0x7C00
+"""Bits of infinity in float16; NaN has more, whatever its sign."""
 IMAGES: dict[Kind, tuple[Images, ...]] = {"videos": ("thumbnails", "pixels"), "texts": ()}
 """Datasets of concatenated JPEG files. `NAME_offsets` delimits them: one file per row, or an empty one if none was stored."""
 
@@ -129,8 +133,11 @@ def all_finite(features: NDArray[Any]) -> bool:
     """Whether no feature is NaN or infinite."""
     if features.dtype != np.float16:
         return bool(np.isfinite(features).all())
-    # Exponents, read as integers: numpy converts float16 to float32 first, which takes several times longer.
-    return bool(((np.ascontiguousarray(features).view(np.uint16) & 0x7C00) != 0x7C00).all())
+    # Bits, read as integers: numpy converts float16 to float32 first, which takes several times longer. In pieces that stay in the
+    # processor's cache.
+    bits = np.ascontiguousarray(features).reshape(-1).view(np.uint16)
+    pieces = (bits[first : first + FINITE_STEP] for first in range(0, len(bits), FINITE_STEP))
+    return all(int((piece & 0x7FFF).max()) < INFINITY_BITS for piece in pieces)
 
 
 def offsets_of(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -166,6 +173,38 @@ def video_arrays(entries: Sequence[VideoEntry], dtype: str) -> dict[str, Any]:
             images += of_entry or [b""] * len(entry.frames_TD)
         arrays[name] = np.frombuffer(b"".join(images), dtype=np.uint8)
         arrays[f"{name}_offsets"] = offsets_of([len(image) for image in images])
+    return arrays
+
+
+def bare_video_arrays(
+    video_ids: Sequence[str],
+    frames_RD: NDArray[Any],
+    counts: Sequence[int],
+    seconds_R: NDArray[np.float64],
+    stamps: Sequence[tuple[int, int]],
+) -> dict[str, Any]:
+    """The datasets of a part of videos, from arrays that are concatenated already; without pictures and facts about a decoder.
+
+    stamps: size and modification time of the file of each video.
+    """
+    count, rows = len(video_ids), len(frames_RD)
+    nothing = [""] * count
+    arrays: dict[str, Any] = {
+        "video_id": list(video_ids),
+        "offsets": offsets_of(counts),
+        "frames": frames_RD,
+        "seconds": seconds_R,
+        "file_size": np.array([size for size, _ in stamps], dtype=np.int64),
+        "file_mtime_ns": np.array([mtime_ns for _, mtime_ns in stamps], dtype=np.int64),
+        "file_digest": nothing,
+        "start": np.full(count, WHOLE_FILE.bounds[0]),
+        "end": np.full(count, WHOLE_FILE.bounds[1]),
+        "frames_expected": np.zeros(count, dtype=np.int64),
+        "hdr": nothing,
+        "decoder": nothing,
+    }
+    for name in IMAGES["videos"]:
+        arrays[name], arrays[f"{name}_offsets"] = np.empty(0, dtype=np.uint8), np.zeros(rows + 1, dtype=np.int64)
     return arrays
 
 

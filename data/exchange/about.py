@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ CONTEXT_LENGTH = 77
 """CLIP's: assumed if the JSON does not say how many tokens a text may have."""
 IMAGES = ("image_size", "image_mean", "image_std", "image_resize")
 """The keys of `preprocessing`, as extraction records them."""
+DIGEST = re.compile(r"[0-9a-f]{64}")
 UNKNOWN = "unknown-"
 """Prefix of `weights` in the settings if the JSON does not give the digest."""
 
@@ -100,7 +102,7 @@ def read_about(path: Path) -> About:
         raise UserError(f"--about {path}: logit_scale is {about.logit_scale}: expected the factor itself, such as 100, not its logarithm")
     if not 2 <= about.context_length <= 100_000:
         raise UserError(f"--about {path}: context_length is {about.context_length}: expected the most tokens of a text, such as 77")
-    if about.weights is not None and (len(about.weights) != 64 or set(about.weights) - set("0123456789abcdef")):
+    if about.weights is not None and not DIGEST.fullmatch(about.weights):
         raise UserError(f"--about {path}: weights is {quote(about.weights)}: expected the 64 hexadecimal digits of a SHA-256")
     return about
 
@@ -109,9 +111,12 @@ def recorded_about(settings: Mapping[str, Any]) -> About:
     """What the settings of a cache of imported features record."""
     known = {name: settings[name] for name in ("model", "pretrained", "logit_scale") if settings.get(name) is not None}
     weights = str(settings["weights"])
+    if not DIGEST.fullmatch(weights) and not weights.startswith(UNKNOWN):
+        # Written from Python, where any text may tell the encoder from others.
+        known.setdefault("model", weights)
     return About(
         **known,
-        weights=None if weights.startswith(UNKNOWN) else weights,
+        weights=weights if DIGEST.fullmatch(weights) else None,
         context_length=int(settings["max_words"]),
         preprocessing={name: settings[name] for name in IMAGES if name in settings},
     )

@@ -140,7 +140,7 @@ def _write_npz(folder: Path, kind: Kind, entries: Sequence[Entry], first: int) -
         named = kind == "videos" and entry.name.isprintable() and len(entry.name.encode()) <= LONGEST_NAME and not UNSAFE.search(entry.name)
         stem = entry.name if named else f"number-{number:08}"
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)  # type: ignore[arg-type]  # numpy takes any keyword
+        np.savez(content, allow_pickle=False, **arrays)
         write_whole(folder / f"{stem}.npz", content.getvalue())
 
 

@@ -5,11 +5,14 @@ video7.npz     frames [T, D], seconds [T]           dog.npz             text, wo
 """
 
 import io
+import math
 import os
+import tokenize
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 from data.base.errors import UserError, cannot_read, one_line
 from data.base.quoting import path_text
 from data.cache.layout import NAMES, Kind
-from data.exchange.items import EXTRA, ROWS, Item, Loaded, loaded_of, require_features
+from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, in_blocks, loaded_of, require_features
 
 HEADER_BYTES = 4096
 """More than the header of a `.npy` file of features."""
@@ -32,23 +35,48 @@ class FolderReader:
         """List the files and read their headers. Raises UserError if one is not features, or if two have one name."""
         self._kind, self._other = kind, Counter[str]()
         self.items: list[Item] = []
-        paths = list(self._paths(folder))
         named: dict[str, Path] = {}
-        for path in paths:
-            stem = path_text(path.relative_to(folder).with_suffix(""))
+        for path, stem in self._paths(folder):
             if stem in named:
                 raise UserError(f"{named[stem]} and {path} are two files for one {kind[:-1]}: keep one of them")
             named[stem] = path
-            self.items.append(self._item(path, stem))
-        if not paths:
+            self.items.append(self._item(path, path_text(stem)))
+        if not named:
             raise UserError(f"{folder} holds no .npy or .npz files: name the folder of features, or one HDF5, Parquet or safetensors file")
 
     def left_alone(self) -> dict[str, int]:
         """Counts of other files, by suffix. A `.txt` beside the features of a text is read, not left alone."""
         return dict(self._other)
 
-    def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
+    def read(self, items: Sequence[Item]) -> Iterator[Block]:
         """Read whole files, one after the other. Raises UserError if one is truncated."""
+        # Neighbours of one form are read together: plain .npy files straight into one array.
+        for form, group in groupby(items, self._form):
+            members = list(group)
+            yield from self._read_plain(members, form) if form is not None else in_blocks(members, self._each(members), self._kind)
+
+    def _form(self, item: Item) -> tuple[np.dtype[Any], int] | None:
+        """The dtype and width of a plain file: rows in order, `.npy`; None for others."""
+        return (item.dtype, item.shape[1]) if item.key is not None and len(item.shape) == 2 else None
+
+    def _read_plain(self, items: Sequence[Item], form: tuple[np.dtype[Any], int]) -> Iterator[Block]:
+        row_bytes = form[0].itemsize * form[1]
+        first = 0
+        while first < len(items):
+            last, rows = first, 0
+            while last < len(items) and (rows == 0 or (rows + items[last].shape[0]) * row_bytes <= BLOCK_BYTES):
+                rows += items[last].shape[0]
+                last += 1
+            rows_RD = np.empty((rows, form[1]), dtype=form[0])
+            view, at = rows_RD.reshape(-1).view(np.uint8).data, 0
+            for item in items[first:last]:
+                size = item.shape[0] * row_bytes
+                _read_into(item, view[at : at + size])
+                at += size
+            yield Block(items[first:last], rows_RD, [item.shape[0] for item in items[first:last]], None)
+            first = last
+
+    def _each(self, items: Sequence[Item]) -> Iterator[Loaded]:
         rows: NDArray[Any] | None
         for item in items:
             try:
@@ -65,25 +93,36 @@ class FolderReader:
             assert rows is not None
             yield loaded_of(rows, extra, self._kind, item.place)
 
-    def _paths(self, folder: Path) -> Iterator[Path]:
+    def _paths(self, folder: Path) -> Iterator[tuple[Path, str]]:
+        """The files of features, with their paths below the folder without the suffix, sorted folder by folder."""
+        root = len(os.path.join(folder, ""))
         for parent, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(name for name in names if not name.startswith(".")):
-                path = Path(parent, name)
-                if path.suffix in (".npy", ".npz"):
-                    yield path
-                elif self._kind == "videos" or path.suffix != ".txt":
-                    self._other[path.suffix or "without suffix"] += 1
+            for name in sorted(names):
+                stem, suffix = os.path.splitext(name)
+                if name.startswith("."):
+                    continue
+                if suffix in (".npy", ".npz"):
+                    yield Path(parent, name), os.path.join(parent, stem)[root:]
+                elif self._kind == "videos" or suffix != ".txt":
+                    self._other[suffix or "without suffix"] += 1
 
     def _item(self, path: Path, stem: str) -> Item:
+        text = key = None
         try:
-            stat = path.stat()
-            text = None
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                stat = os.fstat(handle)
+                head = os.read(handle, HEADER_BYTES)
+            finally:
+                os.close(handle)
             if path.suffix == ".npy":
-                with path.open("rb", buffering=0) as file:
-                    head = file.read(HEADER_BYTES)
-                shape, dtype, _fortran, offset = _header(head, str(path))
-                whole = offset + int(np.prod(shape)) * dtype.itemsize
+                shape, dtype, fortran, offset = _header(head, path)
+                require_features(shape, dtype, self._kind, path)
+                whole = offset + math.prod(shape) * dtype.itemsize
+                if stat.st_size < whole:
+                    raise UserError(f"{path} is truncated: it has {stat.st_size:,} of {whole:,} bytes; copy it again")
+                key = None if fortran else offset
             else:
                 with zipfile.ZipFile(path) as archive:
                     names = _members(archive)
@@ -91,19 +130,16 @@ class FolderReader:
                     if role not in names:
                         raise UserError(f"{path} has the arrays {', '.join(names) or 'none'}: name one of them {ROWS[self._kind]}")
                     with archive.open(names[role]) as member:
-                        shape, dtype, _fortran, _offset = _header(member.read(HEADER_BYTES), str(path))
+                        shape, dtype, _fortran, _offset = _header(member.read(HEADER_BYTES), path)
                     inside = NAMES[self._kind]
-                    text = _text_of(_array(archive.read(names[inside]), str(path)), str(path)) if inside in names else None
-                whole = 0
+                    text = _text_of(_array(archive.read(names[inside]), path), path) if inside in names else None
+                require_features(shape, dtype, self._kind, path)
         except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
-            raise error if isinstance(error, UserError) else _damaged(path, error) from error
-        require_features(shape, dtype, self._kind, str(path))
-        if stat.st_size < whole:
-            raise UserError(f"{path} is truncated: it has {stat.st_size:,} of {whole:,} bytes; copy it again")
+            raise _damaged(path, error) from error
         name = stem if text is None else text
-        if self._kind == "texts":
-            name = text if text is not None else _text_beside(path, Path(stem).name)
-        return Item(name, str(path), shape, dtype, stat.st_size, stat.st_mtime_ns, path, None)
+        if self._kind == "texts" and text is None:
+            name = _text_beside(path, os.path.basename(stem))
+        return Item(name, shape, dtype, path, stat.st_size, stat.st_mtime_ns, "", key)
 
     def _roles(self, names: Sequence[str] | dict[str, str]) -> tuple[str, str]:
         """The names of the two arrays in a `.npz`. A single array may have any name; a text may have its sentence alone."""
@@ -124,7 +160,7 @@ def _text_beside(path: Path, stem: str) -> str:
         raise UserError(f"{beside} is not UTF-8: save the text as UTF-8") from error
 
 
-def _text_of(array: NDArray[Any], place: str) -> str:
+def _text_of(array: NDArray[Any], place: Path) -> str:
     if array.dtype.kind != "U" or array.size != 1:
         raise UserError(f"{place}: text must be one string, such as np.array('a red ring')")
     return str(array.reshape(())[()])
@@ -144,7 +180,7 @@ def _parsed(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     return shape, dtype, fortran
 
 
-def _header(head: bytes, place: str) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
+def _header(head: bytes, place: Path | str) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
     """The shape, the dtype, whether columns are contiguous, and the offset of the data. Raises UserError if it is not `.npy`."""
     if not head.startswith(b"\x93NUMPY") or len(head) < 12:
         raise UserError(f"{place} is not a .npy file, or is truncated: save it again with numpy.save")
@@ -152,20 +188,37 @@ def _header(head: bytes, place: str) -> tuple[tuple[int, ...], np.dtype[Any], bo
     offset = (12 if wide else 10) + int.from_bytes(head[8 : 12 if wide else 10], "little")
     try:
         shape, dtype, fortran = _parsed(head[:offset])
-    except (ValueError, SyntaxError, EOFError, TypeError) as error:
+    except (ValueError, SyntaxError, EOFError, TypeError, tokenize.TokenError) as error:
         raise UserError(f"{place} has a damaged header ({one_line(error)}): save it again with numpy.save") from error
     return shape, dtype, fortran, offset
 
 
-def _array(content: bytes, place: str) -> NDArray[Any]:
+def _array(content: bytes, place: Path | str) -> NDArray[Any]:
     """The array of a `.npy` file. Objects are never unpickled."""
     shape, dtype, fortran, offset = _header(content, place)
     if dtype.hasobject:
         raise UserError(f"{place}: holds pickled Python objects, which are never loaded: save an array of floats")
-    if len(content) - offset < int(np.prod(shape)) * dtype.itemsize:
+    if len(content) - offset < math.prod(shape) * dtype.itemsize:
         raise UserError(f"{place} is truncated: copy it again")
-    flat = np.frombuffer(content, dtype=dtype, offset=offset, count=int(np.prod(shape)))
+    flat = np.frombuffer(content, dtype=dtype, offset=offset, count=math.prod(shape))
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _read_into(item: Item, view: memoryview) -> None:
+    """Read the data of a plain `.npy` file. Raises UserError if it became shorter since its header was read."""
+    try:
+        handle = os.open(item.path, os.O_RDONLY)
+        try:
+            done = 0
+            while done < len(view):
+                count = os.preadv(handle, [view[done:]], item.key + done)
+                if not count:
+                    raise UserError(f"{item.path} is truncated: copy it again")
+                done += count
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise cannot_read(item.path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

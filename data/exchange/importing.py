@@ -4,39 +4,38 @@ Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
 """
 
 import json
+import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data.base.errors import UserError
 from data.base.progress import Progress
 from data.base.provenance import provenance
 from data.base.quoting import path_text, visible
 from data.base.writable import require_writable_folder
-from data.cache import FeatureCache, TextEntry, VideoEntry, recorded_settings
-from data.cache.layout import Kind, all_finite, text_arrays, video_arrays
+from data.cache import FeatureCache, recorded_settings
+from data.cache.layout import Kind, all_finite, bare_video_arrays, offsets_of
 from data.cache.listings import Listing
 from data.cache.prune import drop, unlisted
 from data.cache.sources import Source, name_of
 from data.datasets import Preset, find_preset, shares_of
 from data.exchange.about import IMPORTED, About, read_about, recorded_about
 from data.exchange.folder import FolderReader
-from data.exchange.items import Item, Reader, require_sound, require_unique, require_width
+from data.exchange.items import Block, Item, Reader, require_sound, require_unique, require_width
 from data.exchange.matching import Matched, match
 from data.exchange.one_file import FORMS, ShardsReader
 from data.exchange.options import ImportOptions
 
-PART_BYTES = 2**24
-"""Bytes of features in a part. Larger parts need more memory and are slower: their memory is returned to the system each time."""
-PART_ENTRIES = 16_384
-WRITERS = 2
+WRITERS = 3
 """Threads that write parts: while one hashes, the other syncs."""
 
 
@@ -66,35 +65,22 @@ def open_reader(path: Path, kind: Kind, option: str) -> Reader:
 
 def import_features(options: ImportOptions) -> Summary:
     """Import features into a cache. Raises UserError if features, table, JSON or cache do not fit."""
-    if options.frames is None and options.texts is None:
-        raise UserError("nothing to import: name features of videos with --frames, or of texts with --texts")
-    if options.fps is not None and not 0 < options.fps < float("inf"):
-        raise UserError(f"--fps {options.fps}: must be more than 0")
-    if options.cache.is_file():
-        raise UserError(f"--cache {options.cache} is a merged cache and cannot grow: name the folder that it was merged from")
-    if not options.dry_run:
-        require_writable_folder(options.cache, "--cache")
+    _check(options)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
     if recorded and IMPORTED not in recorded:
-        raise UserError(f"--cache {options.cache} holds features of an extraction: import into another --cache")
+        made = "holds features of an extraction" if "fps" in recorded else "was written from Python"
+        raise UserError(f"--cache {options.cache} {made}: import into another --cache")
     about = recorded_about(recorded) if recorded and options.about is None else About()
     about = about if options.about is None else read_about(options.about)
-    frames = None if options.frames is None else open_reader(options.frames, "videos", "--frames")
-    texts = None if options.texts is None else open_reader(options.texts, "texts", "--texts")
-    readers: dict[Kind, Reader] = {kind: found for kind, found in (("videos", frames), ("texts", texts)) if found is not None}  # type: ignore[misc]
+    readers: dict[Kind, Reader] = {}
+    if options.frames is not None:
+        readers["videos"] = open_reader(options.frames, "videos", "--frames")
+    if options.texts is not None:
+        readers["texts"] = open_reader(options.texts, "texts", "--texts")
     for reader in readers.values():
         require_unique(reader.items)
     shares = None if options.split_by_hash is None else shares_of(options.split_by_hash)
-    if shares is not None and options.table is None:
-        raise UserError("--split-by-hash divides the videos of a table: add --table")
-    matched = match(
-        frames.items if frames else (),
-        texts.items if texts else (),
-        options.table,
-        options.frames,
-        shares,
-        (frames is not None, texts is not None),
-    )
+    matched = match({kind: reader.items for kind, reader in readers.items()}, options.table, options.frames, shares)
     items: dict[Kind, dict[str, Item]] = {"videos": matched.videos, "texts": matched.texts}
     dimension, dtype = _shape_of(readers, items, recorded, options.dtype)
     for entries in items.values():
@@ -102,22 +88,16 @@ def import_features(options: ImportOptions) -> Summary:
             if item.shape:
                 require_width(item.shape[-1], dimension, item.place)
     for text, item in matched.texts.items():
-        if len(item.shape) == 2:
-            _require_length(item.shape[0], about, text, item.place)
+        if item.tokens:
+            _require_length(item.tokens, about, text, item.place)
     settings = about.settings(dimension, dtype)
-    cache: FeatureCache | None = None
-    if recorded:
-        cache = FeatureCache(options.cache)
-        cache.require(settings)
+    cache = None if not recorded else _open(options, about, settings)
     if not options.allow_missing:
         matched.require_complete(*((cache.names(kind) for kind in items) if cache else ((), ())))
     _say(options, about, readers, matched, dimension, dtype)
     if options.dry_run:
-        todo = _todo(items, cache, options.replace)
-        return _summary(matched, items, todo, {})
-    cache = FeatureCache.create(
-        options.cache, settings, about.parts(), provenance(options), on_damaged=_say_damaged, extraction=about.extraction()
-    )
+        return _summary(matched, items, _todo(items, cache, options.replace), {})
+    cache = cache or _open(options, about, settings)
     todo = _todo(items, cache, options.replace)
     own, listing = _listing(options, matched, cache)
     cache.listings.begin(own, listing)
@@ -131,6 +111,30 @@ def import_features(options: ImportOptions) -> Summary:
         freed = drop(cache, names, sorted(options.cache.glob("*-*.h5")))
         pruned = {**{kind: len(dropped) for kind, dropped in names.items()}, "bytes": freed}
     return _summary(matched, items, todo, pruned)
+
+
+def _open(options: ImportOptions, about: About, settings: dict[str, Any]) -> FeatureCache:
+    """Create or repair the cache; a dry run only opens it. Raises UserError if it was made with other settings."""
+    if options.dry_run:
+        cache = FeatureCache(options.cache)
+        cache.require(settings)
+        return cache
+    made_by = about.extraction()
+    return FeatureCache.create(options.cache, settings, about.parts(), provenance(options), on_damaged=_say_damaged, extraction=made_by)
+
+
+def _check(options: ImportOptions) -> None:
+    """Raise UserError for options that are wrong for any features."""
+    if options.frames is None and options.texts is None:
+        raise UserError("nothing to import: name features of videos with --frames, or of texts with --texts")
+    if options.fps is not None and not 0 < options.fps < float("inf"):
+        raise UserError(f"--fps {options.fps}: must be more than 0")
+    if options.split_by_hash is not None and options.table is None:
+        raise UserError("--split-by-hash divides the videos of a table: add --table")
+    if options.cache.is_file():
+        raise UserError(f"--cache {options.cache} is a merged cache and cannot grow: name the folder that it was merged from")
+    if not options.dry_run:
+        require_writable_folder(options.cache, "--cache")
 
 
 def _summary(
@@ -153,8 +157,8 @@ def _shape_of(
     if dimension is None:
         kind = next(kind for kind in readers if items[kind])
         first = next(iter(items[kind].values()))
-        dimension = first.shape[-1] if first.shape else next(readers[kind].read([first])).rows_TD.shape[1]
-    given = asked or recorded.get("dtype") or ("float16" if {item.dtype.name for item in every} == {"float16"} else "float32")
+        dimension = first.shape[-1] if first.shape else next(readers[kind].read([first])).rows_RD.shape[1]
+    given = asked or recorded.get("dtype") or ("float16" if {*map(str, {item.dtype for item in every})} == {"float16"} else "float32")
     return int(dimension), str(given)
 
 
@@ -223,89 +227,87 @@ def _file_of(item: Item | None, frames: Path | None) -> str | None:
     """The file of features of a video, as the listing names it: its path under --frames, or the name of that file."""
     if item is None or frames is None:
         return None
-    return path_text(item.path.name if item.path == frames else item.path.relative_to(frames))
+    if item.path is frames:
+        return path_text(frames.name)
+    whole, below = str(item.path), os.path.join(frames, "")
+    return path_text(whole[len(below) :] if whole.startswith(below) else item.path.name)
 
 
 class _Parts:
-    """Writes parts in threads. At most WRITERS parts wait, so that memory stays flat."""
+    """Checks blocks and writes each as a part, in threads. At most WRITERS wait, so that memory stays flat."""
 
-    def __init__(self, cache: FeatureCache, kind: Kind, pool: ThreadPoolExecutor) -> None:
-        self._cache, self._kind, self._pool = cache, kind, pool
-        self._pending: deque[Future[Path]] = deque()
+    def __init__(self, cache: FeatureCache, kind: Kind, about: About, fps: float) -> None:
+        self._cache, self._kind, self._about, self._fps = cache, kind, about, fps
+        self._pool = ThreadPoolExecutor(WRITERS)
+        self._pending: deque[Future[None]] = deque()
+        self.lacking = 0
+        """Videos that brought no times, or texts that brought no sentence feature."""
 
-    def add(self, entries: Sequence[VideoEntry] | Sequence[TextEntry]) -> None:
-        """Write these entries. Raises UserError if this or an earlier part cannot be written."""
+    def add(self, block: Block, names: Mapping[int, str]) -> None:
+        """Write a block, whose entries have these names in the cache. Raises UserError for a bad feature in this or an earlier block."""
+        self.lacking += len(block.items) if block.extra is None else 0
         if len(self._pending) >= WRITERS:
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._store, entries))
+        self._pending.append(self._pool.submit(self._store, block, [names[id(item)] for item in block.items]))
 
     def finish(self) -> None:
-        """Wait for all parts."""
-        while self._pending:
-            self._pending.popleft().result()
+        """Wait for all parts. Raises the first of their errors after all have ended."""
+        self._pool.shutdown()
+        for pending in self._pending:
+            pending.result()
 
-    def _store(self, entries: Sequence[Any]) -> Path:
-        make: Callable[[Sequence[Any], str], dict[str, Any]] = video_arrays if self._kind == "videos" else text_arrays
-        arrays = make(entries, self._cache.settings["dtype"])
-        names = arrays["video_id" if self._kind == "videos" else "text"]
-        return self._cache.store(self._kind, arrays, json.dumps([names, time.time_ns()]).encode())
+    def _store(self, block: Block, names: Sequence[str]) -> None:
+        require_width(block.rows_RD.shape[1], self._cache.dimension, block.items[0].place)
+        require_sound(block, self._kind)
+        rows_RD = _as(block.rows_RD, self._cache.settings["dtype"], block)
+        arrays = self._videos(block, names, rows_RD) if self._kind == "videos" else self._texts(block, names, rows_RD)
+        self._cache.store(self._kind, arrays, json.dumps([names, time.time_ns()]).encode())
+
+    def _videos(self, block: Block, names: Sequence[str], rows_RD: NDArray[Any]) -> dict[str, Any]:
+        seconds_R = block.extra
+        if seconds_R is None:
+            first_N = np.cumsum(block.counts) - block.counts
+            seconds_R = (np.arange(len(rows_RD)) - np.repeat(first_N, block.counts)) / self._fps
+        stamps = [(item.size, item.mtime_ns) for item in block.items]
+        return bare_video_arrays(names, rows_RD, block.counts, seconds_R.astype(np.float64), stamps)
+
+    def _texts(self, block: Block, names: Sequence[str], rows_RD: NDArray[Any]) -> dict[str, Any]:
+        for item, name, count in zip(block.items, names, block.counts, strict=True):
+            _require_length(count, self._about, name, item.place)
+        offsets = offsets_of(block.counts)
+        # The sentence feature of CLIP is that of the end token.
+        sentence_ND = rows_RD[offsets[1:] - 1] if block.extra is None else _as(block.extra, self._cache.settings["dtype"], block)
+        tokens = np.zeros(len(names), dtype=np.int64)
+        return {"text": list(names), "offsets": offsets, "words": rows_RD, "sentence": sentence_ND, "tokens": tokens}
 
 
 def _write(cache: FeatureCache, kind: Kind, reader: Reader, todo: Mapping[str, Item], about: About, options: ImportOptions) -> None:
     """Read these entries and write them in parts. An interrupted import keeps the parts that are written."""
-    order = list(todo.items())
-    # Parquet is read in its own order; the table may list videos in another.
-    places = {id(item): place for place, item in enumerate(reader.items)}
-    order.sort(key=lambda pair: places[id(pair[1])])
-    entries: list[Any] = []
-    held = 0
-    with ThreadPoolExecutor(WRITERS) as pool, Progress(kind, len(order), kind, options.quiet) as progress:
-        parts = _Parts(cache, kind, pool)
+    names = {id(item): name for name, item in todo.items()}
+    # In the order of the files; the table may have another.
+    order = [item for item in reader.items if id(item) in names]
+    parts = _Parts(cache, kind, about, options.fps or 1.0)
+    with Progress(kind, len(order), kind, options.quiet) as progress:
         try:
-            for entry, size in _entries(cache, kind, reader, order, about, options.fps):
-                entries.append(entry)
-                held += size
-                if held >= PART_BYTES or len(entries) >= PART_ENTRIES:
-                    parts.add(entries)
-                    progress.update(len(entries))
-                    entries, held = [], 0
+            for block in reader.read(order):
+                parts.add(block, names)
+                progress.update(len(block.items))
         finally:
-            # Also after an error, so that what was read is kept.
-            if entries:
-                parts.add(entries)
-                progress.update(len(entries))
             parts.finish()
+    if kind == "videos" and parts.lacking and options.fps is None:
+        print(f"{parts.lacking:,} videos bring no times: their frames count as one per second (--fps RATE sets another)", file=sys.stderr)
+    if kind == "texts" and parts.lacking:
+        print(f"{parts.lacking:,} texts bring no sentence feature: that of their last token is used, as in CLIP", file=sys.stderr)
 
 
-def _entries(
-    cache: FeatureCache, kind: Kind, reader: Reader, order: Sequence[tuple[str, Item]], about: About, fps: float | None
-) -> Iterator[tuple[Any, int]]:
-    dtype = cache.settings["dtype"]
-    untimed = borrowed = 0
-    for (name, item), loaded in zip(order, reader.read([item for _, item in order]), strict=True):
-        require_sound(loaded, kind, cache.dimension, item.place)
-        rows_TD = _as(loaded.rows_TD, dtype, item.place)
-        if kind == "videos":
-            untimed += loaded.extra is None
-            seconds_T = np.arange(len(rows_TD)) / (fps or 1.0) if loaded.extra is None else loaded.extra
-            yield VideoEntry(name, rows_TD, seconds_T, item.size, item.mtime_ns, decoder=""), rows_TD.nbytes
-            continue
-        _require_length(len(rows_TD), about, name, item.place)
-        borrowed += loaded.extra is None
-        sentence_D = rows_TD[-1] if loaded.extra is None else _as(loaded.extra, dtype, item.place)
-        yield TextEntry(name, rows_TD, sentence_D), rows_TD.nbytes + sentence_D.nbytes
-    if untimed and fps is None:
-        print(f"{untimed:,} videos bring no times: their frames count as one per second (--fps RATE sets another)", file=sys.stderr)
-    if borrowed:
-        print(f"{borrowed:,} texts bring no sentence feature: that of their last token is used, as in CLIP", file=sys.stderr)
-
-
-def _as(features: Any, dtype: str, place: str) -> Any:
+def _as(features: NDArray[Any], dtype: str, block: Block) -> NDArray[Any]:
     """The features in the dtype of the cache. Raises UserError if one is too large for it."""
     if features.dtype == dtype:
         return features
     with np.errstate(over="ignore"):
         made = features.astype(dtype)
     if not all_finite(made):
-        raise UserError(f"{place}: a feature is too large for {dtype}: import into another --cache with --dtype float32")
+        row = int(np.flatnonzero(~np.isfinite(made).all(axis=1))[0])
+        entry = row if features is block.extra else int(np.searchsorted(np.cumsum(block.counts), row, side="right"))
+        raise UserError(f"{block.items[entry].place}: a feature is too large for {dtype}: import into another --cache with --dtype float32")
     return made

@@ -1,7 +1,7 @@
 """Match features with the videos and captions of a table."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from data.base.errors import UserError
 from data.base.quoting import quote
+from data.cache.layout import Kind
 from data.datasets import Dataset, Shares
 from data.datasets.adapters.table import SEARCHED, read_table
 from data.datasets.containers import is_video_name
@@ -65,18 +66,18 @@ class Matched:
                 )
 
 
-def match(
-    videos: Sequence[Item], texts: Sequence[Item], table: Path | None, frames: Path | None, shares: Shares | None, given: tuple[bool, bool]
-) -> Matched:
+def match(items: Mapping[Kind, Sequence[Item]], table: Path | None, frames: Path | None, shares: Shares | None) -> Matched:
     """Match features with a table; without a table, take all of them, with the ids that their files give.
 
-    given: whether features of videos, and of texts, are imported. What is not imported is not missing.
+    items: what the files hold. A kind that is not imported is not missing.
+    frames: where the features of videos are; paths of the table are relative to it.
 
     Raises UserError if the table is malformed, if two videos of it have one file of features, or if a name cannot be an id.
     """
-    by_text = {check_caption(item.name, item.place): item for item in texts}
+    videos, texts = items.get("videos", ()), items.get("texts", ())
+    by_text = {_checked(check_caption, item): item for item in texts}
     if table is None:
-        ids = {check_name(item.name, item.place): item for item in videos}
+        ids = {_checked(check_name, item): item for item in videos}
         listed = pd.DataFrame({"video_id": list(ids), "split": SEARCHED, "file": None, **cells_of(WHOLE_FILE for _ in ids)})
         nothing = pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str)
         return Matched(ids, by_text, Dataset(nothing, listed), [], [], 0, 0)
@@ -88,7 +89,9 @@ def match(
     found: dict[str, Item] = {}
     owner: dict[str, str] = {}
     for video_id in dataset.videos["video_id"]:
-        item = next((by_name[name] for name in _names(video_id, dataset.sought.get(video_id, video_id)) if name in by_name), None)
+        item = by_name.get(video_id)
+        if item is None:
+            item = next((by_name[name] for name in _names(video_id, dataset.sought.get(video_id, video_id)) if name in by_name), None)
         if item is not None:
             if owner.setdefault(item.name, video_id) != video_id:
                 raise UserError(
@@ -100,11 +103,20 @@ def match(
         found,
         {text: by_text[text] for text in captions if text in by_text},
         dataset,
-        [video_id for video_id in dataset.videos["video_id"] if video_id not in found] if given[0] else [],
-        [text for text in captions if text not in by_text and text.strip()] if given[1] else [],
+        [video_id for video_id in dataset.videos["video_id"] if video_id not in found] if "videos" in items else [],
+        [text for text in captions if text not in by_text and text.strip()] if "texts" in items else [],
         len(by_name) - len(found),
         sum(text not in captions for text in by_text),
     )
+
+
+def _checked(check: Callable[[str, str], str], item: Item) -> str:
+    """The name of an item. Raises UserError if it cannot be an id or a caption."""
+    try:
+        return check(item.name, "")
+    except UserError:
+        # Only an error needs the place, which takes longer than the check.
+        return check(item.name, item.place)
 
 
 def _names(video_id: str, file: str) -> list[str]:

@@ -7,10 +7,13 @@ HDF5                also the datasets of a part of a cache: video_id, frames, se
 Parquet             a row for each: video_id, frames (list of lists), seconds (list); text, words (list of lists), sentence (list)
 """
 
+import json
+import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +22,13 @@ from safetensors import SafetensorError, safe_open
 from data.base.errors import UserError, cannot_read, one_line
 from data.base.quoting import quote
 from data.cache.hdf5 import Group, datasets_of, open_foreign
-from data.cache.index import READ_BYTES
 from data.cache.layout import NAMES, Kind
-from data.exchange.items import EXTRA, ROWS, Item, Loaded, loaded_of, require_features
+from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, in_blocks, loaded_of, require_features
 
 PARQUET_ROWS = 256
 """Rows of a Parquet file that are read at once."""
+ENTRIES = 4096
+"""Most texts of a part of a cache that are read at once."""
 _SAFETENSORS = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
 
@@ -51,13 +55,12 @@ class _OneFile:
         return {}
 
     def _add(self, name: str, where: str, shape: tuple[int, ...], dtype: str, key: Any) -> None:
-        place = f"{self.path}, {quote(where)}"
-        found = np.dtype(dtype) if dtype != "bfloat16" else None
-        if found is None:
-            raise UserError(f"{place}: features are bfloat16, which numpy lacks: save them as float16 or float32")
-        if shape:
-            require_features(shape, found, self.kind, place)
-        self.items.append(Item(name, place, shape, found, *self._stamp, self.path, key))
+        if dtype == "bfloat16":
+            raise UserError(f"{self.path}, {quote(where)}: features are bfloat16, which numpy lacks: save them as float16 or float32")
+        item = Item(name, shape, np.dtype(dtype), self.path, *self._stamp, where, key)
+        if shape and (len(shape) != 2 or 0 in shape or item.dtype.kind != "f"):
+            require_features(shape, item.dtype, self.kind, item.place)
+        self.items.append(item)
 
 
 class _ByKey(_OneFile):
@@ -89,20 +92,68 @@ class SafetensorsReader(_ByKey):
         """Read the header. Raises UserError if it is damaged or describes no features."""
         super().__init__(path, kind)
         try:
-            self._open = safe_open(path, framework="numpy")
-            slices = {key: self._open.get_slice(key) for key in self._open.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+            with path.open("rb") as file:
+                # The library checks the header; it does not tell where a tensor is in the file.
+                with safe_open(path, framework="numpy") as checked:
+                    texts = checked.metadata() or {}
+                length = int.from_bytes(file.read(8), "little")
+                header: dict[str, Any] = json.loads(file.read(length))
+        except (SafetensorError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
-        arrays = {key: (tuple(piece.get_shape()), _SAFETENSORS.get(piece.get_dtype(), "int8")) for key, piece in slices.items()}
-        self._list(arrays, (self._open.metadata() or {}).get)
+        header.pop("__metadata__", None)
+        self._places = {key: (8 + length + at["data_offsets"][0], tuple(at["shape"])) for key, at in header.items()}
+        dtypes = {key: _SAFETENSORS.get(at["dtype"], "int8") for key, at in header.items()}
+        self._dtypes = {key: np.dtype(name) for key, name in dtypes.items() if name != "bfloat16"}
+        # In the order of the file, so that it is read from start to end.
+        order = sorted(header, key=lambda key: self._places[key][0])
+        self._list({key: (self._places[key][1], dtypes[key]) for key in order}, texts.get)
 
-    def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
-        """The tensors of these items."""
+    def read(self, items: Sequence[Item]) -> Iterator[Block]:
+        """The tensors of these items. Neighbours in the file are read at once."""
+        with self.path.open("rb") as file:
+            for plain, group in groupby(
+                items, lambda item: (item.dtype, item.shape[1:]) if item.key[1] is None and len(item.shape) == 2 else None
+            ):
+                members = list(group)
+                if plain is None:
+                    yield from in_blocks(members, self._each(file, members), self.kind)
+                    continue
+                for run in self._runs(members):
+                    counts = [item.shape[0] for item in run]
+                    rows_RD = np.empty((sum(counts), *plain[1]), dtype=plain[0])
+                    self._fill(file, self._places[run[0].key[0]][0], rows_RD)
+                    yield Block(run, rows_RD, counts, None)
+
+    def _runs(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """Split items into runs of neighbours in the file of at most BLOCK_BYTES."""
+        first, size = 0, 0
+        for i, item in enumerate(items):
+            start = self._places[item.key[0]][0]
+            if i > first and (start != self._places[items[first].key[0]][0] + size or size >= BLOCK_BYTES):
+                yield items[first:i]
+                first, size = i, 0
+            size += math.prod(item.shape) * item.dtype.itemsize
+        if items:
+            yield items[first:]
+
+    def _fill(self, file: BinaryIO, offset: int, array: NDArray[Any]) -> None:
+        file.seek(offset)
+        view = array.reshape(-1).view(np.uint8).data
+        if file.readinto(view) != len(view):  # type: ignore[attr-defined]
+            raise UserError(f"{self.path} is truncated: copy it again")
+
+    def _each(self, file: BinaryIO, items: Sequence[Item]) -> Iterator[Loaded]:
         for item in items:
-            try:
-                rows, extra = (None if key is None else self._open.get_tensor(key) for key in item.key)
-            except (SafetensorError, OSError) as error:
-                raise _damaged(self.path, error) from error
+            arrays: list[NDArray[Any] | None] = []
+            for key in item.key:
+                if key is None:
+                    arrays.append(None)
+                    continue
+                offset, shape = self._places[key]
+                array = np.empty(shape, dtype=self._dtypes[key])
+                self._fill(file, offset, array)
+                arrays.append(array)
+            rows, extra = arrays
             assert rows is not None
             yield loaded_of(rows, extra, self.kind, item.place)
 
@@ -139,43 +190,41 @@ class Hdf5Reader(_ByKey):
             shape = width if self.kind == "texts" and start == stop else (stop - start, *width)
             self._add(name, name, shape, dtype, (entry, start, stop))
 
-    def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
+    def read(self, items: Sequence[Item]) -> Iterator[Block]:
         """The datasets of these items."""
         try:
             if self._packed is not None:
                 yield from self._read_packed(self._packed, items)
-                return
-            for item in items:
-                rows, extra = (None if key is None else self._file[key][()] for key in item.key)
-                assert rows is not None
-                yield loaded_of(rows, extra, self.kind, item.place)
+            else:
+                yield from in_blocks(items, self._each(items), self.kind)
         except (OSError, RuntimeError, KeyError) as error:
             raise _damaged(self.path, error) from error
 
-    def _read_packed(self, group: Group, items: Sequence[Item]) -> Iterator[Loaded]:
+    def _each(self, items: Sequence[Item]) -> Iterator[Loaded]:
+        for item in items:
+            rows, extra = (None if key is None else self._file[key][()] for key in item.key)
+            assert rows is not None
+            yield loaded_of(rows, extra, self.kind, item.place)
+
+    def _read_packed(self, group: Group, items: Sequence[Item]) -> Iterator[Block]:
+        """Neighbours are read at once."""
         rows, extra = ROWS[self.kind], EXTRA[self.kind]
-        row_bytes = max(1, int(np.prod(group[rows].shape[1:])) * group[rows].dtype.itemsize)
-        whole = group[extra][()] if self.kind == "videos" and extra in group else None
+        width = group[rows if rows in group else extra].shape[1]
+        row_bytes = width * (group[rows].dtype.itemsize if rows in group else 0)
         first = 0
         while first < len(items):
-            # A run of neighbours is read at once.
-            last = first + 1
-            begin = items[first].key[1]
-            while (
-                last < len(items) and items[last].key[1] == items[last - 1].key[2] and (items[last].key[2] - begin) * row_bytes < READ_BYTES
-            ):
+            begin, last = items[first].key[1], first + 1
+            while last < len(items) and items[last].key[0] == items[last - 1].key[0] + 1:
+                if (items[last].key[2] - begin) * row_bytes > BLOCK_BYTES or last - first >= ENTRIES:
+                    break
                 last += 1
-            block = group[rows][begin : items[last - 1].key[2]]
-            entries = [item.key[0] for item in items[first:last]]
-            sentences = group[extra][entries[0] : entries[-1] + 1] if self.kind == "texts" and extra in group else None
-            for item in items[first:last]:
-                entry, start, stop = item.key
-                second = None
-                if whole is not None:
-                    second = whole[start:stop]
-                elif sentences is not None:
-                    second = sentences[entry - entries[0]]
-                yield loaded_of(block[start - begin : stop - begin], second, self.kind, item.place)
+            run = items[first:last]
+            end, entries = run[-1].key[2], slice(run[0].key[0], run[-1].key[0] + 1)
+            rows_RD = group[rows][begin:end] if rows in group else np.empty((0, width), dtype=items[0].dtype)
+            second = None
+            if extra in group:
+                second = group[extra][begin:end] if self.kind == "videos" else group[extra][entries]
+            yield Block(run, rows_RD, [item.key[2] - item.key[1] for item in run], second)
             first = last
 
 
@@ -191,7 +240,7 @@ class ShardsReader:
         """Other files of the folder are not counted."""
         return {}
 
-    def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
+    def read(self, items: Sequence[Item]) -> Iterator[Block]:
         """The arrays of these items, which are in the order of the files."""
         wanted = {id(item) for item in items}
         for shard in self._shards:
@@ -212,7 +261,8 @@ class ParquetReader(_OneFile):
         self._failures = (pa.ArrowException, OSError, ValueError)
         rows, extra, name = ROWS[kind], EXTRA[kind], NAMES[kind]
         try:
-            self._table = pq.ParquetFile(path.open("rb"))
+            # As bytes: pyarrow does not accept a str that is not UTF-8.
+            self._table = pq.ParquetFile(pa.OSFile(os.fsencode(path)))
             schema = self._table.schema_arrow
             there = [column for column in (name, rows, extra) if column in schema.names]
             if name not in there or (rows not in there and not (kind == "texts" and extra in there)):
@@ -232,24 +282,40 @@ class ParquetReader(_OneFile):
                 raise UserError(f"{path}, row {row}: {name} is {quote(value)}, not text")
             self._add(value, value, (), dtype, row)
 
-    def read(self, items: Sequence[Item]) -> Iterator[Loaded]:
+    def read(self, items: Sequence[Item]) -> Iterator[Block]:
         """The rows of these items, which are in the order of the file."""
         wanted = {item.key: item for item in items}
         row = 0
         try:
             for batch in self._table.iter_batches(PARQUET_ROWS, columns=self._columns):
-                if any(number in wanted for number in range(row, row + len(batch))):
-                    yield from self._of_batch(batch, row, wanted)
+                members = [(number, wanted[row + number]) for number in range(len(batch)) if row + number in wanted]
+                if members:
+                    here = [item for _, item in members]
+                    whole = self._whole(batch, here) if len(here) == len(batch) else None
+                    yield from [whole] if whole is not None else in_blocks(here, self._each(batch, members), self.kind)
                 row += len(batch)
         except self._failures as error:
             raise error if isinstance(error, UserError) else _damaged(self.path, error) from error
 
-    def _of_batch(self, batch: Any, row: int, wanted: Mapping[int, Item]) -> Iterator[Loaded]:
+    def _whole(self, batch: Any, items: Sequence[Item]) -> Block | None:
+        """A batch of plain rows, without going through its cells: features alone, lists of lists of one width, nothing missing."""
+        rows = ROWS[self.kind]
+        if EXTRA[self.kind] in self._columns:
+            return None
+        column = batch.column(rows)
+        inner = column.flatten()
+        lengths = inner.value_lengths() if _is_list(inner.type) and not _is_list(inner.type.value_type) else None
+        if lengths is None or column.null_count or inner.null_count or not len(inner) or inner.flatten().null_count:
+            return None
+        widths, counts = np.asarray(lengths), np.asarray(column.value_lengths())
+        if (widths != widths[0]).any() or not widths[0] or not counts.all():
+            return None
+        rows_RD = inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, int(widths[0]))
+        return Block(items, rows_RD, counts.tolist(), None)
+
+    def _each(self, batch: Any, members: Sequence[tuple[int, Item]]) -> Iterator[Loaded]:
         rows, extra = ROWS[self.kind], EXTRA[self.kind]
-        for number in range(len(batch)):
-            if row + number not in wanted:
-                continue
-            item = wanted[row + number]
+        for number, item in members:
             first, second = (
                 _nested(batch.column(column)[number], item.place, column) if column in self._columns else None for column in (rows, extra)
             )

@@ -346,8 +346,11 @@ class FeatureCache:
                 raise UserError(f"{name} features are not finite as {self.settings['dtype']}: make the cache with --dtype float32")
         self._indices[kind].add(kind, Part(self.store(kind, arrays, identity or _content(arrays)), "/"), self.digest)
 
-    def store(self, kind: Kind, arrays: Mapping[str, Any], identity: bytes) -> Path:
-        """Write a part without checking or indexing its entries, and return its path. May run in several threads at once."""
+    def store(self, kind: Kind, arrays: Mapping[str, Any], identity: bytes, before_naming: Callable[[], object] = lambda: None) -> Path:
+        """Write a part without checking or indexing its entries, and return its path. May run in several threads at once.
+
+        before_naming: called when the part is written, before it gets its name and so becomes part of the cache.
+        """
         part = self.path / f"{kind}-{hashlib.sha256(identity).hexdigest()[:16]}.h5"
         with written_whole(part) as temporary:
             with new_file(temporary) as (file, _):
@@ -356,6 +359,7 @@ class FeatureCache:
                 file.attrs["written_ns"] = time.time_ns()
                 write_arrays(file, arrays)
             seal(temporary)
+            before_naming()
         return part
 
 

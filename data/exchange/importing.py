@@ -100,9 +100,12 @@ def import_features(options: ImportOptions) -> Summary:
     cache = cache or _open(options, about, settings)
     todo = _todo(items, cache, options.replace)
     own, listing = _listing(options, matched, cache)
-    cache.listings.begin(own, listing)
-    for kind, reader in readers.items():
-        _write(cache, kind, reader, todo[kind], about, options)
+    with ThreadPoolExecutor(1) as pool:
+        # The listing protects the parts from being pruned, so it comes first; reading need not wait for it.
+        begun = pool.submit(cache.listings.begin, own, listing)
+        for kind, reader in readers.items():
+            _write(cache, kind, reader, todo[kind], about, options, begun)
+        begun.result()
     cache.listings.complete(own, listing)
     pruned: dict[str, int] = {}
     if options.prune:
@@ -236,8 +239,8 @@ def _file_of(item: Item | None, frames: Path | None) -> str | None:
 class _Parts:
     """Checks blocks and writes each as a part, in threads. At most WRITERS wait, so that memory stays flat."""
 
-    def __init__(self, cache: FeatureCache, kind: Kind, about: About, fps: float) -> None:
-        self._cache, self._kind, self._about, self._fps = cache, kind, about, fps
+    def __init__(self, cache: FeatureCache, kind: Kind, about: About, fps: float, begun: Future[None]) -> None:
+        self._cache, self._kind, self._about, self._fps, self._begun = cache, kind, about, fps, begun
         self._pool = ThreadPoolExecutor(WRITERS)
         self._pending: deque[Future[None]] = deque()
         self.lacking = 0
@@ -261,7 +264,7 @@ class _Parts:
         require_sound(block, self._kind)
         rows_RD = _as(block.rows_RD, self._cache.settings["dtype"], block)
         arrays = self._videos(block, names, rows_RD) if self._kind == "videos" else self._texts(block, names, rows_RD)
-        self._cache.store(self._kind, arrays, json.dumps([names, time.time_ns()]).encode())
+        self._cache.store(self._kind, arrays, json.dumps([names, time.time_ns()]).encode(), self._begun.result)
 
     def _videos(self, block: Block, names: Sequence[str], rows_RD: NDArray[Any]) -> dict[str, Any]:
         seconds_R = block.extra
@@ -281,12 +284,17 @@ class _Parts:
         return {"text": list(names), "offsets": offsets, "words": rows_RD, "sentence": sentence_ND, "tokens": tokens}
 
 
-def _write(cache: FeatureCache, kind: Kind, reader: Reader, todo: Mapping[str, Item], about: About, options: ImportOptions) -> None:
-    """Read these entries and write them in parts. An interrupted import keeps the parts that are written."""
+def _write(
+    cache: FeatureCache, kind: Kind, reader: Reader, todo: Mapping[str, Item], about: About, options: ImportOptions, begun: Future[None]
+) -> None:
+    """Read these entries and write them in parts. An interrupted import keeps the parts that are written.
+
+    begun: done when the listing is written, which must come before the parts.
+    """
     names = {id(item): name for name, item in todo.items()}
     # In the order of the files; the table may have another.
     order = [item for item in reader.items if id(item) in names]
-    parts = _Parts(cache, kind, about, options.fps or 1.0)
+    parts = _Parts(cache, kind, about, options.fps or 1.0, begun)
     with Progress(kind, len(order), kind, options.quiet) as progress:
         try:
             for block in reader.read(order):

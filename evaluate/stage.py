@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from search.cut import cut_figures
 from search.index.candidates import require_index
 from train_head.compiling import announce_compiling
 from train_head.heads import Execution, Head
-from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, trained_on
+from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, other_temperatures, trained_on
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
@@ -151,6 +151,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "processes": processes.world_size,
         "protocol": _protocol(split),
         "max_frames": inputs.max_frames,
+        "temperatures": {**head.temperatures(), "instead_of": other_temperatures(head, inputs.record)},
         "products": options.products,
         "seconds": round(time.perf_counter() - start, 2),
         "cache_digest": inputs.cache.digest,
@@ -185,7 +186,8 @@ def _check_options(options: EvaluateOptions) -> None:
 
 def _must_agree(options: EvaluateOptions, inputs: EvaluationInputs) -> dict[str, Any]:
     """Everything that must be the same in all processes."""
-    weights = hashlib.sha256()
+    # The configuration holds the temperatures of the run.
+    weights = hashlib.sha256(json.dumps(asdict(inputs.head.config), sort_keys=True).encode())
     for name, value in sorted(inputs.head.state_dict().items()):
         weights.update(name.encode() + value.cpu().numpy().tobytes())
     decisive = options_without(type(options), Meaning.FREE)
@@ -201,7 +203,7 @@ def load(options: EvaluateOptions) -> EvaluationInputs:
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
     execution = Execution(products=torch.bfloat16 if options.products == "bf16" else None)
-    head, record = load_head(options.run, cache, device, execution)
+    head, record = load_head(options.run, cache, device, execution, tau=options.tau, kappa=options.kappa)
     trained_with = RunOptions.read(record, options.run)
     max_frames = trained_with.max_frames if options.max_frames is None else options.max_frames
     budget = budget_bytes(options.memory_budget) // on_this_machine()

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
-from data.cli.meaning import AtLeast, Meaning, NoneAs
+from data.cli.meaning import AtLeast, Meaning, NoneAs, Since
+from train_head.temperatures import KAPPA, TAU
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class TrainOptions:
     """Temporal encoder over the frames."""
     temporal_init: Annotated[Literal["clip", "random"], About.HEAD, Meaning.VARIED] = "clip"
     """Initial weights of the temporal encoder: CLIP's text blocks, or random."""
+    tau: Annotated[float | None, About.HEAD, Meaning.VARIED, NoneAs("paper"), Since(TAU)] = None
+    """Temperature of the guidance, for glccl and its halves: the smaller, the fewer frames a text reads. Evaluation and search of the run
+    use it too. Default: the paper's, 5."""
+    kappa: Annotated[float | None, About.HEAD, Meaning.VARIED, NoneAs("paper"), Since(KAPPA)] = None
+    """Temperature of the interaction, for glccl, its halves and xclip. Default: the paper's, 0.01."""
     csc_weight: Annotated[float, About.LOSS, Meaning.VARIED, AtLeast(0)] = 0.5
     """Weight of the CSC loss. Heads with a single score have no CSC loss."""
     csc_data: Annotated[Literal["both", "positive", "negative"], About.LOSS, Meaning.VARIED] = "both"

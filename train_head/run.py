@@ -19,6 +19,7 @@ from data.compute.tensors import read_tensors, write_tensors
 from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConfig, make_head
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split
+from train_head.temperatures import KAPPA, TAU, given_temperatures
 from train_head.training.checkpoint import CHECKPOINT_FILE
 
 WEIGHTS_FILE = "head.safetensors"
@@ -84,17 +85,30 @@ def save_run(path: Path, head: Head, record: dict[str, Any], trained_on: Sequenc
     write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **record})
 
 
-def load_head(run: str, cache: FeatureCache, device: torch.device, execution: Execution = DEFAULT_EXECUTION) -> tuple[Head, dict[str, Any]]:
+def load_head(
+    run: str,
+    cache: FeatureCache,
+    device: torch.device,
+    execution: Execution = DEFAULT_EXECUTION,
+    *,
+    tau: float | None = None,
+    kappa: float | None = None,
+) -> tuple[Head, dict[str, Any]]:
     """Load the head of a run folder, or make an untrained one for `zero-shot:HEAD`; returns it with the run's record.
 
-    Raises UserError if the run does not exist, is damaged, or was trained on features of other CLIP weights than the cache's.
+    `tau` and `kappa` replace the temperatures of the run, or the paper's for an untrained head. `other_temperatures` tells which differ.
+
+    Raises UserError if the run does not exist, is damaged, or was trained on features of other CLIP weights than the cache's; or for a
+    temperature that the head does not have.
     """
+    given = {"tau": tau, "kappa": kappa}
     if run.startswith(ZERO_SHOT):
         name = run.removeprefix(ZERO_SHOT)
         if name not in HEADS or HEADS[name].TRAINED_ONLY:
             raise _unusable_head(run, name)
         parts = cache.clip_parts()
         config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
+        config = config.at_temperatures(given_temperatures(name, HEADS[name].TEMPERATURES, given))
         return make_head(name, config, execution).to(device), {"run": run}
     record = _read_record(run)
     if record.get("finetuned_from") == cache.weights != record["weights"]:
@@ -107,13 +121,28 @@ def load_head(run: str, cache: FeatureCache, device: torch.device, execution: Ex
             f"than the cache {cache.path} holds ({cache.weights[:12]}..., D = {cache.dimension}): use the cache of the same CLIP"
         )
     settings = dict(record["head"])
-    head = make_head(settings.pop("head"), HeadConfig(**settings), execution)
+    name = settings.pop("head")
+    config = HeadConfig(**settings).at_temperatures(given_temperatures(name, HEADS[name].TEMPERATURES, given))
+    head = make_head(name, config, execution)
     try:
         head.load_state_dict(read_tensors(Path(run) / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
         line = f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({one_line(error)}): train it again"
         raise not_as_written(Path(run) / WEIGHTS_FILE, error, line) from error
     return head.to(device), {"run": run, **record}
+
+
+def other_temperatures(head: Head, record: Mapping[str, Any]) -> dict[str, float]:
+    """The temperatures that differ from those of the run, or from the paper's for an untrained head: by name, what the run has."""
+    usual: dict[str, float] = {"tau": TAU, "kappa": KAPPA, **record.get("head", {})}
+    return {name: usual[name] for name, value in head.temperatures().items() if value != usual[name]}
+
+
+def temperature_line(head: Head, record: Mapping[str, Any]) -> str:
+    """Which temperatures differ from the run's, in one line for people; empty if none does."""
+    whose = "the run" if "head" in record else "the paper"
+    changed = [f"{name} {head.temperatures()[name]:g} instead of {value:g}" for name, value in other_temperatures(head, record).items()]
+    return f"{' and '.join(changed)}, which {whose} has" if changed else ""
 
 
 def trained_on(run: str) -> frozenset[str]:

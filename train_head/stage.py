@@ -20,7 +20,7 @@ from data.base.provenance import json_value, provenance
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
-from data.cli.meaning import AtLeast, Meaning, marks, options_with, options_without
+from data.cli.meaning import AtLeast, Meaning, filled, marks, options_with, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
@@ -32,6 +32,8 @@ from train_head.options import TrainOptions
 from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, max_frames, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
+from train_head.settle import settled
+from train_head.temperatures import given_temperatures
 from train_head.temporal import make_temporal
 from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
 from train_head.training.run_state import RunState
@@ -57,6 +59,7 @@ def train(options: TrainOptions) -> Path:
     Raises UserError for anything the user can fix, including features that give a loss that is not finite.
     """
     check_options(options)
+    options = settled(options)
     if options.tensorboard:
         require_tensorboard()
     device = find_device(options.device)
@@ -167,6 +170,7 @@ def fit(
     With `keep`, write the log and checkpoints to OUT, and continue from the checkpoint in OUT if there is one. Rank 0 writes, validates and
     returns the best epoch. The other ranks return the head after its last step.
     """
+    options = settled(options)
     torch.manual_seed(options.seed)
     head = build_head(options, data.cache).to(device)
     for split in (data.train, data.select):
@@ -345,10 +349,11 @@ def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
 def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> None:
     """Raise UserError, naming the options, if any that decides the result differs from the run in OUT."""
     # An option that the run does not record came later, and the run used its default.
-    known = decisive_options(TrainOptions(cache=options.cache, out=options.out)) | dict(before)
+    kind = type(options)
+    known = filled(kind, decisive_options(TrainOptions(cache=options.cache, out=options.out)) | dict(before))
     differing = [
         f"--{name.replace('_', '-')} was {known[name]} and is {value}"
-        for name, value in decisive_options(options).items()
+        for name, value in filled(kind, decisive_options(options)).items()
         if known[name] != value
     ]
     if differing:
@@ -374,8 +379,9 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         temporal=options.temporal,
         **({} if temporal is None else temporal.shape()),
     )
+    temperatures = given_temperatures(options.head, HEADS[options.head].TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
     lower = torch.bfloat16 if options.precision == "bf16" else None
-    head = make_head(options.head, config, Execution(products=lower, temporal=lower))
+    head = make_head(options.head, config.at_temperatures(temperatures), Execution(products=lower, temporal=lower))
     if head.temporal is not None and temporal is not None:
         head.temporal.load_state_dict(temporal.state_dict())
     return head
@@ -395,6 +401,7 @@ def check_options(options: TrainOptions) -> None:
             if not least <= value < math.inf:
                 number = "a number of " if isinstance(value, float) else ""
                 raise UserError(f"--{name.replace('_', '-')} {value} must be {number}at least {least}")
+    given_temperatures(options.head, HEADS[options.head].TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
     check_seed(options.seed)
     defaults = type(options)(options.cache, options.out)
     finetuning = options_with(type(options), Meaning.FINETUNING)

@@ -124,6 +124,9 @@ def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
     if result.get("trained_on"):
         count = f"{result['trained_on']:,} of the {result['gallery']:,} videos of {result['split']}"
         yield f"{label}: {count} have the ids of videos that it was trained on: if they are the same, this is not a result on unseen data"
+    temperatures = result.get("temperatures", {})
+    for name, usual in temperatures.get("instead_of", {}).items():
+        yield f"{label}: {name} {temperatures[name]:g} instead of the {usual:g} of {'the run' if result['trained'] else 'the paper'}"
     if result["ties"] == "reference":
         entries = " and ".join(f"{result[direction]['entries']:,}" for direction in DIRECTIONS)
         yield f"{label}: ties counted as in the field's code, {entries} entries; intervals and tests credit them by expectation"

@@ -28,6 +28,9 @@ class EvaluateOptions:
     """Frames to use from each video, evenly spaced. Default: as in training; for zero-shot, all cached frames."""
     tau: Annotated[float | None, About.INPUT] = None
     """Temperature of the guidance, for glccl and its halves. Default: as in training; for zero-shot, the paper's, 5."""
+    zero_shot_tau_from: Annotated[Literal["val"] | None, About.INPUT] = None
+    """For an untrained head: choose tau on the validation split, by the sum of recalls, among 18 values from 0.005 to 640. Nothing is
+    trained. Default: do not choose."""
     kappa: Annotated[float | None, About.INPUT] = None
     """Temperature of the interaction, for glccl, its halves and xclip. Default: as in training; for zero-shot, the paper's, 0.01."""
     ties: Annotated[Literal["expected", "reference"], About.METRICS] = "expected"

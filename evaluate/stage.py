@@ -24,6 +24,8 @@ from evaluate.bootstrap import intervals
 from evaluate.compare.table import format_evaluation
 from evaluate.cost import Cost, flops_a_pair, measured, warm_up
 from evaluate.folder import EVALUATION_PATTERNS, check_out, replacing
+from evaluate.guidance.choose import check_choice, choose_tau
+from evaluate.guidance.sharpness import sharpness
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
@@ -52,6 +54,8 @@ ROW = (
     "train_videos",
     "selected_on",
     "ties",
+    "temperatures",
+    "guidance",
 )
 """Fields of metrics.json that --json prints before the metrics."""
 
@@ -71,6 +75,8 @@ class EvaluationInputs:
     """Bytes left for encoded videos."""
     candidates: list[int]
     """Numbers of candidates to evaluate."""
+    tau_choice: dict[str, Any] | None
+    """How --zero-shot-tau-from chose tau: see `choose_tau`."""
 
 
 def evaluate(options: EvaluateOptions) -> Path:
@@ -95,7 +101,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
     if processes.rank == 0:
         require_writable_folder(options.out)
         require_index(options.index, vector_kinds(options.candidates_from))
-    inputs = load(options)
+    inputs = load(options, processes)
     processes.agree(_must_agree(options, inputs))
     head, split = inputs.head, inputs.split
     rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
@@ -152,6 +158,8 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "protocol": _protocol(split),
         "max_frames": inputs.max_frames,
         "temperatures": {**head.temperatures(), "instead_of": other_temperatures(head, inputs.record)},
+        "tau_choice": inputs.tau_choice,
+        "guidance": sharpness(head, split, options.quiet),
         "products": options.products,
         "seconds": round(time.perf_counter() - start, 2),
         "cache_digest": inputs.cache.digest,
@@ -182,6 +190,7 @@ def _check_options(options: EvaluateOptions) -> None:
     if options.candidates is None and (options.index is not None or options.candidates_from != "frames"):
         raise UserError("--index and --candidates-from are for --candidates: add a number of candidates, such as --candidates 100")
     check_seed(options.seed)
+    check_choice(options)
 
 
 def _must_agree(options: EvaluateOptions, inputs: EvaluationInputs) -> dict[str, Any]:
@@ -198,8 +207,11 @@ def _must_agree(options: EvaluateOptions, inputs: EvaluationInputs) -> dict[str,
     return given | content
 
 
-def load(options: EvaluateOptions) -> EvaluationInputs:
-    """Load the run and the split that the options name. Raises UserError if they do not fit each other."""
+def load(options: EvaluateOptions, processes: ProcessGroup) -> EvaluationInputs:
+    """Load the run and the split that the options name. Raises UserError if they do not fit each other.
+
+    With --zero-shot-tau-from, the processes first share the scoring of the validation split.
+    """
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
     execution = Execution(products=torch.bfloat16 if options.products == "bf16" else None)
@@ -208,13 +220,17 @@ def load(options: EvaluateOptions) -> EvaluationInputs:
     max_frames = trained_with.max_frames if options.max_frames is None else options.max_frames
     budget = budget_bytes(options.memory_budget) // on_this_machine()
     features_budget = max(0, budget - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
+    tau_choice = None
+    if options.zero_shot_tau_from is not None:
+        tau_choice = choose_tau(options, cache, head, features_budget, processes)
+        head, record = load_head(options.run, cache, device, execution, tau=tau_choice["tau"], kappa=options.kappa)
     split = load_split(
         cache, options.split, options.preset, features_budget, max_frames, options.allow_missing, options.name, head.most_words
     )
     check_fits(head, split)
     candidates = [] if options.candidates is None else parse_candidates(options.candidates, len(split.videos.ids))
     left = features_budget - sum(held.bytes_held for held in (split.texts.words, split.texts.sentences, split.videos.frames))
-    return EvaluationInputs(cache, head, record, trained_with, split, max_frames, max(0, left), candidates)
+    return EvaluationInputs(cache, head, record, trained_with, split, max_frames, max(0, left), candidates, tau_choice)
 
 
 def _cost_row(cost: Cost, head: Head, split: Split) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,8 @@ def load(options: EvaluateOptions, processes: ProcessGroup) -> EvaluationInputs:
     device = find_device(options.device)
     cache = FeatureCache(options.cache)
     execution = Execution(products=torch.bfloat16 if options.products == "bf16" else None)
-    head, record = load_head(options.run, cache, device, execution, tau=options.tau, kappa=options.kappa)
+    head_at = partial(load_head, options.run, cache, device, execution, max_frames=options.max_frames, kappa=options.kappa)
+    head, record = head_at(tau=options.tau)
     trained_with = RunOptions.read(record, options.run)
     max_frames = trained_with.max_frames if options.max_frames is None else options.max_frames
     budget = budget_bytes(options.memory_budget) // on_this_machine()
@@ -223,7 +225,7 @@ def load(options: EvaluateOptions, processes: ProcessGroup) -> EvaluationInputs:
     tau_choice = None
     if options.zero_shot_tau_from is not None:
         tau_choice = choose_tau(options, cache, head, features_budget, processes)
-        head, record = load_head(options.run, cache, device, execution, tau=tau_choice["tau"], kappa=options.kappa)
+        head, record = head_at(tau=tau_choice["tau"])
     split = load_split(
         cache, options.split, options.preset, features_budget, max_frames, options.allow_missing, options.name, head.most_words
     )

@@ -84,7 +84,9 @@ class Searcher:
             require_index(options.index, [options.candidates_from])
         self._options, self._device = options, find_device(options.device)
         self.cache = FeatureCache(options.cache)
-        self.head, record = load_head(options.run, self.cache, self._device, execution, tau=options.tau, kappa=options.kappa)
+        self.head, record = load_head(
+            options.run, self.cache, self._device, execution, max_frames=options.max_frames, tau=options.tau, kappa=options.kappa
+        )
         changed = temperature_line(self.head, record)
         if changed:
             say(changed)

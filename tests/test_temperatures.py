@@ -29,6 +29,7 @@ from train_head.glim import glim_scores
 from train_head.heads import HEADS, Execution, Head, HeadConfig, VideoBatch, make_head
 from train_head.run import load_head
 from train_head.scoring.splits import load_split
+from train_head.settle import settled
 from train_head.sweep import SweepOptions
 from train_head.sweep import main as sweep
 from train_head.sweep.runs import run_name
@@ -187,7 +188,7 @@ def test_a_sweep_names_runs_as_before_the_temperatures(training: TrainOptions, c
     options = SweepOptions(cache=training.cache, out=training.out, seeds=1, epochs="1", batch_size="32", device="cpu", quiet=True)
     names = {"glccl": "glccl-seed0-4d707d593731", "mean": "mean-seed0-9cc4125b929e"}
     for head, name in names.items():
-        assert run_name(replace(training, head=head), cache, "test") == name
+        assert run_name(settled(replace(training, head=head), cache), cache, "test") == name
     training.out.mkdir()
     pd.DataFrame({"run": [*names.values()]}).to_csv(training.out / "runs.csv", index=False)
     assert sweep(replace(options, head="glccl,mean")) == training.out / "runs.csv"

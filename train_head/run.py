@@ -20,6 +20,7 @@ from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConf
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split
 from train_head.temperatures import KAPPA, TAU, given_temperatures
+from train_head.temporal import clip_positions
 from train_head.training.checkpoint import CHECKPOINT_FILE
 
 WEIGHTS_FILE = "head.safetensors"
@@ -91,12 +92,14 @@ def load_head(
     device: torch.device,
     execution: Execution = DEFAULT_EXECUTION,
     *,
+    max_frames: int | None = None,
     tau: float | None = None,
     kappa: float | None = None,
 ) -> tuple[Head, dict[str, Any]]:
     """Load the head of a run folder, or make an untrained one for `zero-shot:HEAD`; returns it with the run's record.
 
-    `tau` and `kappa` replace the temperatures of the run, or the paper's for an untrained head. `other_temperatures` tells which differ.
+    An untrained head takes up to `max_frames` frames, or as many as a video of the cache has. `tau` and `kappa` replace the temperatures of
+    the run, or the paper's for an untrained head; `other_temperatures` tells which differ.
 
     Raises UserError if the run does not exist, is damaged, or was trained on features of other CLIP weights than the cache's; or for a
     temperature that the head does not have.
@@ -107,7 +110,7 @@ def load_head(
         if name not in HEADS or HEADS[name].TRAINED_ONLY:
             raise _unusable_head(run, name)
         parts = cache.clip_parts()
-        config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
+        config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, frame_rows(cache, parts, max_frames))
         config = config.at_temperatures(given_temperatures(name, HEADS[name].TEMPERATURES, given))
         return make_head(name, config, execution).to(device), {"run": run}
     record = _read_record(run)
@@ -164,9 +167,17 @@ def extract_with(run: Path) -> str:
     return f"run extract with --model local-dir:{run / CLIP_FOLDER} and another --cache, and use that"
 
 
-def max_frames(parts: ClipParts) -> int:
-    """Most frames the learned matrices support: the number of positions of the temporal encoder."""
-    return len(parts.tensors["positional_embedding"])
+def frames_of(cache: FeatureCache) -> int:
+    """The number of frames of the longest video in the cache."""
+    return max((place.stop - place.start for place in cache.places("videos").values()), default=0)
+
+
+def frame_rows(cache: FeatureCache, parts: ClipParts, max_frames: int | None) -> int:
+    """Rows of the position table and of matrices over frames: as many as CLIP has positions, or as frames are used if those are more.
+
+    `max_frames`: the frames used of each video; None for all that the cache holds.
+    """
+    return max(clip_positions(parts), frames_of(cache) if max_frames is None else max_frames)
 
 
 def check_fits(head: Head, split: Split) -> None:

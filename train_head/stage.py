@@ -29,10 +29,10 @@ from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
 from train_head.compiling import announce_compiling, compile_loops
 from train_head.heads import ALL_SCORES, HEADS, Execution, Head, HeadConfig, chosen_scores, make_head
 from train_head.options import TrainOptions
-from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, max_frames, save_run
+from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, frame_rows, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.settle import settled
+from train_head.settle import settled, start_lines, start_of
 from train_head.temperatures import given_temperatures
 from train_head.temporal import make_temporal
 from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
@@ -59,7 +59,6 @@ def train(options: TrainOptions) -> Path:
     Raises UserError for anything the user can fix, including features that give a loss that is not finite.
     """
     check_options(options)
-    options = settled(options)
     if options.tensorboard:
         require_tensorboard()
     device = find_device(options.device)
@@ -67,6 +66,7 @@ def train(options: TrainOptions) -> Path:
         raise UserError("--precision bf16 needs CUDA: leave it out on a CPU")
     if (options.out / RUN_FILE).exists() and options.resume:
         record = _read_finished(options.out)
+        options = settled(options, FeatureCache(options.cache))
         _check_same(options, RunOptions.read(record, options.out / RUN_FILE).values, options.out)
         _report(options, record)
         return options.out
@@ -74,6 +74,7 @@ def train(options: TrainOptions) -> Path:
     with ProcessGroup.joined(device, options.process_timeout, in_step=True, remedy=GO_ON) as processes:
         if processes.rank == 0:
             require_writable_folder(options.out)
+        options = settled(options, FeatureCache(options.cache))
         data = load(options)
         processes.agree(_facts(options, data))
         batch = _shared_batch(options, data, processes.world_size)
@@ -92,7 +93,9 @@ def train(options: TrainOptions) -> Path:
 
 
 def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
-    """Print the splits and the batches on stderr."""
+    """Print on stderr how the head starts, the splits, and the batches."""
+    for line in start_lines(options, data.cache, options.quiet):
+        print(line, file=sys.stderr)
     if not options.quiet:
         print(data.train.summary("train on"), data.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
     if not options.quiet or batch < options.batch_size:
@@ -170,7 +173,7 @@ def fit(
     With `keep`, write the log and checkpoints to OUT, and continue from the checkpoint in OUT if there is one. Rank 0 writes, validates and
     returns the best epoch. The other ranks return the head after its last step.
     """
-    options = settled(options)
+    options = settled(options, data.cache)
     torch.manual_seed(options.seed)
     head = build_head(options, data.cache).to(device)
     for split in (data.train, data.select):
@@ -243,6 +246,7 @@ def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trai
         "processes": trainer.processes.world_size,
         "batch_size": trainer.batch_size,
         "steps_an_epoch": trainer.steps_an_epoch,
+        "start": start_of(options, data.cache),
         TRAINED_WITH: RunOptions.of(options).recorded(),
         "provenance": provenance(options),
     }
@@ -368,13 +372,16 @@ def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
 
 def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
     """The head before its first step: matrices at the identity, the temporal encoder by --temporal-init, products in --precision."""
-    parts = cache.clip_parts()
-    temporal = None if options.temporal == "none" else make_temporal(cache.dimension, parts, options.temporal_init)
+    options, parts = settled(options, cache), cache.clip_parts()
+    frames = frame_rows(cache, parts, options.max_frames)
+    temporal = None
+    if options.temporal != "none":
+        temporal = make_temporal(cache.dimension, parts, "random" if options.temporal_init == "random" else "clip", frames)
     config = HeadConfig(
         dimension=cache.dimension,
         max_words=int(cache.settings["max_words"]),
         logit_scale=parts.logit_scale,
-        max_frames=max_frames(parts),
+        max_frames=frames,
         scores=options.scores,
         temporal=options.temporal,
         **({} if temporal is None else temporal.shape()),

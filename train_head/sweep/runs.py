@@ -47,7 +47,7 @@ from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.settle import settled
+from train_head.settle import settled, start_lines
 from train_head.stage import TrainingData, batches_line, build_head, check_options, decisive_options, fit, load
 from train_head.sweep.options import Sweep, expand
 from train_head.training.trainer import fitting_batch
@@ -84,13 +84,13 @@ def sweep(options: Sweep) -> Path:
     grid = expand(options)
     for run in grid:
         check_options(run)
-    # Two values of a grid may stand for the same, such as a default and its number.
-    grid = list(dict.fromkeys(map(settled, grid)))
     if options.processes is not None and options.processes < 1:
         raise UserError(f"--processes {options.processes} must be at least 1")
     device = find_device(options.device)
     require_writable_folder(options.out)
     cache = FeatureCache(options.cache)
+    # Two values of a grid may stand for the same, such as a default and its number.
+    grid = list(dict.fromkeys(settled(run, cache) for run in grid))
     path = options.out / RUNS_FILE
     before = _read_rows(path)
     there = {row["run"] for row in before}
@@ -128,6 +128,8 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
     budget = budget_bytes(options.memory_budget)
     report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
     shared = _Shared(options.out, options.report_on, budget, load(first), report, device)
+    for line in dict.fromkeys(line for run in runs for line in start_lines(run.options, cache, quiet=True)):
+        say(line)
     _say_batches([run.options for run in runs], shared.loaded.train)
     with announce_compiling(options.quiet):
         # Compile once here; the processes then load the loops from disk.

@@ -114,9 +114,9 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     request = _read(options)
     options, preset, dataset, own = request.options, request.preset, request.dataset, request.own
     clip = _load(options, request.recorded)
-    max_words = options.max_words or min(preset.max_words or clip.most_tokens, clip.most_tokens)
-    if max_words > clip.most_tokens:
-        raise UserError(f"--max-words {max_words}: {options.model} takes at most {clip.most_tokens} tokens")
+    max_words = options.max_words or min(preset.max_words or clip.context_length, clip.context_length)
+    if max_words > clip.context_length:
+        raise UserError(f"--max-words {max_words}: {options.model} takes at most {clip.context_length} tokens")
     settings = _settings(options, clip, max_words)
     processes.agree(_facts(options, settings, dataset))
     cache = _open_cache(options, clip, settings, shard, processes)

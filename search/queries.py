@@ -71,7 +71,7 @@ class QueryEncoder:
             return cut, ", at a special token, like the captions of this cache"
         if most < self._max_words:
             return cut, f", the head's limit; its sentence feature covers {self._max_words}"
-        return cut, ", like the captions of the cache" if most < self._clip.most_tokens else ""
+        return cut, ", like the captions of the cache" if most < self._clip.context_length else ""
 
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of a few queries, each encoded in a batch of its own so that they do not depend on each other."""

@@ -74,11 +74,6 @@ class Clip:
         tower: nn.Module = self.text.module
         return tower
 
-    @property
-    def most_tokens(self) -> int:
-        """Most tokens that a text can have."""
-        return self.context_length - self.tokenizer.reserved
-
     def image_settings(self) -> dict[str, Any]:
         """The preprocessing as plain values for the cache's settings."""
         return self.preprocessing.settings(_image_size(self.model))
@@ -218,7 +213,7 @@ def load_clip(
     if isinstance(clip.text, HuggingFaceTower):
         # What transformers computes depends on values, such as the mask, so that `check_features` could not run it.
         try:
-            clip.encode_texts(clip.tokenize([""], clip.most_tokens)[0], batch=1)
+            clip.encode_texts(clip.tokenize([""], clip.context_length)[0], batch=1)
         except OF_A_CONFIGURATION as error:
             raise UserError(f"--model {model} fails on texts of its own length, {clip.context_length} tokens: {one_line(error)}") from error
     return clip

@@ -78,7 +78,6 @@ class HuggingFaceTokenizer(Tokenizer):
         if library.strip_sep_token:
             kept = [token for token in self._after if token != self._library.sep_token_id]
             self._stripped, self._after = [0] * (len(self._after) - len(kept)), kept
-        self.reserved = len(self._stripped) + len(self._last)
 
     @property
     def vocab_size(self) -> int:
@@ -108,23 +107,25 @@ class HuggingFaceTokenizer(Tokenizer):
         return [*self._before, *self._ids(self._clean(text)), *self._after]
 
     def cut(self, tokens: Sequence[int], most: int) -> list[int]:
-        return list(tokens) if len(tokens) <= most else [*tokens[: most - len(self._after)], *self._after]
+        """See `Tokenizer.cut`. What takes a position without being a token of the text counts too, as for the model's own tokenizer."""
+        room = most - self._beside
+        return list(tokens) if len(tokens) <= room else [*tokens[: room - len(self._after)], *self._after]
 
     def row(self, tokens: Sequence[int], positions: int) -> list[int]:
-        padding = positions - len(tokens) - len(self._stripped) - len(self._last)
+        padding = positions - len(tokens) - self._beside
         return [*tokens, *self._stripped, *[self._pad] * padding, *self._last]
 
     def cut_of(self, text: str, most: int) -> Cut | None:
-        clean = self._clean(text)
-        if self.empty_length + len(self._ids(clean)) <= most:
+        clean, room = self._clean(text), most - self._beside - self.empty_length
+        if len(self._ids(clean)) <= room:
             return None
         words = clean.split()
 
         def length(count: int) -> int:
-            return self.empty_length + len(self._ids(" ".join(words[:count])))
+            return len(self._ids(" ".join(words[:count])))
 
-        whole = bisect_right(range(len(words)), most, key=length) - 1
-        return Cut(words[whole - 1], False, most) if whole and length(whole) == most else Cut(words[whole], True, most)
+        whole = bisect_right(range(len(words)), room, key=length) - 1
+        return Cut(words[whole - 1], False, most) if whole and length(whole) == room else Cut(words[whole], True, most)
 
     def knows_a_word(self, text: str) -> bool:
         """See `Tokenizer.knows_a_word`.
@@ -165,6 +166,11 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         self._library.save_pretrained(folder)
+
+    @property
+    def _beside(self) -> int:
+        """Positions that are neither tokens of a text nor padding."""
+        return len(self._stripped) + len(self._last)
 
     def _ids(self, text: str) -> list[int]:
         """The ids of a cleaned text, without specials around it."""

@@ -18,7 +18,7 @@ SHORTEST_WHOLE_WORD = 3
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a text was cut: after `word`, or `within` it. `tokens` are left, including the special tokens around the text."""
+    """Where a text was cut: after `word`, or `within` it. It may have `tokens`, including the special tokens around it."""
 
     word: str
     within: bool
@@ -35,8 +35,6 @@ class Tokenizer(ABC):
     """
 
     special_tokens: SpecialTokens
-    reserved: int = 0
-    """Positions of the context that never hold a token of a text."""
 
     @property
     @abstractmethod

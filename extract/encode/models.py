@@ -24,6 +24,7 @@ from data.base.errors import UserError, one_line
 from data.base.writable import UNWRITABLE
 from data.cache.extraction import LOCAL_DIR
 from extract.encode.byte_pair import BytePairTokenizer
+from extract.encode.downloads import hub_file
 from extract.encode.hugging_face import HuggingFaceTokenizer
 from extract.encode.preprocessing import Preprocessing, agreed_by_tags, from_config
 from extract.encode.tokens import SpecialTokens, Tokenizer
@@ -161,10 +162,9 @@ class Model:
         cached = _hub().try_to_load_from_cache(tower, TOWER_FILE) if _is_repository(tower) else None
         if isinstance(cached, str):
             return Path(cached).parent
-        fetch = open_clip().pretrained.download_pretrained_from_hf
         try:
             with _silent(), _without_bars():
-                return Path(fetch(tower, filename=TOWER_FILE)).parent
+                return hub_file(tower, [TOWER_FILE], f"--model {self.name}").parent
         except _OF_A_FILE as error:
             raise UserError(self._not_fetched("the configuration of its text tower", TOWER_FILE, tower, error)) from error
 
@@ -278,9 +278,18 @@ class Model:
             assert self.pretrained is not None
             return Path(self.pretrained).absolute()
         if self.tag is None:
-            repository = self.name.removeprefix(HUB)
-            return _downloaded(lambda: library.pretrained.download_pretrained_from_hf(repository), self.name)
-        return _downloaded(lambda: library.download_pretrained(self.tag), self.name, self.pretrained, self.tag)
+            return _downloaded(lambda: self._from_hub(self.name.removeprefix(HUB), ""), self.name)
+        # OWNER/NAME/FILE, or OWNER/NAME/ for the usual file.
+        repository, _, file = self.tag.get("hf_hub", "").rpartition("/")
+        if not repository:
+            return _downloaded(lambda: library.download_pretrained(self.tag), self.name, self.pretrained, self.tag)
+        return _downloaded(lambda: self._from_hub(repository, file), self.name, self.pretrained, self.tag)
+
+    def _from_hub(self, repository: str, file: str) -> Path:
+        """The weights in a repository: the safetensors form of the file if there is one."""
+        library = open_clip()
+        file = file or library.constants.HF_WEIGHTS_NAME
+        return hub_file(repository, [*library.pretrained._get_safe_alternatives(file), file], _which(self.name, self.pretrained))
 
     def read(self, network: nn.Module, path: Path) -> None:
         """Load the weights of a file into the network. Raises UserError if they do not fit."""
@@ -357,8 +366,7 @@ def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, An
         if not file.is_file():
             raise UserError(f"--model {name}: no {CONFIG_FILE} in that folder")
     else:
-        repository = name.removeprefix(HUB)
-        file = _downloaded(lambda: library.pretrained.download_pretrained_from_hf(repository, filename=CONFIG_FILE), name)
+        file = _downloaded(lambda: hub_file(name.removeprefix(HUB), [CONFIG_FILE], _which(name, None)), name)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -447,15 +455,22 @@ def _check_pretrained(name: str, pretrained: str | None, config: Mapping[str, An
         raise UserError(f"--pretrained {pretrained} was trained with another activation than --model {name} has: use --model {other}")
 
 
-def _downloaded(fetch: Callable[[], str], name: str, pretrained: str | None = None, tag: Mapping[str, Any] | None = None) -> Path:
+def _which(name: str, pretrained: str | None) -> str:
+    """A model, or weights of an architecture, in a message about a download."""
+    return f"--model {name}" if pretrained is None else f"the weights of {name} ({pretrained})"
+
+
+def _downloaded(fetch: Callable[[], str | Path], name: str, pretrained: str | None = None, tag: Mapping[str, Any] | None = None) -> Path:
     """Path of the file that `fetch` downloads. Raises UserError, naming model and weights, if it cannot be downloaded or stored."""
     try:
         # A full disk only causes a warning; the error that follows does not mention it.
         with _silent(), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             return Path(fetch())
+    except UserError:
+        raise
     except _OF_A_FILE as error:
-        which = f"--model {name}" if tag is None else f"the weights of {name} ({pretrained})"
+        which = _which(name, pretrained)
         full = [str(warning.message) for warning in warned if "disk space" in str(warning.message)]
         cause = _cause(error)
         reason = one_line(RuntimeError(full[0])) if full else _reason(error)

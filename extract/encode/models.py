@@ -165,6 +165,8 @@ class Model:
         try:
             with _silent(), _without_bars():
                 return hub_file(tower, [TOWER_FILE], f"--model {self.name}").parent
+        except UserError:
+            raise
         except _OF_A_FILE as error:
             raise UserError(self._not_fetched("the configuration of its text tower", TOWER_FILE, tower, error)) from error
 

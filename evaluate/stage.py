@@ -34,7 +34,7 @@ from search.cut import cut_figures
 from search.index.candidates import require_index
 from train_head.compiling import announce_compiling
 from train_head.heads import Execution, Head
-from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, trained_on
+from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, recorded_source, trained_on
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
@@ -158,6 +158,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "extracted": inputs.cache.provenance,
         TRAINED_WITH: inputs.trained_with.recorded(),
         "trained": inputs.record.get("provenance"),
+        **recorded_source(head.name),
         "provenance": provenance(options),
     }
     with replacing(options.out, EVALUATION_PATTERNS) as new:
@@ -193,7 +194,7 @@ def _must_agree(options: EvaluateOptions, inputs: EvaluationInputs) -> dict[str,
     captions = hashlib.sha256("\0".join(inputs.split.texts.texts).encode()).hexdigest()
     # Compared by content, because the same cache may have another path on another machine.
     content = {"the cache": inputs.cache.fingerprint(inputs.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}
-    return given | content
+    return given | content | recorded_source(inputs.head.name)
 
 
 def load(options: EvaluateOptions) -> EvaluationInputs:

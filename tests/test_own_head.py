@@ -156,7 +156,8 @@ def test_a_changed_or_missing_source_is_said(
     run = train_head.main(training(cache_path, head="plain:Plain", out=folder / "run"))
 
     # The executable glccl keeps the current folder off the module path, where a folder `data` would shadow ours.
-    command = [str(ROOT / "glccl"), "evaluate", "--cache", str(cache_path), "--run", str(run), "--out", "results/first", "--no-report", "--quiet"]
+    command = [str(ROOT / "glccl"), "evaluate", "--cache", str(cache_path), "--run", str(run), "--out", "results/first"]
+    command += ["--no-report", "--quiet"]
     done = subprocess.run(command, env={**ENVIRONMENT, "PYTHON": sys.executable}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -107,7 +107,9 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     ]
     notes = [f"{row['name']}: reads {row['reads']}" for row in result["post_processing"]]
     lines = [counts_line(result["preset"], result["split"], result["counts"]), Table(columns, rows).text()]
-    return "\n".join([*lines, *notes, *result_notes(result, result["run"]), _cost_line(result["cost"])])
+    # A fusion scores nothing.
+    cost = [_cost_line(result["cost"])] if "cost" in result else []
+    return "\n".join([*lines, *notes, *result_notes(result, result["run"]), *cost])
 
 
 def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:

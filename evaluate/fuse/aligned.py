@@ -65,7 +65,7 @@ class Alignment:
             _require_same(first, matrix, "video", first.videos, matrix.videos)
             others = _texts(matrix)
             _require_same(first, matrix, "text", [caption for _, caption, _ in texts], [caption for _, caption, _ in others])
-            _require_same(first, matrix, "pair of text and video", texts, others)
+            _require_same(first, matrix, "caption-video pair", *([f"{text[1]} ({text[0]})" for text in some] for some in (texts, others)))
             row, column = {text: i for i, text in enumerate(others)}, {video: i for i, video in enumerate(matrix.videos)}
             row_A, column_B = np.array([row[text] for text in texts]), np.array([column[video] for video in first.videos])
             aligned.append(AlignedMatrix(matrix, row_A, column_B))
@@ -87,10 +87,10 @@ def _texts(matrix: ScoreMatrix) -> list[tuple[str, str, int]]:
     return found
 
 
-def _require_same(first: ScoreMatrix, other: ScoreMatrix, what: str, these: Sequence[object], those: Sequence[object]) -> None:
+def _require_same(first: ScoreMatrix, other: ScoreMatrix, what: str, these: Sequence[str], those: Sequence[str]) -> None:
     left, right = Counter(these), Counter(those)
     for has, lacks, missing in ((first, other, left - right), (other, first, right - left)):
         if missing:
-            example = quote(str(next(iter(missing))))
+            example = quote(next(iter(missing)))
             count = f"{missing.total():,} {what}{'' if missing.total() == 1 else 's'}"
             raise UserError(f"{lacks.path} lacks {count} of {has.path}, such as {example}: fuse scores of the same split alone")

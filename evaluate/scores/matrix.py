@@ -168,8 +168,10 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     except ValueError as error:
         raise UserError(f"{path} is not in NumPy's format ({one_line(error)}): {remedy}") from error
     if len(shape) not in (2, 3) or fortran_order or dtype.name not in TYPES or not dtype.isnative:
-        order = " in Fortran's order" if fortran_order else ""
-        raise UserError(f"{path} holds {dtype} of shape {list(shape)}{order}, not texts x videos of {', '.join(TYPES)}: {remedy}")
+        if fortran_order:
+            remedy = "save it again after numpy.ascontiguousarray"
+        order = ", in Fortran's order" if fortran_order else ""
+        raise UserError(f"{path} holds {dtype} of shape {list(shape)}{order}; expected texts x videos of {', '.join(TYPES)}: {remedy}")
     if size != begins + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
         raise UserError(f"{path} has {size:,} bytes, which its header contradicts: it was cut short; save the scores again")
     return shape, dtype, begins

@@ -39,7 +39,17 @@ from search.cut import cut_figures
 from search.index.candidates import require_index
 from train_head.compiling import announce_compiling
 from train_head.heads import Execution, Head
-from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, other_temperatures, recorded_source, trained_on
+from train_head.run import (
+    METRICS_FILE,
+    TRAINED_WITH,
+    RunOptions,
+    check_fits,
+    check_words,
+    load_head,
+    other_temperatures,
+    recorded_source,
+    trained_on,
+)
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
@@ -117,6 +127,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup, outputs: ExitSt
                 f"--query-bank with --split {split.name}: the bank would contain the queries; leave it out, or use another split"
             )
         bank = load_bank(inputs.cache, split.preset, options.query_bank, options.seed, head.most_words, memory_left, options.name)
+        check_words(head, bank, f"split {BANK_SPLIT!r}")
         memory_left -= bank.words.bytes_held + bank.sentences.bytes_held
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
     exports = Exports(options, head, split)

@@ -16,6 +16,7 @@ from data.base.provenance import json_value
 from data.base.version import require_known
 from data.base.whole_files import write_json
 from data.cache import ClipParts, FeatureCache
+from data.cache.features import TextFeatures
 from data.compute.tensors import read_tensors, write_tensors
 from train_head.heads import (
     DEFAULT_EXECUTION,
@@ -219,7 +220,19 @@ def frame_rows(cache: FeatureCache, parts: ClipParts, max_frames: int | None) ->
 def check_fits(head: Head, split: Split) -> None:
     """Raise UserError if videos of the split have more frames than the head supports. Captions are truncated when loaded."""
     assert head.most_words is None or int(split.texts.words.length_N.max()) <= head.most_words
+    check_words(head, split.texts, f"split {split.name!r}")
     check_frames(head, int(split.videos.frames.length_N.max()), f"videos of split {split.name!r}")
+
+
+def check_words(head: Head, texts: TextFeatures, which: str) -> None:
+    """Raise UserError if the head reads words and some texts have only a sentence feature. `which` names the texts in the message."""
+    without = int((texts.words.length_N == 0).sum())
+    if head.READS_WORDS and without:
+        ready = [name for name, kind in HEADS.items() if not kind.READS_WORDS]
+        raise UserError(
+            f"{without:,} of {len(texts.texts):,} texts of {which} have a sentence feature but no tokens, which head {head.name} "
+            f"reads: use head {' or '.join(ready)}, or import token features with --replace"
+        )
 
 
 def check_frames(head: Head, frames: int, which: str) -> None:

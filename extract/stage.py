@@ -345,6 +345,7 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "special_tokens": clip.tokenizer.special_tokens,
         "precision": clip.precision,
         "dtype": options.dtype,
+        **({} if clip.tokenizer.identity is None else {"tokenizer": clip.tokenizer.identity}),
         **({"decode_device": "cuda"} if options.decode_device == "cuda" else {}),
     }
 

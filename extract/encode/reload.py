@@ -64,6 +64,11 @@ def _check_same(clip: Clip, cache: FeatureCache, loaded: str) -> None:
         raise UserError(
             f"{loaded} has the weights of the cache {cache.path} but another configuration, such as its activation: name the same --model"
         )
+    if clip.tokenizer.identity != cache.settings.get("tokenizer"):
+        raise UserError(
+            f"{loaded} has the weights of the cache {cache.path} but another tokenizer: name the same --model, or extract again, "
+            "if the tokenizer was changed where it was published"
+        )
     there = clip.image_settings()
     differing = [
         f"{key} is {value} and was {cache.settings[key]}" for key, value in there.items() if cache.settings.get(key, value) != value

@@ -63,7 +63,7 @@ def train(options: TrainOptions) -> Path:
         require_tensorboard()
     device = find_device(options.device)
     if options.precision == "bf16" and device.type != "cuda":
-        raise UserError("--precision bf16 needs CUDA: leave it out on a CPU")
+        raise UserError(f"--precision bf16 needs CUDA, and this is --device {device.type}: leave it out")
     if (options.out / RUN_FILE).exists() and options.resume:
         record = _read_finished(options.out)
         options = settled(options, FeatureCache(options.cache))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
-from data.cli.meaning import Meaning
+from data.cli.meaning import DeviceName, Meaning
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class EvaluateOptions:
     """Under torchrun: seconds without a heartbeat after which another process counts as lost."""
     products: Annotated[Literal["fp32", "bf16"], About.METRICS] = "fp32"
     """Precision of the large matrix products alone; bf16 is faster where the processor has it, and moves scores: docs/design/scoring.md."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, Meaning.FREE] = "auto"
-    """Where to score; auto uses CUDA if it is available."""
+    device: Annotated[DeviceName, About.MACHINE, Meaning.FREE] = "auto"
+    """Where to score; auto uses CUDA if it is available, else the CPU. mps is for GPUs of Apple, and untested."""
     quiet: Annotated[bool, About.OUTPUT, Meaning.FREE] = False
     """Show no progress."""
     json: Annotated[bool, About.OUTPUT, Meaning.FREE] = False

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from data.cli.command_line import About
+from data.cli.meaning import DeviceName
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class RetrievalOptions:
     memory_budget: Annotated[float | None, About.MACHINE] = None
     """GiB of memory for features and encoded videos. The rest is read or encoded anew for every query. Default: half of the machine's
     memory."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
-    """Where CLIP and the head run; auto uses CUDA if it is available."""
+    device: Annotated[DeviceName, About.MACHINE] = "auto"
+    """Where CLIP and the head run; auto uses CUDA if it is available, else the CPU. mps is for GPUs of Apple, and untested."""
     quiet: Annotated[bool, About.OUTPUT] = False
     """Show no progress."""
 

@@ -221,6 +221,11 @@ def test_auto_is_the_value_that_it_stands_for(options: TrainOptions, cache: Feat
     with pytest.raises(UserError, match="--temporal-init was random and is clip"):
         train_head.main(replace(options, resume=True))
     assert train_head.main(replace(options, temporal_init="random", resume=True)) == run
+    # A finished run is compared with its record alone: the cache may be gone.
+    bare = cache_of(cache, tmp_path / "bare", NO_TOWER)
+    started = replace(options, cache=bare.path, out=tmp_path / "bare-run")
+    run = train_head.main(started)
+    assert train_head.main(replace(started, cache=tmp_path / "gone", resume=True)) == run
     grid = SweepOptions(
         cache=cache.path,
         out=tmp_path / "sweep",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
-from data.cli.meaning import AtLeast, Meaning, NoneAs, Since
+from data.cli.meaning import AtLeast, DeviceName, Meaning, NoneAs, Since
 from train_head.temperatures import KAPPA, TAU
 
 
@@ -84,8 +84,8 @@ class TrainOptions:
     """Under torchrun: seconds without a heartbeat after which another process counts as lost."""
     precision: Annotated[Literal["fp32", "bf16"], About.MACHINE] = "fp32"
     """bf16, on CUDA only, runs the temporal encoder and the text-frame products in bfloat16; all else stays float32."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, Meaning.REPEAT] = "auto"
-    """Device to train on. auto takes CUDA if available."""
+    device: Annotated[DeviceName, About.MACHINE, Meaning.REPEAT] = "auto"
+    """Device to train on. auto takes CUDA if available, else the CPU. mps is for GPUs of Apple, and untested."""
     seed: Annotated[int, About.OPTIMIZER, Meaning.REPEAT] = 0
     """Seed of the initial weights and of the order of captions."""
     tensorboard: Annotated[bool, About.OUTPUT, Meaning.FREE] = False

@@ -1,6 +1,6 @@
 """Decide the training options whose default depends on the head or on the cache, and say how the head starts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,22 +12,33 @@ from train_head.run import frame_rows, frames_of
 from train_head.temperatures import KAPPA, TAU
 from train_head.temporal import clip_positions, misfit
 
+NOT_FROM_CLIP = "not_from_clip_because"
+"""In run.json, under `start`: why CLIP's text blocks do not fit; empty if they do."""
+
 
 def settled(options: TrainOptions, cache: FeatureCache) -> TrainOptions:
     """The options with the values that their defaults stand for, as runs record them. A temperature that the head lacks stays None.
 
     Raises UserError for --temporal-init clip if the text blocks of the cache's CLIP do not fit.
     """
+    unread = options.temporal == "none" or options.temporal_init == "random"
+    why = "" if unread else misfit(cache.dimension, cache.clip_parts())
+    if why and options.temporal_init == "clip":
+        raise UserError(f"--temporal-init clip: {why}: use --temporal-init random or --temporal none")
+    return _settled(options, why)
+
+
+def settled_like(options: TrainOptions, record: Mapping[str, Any]) -> TrainOptions:
+    """The options as `settled` on the cache that a finished run was trained on, which may be gone. `record`: contents of its run.json."""
+    return _settled(options, record.get("start", {}).get("temporal", {}).get(NOT_FROM_CLIP, ""))
+
+
+def _settled(options: TrainOptions, why: str) -> TrainOptions:
     usual = {"tau": TAU, "kappa": KAPPA}
     chosen: dict[str, Any] = {name: usual[name] for name in head_class(options.head).TEMPERATURES if getattr(options, name) is None}
-    if options.temporal == "none":
-        # Nobody reads it then. Runs made before `auto` record clip, and resuming and sweeps compare with those.
-        chosen |= {"temporal_init": "clip"} if options.temporal_init == "auto" else {}
-    elif options.temporal_init != "random":
-        why = misfit(cache.dimension, cache.clip_parts())
-        if why and options.temporal_init == "clip":
-            raise UserError(f"--temporal-init clip: {why}: use --temporal-init random or --temporal none")
-        chosen["temporal_init"] = "random" if why else "clip"
+    if options.temporal_init == "auto":
+        # Without a temporal encoder nobody reads it. Runs made before `auto` record clip, and resuming and sweeps compare with those.
+        chosen["temporal_init"] = "random" if why and options.temporal != "none" else "clip"
     return replace(options, **chosen)
 
 
@@ -41,7 +52,7 @@ def start_of(options: TrainOptions, cache: FeatureCache) -> dict[str, Any]:
         own = of_clip if options.temporal_init == "clip" else 0
         found["temporal"] = {"from": options.temporal_init, "positions": rows, "positions_of_clip": own, "positions_added": rows - own}
         if options.temporal_init == "random":
-            found["temporal"] |= {"not_from_clip_because": misfit(cache.dimension, parts)}
+            found["temporal"] |= {NOT_FROM_CLIP: misfit(cache.dimension, parts)}
     if head_class(options.head).FRAME_MATRICES:
         found["frame_matrices"] = {"rows": rows, "rows_added": max(0, rows - of_clip)}
     return found
@@ -53,7 +64,7 @@ def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iter
     temporal, matrices = start.get("temporal"), start.get("frame_matrices")
     fewer = "" if options.max_frames is not None else f", for videos of up to {frames_of(cache)} frames; --max-frames uses fewer"
     if temporal:
-        why = temporal.get("not_from_clip_because")
+        why = temporal.get(NOT_FROM_CLIP)
         if why or not quiet:
             where = "from CLIP's text blocks" if temporal["from"] == "clip" else "at random"
             yield f"temporal encoder: starts {where}{f', because {why}' if why else ''}"

@@ -43,7 +43,7 @@ from train_head.run import (
 )
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.settle import settled, start_lines, start_of
+from train_head.settle import settled, settled_like, start_lines, start_of
 from train_head.temperatures import given_temperatures
 from train_head.temporal import make_temporal
 from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
@@ -74,10 +74,10 @@ def train(options: TrainOptions) -> Path:
         require_tensorboard()
     device = find_device(options.device)
     if options.precision == "bf16" and device.type != "cuda":
-        raise UserError("--precision bf16 needs CUDA: leave it out on a CPU")
+        raise UserError(f"--precision bf16 needs CUDA, and this is --device {device.type}: leave it out")
     if (options.out / RUN_FILE).exists() and options.resume:
         record = _read_finished(options.out)
-        options = settled(options, FeatureCache(options.cache))
+        options = settled_like(options, record)
         _check_same(options, RunOptions.read(record, options.out / RUN_FILE).values, options.out)
         _report(options, record)
         return options.out

@@ -7,7 +7,10 @@ varies it, whether it may change on resume or differ between processes, and whic
 import dataclasses
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+"""The values of --device, which `data.compute.device.find_device` takes."""
 
 
 class Meaning(Enum):

@@ -137,7 +137,7 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
             head = build_head(run, shared.loaded.cache).to(device)
             check_fits(head, shared.loaded.train)
             compile_loops(head, shared.loaded.train)
-    count = options.processes or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
+    count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():
             yield from (_train_one(shared, run) for run in runs)

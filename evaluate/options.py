@@ -26,6 +26,13 @@ class EvaluateOptions:
     """Source in the cache, by the name that extract gave it. Default: all sources that have captions, together."""
     max_frames: Annotated[int | None, About.INPUT] = None
     """Frames to use from each video, evenly spaced. Default: as in training; for zero-shot, all cached frames."""
+    tau: Annotated[float | None, About.INPUT] = None
+    """Temperature of the guidance, for glccl and its halves. Default: as in training; for zero-shot, the paper's, 5."""
+    zero_shot_tau_from: Annotated[Literal["val"] | None, About.INPUT] = None
+    """For an untrained head: choose tau on the validation split, by the sum of recalls, among 18 values from 0.005 to 640. Nothing is
+    trained. Default: do not choose."""
+    kappa: Annotated[float | None, About.INPUT] = None
+    """Temperature of the interaction, for glccl, its halves and xclip. Default: as in training; for zero-shot, the paper's, 0.01."""
     ties: Annotated[Literal["expected", "reference"], About.METRICS] = "expected"
     """How ties count: by expectation over their orders, or as the field's reference code counts them, to compare with published results."""
     allow_missing: Annotated[bool, About.INPUT] = False

@@ -36,6 +36,10 @@ class RetrievalOptions:
     """Weights of the model, for example a file that has moved. Default: as the cache records. Their digest must match the cache."""
     max_frames: Annotated[int | None, About.INPUT] = None
     """Frames to use from each video, evenly spaced. Default: as in training; for zero-shot, all cached frames."""
+    tau: Annotated[float | None, About.INPUT] = None
+    """Temperature of the guidance, for glccl and its halves. Default: as in training; for zero-shot, the paper's, 5."""
+    kappa: Annotated[float | None, About.INPUT] = None
+    """Temperature of the interaction, for glccl, its halves and xclip. Default: as in training; for zero-shot, the paper's, 0.01."""
     memory_budget: Annotated[float | None, About.MACHINE] = None
     """GiB of memory for features and encoded videos. The rest is read or encoded anew for every query. Default: half of the machine's
     memory."""

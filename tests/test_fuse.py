@@ -92,7 +92,7 @@ def plain_fusion(score_MAB: list[Array], weights: list[float], method: str, norm
     return entries["text_to_video"], entries["video_to_text"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10**6),
     rule=st.sampled_from(["sum z-score", "sum min-max", "sum softmax", "sum none", "rrf z-score"]),

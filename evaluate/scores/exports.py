@@ -19,7 +19,7 @@ from train_head.scoring.splits import Split
 _MADE = (
     *("run", "preset", "sources", "split", "queries", "gallery", "counts"),
     *("captions_cut", "max_words", "captions_cut_by_head", "head_max_words"),
-    *("trained_on", "train_videos", "selected_on", "protocol", "max_frames", "products"),
+    *("trained_on", "train_videos", "selected_on", "protocol", "max_frames", "temperatures", "products"),
     *("cache_digest", "weights", "trained_with", "head_source", "provenance"),
 )
 """Fields of metrics.json that NAME.json repeats."""

@@ -15,7 +15,7 @@ class EvaluateOptions:
     cache: Annotated[Path, About.INPUT, Meaning.FREE]
     """Folder of the feature cache."""
     run: Annotated[str, About.INPUT, Meaning.FREE]
-    """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean or xclip."""
+    """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean, xclip, or package.module:Class."""
     out: Annotated[Path, About.OUTPUT, Meaning.FREE]
     """Folder for the results: empty, or from an earlier evaluation, whose files are replaced."""
     split: Annotated[Literal["test", "val", "train"], About.INPUT] = "test"
@@ -49,6 +49,19 @@ class EvaluateOptions:
     """Seed of the bootstrap behind the 95% intervals, of the query bank, and of the queries that the report shows."""
     report: Annotated[bool, About.OUTPUT] = True
     """Write a self-contained report.html, and its plots as files for papers."""
+    save_scores: Annotated[Path | None, About.OUTPUT] = None
+    """NAME.npy: also write the matrix of scores, texts x videos, as it is scored, with its ids beside it as NAME.texts.parquet and
+    NAME.videos.parquet. Default: none."""
+    save_scores_of: Annotated[str, About.OUTPUT] = "mean"
+    """Scores in the matrix: mean (what ranks), one of the head's scores by name, such as word-frame, several joined by + for their mean, or
+    all, for an array with one matrix per score."""
+    save_scores_dtype: Annotated[Literal["float32", "float16"], About.OUTPUT] = "float32"
+    """Type of the matrix. float32 keeps every bit. float16 takes half the room, rounds to 11 bits, which makes ties, and refuses scores
+    above 65504."""
+    run_file: Annotated[Path | None, About.OUTPUT] = None
+    """NAME.trec: also write both directions as TREC runs, with judgements as NAME.qrels, for trec_eval or ranx. Default: none."""
+    run_depth: Annotated[int, About.OUTPUT] = 1000
+    """Documents per query in the runs."""
     candidates: Annotated[str | None, About.CANDIDATES] = None
     """Comma-separated numbers K: add text-to-video metrics of two-stage retrieval, which scores only K videos from an index for each
     caption, and the loss against scoring all videos. Default: none."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,12 +33,23 @@ from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
 from evaluate.ranks import RankTables
 from evaluate.report.collect import ReportCollector
+from evaluate.scores.exports import Exports, check_exports, require_writable_exports
 from evaluate.two_stage.rows import candidate_rows, format_candidates, parse_candidates, vector_kinds
 from search.cut import cut_figures
 from search.index.candidates import require_index
 from train_head.compiling import announce_compiling
 from train_head.heads import Execution, Head
-from train_head.run import METRICS_FILE, TRAINED_WITH, RunOptions, check_fits, load_head, other_temperatures, trained_on
+from train_head.run import (
+    METRICS_FILE,
+    TRAINED_WITH,
+    RunOptions,
+    check_fits,
+    check_words,
+    load_head,
+    other_temperatures,
+    recorded_source,
+    trained_on,
+)
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
@@ -93,14 +105,16 @@ def evaluate(options: EvaluateOptions) -> Path:
     with ProcessGroup.joined(find_device(options.device), options.process_timeout) as processes:
         if options.index is not None and processes.world_size > 1:
             raise UserError("--index works with one process only: leave it out under torchrun, where each process builds its share")
-        with announce_compiling(options.quiet or processes.rank > 0):
-            return _evaluate(options, processes)
+        with announce_compiling(options.quiet or processes.rank > 0), ExitStack() as outputs:
+            return _evaluate(options, processes, outputs)
 
 
-def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
+def _evaluate(options: EvaluateOptions, processes: ProcessGroup, outputs: ExitStack) -> Path:
+    """Files that are written while scoring stay open on `outputs`."""
     start = time.perf_counter()
     if processes.rank == 0:
         require_writable_folder(options.out)
+        require_writable_exports(options)
         require_index(options.index, vector_kinds(options.candidates_from))
     inputs = load(options, processes)
     processes.agree(_must_agree(options, inputs))
@@ -113,12 +127,16 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
                 f"--query-bank with --split {split.name}: the bank would contain the queries; leave it out, or use another split"
             )
         bank = load_bank(inputs.cache, split.preset, options.query_bank, options.seed, head.most_words, memory_left, options.name)
+        check_words(head, bank, f"split {BANK_SPLIT!r}")
         memory_left -= bank.words.bytes_held + bank.sentences.bytes_held
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
+    exports = Exports(options, head, split)
+    outputs.enter_context(exports.opened(processes))
     collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
     warm_up(head, split)
     with measured(head.logit_scale.device) as cost:
-        accumulators = [rankings.accumulator, *post_processing.accumulators, *([collector] if options.report else [])]
+        accumulators = [rankings.accumulator, *post_processing.accumulators, *exports.accumulators]
+        accumulators += [collector] if options.report else []
         score_all_pairs(head, split.texts, split.videos, split.answers, accumulators, memory_left, options.quiet, processes=processes)
     post_processed = post_processing.rows(memory_left, options.quiet, processes)
     candidates = candidate_rows(
@@ -168,8 +186,10 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup) -> Path:
         "extracted": inputs.cache.provenance,
         TRAINED_WITH: inputs.trained_with.recorded(),
         "trained": inputs.record.get("provenance"),
+        **recorded_source(head.name),
         "provenance": provenance(options),
     }
+    exports.write(result)
     with replacing(options.out, EVALUATION_PATTERNS) as new:
         write_options(new / OPTIONS_FILE, options, "python -m evaluate")
         ranks.write(new)
@@ -192,6 +212,7 @@ def _check_options(options: EvaluateOptions) -> None:
         raise UserError("--index and --candidates-from are for --candidates: add a number of candidates, such as --candidates 100")
     check_seed(options.seed)
     check_choice(options)
+    check_exports(options)
 
 
 def _must_agree(options: EvaluateOptions, inputs: EvaluationInputs) -> dict[str, Any]:
@@ -205,7 +226,7 @@ def _must_agree(options: EvaluateOptions, inputs: EvaluationInputs) -> dict[str,
     captions = hashlib.sha256("\0".join(inputs.split.texts.texts).encode()).hexdigest()
     # Compared by content, because the same cache may have another path on another machine.
     content = {"the cache": inputs.cache.fingerprint(inputs.split.videos.ids), "the captions": captions, "the head": weights.hexdigest()}
-    return given | content
+    return given | content | recorded_source(inputs.head.name)
 
 
 def load(options: EvaluateOptions, processes: ProcessGroup) -> EvaluationInputs:

@@ -20,23 +20,31 @@ the checks that `extract` makes before it loads weights. Of {count} architecture
 
 ## Accepted
 
-*Dimension* is the dimension of the features, *picture* the height and width of the input in pixels, and *tokens* the maximum length of a
-text, including start and end.
+*Dimension* is the dimension of the features, *picture* the height and width of the input in pixels, and *tokens* the number of positions of
+a text, including the special tokens around it.
+
+*From Hugging Face* names what a model takes from there beside its weights: a tokenizer, or a tokenizer and the text tower's configuration.
+`pip install -r requirements-hf.txt` installs what reads them, and the first extraction or `--fetch-model` fetches them. The page is written
+without a network and from open_clip's configuration alone. `extract` checks the tokenizer and the text tower themselves before it loads
+weights.
 
 Each of open_clip's tags comes with its own preprocessing. The last column is the preprocessing for weights from a file and for
 `--pretrained random`: the values that all tags of the architecture share. *Must be given* means that the tags differ: set the values with
 `--image-mean`, `--image-std` and `--image-resize`. *OpenAI's* are mean {mean} and std
 {std}.
 
-| architecture | dimension | picture | tokens | preprocessing of weights from a file |
-| --- | --- | --- | --- | --- |
+| architecture | dimension | picture | tokens | from Hugging Face | preprocessing of weights from a file |
+| --- | --- | --- | --- | --- | --- |
 {rows}
+{refusals}"""
 
+REFUSALS = """
 ## Refused
 
 | architecture | reason |
 | --- | --- |
-{reasons}"""
+{reasons}
+"""
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,18 @@ def judge(name: str) -> Verdict:
 
     try:
         model = find_model(name, RANDOM)
-        shape = check_features(model, model.tokenizer())
+        shape = check_features(model, None if _from_hugging_face(model) else model.tokenizer())
     except UserError as error:
         return Verdict(False, f"| {name} | {str(error).removeprefix(f'--model {name} ').removesuffix(': choose another model')} |")
     size = " x ".join(map(str, shape.image_size))
-    return Verdict(True, f"| {name} | {shape.dimension} | {size} | {shape.positions} | {_pictures(model)} |")
+    return Verdict(True, f"| {name} | {shape.dimension} | {size} | {shape.positions} | {_from_hugging_face(model)} | {_pictures(model)} |")
+
+
+def _from_hugging_face(model: "Model") -> str:
+    tower, tokenizer = model.hugging_face_tower, model.hugging_face_tokenizer
+    if tower is not None:
+        return f"{tower}: text tower" if tokenizer is None else f"{tower}: text tower and tokenizer"
+    return "" if tokenizer is None else f"{tokenizer}: tokenizer"
 
 
 def _pictures(model: "Model") -> str:
@@ -94,7 +109,7 @@ def page(verdicts: Sequence[Verdict]) -> str:
         mean=as_option(Preprocessing.mean),
         std=as_option(Preprocessing.std),
         rows="\n".join(accepted),
-        reasons="\n".join(refused),
+        refusals=REFUSALS.format(reasons="\n".join(refused)) if refused else "",
     )
 
 

@@ -67,8 +67,10 @@ class Chance:
         return _surplus(score_B, mean_B) <= level.largest + self._rounding
 
     def _level(self, length: int) -> _Level:
-        words = self._encoder.tokenizer.random_words
-        features = self._encoder.encode_many([words(length - 2, seed) for seed in range(RANDOM_QUERIES)], quiet=True)
+        tokenizer = self._encoder.tokenizer
+        features = self._encoder.encode_many(
+            [tokenizer.random_words(length - tokenizer.empty_length, seed) for seed in range(RANDOM_QUERIES)], quiet=True
+        )
         single = [TextBatch.gather(features, [r], self._gallery.device) for r in range(RANDOM_QUERIES)]
         chosen = [self._candidates(text) for text in single]
         video_U = np.unique(np.concatenate(chosen))

@@ -26,7 +26,7 @@ from search.options import RetrievalOptions
 from search.queries import QueryEncoder
 from search.shortlist import IndexedGallery, Shortlist, WholeGallery
 from train_head.heads import Execution, TextBatch
-from train_head.run import RunOptions, load_head, temperature_line
+from train_head.run import RunOptions, check_words, load_head, temperature_line
 
 QUERIES_AT_ONCE = 16
 """Queries scored in one pass over the gallery, which reads its features from memory once for all of them."""
@@ -180,7 +180,9 @@ class Searcher:
         names = sorted(text for text in listed if ("texts", text) in self.cache)
         if not names:
             raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one per line")
-        return self.cache.texts(names, budget_bytes(self._options.memory_budget), self.head.most_words)
+        texts = self.cache.texts(names, budget_bytes(self._options.memory_budget), self.head.most_words)
+        check_words(self.head, texts, f"the cache {self.cache.path}")
+        return texts
 
     def has_thumbnails(self, number: int) -> bool:
         """Whether the cache has thumbnails of a video."""

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data.base.errors import UserError
-from data.cache import TextEntry
 from extract.encode.clip import BATCH, Clip, load_clip
 from extract.encode.texts import encode_texts
+from extract.encode.towers import OpenClipTower
 from tests.conftest import DEMO_CLIP, ROOT
 
 CPU = torch.device("cpu")
@@ -110,14 +110,11 @@ def test_causal_towers_run_at_the_length_of_the_text(tmp_path: Path, custom: boo
         np.testing.assert_allclose(found[text].sentence_D, clip.model.encode_text(ids[i : i + 1])[0], rtol=0, atol=1e-5)
         if text in other:
             assert other[text].words_TD.tobytes() == found[text].words_TD.tobytes()
-    whole = {entry.text: entry for batch in _at_full_length(texts, clip, monkeypatch) for entry in batch}
-    for text in texts:
-        np.testing.assert_allclose(found[text].words_TD, whole[text].words_TD, rtol=0, atol=1e-5)
-
-
-def _at_full_length(texts: list[str], clip: Clip, monkeypatch: pytest.MonkeyPatch) -> list[list[TextEntry]]:
-    monkeypatch.setattr("extract.encode.clip._is_causal", lambda _tower: False)
-    return list(encode_texts(texts, clip, 32))
+    with torch.no_grad():
+        _, whole_NLD = OpenClipTower(clip.model, clip.context_length).features(ids)
+    for text, whole_LD in zip(texts, whole_NLD, strict=True):
+        words_TD = found[text].words_TD
+        np.testing.assert_allclose(words_TD, whole_LD[: len(words_TD)], rtol=0, atol=1e-5)
 
 
 def test_other_towers_run_at_full_length(tmp_path: Path) -> None:
@@ -179,7 +176,7 @@ def test_weights_are_taken_from_a_file(tmp_path: Path) -> None:
         load_clip(name, str(tmp_path / "broken.pt"), CPU)
 
 
-def coca(cfg: dict[str, Any]) -> None:
+def class_token(cfg: dict[str, Any]) -> None:
     cfg["custom_text"] = True
     cfg["text_cfg"].update(embed_cls=True)
 
@@ -192,7 +189,6 @@ def coca(cfg: dict[str, Any]) -> None:
         ("ViT-B-32-quickgelu", "no-such-tag", "neither a file nor a tag"),
         ("local-dir:no/such/folder", None, r"no open_clip_config\.json"),
         (DEMO_CLIP, "openai", "brings its own weights"),
-        ("coca_ViT-B-32", "random", "CoCa"),
     ],
 )
 def test_unknown_models_and_weights_are_refused(model: str, pretrained: str | None, message: str) -> None:
@@ -206,9 +202,19 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         load_clip(config(tmp_path, lambda cfg: None), None, CPU)
 
 
-def test_a_text_tower_without_tokens_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not give features of text tokens"):
-        load_clip(config(tmp_path, coca), "random", CPU)
+def test_a_class_token_beside_the_text_is_no_token_of_it(tmp_path: Path) -> None:
+    """As in CoCa. The tokens see neither the class token nor padding, so that they are as without both."""
+    clip = load_clip(config(tmp_path, class_token), "random", CPU, seed=3)
+    ids, lengths = clip.tokenize(TEXTS, 32)
+    sentences, words = clip.encode_texts(ids)
+    tower: Any = clip.text_tower
+    with torch.no_grad():
+        np.testing.assert_allclose(sentences, clip.model.encode_text(ids), rtol=1e-4, atol=1e-5)
+        for row, length, word_LD in zip(ids, lengths.tolist(), words, strict=True):
+            embedded = tower.token_embedding(row[:length]) + tower.positional_embedding[:length]
+            hidden = tower.transformer(embedded[None], attn_mask=tower.attn_mask[:length, :length])[0]
+            expected = tower.ln_final(hidden) @ tower.text_projection
+            np.testing.assert_allclose(word_LD[:length], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_stage_two_gets_the_first_four_blocks(clip: Clip) -> None:

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data.datasets.files import read_csv
+from extract.encode.byte_pair import BytePairTokenizer
 from extract.encode.models import load_tokenizer, open_clip
 from extract.encode.tokens import Cut, Tokenizer
 from tests.conftest import DEMO_CLIP
@@ -22,8 +23,10 @@ TEXTS = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("abcdefg
 
 
 @pytest.fixture(scope="module")
-def letters() -> Tokenizer:
-    return load_tokenizer(DEMO_CLIP, "letters")
+def letters() -> BytePairTokenizer:
+    tokenizer = load_tokenizer(DEMO_CLIP, "letters")
+    assert isinstance(tokenizer, BytePairTokenizer)
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_the_letters_of_a_special_token_are_those_of_its_words(letters: Tokenize
 @given(
     word=st.text(st.one_of(st.sampled_from("abelnost"), st.sampled_from("ha"), st.characters(categories=["L"])), min_size=1, max_size=60)
 )
-def test_words_are_spelled_as_open_clip_spells_them(letters: Tokenizer, own: Any, word: str) -> None:
+def test_words_are_spelled_as_open_clip_spells_them(letters: BytePairTokenizer, own: Any, word: str) -> None:
     encoded = "".join(own.byte_encoder[byte] for byte in word.encode())
     assert letters._bpe(encoded) == own.bpe(encoded)
 

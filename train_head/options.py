@@ -30,7 +30,8 @@ class TrainOptions:
     held out for validation, and every result is labelled."""
     head: Annotated[str, About.HEAD, Meaning.VARIED] = "glccl"
     """glccl (the method), its halves glim-global and glim-local, mean (CLIP4Clip's pooling), xclip (the four scores without text guidance),
-    wti (DRL's weighted token-wise interaction) or xpool (X-Pool's cross-modal attention)."""
+    wti (DRL's weighted token-wise interaction), xpool (X-Pool's cross-modal attention), or a class of your own as
+    package.module:Class."""
     scores: Annotated[str, About.HEAD, Meaning.VARIED] = "all"
     """Scores to use, joined by +, if the head has several: video-sentence, video-word, sentence-frame, word-frame. For example
     video-sentence+word-frame."""

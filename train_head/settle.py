@@ -6,7 +6,7 @@ from typing import Any
 
 from data.base.errors import UserError
 from data.cache import FeatureCache
-from train_head.heads import HEADS
+from train_head.heads import head_class
 from train_head.options import TrainOptions
 from train_head.run import frame_rows, frames_of
 from train_head.temperatures import KAPPA, TAU
@@ -35,7 +35,7 @@ def settled_like(options: TrainOptions, record: Mapping[str, Any]) -> TrainOptio
 
 def _settled(options: TrainOptions, why: str) -> TrainOptions:
     usual = {"tau": TAU, "kappa": KAPPA}
-    chosen: dict[str, Any] = {name: usual[name] for name in HEADS[options.head].TEMPERATURES if getattr(options, name) is None}
+    chosen: dict[str, Any] = {name: usual[name] for name in head_class(options.head).TEMPERATURES if getattr(options, name) is None}
     if options.temporal_init == "auto":
         # Without a temporal encoder nobody reads it. Runs made before `auto` record clip, and resuming and sweeps compare with those.
         chosen["temporal_init"] = "random" if why and options.temporal != "none" else "clip"
@@ -53,7 +53,7 @@ def start_of(options: TrainOptions, cache: FeatureCache) -> dict[str, Any]:
         found["temporal"] = {"from": options.temporal_init, "positions": rows, "positions_of_clip": own, "positions_added": rows - own}
         if options.temporal_init == "random":
             found["temporal"] |= {NOT_FROM_CLIP: misfit(cache.dimension, parts)}
-    if HEADS[options.head].FRAME_MATRICES:
+    if head_class(options.head).FRAME_MATRICES:
         found["frame_matrices"] = {"rows": rows, "rows_added": max(0, rows - of_clip)}
     return found
 

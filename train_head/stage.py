@@ -27,9 +27,20 @@ from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
 from train_head.compiling import announce_compiling, compile_loops
-from train_head.heads import ALL_SCORES, HEADS, Execution, Head, HeadConfig, chosen_scores, make_head
+from train_head.heads import ALL_SCORES, Execution, Head, HeadConfig, chosen_scores, head_class, is_own, make_head
 from train_head.options import TrainOptions
-from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, frame_rows, save_run
+from train_head.run import (
+    HEAD_SOURCE,
+    LOG_FILE,
+    RUN_FILE,
+    TRAINED_WITH,
+    RunOptions,
+    check_fits,
+    extract_with,
+    frame_rows,
+    recorded_source,
+    save_run,
+)
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
 from train_head.settle import settled, settled_like, start_lines, start_of
@@ -107,6 +118,9 @@ def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
 def load(options: TrainOptions) -> TrainingData:
     """Open the cache and load both splits. Raises UserError if the cache does not fit the options."""
     cache = FeatureCache(options.cache)
+    if is_own(options.head):
+        # Made once for its checks: they take a moment, and loading the features may take minutes.
+        build_head(options, cache)
     budget = budget_bytes(options.memory_budget)
     train_split, select_split = (
         load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing, options.name)
@@ -276,6 +290,7 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
         "train_counts": data.train.counts,
         "data": _digest(data),
         "processes": processes.world_size,
+        HEAD_SOURCE: recorded_source(options.head).get(HEAD_SOURCE),
     }
 
 
@@ -287,6 +302,7 @@ def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dic
         "train_counts": "the training videos or captions have changed since it began",
         "data": "the videos or captions for training or for choosing the epoch have changed since it began",
         "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
+        HEAD_SOURCE: f"the source of head {options.head} has changed since it began",
     }
     # Old checkpoints have the counts alone.
     changed = [name for name in descriptions if before.get(name, identity[name]) != identity[name]]
@@ -347,7 +363,8 @@ def _read_finished(out: Path) -> dict[str, Any]:
 def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
     """What must be equal in all processes."""
     decisive = {f"--{name.replace('_', '-')}": value for name, value in decisive_options(options).items()}
-    return decisive | {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
+    content = {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
+    return decisive | content | {f"the source of head {options.head}": recorded_source(options.head)}
 
 
 def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> None:
@@ -386,7 +403,7 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         temporal=options.temporal,
         **({} if temporal is None else temporal.shape()),
     )
-    temperatures = given_temperatures(options.head, HEADS[options.head].TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
+    temperatures = given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
     lower = torch.bfloat16 if options.precision == "bf16" else None
     head = make_head(options.head, config.at_temperatures(temperatures), Execution(products=lower, temporal=lower))
     if head.temporal is not None and temporal is not None:
@@ -396,9 +413,7 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
 
 def check_options(options: TrainOptions) -> None:
     """Raise UserError for options that are wrong for any cache."""
-    if options.head not in HEADS:
-        raise UserError(f"--head {options.head} is unknown: choose one of {', '.join(HEADS)}")
-    offered = HEADS[options.head].offered(options.head)
+    offered = head_class(options.head).offered(options.head)
     if options.scores != ALL_SCORES and len(offered) == 1:
         raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
     chosen_scores(options.scores, offered)
@@ -408,7 +423,7 @@ def check_options(options: TrainOptions) -> None:
             if not least <= value < math.inf:
                 number = "a number of " if isinstance(value, float) else ""
                 raise UserError(f"--{name.replace('_', '-')} {value} must be {number}at least {least}")
-    given_temperatures(options.head, HEADS[options.head].TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
+    given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
     check_seed(options.seed)
     defaults = type(options)(options.cache, options.out)
     finetuning = options_with(type(options), Meaning.FINETUNING)

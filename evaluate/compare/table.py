@@ -109,10 +109,13 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     ]
     notes = [f"{row['name']}: reads {row['reads']}" for row in result["post_processing"]]
     lines = [counts_line(result["preset"], result["split"], result["counts"]), Table(columns, rows).text()]
-    if result["tau_choice"]:
+    if result.get("tau_choice"):
         notes += choice_lines(result["tau_choice"])
-    notes += guidance_notes(result)
-    return "\n".join([*lines, *notes, *result_notes(result, result["run"]), _cost_line(result["cost"])])
+    if "guidance" in result:
+        notes += guidance_notes(result)
+    # A fusion scores nothing.
+    cost = [_cost_line(result["cost"])] if "cost" in result else []
+    return "\n".join([*lines, *notes, *result_notes(result, result["run"]), *cost])
 
 
 def guidance_notes(result: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from data.cache import FeatureCache
 from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO, RankCounter
 from evaluate.options import EvaluateOptions
-from train_head.heads import HEADS, Head, make_head
+from train_head.heads import HEADS, Head, head_class, is_own, make_head
 from train_head.run import ZERO_SHOT
 from train_head.scoring.pairs import RankedScores, score_all_pairs
 from train_head.scoring.splits import load_split
@@ -34,7 +34,7 @@ def check_choice(options: EvaluateOptions) -> None:
             f"{option} is for untrained heads, such as --run {ZERO_SHOT}glccl: {options.run} keeps the tau that it was trained at; leave "
             "the option out, or train with another --tau"
         )
-    if name in HEADS and "tau" not in HEADS[name].TEMPERATURES:
+    if (name in HEADS or is_own(name)) and "tau" not in head_class(name).TEMPERATURES:
         raise UserError(f"{option}: head {name} has no tau: leave the option out")
     if options.split == chosen_on:
         raise UserError(f"{option} with --split {chosen_on} would choose tau on the queries that it evaluates: evaluate another split")

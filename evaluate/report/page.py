@@ -131,13 +131,15 @@ def _provenance(result: dict[str, Any], head: Head) -> list[tuple[str, list[tupl
         ),
         ("Versions", [(name, found or "not installed") for name, found in made["versions"].items()]),
     ]
-    stages = (("Options of evaluate", made), ("Options of train_head", result["trained"]), ("Options of extract", result["extracted"]))
+    # A cache that no extraction made may say anything about its origin, or nothing.
+    stages = (("Options of evaluate", made), ("Options of train_head", result["trained"]), ("Origin of the features", result["extracted"]))
     return [*lists, *((title, _options(stage)) for title, stage in stages if stage)]
 
 
 def _options(stage: dict[str, Any]) -> list[tuple[str, str]]:
-    given = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in stage["options"].items()]
-    return [("date", stage["date"]), ("commit", stage["commit"]), *given]
+    dated = {name: stage[name] for name in ("date", "commit") if name in stage}
+    given = dated | dict(stage.get("options", stage))
+    return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in given.items()]
 
 
 def _environment() -> Environment:

@@ -4,12 +4,14 @@ import importlib
 import json
 import logging
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -21,14 +23,22 @@ from torch import nn
 from data.base.errors import UserError, one_line
 from data.base.writable import UNWRITABLE
 from data.cache.extraction import LOCAL_DIR
+from extract.encode.byte_pair import BytePairTokenizer
+from extract.encode.downloads import hub_file
+from extract.encode.hugging_face import HuggingFaceTokenizer
 from extract.encode.preprocessing import Preprocessing, agreed_by_tags, from_config
 from extract.encode.tokens import SpecialTokens, Tokenizer
 
 RANDOM = "random"
 LOCAL, HUB = LOCAL_DIR, "hf-hub:"
 CONFIG_FILE = "open_clip_config.json"
+TOWER_FILE = "config.json"
+"""The configuration of a Hugging Face text tower, in transformers' form."""
+CONTEXT_LENGTH = 77
+"""open_clip's, of a configuration that does not give one."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 OF_A_CONFIGURATION = (
     *(RuntimeError, OSError, ImportError, AssertionError, AttributeError, ArithmeticError),
@@ -37,6 +47,11 @@ OF_A_CONFIGURATION = (
 """What open_clip and timm raise for an invalid configuration: they do not validate its values."""
 _OF_A_FILE = (*OF_A_CONFIGURATION, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile)
 """What they raise for a file without weights, or with the weights of another network."""
+_FORMS = (
+    *(("tokenizer.json",), ("spiece.model",), ("sentencepiece.bpe.model",), ("tokenizer.model",), ("vocab.txt",)),
+    ("vocab.json", "merges.txt"),
+)
+"""Files of a Hugging Face tokenizer that hold its whole vocabulary."""
 
 
 def open_clip() -> ModuleType:
@@ -104,29 +119,112 @@ class Model:
         why = f"as all tags of {self.name} have it" if tags else f"open_clip's default, since {self.name} has no tags"
         return preprocessing, f"pictures: {preprocessing}, {why}; --image-mean, --image-std and --image-resize override this"
 
-    def build(self, device: torch.device, precision: Precision, preprocessing: Preprocessing) -> Any:
-        """Build the network with random weights; on the device `meta`, without memory. Raises UserError if it cannot be built."""
+    @property
+    def context_length(self) -> int:
+        """Positions of a text."""
+        return int(self.config["text_cfg"].get("context_length", CONTEXT_LENGTH))
+
+    @property
+    def hugging_face_tower(self) -> str | None:
+        """The name of the Hugging Face model that is the text tower, or None for a text tower of open_clip's."""
+        return self.config["text_cfg"].get("hf_model_name") or None
+
+    @property
+    def hugging_face_tokenizer(self) -> str | None:
+        """The name of the tokenizer on Hugging Face, or None for open_clip's own. A model's folder holds the files of its tokenizer."""
+        return self.config["text_cfg"].get("hf_tokenizer_name") or None
+
+    def tower_config(self) -> dict[str, Any] | None:
+        """transformers' configuration of a Hugging Face text tower, fetched if necessary; None for a text tower of open_clip's.
+
+        Raises UserError if it cannot be fetched or read.
+        """
+        if self.hugging_face_tower is None:
+            return None
+        file = self._tower_folder() / TOWER_FILE
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"--model {self.name}: {file} is not valid JSON ({one_line(error)})") from error
+        if not isinstance(content, dict):
+            raise UserError(f"--model {self.name}: {file} is not a configuration of a text tower")
+        # What transformers notes beside the configuration.
+        return {key: value for key, value in content.items() if key not in ("transformers_version", "_name_or_path", "architectures")}
+
+    def _tower_folder(self) -> Path:
+        """The folder with the configuration of the Hugging Face text tower: the model's, the one it names, or one in the hub's cache."""
+        _require_transformers(self.name)
+        tower = self.hugging_face_tower
+        assert tower is not None
+        for folder in (self.folder, Path(tower)):
+            if folder is not None and _is_text_tower(folder / TOWER_FILE):
+                return folder.absolute()
+        cached = _hub().try_to_load_from_cache(tower, TOWER_FILE) if _is_repository(tower) else None
+        if isinstance(cached, str):
+            return Path(cached).parent
+        try:
+            with _silent(), _without_bars():
+                return hub_file(tower, [TOWER_FILE], f"--model {self.name}").parent
+        except UserError:
+            raise
+        except _OF_A_FILE as error:
+            raise UserError(self._not_fetched("the configuration of its text tower", TOWER_FILE, tower, error)) from error
+
+    def _not_fetched(self, what: str, files: str, repository: str, error: Exception) -> str:
+        return (
+            f"--model {self.name}: {what}, {repository} on Hugging Face, cannot be fetched here ({_reason(error)}): run python -m extract "
+            f"--fetch-model on a machine with a network and copy its HF_HOME, or put {files} into the folder of --model {LOCAL}FOLDER"
+        )
+
+    def build(
+        self,
+        device: torch.device,
+        precision: Precision,
+        preprocessing: Preprocessing,
+        other_text: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Build the network with random weights; on the device `meta`, without memory. Raises UserError if it cannot be built.
+
+        `other_text` is the configuration of a text tower that takes the place of the model's own.
+        """
         shapes_alone = device if device.type == "meta" else nullcontext()
+        instead: dict[str, Any] = {} if other_text is None else {"text_cfg": dict(other_text)}
+        if other_text is None and self.hugging_face_tower is not None:
+            # By its folder, so that transformers asks no network.
+            text = {"hf_model_name": str(self._tower_folder()), "hf_model_pretrained": False}
+            instead = {"text_cfg": {**self.config["text_cfg"], **text}}
         try:
             with _silent(), shapes_alone:
-                network: nn.Module = open_clip().create_model(
+                network: Any = open_clip().create_model(
                     self.name if self.folder is None else f"{LOCAL}{self.folder}",
                     load_weights=False,
                     pretrained_text=False,
                     precision=precision,
                     device=device,
                     force_preprocess_cfg=asdict(preprocessing),
+                    **instead,
                 )
+                if other_text is None and self.hugging_face_tower is not None:
+                    # transformers' default computes a batch without padding by another kernel: a feature would depend on its batch.
+                    network.text.transformer.set_attn_implementation("eager")
+                    # open_clip casts the linear layers alone, which transformers' networks do not allow.
+                    network.text.to(DTYPES[precision])
+                if precision != "fp32":
+                    _cast_queries(network, DTYPES[precision])
         except OF_A_CONFIGURATION as error:
             hint = "" if precision == "fp32" else f" in --precision {precision}"
             raise UserError(f"--model {self.name} cannot be built{hint}: {one_line(error)}") from error
         return network
 
-    def tokenizer(self, special_tokens: SpecialTokens = "letters") -> Tokenizer:
-        """open_clip's SimpleTokenizer, configured for this model. Raises UserError if its end token is not the largest id.
+    def tokenizer(self, special_tokens: SpecialTokens = "letters", fetch: bool = True) -> Tokenizer:
+        """The model's tokenizer. `fetch`: from Hugging Face if it is not on this machine.
 
         With `letters`, a special token inside a text is spelled out letter by letter, like any other word.
+
+        Raises UserError if the tokenizer cannot be fetched or read, or is of a kind that does not tell the end of a text.
         """
+        if self.hugging_face_tokenizer is not None:
+            return self._hugging_face_tokenizer(self.hugging_face_tokenizer, special_tokens, fetch)
         try:
             with _silent():
                 tokenizer = open_clip().get_tokenizer(self.name if self.folder is None else f"{LOCAL}{self.folder}")
@@ -139,7 +237,32 @@ class Model:
         pattern = tokenizer.pat.pattern
         assert pattern.startswith(special)
         without = open_clip().tokenizer.re.compile(pattern.removeprefix(special), tokenizer.pat.flags)
-        return Tokenizer(tokenizer, without, special_tokens)
+        return BytePairTokenizer(tokenizer, without, special_tokens)
+
+    def _hugging_face_tokenizer(self, repository: str, special_tokens: SpecialTokens, fetch: bool) -> Tokenizer:
+        _require_transformers(self.name)
+        text = self.config["text_cfg"]
+        arguments = dict(text.get("tokenizer_kwargs") or {})
+        mode = {"tokenizer_mode": text["tokenizer_mode"]} if text.get("tokenizer_mode") else {}
+        # As open_clip does: the tokenizer of a folder is in the folder. A folder in the hub's cache has only the files that were asked for.
+        source = str(self.folder) if self.name.startswith(LOCAL) else repository
+
+        def load(**where: bool) -> Tokenizer:
+            with _silent(), _without_bars(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made = open_clip().tokenizer.HFTokenizer(source, context_length=self.context_length, **arguments, **mode, **where)
+            return HuggingFaceTokenizer(made, {**arguments, **mode}, special_tokens)
+
+        try:
+            # First without a network: transformers asks it about every file, and waits half a minute if there is none.
+            if source != repository or not fetch or _is_cached(repository):
+                return load(local_files_only=True)
+            return load()
+        except OF_A_CONFIGURATION as error:
+            if source == repository:
+                raise UserError(self._not_fetched("its tokenizer", "its files", repository, error)) from error
+            remedy = f"put the files of {repository} next to {CONFIG_FILE}"
+            raise UserError(f"--model {self.name}: its tokenizer cannot be built ({_reason(error)}): {remedy}") from error
 
     def weights(self) -> Path | None:
         """Path of the weights file, downloaded if necessary; None for random weights. Raises UserError if there is none."""
@@ -157,9 +280,18 @@ class Model:
             assert self.pretrained is not None
             return Path(self.pretrained).absolute()
         if self.tag is None:
-            repository = self.name.removeprefix(HUB)
-            return _downloaded(lambda: library.pretrained.download_pretrained_from_hf(repository), self.name)
-        return _downloaded(lambda: library.download_pretrained(self.tag), self.name, self.pretrained, self.tag)
+            return _downloaded(lambda: self._from_hub(self.name.removeprefix(HUB), ""), self.name)
+        # OWNER/NAME/FILE, or OWNER/NAME/ for the usual file.
+        repository, _, file = self.tag.get("hf_hub", "").rpartition("/")
+        if not repository:
+            return _downloaded(lambda: library.download_pretrained(self.tag), self.name, self.pretrained, self.tag)
+        return _downloaded(lambda: self._from_hub(repository, file), self.name, self.pretrained, self.tag)
+
+    def _from_hub(self, repository: str, file: str) -> Path:
+        """The weights in a repository: the safetensors form of the file if there is one."""
+        library = open_clip()
+        file = file or library.constants.HF_WEIGHTS_NAME
+        return hub_file(repository, [*library.pretrained._get_safe_alternatives(file), file], _which(self.name, self.pretrained))
 
     def read(self, network: nn.Module, path: Path) -> None:
         """Load the weights of a file into the network. Raises UserError if they do not fit."""
@@ -182,8 +314,8 @@ class Model:
 def find_model(name: str, pretrained: str | None) -> Model:
     """Look up a model (open_clip's name, `local-dir:PATH` or `hf-hub:NAME`) and its weights (a tag, a file, `random`, or None).
 
-    Nothing is built and no weights are downloaded. Raises UserError if the model or the weights do not exist, or if the model has no
-    features of text tokens.
+    Nothing is built and no weights are downloaded. Raises UserError if the model or the weights do not exist, or if the model's features of
+    a text would be chance.
     """
     config, folder, pictures = _configuration(name)
     _check_supported(name, config)
@@ -217,7 +349,7 @@ def load_tokenizer(model: str, special_tokens: SpecialTokens) -> Tokenizer:
     """Load the tokenizer of a model without its weights and without a network. Raises UserError if that is not possible."""
     if model.startswith(HUB):
         raise UserError(f"--model {model}: its tokenizer would have to be fetched from a network")
-    return find_model(model, RANDOM).tokenizer(special_tokens)
+    return find_model(model, RANDOM).tokenizer(special_tokens, fetch=False)
 
 
 def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, Any] | None]:
@@ -236,8 +368,7 @@ def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, An
         if not file.is_file():
             raise UserError(f"--model {name}: no {CONFIG_FILE} in that folder")
     else:
-        repository = name.removeprefix(HUB)
-        file = _downloaded(lambda: library.pretrained.download_pretrained_from_hf(repository, filename=CONFIG_FILE), name)
+        file = _downloaded(lambda: hub_file(name.removeprefix(HUB), [CONFIG_FILE], _which(name, None)), name)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -254,29 +385,57 @@ def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, An
 
 
 def _check_supported(name: str, config: Mapping[str, Any]) -> None:
-    """Raise UserError if the configuration shows that token features or the end of a text are unavailable: GLIM needs both.
-
-    A Hugging Face tokenizer or text tower is refused even if the package it needs is installed, because nothing here reads either.
-    """
+    """Raise UserError if the configuration shows that the features of a text would be chance."""
     text = config["text_cfg"]
     kwargs = text.get("tokenizer_kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise UserError(f"--model {name}: tokenizer_kwargs of its text_cfg is not an object")
-    reason = None
-    if text.get("hf_model_name"):
-        reason = f"uses a Hugging Face text tower ({text['hf_model_name']}); only open_clip's own text towers are supported"
-    elif "multimodal_cfg" in config:
-        reason = "is a CoCa, whose text tokens feed a captioner and have no place in the joint space; only CLIP models are supported"
-    elif text.get("hf_tokenizer_name"):
-        reason = f"uses a Hugging Face tokenizer ({text['hf_tokenizer_name']}); only open_clip's own tokenizer is supported"
-    elif not name.startswith((LOCAL, HUB)) and "siglip" in name.lower():  # open_clip decides by the name too
-        reason = "has SigLIP's tokenizer; only open_clip's own tokenizer is supported"
-    elif text.get("embed_cls"):
-        reason = "makes a sentence's feature from a class token (embed_cls), and does not give features of text tokens beside it"
-    elif kwargs.get("reduction_mask"):
+    names = [key for key in ("hf_model_name", "hf_tokenizer_name") if not isinstance(text.get(key) or "", str)]
+    if names:
+        raise UserError(f"--model {name}: {names[0]} of its text_cfg is not a name")
+    if kwargs.get("reduction_mask"):
         reason = f"has a tokenizer that leaves out words (reduction_mask {kwargs['reduction_mask']}), so that features would be chance"
-    if reason is not None:
         raise UserError(f"--model {name} {reason}: choose another model")
+
+
+def _cast_queries(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the queries of attention pooling and CoCa's class token: open_clip leaves them in float32, and casts the keys and tokens."""
+    for name, parameter in network.named_parameters():
+        if name.rpartition(".")[2] in ("query", "cls_emb"):
+            parameter.data = parameter.data.to(dtype)
+
+
+def _require_transformers(name: str) -> None:
+    for package in ("transformers", "sentencepiece"):
+        if find_spec(package) is None:
+            raise UserError(f"--model {name} needs {package}, which is not installed: pip install -r requirements-hf.txt")
+
+
+def _hub() -> ModuleType:
+    return importlib.import_module("huggingface_hub")
+
+
+def _is_repository(name: str) -> bool:
+    """Whether this can be the name of a repository on Hugging Face: NAME or OWNER/NAME."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
+
+
+def _is_cached(repository: str) -> bool:
+    """Whether the hub's cache holds all files of a tokenizer, in one of the forms that they come in."""
+    if not _is_repository(repository):
+        return False
+    found = {file: _hub().try_to_load_from_cache(repository, file) for form in (("tokenizer_config.json",), *_FORMS) for file in form}
+    # None if nobody asked the hub for the file yet, and a mark if the hub has no such file.
+    return found["tokenizer_config.json"] is not None and any(all(isinstance(found[file], str) for file in form) for form in _FORMS)
+
+
+def _is_text_tower(file: Path) -> bool:
+    """Whether a file is transformers' configuration of a text tower, not of a whole CLIP: the latter is in many folders too."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("model_type") in open_clip().hf_configs.arch_dict
 
 
 def _check_pretrained(name: str, pretrained: str | None, config: Mapping[str, Any], tag: Mapping[str, Any] | None) -> None:
@@ -298,22 +457,25 @@ def _check_pretrained(name: str, pretrained: str | None, config: Mapping[str, An
         raise UserError(f"--pretrained {pretrained} was trained with another activation than --model {name} has: use --model {other}")
 
 
-def _downloaded(fetch: Callable[[], str], name: str, pretrained: str | None = None, tag: Mapping[str, Any] | None = None) -> Path:
+def _which(name: str, pretrained: str | None) -> str:
+    """A model, or weights of an architecture, in a message about a download."""
+    return f"--model {name}" if pretrained is None else f"the weights of {name} ({pretrained})"
+
+
+def _downloaded(fetch: Callable[[], str | Path], name: str, pretrained: str | None = None, tag: Mapping[str, Any] | None = None) -> Path:
     """Path of the file that `fetch` downloads. Raises UserError, naming model and weights, if it cannot be downloaded or stored."""
     try:
         # A full disk only causes a warning; the error that follows does not mention it.
         with _silent(), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             return Path(fetch())
+    except UserError:
+        raise
     except _OF_A_FILE as error:
-        which = f"--model {name}" if tag is None else f"the weights of {name} ({pretrained})"
+        which = _which(name, pretrained)
         full = [str(warning.message) for warning in warned if "disk space" in str(warning.message)]
-        # The libraries wrap the cause in exceptions of their own; it is at the start of the chain.
-        cause: BaseException = error
-        while (before := cause.__cause__ or cause.__context__) is not None:
-            cause = before
-        said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).partition("\n")[0]
-        reason = one_line(RuntimeError(full[0] if full else said or type(cause).__name__))
+        cause = _cause(error)
+        reason = one_line(RuntimeError(full[0])) if full else _reason(error)
         if full or (isinstance(cause, OSError) and cause.errno in UNWRITABLE):
             where = cause.filename if isinstance(cause, OSError) and cause.filename else "the download folder"
             raise UserError(f"{which} cannot be stored in {where} ({reason}): make room, or set HF_HOME to another folder") from error
@@ -324,6 +486,32 @@ def _downloaded(fetch: Callable[[], str], name: str, pretrained: str | None = No
             what, option = f"the file from {origin}", "--pretrained FILE"
         remedy = f"download {what} on a machine with a network, copy it to this one, and name it with {option}"
         raise UserError(f"{which} cannot be downloaded here: {remedy} ({reason})") from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The start of a chain of exceptions: the libraries wrap the cause in exceptions of their own."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    cause = _cause(error)
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).strip().partition("\n")[0]
+    return one_line(RuntimeError(said or type(cause).__name__))
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hide the hub's progress bars, one for each of a tokenizer's small files."""
+    library = _hub().utils
+    shown = not library.are_progress_bars_disabled()
+    library.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bars()
 
 
 @contextmanager

@@ -12,9 +12,6 @@ from data.base.quoting import quote
 from data.cache import FeatureCache, TextEntry
 from extract.encode.clip import BATCH, Clip
 
-START_AND_END = 2
-"""Number of tokens of a text without words."""
-
 
 def encode_texts(texts: Sequence[str], clip: Clip, max_words: int, batch_size: int = BATCH) -> Iterator[list[TextEntry]]:
     """Encode texts, and yield their features batch by batch, shortest texts first.
@@ -61,5 +58,5 @@ def find_unread(captions: Iterable[str], cache: FeatureCache, clip: Clip) -> Unr
     """The cached captions among these that CLIP did not read in full, including those of earlier runs."""
     texts = [text for text in dict.fromkeys(captions) if ("texts", text) in cache]
     cut = cache.truncated_texts(texts, lambda text: clip.tokenizer.count(clip.tokenizer.encode(text)))
-    empty = [text for text, length in zip(texts, cache.text_lengths(texts), strict=True) if length == START_AND_END]
+    empty = [text for text, length in zip(texts, cache.text_lengths(texts), strict=True) if length == clip.tokenizer.empty_length]
     return Unread(len(texts), int(cache.settings["max_words"]), cut, empty)

@@ -44,7 +44,7 @@ from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.compiling import announce_compiling, compile_loops
 from train_head.options import TrainOptions
-from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
+from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, recorded_source, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
 from train_head.settle import settled, start_lines
@@ -188,8 +188,9 @@ def run_name(run: TrainOptions, cache: FeatureCache, report_on: str) -> str:
     """The name of a run: its head, its seed, and a digest of everything that decides its row."""
     # A sweep never trains CLIP, so the options of fine-tuning do not matter.
     decisive = since_unchanged(type(run), decisive_options(run, leave_out=[Meaning.FINETUNING]))
-    text = json.dumps([decisive, cache.digest, report_on], sort_keys=True)
-    return f"{run.head}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    text = json.dumps([decisive, cache.digest, report_on, *recorded_source(run.head).values()], sort_keys=True)
+    # Not every file system takes the colon of package.module:Class.
+    return f"{run.head.replace(':', '.')}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
 from data.compute.tensors import write_tensors
 from extract.encode.clip import BATCH, Clip, weights_digest
+from extract.encode.models import CONFIG_FILE, TOWER_FILE
 from extract.encode.reload import reload_clip
 from extract.encode.texts import encode_texts
 from train_head.batches import TextBatch, VideoBatch
@@ -144,7 +145,10 @@ def save_clip(clip: Clip, folder: Path) -> str:
     path = folder / "open_clip_model.safetensors"
     # Cloned, because safetensors refuses tensors that share memory.
     write_tensors(path, {name: value.detach().cpu().clone() for name, value in clip.model.state_dict().items()})
-    write_json(folder / "open_clip_config.json", {"model_cfg": clip.config, "preprocess_cfg": clip.model.visual.preprocess_cfg})
+    clip.tokenizer.save(folder)
+    if clip.tower_config is not None:
+        write_json(folder / TOWER_FILE, clip.tower_config)
+    write_json(folder / CONFIG_FILE, {"model_cfg": clip.config, "preprocess_cfg": clip.model.visual.preprocess_cfg})
     return weights_digest(clip.model)
 
 

@@ -10,8 +10,11 @@ from data.base.errors import UserError
 
 AFTER_IMAGE_BLOCKS = ("ln_post", "proj", "attn_pool", "attnpool")
 AFTER_TEXT_BLOCKS = ("ln_final", "text_projection")
-NEVER_TRAINED = ("logit_scale", "logit_bias")
-"""CLIP's own scale and bias: the head's logit scale takes their place."""
+HUGGING_FACE_BLOCKS = ("layer", "block", "layers")
+"""Names of the blocks: of BERT, RoBERTa and XLM-R; of mT5; and of NLLB."""
+AFTER_HUGGING_FACE_BLOCKS = ("pooler", "final_layer_norm", "layer_norm")
+NEVER_TRAINED = ("logit_scale", "logit_bias", "text_decoder")
+"""CLIP's own scale and bias, whose place the head's logit scale takes, and CoCa's captioner, which makes no features."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Tower:
 
 def towers(model: Any, text_tower: Any) -> tuple[Tower, Tower]:
     """The image and text towers of an open_clip model. The blocks of a ResNet are its bottlenecks, in order."""
-    text = _tower("text", text_tower, list(text_tower.transformer.resblocks), AFTER_TEXT_BLOCKS)
+    text = _text_tower(text_tower)
     visual = model.visual
     if hasattr(visual, "trunk"):
         return _timm_tower(visual), text
@@ -45,6 +48,19 @@ def towers(model: Any, text_tower: Any) -> tuple[Tower, Tower]:
     elif hasattr(visual, "layer1"):
         blocks = [block for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4) for block in layer]
     return _tower("image", visual, blocks, AFTER_IMAGE_BLOCKS), text
+
+
+def _text_tower(module: Any) -> Tower:
+    """A text tower of open_clip's, or one from Hugging Face, whose kinds name their list of blocks differently."""
+    if hasattr(module.transformer, "resblocks"):
+        return _tower("text", module, list(module.transformer.resblocks), AFTER_TEXT_BLOCKS)
+    network = getattr(module.transformer, "encoder", module.transformer)
+    blocks = next((getattr(network, name) for name in HUGGING_FACE_BLOCKS if isinstance(getattr(network, name, None), nn.ModuleList)), None)
+    after = {name for name, _ in module.transformer.named_children()} & {*AFTER_HUGGING_FACE_BLOCKS}
+    following = list(module.proj.parameters())
+    following += [parameter for name in sorted(after) for parameter in getattr(module.transformer, name).parameters()]
+    parameters = None if blocks is None else [list(block.parameters()) for block in blocks]
+    return Tower("text", type(module.transformer).__name__, parameters, following)
 
 
 def _tower(name: str, module: nn.Module, blocks: list[nn.Module] | None, after: tuple[str, ...]) -> Tower:
@@ -91,7 +107,9 @@ def train_above(model: nn.Module, both: tuple[Tower, Tower], frozen: int) -> dic
             blocks = len(tower.blocks or ())
             raise UserError(f"--freeze-layers {frozen}: the {tower.name} tower of this CLIP has {blocks} blocks: use -1 to {blocks}")
     chosen = set(model.parameters()) if frozen == -1 else both[0].above(frozen) | both[1].above(frozen)
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter in chosen and name not in NEVER_TRAINED}
+    named = {
+        name: parameter for name, parameter in model.named_parameters() if parameter in chosen and name.split(".")[0] not in NEVER_TRAINED
+    }
     model.requires_grad_(False)
     for parameter in named.values():
         parameter.requires_grad_(True)

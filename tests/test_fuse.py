@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,9 @@ from data.base.errors import UserError
 from data.metrics import DIRECTIONS, retrieval_metrics
 from evaluate import EvaluateOptions, compare, fuse
 from evaluate.compare import CompareOptions
+from evaluate.cost import measured
 from evaluate.fuse import FuseOptions, fusion
+from evaluate.fuse.aligned import Alignment
 from evaluate.ranks import RankTables
 from evaluate.scores.matrix import REQUIRED, MatrixFiles, ScoreMatrix
 
@@ -186,6 +189,30 @@ def test_an_epoch_chosen_on_test_stays_labelled(tmp_path: Path, capsys: pytest.C
     )
     fuse.main(FuseOptions(paths, tmp_path / "out", quiet=True))
     assert "trained on 9 videos; epoch chosen on test, as is common in the field: not a result on unseen data" in capsys.readouterr().out
+
+
+def extra_mib(folder: Path, videos: int) -> float:
+    """Peak memory of fusing two matrices of 500 texts and these videos."""
+    ids = [f"v{i}" for i in range(videos)]
+    texts = [f"text {i}" for i in range(500)]
+    random = np.random.default_rng(0)
+    paths = [
+        saved(folder / f"{videos}-{m}.npy", random.standard_normal((500, videos), dtype=np.float32), texts, ids[:500], ids) for m in (0, 1)
+    ]
+    alignment = Alignment.of([ScoreMatrix.read(path) for path in paths])
+    with measured(torch.device("cpu")) as cost:
+        fusion.fused_ranks(alignment, fusion.Rule("sum", (1.0, 1.0)), quiet=True)
+    if cost.peak_extra_mib is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    return cost.peak_extra_mib
+
+
+def test_memory_does_not_grow_with_the_matrices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "BLOCK_BYTES", 2**20)
+    extra_mib(tmp_path, 1000)  # loads what the next two need
+    small, large = (extra_mib(tmp_path, videos) for videos in (1000, 16_000))
+    # The matrices differ by 57 MiB.
+    assert large - small < 15
 
 
 @pytest.mark.parametrize(

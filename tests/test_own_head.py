@@ -23,6 +23,7 @@ from evaluate import EvaluateOptions, compare
 from evaluate.compare import CompareOptions
 from search import SearchOptions
 from tests.conftest import ROOT
+from tests.training_runs import stop_at
 from train_head import TrainOptions, sweep
 from train_head.heads import Execution, HeadConfig, make_head
 from train_head.heads.own import own_class
@@ -154,6 +155,11 @@ def test_a_changed_or_missing_source_is_said(
 ) -> None:
     (folder / "plain.py").write_text(BASE)
     run = train_head.main(training(cache_path, head="plain:Plain", out=folder / "run"))
+    unfinished = folder / "unfinished"
+    with monkeypatch.context() as interrupting:
+        stop_at(interrupting, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train_head.main(training(cache_path, head="plain:Plain", out=unfinished))
 
     # The executable glccl keeps the current folder off the module path, where a folder `data` would shadow ours.
     command = [str(ROOT / "glccl"), "evaluate", "--cache", str(cache_path), "--run", str(run), "--out", "results/first"]
@@ -175,6 +181,10 @@ def test_a_changed_or_missing_source_is_said(
     assert re.fullmatch(note, capsys.readouterr().err)
     # Results of two sources are not seeds of one setting.
     assert len(compare.main(CompareOptions(results=(Path("results"),)))["rows"]) == 2
+
+    # A checkpoint of the other source is not continued.
+    with pytest.raises(UserError, match=r"--resume cannot continue .*: the source of head plain:Plain has changed since it began"):
+        train_head.main(training(cache_path, head="plain:Plain", out=unfinished, resume=True))
 
     imported_anew()
     (folder / "elsewhere").mkdir()

@@ -25,7 +25,7 @@ from evaluate.fuse.aligned import AlignedMatrix, Alignment
 
 Array = NDArray[np.float64]
 Normalization = Literal["z-score", "min-max", "softmax", "none"]
-BLOCK_BYTES = 2**25
+BLOCK_BYTES = 2**24
 """Bytes of one block of float64 scores. A few blocks are in memory at a time."""
 
 

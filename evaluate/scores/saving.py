@@ -111,11 +111,10 @@ class SavedScores:
             self._check_rounding(exact_MAB, block_MAB, texts, videos)
         rows, columns = len(self._split.answers), len(self._split.videos.ids)
         first, begins = int(videos[0]), self._data_begins()
-        for m, block_AB in enumerate(block_MAB):
-            for text, row_B in zip(texts.tolist(), block_AB, strict=True):
-                place = ((m * rows + text) * columns + first) * self._dtype.itemsize
-                with self._explained():
-                    _write(self._handle, row_B, begins + place)
+        with self._explained():
+            for m, block_AB in enumerate(block_MAB):
+                for text, row_B in zip(texts.tolist(), block_AB, strict=True):
+                    _write(self._handle, row_B, begins + ((m * rows + text) * columns + first) * self._dtype.itemsize)
 
     def _check_rounding(self, exact_MAB: Any, block_MAB: Any, texts: Tensor, videos: Tensor) -> None:
         moved_MAB = np.abs(exact_MAB - block_MAB.astype(exact_MAB.dtype))

@@ -13,7 +13,7 @@ from data.cache import FeatureCache
 from demo import generate
 from extract import ExtractOptions, main
 
-pytest_plugins = ["tests.browser", "tests.decoding", "tests.table_files", "tests.tiny_encoders"]
+pytest_plugins = ["tests.browser", "tests.decoding", "tests.plain_towers", "tests.table_files", "tests.tiny_encoders"]
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

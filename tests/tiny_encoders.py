@@ -105,9 +105,11 @@ class Family:
             torch.manual_seed(len(self.real))
             network = library.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
             with torch.no_grad():
-                # Biases start at zero and gains at one: a reader that leaves one out would not be caught.
+                # Biases start at zero, gains at one and timm's weights near zero: a reader that leaves one out would not be caught.
                 for name, parameter in network.named_parameters():
-                    if parameter.ndim == 1 and not name.startswith("logit"):
+                    if parameter.ndim > 1 and name.startswith("visual.trunk"):
+                        parameter.normal_(std=parameter[0].numel() ** -0.5)
+                    elif parameter.ndim == 1 and not name.startswith("logit"):
                         parameter.add_(0.1 * torch.randn_like(parameter))
         state = {name: value.contiguous().clone() for name, value in network.state_dict().items()}
         save_file(state, folder / "open_clip_model.safetensors")

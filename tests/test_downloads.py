@@ -19,6 +19,8 @@ from tests.hub_server import Hub, extractions, serving
 from tests.tiny_encoders import ENGLISH, FAMILIES
 from tests.videos import numbered_video
 
+pytestmark = pytest.mark.long
+
 WEIGHTS = "open_clip_model.safetensors"
 CHUNK = 10 * 2**20
 """What the hub's client writes at once; the rest of a chunk is lost with the connection."""
@@ -60,12 +62,17 @@ class Place:
         return link.resolve()
 
 
-def published(model: str, folder: Path, repository: str) -> Path:
-    """A family's folder as it is on the hub, with names in place of paths."""
-    folder.mkdir(parents=True)
+def published(model: str, folder: Path, repository: str, text: Path | None = None) -> Path:
+    """A family's folder as it is on the hub, with names in place of paths: `repository` has its tokenizer and the tower of transformers.
+
+    Their files go into the folder `text`, or stay with the weights.
+    """
+    text = text or folder
     for file in Path(model.removeprefix("local-dir:")).iterdir():
         if file.is_file():
-            (folder / file.name).hardlink_to(file)
+            place = folder if file.name.startswith("open_clip") else text
+            place.mkdir(exist_ok=True)
+            (place / file.name).hardlink_to(file)
     config = json.loads((folder / "open_clip_config.json").read_text())
     for key in {"hf_tokenizer_name", "hf_model_name"} & config["model_cfg"]["text_cfg"].keys():
         config["model_cfg"]["text_cfg"][key] = repository
@@ -81,8 +88,10 @@ def place(family_model: Callable[[str], str], tmp_path_factory: pytest.TempPathF
     # More than one chunk of the client.
     wide = replace(FAMILIES["CLIP"], text=FAMILIES["CLIP"].text | {"width": 64}).write(base / "wide")
     hub = Hub({f"somebody/{name}": published(wide, base / name, "") for name in ("whole", "lost", "altered", "short", "empty", "none")})
-    for name, family in (("siglip", "SigLIP"), ("xlm", "XLM-R")):
-        hub.repositories[f"somebody/{name}"] = published(family_model(family), base / name, f"somebody/{name}")
+    hub.repositories["somebody/siglip"] = published(family_model("SigLIP"), base / "siglip", "somebody/siglip")
+    for name, family in (("xlm", "XLM-R"), ("mt5", "mT5")):
+        hub.repositories[f"somebody/{name}"] = published(family_model(family), base / name, f"else/{name}", base / f"{name}-text")
+        hub.repositories[f"else/{name}"] = base / f"{name}-text"
     (base / "empty" / WEIGHTS).unlink()
     (base / "none" / "open_clip_config.json").unlink()
     hub.repositories[TAG[2]] = base / "tag"
@@ -102,7 +111,7 @@ def place(family_model: Callable[[str], str], tmp_path_factory: pytest.TempPathF
         yield made
 
 
-@pytest.mark.parametrize(("name", "family"), [("siglip", "SigLIP"), ("xlm", "XLM-R")])
+@pytest.mark.parametrize(("name", "family"), [("siglip", "SigLIP"), ("xlm", "XLM-R"), ("mt5", "mT5")])
 def test_a_model_of_the_hub_is_the_one_of_its_folder(name: str, family: str, place: Place, family_model: Callable[[str], str]) -> None:
     ended = place.ended[name]
     assert ended.status == 0, ended.err
@@ -147,14 +156,13 @@ def test_a_file_that_holds_no_weights_is_said(place: Place) -> None:
     assert re.fullmatch(rf"error: .*{re.escape(file)} does not hold weights of {name}: .*\n", place.ended[name].line())
 
 
-@pytest.mark.long
 def test_what_was_fetched_is_extracted_with_offline(place: Place, family_model: Callable[[str], str], tmp_path: Path) -> None:
     """And what was not is one line."""
     numbered_video(tmp_path / "videos" / "one.mp4", 4, 4)
     pd.DataFrame({"video": ["one.mp4"], "caption": ENGLISH[:1], "split": "test"}).to_csv(tmp_path / "table.csv", index=False)
     offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
     common = ["--videos", str(tmp_path / "videos"), "--annotations", str(tmp_path / "table.csv"), "--device", "cpu", "--quiet"]
-    models = {"siglip": "SigLIP", "xlm": "XLM-R"}
+    models = {"siglip": "SigLIP", "xlm": "XLM-R", "mt5": "mT5"}
     commands = [
         [*common, "--model", model, "--cache", str(tmp_path / f"{name}{place_}")]
         for name, family in models.items()
@@ -173,7 +181,6 @@ def test_what_was_fetched_is_extracted_with_offline(place: Place, family_model: 
         assert "offline mode is enabled" in end.line()
 
 
-@pytest.mark.long
 def test_a_damaged_file_is_replaced_once_it_is_deleted(place: Place, tmp_path: Path) -> None:
     other = Place(place.hub, tmp_path / "home", {})
     place.hub.altered[f"somebody/whole/{WEIGHTS}"] = b"?" * place.blob("somebody/whole").stat().st_size
@@ -185,7 +192,6 @@ def test_a_damaged_file_is_replaced_once_it_is_deleted(place: Place, tmp_path: P
     assert json.loads(last.out)["weights"] == json.loads(place.ended["whole"].out)["weights"]
 
 
-@pytest.mark.long
 def test_the_weights_of_a_tag_are_fetched(place: Place, tmp_path: Path) -> None:
     """The whole architecture, in half precision to be smaller."""
     name, tag, repository, file = TAG
@@ -202,7 +208,6 @@ def test_the_weights_of_a_tag_are_fetched(place: Place, tmp_path: Path) -> None:
         assert len(hub.asked(f"{repository}/{file}")) == 1
 
 
-@pytest.mark.long
 def test_a_server_that_goes_away_is_one_line(family_model: Callable[[str], str], tmp_path: Path) -> None:
     """The client tries again for half a minute. What is here is used without the server."""
     hub = Hub({"somebody/clip": published(family_model("CLIP"), tmp_path / "clip", "")})

@@ -18,7 +18,6 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +27,7 @@ from benchmarks.measure import seconds_interleaved
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
+from data.cache.hdf5 import file_bytes, write_arrays
 from data.cli.command import run_command
 from data.exchange.importing import import_features
 from data.exchange.options import ImportOptions
@@ -65,8 +65,8 @@ def write_forms(folder: Path, options: ImportBenchmarkOptions) -> dict[str, Path
     paths = dict(
         zip(FORMS, (folder / name for name in ("packed.h5", "frames.safetensors", "npy", "frames.parquet", "each.h5")), strict=True)
     )
-    with h5py.File(paths[FORMS[0]], "w") as file:
-        file["video_id"], file["frames"], file["offsets"] = ids, rows_RD, offsets
+    packed = {"video_id": ids, "frames": rows_RD, "offsets": offsets}
+    paths[FORMS[0]].write_bytes(file_bytes(lambda file: write_arrays(file, packed)))
     save_file(frames, paths["safetensors"])
     paths[".npy files"].mkdir()
     for name, array in frames.items():
@@ -74,9 +74,7 @@ def write_forms(folder: Path, options: ImportBenchmarkOptions) -> dict[str, Path
     vectors = pa.LargeListArray.from_arrays(np.arange(len(rows_RD) + 1) * options.dimension, pa.array(rows_RD.reshape(-1)))
     table = pa.table({"video_id": ids, "frames": pa.LargeListArray.from_arrays(offsets, vectors)})
     pq.write_table(table, paths["Parquet"], compression="none", use_dictionary=False, row_group_size=1024)
-    with h5py.File(paths[FORMS[4]], "w") as file:
-        for name, array in frames.items():
-            file[name] = array
+    paths[FORMS[4]].write_bytes(file_bytes(lambda file: write_arrays(file, frames)))
     return paths
 
 

@@ -15,6 +15,7 @@ import evaluate
 import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache
+from data.exchange.options import ImportOptions
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
 from extract import ExtractOptions
@@ -26,7 +27,7 @@ from train_head import TrainOptions
 from train_head.run import load_head
 from train_head.sweep import SweepOptions
 
-COMMANDS = (ExtractOptions, TrainOptions, SweepOptions, EvaluateOptions, SearchOptions, ServeOptions, CompareOptions)
+COMMANDS = (ExtractOptions, TrainOptions, SweepOptions, EvaluateOptions, SearchOptions, ServeOptions, CompareOptions, ImportOptions)
 
 MAKERS = {"UserError": 0, "not_as_written": 2}
 """What makes an error, and which of its arguments are the words."""

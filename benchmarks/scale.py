@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,20 @@ from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache
 from data.cli.command import run_command
+from data.compute.processes import ProcessGroup
+from data.metrics import RankCounter
 from evaluate.cost import measured
+from evaluate.scores.matrix import MatrixFiles
+from evaluate.scores.saving import MEAN, SavedScores, chosen_matrices
 from evaluate.two_stage.rerank import candidate_metrics
 from search.gallery import Gallery
 from search.index.candidates import Vectors, candidate_index, find_candidates
 from search.index.vectors import VideoIndex
 from search.shortlist import IndexedGallery
-from train_head.heads import TextBatch
+from train_head.heads import Head, TextBatch
 from train_head.run import METRICS_FILE, load_head
-from train_head.scoring.pairs import evaluate_pairs, score_all_pairs
-from train_head.scoring.splits import load_split
+from train_head.scoring.pairs import RankedScores, evaluate_pairs, score_all_pairs
+from train_head.scoring.splits import Split, load_split
 
 ROOT = Path(__file__).parent.parent
 DEVICE = torch.device("cpu")
@@ -104,8 +108,20 @@ def at_size(path: Path, run: str) -> Row:
         row[f"query by {vectors} ms"] = 1000 * _query_seconds(IndexedGallery(index, min(CANDIDATES, index.videos)), gallery, split.texts)
     evaluate_pairs(head, cache.texts(split.texts.texts[:32], 2**30), split.videos, split.answers[:32], HELD)  # loads compiled code
     timed("all pairs", lambda: evaluate_pairs(head, split.texts, gallery.videos, answers, HELD))
+    timed("all pairs, saved", lambda: _save_scores(head, replace(split, videos=gallery.videos, answers=answers), path.parent))
+    row["matrix MiB"] = len(answers) * len(gallery.ids) * 4 / 2**20
     row["queries"], row["videos"] = len(answers), len(gallery.ids)
     return row
+
+
+def _save_scores(head: Head, split: Split, folder: Path) -> None:
+    """Rank all pairs and write the matrix, as evaluate --save-scores does."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        files = MatrixFiles(Path(temporary) / "scores.npy")
+        saved = SavedScores(files, split, chosen_matrices(MEAN, head.score_names()), "float32", each=False)
+        counter = RankCounter(split.answers, len(split.videos.ids))
+        with saved.opened(ProcessGroup()):
+            score_all_pairs(head, split.texts, split.videos, split.answers, [RankedScores(counter), saved], HELD)
 
 
 def _query_seconds(candidates: IndexedGallery, gallery: Gallery, texts: Any) -> float:

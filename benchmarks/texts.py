@@ -23,6 +23,7 @@ from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache
 from data.cli.command import run_command
+from data.cli.meaning import DeviceName
 from data.compute.device import find_device
 from extract.encode.clip import BATCH, Clip, load_clip
 from extract.encode.models import CONFIG_FILE, open_clip
@@ -44,8 +45,8 @@ class TextsOptions:
     """Captions of MSR-VTT 1k-A."""
     repeats: int = 3
     """Runs of each side; medians are compared."""
-    device: str = "cpu"
-    """Torch device."""
+    device: DeviceName = "cpu"
+    """Where the tower runs; auto uses CUDA if available."""
     out: Path = ROOT / "runs" / "benchmarks" / "texts.json"
     """Output file (JSON)."""
 

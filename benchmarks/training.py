@@ -30,7 +30,8 @@ from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
 from data.cache import ClipParts, FeatureCache, TextEntry, VideoEntry
 from data.cli.command import run_command
-from data.compute.device import budget_bytes, find_device
+from data.cli.meaning import DeviceName
+from data.compute.device import budget_bytes, find_device, synchronize
 from data.compute.processes import ProcessGroup
 from train_head.heads import HEADS
 from train_head.options import TrainOptions
@@ -64,8 +65,8 @@ class TrainingOptions:
     """Feature cache of the demo set; time a sweep of 30 runs on it. Default: no sweep."""
     whole: bool = False
     """Also run all five epochs, with the temporal encoder."""
-    device: str = "auto"
-    """Where to train: auto, cpu or cuda."""
+    device: DeviceName = "auto"
+    """Where to train."""
     annotations: Path = ROOT.parent / "shared" / "annotations"
     """Folder with msrvtt/MSRVTT_JSFUSION_test.csv and didemo/, for the caption lengths."""
     out: Path = ROOT / "runs" / "benchmarks" / "training.json"
@@ -214,8 +215,7 @@ def cycle(captions: int) -> Iterator[NDArray[np.int64]]:
 
 def synchronized_seconds(device: torch.device) -> float:
     """The time in seconds, after all work queued on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()
 
 

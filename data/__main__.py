@@ -11,6 +11,8 @@ VERBS = {
     "presets": "print the split protocols and their recipes",
     "verify": "check every byte of a cache against its checksums",
     "merge": "merge a cache into one file",
+    "import_features": "import features that another program made into a cache",
+    "export_features": "export the features of a cache to safetensors, npz or Parquet",
     "sources": "print the folders and tables of a cache, or remove one",
     "report": "print the versions and the machine, for a bug report",
 }
@@ -32,7 +34,7 @@ def _answer(verb: str) -> None:
     if verb in ("-h", "--help"):
         print("usage: python -m data.VERB [OPTIONS]\n\nverbs (each has its own --help):")
         for name, text in VERBS.items():
-            print(f"  {name:8}  {text}")
+            print(f"  {name:15}  {text}")
     elif verb == "--version":
         print(f"python -m data {version()}")
     else:

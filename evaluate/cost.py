@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.compute.device import synchronize
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Head
 from train_head.scoring.splits import Split
@@ -31,16 +32,15 @@ class Cost:
 def measured(device: torch.device) -> Iterator[Cost]:
     """Measure the time and memory of the `with` block."""
     cost = Cost()
+    synchronize(device)
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
         process = _resident_bytes_from_here()
     start = time.perf_counter()
     yield cost
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     cost.seconds = time.perf_counter() - start
     if device.type == "cuda":
         cost.peak_extra_mib = (torch.cuda.max_memory_allocated(device) - before) / _MIB

@@ -1,6 +1,7 @@
 """Saves the rank of every query, so that results can be compared by paired tests without scoring again."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,15 +37,20 @@ class RankTables:
     @classmethod
     def of(cls, split: Split, ranks: tuple[Ranks, Ranks]) -> "RankTables":
         """The ranks of a split, text to video first."""
+        return cls.of_ids(split.texts.texts, split.answers, split.videos.ids, ranks)
+
+    @classmethod
+    def of_ids(cls, captions: Sequence[str], answers: NDArray[np.int64], ids: Sequence[str], ranks: tuple[Ranks, Ranks]) -> "RankTables":
+        """The same for captions, the index of each one's video, and the ids of the videos."""
         texts, videos = ranks
         of_texts = pd.DataFrame(
             {
                 "query": texts.query_Q,
-                "caption": [split.texts.texts[i] for i in texts.query_Q],
-                "video_id": [split.videos.ids[i] for i in split.answers[texts.query_Q]],
+                "caption": [captions[i] for i in texts.query_Q],
+                "video_id": [ids[i] for i in answers[texts.query_Q]],
             }
         )
-        of_videos = pd.DataFrame({"query": videos.query_Q, "video_id": [split.videos.ids[i] for i in videos.query_Q]})
+        of_videos = pd.DataFrame({"query": videos.query_Q, "video_id": [ids[i] for i in videos.query_Q]})
         return cls(_with_ranks(of_texts, texts), _with_ranks(of_videos, videos))
 
     @classmethod

@@ -17,7 +17,7 @@ from data.base.whole_files import write_atomically
 from data.base.writable import require_writable_file
 from data.cli.command import run_command
 from data.cli.command_line import About
-from data.cli.meaning import Meaning, options_with
+from data.cli.meaning import Meaning, filled, options_with
 from evaluate.bootstrap import LEVEL
 from train_head.options import TrainOptions
 
@@ -100,6 +100,9 @@ def _normal(table: pd.DataFrame) -> pd.DataFrame:
     """The options as `_defaults` writes them."""
     frames = table["max_frames"].map(lambda value: "all" if pd.isna(value) else str(int(value)))
     table = table.assign(max_frames=frames)
+    # Heads without a temperature have none in the CSV, and differ in nothing by it.
+    usual = {name: value for name, value in filled(TrainOptions, {}).items() if name in table}
+    table = table.fillna(usual)
     # A head with one score has no CSC: its weight changes nothing.
     weight = _defaults(table)["csc_weight"]
     return table.assign(csc_weight=table["csc_weight"].where(table["head"].isin(SEVERAL_SCORES), weight))
@@ -109,7 +112,9 @@ def _defaults(table: pd.DataFrame) -> dict[str, Any]:
     """The method's options at their defaults: those that a sweep varies and the CSV has, but how long and how fast it trains."""
     names = set(options_with(TrainOptions, Meaning.VARIED)).difference(options_with(TrainOptions, About.OPTIMIZER)).intersection(table)
     defaults = {field.name: field.default for field in fields(TrainOptions) if field.name in names}
-    return {name: "all" if value is None else value for name, value in defaults.items()}
+    # The CSV holds what a default stands for: the demo's CLIP has blocks that fit.
+    chosen = filled(TrainOptions, defaults) | {"temporal_init": "clip"}
+    return {name: "all" if value is None else value for name, value in chosen.items() if name in names}
 
 
 def _text(table: pd.DataFrame, split: str, figure: str | None) -> Iterator[str]:

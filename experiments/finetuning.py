@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cli.command import run_command
+from data.cli.meaning import DeviceName
 from data.compute.device import budget_bytes, find_device
 from data.metrics import RankCounter, Ranks
 from evaluate.bootstrap import limits, recalls
@@ -69,7 +70,7 @@ class FinetuningOptions:
     """Frames used of each video. Default: all that are cached."""
     draws: int = 10_000
     """Draws of the bootstrap."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """Where to train and extract."""
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
-from data.cli.meaning import Meaning, NewCache
+from data.cli.meaning import DeviceName, Meaning, NewCache
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class ExtractOptions:
     decode_device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, NewCache("cpu")] = "auto"
     """Where ffmpeg decodes. auto is the CPU, or the device that an existing cache was made with. CUDA is opt-in and part of the cache's
     identity, because the difference of its pixels has not been measured."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, Meaning.FREE] = "auto"
-    """Where CLIP runs; auto uses CUDA if available."""
+    device: Annotated[DeviceName, About.MACHINE, Meaning.FREE] = "auto"
+    """Where CLIP runs; auto uses CUDA if available, else the CPU. mps is for GPUs of Apple, and untested."""
     seed: Annotated[int, About.MODEL, Meaning.FREE] = 0
     """Seed of the weights for `--pretrained random`."""
     quiet: Annotated[bool, About.OUTPUT, Meaning.FREE] = False

@@ -90,6 +90,8 @@ def _read(options: ExtractOptions) -> _Request:
     """Fill in the options and read the data set. Raises UserError if options conflict or the data set is incomplete."""
     preset = find_preset(options.dataset, options.preset, options.annotations)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
+    if recorded and "fps" not in recorded:
+        raise UserError(f"--cache {options.cache} holds imported features: extract into another --cache, or use data.import_features")
     listings = Listings(options.cache)
     sources = listings.sources(listings.damaged())
     served = {source.preset for source in sources.values()}

@@ -60,7 +60,7 @@ class Gallery:
         check_frames(head, longest, f"videos of {cache.path}")
         self._head = head.eval()
         # Read here, because the threads of a web server may have another setting.
-        self.threads = 1 if self.device.type == "cuda" else torch.get_num_threads()
+        self.threads = 1 if self.device.type != "cpu" else torch.get_num_threads()
         self._size = videos_per_block(longest)
         # Encoded videos are float32: frames, and the inner products between them.
         room = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)

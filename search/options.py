@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from data.cli.command_line import About
+from data.cli.meaning import DeviceName
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class RetrievalOptions:
     cache: Annotated[Path, About.INPUT]
     """Folder of the feature cache."""
     run: Annotated[str, About.INPUT]
-    """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean or xclip."""
+    """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean, xclip, or package.module:Class."""
     name: Annotated[str | None, About.INPUT] = None
     """Search only the videos of this source, by the name that extract gave it. Default: the videos of all sources."""
     all: Annotated[bool, About.INPUT] = False
@@ -36,11 +37,15 @@ class RetrievalOptions:
     """Weights of the model, for example a file that has moved. Default: as the cache records. Their digest must match the cache."""
     max_frames: Annotated[int | None, About.INPUT] = None
     """Frames to use from each video, evenly spaced. Default: as in training; for zero-shot, all cached frames."""
+    tau: Annotated[float | None, About.INPUT] = None
+    """Temperature of the guidance, for glccl and its halves. Default: as in training; for zero-shot, the paper's, 5."""
+    kappa: Annotated[float | None, About.INPUT] = None
+    """Temperature of the interaction, for glccl, its halves and xclip. Default: as in training; for zero-shot, the paper's, 0.01."""
     memory_budget: Annotated[float | None, About.MACHINE] = None
     """GiB of memory for features and encoded videos. The rest is read or encoded anew for every query. Default: half of the machine's
     memory."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
-    """Where CLIP and the head run; auto uses CUDA if it is available."""
+    device: Annotated[DeviceName, About.MACHINE] = "auto"
+    """Where CLIP and the head run; auto uses CUDA if it is available, else the CPU. mps is for GPUs of Apple, and untested."""
     quiet: Annotated[bool, About.OUTPUT] = False
     """Show no progress."""
 

@@ -54,7 +54,9 @@ class QueryEncoder:
         made the cache.
         """
         self._clip = reload_clip(cache, device, model, pretrained)
-        self._max_words, self._most_words, self._dtype = int(cache.settings["max_words"]), most_words, cache.settings["dtype"]
+        # A cache of imported features may not know how many tokens its CLIP takes.
+        self._max_words = min(int(cache.settings["max_words"]), self._clip.context_length)
+        self._most_words, self._dtype = most_words, cache.settings["dtype"]
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
+from data.base.progress import say
 from data.base.quoting import path_text, quote
 from data.cache import FeatureCache
 from data.cache.features import TextFeatures
@@ -25,7 +26,7 @@ from search.options import RetrievalOptions
 from search.queries import QueryEncoder
 from search.shortlist import IndexedGallery, Shortlist, WholeGallery
 from train_head.heads import Execution, TextBatch
-from train_head.run import RunOptions, load_head
+from train_head.run import RunOptions, check_words, load_head, temperature_line
 
 QUERIES_AT_ONCE = 16
 """Queries scored in one pass over the gallery, which reads its features from memory once for all of them."""
@@ -83,7 +84,14 @@ class Searcher:
             require_index(options.index, [options.candidates_from])
         self._options, self._device = options, find_device(options.device)
         self.cache = FeatureCache(options.cache)
-        self.head, record = load_head(options.run, self.cache, self._device, execution)
+        self.head, record = load_head(
+            options.run, self.cache, self._device, execution, max_frames=options.max_frames, tau=options.tau, kappa=options.kappa
+        )
+        changed = temperature_line(self.head, record)
+        if changed:
+            say(changed)
+        self.scored_by = f"{options.run}{changed and ', with '}{changed}"
+        """The run, and the temperatures that differ from it, for people."""
         self._max_frames = RunOptions.read(record, options.run).max_frames if options.max_frames is None else options.max_frames
         self._encoder = self._load_encoder() if queries else None
         budget = budget_bytes(options.memory_budget)
@@ -172,7 +180,9 @@ class Searcher:
         names = sorted(text for text in listed if ("texts", text) in self.cache)
         if not names:
             raise UserError(f"the cache {self.cache.path} has no captions: name a file of texts with --captions, one per line")
-        return self.cache.texts(names, budget_bytes(self._options.memory_budget), self.head.most_words)
+        texts = self.cache.texts(names, budget_bytes(self._options.memory_budget), self.head.most_words)
+        check_words(self.head, texts, f"the cache {self.cache.path}")
+        return texts
 
     def has_thumbnails(self, number: int) -> bool:
         """Whether the cache has thumbnails of a video."""

@@ -86,7 +86,7 @@ def make_server(options: ServeOptions, listening: socket.socket) -> Any:
     taken, kept = searcher.head.most_words, searcher.cache.settings["max_words"]
     if taken is not None and taken < kept:
         print(f"the head of {options.run} cuts queries to {taken} tokens; the cache keeps {kept}", file=sys.stderr)
-    app = make_app(searcher, _folder(options, searcher.cache.extraction), options.run, options.host)
+    app = make_app(searcher, _folder(options, searcher.cache.extraction), searcher.scored_by, options.host)
     return waitress.create_server(
         app,
         sockets=[listening],

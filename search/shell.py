@@ -122,7 +122,7 @@ def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions
     if not options.json:
         print(f"{len(searcher.gallery.ids):,} videos; each moment is the frame with the largest {MEANING[answers[0].measure]}")
     if options.html is not None:
-        write_page(options.html, searcher, answers, options.run)
+        write_page(options.html, searcher, answers, searcher.scored_by)
         print(f"the same results with thumbnails: {options.html}", file=sys.stderr)
     return answers
 
@@ -146,6 +146,7 @@ def _as_dict(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> 
     return {
         "query": answer.query,
         "run": options.run,
+        "temperatures": searcher.head.temperatures(),
         "gallery": len(searcher.gallery.ids),
         **answer.notes.as_dict(),
         "results": [
@@ -177,7 +178,14 @@ def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions)
     cut = searcher.cut_of_captions(texts.texts, cached=options.captions is None)
     if options.json:
         results = [{"rank": hit.rank, "caption": hit.caption, "score": hit.score} for hit in hits]
-        record = {"video_id": video_id, "run": options.run, "captions": len(texts.texts), "captions_cut": cut, "results": results}
+        record = {
+            "video_id": video_id,
+            "run": options.run,
+            "temperatures": searcher.head.temperatures(),
+            "captions": len(texts.texts),
+            "captions_cut": cut,
+            "results": results,
+        }
         print(json.dumps(record))
         return
     print(visible(video_id))

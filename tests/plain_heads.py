@@ -1,6 +1,7 @@
 """A plain reading of every head's equations: one pair at a time, in float64, from ragged lists. Nothing here is fast or guarded."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,16 +32,16 @@ def mean_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list
     return [unit(s) @ unit(torch.stack([unit(frame) for frame in v]).mean(dim=0))]
 
 
-def xclip_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+def xclip_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, kappa: float = 0.01) -> list[Tensor]:
     words, frames = [unit(word) for word in w], [unit(frame) for frame in u]
     video = unit(torch.stack([unit(frame) for frame in v]).mean(dim=0))
     z = torch.stack([torch.stack([(word @ p["M_l"]) @ frame for frame in frames]) for word in words])
-    first = agg(torch.stack([agg(z[:, j], p["P3"], 0.01) for j in range(len(frames))]), p["P4"], 0.01)
-    second = agg(torch.stack([agg(z[k], p["P5"], 0.01) for k in range(len(w))]), p["P6"], 0.01)
+    first = agg(torch.stack([agg(z[:, j], p["P3"], kappa) for j in range(len(frames))]), p["P4"], kappa)
+    second = agg(torch.stack([agg(z[k], p["P5"], kappa) for k in range(len(w))]), p["P6"], kappa)
     return [
         (unit(s) @ p["M_g"]) @ video,
-        agg(torch.stack([word @ video for word in words]), p["P1"], 0.01),
-        agg(torch.stack([unit(s) @ frame for frame in frames]), p["P2"], 0.01),
+        agg(torch.stack([word @ video for word in words]), p["P1"], kappa),
+        agg(torch.stack([unit(s) @ frame for frame in frames]), p["P2"], kappa),
         (first + second) / 2,
     ]
 
@@ -88,13 +89,16 @@ def plain_scores(
     frames: list[Tensor],
     parameters: Parameters,
     temporal: TemporalEncoder | None = None,
+    tau: float = 5.0,
+    kappa: float = 0.01,
 ) -> Tensor:
     """[S, A, B] without the logit scale. u of the method are the frames, v those after the temporal encoder, in float64."""
     before = [u.double() for u in frames]
     after = before if temporal is None else [plain_temporal(temporal, u) for u in before]
     if name in PLAIN:
+        pair = partial(xclip_pair, kappa=kappa) if name == "xclip" else PLAIN[name]
         rows = [
-            [torch.stack(PLAIN[name](s.double(), w.double(), u, v, parameters)) for u, v in zip(before, after, strict=True)]
+            [torch.stack(pair(s.double(), w.double(), u, v, parameters)) for u, v in zip(before, after, strict=True)]
             for s, w in zip(sentences, words, strict=True)
         ]
         return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
@@ -102,7 +106,7 @@ def plain_scores(
     size = {"M_g": dimension, "M_l": dimension} | {f"P{i}": longest for i in range(1, 7)}
     matrices = {key: parameters.get(key, torch.eye(n)) for key, n in size.items()}
     chosen = [SCORES.index(score) for score in HEADS[name].offered(name)]
-    return reference_scores(sentences, words, after, matrices, scale=1.0)[chosen]
+    return reference_scores(sentences, words, after, matrices, tau=tau, kappa=kappa, scale=1.0)[chosen]
 
 
 def rounding(
@@ -112,6 +116,8 @@ def rounding(
     frames: list[Tensor],
     parameters: Parameters,
     temporal: TemporalEncoder | None = None,
+    tau: float = 5.0,
+    kappa: float = 0.01,
 ) -> Tensor:
     """How far float32 may move each score [S, A, B], from its own conditioning.
 
@@ -126,9 +132,9 @@ def rounding(
     def changed(rows: list[Tensor]) -> list[Tensor]:
         return [x.double() * (1 + share * (2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1)) for x in rows]
 
-    exact = plain_scores(name, sentences, words, frames, parameters, temporal)
+    exact = plain_scores(name, sentences, words, frames, parameters, temporal, tau, kappa)
     moved = torch.zeros_like(exact)
     for _ in range(3):
-        other = plain_scores(name, changed(sentences), changed(words), changed(frames), parameters, temporal)
+        other = plain_scores(name, changed(sentences), changed(words), changed(frames), parameters, temporal, tau, kappa)
         moved = torch.maximum(moved, (other - exact).abs())
     return 3 * moved + share * (1 + exact.abs())

@@ -89,7 +89,7 @@ def place(family_model: Callable[[str], str], tmp_path_factory: pytest.TempPathF
     wide = replace(FAMILIES["CLIP"], text=FAMILIES["CLIP"].text | {"width": 64}).write(base / "wide")
     hub = Hub({f"somebody/{name}": published(wide, base / name, "") for name in ("whole", "lost", "altered", "short", "empty", "none")})
     hub.repositories["somebody/siglip"] = published(family_model("SigLIP"), base / "siglip", "somebody/siglip")
-    for name, family in (("xlm", "XLM-R"), ("mt5", "mT5")):
+    for name, family in (("xlm", "XLM-R"), ("mt5", "mT5"), ("words", "mT5")):
         hub.repositories[f"somebody/{name}"] = published(family_model(family), base / name, f"else/{name}", base / f"{name}-text")
         hub.repositories[f"else/{name}"] = base / f"{name}-text"
     (base / "empty" / WEIGHTS).unlink()
@@ -98,9 +98,11 @@ def place(family_model: Callable[[str], str], tmp_path_factory: pytest.TempPathF
     (base / "tag").mkdir()
     (base / "tag" / TAG[3]).write_bytes(b"weights")
     content = (base / "wide" / WEIGHTS).read_bytes()
+    words = (base / "words-text" / "spiece.model").read_bytes()
     hub.altered |= {
         f"somebody/altered/{WEIGHTS}": content[:-4] + b"\0\0\0\0",
         f"somebody/short/{WEIGHTS}": content[:-4],
+        "else/words/spiece.model": words.replace("▁dog".encode(), "▁cat".encode()),
     }
     hub.breaks[f"somebody/lost/{WEIGHTS}"] = [CHUNK + 2**20]
     with serving(hub):
@@ -137,6 +139,8 @@ def test_a_damaged_file_is_said_and_not_used(place: Place) -> None:
         f"error: --model hf-hub:somebody/altered: {blob} is damaged, its SHA-256 is not the one that Hugging Face gives: "
         "delete it, and run this again\n"
     )
+    words = place.blob("else/words", "spiece.model")
+    assert place.ended["words"].line().startswith(f"error: --model hf-hub:somebody/words: {words} is damaged")
     assert re.search(r"should be of size \d+ but has size \d+", place.ended["short"].line())
 
 

@@ -251,13 +251,7 @@ def query_of(name: str) -> str:
     return FOREIGN["German"][0] if FAMILIES[name].multilingual else ENGLISH[0]
 
 
-NO_POSITIONS = pytest.mark.xfail(raises=KeyError, reason="heads that ask for a table of text positions, which these towers have not")
-SEARCHED = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=NO_POSITIONS if family.tower else ()) for name, family in FAMILIES.items()]
-)
-
-
-@SEARCHED
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_cache_of_videos_and_captions_is_searched(name: str, clip_of: Load, cache_of: Callable[[str], Made]) -> None:
     """The cache finds its model again, which makes the same features of a query."""
     made, most = cache_of(name), clip_of(name).context_length
@@ -283,12 +277,10 @@ def test_a_cache_of_videos_and_captions_is_searched(name: str, clip_of: Load, ca
     assert not answer.notes.no_known_word
 
 
-@SEARCHED
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_head_is_trained_on_the_cache(name: str, cache_of: Callable[[str], Made], tmp_path: Path) -> None:
     cache = cache_of(name).cache
-    options = TrainOptions(
-        cache=cache.path, out=tmp_path / "run", head="glccl", temporal="none", epochs=1, batch_size=4, device="cpu", quiet=True
-    )
+    options = TrainOptions(cache=cache.path, out=tmp_path / "run", head="glccl", epochs=1, batch_size=4, device="cpu", quiet=True)
     run = train_head.main(options)
     (answer,) = search.main(SearchOptions(cache=cache.path, run=str(run), query=(query_of(name),), top=VIDEOS, device="cpu", quiet=True))
     assert {hit.video_id for hit in answer.hits} == {f"video{i}.mp4" for i in range(VIDEOS)}

@@ -244,7 +244,7 @@ def test_the_temporal_encoder_starts_from_clip(train_options: TrainOptions, cach
 
 
 def test_a_text_tower_of_another_width_cannot_start_the_temporal_encoder(
-    own_cache_options: ExtractOptions, train_options: TrainOptions, tmp_path: Path
+    own_cache_options: ExtractOptions, train_options: TrainOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads((ROOT / "demo/clip/open_clip_config.json").read_text())
     content["model_cfg"]["text_cfg"].update(width=64, heads=2, layers=2)
@@ -252,11 +252,18 @@ def test_a_text_tower_of_another_width_cannot_start_the_temporal_encoder(
     model.mkdir()
     (model / "open_clip_config.json").write_text(json.dumps(content))
     cache = extract.main(replace(own_cache_options, model=f"local-dir:{model}", pretrained="random"))
-    options = replace(train_options, cache=cache, out=tmp_path / "run", epochs=1)
-    with pytest.raises(UserError, match="--temporal-init random or --temporal none"):
+    options = replace(train_options, cache=cache, out=tmp_path / "run", epochs=1, temporal_init="clip")
+    why = "the text blocks of the cache's CLIP are 64 wide, and features 128"
+    with pytest.raises(UserError, match=f"^--temporal-init clip: {why}: use --temporal-init random or --temporal none$"):
         train_head.main(options)
     assert not options.out.exists()
-    train_head.main(replace(options, temporal_init="random"))
+    capsys.readouterr()
+    train_head.main(replace(options, temporal_init="auto"))
+    assert f"temporal encoder: starts at random, because {why}\n" in capsys.readouterr().err
+    record = json.loads((options.out / "run.json").read_text())
+    assert record["trained_with"]["options"]["temporal_init"] == "random"
+    assert record["start"]["temporal"]["not_from_clip_because"] == why
+    train_head.main(replace(options, temporal_init="random", resume=True))
     train_head.main(replace(options, out=tmp_path / "run2", temporal="none"))
 
 

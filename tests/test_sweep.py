@@ -284,7 +284,7 @@ def test_a_sweep_of_nothing_is_a_run_at_its_defaults(options: Any, kind: type[Tr
     assert expand(sweep_options(kind)(options.cache, options.out, seeds=1)) == [kind(options.cache, options.out, quiet=True)]
 
 
-def made_up_runs(folder: Path) -> Path:
+def made_up_runs(folder: Path, **columns: object) -> Path:
     """Runs whose figures are known: CSC adds 4 and 6 to RSum at 0.5, takes 10 or adds 10 at 1."""
     base = {
         "head": "glccl",
@@ -306,6 +306,7 @@ def made_up_runs(folder: Path) -> Path:
         "scoring_cpu_seconds": 0.5,
         "device": "cpu",
         "threads": 1,
+        **columns,
     }
     sums = {(0.0, 0): 400.0, (0.0, 1): 410.0, (0.5, 0): 404.9, (0.5, 1): 415.1, (1.0, 0): 390.0, (1.0, 1): 420.0}
     rows = [
@@ -316,8 +317,9 @@ def made_up_runs(folder: Path) -> Path:
     return folder / "runs.csv"
 
 
-def test_the_text_follows_from_the_figures(tmp_path: Path) -> None:
-    text = ablations(AblationOptions(runs=made_up_runs(tmp_path), out=tmp_path / "ablations.md")).read_text()
+@pytest.mark.parametrize("columns", [{}, {"tau": 5.0, "kappa": 0.01}, {"tau": None, "kappa": 0.01}])
+def test_the_text_follows_from_the_figures(tmp_path: Path, columns: dict[str, object]) -> None:
+    text = ablations(AblationOptions(runs=made_up_runs(tmp_path, **columns), out=tmp_path / "ablations.md")).read_text()
     # 4.9 and 5.1: mean 5, standard error 0.1, t of one degree of freedom 12.71.
     assert "| 0.5 | 2 | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 | 410.0 ± 7.2 | +5.0 [+3.7, +6.3] |" in text
     assert "| 1 | 2 | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 | 405.0 ± 21.2 | +0.0 [-127.1, +127.1] |" in text

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.kernels.fused import fused_score, lane_videos, tile_texts
-from train_head.kernels.plain import KAPPA, TAU, guidance, prepare_texts, prepare_videos, score
+from train_head.kernels.plain import guidance, prepare_texts, prepare_videos, score
+from train_head.temperatures import KAPPA, TAU
 
 FEATURE_MATRICES, WORD_MATRICES = ("M_g", "M_l"), ("P1", "P2", "P3", "P4", "P5", "P6")
 """The learned matrices, over features [D, D] and over words [max_words, max_words]."""

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
-from data.cli.meaning import AtLeast, Meaning, NoneAs
+from data.cli.meaning import AtLeast, DeviceName, Meaning, NoneAs, Since
+from train_head.temperatures import KAPPA, TAU
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,21 @@ class TrainOptions:
     held out for validation, and every result is labelled."""
     head: Annotated[str, About.HEAD, Meaning.VARIED] = "glccl"
     """glccl (the method), its halves glim-global and glim-local, mean (CLIP4Clip's pooling), xclip (the four scores without text guidance),
-    wti (DRL's weighted token-wise interaction) or xpool (X-Pool's cross-modal attention)."""
+    wti (DRL's weighted token-wise interaction), xpool (X-Pool's cross-modal attention), or a class of your own as
+    package.module:Class."""
     scores: Annotated[str, About.HEAD, Meaning.VARIED] = "all"
     """Scores to use, joined by +, if the head has several: video-sentence, video-word, sentence-frame, word-frame. For example
     video-sentence+word-frame."""
     temporal: Annotated[Literal["seq-transf", "none"], About.HEAD, Meaning.VARIED] = "seq-transf"
     """Temporal encoder over the frames."""
-    temporal_init: Annotated[Literal["clip", "random"], About.HEAD, Meaning.VARIED] = "clip"
-    """Initial weights of the temporal encoder: CLIP's text blocks, or random."""
+    temporal_init: Annotated[Literal["auto", "clip", "random"], About.HEAD, Meaning.VARIED] = "auto"
+    """Initial weights of the temporal encoder: CLIP's text blocks, or random. auto takes CLIP's if they fit the features, and says and
+    records which."""
+    tau: Annotated[float | None, About.HEAD, Meaning.VARIED, NoneAs("paper"), Since(TAU)] = None
+    """Temperature of the guidance, for glccl and its halves: the smaller, the fewer frames a text reads. Evaluation and search of the run
+    use it too. Default: the paper's, 5."""
+    kappa: Annotated[float | None, About.HEAD, Meaning.VARIED, NoneAs("paper"), Since(KAPPA)] = None
+    """Temperature of the interaction, for glccl, its halves and xclip. Default: the paper's, 0.01."""
     csc_weight: Annotated[float, About.LOSS, Meaning.VARIED, AtLeast(0)] = 0.5
     """Weight of the CSC loss. Heads with a single score have no CSC loss."""
     csc_data: Annotated[Literal["both", "positive", "negative"], About.LOSS, Meaning.VARIED] = "both"
@@ -44,7 +52,8 @@ class TrainOptions:
     mask_same_video: Annotated[bool, About.LOSS, Meaning.VARIED] = False
     """Exclude other captions of the same video from both losses. By default they count as negatives, as is common practice."""
     max_frames: Annotated[int | None, About.INPUT, Meaning.VARIED, NoneAs("all")] = None
-    """Frames used of each video, evenly spaced. Default: all cached frames."""
+    """Frames used of each video, evenly spaced. The temporal encoder gets a position for each, at least as many as CLIP has. Default: all
+    cached frames."""
     epochs: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(1)] = 5
     """Passes over the training captions."""
     batch_size: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(2)] = 128
@@ -75,8 +84,8 @@ class TrainOptions:
     """Under torchrun: seconds without a heartbeat after which another process counts as lost."""
     precision: Annotated[Literal["fp32", "bf16"], About.MACHINE] = "fp32"
     """bf16, on CUDA only, runs the temporal encoder and the text-frame products in bfloat16; all else stays float32."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, Meaning.REPEAT] = "auto"
-    """Device to train on. auto takes CUDA if available."""
+    device: Annotated[DeviceName, About.MACHINE, Meaning.REPEAT] = "auto"
+    """Device to train on. auto takes CUDA if available, else the CPU. mps is for GPUs of Apple, and untested."""
     seed: Annotated[int, About.OPTIMIZER, Meaning.REPEAT] = 0
     """Seed of the initial weights and of the order of captions."""
     tensorboard: Annotated[bool, About.OUTPUT, Meaning.FREE] = False

@@ -11,14 +11,29 @@ import torch
 from safetensors import SafetensorError
 
 from data.base.errors import UserError, not_as_written, one_line
+from data.base.progress import say
 from data.base.provenance import json_value
 from data.base.version import require_known
 from data.base.whole_files import write_json
 from data.cache import ClipParts, FeatureCache
+from data.cache.features import TextFeatures
 from data.compute.tensors import read_tensors, write_tensors
-from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConfig, make_head
+from train_head.heads import (
+    DEFAULT_EXECUTION,
+    HEADS,
+    Execution,
+    Head,
+    HeadConfig,
+    head_class,
+    is_own,
+    make_head,
+    source_file,
+    source_sha256,
+)
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split
+from train_head.temperatures import KAPPA, TAU, given_temperatures
+from train_head.temporal import clip_positions
 from train_head.training.checkpoint import CHECKPOINT_FILE
 
 WEIGHTS_FILE = "head.safetensors"
@@ -33,6 +48,8 @@ RESULTS_FOLDER = "results"
 CLIP_FOLDER = "clip"
 """The CLIP that a run with --finetune trained, as a folder for open_clip's `local-dir:`."""
 ZERO_SHOT = "zero-shot:"
+HEAD_SOURCE = "head_source"
+"""In run.json and metrics.json: the SHA-256 of the file of a head of one's own. Other heads are part of the recorded commit."""
 TRAINED_WITH = "trained_with"
 """In run.json and metrics.json: see `RunOptions`."""
 OPTIONS_VERSION = 1
@@ -80,21 +97,43 @@ def save_run(path: Path, head: Head, record: dict[str, Any], trained_on: Sequenc
     A folder without run.json is not a complete run.
     """
     write_json(path / TRAINED_ON_FILE, list(trained_on))
-    write_tensors(path / WEIGHTS_FILE, {name: value.contiguous() for name, value in head.state_dict().items()})
-    write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **record})
+    # Cloned, because safetensors refuses tensors that share memory, as tied weights of a head of one's own do.
+    weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in head.state_dict().items()}
+    write_tensors(path / WEIGHTS_FILE, weights)
+    write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **recorded_source(head.name), **record})
 
 
-def load_head(run: str, cache: FeatureCache, device: torch.device, execution: Execution = DEFAULT_EXECUTION) -> tuple[Head, dict[str, Any]]:
+def recorded_source(head: str) -> dict[str, str]:
+    """What to record of the source of a head: HEAD_SOURCE for a head of one's own, nothing for others."""
+    return {HEAD_SOURCE: source_sha256(head_class(head))} if is_own(head) else {}
+
+
+def load_head(
+    run: str,
+    cache: FeatureCache,
+    device: torch.device,
+    execution: Execution = DEFAULT_EXECUTION,
+    *,
+    max_frames: int | None = None,
+    tau: float | None = None,
+    kappa: float | None = None,
+) -> tuple[Head, dict[str, Any]]:
     """Load the head of a run folder, or make an untrained one for `zero-shot:HEAD`; returns it with the run's record.
 
-    Raises UserError if the run does not exist, is damaged, or was trained on features of other CLIP weights than the cache's.
+    An untrained head takes up to `max_frames` frames, or as many as a video of the cache has. `tau` and `kappa` replace the temperatures of
+    the run, or the paper's for an untrained head; `other_temperatures` tells which differ.
+
+    Raises UserError if the run does not exist, is damaged, or was trained on features of other CLIP weights than the cache's; or for a
+    temperature that the head does not have.
     """
+    given = {"tau": tau, "kappa": kappa}
     if run.startswith(ZERO_SHOT):
         name = run.removeprefix(ZERO_SHOT)
-        if name not in HEADS or HEADS[name].TRAINED_ONLY:
+        if (name not in HEADS and not is_own(name)) or head_class(name).TRAINED_ONLY:
             raise _unusable_head(run, name)
         parts = cache.clip_parts()
-        config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, max_frames(parts))
+        config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, frame_rows(cache, parts, max_frames))
+        config = config.at_temperatures(given_temperatures(name, head_class(name).TEMPERATURES, given))
         return make_head(name, config, execution).to(device), {"run": run}
     record = _read_record(run)
     if record.get("finetuned_from") == cache.weights != record["weights"]:
@@ -107,13 +146,43 @@ def load_head(run: str, cache: FeatureCache, device: torch.device, execution: Ex
             f"than the cache {cache.path} holds ({cache.weights[:12]}..., D = {cache.dimension}): use the cache of the same CLIP"
         )
     settings = dict(record["head"])
-    head = make_head(settings.pop("head"), HeadConfig(**settings), execution)
+    name = settings.pop("head")
+    if is_own(name):
+        _check_source(run, name, record.get(HEAD_SOURCE))
+    config = HeadConfig(**settings).at_temperatures(given_temperatures(name, head_class(name).TEMPERATURES, given))
+    head = make_head(name, config, execution)
     try:
         head.load_state_dict(read_tensors(Path(run) / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
         line = f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({one_line(error)}): train it again"
         raise not_as_written(Path(run) / WEIGHTS_FILE, error, line) from error
     return head.to(device), {"run": run, **record}
+
+
+def other_temperatures(head: Head, record: Mapping[str, Any]) -> dict[str, float]:
+    """The temperatures that differ from those of the run, or from the paper's for an untrained head: by name, what the run has."""
+    usual: dict[str, float] = {"tau": TAU, "kappa": KAPPA, **record.get("head", {})}
+    return {name: usual[name] for name, value in head.temperatures().items() if value != usual[name]}
+
+
+def temperature_line(head: Head, record: Mapping[str, Any]) -> str:
+    """Which temperatures differ from the run's, in one line for people; empty if none does."""
+    whose = "the run" if "head" in record else "the paper"
+    changed = [f"{name} {head.temperatures()[name]:g} instead of {value:g}" for name, value in other_temperatures(head, record).items()]
+    return f"{' and '.join(changed)}, which {whose} has" if changed else ""
+
+
+def _check_source(run: str, name: str, recorded: str | None) -> None:
+    """Say if the source of a head of one's own has changed since training. Raises UserError if it cannot be found."""
+    try:
+        kind = head_class(name)
+    except UserError as error:
+        raise UserError(f"--run {run} was trained with a head of its own: {error}", error.listed) from error
+    if source_sha256(kind) != recorded:
+        say(
+            f"note: {source_file(kind)} has changed since the run {run} was trained (SHA-256 {str(recorded)[:12]}... then, "
+            f"{source_sha256(kind)[:12]}... now): the scores may be others"
+        )
 
 
 def trained_on(run: str) -> frozenset[str]:
@@ -135,15 +204,35 @@ def extract_with(run: Path) -> str:
     return f"run extract with --model local-dir:{run / CLIP_FOLDER} and another --cache, and use that"
 
 
-def max_frames(parts: ClipParts) -> int:
-    """Most frames the learned matrices support: the number of positions of the temporal encoder."""
-    return len(parts.tensors["positional_embedding"])
+def frames_of(cache: FeatureCache) -> int:
+    """The number of frames of the longest video in the cache."""
+    return max((place.stop - place.start for place in cache.places("videos").values()), default=0)
+
+
+def frame_rows(cache: FeatureCache, parts: ClipParts, max_frames: int | None) -> int:
+    """Rows of the position table and of matrices over frames: as many as CLIP has positions, or as frames are used if those are more.
+
+    `max_frames`: the frames used of each video; None for all that the cache holds.
+    """
+    return max(clip_positions(parts), frames_of(cache) if max_frames is None else max_frames)
 
 
 def check_fits(head: Head, split: Split) -> None:
     """Raise UserError if videos of the split have more frames than the head supports. Captions are truncated when loaded."""
     assert head.most_words is None or int(split.texts.words.length_N.max()) <= head.most_words
+    check_words(head, split.texts, f"split {split.name!r}")
     check_frames(head, int(split.videos.frames.length_N.max()), f"videos of split {split.name!r}")
+
+
+def check_words(head: Head, texts: TextFeatures, which: str) -> None:
+    """Raise UserError if the head reads words and some texts have only a sentence feature. `which` names the texts in the message."""
+    without = int((texts.words.length_N == 0).sum())
+    if head.READS_WORDS and without:
+        ready = [name for name, kind in HEADS.items() if not kind.READS_WORDS]
+        raise UserError(
+            f"{without:,} of {len(texts.texts):,} texts of {which} have a sentence feature but no tokens, which head {head.name} "
+            f"reads: use head {' or '.join(ready)}, or import token features with --replace"
+        )
 
 
 def check_frames(head: Head, frames: int, which: str) -> None:
@@ -163,12 +252,12 @@ def check_frames(head: Head, frames: int, which: str) -> None:
 def _unusable_head(run: str, name: str) -> UserError:
     """The error for a misspelt `--run zero-shot:NAME`, an unknown head, or a head that must be trained first."""
     ready = [ZERO_SHOT + other for other, kind in HEADS.items() if not kind.TRAINED_ONLY]
-    if name in HEADS and HEADS[name].TRAINED_ONLY:
+    if (name in HEADS or is_own(name)) and head_class(name).TRAINED_ONLY:
         return UserError(
             f"--run {run}: head {name} scores nothing before training: train it with python -m train_head --head {name} and name its "
             f"folder, or use an untrained head: {', '.join(ready)}"
         )
-    if name in HEADS:
+    if name in HEADS or is_own(name):
         return UserError(f"--run {run}: no such folder; the head without training is --run {ZERO_SHOT}{name}")
     what = f"there is no head {name!r}" if name else "the name of a head is missing"
     return UserError(f"--run {run}: {what}: use {', '.join(ready)}, or the folder of a run")
@@ -181,7 +270,8 @@ def _no_run(run: str) -> UserError:
         return UserError("--run is empty: name the folder of a run, or zero-shot:HEAD")
     if not folder.exists():
         spelt = re.fullmatch(r"zero[-_ ]?shot[-_:=/. ]*(.*)", run, re.IGNORECASE)
-        name = (spelt[1] if spelt else run).lower()
+        name = spelt[1] if spelt else run
+        name = name if is_own(name) else name.lower()
         if spelt or name in HEADS:
             return _unusable_head(run, name)
         return UserError(

@@ -20,18 +20,31 @@ from data.base.provenance import json_value, provenance
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
-from data.cli.meaning import AtLeast, Meaning, marks, options_with, options_without
+from data.cli.meaning import AtLeast, Meaning, filled, marks, options_with, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
 from train_head.compiling import announce_compiling, compile_loops
-from train_head.heads import ALL_SCORES, HEADS, Execution, Head, HeadConfig, chosen_scores, make_head
+from train_head.heads import ALL_SCORES, Execution, Head, HeadConfig, chosen_scores, head_class, is_own, make_head
 from train_head.options import TrainOptions
-from train_head.run import LOG_FILE, RUN_FILE, TRAINED_WITH, RunOptions, check_fits, extract_with, max_frames, save_run
+from train_head.run import (
+    HEAD_SOURCE,
+    LOG_FILE,
+    RUN_FILE,
+    TRAINED_WITH,
+    RunOptions,
+    check_fits,
+    extract_with,
+    frame_rows,
+    recorded_source,
+    save_run,
+)
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
+from train_head.settle import settled, settled_like, start_lines, start_of
+from train_head.temperatures import given_temperatures
 from train_head.temporal import make_temporal
 from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
 from train_head.training.run_state import RunState
@@ -61,9 +74,10 @@ def train(options: TrainOptions) -> Path:
         require_tensorboard()
     device = find_device(options.device)
     if options.precision == "bf16" and device.type != "cuda":
-        raise UserError("--precision bf16 needs CUDA: leave it out on a CPU")
+        raise UserError(f"--precision bf16 needs CUDA, and this is --device {device.type}: leave it out")
     if (options.out / RUN_FILE).exists() and options.resume:
         record = _read_finished(options.out)
+        options = settled_like(options, record)
         _check_same(options, RunOptions.read(record, options.out / RUN_FILE).values, options.out)
         _report(options, record)
         return options.out
@@ -71,6 +85,7 @@ def train(options: TrainOptions) -> Path:
     with ProcessGroup.joined(device, options.process_timeout, in_step=True, remedy=GO_ON) as processes:
         if processes.rank == 0:
             require_writable_folder(options.out)
+        options = settled(options, FeatureCache(options.cache))
         data = load(options)
         processes.agree(_facts(options, data))
         batch = _shared_batch(options, data, processes.world_size)
@@ -89,7 +104,9 @@ def train(options: TrainOptions) -> Path:
 
 
 def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
-    """Print the splits and the batches on stderr."""
+    """Print on stderr how the head starts, the splits, and the batches."""
+    for line in start_lines(options, data.cache, options.quiet):
+        print(line, file=sys.stderr)
     if not options.quiet:
         print(data.train.summary("train on"), data.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
     if not options.quiet or batch < options.batch_size:
@@ -101,6 +118,9 @@ def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
 def load(options: TrainOptions) -> TrainingData:
     """Open the cache and load both splits. Raises UserError if the cache does not fit the options."""
     cache = FeatureCache(options.cache)
+    if is_own(options.head):
+        # Made once for its checks: they take a moment, and loading the features may take minutes.
+        build_head(options, cache)
     budget = budget_bytes(options.memory_budget)
     train_split, select_split = (
         load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing, options.name)
@@ -167,6 +187,7 @@ def fit(
     With `keep`, write the log and checkpoints to OUT, and continue from the checkpoint in OUT if there is one. Rank 0 writes, validates and
     returns the best epoch. The other ranks return the head after its last step.
     """
+    options = settled(options, data.cache)
     torch.manual_seed(options.seed)
     head = build_head(options, data.cache).to(device)
     for split in (data.train, data.select):
@@ -239,6 +260,7 @@ def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trai
         "processes": trainer.processes.world_size,
         "batch_size": trainer.batch_size,
         "steps_an_epoch": trainer.steps_an_epoch,
+        "start": start_of(options, data.cache),
         TRAINED_WITH: RunOptions.of(options).recorded(),
         "provenance": provenance(options),
     }
@@ -268,6 +290,7 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
         "train_counts": data.train.counts,
         "data": _digest(data),
         "processes": processes.world_size,
+        HEAD_SOURCE: recorded_source(options.head).get(HEAD_SOURCE),
     }
 
 
@@ -279,6 +302,7 @@ def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dic
         "train_counts": "the training videos or captions have changed since it began",
         "data": "the videos or captions for training or for choosing the epoch have changed since it began",
         "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
+        HEAD_SOURCE: f"the source of head {options.head} has changed since it began",
     }
     # Old checkpoints have the counts alone.
     changed = [name for name in descriptions if before.get(name, identity[name]) != identity[name]]
@@ -339,16 +363,18 @@ def _read_finished(out: Path) -> dict[str, Any]:
 def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
     """What must be equal in all processes."""
     decisive = {f"--{name.replace('_', '-')}": value for name, value in decisive_options(options).items()}
-    return decisive | {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
+    content = {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
+    return decisive | content | {f"the source of head {options.head}": recorded_source(options.head)}
 
 
 def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> None:
     """Raise UserError, naming the options, if any that decides the result differs from the run in OUT."""
     # An option that the run does not record came later, and the run used its default.
-    known = decisive_options(TrainOptions(cache=options.cache, out=options.out)) | dict(before)
+    kind = type(options)
+    known = filled(kind, decisive_options(TrainOptions(cache=options.cache, out=options.out)) | dict(before))
     differing = [
         f"--{name.replace('_', '-')} was {known[name]} and is {value}"
-        for name, value in decisive_options(options).items()
+        for name, value in filled(kind, decisive_options(options)).items()
         if known[name] != value
     ]
     if differing:
@@ -363,19 +389,23 @@ def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
 
 def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
     """The head before its first step: matrices at the identity, the temporal encoder by --temporal-init, products in --precision."""
-    parts = cache.clip_parts()
-    temporal = None if options.temporal == "none" else make_temporal(cache.dimension, parts, options.temporal_init)
+    options, parts = settled(options, cache), cache.clip_parts()
+    frames = frame_rows(cache, parts, options.max_frames)
+    temporal = None
+    if options.temporal != "none":
+        temporal = make_temporal(cache.dimension, parts, "random" if options.temporal_init == "random" else "clip", frames)
     config = HeadConfig(
         dimension=cache.dimension,
         max_words=int(cache.settings["max_words"]),
         logit_scale=parts.logit_scale,
-        max_frames=max_frames(parts),
+        max_frames=frames,
         scores=options.scores,
         temporal=options.temporal,
         **({} if temporal is None else temporal.shape()),
     )
+    temperatures = given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
     lower = torch.bfloat16 if options.precision == "bf16" else None
-    head = make_head(options.head, config, Execution(products=lower, temporal=lower))
+    head = make_head(options.head, config.at_temperatures(temperatures), Execution(products=lower, temporal=lower))
     if head.temporal is not None and temporal is not None:
         head.temporal.load_state_dict(temporal.state_dict())
     return head
@@ -383,9 +413,7 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
 
 def check_options(options: TrainOptions) -> None:
     """Raise UserError for options that are wrong for any cache."""
-    if options.head not in HEADS:
-        raise UserError(f"--head {options.head} is unknown: choose one of {', '.join(HEADS)}")
-    offered = HEADS[options.head].offered(options.head)
+    offered = head_class(options.head).offered(options.head)
     if options.scores != ALL_SCORES and len(offered) == 1:
         raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
     chosen_scores(options.scores, offered)
@@ -395,6 +423,7 @@ def check_options(options: TrainOptions) -> None:
             if not least <= value < math.inf:
                 number = "a number of " if isinstance(value, float) else ""
                 raise UserError(f"--{name.replace('_', '-')} {value} must be {number}at least {least}")
+    given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
     check_seed(options.seed)
     defaults = type(options)(options.cache, options.out)
     finetuning = options_with(type(options), Meaning.FINETUNING)

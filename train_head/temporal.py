@@ -1,10 +1,11 @@
 """The temporal encoder ("seqTransf"): four CLIP Transformer blocks over a video's frames, with a residual connection around them.
 
-Shape suffixes: B videos, F frames, D joint dimension, H heads, R frames of all videos, E any other width.
+Shape suffixes: B videos, F frames, D joint dimension, H heads, R frames of all videos or added positions, P CLIP's positions, E any
+other width.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ QUICK = 1.702
 """QuickGELU(x) = x * sigmoid(QUICK * x)."""
 NORM_EPSILON = 1e-12
 """Epsilon of the LayerNorms. CLIP uses 1e-5; CLIP4Clip's temporal encoder and its successors use BERT's 1e-12."""
+USUAL_POSITIONS = 77
+"""Positions where those of CLIP are unknown: as many as OpenAI's CLIP has."""
 _ACTIVATIONS = ("QuickGELU", "GELU")
 
 
@@ -95,15 +98,10 @@ class TemporalEncoder(nn.Module):
                 nn.init.zeros_(parameter)
 
     def load_clip(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the positions and first blocks of CLIP's text tower. Raises UserError if their shapes differ."""
-        own = self.state_dict()
-        lacking = [name for name, value in own.items() if name not in tensors or tensors[name].shape != value.shape]
-        if lacking or len(tensors) != len(own):
-            raise UserError(
-                f"the temporal encoder cannot start from this CLIP's text tower, which is not {BLOCKS} plain blocks as wide as features "
-                f"({own['positional_embedding'].shape[1]}): use --temporal-init random or --temporal none"
-            )
-        self.load_state_dict(dict(tensors))
+        """Load the first blocks of CLIP's text tower and its positions. The rows beyond CLIP's are drawn like CLIP's: see `more_rows`."""
+        clip_PD = tensors["positional_embedding"]
+        added_RD = more_rows(clip_PD, len(self.positional_embedding) - len(clip_PD))
+        self.load_state_dict({**tensors, "positional_embedding": torch.cat([clip_PD, added_RD])})
 
     def forward(self, frame_BFD: Tensor, mask_BF: Tensor) -> Tensor:
         x_BFD = frame_BFD + self.positional_embedding[: frame_BFD.shape[1]]
@@ -112,24 +110,56 @@ class TemporalEncoder(nn.Module):
         return frame_BFD + x_BFD
 
 
+def more_rows(clip_PD: Tensor, count: int) -> Tensor:
+    """Rows [count, D] that continue a position table, drawn from the normal distribution of its rows (each dimension's mean and deviation).
+
+    CLIP's own rows stay as they are, so that a video with no more frames than CLIP has positions is encoded as without the added rows;
+    stretching the table over all frames would move them. The added rows look like positions to CLIP's blocks and differ from each other, so
+    that their order can be learned. Hewitt (2021, "Initializing New Word Embeddings for Pretrained Language Models") argues for the same
+    with new words. The draw depends on torch's seed and does not advance torch's generator.
+    """
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    noise_RD = torch.randn(count, clip_PD.shape[1], generator=generator)
+    return clip_PD.mean(dim=0) + clip_PD.std(dim=0, correction=0) * noise_RD
+
+
 def heads_for(dimension: int) -> int:
-    """CLIP's number of attention heads: one per 64 dimensions."""
-    return max(1, dimension // 64)
+    """CLIP's number of attention heads, one per 64 dimensions; or the most below that which divide the dimension."""
+    return next(heads for heads in range(max(1, dimension // 64), 0, -1) if dimension % heads == 0)
 
 
-def make_temporal(dimension: int, parts: ClipParts, initial: str) -> TemporalEncoder:
-    """A temporal encoder initialised from CLIP's text blocks (`initial` = "clip") or at random ("random").
+def clip_positions(parts: ClipParts) -> int:
+    """The number of positions of CLIP's text tower; USUAL_POSITIONS if the cache does not hold them."""
+    positions = parts.tensors.get("positional_embedding")
+    return USUAL_POSITIONS if positions is None else len(positions)
+
+
+def misfit(dimension: int, parts: ClipParts) -> str:
+    """Why CLIP's text blocks cannot be those of the temporal encoder, in words; empty if they can."""
+    positions = parts.tensors.get("positional_embedding")
+    if positions is None or not any(name.startswith("blocks.") for name in parts.tensors):
+        return "the cache holds no text blocks of a CLIP"
+    if positions.shape[1] != dimension:
+        return f"the text blocks of the cache's CLIP are {positions.shape[1]:,} wide, and features {dimension:,}"
+    if parts.activation not in _ACTIVATIONS or parts.heads < 1 or dimension % parts.heads:
+        return f"the text blocks of the cache's CLIP have {parts.heads} heads and activation {parts.activation}"
+    with torch.device("meta"):
+        own = TemporalEncoder(dimension, len(positions), parts.heads, parts.activation).state_dict()
+    if {name: tuple(value.shape) for name, value in own.items()} != {name: value.shape for name, value in parts.tensors.items()}:
+        return f"the first {BLOCKS} text blocks of the cache's CLIP are not plain Transformer blocks"
+    return ""
+
+
+def make_temporal(dimension: int, parts: ClipParts, initial: Literal["clip", "random"], positions: int) -> TemporalEncoder:
+    """A temporal encoder for videos of up to `positions` frames, initialised from CLIP's text blocks ("clip") or at random ("random").
 
     Raises UserError if CLIP's text blocks do not fit.
     """
-    positions = len(parts.tensors["positional_embedding"])
     if initial == "random":
         return TemporalEncoder(dimension, positions, heads_for(dimension), "QuickGELU")
-    if parts.activation not in _ACTIVATIONS or parts.heads < 1 or dimension % parts.heads:
-        raise UserError(
-            f"the temporal encoder cannot start from text blocks with {parts.heads} heads and activation {parts.activation}: "
-            "use --temporal-init random or --temporal none"
-        )
+    why = misfit(dimension, parts)
+    if why:
+        raise UserError(f"--temporal-init clip: {why}: use --temporal-init random or --temporal none")
     encoder = TemporalEncoder(dimension, positions, parts.heads, parts.activation)
     encoder.load_clip({name: torch.from_numpy(value) for name, value in parts.tensors.items()})
     return encoder

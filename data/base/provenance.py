@@ -35,7 +35,9 @@ def packages() -> list[str]:
 
 
 def json_value(value: Any) -> Any:
-    """A value that JSON can represent: a Path becomes a string."""
+    """A value that JSON can represent: a Path becomes a string, and a tuple of them a list."""
+    if isinstance(value, tuple):
+        return [json_value(one) for one in value]
     return str(value) if isinstance(value, Path) else value
 
 

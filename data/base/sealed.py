@@ -5,14 +5,14 @@ file, so a sealed HDF5 file opens like any other.
 """
 
 import hashlib
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import IO
 
 from data.base.errors import cannot_read
 from data.base.whole_files import written_whole
 
 SEAL_BYTES = 512
-_READ_BYTES = 2**22
+_READ_BYTES = 2**18
 _MARK = "sealed, sha256 of the bytes from 512 on: "
 
 
@@ -41,11 +41,13 @@ def is_sound(path: Path) -> bool:
         raise cannot_read(path, error) from error
 
 
-def _digest(file: IO[bytes]) -> str:
+def _digest(file: BufferedReader | BufferedRandom) -> str:
     sha = hashlib.sha256()
     file.seek(SEAL_BYTES)
-    while block := file.read(_READ_BYTES):
-        sha.update(block)
+    # One small buffer, which stays in the processor's cache.
+    buffer = bytearray(_READ_BYTES)
+    while count := file.readinto(buffer):
+        sha.update(memoryview(buffer)[:count])
     return sha.hexdigest()
 
 

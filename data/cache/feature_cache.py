@@ -8,12 +8,14 @@ Captions and splits are tables beside the parts; they do not affect the features
 Shape suffixes: N entries (videos or texts), T rows of all entries (frames or tokens), D joint dimension.
 """
 
+import difflib
 import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,24 +23,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
-from data.base.sealed import is_sound, write_sealed
-from data.base.whole_files import remove_stale
+from data.base.quoting import quote
+from data.base.sealed import is_sound, seal, write_sealed
+from data.base.whole_files import remove_stale, written_whole
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
-from data.cache.hdf5 import Group, file_bytes, open_file, write_arrays
-from data.cache.index import Index, Part, Place, runs
+from data.cache.hdf5 import file_bytes, new_file, open_file, write_arrays
+from data.cache.index import Index, Part, Place
 from data.cache.layout import (
     BEFORE_4,
     CLIP_FILE,
     NAMES,
+    NO_CLIP,
     READABLE,
+    REQUIRED,
     ClipParts,
     Images,
     Kind,
     TextEntry,
     VideoEntry,
-    feature_bytes,
-    offsets_of,
+    all_finite,
     read_clip,
     settings_digest,
     text_arrays,
@@ -47,26 +51,29 @@ from data.cache.layout import (
 )
 from data.cache.listings import Listings, listing_of
 from data.cache.merged import write_merged
+from data.cache.reading import DEFAULT_BUDGET, one_row, read_ragged, read_rows, read_seconds
 from data.cache.sources import Source
 from data.sampling import choose_frames, choose_words
 from data.span import WHOLE_FILE, Span
 
 if TYPE_CHECKING:  # writing a part needs no torch
-    from data.cache.features import Ragged, TextFeatures, VideoFeatures
+    from data.cache.features import TextFeatures, VideoFeatures
 
 
 class FeatureCache:
     """A cache, open for reading and adding. `settings` are the options that decide the bytes of its features.
 
-    >>> cache = FeatureCache(Path("runs/cache"))
-    >>> videos = cache.videos(cache.names("videos"), memory_budget=2**30)  # a VideoFeatures
+    >>> cache = FeatureCache("runs/cache")
+    >>> cache.frames("video7").shape, cache.words("a red ring").shape
+    ((12, 512), (5, 512))
+    >>> videos = cache.videos(cache.names("videos"))  # a VideoFeatures
     >>> frames_RD, length_N = videos.frames.gather([0, 1])
 
     Raises UserError if the folder holds no cache, a file is damaged, or a part was made with other settings.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = path = Path(path)
         self.merged = path.is_file()
         self.listings = Listings(path)
         if not path.exists():
@@ -93,10 +100,10 @@ class FeatureCache:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Path | str,
         settings: Mapping[str, Any],
-        clip: ClipParts,
-        provenance: Mapping[str, Any],
+        clip: ClipParts = NO_CLIP,
+        provenance: Mapping[str, Any] = MappingProxyType({}),
         shard: tuple[int, int] = (0, 1),
         on_damaged: Callable[[Path], None] = lambda _path: None,
         barrier: Callable[[], None] = lambda: None,
@@ -104,6 +111,8 @@ class FeatureCache:
     ) -> "FeatureCache":
         """Open or create the cache for these settings, and delete damaged parts so that their entries are extracted again.
 
+        settings: what decides the bytes of the features. Required are `weights` (the digest or name of the encoder), `dimension` (D),
+            `max_words` (tokens of the longest text) and `dtype` ("float16" or "float32").
         shard: (rank, world_size) of the processes that share the work. Each checks its share of the parts.
         on_damaged: called with the path of each damaged file.
         barrier: returns when all processes have checked their shares.
@@ -111,6 +120,10 @@ class FeatureCache:
 
         Raises UserError, naming every setting that differs, if the existing cache was made with other settings.
         """
+        path = Path(path)
+        lacking = [name for name in REQUIRED if name not in settings]
+        if lacking:
+            raise UserError(f"the settings of the new cache {path} lack {', '.join(lacking)}: every cache records {', '.join(REQUIRED)}")
         if path.is_file():
             raise UserError(f"--cache {path} is a merged cache and cannot grow: name the folder that it was merged from")
         make_folder(path, "--cache")
@@ -130,7 +143,7 @@ class FeatureCache:
                     recorded = _settings_of(file)
                     _require_same(path, recorded, settings)
         if broken or not clip_file.exists():
-            write_sealed(clip_file, file_bytes(lambda file: write_clip(file, recorded, clip, provenance, extraction)))
+            write_sealed(clip_file, file_bytes(lambda file: write_clip(file, recorded, clip, dict(provenance), extraction)))
         barrier()
         cache = cls(path)
         cache.require(settings)
@@ -149,6 +162,11 @@ class FeatureCache:
     def dimension(self) -> int:
         """D, the width of the features."""
         return int(self.settings["dimension"])
+
+    @property
+    def imported(self) -> bool:
+        """Whether something other than an extraction made the features."""
+        return "fps" not in self.settings
 
     def clip_parts(self) -> ClipParts:
         """The tensors and constants of CLIP that stage two needs."""
@@ -208,11 +226,11 @@ class FeatureCache:
 
     def write_videos(self, entries: Sequence[VideoEntry]) -> None:
         """Add these videos as one part."""
-        self._write_part("videos", video_arrays(entries, self.settings["dtype"]))
+        self.write_part("videos", video_arrays(entries, self.settings["dtype"]))
 
     def write_texts(self, entries: Sequence[TextEntry]) -> None:
         """Add these texts as one part."""
-        self._write_part("texts", text_arrays(entries, self.settings["dtype"]))
+        self.write_part("texts", text_arrays(entries, self.settings["dtype"]))
 
     def merge(self, out: Path) -> None:
         """Write the whole cache into one file, which can be opened as a cache. Replaced entries are left out."""
@@ -227,7 +245,32 @@ class FeatureCache:
         """The captions of a preset: columns video_id, caption, split. A cache with a single preset needs no name."""
         return self.listings.select(preset).captions
 
-    def videos(self, video_ids: Sequence[str], memory_budget: int, max_frames: int | None = None) -> "VideoFeatures":
+    def frames(self, video_id: str) -> NDArray[Any]:
+        """The frame features of a video: [T, D], in the cache's dtype. Raises UserError, naming the nearest id, if it is not cached."""
+        return read_rows(self._place("videos", video_id), "frames")
+
+    def seconds(self, video_id: str) -> NDArray[np.float64]:
+        """The times of a video's frames in seconds: float64, [T]."""
+        return read_rows(self._place("videos", video_id), "seconds")
+
+    def words(self, text: str) -> NDArray[Any]:
+        """The token features of a text, start and end included: [L, D]. [0, D] if only its sentence feature is cached."""
+        return read_rows(self._place("texts", text), "words")
+
+    def sentence(self, text: str) -> NDArray[Any]:
+        """The sentence feature of a text: [D]."""
+        sentence: NDArray[Any] = read_rows(one_row(self._place("texts", text)), "sentence")[0]
+        return sentence
+
+    def _place(self, kind: Kind, name: str) -> Place:
+        places = self._indices[kind].places
+        if name not in places:
+            near = difflib.get_close_matches(name, places, n=1)
+            hint = f"did you mean {quote(near[0])}?" if near else f"it has {len(places):,}; names({kind!r}) lists them"
+            raise UserError(f"the cache {self.path} has no {kind.removesuffix('s')} {quote(name)}: {hint}")
+        return places[name]
+
+    def videos(self, video_ids: Sequence[str], memory_budget: int = DEFAULT_BUDGET, max_frames: int | None = None) -> "VideoFeatures":
         """The frame features of these cached videos, in this order, subsampled to `max_frames` by the rule of extraction.
 
         Features that fit into `memory_budget` bytes are loaded into memory. Others are read from disk whenever they are used.
@@ -236,11 +279,10 @@ class FeatureCache:
 
         places = [self._indices["videos"].places[name] for name in video_ids]
         chosen = [choose_frames(place.stop - place.start, max_frames) for place in places]
-        return VideoFeatures(
-            ids=list(video_ids), frames=self._ragged("frames", places, chosen, memory_budget), seconds=self._seconds(places, chosen)
-        )
+        frames = read_ragged("frames", places, chosen, memory_budget, self.settings)
+        return VideoFeatures(ids=list(video_ids), frames=frames, seconds=read_seconds(places, chosen))
 
-    def texts(self, texts: Sequence[str], memory_budget: int, max_words: int | None = None) -> "TextFeatures":
+    def texts(self, texts: Sequence[str], memory_budget: int = DEFAULT_BUDGET, max_words: int | None = None) -> "TextFeatures":
         """The token and sentence features of these cached texts, in this order; see `videos` for the budget.
 
         A text with more than `max_words` tokens is truncated to its first tokens and the end token. Its sentence feature is unchanged:
@@ -250,9 +292,9 @@ class FeatureCache:
 
         places = [self._indices["texts"].places[text] for text in texts]
         chosen = [choose_words(place.stop - place.start, max_words) for place in places]
-        one_row = [Place(place.part, place.entry, place.entry, place.entry + 1) for place in places]
-        sentences = self._ragged("sentence", one_row, [np.zeros(1, dtype=np.int64)] * len(places), memory_budget)
-        words = self._ragged("words", places, chosen, memory_budget - sentences.bytes_held)
+        first = [np.zeros(1, dtype=np.int64)] * len(places)
+        sentences = read_ragged("sentence", list(map(one_row, places)), first, memory_budget, self.settings)
+        words = read_ragged("words", places, chosen, memory_budget - sentences.bytes_held, self.settings)
         return TextFeatures(texts=list(texts), words=words, sentences=sentences)
 
     def text_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -292,54 +334,33 @@ class FeatureCache:
         files = [content[begin - offsets[0] : end - offsets[0]] for begin, end in pairwise(offsets)]
         return files if content else []
 
-    def _write_part(self, kind: Kind, arrays: Mapping[str, Any]) -> None:
+    def write_part(self, kind: Kind, arrays: Mapping[str, Any], identity: bytes | None = None) -> None:
+        """Add the entries in these datasets (`layout.video_arrays`, `text_arrays`) as one part.
+
+        identity: what the part is named after. Default: its contents, so that writing the same entries twice leaves one part.
+
+        Raises UserError if features are not finite in the cache's dtype, or if the disk is full.
+        """
         for name in ("frames", "words", "sentence"):
-            if name in arrays and not np.isfinite(arrays[name]).all():
-                raise UserError(f"{name} features are not finite as {self.settings['dtype']}: extract with --dtype float32")
-        sha = hashlib.sha256()
-        for name, value in sorted(arrays.items()):
-            sha.update(name.encode())
-            sha.update(json.dumps(value).encode() if isinstance(value, list) else np.ascontiguousarray(value).tobytes())
+            if name in arrays and not all_finite(arrays[name]):
+                raise UserError(f"{name} features are not finite as {self.settings['dtype']}: make the cache with --dtype float32")
+        self._indices[kind].add(kind, Part(self.store(kind, arrays, identity or _content(arrays)), "/"), self.digest)
 
-        def fill(file: Group) -> None:
-            file.attrs["digest"] = self.digest
-            file.attrs["settings"] = json.dumps(self._recorded, sort_keys=True)
-            file.attrs["written_ns"] = time.time_ns()
-            write_arrays(file, arrays)
+    def store(self, kind: Kind, arrays: Mapping[str, Any], identity: bytes, before_naming: Callable[[], object] = lambda: None) -> Path:
+        """Write a part without checking or indexing its entries, and return its path. May run in several threads at once.
 
-        part = self.path / f"{kind}-{sha.hexdigest()[:16]}.h5"
-        write_sealed(part, file_bytes(fill))
-        self._indices[kind].add(kind, Part(part, "/"), self.digest)
-
-    def _ragged(self, dataset: str, places: Sequence[Place], chosen: Sequence[NDArray[np.int64]], memory_budget: int) -> "Ragged":
-        from data.cache.features import Ragged
-
-        count = np.array([len(rows) for rows in chosen], dtype=np.int64)
-        if int(count.sum()) * feature_bytes(self.settings) > memory_budget:
-            # Each part is opened once: closing a file makes HDF5 search all open objects.
-            opened = {part: open_file(part.path)[part.group][dataset] for part in {place.part for place in places}}
-            rows = [place.start + taken for place, taken in zip(places, chosen, strict=True)]
-            return Ragged.on_disk([opened[place.part] for place in places], rows)
-        offsets = offsets_of(count)
-        values_TD = np.empty((int(offsets[-1]), self.dimension), dtype=self.settings["dtype"])
-        by_part: dict[Part, list[int]] = {}
-        for i, place in enumerate(places):
-            by_part.setdefault(place.part, []).append(i)
-        for part, members in by_part.items():
-            with open_file(part.path) as file:
-                for run in runs(sorted(members, key=lambda i: places[i].start), places, feature_bytes(self.settings)):
-                    first = places[run[0]].start
-                    rows_TD = file[part.group][dataset][first : max(places[i].stop for i in run)]
-                    for i in run:
-                        values_TD[offsets[i] : offsets[i + 1]] = rows_TD[places[i].start - first + chosen[i]]
-        return Ragged.in_memory(values_TD, offsets)
-
-    def _seconds(self, places: Sequence[Place], chosen: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
-        loaded: dict[Part, NDArray[np.float64]] = {}
-        for part in {place.part for place in places}:
-            with open_file(part.path) as file:
-                loaded[part] = file[part.group]["seconds"][()]
-        return [loaded[place.part][place.start + rows] for place, rows in zip(places, chosen, strict=True)]
+        before_naming: called when the part is written, before it gets its name and so becomes part of the cache.
+        """
+        part = self.path / f"{kind}-{hashlib.sha256(identity).hexdigest()[:16]}.h5"
+        with written_whole(part) as temporary:
+            with new_file(temporary) as (file, _):
+                file.attrs["digest"] = self.digest
+                file.attrs["settings"] = json.dumps(self._recorded, sort_keys=True)
+                file.attrs["written_ns"] = time.time_ns()
+                write_arrays(file, arrays)
+            seal(temporary)
+            before_naming()
+        return part
 
 
 def _short(value: Any) -> str:
@@ -353,6 +374,15 @@ def recorded_settings(path: Path) -> dict[str, Any] | None:
         if file.is_file() and is_sound(file):
             return dict(BEFORE_4) | _settings_of(file)
     return None
+
+
+def _content(arrays: Mapping[str, Any]) -> bytes:
+    """Digest of the contents of a part."""
+    sha = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        sha.update(name.encode())
+        sha.update(json.dumps(value).encode() if isinstance(value, list) else np.ascontiguousarray(value).tobytes())
+    return sha.digest()
 
 
 def _settings_of(file: Path) -> dict[str, Any]:

@@ -156,3 +156,20 @@ def append(group: Group, name: str, rows: NDArray[Any]) -> None:
 def damaged_file(path: Path, error: Exception) -> UserError:
     """The error for a file that is damaged or cannot be read."""
     return not_as_written(path, error, f"{path} is damaged ({error}): run extract again, which repairs the cache")
+
+
+def open_foreign(path: Path) -> h5py.File:
+    """Open a file that this program did not write, for reading. Raises OSError if it is damaged."""
+    return h5py.File(path, "r", locking=False)
+
+
+def datasets_of(file: Group) -> dict[str, Any]:
+    """Every dataset of a file by its path, in order of the names. Links to other files are not followed."""
+    found: dict[str, Any] = {}
+
+    def collect(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item
+
+    file.visititems(collect)
+    return found

@@ -23,6 +23,9 @@ READABLE = (3, FORMAT)
 BEFORE_4: Mapping[str, Any] = {"pictures": "stored", "special_tokens": "tokens"}
 """Settings that a cache of format 3 does not record, with the values it was made by. New entries follow them too."""
 
+REQUIRED = ("weights", "dimension", "max_words", "dtype")
+"""The settings that every cache records."""
+
 FAILURES_FILE = "failures.csv"
 """The list of failed videos; see extract/failures.py."""
 CLIP_FILE = "clip.h5"
@@ -40,6 +43,10 @@ ENTRIES: dict[Kind, tuple[str, ...]] = {
 }
 UNKNOWN: Mapping[str, Any] = {"file_digest": "", "tokens": 0}
 """Values to assume for datasets that parts of format 3 lack."""
+FINITE_STEP = 2**17
+"""Features that are checked at once."""
+INFINITY_BITS = 0x7C00
+"""Bits of infinity in float16; NaN has more, whatever its sign."""
 IMAGES: dict[Kind, tuple[Images, ...]] = {"videos": ("thumbnails", "pixels"), "texts": ()}
 """Datasets of concatenated JPEG files. `NAME_offsets` delimits them: one file per row, or an empty one if none was stored."""
 
@@ -48,9 +55,10 @@ IMAGES: dict[Kind, tuple[Images, ...]] = {"videos": ("thumbnails", "pixels"), "t
 class ClipParts:
     """The parts of CLIP that stage two needs, so that it never needs the checkpoint.
 
-    tensors: `positional_embedding` [positions, width] of the text tower, and `blocks.I.NAME` of its first blocks. float32.
+    tensors: `positional_embedding` [positions, width] of the text tower, and `blocks.I.NAME` of its first blocks. float32. Empty if the
+        features were imported, or if the tower is not CLIP's.
     logit_scale: the factor itself, not its logarithm.
-    heads, activation: number of attention heads and activation function of the text blocks.
+    heads, activation: number of attention heads and activation function of the text blocks; 0 and "unknown" without blocks.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
@@ -59,10 +67,17 @@ class ClipParts:
     activation: str
 
 
+LOGIT_SCALE = 100.0
+"""The logit scale of OpenAI's CLIP, assumed for features that were imported without one."""
+NO_CLIP = ClipParts({}, LOGIT_SCALE, 0, "unknown")
+"""The parts of an unknown CLIP."""
+
+
 @dataclass(frozen=True)
 class VideoEntry:
     """One video to write: its frame features [T, D], their times in seconds from the start of the file, and its file.
 
+    file_size, file_mtime_ns: of the file that the features were made from; 0 if unknown.
     file_digest: from `extract.plan.digest`; empty if unknown.
     span: the part of the file that was sampled.
     frames_expected: for a truncated file, the number of sampled frames that its header promises; 0 for a complete file.
@@ -74,8 +89,8 @@ class VideoEntry:
     video_id: str
     frames_TD: NDArray[np.float32]
     seconds_T: NDArray[np.float64]
-    file_size: int
-    file_mtime_ns: int
+    file_size: int = 0
+    file_mtime_ns: int = 0
     file_digest: str = ""
     span: Span = WHOLE_FILE
     frames_expected: int = 0
@@ -89,6 +104,7 @@ class VideoEntry:
 class TextEntry:
     """One text to write: its token features [T, D], start and end included, and its sentence feature [D].
 
+    words_TD: [0, D] if only the sentence feature is known. Heads that read words then refuse the text.
     tokens: the number of tokens of the whole text; more than T if it was truncated, 0 if unknown.
     """
 
@@ -104,13 +120,24 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 
 def format_of(settings: Mapping[str, Any]) -> int:
-    """The format of a cache that records these settings."""
-    return FORMAT if settings.keys() >= BEFORE_4.keys() else 3
+    """The format of a cache that records these settings: 3 for an extraction that lacks those of format 4."""
+    return 3 if "fps" in settings and not settings.keys() >= BEFORE_4.keys() else FORMAT
 
 
 def feature_bytes(settings: Mapping[str, Any]) -> int:
     """The bytes of the feature of one frame or token."""
     return int(settings["dimension"]) * int(np.dtype(settings["dtype"]).itemsize)
+
+
+def all_finite(features: NDArray[Any]) -> bool:
+    """Whether no feature is NaN or infinite."""
+    if features.dtype != np.float16:
+        return bool(np.isfinite(features).all())
+    # Bits, read as integers: numpy converts float16 to float32 first, which takes several times longer. In pieces that stay in the
+    # processor's cache.
+    bits = np.ascontiguousarray(features).reshape(-1).view(np.uint16)
+    pieces = (bits[first : first + FINITE_STEP] for first in range(0, len(bits), FINITE_STEP))
+    return all(int((piece & 0x7FFF).max()) < INFINITY_BITS for piece in pieces)
 
 
 def offsets_of(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -127,7 +154,7 @@ def video_arrays(entries: Sequence[VideoEntry], dtype: str) -> dict[str, Any]:
     arrays: dict[str, Any] = {
         "video_id": [entry.video_id for entry in entries],
         "offsets": offsets_of([len(entry.frames_TD) for entry in entries]),
-        "frames": np.concatenate([entry.frames_TD for entry in entries]).astype(dtype),
+        "frames": np.concatenate([entry.frames_TD for entry in entries]).astype(dtype, copy=False),
         "seconds": np.concatenate([entry.seconds_T for entry in entries]),
         "file_size": np.array([entry.file_size for entry in entries], dtype=np.int64),
         "file_mtime_ns": np.array([entry.file_mtime_ns for entry in entries], dtype=np.int64),
@@ -149,12 +176,44 @@ def video_arrays(entries: Sequence[VideoEntry], dtype: str) -> dict[str, Any]:
     return arrays
 
 
+def bare_video_arrays(
+    video_ids: Sequence[str],
+    frames_RD: NDArray[Any],
+    counts: Sequence[int],
+    seconds_R: NDArray[np.float64],
+    stamps: Sequence[tuple[int, int]],
+) -> dict[str, Any]:
+    """The datasets of a part of videos, from arrays that are concatenated already; without pictures and facts about a decoder.
+
+    stamps: size and modification time of the file of each video.
+    """
+    count, rows = len(video_ids), len(frames_RD)
+    nothing = [""] * count
+    arrays: dict[str, Any] = {
+        "video_id": list(video_ids),
+        "offsets": offsets_of(counts),
+        "frames": frames_RD,
+        "seconds": seconds_R,
+        "file_size": np.array([size for size, _ in stamps], dtype=np.int64),
+        "file_mtime_ns": np.array([mtime_ns for _, mtime_ns in stamps], dtype=np.int64),
+        "file_digest": nothing,
+        "start": np.full(count, WHOLE_FILE.bounds[0]),
+        "end": np.full(count, WHOLE_FILE.bounds[1]),
+        "frames_expected": np.zeros(count, dtype=np.int64),
+        "hdr": nothing,
+        "decoder": nothing,
+    }
+    for name in IMAGES["videos"]:
+        arrays[name], arrays[f"{name}_offsets"] = np.empty(0, dtype=np.uint8), np.zeros(rows + 1, dtype=np.int64)
+    return arrays
+
+
 def text_arrays(entries: Sequence[TextEntry], dtype: str) -> dict[str, Any]:
     """The datasets of a part of texts."""
     return {
         "text": [entry.text for entry in entries],
         "offsets": offsets_of([len(entry.words_TD) for entry in entries]),
-        "words": np.concatenate([entry.words_TD for entry in entries]).astype(dtype),
+        "words": np.concatenate([entry.words_TD for entry in entries]).astype(dtype, copy=False),
         "sentence": np.stack([entry.sentence_D for entry in entries]).astype(dtype),
         "tokens": np.array([entry.tokens for entry in entries], dtype=np.int64),
     }

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ class Listing:
 
     def digest(self) -> str:
         """Digest of the listing, regardless of which files exist. Processes that share the work on one listing have the same digest."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         sha = hashlib.sha256()
         for table in (self.captions[["video_id", "caption", "split"]], self.videos[["video_id", "split", "start", "end"]]):
             sha.update(table.to_json(orient="split", index=False).encode())

@@ -5,8 +5,12 @@ varies it, whether it may change on resume or differ between processes, and whic
 """
 
 import dataclasses
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+"""The values of --device, which `data.compute.device.find_device` takes."""
 
 
 class Meaning(Enum):
@@ -46,6 +50,14 @@ class AtLeast:
     value: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Since:
+    """The value that an option stood for before it existed. Runs that lack the option used it, and a sweep names a run at this value as it
+    did then."""
+
+    before: Any
+
+
 def marks(options_type: type[Any]) -> dict[str, tuple[Any, ...]]:
     """The marks of every option: the metadata of its annotation."""
     hints = get_type_hints(options_type, include_extras=True)
@@ -59,6 +71,18 @@ def options_with(options_type: type[Any], *any_of: Enum) -> tuple[str, ...]:
     ('cache', 'run', 'out', 'memory_budget', 'index', ...)
     """
     return tuple(name for name, found in marks(options_type).items() if any(mark in found for mark in any_of))
+
+
+def filled(options_type: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options, with those that are missing or None replaced by what they stood for before the option existed: see `Since`."""
+    before = {name: mark.before for name, found in marks(options_type).items() for mark in found if isinstance(mark, Since)}
+    return {**values, **{name: value for name, value in before.items() if values.get(name) is None}}
+
+
+def since_unchanged(options_type: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options, without those that still stand for what they stood for before the option existed: see `Since`."""
+    before = filled(options_type, {})
+    return {name: value for name, value in values.items() if name not in before or value not in (None, before[name])}
 
 
 def options_without(options_type: type[Any], *none_of: Enum) -> tuple[str, ...]:

@@ -5,15 +5,29 @@ import os
 import torch
 
 from data.base.errors import UserError
+from data.cli.meaning import DeviceName
 
 
-def find_device(name: str) -> torch.device:
-    """The device for `auto`, `cpu` or `cuda`. Raises UserError for `cuda` if there is no CUDA device."""
+def find_device(name: DeviceName) -> torch.device:
+    """The device of this name. `auto` is CUDA if there is a device, else the CPU; never MPS, which is untested.
+
+    Raises UserError for `cuda` or `mps` if torch sees no such device.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this torch sees no CUDA device; use --device cpu or auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this torch sees no GPU of Apple (it needs macOS on Apple silicon); use --device cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all its work, so that a clock may be read. A CPU has by then."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def budget_bytes(gib: float | None) -> int:

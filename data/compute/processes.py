@@ -59,7 +59,7 @@ class ProcessGroup:
         remedy: what to tell the user to do if a process is lost.
 
         Raises LostProcess, naming the process, if one is lost, and UserError if another process ended with a UserError. An exception
-        that ends the block is reported to the other processes.
+        that ends the block is reported to the other processes. Processes that work in step cannot use MPS (UserError).
         """
         # Checked for a single process too: the option is recorded with the results.
         if not 2 * HEARTBEAT_S <= time_limit < float("inf"):
@@ -71,6 +71,8 @@ class ProcessGroup:
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             raise UserError(f"WORLD_SIZE is {world_size} but {', '.join(missing)} is not set: start with torchrun, or set all four")
+        if in_step and device.type == "mps":
+            raise UserError("--device mps trains in one process, because gloo cannot exchange its tensors: start one, or use --device cpu")
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         group = cls(int(os.environ["RANK"]), world_size)

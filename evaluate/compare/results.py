@@ -14,11 +14,11 @@ import numpy as np
 
 from data.base.errors import UserError
 from data.base.quoting import path_text
-from data.cli.meaning import Meaning, options_with
+from data.cli.meaning import Meaning, filled, options_with
 from data.metrics import DIRECTIONS, FIGURES, RECALL_SUM
 from evaluate.ranks import RankTables
 from train_head.options import TrainOptions
-from train_head.run import METRICS_FILE, RESULTS_FOLDER, RUN_FILE, TRAINED_WITH, RunOptions
+from train_head.run import HEAD_SOURCE, METRICS_FILE, RESULTS_FOLDER, RUN_FILE, TRAINED_WITH, RunOptions
 
 MUST_MATCH = ("preset", "split", "queries", "gallery", "counts", "ties")
 """Fields of metrics.json that must be equal for results to be compared."""
@@ -76,10 +76,16 @@ class Result:
     def settings(self) -> dict[str, Any]:
         """Everything that determines the metrics, except the training seed."""
         ignored = options_with(TrainOptions, Meaning.FREE, Meaning.REPEAT)
-        decisive = {name: value for name, value in self.training.items() if name not in ignored}
+        training = filled(TrainOptions, self.training) if self.training else {}
+        decisive = {name: value for name, value in training.items() if name not in ignored}
         evaluation = {"evaluation split": self.metrics["split"], "evaluation products": self._products}
+        # Only those that the evaluation changed, so that results without the field compare with those of today.
+        changed = self.metrics.get("temperatures", {}).get("instead_of", {})
+        evaluation |= {f"evaluation {name}": self.metrics["temperatures"][name] for name in changed}
         run = {} if self.training else {"run": self.metrics["run"]}
-        return {**decisive, **evaluation, **run, **{name: self.metrics[name] for name in ("preset", "ties", "cache_digest", "max_frames")}}
+        found = {name: self.metrics[name] for name in ("preset", "ties", "cache_digest", "max_frames")}
+        source = {HEAD_SOURCE: self.metrics[HEAD_SOURCE]} if HEAD_SOURCE in self.metrics else {}
+        return {**decisive, **evaluation, **run, **found, **source}
 
     @property
     def _products(self) -> str:

@@ -6,6 +6,8 @@ from itertools import groupby
 from typing import Any
 
 from data.metrics import DIRECTIONS, FIGURES, RECALL_SUM
+from evaluate.guidance.choose import choice_lines
+from evaluate.guidance.sharpness import guidance_lines, misfit
 from search.cut import cut_notes
 from train_head.scoring.splits import counts_line
 
@@ -107,7 +109,23 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     ]
     notes = [f"{row['name']}: reads {row['reads']}" for row in result["post_processing"]]
     lines = [counts_line(result["preset"], result["split"], result["counts"]), Table(columns, rows).text()]
-    return "\n".join([*lines, *notes, *result_notes(result, result["run"]), _cost_line(result["cost"])])
+    if result.get("tau_choice"):
+        notes += choice_lines(result["tau_choice"])
+    if "guidance" in result:
+        notes += guidance_notes(result)
+    # A fusion scores nothing.
+    cost = [_cost_line(result["cost"])] if "cost" in result else []
+    return "\n".join([*lines, *notes, *result_notes(result, result["run"]), *cost])
+
+
+def guidance_notes(result: Mapping[str, Any]) -> Iterator[str]:
+    """How sharply texts weigh frames, and what to try if tau evidently does not suit the features. None for a head without guidance."""
+    guidance = result["guidance"]
+    yield from guidance_lines(guidance)
+    why = misfit(guidance, result["temperatures"].get("tau", 0.0))
+    if why and not result["tau_choice"]:
+        remedy = "train with another --tau" if result["trained"] else "choose one with --zero-shot-tau-from val"
+        yield f"guidance: {why}; {remedy}"
 
 
 def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
@@ -124,6 +142,11 @@ def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
     if result.get("trained_on"):
         count = f"{result['trained_on']:,} of the {result['gallery']:,} videos of {result['split']}"
         yield f"{label}: {count} have the ids of videos that it was trained on: if they are the same, this is not a result on unseen data"
+    temperatures, choice = result.get("temperatures", {}), result.get("tau_choice")
+    if choice:
+        yield f"{label}: tau {choice['tau']:.4g} chosen on {choice['chosen_on']} by {choice['chosen_by']}, without training"
+    for name, usual in temperatures.get("instead_of", {}).items():
+        yield f"{label}: {name} {temperatures[name]:g} instead of the {usual:g} of {'the run' if result['trained'] else 'the paper'}"
     if result["ties"] == "reference":
         entries = " and ".join(f"{result[direction]['entries']:,}" for direction in DIRECTIONS)
         yield f"{label}: ties counted as in the field's code, {entries} entries; intervals and tests credit them by expectation"

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from data.base.whole_files import write_atomically
 from data.cache import FeatureCache
 from data.metrics import DIRECTIONS, FIGURES, Ranks
+from evaluate.compare.table import guidance_notes
 from evaluate.report import PLOTS_FOLDER, REPORT_FILE
 from evaluate.report.cards import WEIGHT_UNITS, Card, CardMaker
 from evaluate.report.collect import Collected
@@ -71,8 +72,8 @@ def write_report(
             result=result,
             columns=FIGURES,
             directions=list(zip(DIRECTIONS, DIRECTION_NAMES, strict=True)),
-            cut_notes=list(cut_notes(result)),
-            provenance=_provenance(result),
+            notes=[*cut_notes(result), *guidance_notes(result)],
+            provenance=_provenance(result, head),
             plots=plots,
             plots_folder=PLOTS_FOLDER,
             groups=groups,
@@ -109,7 +110,7 @@ def _groups(maker: CardMaker, ranks: tuple[Ranks, Ranks], seed: int) -> list[Car
     return groups
 
 
-def _provenance(result: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _provenance(result: dict[str, Any], head: Head) -> list[tuple[str, list[tuple[str, str]]]]:
     """The provenance of the result, as (title, [(name, value), ...]) lists."""
     made = result["provenance"]
     lists = [
@@ -120,6 +121,7 @@ def _provenance(result: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]
                 ("preset and split", f"{result['preset']}, {result['split']}"),
                 ("protocol", result["protocol"]),
                 ("ties", "credited by expectation" if result["ties"] == "expected" else "counted as in the field's code"),
+                ("temperatures", ", ".join(f"{name} {value:.4g}" for name, value in head.temperatures().items()) or "none"),
                 ("max frames per video", "all in the cache" if result["max_frames"] is None else str(result["max_frames"])),
                 ("date", made["date"]),
                 ("commit", made["commit"]),
@@ -129,13 +131,15 @@ def _provenance(result: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]
         ),
         ("Versions", [(name, found or "not installed") for name, found in made["versions"].items()]),
     ]
-    stages = (("Options of evaluate", made), ("Options of train_head", result["trained"]), ("Options of extract", result["extracted"]))
+    # A cache that no extraction made may say anything about its origin, or nothing.
+    stages = (("Options of evaluate", made), ("Options of train_head", result["trained"]), ("Origin of the features", result["extracted"]))
     return [*lists, *((title, _options(stage)) for title, stage in stages if stage)]
 
 
 def _options(stage: dict[str, Any]) -> list[tuple[str, str]]:
-    given = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in stage["options"].items()]
-    return [("date", stage["date"]), ("commit", stage["commit"]), *given]
+    dated = {name: stage[name] for name in ("date", "commit") if name in stage}
+    given = dated | dict(stage.get("options", stage))
+    return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in given.items()]
 
 
 def _environment() -> Environment:

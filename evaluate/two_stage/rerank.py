@@ -67,7 +67,7 @@ def rerank(
                     _score_strip(head, encoded, some, candidates[strip], strip, score_AK)
                     progress.update()
 
-            threads = 1 if device.type == "cuda" or len(strips) == 1 else torch.get_num_threads()
+            threads = 1 if device.type != "cpu" or len(strips) == 1 else torch.get_num_threads()
             parallel(threads, rerank_strip, strips, lambda: None)
     if score_AK.isnan().any():
         a, k = score_AK.isnan().nonzero()[0].tolist()

@@ -34,17 +34,18 @@ def hub_file(repository: str, names: Sequence[str], which: str) -> Path:
         except hub.errors.HfHubHTTPError.__bases__ as error:  # also what the library raises that the client sends its requests with
             raise ConnectionError(one_line(error)) from error
         else:
-            _check(path, which)
+            check_file(path, which)
             return path
     if unreachable is not None:
         raise unreachable
     raise UserError(f"{which}: {repository} on Hugging Face has no {' and no '.join(names)}: choose another model")
 
 
-def _check(path: Path, which: str) -> None:
-    """Compare a file with the SHA-256 that the hub announced. The client compares the size alone.
+def check_file(path: Path, which: str) -> None:
+    """Compare a downloaded file with the SHA-256 that the hub gave. The client compares the size alone.
 
-    The client's cache keeps a large file under that SHA-256, and a small one under git's hash of 40 digits.
+    The client's cache keeps a large file under that SHA-256, and a small one, which is not compared, under git's hash of 40 digits.
+    Raises UserError if the file is damaged.
     """
     stored = path.resolve()
     if re.fullmatch("[0-9a-f]{64}", stored.name) is None:

@@ -24,7 +24,7 @@ from data.base.errors import UserError, one_line
 from data.base.writable import UNWRITABLE
 from data.cache.extraction import LOCAL_DIR
 from extract.encode.byte_pair import BytePairTokenizer
-from extract.encode.downloads import hub_file
+from extract.encode.downloads import check_file, hub_file
 from extract.encode.hugging_face import HuggingFaceTokenizer
 from extract.encode.preprocessing import Preprocessing, agreed_by_tags, from_config
 from extract.encode.tokens import SpecialTokens, Tokenizer
@@ -255,14 +255,24 @@ class Model:
 
         try:
             # First without a network: transformers asks it about every file, and waits half a minute if there is none.
-            if source != repository or not fetch or _is_cached(repository):
-                return load(local_files_only=True)
-            return load()
+            local = source != repository or not fetch or _is_cached(repository)
+            tokenizer = load(local_files_only=True) if local else load()
         except OF_A_CONFIGURATION as error:
             if source == repository:
+                self._check_vocabulary(repository)
                 raise UserError(self._not_fetched("its tokenizer", "its files", repository, error)) from error
             remedy = f"put the files of {repository} next to {CONFIG_FILE}"
             raise UserError(f"--model {self.name}: its tokenizer cannot be built ({_reason(error)}): {remedy}") from error
+        if source == repository:
+            self._check_vocabulary(repository)
+        return tokenizer
+
+    def _check_vocabulary(self, repository: str) -> None:
+        """Raise UserError if a file of a tokenizer in the hub's cache is damaged."""
+        for name in (file for form in _FORMS for file in form if _is_repository(repository)):
+            cached = _hub().try_to_load_from_cache(repository, name)
+            if isinstance(cached, str):
+                check_file(Path(cached), f"--model {self.name}")
 
     def weights(self) -> Path | None:
         """Path of the weights file, downloaded if necessary; None for random weights. Raises UserError if there is none."""

@@ -1,12 +1,24 @@
 """Load the CLIP that made a cache again: search encodes queries with it, and fine-tuning trains it."""
 
+import re
+
+import numpy as np
 import torch
 
 from data.base.errors import UserError
+from data.base.quoting import quote
 from data.cache import FeatureCache
 from extract.encode.clip import Clip, load_clip
 from extract.encode.models import HUB, LOCAL, RANDOM, Precision, open_clip
 from extract.encode.preprocessing import from_cache
+from extract.encode.texts import encode_texts
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+"""The form of `weights` in the settings, unless the features were imported and nobody knows the weights."""
+COMPARED = 8
+"""Cached texts that are encoded again to recognise a CLIP whose digest is unknown."""
+LEAST_COSINE = 0.99
+"""Between a cached sentence feature and the same text encoded again. Rounding to float16 and other precisions stay above it."""
 
 
 def reload_clip(
@@ -25,10 +37,11 @@ def reload_clip(
     brings_its_own = model is not None and model.startswith((LOCAL, HUB)) and made.pretrained != RANDOM
     if weights is None and not brings_its_own:
         weights = made.pretrained
+    pictures = from_cache(settings) if "image_mean" in settings and "image_resize" in settings else {}
     open_clip()  # fail here if it is not installed, not with the message that the CLIP has moved
     try:
         clip = load_clip(
-            name, weights, device, made.seed, precision or settings["precision"], from_cache(settings), settings["special_tokens"]
+            name, weights, device, made.seed, precision or settings.get("precision", "fp32"), pictures, settings["special_tokens"]
         )
     except UserError as error:
         if model or pretrained:
@@ -40,12 +53,14 @@ def reload_clip(
 
 def _check_same(clip: Clip, cache: FeatureCache, loaded: str) -> None:
     """Raise UserError if a CLIP is not the one that made the cache; `loaded` is its name in the message."""
-    if clip.digest != cache.weights:
+    if cache.imported and not DIGEST.fullmatch(cache.weights):
+        _check_sentences(clip, cache, loaded)
+    elif clip.digest != cache.weights:
         raise UserError(
             f"{loaded} has the weights {clip.digest[:12]}..., but the cache {cache.path} was made with {cache.weights[:12]}...: "
             "name the same with --pretrained FILE, or with --model local-dir:FOLDER"
         )
-    if clip.architecture != cache.settings["architecture"]:
+    if clip.architecture != cache.settings.get("architecture", clip.architecture):
         raise UserError(
             f"{loaded} has the weights of the cache {cache.path} but another configuration, such as its activation: name the same --model"
         )
@@ -55,9 +70,31 @@ def _check_same(clip: Clip, cache: FeatureCache, loaded: str) -> None:
             "if the tokenizer was changed where it was published"
         )
     there = clip.image_settings()
-    differing = [f"{key} is {value} and was {cache.settings[key]}" for key, value in there.items() if cache.settings[key] != value]
+    differing = [
+        f"{key} is {value} and was {cache.settings[key]}" for key, value in there.items() if cache.settings.get(key, value) != value
+    ]
     if differing:
         raise UserError(
             f"{loaded} preprocesses pictures differently from the CLIP that made the cache {cache.path} ({'; '.join(differing)}): "
             "name the same --model, or extract again"
         )
+
+
+def _check_sentences(clip: Clip, cache: FeatureCache, loaded: str) -> None:
+    """Raise UserError if the CLIP encodes cached texts to other sentence features. For imported features without a digest."""
+    if clip.dimension != cache.dimension:
+        raise UserError(
+            f"{loaded} makes features {clip.dimension} wide, and the cache {cache.path} holds {cache.dimension}: name another CLIP"
+        )
+    texts = cache.names("texts")[:COMPARED]
+    if not texts:
+        raise UserError(f"{cache.path} has neither texts nor the digest of its weights to recognise {loaded} by: import texts, or weights")
+    most = min(int(cache.settings["max_words"]), clip.context_length)
+    for entry in (entry for batch in encode_texts(texts, clip, most) for entry in batch):
+        cached_D, sentence_D = (torch.from_numpy(np.asarray(x, dtype=np.float64)) for x in (cache.sentence(entry.text), entry.sentence_D))
+        cosine = float(torch.cosine_similarity(cached_D, sentence_D, dim=0))
+        if cosine < LEAST_COSINE:
+            raise UserError(
+                f"{loaded} does not encode texts as in the cache {cache.path}: the cosine of {quote(entry.text)} to its cached feature is "
+                f"{cosine:.2f}: name the CLIP that made the features with --model and --pretrained"
+            )

@@ -1,12 +1,15 @@
 """The heads, which turn cached features into scores. Training, evaluation and search use only the names exported here."""
 
+from data.base.errors import UserError
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import ALL_SCORES, DEFAULT_EXECUTION, Execution, FrameWeights, Head, HeadConfig, chosen_scores
+from train_head.heads.base import ALL_SCORES, DEFAULT_EXECUTION, Execution, FrameWeights, Head, HeadConfig, chosen_scores, unit, unit_mean
 from train_head.heads.glccl import HALVES, GlcclHead
 from train_head.heads.mean import MeanHead
+from train_head.heads.own import is_own, make_own, own_class, source_file, source_sha256
 from train_head.heads.wti import WtiHead
 from train_head.heads.xclip import XclipHead
 from train_head.heads.xpool import XpoolHead
+from train_head.kernels.blocks import TextBlock, VideoBlock
 
 __all__ = [
     "ALL_SCORES",
@@ -17,9 +20,17 @@ __all__ = [
     "Head",
     "HeadConfig",
     "TextBatch",
+    "TextBlock",
     "VideoBatch",
+    "VideoBlock",
     "chosen_scores",
+    "head_class",
+    "is_own",
     "make_head",
+    "source_file",
+    "source_sha256",
+    "unit",
+    "unit_mean",
 ]
 
 HEADS: dict[str, type[Head]] = {
@@ -32,6 +43,19 @@ HEADS: dict[str, type[Head]] = {
 }
 
 
+def head_class(name: str) -> type[Head]:
+    """The class of a head, by its name in HEADS or as package.module:Class. Raises UserError if there is none."""
+    if is_own(name):
+        return own_class(name)
+    if name not in HEADS:
+        raise UserError(f"--head {name} is unknown: choose one of {', '.join(HEADS)}, or name a class of your own as package.module:Class")
+    return HEADS[name]
+
+
 def make_head(name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> Head:
-    """An untrained head, by its name in HEADS: learned matrices at the identity, the temporal encoder at random."""
-    return HEADS[name](name, config, execution)
+    """An untrained head, by its name in HEADS or as package.module:Class.
+
+    The learned matrices of ours start at the identity, and the temporal encoder at random. Raises UserError for an unknown name or a class
+    that is not a working head.
+    """
+    return make_own(name, config, execution) if is_own(name) else head_class(name)(name, config, execution)

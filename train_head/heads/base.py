@@ -5,8 +5,8 @@ Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S score
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +20,7 @@ from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.kernels.blocks import Encoded, TextBlock, VideoBlock, constant_shapes, text_blocks, video_blocks
 from train_head.kernels.plain import inverse_norm
 from train_head.kernels.threads import parallel
+from train_head.temperatures import KAPPA, TAU
 from train_head.temporal import TemporalEncoder
 
 MAX_LOGIT_SCALE = 100.0
@@ -45,6 +46,14 @@ class HeadConfig:
     temporal_positions: int = 0
     temporal_heads: int = 1
     temporal_activation: str = "QuickGELU"
+    tau: float = TAU
+    """Temperature of the guidance, for heads with `tau` in TEMPERATURES."""
+    kappa: float = KAPPA
+    """Temperature of the interaction, for heads with `kappa` in TEMPERATURES."""
+
+    def at_temperatures(self, given: Mapping[str, float]) -> "HeadConfig":
+        """This configuration with other temperatures; those that are not given stay."""
+        return replace(self, tau=given.get("tau", self.tau), kappa=given.get("kappa", self.kappa))
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,8 @@ class Head(nn.Module, ABC):
     """Whether it has matrices over frames, of size `max_frames`."""
     WORD_MATRICES: ClassVar[bool] = False
     """Whether it has matrices over words, of size `max_words`."""
+    TEMPERATURES: ClassVar[tuple[str, ...]] = ()
+    """The temperatures that it reads from its configuration, of `tau` and `kappa`."""
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
     READS_WORDS: ClassVar[bool] = True
@@ -118,6 +129,10 @@ class Head(nn.Module, ABC):
     def most_words(self) -> int | None:
         """Length of the longest text it takes, start and end tokens included; None for any."""
         return self.config.max_words if self.WORD_MATRICES else None
+
+    def temperatures(self) -> dict[str, float]:
+        """The temperatures that it computes with, by name."""
+        return {name: getattr(self.config, name) for name in self.TEMPERATURES}
 
     def scale(self) -> Tensor:
         """The factor of the scores."""

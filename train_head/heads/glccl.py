@@ -39,6 +39,7 @@ class GlcclHead(Head):
     """
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
+    TEMPERATURES: ClassVar[tuple[str, ...]] = ("tau", "kappa")
     WORD_MATRICES: ClassVar[bool] = True
     WORDS_PER_STRIP: ClassVar[int] = ROWS - 4
     """Slightly less than one tile of the compiled loops."""
@@ -75,7 +76,8 @@ class GlcclHead(Head):
         if not isinstance(texts, TiledTexts):
             return super().scores(texts, videos)
         threads, products = torch.get_num_threads(), self.execution.products or torch.float32
-        return self._choose(fused_score(texts, videos, self.matrices(), threads, products=products)) * self.scale()
+        scores_SAB = fused_score(texts, videos, self.matrices(), threads, products=products, tau=self.config.tau, kappa=self.config.kappa)
+        return self._choose(scores_SAB) * self.scale()
 
     def encode_text_block(self, block: TextBlock) -> Guides:
         return prepare_texts(block.sentence_AD, block.word_ALD, block.mask_AL, self.matrices())
@@ -84,12 +86,15 @@ class GlcclHead(Head):
         return prepare_videos(block.frames.frame_BFD, block.frames.mask_BF)
 
     def score_block(self, texts: Guides, videos: Frames) -> Tensor:
-        return self._choose(score(texts, videos, self.matrices(), products=self.execution.products))
+        config = self.config
+        scores_SAB = score(texts, videos, self.matrices(), products=self.execution.products, tau=config.tau, kappa=config.kappa)
+        return self._choose(scores_SAB)
 
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
         word_ALD = pad_sequence(texts.word_RD.split(texts.length_A.tolist()), batch_first=True)
         mask_AL = (torch.arange(word_ALD.shape[1]) < texts.length_A[:, None]).to(word_ALD.device)
-        alpha_ABF, beta_ABLF = frame_weights(texts.sentence_AD, word_ALD, mask_AL, self.temporal_frames(videos), videos.mask_BF)
+        frame_BFD = self.temporal_frames(videos)
+        alpha_ABF, beta_ABLF = frame_weights(texts.sentence_AD, word_ALD, mask_AL, frame_BFD, videos.mask_BF, tau=self.config.tau)
         read = {GUIDE[SCORES[i]] for i in self.chosen}
         return FrameWeights(alpha_ABF if "sentence" in read else None, beta_ABLF if "word" in read else None)
 

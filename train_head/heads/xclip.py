@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from train_head.heads.base import DEFAULT_EXECUTION, SCORES, Execution, Head, HeadConfig, aggregate_flops, chosen_scores, unit, unit_mean
 from train_head.kernels.blocks import TextBlock, VideoBlock
-from train_head.kernels.plain import KAPPA, Guides, aggregate, prepare_texts
+from train_head.kernels.plain import Guides, aggregate, prepare_texts
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class XclipHead(Head):
     """The four scores of GLCCL without text guidance. P1, P3 and P6 aggregate over words, P2, P4 and P5 over frames."""
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
+    TEMPERATURES: ClassVar[tuple[str, ...]] = ("kappa",)
     FRAME_MATRICES: ClassVar[bool] = True
     WORD_MATRICES: ClassVar[bool] = True
     READS_BEFORE: ClassVar[bool] = True
@@ -63,6 +64,7 @@ class XclipHead(Head):
         (a, length), (b, frames) = texts.mask_AL.shape, videos.mask_BF.shape
         flat_RD = videos.unit_frame_BFD.flatten(0, 1)
         mask_A1L, mask_1BF = texts.mask_AL[:, None], videos.mask_BF[None]
+        kappa = self.config.kappa
 
         def matrix(name: str, size: int) -> Tensor:
             return self.get_parameter(name)[:size, :size]
@@ -70,15 +72,15 @@ class XclipHead(Head):
         unit_word_ALD = texts.word_ALD * texts.word_norm_inverse_AL[..., None]
         video_sentence_AB = texts.mapped_sentence_AD @ videos.unit_video_BD.T
         x_ABL = (unit_word_ALD @ videos.unit_video_BD.T).transpose(1, 2)
-        video_word_AB = aggregate(x_ABL, mask_A1L, matrix("P1", length), KAPPA)
+        video_word_AB = aggregate(x_ABL, mask_A1L, matrix("P1", length), kappa)
         y_ABF = self.execution.product(texts.unit_sentence_AD, flat_RD).view(a, b, frames)
-        sentence_frame_AB = aggregate(y_ABF, mask_1BF, matrix("P2", frames), KAPPA)
+        sentence_frame_AB = aggregate(y_ABF, mask_1BF, matrix("P2", frames), kappa)
 
         z_ABLF = self.execution.product(texts.mapped_word_ALD.flatten(0, 1), flat_RD).view(a, length, b, frames).transpose(1, 2)
-        over_words_ABF = aggregate(z_ABLF.transpose(-1, -2), mask_A1L[..., None, :], matrix("P3", length), KAPPA)
-        first_AB = aggregate(over_words_ABF, mask_1BF, matrix("P4", frames), KAPPA)
-        over_frames_ABL = aggregate(z_ABLF, mask_1BF[..., None, :], matrix("P5", frames), KAPPA)
-        second_AB = aggregate(over_frames_ABL, mask_A1L, matrix("P6", length), KAPPA)
+        over_words_ABF = aggregate(z_ABLF.transpose(-1, -2), mask_A1L[..., None, :], matrix("P3", length), kappa)
+        first_AB = aggregate(over_words_ABF, mask_1BF, matrix("P4", frames), kappa)
+        over_frames_ABL = aggregate(z_ABLF, mask_1BF[..., None, :], matrix("P5", frames), kappa)
+        second_AB = aggregate(over_frames_ABL, mask_A1L, matrix("P6", length), kappa)
         return torch.stack([video_sentence_AB, video_word_AB, sentence_frame_AB, (first_AB + second_AB) / 2])[self.chosen]
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -34,8 +34,9 @@ from data.compute.shapes import GRAIN, multiply_in_panels
 from train_head.batches import TextBatch, VideoBatch
 from train_head.kernels.lanes import LANES
 from train_head.kernels.loops import Scratch, gradient_tile, gram_block, make_scratch, score_tile
-from train_head.kernels.plain import KAPPA, TAU, inverse_norm
+from train_head.kernels.plain import inverse_norm
 from train_head.kernels.threads import parallel
+from train_head.temperatures import KAPPA, TAU
 
 ROWS = 8 * GRAIN
 """Rows of a tile, which holds whole texts and padding. Longer texts go into tiles of a multiple of ROWS."""

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from train_head.masking import FAR_BELOW
-
-TAU = 5.0
-KAPPA = 0.01
+from train_head.temperatures import KAPPA, TAU
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def score_all_pairs(
                     encoded.update((block, head.encode_videos(VideoBatch.gather(videos, block, device))) for block in group)
                     held = group
                 try:
-                    parallel(1 if device.type == "cuda" else torch.get_num_threads(), work, jobs, lambda: None)
+                    parallel(1 if device.type != "cpu" else torch.get_num_threads(), work, jobs, lambda: None)
                 except NanScore as error:
                     raise nan_error(texts, videos, error) from error
             for accumulator in accumulators:

@@ -15,7 +15,7 @@ import tyro
 
 from data.base.errors import UserError
 from data.cli.command_line import About, help_texts
-from data.cli.meaning import Meaning, NoneAs, marks, options_with
+from data.cli.meaning import DeviceName, Meaning, NoneAs, marks, options_with
 from train_head.options import TrainOptions
 
 
@@ -42,10 +42,10 @@ class Sweep:
     """Continue without the captions and videos whose features are missing."""
     memory_budget: Annotated[float | None, About.MACHINE] = None
     """GiB of features to keep in memory per split. Default: half of the machine's memory."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE] = "auto"
-    """Device to train on. auto takes CUDA if available."""
+    device: Annotated[DeviceName, About.MACHINE] = "auto"
+    """Device to train on. auto takes CUDA if available, else the CPU. mps is for GPUs of Apple, and untested."""
     processes: Annotated[int | None, About.MACHINE] = None
-    """Runs to train in parallel. Does not affect results. Default: one per core; 1 on CUDA."""
+    """Runs to train in parallel. Does not affect results. Default: one per core; 1 on a GPU."""
     quiet: Annotated[bool, About.OUTPUT] = False
     """Show no progress."""
 

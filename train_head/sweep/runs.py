@@ -37,16 +37,17 @@ from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
 from data.cache.mapped import map_texts, map_videos
 from data.cli.command import INTERRUPTED, USER_ERROR
-from data.cli.meaning import Meaning, options_with
+from data.cli.meaning import Meaning, options_with, since_unchanged
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.compiling import announce_compiling, compile_loops
 from train_head.options import TrainOptions
-from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, save_run
+from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, recorded_source, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
+from train_head.settle import settled, start_lines
 from train_head.stage import TrainingData, batches_line, build_head, check_options, decisive_options, fit, load
 from train_head.sweep.options import Sweep, expand
 from train_head.training.trainer import fitting_batch
@@ -88,6 +89,8 @@ def sweep(options: Sweep) -> Path:
     device = find_device(options.device)
     require_writable_folder(options.out)
     cache = FeatureCache(options.cache)
+    # Two values of a grid may stand for the same, such as a default and its number.
+    grid = list(dict.fromkeys(settled(run, cache) for run in grid))
     path = options.out / RUNS_FILE
     before = _read_rows(path)
     there = {row["run"] for row in before}
@@ -125,6 +128,8 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
     budget = budget_bytes(options.memory_budget)
     report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
     shared = _Shared(options.out, options.report_on, budget, load(first), report, device)
+    for line in dict.fromkeys(line for run in runs for line in start_lines(run.options, cache, quiet=True)):
+        say(line)
     _say_batches([run.options for run in runs], shared.loaded.train)
     with announce_compiling(options.quiet):
         # Compile once here; the processes then load the loops from disk.
@@ -132,7 +137,7 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
             head = build_head(run, shared.loaded.cache).to(device)
             check_fits(head, shared.loaded.train)
             compile_loops(head, shared.loaded.train)
-    count = options.processes or (1 if device.type == "cuda" else len(os.sched_getaffinity(0)))
+    count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():
             yield from (_train_one(shared, run) for run in runs)
@@ -182,8 +187,10 @@ def _one_thread() -> Iterator[None]:
 def run_name(run: TrainOptions, cache: FeatureCache, report_on: str) -> str:
     """The name of a run: its head, its seed, and a digest of everything that decides its row."""
     # A sweep never trains CLIP, so the options of fine-tuning do not matter.
-    text = json.dumps([decisive_options(run, leave_out=[Meaning.FINETUNING]), cache.digest, report_on], sort_keys=True)
-    return f"{run.head}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    decisive = since_unchanged(type(run), decisive_options(run, leave_out=[Meaning.FINETUNING]))
+    text = json.dumps([decisive, cache.digest, report_on, *recorded_source(run.head).values()], sort_keys=True)
+    # Not every file system takes the colon of package.module:Class.
+    return f"{run.head.replace(':', '.')}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:

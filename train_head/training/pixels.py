@@ -48,6 +48,10 @@ class Pixels:
 
 def require_pixels(cache: FeatureCache, ids: Sequence[str]) -> None:
     """Raise UserError, listing the videos, if the cache lacks pictures of any of them."""
+    if cache.imported:
+        raise UserError(
+            f"--finetune: the cache {cache.path} holds imported features, without pictures: extract with --store-pixels instead"
+        )
     lacking = [video_id for video_id in ids if "pixels" not in cache.images_of(video_id)]
     if lacking:
         raise UserError(

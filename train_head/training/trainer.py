@@ -27,7 +27,7 @@ from train_head.training.gather import gather, gather_frames, share, sum_gradien
 
 WARM_UP = 0.1
 STEPS_PER_CHECK = 20
-"""On CUDA, losses are read back only once in this many steps, because reading waits for the device."""
+"""On a GPU, losses are read back only once in this many steps, because reading waits for the device."""
 LOSSES = ("loss", "contrastive", "csc")
 
 Log = Callable[[int, Mapping[str, float]], None]
@@ -96,7 +96,7 @@ class Trainer:
         self.head.train()
         used = self.steps_an_epoch * self.batch_size
         batches = self.order.permutation(len(self.split.answers))[:used].reshape(self.steps_an_epoch, -1)
-        steps_per_check = STEPS_PER_CHECK if self.device.type == "cuda" else 1
+        steps_per_check = STEPS_PER_CHECK if self.device.type != "cpu" else 1
         quiet = options.quiet or self.processes.rank > 0
         recent: list[Tensor] = []
         with Progress(f"epoch {epoch}/{options.epochs}", self.steps_an_epoch, "steps", quiet, initial=self.steps_done) as progress:

@@ -61,8 +61,8 @@ def read_folder(videos: Path) -> Dataset:
     return Dataset(pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str), table, notes)
 
 
-def read_table(annotations: Path, videos: Path, shares: Shares | None = None) -> Dataset:
-    """Read the table file `annotations`. Relative file names are looked up in `videos`.
+def read_table(annotations: Path, videos: Path, shares: Shares | None = None, folder: VideoFolder | None = None) -> Dataset:
+    """Read the table file `annotations`. Relative file names are looked up in `videos`, by default among all files under it (`folder`).
 
     Rows that are equal in all columns that are read count once. If the table lacks splits, `shares` says how to divide its videos; segments
     of one file stay in one split. Without `shares`, all rows of a table without a split column are in the split `search`.
@@ -86,7 +86,7 @@ def read_table(annotations: Path, videos: Path, shares: Shares | None = None) ->
         video_id: Sought(names=(name,), stems=(name,)) if by_name else Sought(path=paths.under(name, table.place(row)))
         for (video_id, name), row in zip(names.items(), segments.index, strict=True)
     }
-    folder = VideoFolder(videos)
+    folder = VideoFolder(videos) if folder is None else folder
     found = folder.find(sought, str(annotations))
     files = pd.Series(found.files, index=segments.index, dtype=object)
     notes = [*table.notes(len(frame) - len(unique)), *paths.notes(), *note_of_spellings(found, folder)]

@@ -1,0 +1,87 @@
+"""Read the rows of cached entries: one entry as an array, or many as ragged features, in memory or on disk.
+
+Shape suffixes: T rows of all entries (frames or tokens), D joint dimension.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.cache.hdf5 import open_file
+from data.cache.index import Part, Place, runs
+from data.cache.layout import Kind, feature_bytes, offsets_of
+
+if TYPE_CHECKING:  # reading one entry needs no torch
+    from data.cache.features import Ragged
+
+DEFAULT_BUDGET = 2**30
+"""Bytes of features that are loaded into memory if the caller names no budget."""
+
+
+def one_row(place: Place) -> Place:
+    """The place of an entry in a dataset with one row per entry."""
+    return Place(place.part, place.entry, place.entry, place.entry + 1)
+
+
+def read_rows(place: Place, dataset: str) -> NDArray[Any]:
+    """The rows of one entry, in the dtype of the file."""
+    with open_file(place.part.path) as file:
+        rows: NDArray[Any] = file[place.part.group][dataset][place.start : place.stop]
+    return rows
+
+
+def iterate(kind: Kind, places: Mapping[str, Place], settings: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+    """Each entry's name, its rows [T, D], and its second array: seconds [T] of a video, the sentence [D] of a text. Part after part."""
+    names = sorted(places, key=lambda name: places[name][:2])
+    for part, group in groupby(names, key=lambda name: places[name].part):
+        members = list(group)
+        of_part = [places[name] for name in members]
+        with open_file(part.path) as file:
+            data = file[part.group]
+            for run in runs(range(len(members)), of_part, feature_bytes(settings)):
+                first, last = of_part[run[0]], of_part[run[-1]]
+                rows_TD = data["frames" if kind == "videos" else "words"][first.start : last.stop]
+                whole = data["seconds"][first.start : last.stop] if kind == "videos" else data["sentence"][first.entry : last.entry + 1]
+                for i in run:
+                    place = of_part[i]
+                    inside = slice(place.start - first.start, place.stop - first.start)
+                    yield members[i], rows_TD[inside], whole[inside] if kind == "videos" else whole[place.entry - first.entry]
+
+
+def read_ragged(
+    dataset: str, places: Sequence[Place], chosen: Sequence[NDArray[np.int64]], memory_budget: int, settings: Mapping[str, Any]
+) -> "Ragged":
+    """The chosen rows of each entry, in order; on disk if they need more than `memory_budget` bytes."""
+    from data.cache.features import Ragged
+
+    count = np.array([len(rows) for rows in chosen], dtype=np.int64)
+    if int(count.sum()) * feature_bytes(settings) > memory_budget:
+        # Each part is opened once: closing a file makes HDF5 search all open objects.
+        opened = {part: open_file(part.path)[part.group][dataset] for part in {place.part for place in places}}
+        rows = [place.start + taken for place, taken in zip(places, chosen, strict=True)]
+        return Ragged.on_disk([opened[place.part] for place in places], rows)
+    offsets = offsets_of(count)
+    values_TD = np.empty((int(offsets[-1]), int(settings["dimension"])), dtype=settings["dtype"])
+    by_part: dict[Part, list[int]] = {}
+    for i, place in enumerate(places):
+        by_part.setdefault(place.part, []).append(i)
+    for part, members in by_part.items():
+        with open_file(part.path) as file:
+            for run in runs(sorted(members, key=lambda i: places[i].start), places, feature_bytes(settings)):
+                first = places[run[0]].start
+                rows_TD = file[part.group][dataset][first : max(places[i].stop for i in run)]
+                for i in run:
+                    values_TD[offsets[i] : offsets[i + 1]] = rows_TD[places[i].start - first + chosen[i]]
+    return Ragged.in_memory(values_TD, offsets)
+
+
+def read_seconds(places: Sequence[Place], chosen: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
+    """The times of the chosen frames of each video."""
+    loaded: dict[Part, NDArray[np.float64]] = {}
+    for part in {place.part for place in places}:
+        with open_file(part.path) as file:
+            loaded[part] = file[part.group]["seconds"][()]
+    return [loaded[place.part][place.start + rows] for place, rows in zip(places, chosen, strict=True)]

@@ -1,0 +1,321 @@
+"""Import features into a cache: describe, check, match, then read and write part by part.
+
+Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data.base.errors import UserError
+from data.base.progress import Progress
+from data.base.provenance import provenance
+from data.base.quoting import path_text, visible
+from data.base.writable import require_writable_folder
+from data.cache import FeatureCache, recorded_settings
+from data.cache.layout import Kind, all_finite, bare_video_arrays, offsets_of
+from data.cache.listings import Listing
+from data.cache.prune import drop, unlisted
+from data.cache.sources import Source, name_of
+from data.datasets import Preset, find_preset, shares_of
+from data.exchange.about import IMPORTED, About, read_about, recorded_about
+from data.exchange.folder import FolderReader
+from data.exchange.items import Block, Item, Reader, require_sound, require_unique, require_width
+from data.exchange.matching import Matched, match
+from data.exchange.one_file import FORMS, ShardsReader
+from data.exchange.options import ImportOptions
+
+WRITERS = 3
+"""Threads that write parts: while one hashes, the other syncs."""
+
+
+class Summary(NamedTuple):
+    """What an import did: counts of entries written, of those that were there, and of what is missing."""
+
+    videos: int
+    texts: int
+    videos_there: int
+    texts_there: int
+    videos_missing: int
+    captions_missing: int
+    pruned: Mapping[str, int]
+
+
+def open_reader(path: Path, kind: Kind, option: str) -> Reader:
+    """The reader of a folder or file of features. Raises UserError if there is none, or if it holds no features."""
+    if path.is_dir():
+        shards = sorted(file for file in path.iterdir() if file.suffix.lower() in FORMS and not file.name.startswith("."))
+        return ShardsReader(shards, kind) if shards else FolderReader(path, kind)
+    if not path.is_file():
+        raise UserError(f"{option} {path} does not exist: name a folder of .npy or .npz files, or a file")
+    if path.suffix.lower() not in FORMS:
+        raise UserError(f"{option} {path}: a file of features ends in {', '.join(FORMS)}; a folder holds .npy or .npz files")
+    return FORMS[path.suffix.lower()](path, kind)
+
+
+def import_features(options: ImportOptions) -> Summary:
+    """Import features into a cache. Raises UserError if features, table, JSON or cache do not fit."""
+    _check(options)
+    recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
+    if recorded and IMPORTED not in recorded:
+        made = "holds features of an extraction" if "fps" in recorded else "was written from Python"
+        raise UserError(f"--cache {options.cache} {made}: import into another --cache")
+    about = recorded_about(recorded) if recorded and options.about is None else About()
+    about = about if options.about is None else read_about(options.about)
+    readers: dict[Kind, Reader] = {}
+    if options.frames is not None:
+        readers["videos"] = open_reader(options.frames, "videos", "--frames")
+    if options.texts is not None:
+        readers["texts"] = open_reader(options.texts, "texts", "--texts")
+    for reader in readers.values():
+        require_unique(reader.items)
+    shares = None if options.split_by_hash is None else shares_of(options.split_by_hash)
+    matched = match({kind: reader.items for kind, reader in readers.items()}, options.table, options.frames, shares)
+    items: dict[Kind, dict[str, Item]] = {"videos": matched.videos, "texts": matched.texts}
+    dimension, dtype = _shape_of(readers, items, recorded, options.dtype)
+    for entries in items.values():
+        for item in entries.values():
+            if item.shape:
+                require_width(item.shape[-1], dimension, item.place)
+    for text, item in matched.texts.items():
+        if item.tokens:
+            _require_length(item.tokens, about, text, item.place)
+    settings = about.settings(dimension, dtype)
+    cache = None if not recorded else _open(options, about, settings)
+    if not options.allow_missing:
+        matched.require_complete(*((cache.names(kind) for kind in items) if cache else ((), ())))
+    _say(options, about, readers, matched, dimension, dtype)
+    if options.dry_run:
+        return _summary(matched, items, _todo(items, cache, options.replace), {})
+    cache = cache or _open(options, about, settings)
+    todo = _todo(items, cache, options.replace)
+    own, listing = _listing(options, matched, cache)
+    with ThreadPoolExecutor(1) as pool:
+        # The listing protects the parts from being pruned, so it comes first; reading need not wait for it.
+        begun = pool.submit(cache.listings.begin, own, listing)
+        for kind, reader in readers.items():
+            _write(cache, kind, reader, todo[kind], about, options, begun)
+        begun.result()
+    cache.listings.complete(own, listing)
+    pruned: dict[str, int] = {}
+    if options.prune:
+        cache = FeatureCache(options.cache)
+        names = unlisted(cache, *cache.listings.all_listed())
+        freed = drop(cache, names, sorted(options.cache.glob("*-*.h5")))
+        pruned = {**{kind: len(dropped) for kind, dropped in names.items()}, "bytes": freed}
+    return _summary(matched, items, todo, pruned)
+
+
+def _open(options: ImportOptions, about: About, settings: dict[str, Any]) -> FeatureCache:
+    """Create or repair the cache; a dry run only opens it. Raises UserError if it was made with other settings."""
+    if options.dry_run:
+        cache = FeatureCache(options.cache)
+        cache.require(settings)
+        return cache
+    made_by = about.extraction()
+    return FeatureCache.create(options.cache, settings, about.parts(), provenance(options), on_damaged=_say_damaged, extraction=made_by)
+
+
+def _check(options: ImportOptions) -> None:
+    """Raise UserError for options that are wrong for any features."""
+    if options.frames is None and options.texts is None:
+        raise UserError("nothing to import: name features of videos with --frames, or of texts with --texts")
+    if options.fps is not None and not 0 < options.fps < float("inf"):
+        raise UserError(f"--fps {options.fps}: must be more than 0")
+    if options.split_by_hash is not None and options.table is None:
+        raise UserError("--split-by-hash divides the videos of a table: add --table")
+    if options.cache.is_file():
+        raise UserError(f"--cache {options.cache} is a merged cache and cannot grow: name the folder that it was merged from")
+    if not options.dry_run:
+        require_writable_folder(options.cache, "--cache")
+
+
+def _summary(
+    matched: Matched, items: Mapping[Kind, Mapping[str, Item]], todo: Mapping[Kind, Mapping[str, Item]], pruned: Mapping[str, int]
+) -> Summary:
+    done = {kind: len(todo[kind]) for kind in items}
+    there = {kind: len(items[kind]) - done[kind] for kind in items}
+    missing = len(matched.without_frames), len(matched.without_texts)
+    return Summary(done["videos"], done["texts"], there["videos"], there["texts"], *missing, pruned)
+
+
+def _shape_of(
+    readers: Mapping[Kind, Reader], items: Mapping[Kind, Mapping[str, Item]], recorded: Mapping[str, Any], asked: str | None
+) -> tuple[int, str]:
+    """D and the dtype of the cache: those of an existing one, else of the features."""
+    every = [item for entries in items.values() for item in entries.values()]
+    if not every:
+        raise UserError("none of the features belongs to a video or caption of --table: compare its names with those of the files")
+    dimension = recorded.get("dimension")
+    if dimension is None:
+        kind = next(kind for kind in readers if items[kind])
+        first = next(iter(items[kind].values()))
+        dimension = first.shape[-1] if first.shape else next(readers[kind].read([first])).rows_RD.shape[1]
+    given = asked or recorded.get("dtype") or ("float16" if {*map(str, {item.dtype for item in every})} == {"float16"} else "float32")
+    return int(dimension), str(given)
+
+
+def _require_length(tokens: int, about: About, text: str, place: str) -> None:
+    if tokens > about.context_length:
+        raise UserError(
+            f"{place}: {tokens} tokens, more than the {about.context_length} of the cache: give a larger context_length in --about, "
+            "for a new --cache"
+        )
+
+
+def _todo(items: Mapping[Kind, Mapping[str, Item]], cache: FeatureCache | None, replace: bool) -> dict[Kind, dict[str, Item]]:
+    """The entries that the cache lacks, and videos whose file has changed. A cached text stays: the cache does not know its file."""
+    if cache is None or replace:
+        return {kind: dict(entries) for kind, entries in items.items()}
+    return {
+        "videos": {name: item for name, item in items["videos"].items() if not cache.is_current(name, item.size, item.mtime_ns)},
+        "texts": {text: item for text, item in items["texts"].items() if ("texts", text) not in cache},
+    }
+
+
+def _say(options: ImportOptions, about: About, readers: Mapping[Kind, Reader], matched: Matched, dimension: int, dtype: str) -> None:
+    if options.quiet:
+        return
+    counts = f"{len(matched.videos):,} videos and {len(matched.texts):,} texts"
+    lines = [f"{counts}, {dimension} wide, kept as {dtype}", about.limits(), *matched.dataset.notes, *matched.notes()]
+    other = [f"{count:,} {suffix}" for reader in readers.values() for suffix, count in reader.left_alone().items()]
+    lines += [f"files left alone: {', '.join(other)}"] if other else []
+    missing = [(len(matched.without_frames), "videos"), (len(matched.without_texts), "captions")]
+    lines += [f"without features: {count:,} {what} of the table" for count, what in missing if count]
+    for line in lines:
+        print(visible(line), file=sys.stderr)
+
+
+def _say_damaged(path: Path) -> None:
+    print(f"{path} is damaged: its contents are imported again", file=sys.stderr)
+
+
+def _listing(options: ImportOptions, matched: Matched, cache: FeatureCache) -> tuple[str, Listing]:
+    """The name and the listing of this source. Raises UserError if the name belongs to another source."""
+    origin = options.table or options.frames or options.texts
+    assert origin is not None
+    preset: Preset = find_preset("table", None, options.table)
+    folder = options.frames
+    source = Source(preset.name, str(origin.absolute()), None if folder is None else str(folder.absolute()), matched.dataset.division)
+    ids = {*matched.dataset.videos["video_id"]}
+
+    def overlap(name: str) -> float:
+        before = {*cache.listings.videos(name)["video_id"]}
+        return len(before & ids) / max(len(before), 1)
+
+    own = name_of(source, options.name, True, cache.listings.sources(cache.listings.damaged()), overlap)
+    listed = matched.dataset.videos
+    files = [_file_of(matched.videos.get(video_id), options.frames) for video_id in listed["video_id"]]
+    before = cache.listings
+    if own in before.names() and own not in before.damaged():
+        # A later import may bring only the texts, or some of the videos.
+        known = before.videos(own).drop_duplicates("video_id").set_index("video_id")["file"]
+        files = [file or known.get(video_id) for file, video_id in zip(files, listed["video_id"], strict=True)]
+    return own, Listing(
+        source, matched.dataset.captions, listed.assign(file=pd.Series(files, index=listed.index, dtype=object), failed=False)
+    )
+
+
+def _file_of(item: Item | None, frames: Path | None) -> str | None:
+    """The file of features of a video, as the listing names it: its path under --frames, or the name of that file."""
+    if item is None or frames is None:
+        return None
+    if item.path is frames:
+        return path_text(frames.name)
+    whole, below = str(item.path), os.path.join(frames, "")
+    return path_text(whole[len(below) :] if whole.startswith(below) else item.path.name)
+
+
+class _Parts:
+    """Checks blocks and writes each as a part, in threads. At most WRITERS wait, so that memory stays flat."""
+
+    def __init__(self, cache: FeatureCache, kind: Kind, about: About, fps: float, begun: Future[None]) -> None:
+        self._cache, self._kind, self._about, self._fps, self._begun = cache, kind, about, fps, begun
+        self._pool = ThreadPoolExecutor(WRITERS)
+        self._pending: deque[Future[None]] = deque()
+        self.lacking = 0
+        """Videos that brought no times, or texts that brought no sentence feature."""
+
+    def add(self, block: Block, names: Mapping[int, str]) -> None:
+        """Write a block, whose entries have these names in the cache. Raises UserError for a bad feature in this or an earlier block."""
+        self.lacking += len(block.items) if block.extra is None else 0
+        if len(self._pending) >= WRITERS:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(self._store, block, [names[id(item)] for item in block.items]))
+
+    def finish(self) -> None:
+        """Wait for all parts. Raises the first of their errors after all have ended."""
+        self._pool.shutdown()
+        for pending in self._pending:
+            pending.result()
+
+    def _store(self, block: Block, names: Sequence[str]) -> None:
+        require_width(block.rows_RD.shape[1], self._cache.dimension, block.items[0].place)
+        require_sound(block, self._kind)
+        rows_RD = _as(block.rows_RD, self._cache.settings["dtype"], block)
+        arrays = self._videos(block, names, rows_RD) if self._kind == "videos" else self._texts(block, names, rows_RD)
+        self._cache.store(self._kind, arrays, json.dumps([names, time.time_ns()]).encode(), self._begun.result)
+
+    def _videos(self, block: Block, names: Sequence[str], rows_RD: NDArray[Any]) -> dict[str, Any]:
+        seconds_R = block.extra
+        if seconds_R is None:
+            first_N = np.cumsum(block.counts) - block.counts
+            seconds_R = (np.arange(len(rows_RD)) - np.repeat(first_N, block.counts)) / self._fps
+        stamps = [(item.size, item.mtime_ns) for item in block.items]
+        return bare_video_arrays(names, rows_RD, block.counts, seconds_R.astype(np.float64), stamps)
+
+    def _texts(self, block: Block, names: Sequence[str], rows_RD: NDArray[Any]) -> dict[str, Any]:
+        for item, name, count in zip(block.items, names, block.counts, strict=True):
+            _require_length(count, self._about, name, item.place)
+        offsets = offsets_of(block.counts)
+        # The sentence feature of CLIP is that of the end token.
+        sentence_ND = rows_RD[offsets[1:] - 1] if block.extra is None else _as(block.extra, self._cache.settings["dtype"], block)
+        tokens = np.zeros(len(names), dtype=np.int64)
+        return {"text": list(names), "offsets": offsets, "words": rows_RD, "sentence": sentence_ND, "tokens": tokens}
+
+
+def _write(
+    cache: FeatureCache, kind: Kind, reader: Reader, todo: Mapping[str, Item], about: About, options: ImportOptions, begun: Future[None]
+) -> None:
+    """Read these entries and write them in parts. An interrupted import keeps the parts that are written.
+
+    begun: done when the listing is written, which must come before the parts.
+    """
+    names = {id(item): name for name, item in todo.items()}
+    # In the order of the files; the table may have another.
+    order = [item for item in reader.items if id(item) in names]
+    parts = _Parts(cache, kind, about, options.fps or 1.0, begun)
+    with Progress(kind, len(order), kind, options.quiet) as progress:
+        try:
+            for block in reader.read(order):
+                parts.add(block, names)
+                progress.update(len(block.items))
+        finally:
+            parts.finish()
+    if kind == "videos" and parts.lacking and options.fps is None:
+        print(f"{parts.lacking:,} videos bring no times: their frames count as one per second (--fps RATE sets another)", file=sys.stderr)
+    if kind == "texts" and parts.lacking:
+        print(f"{parts.lacking:,} texts bring no sentence feature: that of their last token is used, as in CLIP", file=sys.stderr)
+
+
+def _as(features: NDArray[Any], dtype: str, block: Block) -> NDArray[Any]:
+    """The features in the dtype of the cache. Raises UserError if one is too large for it."""
+    if features.dtype == dtype:
+        return features
+    with np.errstate(over="ignore"):
+        made = features.astype(dtype)
+    if not all_finite(made):
+        row = int(np.flatnonzero(~np.isfinite(made).all(axis=1))[0])
+        entry = row if features is block.extra else int(np.searchsorted(np.cumsum(block.counts), row, side="right"))
+        raise UserError(f"{block.items[entry].place}: a feature is too large for {dtype}: import into another --cache with --dtype float32")
+    return made

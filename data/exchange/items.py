@@ -1,0 +1,195 @@
+"""What the readers of all forms share: an entry as its header describes it, and the checks of its arrays.
+
+Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.base.errors import UserError
+from data.base.quoting import quote
+from data.cache.layout import Kind, all_finite
+
+ROWS: dict[Kind, str] = {"videos": "frames", "texts": "words"}
+EXTRA: dict[Kind, str] = {"videos": "seconds", "texts": "sentence"}
+BLOCK_BYTES = 2**24
+"""Bytes of features that are read, and written as a part, at once. The memory of larger blocks is returned to the system each time."""
+FLOATS = ("float16", "float32", "float64")
+
+
+class Item(NamedTuple):
+    """An entry as its header describes it, before its features are read.
+
+    name: the id of a video, or a text.
+    shape: of the features; () if only reading tells.
+    path, size, mtime_ns: of its file; `where` is the place in a file of several entries.
+    key: how the reader finds it again.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    path: Path
+    size: int
+    mtime_ns: int
+    where: str = ""
+    key: Any = None
+
+    @property
+    def place(self) -> str:
+        """The file, and the place in it, for errors."""
+        return f"{self.path}, {quote(self.where)}" if self.where else str(self.path)
+
+    @property
+    def tokens(self) -> int:
+        """Rows of a text as its header tells: 0 for a sentence alone, and if only reading tells."""
+        return self.shape[0] if len(self.shape) == 2 else 0
+
+
+class Loaded(NamedTuple):
+    """The arrays of one entry: frames [T, D] and seconds [T], or words [T, D] and the sentence [D].
+
+    Without times, `extra` of a video is None; without a sentence, that of a text. A text with its sentence alone has no rows.
+    """
+
+    rows_TD: NDArray[Any]
+    extra: NDArray[Any] | None
+
+
+class Block(NamedTuple):
+    """Several entries: their rows, concatenated [R, D], the number of rows of each, and their seconds [R] or sentences [N, D], if any."""
+
+    items: Sequence[Item]
+    rows_RD: NDArray[Any]
+    counts: Sequence[int]
+    extra: NDArray[Any] | None
+
+
+class Reader(Protocol):
+    """Reads one form. `items` come from headers alone; `read` gives the features of some, in the order of `items`."""
+
+    items: list[Item]
+
+    def read(self, items: Sequence[Item]) -> Iterator[Block]:
+        """The arrays of these items. Raises UserError if a file is damaged."""
+
+    def left_alone(self) -> dict[str, int]:
+        """Counts of files that hold no features, by suffix."""
+
+
+def require_features(shape: tuple[int, ...], dtype: np.dtype[Any], kind: Kind, place: object) -> None:
+    """Raise UserError if a header does not describe features: floating-point, [T, D] (or [D] for a sentence alone), not empty."""
+    if dtype.kind == "f" and dtype.itemsize <= 8 and len(shape) == 2 and shape[0] and shape[1]:
+        return
+    what = ROWS[kind]
+    if dtype.kind == "O":
+        raise UserError(f"{place}: {what} are pickled Python objects, which are never loaded: save them as an array of floats")
+    if dtype.name not in FLOATS:
+        raise UserError(f"{place}: {what} are {dtype.name}, not features: save them as float16 or float32")
+    single = kind == "texts" and len(shape) == 1
+    if len(shape) != 2 and not single:
+        wanted = "[frames, dimension]" if kind == "videos" else "[tokens, dimension], or [dimension] for the sentence alone"
+        raise UserError(f"{place}: {what} have the shape {list(shape)}: expected {wanted}")
+    if 0 in shape:
+        raise UserError(f"{place}: {what} have the shape {list(shape)}, which holds nothing: leave it out")
+
+
+def require_sound(block: Block, kind: Kind) -> None:
+    """Raise UserError, naming the entry, if features are NaN or infinite, or if times are not ascending seconds."""
+
+    def place_of(row: int) -> tuple[Item, int]:
+        entry = int(np.searchsorted(np.cumsum(block.counts), row, side="right"))
+        return block.items[entry], row - sum(block.counts[:entry])
+
+    if not all_finite(block.rows_RD):
+        item, row = place_of(int(np.flatnonzero(~np.isfinite(block.rows_RD).all(axis=1))[0]))
+        raise UserError(f"{item.place}: {ROWS[kind]} hold NaN or infinity, first in row {row}: compute them again, or leave it out")
+    if block.extra is None:
+        return
+    if kind == "texts":
+        if not all_finite(block.extra):
+            item = block.items[int(np.flatnonzero(~np.isfinite(block.extra).all(axis=1))[0])]
+            raise UserError(f"{item.place}: the sentence holds NaN or infinity: compute it again, or leave it out")
+        return
+    # A video may begin before the last frame of the one before it.
+    backwards = np.diff(block.extra, prepend=-np.inf) < 0
+    backwards[(np.cumsum(block.counts) - block.counts).tolist()] = False
+    wrong = ~np.isfinite(block.extra) | (block.extra < 0) | backwards
+    if wrong.any():
+        raise UserError(f"{place_of(int(wrong.argmax()))[0].place}: seconds must be finite, 0 or more, and ascending")
+
+
+def in_blocks(items: Sequence[Item], loaded: Iterator[Loaded], kind: Kind) -> Iterator[Block]:
+    """Gather entries that are read one by one into blocks of about BLOCK_BYTES."""
+    pending: list[tuple[Item, Loaded]] = []
+    held = 0
+    for item, arrays in zip(items, loaded, strict=True):
+        _require_fitting(arrays, kind, item.place)
+        if pending and not _alike(arrays, pending[0][1]):
+            yield _joined(pending, kind)
+            pending, held = [], 0
+        pending.append((item, arrays))
+        held += arrays.rows_TD.nbytes + (0 if arrays.extra is None else arrays.extra.nbytes)
+        if held >= BLOCK_BYTES:
+            yield _joined(pending, kind)
+            pending, held = [], 0
+    if pending:
+        yield _joined(pending, kind)
+
+
+def _alike(one: Loaded, other: Loaded) -> bool:
+    same = one.rows_TD.dtype == other.rows_TD.dtype and one.rows_TD.shape[1] == other.rows_TD.shape[1]
+    return same and (one.extra is None) == (other.extra is None)
+
+
+def _joined(pending: Sequence[tuple[Item, Loaded]], kind: Kind) -> Block:
+    extras = [arrays.extra for _, arrays in pending if arrays.extra is not None]
+    extra = None if not extras else np.concatenate(extras) if kind == "videos" else np.stack(extras)
+    rows_RD = np.concatenate([arrays.rows_TD for _, arrays in pending])
+    return Block([item for item, _ in pending], rows_RD, [len(arrays.rows_TD) for _, arrays in pending], extra)
+
+
+def _require_fitting(arrays: Loaded, kind: Kind, place: str) -> None:
+    """Raise UserError if the second array of an entry does not go with its rows."""
+    rows_TD, extra = arrays
+    if extra is None:
+        return
+    wanted = (len(rows_TD),) if kind == "videos" else rows_TD.shape[1:]
+    if extra.shape != wanted:
+        if kind == "texts":
+            raise UserError(f"{place}: the sentence has the shape {list(extra.shape)}: expected {list(wanted)}")
+        raise UserError(f"{place}: {len(rows_TD)} frames and seconds of shape {list(extra.shape)}: give one time for each frame")
+
+
+def require_width(found: int, dimension: int, place: str) -> None:
+    """Raise UserError if features are not D wide."""
+    if found != dimension:
+        raise UserError(f"{place}: features are {found} wide, the others {dimension}: import features of one encoder into one cache")
+
+
+def require_unique(items: Sequence[Item]) -> None:
+    """Raise UserError, naming both places, if two items have one name."""
+    first: dict[str, Item] = {}
+    for item in items:
+        if first.setdefault(item.name, item) is not item:
+            raise UserError(f"{quote(item.name)} is there twice, in {first[item.name].place} and in {item.place}: keep one of them")
+
+
+def seconds_or_none(array: NDArray[Any] | None, kind: Kind, place: str) -> NDArray[Any] | None:
+    """The second array of an entry, checked for its dtype."""
+    if array is None:
+        return None
+    if array.dtype.kind not in ("iuf" if kind == "videos" else "f"):
+        raise UserError(f"{place}: {EXTRA[kind]} are {array.dtype.name}: save them as numbers")
+    return array.astype(np.float64) if kind == "videos" else array
+
+
+def loaded_of(rows: NDArray[Any], extra: NDArray[Any] | None, kind: Kind, place: str) -> Loaded:
+    """The arrays of an entry, as read. One row of a text's features is its sentence alone."""
+    if kind == "texts" and rows.ndim == 1:
+        return Loaded(np.empty((0, len(rows)), dtype=rows.dtype), rows)
+    return Loaded(rows, seconds_or_none(extra, kind, place))

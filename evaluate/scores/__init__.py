@@ -1,0 +1,1 @@
+"""Scores and rankings as files for other tools: matrices in NumPy's format, and runs in TREC's."""

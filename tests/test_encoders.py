@@ -20,8 +20,8 @@ import extract
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
-from extract.encode.clip import BATCH, Clip, load_clip
-from extract.encode.models import list_models, open_clip
+from extract.encode.clip import BATCH, Clip, check_features, load_clip
+from extract.encode.models import find_model, list_models, load_tokenizer, open_clip
 from extract.encoders import judge
 from tests.conftest import ROOT
 from train_head.training.finetune import save_clip
@@ -71,6 +71,39 @@ def test_the_page_says_what_comes_from_hugging_face() -> None:
         assert ("text tower" in what) == ("hf_model_name" in text)
         counts[what or "none"] += 1
     assert counts == {"none": 95, "tokenizer": 39, "text tower and tokenizer": 10}
+
+
+BERT_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+BERT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+POSITIONS = {"max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
+NLLB = {"model_type": "m2m_100", "d_model": 1024, "encoder_attention_heads": 16, "vocab_size": 256206, "max_position_embeddings": 1024}
+MT5 = {"model_type": "mt5", "is_encoder_decoder": True, "feed_forward_proj": "gated-gelu", "vocab_size": 250112, "d_kv": 64}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "roberta-base": {"model_type": "roberta", "vocab_size": 50265, **BERT_BASE, **POSITIONS},
+    "xlm-roberta-base": {"model_type": "xlm-roberta", "vocab_size": 250002, **BERT_BASE, **POSITIONS},
+    "xlm-roberta-large": {"model_type": "xlm-roberta", "vocab_size": 250002, **BERT_LARGE, **POSITIONS},
+    "facebook/nllb-200-distilled-600M": {"encoder_layers": 12, "encoder_ffn_dim": 4096, **NLLB},
+    "facebook/nllb-200-distilled-1.3B": {"encoder_layers": 24, "encoder_ffn_dim": 8192, **NLLB},
+    "google/mt5-base": {"d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12, **MT5},
+    "google/mt5-xl": {"d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32, **MT5},
+}
+"""Sizes of the Hugging Face text towers that open_clip names."""
+
+
+@pytest.mark.architectures
+def test_text_towers_from_hugging_face_fit_where_open_clip_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At their published sizes. The page looks at the rest of these architectures alone."""
+    monkeypatch.chdir(tmp_path)  # transformers and we take a folder of a repository's name for the repository
+    for name, content in PUBLISHED.items():
+        Path(name).mkdir(parents=True)
+        (Path(name) / "config.json").write_text(json.dumps(content))
+    found = [model for name in list_models() if (model := find_model(name, "random")).hugging_face_tower is not None]
+    assert {model.hugging_face_tower for model in found} == PUBLISHED.keys()
+    any_tokenizer = load_tokenizer("ViT-B-32", "letters")
+    for model in found:
+        assert model.tower_config() == PUBLISHED[str(model.hugging_face_tower)]
+        shape = check_features(model, any_tokenizer)
+        assert (shape.positions, shape.dimension) == (77, model.dimension)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Button:
     row: int
     label: str
     kind: str
-    """"sentence", "word", or "mark" for the start and end tokens."""
+    """"sentence", "word", or "mark" for the special tokens at the start and the end."""
     joined: bool
 
 
@@ -168,9 +168,11 @@ class CardMaker:
                 buttons.append(Button(len(rows[0]), "whole caption", "sentence", joined=False))
                 for b, alpha_F in enumerate(weights.sentence_ABF[a].cpu().numpy()):
                     rows[b].append(alpha_F)
+            # CLIP's, if the tokenizer is not known.
+            before, after = (1, 1) if self._tokenizer is None else self._tokenizer.marks
             for i, token in enumerate(spelled):
-                kind = "mark" if i in (0, len(spelled) - 1) else "word"
-                label = ("end of text" if i else "start of text") if kind == "mark" else token.strip() or "·"
+                kind = "word" if before <= i < len(spelled) - after else "mark"
+                label = ("start of text" if i < before else "end of text") if kind == "mark" else token.strip() or "·"
                 buttons.append(Button(len(rows[0]), label, kind, joined=kind == "word" and not token.endswith(" ")))
                 assert weights.word_ABLF is not None
                 for b, beta_LF in enumerate(weights.word_ABLF[a].cpu().numpy()):

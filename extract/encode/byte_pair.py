@@ -38,8 +38,8 @@ class BytePairTokenizer(Tokenizer):
         return int(self._library.vocab_size)
 
     @property
-    def empty_length(self) -> int:
-        return 2
+    def marks(self) -> tuple[int, int]:
+        return 1, 1
 
     @property
     def end(self) -> int:

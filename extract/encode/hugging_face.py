@@ -88,8 +88,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return largest + 1
 
     @property
-    def empty_length(self) -> int:
-        return len(self._before) + len(self._after)
+    def marks(self) -> tuple[int, int]:
+        return len(self._before), len(self._after)
 
     @property
     def identity(self) -> str:

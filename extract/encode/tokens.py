@@ -43,8 +43,13 @@ class Tokenizer(ABC):
 
     @property
     @abstractmethod
+    def marks(self) -> tuple[int, int]:
+        """Number of special tokens before the words of a text, and after them."""
+
+    @property
     def empty_length(self) -> int:
         """Number of tokens of a text without words."""
+        return sum(self.marks)
 
     @property
     def identity(self) -> str | None:

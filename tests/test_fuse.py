@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_the_matrices(tmp_path: Path, monkeypatch: pyt
         ({"weights": "1,x"}, r"--weights 1,x: write numbers separated by commas"),
         ({"weights": "1,inf"}, r"weights are finite numbers"),
         ({"weights": "0,0"}, r"weights are finite numbers, and not all of them 0"),
-        ({"matrices": ()}, r"name the matrices to fuse"),
+        ({"matrices": ()}, r"nothing to fuse: name matrices"),
         ({"method": "rrf", "normalize": "none"}, r"--normalize none is for --method sum"),
         ({"rrf_k": 10.0}, r"--rrf-k 10 is for --method rrf"),
         ({"method": "rrf", "rrf_k": -1.0}, r"--rrf-k -1 must be a number of at least 0"),

@@ -18,6 +18,7 @@ from data.cache import FeatureCache
 from data.exchange.options import ImportOptions
 from evaluate import EvaluateOptions
 from evaluate.compare import CompareOptions
+from evaluate.fuse.options import FuseOptions
 from extract import ExtractOptions
 from search import SearchOptions
 from search.serve import ServeOptions
@@ -27,7 +28,20 @@ from train_head import TrainOptions
 from train_head.run import load_head
 from train_head.sweep import SweepOptions
 
-COMMANDS = (ExtractOptions, TrainOptions, SweepOptions, EvaluateOptions, SearchOptions, ServeOptions, CompareOptions, ImportOptions)
+COMMANDS = (
+    *(ExtractOptions, TrainOptions, SweepOptions, EvaluateOptions, SearchOptions, ServeOptions),
+    *(CompareOptions, FuseOptions, ImportOptions),
+)
+    ExtractOptions,
+    TrainOptions,
+    SweepOptions,
+    EvaluateOptions,
+    SearchOptions,
+    ServeOptions,
+    CompareOptions,
+    FuseOptions,
+    ImportOptions,
+)
 
 MAKERS = {"UserError": 0, "not_as_written": 2}
 """What makes an error, and which of its arguments are the words."""

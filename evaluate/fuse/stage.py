@@ -84,7 +84,7 @@ def _rule(options: FuseOptions) -> Rule:
     """The rule of the options. Raises UserError for options that do not go together."""
     count = len(options.matrices)
     if count == 0:
-        raise UserError("name the matrices to fuse, such as those that evaluate --save-scores wrote")
+        raise UserError("nothing to fuse: name matrices, such as those that evaluate --save-scores wrote")
     default = FuseOptions(options.matrices, options.out)
     if options.method == "rrf" and options.normalize != default.normalize:
         raise UserError(f"--normalize {options.normalize} is for --method sum, because ranks need no normalisation: leave it out")

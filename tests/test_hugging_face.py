@@ -206,7 +206,8 @@ def test_a_tokenizer_that_changed_since_the_extraction_is_refused(family_model: 
     clip = load_clip(model, None, CPU)
     settings = {
         "weights": clip.digest, "architecture": clip.architecture, "dimension": clip.dimension, "precision": "fp32",
-        "special_tokens": "letters", "tokenizer": clip.tokenizer.identity, **clip.image_settings(),
+        "max_words": clip.context_length, "dtype": "float32", "special_tokens": "letters", "tokenizer": clip.tokenizer.identity,
+        **clip.image_settings(),
     }  # fmt: skip
     made_by = Extraction.of(model, None, 0, tmp_path)
     cache = FeatureCache.create(tmp_path / "cache", settings, clip.parts(), {}, extraction=made_by)

@@ -32,16 +32,6 @@ COMMANDS = (
     *(ExtractOptions, TrainOptions, SweepOptions, EvaluateOptions, SearchOptions, ServeOptions),
     *(CompareOptions, FuseOptions, ImportOptions),
 )
-    ExtractOptions,
-    TrainOptions,
-    SweepOptions,
-    EvaluateOptions,
-    SearchOptions,
-    ServeOptions,
-    CompareOptions,
-    FuseOptions,
-    ImportOptions,
-)
 
 MAKERS = {"UserError": 0, "not_as_written": 2}
 """What makes an error, and which of its arguments are the words."""

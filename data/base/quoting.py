@@ -5,8 +5,8 @@ from pathlib import Path
 
 
 def quote(value: object) -> str:
-    """A value from a file for an error line: escaped and truncated."""
-    shown = ascii(value if not isinstance(value, str) else value[:100])
+    """A value from a file for an error line: unprintable characters escaped, and truncated."""
+    shown = repr(value if not isinstance(value, str) else value[:100])
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 

@@ -170,7 +170,7 @@ def test_the_room_alone_names_its_verbs() -> None:
     for arguments in (("data",), ("data", "chek")):
         refused = command(*arguments)
         assert refused.returncode == 2
-        assert re.fullmatch(r"error: .*choose one of check, presets, verify, merge, sources, report\n", refused.stderr)
+        assert re.fullmatch(r"error: .*choose one of check, presets, verify, merge, import_features, export_features, sources, report\n", refused.stderr)
 
 
 @pytest.mark.parametrize("name", ["extract", "data", "data.verify"])

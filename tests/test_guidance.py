@@ -205,6 +205,6 @@ def test_without_a_validation_split_the_remedy_is_named(options: EvaluateOptions
     copytree(cache.path, tmp_path / "cache")
     rows = cache.table().query("split == 'test'")
     FeatureCache(tmp_path / "cache").write_table("table", rows)
-    with pytest.raises(UserError, match=r"^--zero-shot-tau-from val: .* has no split 'val'; it has: test.*; or choose --tau yourself$"):
+    with pytest.raises(UserError, match=r"^--zero-shot-tau-from val: .* has no split 'val'; it has: test.* \(or give --tau\)$"):
         evaluate.main(replace(options, cache=tmp_path / "cache", preset="table", zero_shot_tau_from="val"))
     assert not options.out.exists()

@@ -62,7 +62,7 @@ def choose_tau(options: EvaluateOptions, cache: FeatureCache, head: Head, memory
             max_words,
         )
     except UserError as error:
-        raise UserError(f"--zero-shot-tau-from {options.zero_shot_tau_from}: {error}; or choose --tau yourself", error.listed) from error
+        raise UserError(f"--zero-shot-tau-from {options.zero_shot_tau_from}: {error} (or give --tau)", error.listed) from error
     processes.agree({"the validation split": [cache.fingerprint(split.videos.ids), len(split.answers)]})
     rows = []
     for number, tau in enumerate(TRIED, start=1):

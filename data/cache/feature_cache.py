@@ -11,6 +11,7 @@ Shape suffixes: N entries (videos or texts), T rows of all entries (frames or to
 import difflib
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -92,6 +93,7 @@ class FeatureCache:
             self.extraction = read_extraction(file.attrs, self._clip_path)
         self.settings = dict(BEFORE_4) | self._recorded
         self.digest = settings_digest(self._recorded)
+        self._building = threading.Lock()
         self._indices: dict[Kind, Index] = {"videos": Index(), "texts": Index()}
         for kind in self._indices:
             for part in [Part(path, kind)] if self.merged else [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]:
@@ -353,7 +355,9 @@ class FeatureCache:
         """
         part = self.path / f"{kind}-{hashlib.sha256(identity).hexdigest()[:16]}.h5"
         with written_whole(part) as temporary:
-            with new_file(temporary) as (file, _):
+            # One part at a time: h5py runs one call at a time, so parts that take turns would all be complete at once, and no thread
+            # would hash or sync while another writes.
+            with self._building, new_file(temporary) as (file, _):
                 file.attrs["digest"] = self.digest
                 file.attrs["settings"] = json.dumps(self._recorded, sort_keys=True)
                 file.attrs["written_ns"] = time.time_ns()

@@ -14,6 +14,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from data.base.errors import UserError
 from data.base.quoting import quote
 from data.base.sealed import is_sound, seal, write_sealed
-from data.base.whole_files import remove_stale, written_whole
+from data.base.whole_files import remove_stale, sync_file, written_whole
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import file_bytes, new_file, open_file, write_arrays
@@ -362,7 +363,11 @@ class FeatureCache:
                 file.attrs["settings"] = json.dumps(self._recorded, sort_keys=True)
                 file.attrs["written_ns"] = time.time_ns()
                 write_arrays(file, arrays)
-            seal(temporary)
+            # The disk writes while the processor hashes. `written_whole` syncs again, which is quick: only the seal is new.
+            with ThreadPoolExecutor(1) as pool:
+                written = pool.submit(sync_file, temporary)
+                seal(temporary)
+                written.result()
             before_naming()
         return part
 

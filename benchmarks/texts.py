@@ -26,7 +26,8 @@ from data.cli.command import run_command
 from data.cli.meaning import DeviceName
 from data.compute.device import find_device
 from extract.encode.clip import BATCH, Clip, load_clip
-from extract.encode.models import CONFIG_FILE, open_clip
+from extract.encode.library import open_clip
+from extract.encode.models import CONFIG_FILE
 from extract.encode.texts import encode_texts
 
 ROOT = Path(__file__).parent.parent

@@ -87,7 +87,7 @@ def _from_hugging_face(model: "Model") -> str:
 
 
 def _pictures(model: "Model") -> str:
-    from extract.encode.models import tags_of
+    from extract.encode.library import tags_of
 
     try:
         found, _ = model.preprocessing({})
@@ -114,7 +114,7 @@ def page(verdicts: Sequence[Verdict]) -> str:
 
 
 def main(options: EncodersOptions) -> None:
-    from extract.encode.models import list_models
+    from extract.encode.library import list_models
 
     names = [name for name in list_models() if (options.like or "").lower() in name.lower()]
     if not names:

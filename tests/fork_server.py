@@ -46,7 +46,7 @@ def _load() -> None:
 
     import torch
 
-    from extract.encode.models import open_clip
+    from extract.encode.library import open_clip
     from train_head.glim import glim_scores
 
     for module in PRELOADED:

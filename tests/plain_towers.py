@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from extract.encode.models import open_clip
+from extract.encode.library import open_clip
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from data.cache import FeatureCache
 from extract.encode.clip import load_clip
-from extract.encode.models import open_clip
+from extract.encode.library import open_clip
 from tests.caches import BUDGET
 from tests.hub_server import Hub, extractions, serving
 from tests.tiny_encoders import ENGLISH, FAMILIES

@@ -21,7 +21,8 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
 from extract.encode.clip import BATCH, Clip, check_features, load_clip
-from extract.encode.models import find_model, list_models, load_tokenizer, open_clip
+from extract.encode.library import list_models, open_clip
+from extract.encode.models import find_model, load_tokenizer
 from extract.encoders import judge
 from tests.conftest import ROOT
 from train_head.training.finetune import save_clip

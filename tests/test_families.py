@@ -25,7 +25,7 @@ import train_head
 from data.cache import FeatureCache, TextEntry
 from extract import ExtractOptions
 from extract.encode.clip import BATCH, Clip, load_clip
-from extract.encode.models import open_clip
+from extract.encode.library import open_clip
 from extract.encode.reload import reload_clip
 from extract.encode.texts import encode_texts
 from extract.ffmpeg.run import encode_video

@@ -17,7 +17,8 @@ from data.cache import FeatureCache
 from data.cache.extraction import Extraction
 from extract.encode.clip import load_clip
 from extract.encode.hugging_face import HuggingFaceTokenizer
-from extract.encode.models import load_tokenizer, open_clip
+from extract.encode.library import open_clip
+from extract.encode.models import load_tokenizer
 from extract.encode.reload import reload_clip
 from extract.encode.tokens import Cut
 from search.chance import RANDOM_QUERIES

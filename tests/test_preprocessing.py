@@ -17,7 +17,8 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
 from extract.encode.clip import load_clip
-from extract.encode.models import RANDOM, find_model, list_models, open_clip, tags_of
+from extract.encode.library import list_models, open_clip, tags_of
+from extract.encode.models import RANDOM, find_model
 from extract.encode.preprocessing import Preprocessing, from_cache, from_config, from_options
 from search.queries import QueryEncoder
 from tests.conftest import DEMO_CLIP, ROOT

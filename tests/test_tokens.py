@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from data.datasets.files import read_csv
 from extract.encode.byte_pair import BytePairTokenizer
-from extract.encode.models import load_tokenizer, open_clip
+from extract.encode.library import open_clip
+from extract.encode.models import load_tokenizer
 from extract.encode.tokens import Cut, Tokenizer
 from tests.conftest import DEMO_CLIP
 

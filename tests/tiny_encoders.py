@@ -80,7 +80,7 @@ class Family:
         import torch
         from safetensors.torch import save_file
 
-        from extract.encode.models import open_clip
+        from extract.encode.library import open_clip
 
         folder.mkdir(parents=True)
         library = open_clip()

@@ -11,8 +11,10 @@ Shape suffixes: N entries (videos or texts), T rows of all entries (frames or to
 import difflib
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from data.base.errors import UserError
 from data.base.quoting import quote
 from data.base.sealed import is_sound, seal, write_sealed
-from data.base.whole_files import remove_stale, written_whole
+from data.base.whole_files import remove_stale, sync_file, written_whole
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import file_bytes, new_file, open_file, write_arrays
@@ -92,6 +94,7 @@ class FeatureCache:
             self.extraction = read_extraction(file.attrs, self._clip_path)
         self.settings = dict(BEFORE_4) | self._recorded
         self.digest = settings_digest(self._recorded)
+        self._building = threading.Lock()
         self._indices: dict[Kind, Index] = {"videos": Index(), "texts": Index()}
         for kind in self._indices:
             for part in [Part(path, kind)] if self.merged else [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]:
@@ -353,12 +356,18 @@ class FeatureCache:
         """
         part = self.path / f"{kind}-{hashlib.sha256(identity).hexdigest()[:16]}.h5"
         with written_whole(part) as temporary:
-            with new_file(temporary) as (file, _):
+            # One part at a time: h5py runs one call at a time, so parts that take turns would all be complete at once, and no thread
+            # would hash or sync while another writes.
+            with self._building, new_file(temporary) as (file, _):
                 file.attrs["digest"] = self.digest
                 file.attrs["settings"] = json.dumps(self._recorded, sort_keys=True)
                 file.attrs["written_ns"] = time.time_ns()
                 write_arrays(file, arrays)
-            seal(temporary)
+            # The disk writes while the processor hashes. `written_whole` syncs again, which is quick: only the seal is new.
+            with ThreadPoolExecutor(1) as pool:
+                written = pool.submit(sync_file, temporary)
+                seal(temporary)
+                written.result()
             before_naming()
         return part
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from data.base.errors import UserError, one_line
 from data.cache import ClipParts
 from data.compute.shapes import GRAIN
-from extract.encode.models import DTYPES, OF_A_CONFIGURATION, Model, Precision, find_model
+from extract.encode.library import OF_A_CONFIGURATION
+from extract.encode.models import DTYPES, Model, Precision, find_model
 from extract.encode.preprocessing import Preprocessing
 from extract.encode.tokens import SpecialTokens, Tokenizer
 from extract.encode.towers import HuggingFaceTower, TextTower, pooled, text_tower

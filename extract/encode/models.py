@@ -1,31 +1,34 @@
-"""Find, build and load open_clip models, each as a separate step. The only file that imports open_clip."""
+"""Find, build and load open_clip models, each as a separate step."""
 
-import importlib
 import json
-import logging
-import pickle
-import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from data.base.errors import UserError, one_line
-from data.base.writable import UNWRITABLE
 from data.cache.extraction import LOCAL_DIR
 from extract.encode.byte_pair import BytePairTokenizer
-from extract.encode.downloads import check_file, hub_file
+from extract.encode.downloads import (
+    check_vocabulary,
+    downloaded,
+    has_tokenizer,
+    hub_file,
+    in_cache,
+    named_as,
+    reason_of,
+    without_bars,
+)
 from extract.encode.hugging_face import HuggingFaceTokenizer
+from extract.encode.library import OF_A_CONFIGURATION, OF_A_FILE, open_clip, silent, tags_of
 from extract.encode.preprocessing import Preprocessing, agreed_by_tags, from_config
 from extract.encode.tokens import SpecialTokens, Tokenizer
 
@@ -39,48 +42,6 @@ CONTEXT_LENGTH = 77
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-OF_A_CONFIGURATION = (
-    *(RuntimeError, OSError, ImportError, AssertionError, AttributeError, ArithmeticError),
-    *(IndexError, KeyError, TypeError, ValueError),
-)
-"""What open_clip and timm raise for an invalid configuration: they do not validate its values."""
-_OF_A_FILE = (*OF_A_CONFIGURATION, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile)
-"""What they raise for a file without weights, or with the weights of another network."""
-_FORMS = (
-    *(("tokenizer.json",), ("spiece.model",), ("sentencepiece.bpe.model",), ("tokenizer.model",), ("vocab.txt",)),
-    ("vocab.json", "merges.txt"),
-)
-"""Files of a Hugging Face tokenizer that hold its whole vocabulary."""
-
-
-def open_clip() -> ModuleType:
-    """Import open_clip, even if torchvision cannot load its compiled operators.
-
-    open_clip needs torchvision only for image transforms. Next to a CPU-only torch, the usual torchvision wheel cannot load its compiled
-    operators, and its import fails because it registers Python implementations for operators that are not declared. In that case their
-    schemas are declared here so that the import succeeds; nothing ever calls them.
-
-    Raises UserError if open_clip is not installed. Training and evaluation on cached features do not need it.
-    """
-    try:
-        return _import_open_clip()
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed, and every CLIP needs it: pip install -r requirements.txt") from error
-
-
-def _import_open_clip() -> ModuleType:
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        torchvision: Any = importlib.import_module("torchvision")
-        torchvision.operator_schemas = library  # keep a reference: a Library undeclares its operators when it is freed
-    return importlib.import_module("open_clip")
 
 
 @dataclass(frozen=True)
@@ -159,21 +120,22 @@ class Model:
         for folder in (self.folder, Path(tower)):
             if folder is not None and _is_text_tower(folder / TOWER_FILE):
                 return folder.absolute()
-        cached = _hub().try_to_load_from_cache(tower, TOWER_FILE) if _is_repository(tower) else None
-        if isinstance(cached, str):
-            return Path(cached).parent
+        cached = in_cache(tower, TOWER_FILE)
+        if cached is not None:
+            return cached.parent
         try:
-            with _silent(), _without_bars():
+            with silent(), without_bars():
                 return hub_file(tower, [TOWER_FILE], f"--model {self.name}").parent
         except UserError:
             raise
-        except _OF_A_FILE as error:
+        except OF_A_FILE as error:
             raise UserError(self._not_fetched("the configuration of its text tower", TOWER_FILE, tower, error)) from error
 
     def _not_fetched(self, what: str, files: str, repository: str, error: Exception) -> str:
         return (
-            f"--model {self.name}: {what}, {repository} on Hugging Face, cannot be fetched here ({_reason(error)}): run python -m extract "
-            f"--fetch-model on a machine with a network and copy its HF_HOME, or put {files} into the folder of --model {LOCAL}FOLDER"
+            f"--model {self.name}: {what}, {repository} on Hugging Face, cannot be fetched here ({reason_of(error)}): run python -m "
+            f"extract --fetch-model on a machine with a network and copy its HF_HOME, or put {files} into the folder of --model "
+            f"{LOCAL}FOLDER"
         )
 
     def build(
@@ -194,7 +156,7 @@ class Model:
             text = {"hf_model_name": str(self._tower_folder()), "hf_model_pretrained": False}
             instead = {"text_cfg": {**self.config["text_cfg"], **text}}
         try:
-            with _silent(), shapes_alone:
+            with silent(), shapes_alone:
                 network: Any = open_clip().create_model(
                     self.name if self.folder is None else f"{LOCAL}{self.folder}",
                     load_weights=False,
@@ -226,7 +188,7 @@ class Model:
         if self.hugging_face_tokenizer is not None:
             return self._hugging_face_tokenizer(self.hugging_face_tokenizer, special_tokens, fetch)
         try:
-            with _silent():
+            with silent():
                 tokenizer = open_clip().get_tokenizer(self.name if self.folder is None else f"{LOCAL}{self.folder}")
         except OF_A_CONFIGURATION as error:
             raise UserError(f"--model {self.name}: its tokenizer cannot be built: {one_line(error)}") from error
@@ -248,31 +210,24 @@ class Model:
         source = str(self.folder) if self.name.startswith(LOCAL) else repository
 
         def load(**where: bool) -> Tokenizer:
-            with _silent(), _without_bars(), warnings.catch_warnings():
+            with silent(), without_bars(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 made = open_clip().tokenizer.HFTokenizer(source, context_length=self.context_length, **arguments, **mode, **where)
             return HuggingFaceTokenizer(made, {**arguments, **mode}, special_tokens)
 
         try:
             # First without a network: transformers asks it about every file, and waits half a minute if there is none.
-            local = source != repository or not fetch or _is_cached(repository)
+            local = source != repository or not fetch or has_tokenizer(repository)
             tokenizer = load(local_files_only=True) if local else load()
         except OF_A_CONFIGURATION as error:
             if source == repository:
-                self._check_vocabulary(repository)
+                check_vocabulary(repository, f"--model {self.name}")
                 raise UserError(self._not_fetched("its tokenizer", "its files", repository, error)) from error
             remedy = f"put the files of {repository} next to {CONFIG_FILE}"
-            raise UserError(f"--model {self.name}: its tokenizer cannot be built ({_reason(error)}): {remedy}") from error
+            raise UserError(f"--model {self.name}: its tokenizer cannot be built ({reason_of(error)}): {remedy}") from error
         if source == repository:
-            self._check_vocabulary(repository)
+            check_vocabulary(repository, f"--model {self.name}")
         return tokenizer
-
-    def _check_vocabulary(self, repository: str) -> None:
-        """Raise UserError if a file of a tokenizer in the hub's cache is damaged."""
-        for name in (file for form in _FORMS for file in form if _is_repository(repository)):
-            cached = _hub().try_to_load_from_cache(repository, name)
-            if isinstance(cached, str):
-                check_file(Path(cached), f"--model {self.name}")
 
     def weights(self) -> Path | None:
         """Path of the weights file, downloaded if necessary; None for random weights. Raises UserError if there is none."""
@@ -281,7 +236,7 @@ class Model:
         library = open_clip()
         if self.name.startswith(LOCAL):
             assert self.folder is not None
-            with _silent():
+            with silent():
                 found = library.factory._find_checkpoint_in_dir(self.folder)
             if found is None:
                 raise UserError(f"--model {self.name} holds no weights: put them next to {CONFIG_FILE}, or use --pretrained {RANDOM}")
@@ -290,27 +245,27 @@ class Model:
             assert self.pretrained is not None
             return Path(self.pretrained).absolute()
         if self.tag is None:
-            return _downloaded(lambda: self._from_hub(self.name.removeprefix(HUB), ""), self.name)
+            return downloaded(lambda: self._from_hub(self.name.removeprefix(HUB), ""), self.name)
         # OWNER/NAME/FILE, or OWNER/NAME/ for the usual file.
         repository, _, file = self.tag.get("hf_hub", "").rpartition("/")
         if not repository:
-            return _downloaded(lambda: library.download_pretrained(self.tag), self.name, self.pretrained, self.tag)
-        return _downloaded(lambda: self._from_hub(repository, file), self.name, self.pretrained, self.tag)
+            return downloaded(lambda: library.download_pretrained(self.tag), self.name, self.pretrained, self.tag)
+        return downloaded(lambda: self._from_hub(repository, file), self.name, self.pretrained, self.tag)
 
     def _from_hub(self, repository: str, file: str) -> Path:
         """The weights in a repository: the safetensors form of the file if there is one."""
         library = open_clip()
         file = file or library.constants.HF_WEIGHTS_NAME
-        return hub_file(repository, [*library.pretrained._get_safe_alternatives(file), file], _which(self.name, self.pretrained))
+        return hub_file(repository, [*library.pretrained._get_safe_alternatives(file), file], named_as(self.name, self.pretrained))
 
     def read(self, network: nn.Module, path: Path) -> None:
         """Load the weights of a file into the network. Raises UserError if they do not fit."""
         try:
-            with _silent(), warnings.catch_warnings():
+            with silent(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*looks like a TorchScript archive")
                 # OpenAI published TorchScript archives, which torch.load does not read with weights_only.
                 open_clip().load_checkpoint(network, str(path), strict=True, weights_only=not _is_torchscript(path))
-        except _OF_A_FILE as error:
+        except OF_A_FILE as error:
             named = self.tag is None and self.folder is None
             where = f"--pretrained {self.pretrained}" if named else str(path)
             raise UserError(f"{where} does not hold weights of {self.name}: {one_line(error)}") from error
@@ -335,17 +290,6 @@ def find_model(name: str, pretrained: str | None) -> Model:
     if tag is not None:
         pictures = from_config(tag, f"{name}, {pretrained}")
     return Model(name, pretrained, config, folder, tag, pictures)
-
-
-def list_models() -> list[str]:
-    """Names of all open_clip architectures."""
-    return list(open_clip().list_models())
-
-
-def tags_of(name: str) -> dict[str, Mapping[str, Any]]:
-    """open_clip's description of each set of pretrained weights of an architecture, by tag."""
-    library = open_clip()
-    return {tag: library.get_pretrained_cfg(name, tag) for tag in library.list_pretrained_tags_by_model(name)}
 
 
 def weights_path(model: str, pretrained: str | None) -> Path | None:
@@ -378,7 +322,7 @@ def _configuration(name: str) -> tuple[dict[str, Any], Path | None, dict[str, An
         if not file.is_file():
             raise UserError(f"--model {name}: no {CONFIG_FILE} in that folder")
     else:
-        file = _downloaded(lambda: hub_file(name.removeprefix(HUB), [CONFIG_FILE], _which(name, None)), name)
+        file = downloaded(lambda: hub_file(name.removeprefix(HUB), [CONFIG_FILE], named_as(name, None)), name)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -421,24 +365,6 @@ def _require_transformers(name: str) -> None:
             raise UserError(f"--model {name} needs {package}, which is not installed: pip install -r requirements-hf.txt")
 
 
-def _hub() -> ModuleType:
-    return importlib.import_module("huggingface_hub")
-
-
-def _is_repository(name: str) -> bool:
-    """Whether this can be the name of a repository on Hugging Face: NAME or OWNER/NAME."""
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
-
-
-def _is_cached(repository: str) -> bool:
-    """Whether the hub's cache holds all files of a tokenizer, in one of the forms that they come in."""
-    if not _is_repository(repository):
-        return False
-    found = {file: _hub().try_to_load_from_cache(repository, file) for form in (("tokenizer_config.json",), *_FORMS) for file in form}
-    # None if nobody asked the hub for the file yet, and a mark if the hub has no such file.
-    return found["tokenizer_config.json"] is not None and any(all(isinstance(found[file], str) for file in form) for form in _FORMS)
-
-
 def _is_text_tower(file: Path) -> bool:
     """Whether a file is transformers' configuration of a text tower, not of a whole CLIP: the latter is in many folders too."""
     try:
@@ -465,74 +391,6 @@ def _check_pretrained(name: str, pretrained: str | None, config: Mapping[str, An
     elif tag.get("quick_gelu", False) != config.get("quick_gelu", False):
         other = name.removesuffix("-quickgelu") if name.endswith("-quickgelu") else f"{name}-quickgelu"
         raise UserError(f"--pretrained {pretrained} was trained with another activation than --model {name} has: use --model {other}")
-
-
-def _which(name: str, pretrained: str | None) -> str:
-    """A model, or weights of an architecture, in a message about a download."""
-    return f"--model {name}" if pretrained is None else f"the weights of {name} ({pretrained})"
-
-
-def _downloaded(fetch: Callable[[], str | Path], name: str, pretrained: str | None = None, tag: Mapping[str, Any] | None = None) -> Path:
-    """Path of the file that `fetch` downloads. Raises UserError, naming model and weights, if it cannot be downloaded or stored."""
-    try:
-        # A full disk only causes a warning; the error that follows does not mention it.
-        with _silent(), warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            return Path(fetch())
-    except UserError:
-        raise
-    except _OF_A_FILE as error:
-        which = _which(name, pretrained)
-        full = [str(warning.message) for warning in warned if "disk space" in str(warning.message)]
-        cause = _cause(error)
-        reason = one_line(RuntimeError(full[0])) if full else _reason(error)
-        if full or (isinstance(cause, OSError) and cause.errno in UNWRITABLE):
-            where = cause.filename if isinstance(cause, OSError) and cause.filename else "the download folder"
-            raise UserError(f"{which} cannot be stored in {where} ({reason}): make room, or set HF_HOME to another folder") from error
-        if tag is None:
-            what, option = "its folder", f"--model {LOCAL}FOLDER"
-        else:
-            origin = f"{tag['hf_hub'].rstrip('/')} on Hugging Face" if tag.get("hf_hub") else tag.get("url")
-            what, option = f"the file from {origin}", "--pretrained FILE"
-        remedy = f"download {what} on a machine with a network, copy it to this one, and name it with {option}"
-        raise UserError(f"{which} cannot be downloaded here: {remedy} ({reason})") from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The start of a chain of exceptions: the libraries wrap the cause in exceptions of their own."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    return error
-
-
-def _reason(error: BaseException) -> str:
-    cause = _cause(error)
-    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).strip().partition("\n")[0]
-    return one_line(RuntimeError(said or type(cause).__name__))
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Hide the hub's progress bars, one for each of a tokenizer's small files."""
-    library = _hub().utils
-    shown = not library.are_progress_bars_disabled()
-    library.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            library.enable_progress_bars()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Disable logging: open_clip logs what it then raises, and a download logs every attempt."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _is_torchscript(path: Path) -> bool:

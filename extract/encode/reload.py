@@ -9,7 +9,8 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 from data.cache import FeatureCache
 from extract.encode.clip import Clip, load_clip
-from extract.encode.models import HUB, LOCAL, RANDOM, Precision, open_clip
+from extract.encode.library import open_clip
+from extract.encode.models import HUB, LOCAL, RANDOM, Precision
 from extract.encode.preprocessing import from_cache
 from extract.encode.texts import encode_texts
 

@@ -77,6 +77,7 @@ def test_the_documented_head_has_about_thirty_lines() -> None:
     assert len(EXAMPLE[1].splitlines()) <= 30
 
 
+@pytest.mark.long
 def test_the_documented_head_is_trained_evaluated_swept_and_searched_with(
     folder: Path, cache_path: Path, cache: FeatureCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +151,7 @@ class Tied(Plain):
     assert head.get_parameter("one") is head.get_parameter("two")
 
 
+@pytest.mark.long
 def test_a_changed_or_missing_source_is_said(
     folder: Path, cache_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

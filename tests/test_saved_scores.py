@@ -146,6 +146,7 @@ def test_a_score_beyond_float16_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_several_processes_write_the_same_files_as_one(options: EvaluateOptions, tmp_path: Path) -> None:
     command: list[str | Path] = ["tests.small_blocks", "--cache", options.cache, "--run", options.run, "--device", "cpu"]
     command += ["--no-report", "--quiet"]

@@ -145,6 +145,7 @@ def test_added_rows_are_drawn_like_the_table_and_leave_the_rest_alone(cache: Fea
     assert torch.equal(longer(frame_BFD, mask_BF), usual(frame_BFD, mask_BF))
 
 
+@pytest.mark.long
 def test_without_a_tower_every_head_trains_and_evaluates(
     options: TrainOptions, evaluation: EvaluateOptions, cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

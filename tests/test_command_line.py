@@ -170,7 +170,8 @@ def test_the_room_alone_names_its_verbs() -> None:
     for arguments in (("data",), ("data", "chek")):
         refused = command(*arguments)
         assert refused.returncode == 2
-        assert re.fullmatch(r"error: .*choose one of check, presets, verify, merge, import_features, export_features, sources, report\n", refused.stderr)
+        verbs = "check, presets, verify, merge, import_features, export_features, sources, report"
+        assert re.fullmatch(rf"error: .*choose one of {verbs}\n", refused.stderr)
 
 
 @pytest.mark.parametrize("name", ["extract", "data", "data.verify"])

@@ -271,6 +271,7 @@ class _Parts:
         rows_RD = _as(block.rows_RD, self._cache.settings["dtype"], block)
         arrays = self._videos(block, names, rows_RD) if self._kind == "videos" else self._texts(block, names, rows_RD)
         self._cache.store(self._kind, arrays, json.dumps([names, time.time_ns()]).encode(), self._begun.result)
+        block.done()
 
     def _videos(self, block: Block, names: Sequence[str], rows_RD: NDArray[Any]) -> dict[str, Any]:
         seconds_R = block.extra

@@ -203,6 +203,7 @@ def test_one_process_writes_the_tables_that_several_join(tmp_path: Path) -> None
     assert len(written[0]) == 4
 
 
+@settings(max_examples=20)
 @given(texts=st.lists(st.sampled_from(["", "a", "bé"]), max_size=4))
 def test_texts_are_read_back_empty_ones_too(texts: list[str]) -> None:
     with h5py.File("texts", "w", driver="core", backing_store=False) as file:

@@ -140,7 +140,7 @@ class SafetensorsReader(_ByKey):
                     continue
                 for run in self._runs(members):
                     counts = [item.shape[0] for item in run]
-                    block = self._memory.block(run, sum(counts), *plain[1], plain[0], counts)
+                    block = self._memory.block(run, sum(counts), plain[1][0], plain[0], counts)
                     self._fill(file, self._tensors[run[0].key[0]][0], block.rows_RD)
                     yield block
 

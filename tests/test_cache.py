@@ -1,5 +1,6 @@
 """The cache as a file format: what is written comes back, and what does not fit is refused."""
 
+import pickle
 import subprocess
 from dataclasses import replace
 from importlib import metadata
@@ -179,6 +180,10 @@ def test_an_unfinished_part_is_not_read(tmp_path: Path) -> None:
     assert not FeatureCache(tmp_path).listings.sources()
     cache.write_videos([video(np.random.default_rng(0), "v", 2)])
     assert ("videos", "v") in FeatureCache(tmp_path)
+
+
+def test_a_cache_is_pickled_for_the_processes_of_a_sweep(cache: FeatureCache) -> None:
+    assert pickle.loads(pickle.dumps(cache)).places("videos") == cache.places("videos")
 
 
 def test_one_process_writes_the_tables_that_several_join(tmp_path: Path) -> None:

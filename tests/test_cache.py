@@ -182,7 +182,9 @@ def test_an_unfinished_part_is_not_read(tmp_path: Path) -> None:
     assert ("videos", "v") in FeatureCache(tmp_path)
 
 
-def test_a_cache_is_pickled_for_the_processes_of_a_sweep(cache: FeatureCache) -> None:
+def test_a_cache_is_pickled_for_the_processes_of_a_sweep(tmp_path: Path) -> None:
+    cache = new_cache(tmp_path)
+    cache.write_videos([video(np.random.default_rng(0), "v", 2)])
     assert pickle.loads(pickle.dumps(cache)).places("videos") == cache.places("videos")
 
 

@@ -13,6 +13,8 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import evaluate
 import train_head
@@ -444,6 +446,10 @@ BAD: dict[str, tuple[Callable[[ImportOptions], ImportOptions], str]] = {
     "times that go back": (_hdf5(lambda f: _group(f, "video3", ONES, [0.0, 2.0, 1.0])), "seconds must be finite, 0 or more, and ascending"),
     "times that are negative": (_hdf5(lambda f: _group(f, "video3", ONES, [-1.0, 2.0, 3.0])), "seconds must be finite"),
     "a group without frames": (_hdf5(lambda f: f.create_dataset("video3/seconds", data=[0.0])), "has no frames: add video3/frames"),
+    "times as bfloat16": (
+        lambda o: replace(o, frames=_bfloat16_times(o.cache.parent / "times.safetensors")),
+        "times.safetensors, 'video3': seconds are bfloat16, which numpy lacks: save them as float32",
+    ),
     "an empty HDF5 file": (_hdf5(lambda f: None), "holds no features of videos"),
     "offsets that end elsewhere": (
         _hdf5(lambda f: _packed(f, [0, 5])),
@@ -458,6 +464,11 @@ BAD: dict[str, tuple[Callable[[ImportOptions], ImportOptions], str]] = {
 
 def _made(path: Path) -> Path:
     path.mkdir()
+    return path
+
+
+def _bfloat16_times(path: Path) -> Path:
+    save_file({"video3/frames": torch.ones(3, files.D), "video3/seconds": torch.arange(3).bfloat16()}, path)
     return path
 
 

@@ -11,10 +11,10 @@ Shape suffixes: N entries (videos or texts), T rows of all entries (frames or to
 import difflib
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -94,7 +94,6 @@ class FeatureCache:
             self.extraction = read_extraction(file.attrs, self._clip_path)
         self.settings = dict(BEFORE_4) | self._recorded
         self.digest = settings_digest(self._recorded)
-        self._building = threading.Lock()
         self._indices: dict[Kind, Index] = {"videos": Index(), "texts": Index()}
         for kind in self._indices:
             for part in [Part(path, kind)] if self.merged else [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]:
@@ -349,16 +348,23 @@ class FeatureCache:
                 raise UserError(f"{name} features are not finite as {self.settings['dtype']}: make the cache with --dtype float32")
         self._indices[kind].add(kind, Part(self.store(kind, arrays, identity or _content(arrays)), "/"), self.digest)
 
-    def store(self, kind: Kind, arrays: Mapping[str, Any], identity: bytes, before_naming: Callable[[], object] = lambda: None) -> Path:
+    def store(
+        self,
+        kind: Kind,
+        arrays: Mapping[str, Any],
+        identity: bytes,
+        before_naming: Callable[[], object] = lambda: None,
+        turn: AbstractContextManager[object] = nullcontext(),  # noqa: B008 - it has no state
+    ) -> Path:
         """Write a part without checking or indexing its entries, and return its path. May run in several threads at once.
 
         before_naming: called when the part is written, before it gets its name and so becomes part of the cache.
+        turn: held while HDF5 writes. Threads should share one lock: h5py runs one call at a time, so parts that are written at once are
+            all complete at once, and no thread hashes or syncs meanwhile.
         """
         part = self.path / f"{kind}-{hashlib.sha256(identity).hexdigest()[:16]}.h5"
         with written_whole(part) as temporary:
-            # One part at a time: h5py runs one call at a time, so parts that take turns would all be complete at once, and no thread
-            # would hash or sync while another writes.
-            with self._building, new_file(temporary) as (file, _):
+            with turn, new_file(temporary) as (file, _):
                 file.attrs["digest"] = self.digest
                 file.attrs["settings"] = json.dumps(self._recorded, sort_keys=True)
                 file.attrs["written_ns"] = time.time_ns()

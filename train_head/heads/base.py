@@ -216,7 +216,8 @@ class Head(nn.Module, ABC):
         order_A, order_B = (torch.cat([encoded.rows for encoded in side]).argsort() for side in (texts, videos))
         scores_SAB = torch.cat(rows_SAB, dim=1)
         device = scores_SAB.device
-        return scores_SAB[:, order_A.to(device)][:, :, order_B.to(device)] * self.scale()
+        # A head of one's own may compute in another type. Ranks and saved matrices are those of one type.
+        return scores_SAB[:, order_A.to(device)][:, :, order_B.to(device)].to(self.logit_scale.dtype) * self.scale()
 
     def _run(self, work: Callable[[Any, None], None], jobs: Sequence[Any]) -> None:
         if constant_shapes(self.logit_scale):

@@ -98,3 +98,10 @@ class RankTables:
 
 def _with_ranks(queries: pd.DataFrame, ranks: Ranks) -> pd.DataFrame:
     return queries.assign(rank=ranks.expected, best_rank=ranks.best_Q, worst_rank=ranks.worst_Q)
+
+
+def protocol(texts: int, videos: int) -> str:
+    """What each query ranks, in words."""
+    if texts == videos:
+        return "one caption per video: each caption ranks the videos, and each video ranks the captions"
+    return "several captions per video: each caption ranks the videos, and each video ranks the videos by their best captions"

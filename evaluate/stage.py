@@ -31,7 +31,7 @@ from evaluate.guidance.sharpness import sharpness
 from evaluate.options import EvaluateOptions
 from evaluate.post_processing import PostProcessing
 from evaluate.rankings import Rankings
-from evaluate.ranks import RankTables
+from evaluate.ranks import RankTables, protocol
 from evaluate.report.collect import ReportCollector
 from evaluate.scores.exports import Exports, check_exports, require_writable_exports
 from evaluate.two_stage.rows import candidate_rows, format_candidates, parse_candidates, vector_kinds
@@ -174,7 +174,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup, outputs: ExitSt
         "candidates": candidates,
         "cost": _cost_row(cost, head, split),
         "processes": processes.world_size,
-        "protocol": _protocol(split),
+        "protocol": protocol(len(split.answers), len(split.videos.ids)),
         "max_frames": inputs.max_frames,
         "temperatures": {**head.temperatures(), "instead_of": other_temperatures(head, inputs.record)},
         "tau_choice": inputs.tau_choice,
@@ -271,10 +271,3 @@ def _cost_row(cost: Cost, head: Head, split: Split) -> dict[str, Any]:
             "peak_extra_mib": cost.peak_extra_mib,
         },
     }
-
-
-def _protocol(split: Split) -> str:
-    """What each query ranks, in words."""
-    if len(split.answers) == len(split.videos.ids):
-        return "one caption per video: each caption ranks the videos, and each video ranks the captions"
-    return "several captions per video: each caption ranks the videos, and each video ranks the videos by their best captions"

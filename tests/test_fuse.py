@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -181,6 +182,48 @@ def test_results_of_a_fusion_are_compared_with_those_of_evaluations(
     assert (out / "ranks-text-to-video.parquet").read_bytes() == before
 
 
+def made_by_hand(path: Path, score_AB: Array, captions: list[str], owners: list[Any], videos: list[Any]) -> Path:
+    """A matrix as other programs may write it: scores and ids alone."""
+    np.save(path, score_AB)
+    pd.DataFrame({"caption": captions, "video_id": owners}).to_parquet(path.with_suffix(".texts.parquet"))
+    pd.DataFrame({"video_id": videos}).to_parquet(path.with_suffix(".videos.parquet"))
+    return path
+
+
+def test_matrices_of_other_programs_need_no_more_than_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their results lack what is not known, and are compared with each other."""
+    random = np.random.default_rng(0)
+    captions, ids = [f"text {a}" for a in range(6)], [7, 8, 9]
+    score_MAB = [random.standard_normal((6, 3)) for _ in range(2)]
+    owners = [7, 8, 9, 7, 8, 9]
+    paths = tuple(made_by_hand(tmp_path / f"{m}.npy", score_AB, captions, owners, ids) for m, score_AB in enumerate(score_MAB))
+    out = fuse.main(FuseOptions(paths, tmp_path / "out", normalize="none"))
+    printed, said = capsys.readouterr()
+    assert f"note: no NAME.json says what made {paths[0]}, {paths[1]}: the results lack" in said
+    assert printed.startswith("6 texts and 3 videos, whose data set and split are not recorded\n")
+    result = read(out)
+    expected = retrieval_metrics(score_MAB[0] + score_MAB[1], [0, 1, 2, 0, 1, 2])
+    assert {name: result[name] for name in expected} == expected
+    assert (result["run"], result["split"], result["counts"], result["trained_on"]) == ("sum of 0, 1", None, None, None)
+    one = fuse.main(FuseOptions(paths[:1], tmp_path / "one", normalize="none", quiet=True))
+    compared = compare.main(CompareOptions(results=(out, one), base=one, out=tmp_path / "summary"))
+    assert len(compared["rows"]) == 2
+
+    # Beside a matrix of an evaluation, the results have what that one knows.
+    known = saved(
+        tmp_path / "known.npy",
+        score_MAB[0],
+        captions,
+        [str(owner) for owner in owners],
+        [str(one) for one in ids],
+        selected_on="test",
+        train_videos=5,
+    )
+    both = read(fuse.main(FuseOptions((paths[0], known), tmp_path / "both", quiet=True)))
+    assert (both["preset"], both["split"], both["selected_on"], both["train_videos"]) == ("table", "test", "test", 5)
+    assert both["counts"]["captions_scored"] == 6
+
+
 def test_an_epoch_chosen_on_test_stays_labelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts, ids = ["a", "b"], ["v0", "v1"]
     paths = (
@@ -225,6 +268,9 @@ def test_memory_does_not_grow_with_the_matrices(tmp_path: Path, monkeypatch: pyt
         ({"matrices": ()}, r"nothing to fuse: name matrices"),
         ({"method": "rrf", "normalize": "none"}, r"--normalize none is for --method sum"),
         ({"rrf_k": 10.0}, r"--rrf-k 10 is for --method rrf"),
+        ({"weights": "1e308,1e308"}, r"the largest must be from 1e-100 to 1e\+100: scale them"),
+        ({"weights": "0,1e-300"}, r"the largest must be from 1e-100 to 1e\+100: scale them"),
+        ({"method": "rrf", "rrf_k": 1e18}, r"--rrf-k 1e\+18 must be a number of at least 0 and at most 1e\+09, beyond which ranks round"),
         ({"method": "rrf", "rrf_k": -1.0}, r"--rrf-k -1 must be a number of at least 0"),
         ({"matrices": (Path("run.trec"),)}, r"matrix run.trec: name it NAME.npy"),
         ({"matrices": (Path("nowhere.npy"),)}, r"nowhere.npy is not there: name a matrix that evaluate --save-scores wrote"),
@@ -258,9 +304,13 @@ def test_matrices_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     text = saved(tmp_path / "text-file.npy", eye, texts, ids, ids)
     text.write_text("scores")
     wrong[r"text-file.npy is not in NumPy's format"] = text
-    alone = saved(tmp_path / "alone.npy", eye, texts, ids, ids)
-    alone.with_suffix(".json").unlink()
-    wrong[r"alone.json beside it is missing or damaged: save the scores again with evaluate --save-scores"] = alone
+    for kind, content in {"empty": "", "list": "[]", "other": '{"run": "other"}'}.items():
+        path = saved(tmp_path / f"{kind}.npy", eye, texts, ids, ids)
+        path.with_suffix(".json").write_text(content)
+        wrong[rf"{kind}.json beside it is missing or damaged \(.*\): save the scores again with evaluate --save-scores, or write"] = path
+    nameless = saved(tmp_path / "nameless.npy", eye, texts, ids, ids)
+    pd.DataFrame({"caption": texts, "video_id": ["v0", None]}).to_parquet(nameless.with_suffix(".texts.parquet"))
+    wrong[r"nameless.json beside it is missing or damaged \(a row lacks video_id\)"] = nameless
     for message, path in wrong.items():
         with pytest.raises(UserError, match=message) as found:
             fuse.main(FuseOptions((good, path), tmp_path / "out", quiet=True))

@@ -165,6 +165,7 @@ def test_tau_is_chosen_on_val_without_training(
     assert result["temperatures"] == {"tau": chosen, "kappa": 0.01, "instead_of": {"tau": 5.0}}
     said = capsys.readouterr().out
     assert "tau chosen by RSum on val (20 queries, 10 videos), without training\n" in said
+    assert "\n  20 queries are few: each moves R@1 by 5.0, so this choice may be chance\n" in said
     [marked] = [line for line in said.splitlines() if line.endswith("  <- chosen")]
     assert float(marked.split()[0]) == pytest.approx(chosen, rel=1e-3)
     assert f"zero-shot:glccl: tau {chosen:.4g} chosen on val by RSum, without training\n" in said

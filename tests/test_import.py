@@ -30,9 +30,11 @@ from extract import main as extract
 from search.options import RetrievalOptions
 from search.searcher import Searcher
 from tests import feature_files as files
+from tests.caches import BUDGET
 from tests.conftest import DEMO_CLIP
 from train_head import sweep
 from train_head.heads import HEADS
+from train_head.scoring.splits import load_split
 
 
 @pytest.fixture
@@ -173,6 +175,15 @@ def test_what_needs_the_unknown_clip_says_so(imported: Path, tmp_path: Path) -> 
     )
     with pytest.raises(UserError, match="holds imported features, without pictures"):
         train_head.main(replace(options, finetune=True))
+
+
+def test_a_missing_split_is_imported_again_not_extracted(options: ImportOptions) -> None:
+    assert options.table is not None
+    table = pd.read_csv(options.table)
+    table.assign(split=table["split"].replace("val", "train")).to_csv(options.table, index=False)
+    cache = FeatureCache(main(options))
+    with pytest.raises(UserError, match=r"has no split 'val'; .*: run data.import_features again with --split-by-hash 80,10,10, which"):
+        load_split(cache, "val", None, BUDGET)
 
 
 def test_pooled_captions_serve_the_heads_that_read_no_tokens(tmp_path: Path) -> None:

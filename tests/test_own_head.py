@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,6 +20,7 @@ import search
 import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache
+from data.metrics import retrieval_metrics
 from evaluate import EvaluateOptions, compare
 from evaluate.compare import CompareOptions
 from search import SearchOptions
@@ -211,8 +213,12 @@ def test_a_changed_or_missing_source_is_said(
         ("bad:Flat", r"scoring random vectors with it failed \(IndexError: .*\): compare its methods"),
         ("bad:TooFew", r"gave \[1, 3, 2\] instead of \[2, 3, 2\]"),
         ("bad:Nan", r"a score of random vectors is not finite"),
+        ("bad:Flops", r"pair_flops must return a number for each pair, and returns nan"),
+        ("bad:Shape", r"its pair_flops failed \(ValueError: .*\)"),
+        ("bad:Leaves", r"scoring random vectors with it failed \(SystemExit: 5\) in .*bad.py, line \d+: mend it there"),
         ("bad:Names", r"NAMES is \('a\+b',\): name each score once"),
         ("syntax:C", r"importing syntax failed \(SyntaxError: .*\) in .*syntax.py, line 1: mend it there"),
+        ("script:C", r"importing script failed \(SystemExit: 2\) in .*script.py, line 2: mend it there"),
         ("needs:C", r"importing needs failed \(ModuleNotFoundError: No module named 'not_installed'\) in .*needs.py, line 1: mend"),
     ],
 )
@@ -236,8 +242,15 @@ class Nan(Plain):
     def score_block(self, texts, videos): return 0 * (texts @ videos.T)[None] / 0
 class Names(Plain):
     NAMES = ("a+b",)
+class Flops(Plain):
+    def pair_flops(self, words, frames): return None
+class Shape(Plain):
+    def pair_flops(self, words, frames): return words[:2] + frames
+class Leaves(Plain):
+    def score_block(self, texts, videos): raise SystemExit(5)
 """
     )
+    (folder / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--option-of-ours'])\n")
     (folder / "syntax.py").write_text("def x(:\n")
     (folder / "needs.py").write_text("import not_installed\n")
     with pytest.raises(UserError, match=f"head {re.escape(head)}: .*{message}") as found:
@@ -264,3 +277,49 @@ class Counting(Plain):
     assert int(head.state_dict()["norm.num_batches_tracked"]) == 0
     assert torch.equal(torch.rand(3), expected)
     assert head.training
+
+
+def test_what_a_head_prints_leaves_standard_output_to_the_results(
+    folder: Path, cache_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "talks.py").write_text(f"print('imported')\n{BASE}")
+    evaluate.main(replace(evaluation(cache_path, "zero-shot:talks:Plain"), json=True))
+    printed, said = capsys.readouterr()
+    assert json.loads(printed)["run"] == "zero-shot:talks:Plain"
+    assert said == "imported\n"
+
+
+def test_random_scores_are_said_once(folder: Path, cache_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "random_scores.py").write_text(
+        BASE
+        + """
+class Random(Plain):
+    def score_block(self, texts, videos): return (texts @ videos.T + torch.rand(len(texts), len(videos)))[None]
+"""
+    )
+    for _ in range(2):
+        evaluate.main(evaluation(cache_path, "zero-shot:random_scores:Random"))
+    assert capsys.readouterr().err == (
+        "note: head random_scores:Random scores the same vectors differently the second time: its figures cannot be repeated\n"
+    )
+
+
+@pytest.mark.parametrize("kind", ["double", "half"])
+def test_a_saved_matrix_ranks_as_the_evaluation_whatever_type_a_head_computes_in(folder: Path, cache_path: Path, kind: str) -> None:
+    (folder / "typed.py").write_text(
+        BASE
+        + f"""
+class Typed(Plain):
+    def score_block(self, texts, videos): return (texts.{kind}() @ videos.{kind}().T)[None]
+"""
+    )
+    matrix = folder / "scores.npy"
+    evaluate.main(replace(evaluation(cache_path, "zero-shot:typed:Typed"), save_scores=matrix))
+    score_AB = np.load(matrix)
+    assert score_AB.dtype == np.float32
+    texts, videos = pd.read_parquet(folder / "scores.texts.parquet"), pd.read_parquet(folder / "scores.videos.parquet")
+    answers = pd.Index(videos["video_id"]).get_indexer(texts["video_id"])
+    result = json.loads(Path("results/metrics.json").read_text())
+    expected = retrieval_metrics(score_AB, answers.tolist())
+    assert {name: result[name] for name in expected} == expected
+    assert json.loads((folder / "scores.json").read_text())["rounding"] == 0

@@ -187,6 +187,16 @@ def test_a_matrix_does_not_take_the_name_of_a_result(options: EvaluateOptions) -
     evaluate.main(replace(options, save_scores=options.out / "scores.npy", run_file=options.out / "run.trec"))
 
 
+def test_a_matrix_does_not_replace_the_json_of_something_else(options: EvaluateOptions, tmp_path: Path) -> None:
+    """Such as run.json, without which a run is lost."""
+    for content in ('{"head": {}}', "[]", "no JSON"):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(UserError, match=r"--save-scores .*run.npy would replace .*run.json, which belongs to something else: choose"):
+            evaluate.main(replace(options, save_scores=tmp_path / "run.npy"))
+        assert (tmp_path / "run.json").read_text() == content
+    assert not options.out.exists()
+
+
 @pytest.mark.parametrize("name", ["scores.npy", "scores.json", "run.qrels", "run.video-to-text.trec"])
 def test_a_folder_in_place_of_a_file_is_found_before_the_work(options: EvaluateOptions, name: str) -> None:
     assert options.save_scores is not None

@@ -102,6 +102,22 @@ def test_max_frames_gives_the_rows(options: TrainOptions, long_videos: FeatureCa
     ]
 
 
+@pytest.mark.parametrize(("head", "what"), [("mean", "the temporal encoder"), ("xclip", "the matrices of head xclip")])
+def test_more_frames_than_memory_holds_are_refused(
+    options: TrainOptions, evaluation: EvaluateOptions, cache_path: Path, head: str, what: str
+) -> None:
+    message = f"{what} would take 20,000 frames, and 16,384 is the most: use --max-frames 16384 or less"
+    temporal = "none" if head == "xclip" else "seq-transf"
+    with pytest.raises(UserError, match=message):
+        train_head.main(replace(options, cache=cache_path, head=head, max_frames=20_000, temporal=temporal))  # type: ignore[arg-type]
+    untrained = replace(evaluation, cache=cache_path, run=f"zero-shot:{head}", max_frames=20_000)
+    if head == "xclip":
+        with pytest.raises(UserError, match=message):
+            evaluate.main(untrained)
+    else:
+        evaluate.main(untrained)
+
+
 def test_an_untrained_head_takes_what_the_cache_holds(evaluation: EvaluateOptions, long_videos: FeatureCache) -> None:
     evaluate.main(replace(evaluation, cache=long_videos.path, run="zero-shot:xclip"))
     assert load_head("zero-shot:xclip", long_videos, CPU)[0].config.max_frames == 64

@@ -151,6 +151,9 @@ def test_a_run_keeps_its_temperatures(training: TrainOptions, evaluation: Evalua
     assert same["temperatures"] == result["temperatures"]
     other = metrics(evaluate.main(replace(evaluation, run=str(run), split="val", tau=50.0)))
     assert other["temperatures"]["instead_of"] == {"tau": 0.5}
+    own = evaluate.main(replace(evaluation, run=str(run), split="val", out=evaluation.out.parent / "own"))
+    labels = [group.label for group in group_by_seed([Result.read(own), Result.read(evaluation.out)])]
+    assert labels == [f"{run} (evaluation tau 0.5)", f"{run} (evaluation tau 50.0)"]
     caption = captions_of(cache, 1)[0]
     sentence_D = cache.texts([caption], BUDGET).sentences.gather([0])[0][0]
     for tau in (None, 2.0):

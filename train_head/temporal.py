@@ -21,6 +21,8 @@ NORM_EPSILON = 1e-12
 """Epsilon of the LayerNorms. CLIP uses 1e-5; CLIP4Clip's temporal encoder and its successors use BERT's 1e-12."""
 USUAL_POSITIONS = 77
 """Positions where those of CLIP are unknown: as many as OpenAI's CLIP has."""
+MOST_ROWS = 16_384
+"""Most positions, and rows of matrices over frames: more than four hours at a frame per second. A matrix of this size takes 1 GiB."""
 _ACTIVATIONS = ("QuickGELU", "GELU")
 
 
@@ -150,11 +152,18 @@ def misfit(dimension: int, parts: ClipParts) -> str:
     return ""
 
 
+def check_rows(rows: int, what: str) -> None:
+    """Raise UserError if `what` would need more rows, one for each frame, than memory is likely to hold."""
+    if rows > MOST_ROWS:
+        raise UserError(f"{what} would take {rows:,} frames, and {MOST_ROWS:,} is the most: use --max-frames {MOST_ROWS} or less")
+
+
 def make_temporal(dimension: int, parts: ClipParts, initial: Literal["clip", "random"], positions: int) -> TemporalEncoder:
     """A temporal encoder for videos of up to `positions` frames, initialised from CLIP's text blocks ("clip") or at random ("random").
 
-    Raises UserError if CLIP's text blocks do not fit.
+    Raises UserError if CLIP's text blocks do not fit, or for more positions than MOST_ROWS.
     """
+    check_rows(positions, "the temporal encoder")
     if initial == "random":
         return TemporalEncoder(dimension, positions, heads_for(dimension), "QuickGELU")
     why = misfit(dimension, parts)

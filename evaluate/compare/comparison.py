@@ -18,9 +18,8 @@ from evaluate.compare.curves import FORMATS, draw_match_curves, draw_sweep, in_o
 from evaluate.compare.options import CompareOptions
 from evaluate.compare.results import COMPARISON_FILE, MUST_MATCH, Result, SeedGroup, folders_of_results, group_by_seed, mismatches
 from evaluate.compare.significance import TESTED, Comparison, compare_with_base
-from evaluate.compare.table import FIGURE_COLUMNS, NONE, Table, latex_text, result_notes
+from evaluate.compare.table import FIGURE_COLUMNS, NONE, Table, heading, latex_text, result_notes
 from evaluate.folder import check_out, replacing
-from train_head.scoring.splits import counts_line
 
 FILES = {"text": "table.txt", "markdown": "table.md", "latex": "table.tex", "csv": "table.csv"}
 COMPARISON_PATTERNS = (
@@ -109,7 +108,7 @@ def figures_table(compared: Compared) -> Table:
     for group in compared.groups:
         shared = group.first.metrics
         cells = [_cell(*group.figures[f"{direction.replace(' ', '_')} {name}".strip()]) for direction, name in FIGURE_COLUMNS]
-        rows.append([group.label, str(len(group.results)), shared["split"], str(shared["queries"]), str(shared["gallery"]), *cells])
+        rows.append([group.label, str(len(group.results)), shared["split"] or NONE, str(shared["queries"]), str(shared["gallery"]), *cells])
     columns = [("", name) for name in ("run", "seeds", "split", "queries", "gallery")]
     return Table([*columns, *FIGURE_COLUMNS], rows)
 
@@ -151,9 +150,7 @@ def notes(compared: Compared) -> list[str]:
 
 def as_text(compared: Compared) -> str:
     """The table as plain text: how much of the split was scored, metrics, tests, notes."""
-    counted = {
-        group.label: counts_line(*(group.first.metrics[name] for name in ("preset", "split", "counts"))) for group in compared.groups
-    }
+    counted = {group.label: heading(group.first.metrics) for group in compared.groups}
     # One line if all groups were scored on the same captions and videos.
     head = [next(iter(counted.values()))] if len(set(counted.values())) == 1 else [f"{label}: {line}" for label, line in counted.items()]
     tests = tests_table(compared)

@@ -87,6 +87,11 @@ class Result:
         source = {HEAD_SOURCE: self.metrics[HEAD_SOURCE]} if HEAD_SOURCE in self.metrics else {}
         return {**decisive, **evaluation, **run, **found, **source}
 
+    def setting(self, name: str) -> Any:
+        """A setting to show: as in `settings`, but a temperature that the evaluation left alone has the value of the head."""
+        temperatures = self.metrics.get("temperatures", {})
+        return self.settings.get(name, temperatures.get(name.removeprefix("evaluation ")))
+
     @property
     def _products(self) -> str:
         """The precision of the matrix products; older results have it only in their provenance."""
@@ -219,7 +224,7 @@ def _unique_labels(labels: Sequence[str], groups: Sequence[Sequence[Result]]) ->
     unique = []
     for label, members in zip(labels, groups, strict=True):
         alike = [other[0] for other, name in zip(groups, labels, strict=True) if name == label]
-        settings = [f"{name} {members[0].settings.get(name)}" for name in differing_settings(alike)]
+        settings = [f"{name} {members[0].setting(name)}" for name in differing_settings(alike)]
         unique.append(f"{label} ({', '.join(settings)})" if settings else label)
     count = Counter(unique)
     return [label if count[label] == 1 else f"{label} ({members[0].folder})" for label, members in zip(unique, groups, strict=True)]

@@ -103,12 +103,12 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     """
     columns = [("", "run"), ("", "split"), ("", "queries"), ("", "gallery"), *FIGURE_COLUMNS]
     rows = [
-        [result["run"], result["split"], str(result["queries"]), str(result["gallery"]), *figures(result)],
+        [result["run"], result["split"] or NONE, str(result["queries"]), str(result["gallery"]), *figures(result)],
         ["  95% interval, half-width", "", "", "", *_half_widths(result["intervals"])],
         *(["  " + row["name"], "", "", "", *figures(row)] for row in [*result["scores"], *result["post_processing"]]),
     ]
     notes = [f"{row['name']}: reads {row['reads']}" for row in result["post_processing"]]
-    lines = [counts_line(result["preset"], result["split"], result["counts"]), Table(columns, rows).text()]
+    lines = [heading(result), Table(columns, rows).text()]
     if result.get("tau_choice"):
         notes += choice_lines(result["tau_choice"])
     if "guidance" in result:
@@ -126,6 +126,13 @@ def guidance_notes(result: Mapping[str, Any]) -> Iterator[str]:
     if why and not result["tau_choice"]:
         remedy = "train with another --tau" if result["trained"] else "choose one with --zero-shot-tau-from val"
         yield f"guidance: {why}; {remedy}"
+
+
+def heading(result: Mapping[str, Any]) -> str:
+    """The split and its counts in one line for people."""
+    if result["counts"] is None:  # a fusion of matrices without NAME.json
+        return f"{result['queries']:,} texts and {result['gallery']:,} videos, whose data set and split are not recorded"
+    return counts_line(result["preset"], result["split"], result["counts"])
 
 
 def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:

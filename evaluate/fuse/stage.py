@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.base.errors import UserError, check_seed
+from data.base.progress import say
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
 from data.base.writable import require_writable_folder
@@ -19,12 +20,15 @@ from evaluate.folder import EVALUATION_PATTERNS, check_out, replacing
 from evaluate.fuse.aligned import Alignment
 from evaluate.fuse.fusion import Rule, fused_ranks
 from evaluate.fuse.options import FuseOptions
-from evaluate.ranks import RankTables
+from evaluate.ranks import RankTables, protocol
 from evaluate.scores.matrix import ScoreMatrix
 from train_head.run import METRICS_FILE
 
 _SAME = ("preset", "split")
-"""What the matrices must agree on beside their ids."""
+"""What the matrices must agree on beside their ids, as far as it is known."""
+_MOST_K = 1e9
+_LEAST_WEIGHT = 1e-100
+"""Sums of scores times smaller or much larger weights leave the range of float64."""
 
 
 def fuse(options: FuseOptions) -> Path:
@@ -38,6 +42,9 @@ def fuse(options: FuseOptions) -> Path:
     require_writable_folder(options.out)
     matrices = [ScoreMatrix.read(path) for path in options.matrices]
     _require_same_split(matrices)
+    unknown = [str(matrix.path) for matrix in matrices if matrix.made["split"] is None]
+    if unknown and not options.quiet:
+        say(f"note: no NAME.json says what made {', '.join(unknown)}: the results lack the training, the cache, and what else is not known")
     alignment = Alignment.of(matrices)
     ranks = fused_ranks(alignment, rule, options.quiet)
     tables = RankTables.of_ids(alignment.captions, alignment.answers, alignment.videos, ranks)
@@ -45,11 +52,11 @@ def fuse(options: FuseOptions) -> Path:
     made = [matrix.made for matrix in matrices]
     result: dict[str, Any] = {
         "run": _label(options, rule, made),
-        **{name: made[0][name] for name in _SAME},
+        **{name: _first_known(made, name) for name in _SAME},
         "queries": len(alignment.answers),
         "gallery": len(alignment.videos),
-        "counts": made[0]["counts"],
-        "trained_on": max(one["trained_on"] for one in made),
+        "counts": _first_known(made, "counts"),
+        "trained_on": max((one["trained_on"] for one in made if one["trained_on"] is not None), default=None),
         "train_videos": max((one["train_videos"] for one in made if one["train_videos"] is not None), default=None),
         "selected_on": _selected_on(made),
         "ties": "expected",
@@ -62,7 +69,7 @@ def fuse(options: FuseOptions) -> Path:
         "method": rule.method,
         "normalize": rule.normalization if rule.method == "sum" else None,
         "rrf_k": rule.k if rule.method == "rrf" else None,
-        "protocol": made[0]["protocol"],
+        "protocol": protocol(len(alignment.answers), len(alignment.videos)),
         "max_frames": _one_or_all([one["max_frames"] for one in made]),
         "products": _one_or_all([one["products"] for one in made]),
         "cache_digest": _one_or_all([one["cache_digest"] for one in made]),
@@ -90,8 +97,8 @@ def _rule(options: FuseOptions) -> Rule:
         raise UserError(f"--normalize {options.normalize} is for --method sum, because ranks need no normalisation: leave it out")
     if options.method == "sum" and options.rrf_k != default.rrf_k:
         raise UserError(f"--rrf-k {options.rrf_k:g} is for --method rrf: add --method rrf, or leave it out")
-    if not 0 <= options.rrf_k < math.inf:
-        raise UserError(f"--rrf-k {options.rrf_k:g} must be a number of at least 0")
+    if not 0 <= options.rrf_k <= _MOST_K:
+        raise UserError(f"--rrf-k {options.rrf_k:g} must be a number of at least 0 and at most {_MOST_K:g}, beyond which ranks round away")
     check_seed(options.seed)
     given = ["1"] * count if options.weights is None else options.weights.split(",")
     try:
@@ -102,13 +109,15 @@ def _rule(options: FuseOptions) -> Rule:
         raise UserError(f"--weights {options.weights}: {len(weights)} weights for {count} matrices: give one for each")
     if not all(math.isfinite(weight) for weight in weights) or not any(weights):
         raise UserError(f"--weights {options.weights}: weights are finite numbers, and not all of them 0")
+    if not _LEAST_WEIGHT <= max(map(abs, weights)) <= 1 / _LEAST_WEIGHT:
+        raise UserError(f"--weights {options.weights}: the largest must be from {_LEAST_WEIGHT:g} to {1 / _LEAST_WEIGHT:g}: scale them")
     return Rule(options.method, weights, options.normalize, options.rrf_k)
 
 
 def _require_same_split(matrices: Sequence[ScoreMatrix]) -> None:
-    first = matrices[0]
-    for other in matrices[1:]:
-        for name in _SAME:
+    for name in _SAME:
+        first, *others = [matrix for matrix in matrices if matrix.made[name] is not None] or matrices[:1]
+        for other in others:
             if other.made[name] != first.made[name]:
                 both = f"{other.path} is of {name} {other.made[name]}, and {first.path} of {first.made[name]}"
                 raise UserError(f"{both}: fuse scores of the same split alone")
@@ -118,6 +127,10 @@ def _label(options: FuseOptions, rule: Rule, made: Sequence[dict[str, Any]]) -> 
     """The name of the result in tables, such as `sum of 2 runs/glccl, 1 runs/mean`."""
     runs = [f"{weight:g} {one['run']}" if options.weights else str(one["run"]) for weight, one in zip(rule.weights, made, strict=True)]
     return f"{rule.method} of {', '.join(runs)}"
+
+
+def _first_known(made: Sequence[dict[str, Any]], name: str) -> Any:
+    return next((one[name] for one in made if one[name] is not None), None)
 
 
 def _source(matrix: ScoreMatrix, weight: float) -> dict[str, Any]:

@@ -19,6 +19,9 @@ TRIED = tuple(TAU * 2.0**power for power in range(-10, 8))
 """From 0.005, for features of norm 1, whose dot products with a text differ by hundredths, to 640, for norms of about 100. Between two
 neighbours, the differences that a softmax sees double."""
 
+FEW = 100
+"""Of fewer queries, one moves R@1 by more than a point, and a choice may be chance."""
+
 
 def check_choice(options: EvaluateOptions) -> None:
     """Raise UserError if --zero-shot-tau-from is given and has nothing to choose."""
@@ -97,5 +100,7 @@ def choice_lines(choice: Mapping[str, Any]) -> Iterator[str]:
         figures = [*(row[TEXT_TO_VIDEO][name] for name in RECALL_NAMES), row[RECALL_SUM]]
         mark = "  <- chosen" if row["tau"] == choice["tau"] else ""
         yield f"  {row['tau']:>8.4g}{''.join(f'{figure:8.1f}' for figure in figures)}{mark}"
+    if choice["queries"] < FEW:
+        yield f"  {choice['queries']:,} queries are few: each moves R@1 by {100 / choice['queries']:.1f}, so this choice may be chance"
     if choice["tau"] in (TRIED[0], TRIED[-1]):
         yield f"  {choice['tau']:.4g} is the {'smallest' if choice['tau'] == TRIED[0] else 'largest'} value tried: try others with --tau"

@@ -33,7 +33,7 @@ REQUIRED = (
     *("run", "preset", "split", "counts", "trained_on", "train_videos", "selected_on", "protocol"),
     *("max_frames", "products", "cache_digest", "weights"),
 )
-"""Fields that NAME.json must have."""
+"""Fields that NAME.json must have, if there is one."""
 READ_BYTES = 2**23
 """Bytes of a file read at once."""
 
@@ -67,9 +67,19 @@ class MatrixFiles:
         return self.matrix.with_suffix(".json")
 
     def require_writable(self, option: str) -> None:
-        """Raise UserError if one of the files cannot be written."""
+        """Raise UserError if one of the files cannot be written, or NAME.json is a file of something else, such as run.json of a run."""
         for path in (self.matrix, self.texts, self.videos, self.made):
             require_writable_file(path, option)
+        if self.made.is_file() and not self._made_is_ours():
+            raise UserError(f"{option} {self.matrix} would replace {self.made}, which belongs to something else: choose another name")
+
+    def _made_is_ours(self) -> bool:
+        """Whether NAME.json describes a matrix."""
+        try:
+            made = json.loads(self.made.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(made, dict) and {"scores", "shape", "dtype"} <= made.keys()
 
     def write_beside(self, captions: Sequence[str], owners: Sequence[str], videos: Sequence[str], made: dict[str, Any]) -> None:
         """Write everything but the matrix. `owners`: the video of each caption."""
@@ -87,6 +97,7 @@ class ScoreMatrix:
 
     path: Path
     made: dict[str, Any]
+    """Contents of NAME.json. For a matrix without one, made by other means, its name as `run` and None for what is not known."""
     captions: list[str]
     owners: list[str]
     """The video of each caption."""
@@ -97,21 +108,19 @@ class ScoreMatrix:
 
     @classmethod
     def read(cls, path: Path) -> "ScoreMatrix":
-        """Read everything but the scores. Raises UserError if a file is missing, damaged, or does not fit the others."""
+        """Read everything but the scores. Raises UserError if a file is damaged, missing, or does not fit; NAME.json may be missing."""
         files = MatrixFiles.named(path, "matrix")
         shape, dtype, begins = _header(path)
         if len(shape) == 3:
             raise UserError(f"{path} holds {shape[0]} scores of each pair: save one with evaluate --save-scores-of NAME, or their mean")
         try:
-            made = json.loads(files.made.read_text(encoding="utf-8"))
-            missing = [name for name in REQUIRED if name not in made]
-            if missing:
-                raise KeyError(*missing)
+            made = _made(files.made, path.stem)
             texts, videos = read_parquet(files.texts), read_parquet(files.videos)
-            captions, owners, ids = texts["caption"].tolist(), texts["video_id"].tolist(), videos["video_id"].tolist()
+            captions, owners, ids = _strings(texts["caption"]), _strings(texts["video_id"]), _strings(videos["video_id"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             line = f"{path}: {files.texts.name}, {files.videos.name} or {files.made.name} beside it is missing or damaged"
-            raise not_as_written(files.texts, error, f"{line}: save the scores again with evaluate --save-scores") from error
+            remedy = "save the scores again with evaluate --save-scores, or write the ids as docs/guide/scores.md says"
+            raise not_as_written(files.texts, error, f"{line} ({one_line(error)}): {remedy}") from error
         if shape != (len(captions), len(ids)):
             raise UserError(
                 f"{path} has the shape {list(shape)}, but the files beside it list {len(captions)} texts and {len(ids)} videos: save the "
@@ -150,6 +159,23 @@ class Rows:
             if os.preadv(self.handle, [row_B], self.matrix.begins + text * size) < size:
                 raise UserError(f"{self.matrix.path} has changed while it was read: run again when nobody writes it")
         return block_AB
+
+
+def _made(file: Path, name: str) -> dict[str, Any]:
+    """What made a matrix. Raises OSError or ValueError if the file is there and damaged."""
+    if not os.path.lexists(file):
+        return dict.fromkeys(REQUIRED) | {"run": name}
+    made = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(made, dict) or not made.keys() >= set(REQUIRED):
+        raise ValueError(f"{file} lacks fields")
+    return made
+
+
+def _strings(column: "pd.Series[Any]") -> list[str]:
+    """A column of ids or captions; other programs may write ids as numbers. Raises ValueError if one is missing."""
+    if column.isna().any():
+        raise ValueError(f"a row lacks {column.name}")
+    return [str(value) for value in column.tolist()]
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:

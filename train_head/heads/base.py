@@ -21,7 +21,7 @@ from train_head.kernels.blocks import Encoded, TextBlock, VideoBlock, constant_s
 from train_head.kernels.plain import inverse_norm
 from train_head.kernels.threads import parallel
 from train_head.temperatures import KAPPA, TAU
-from train_head.temporal import TemporalEncoder
+from train_head.temporal import TemporalEncoder, check_rows
 
 MAX_LOGIT_SCALE = 100.0
 SCORES = ("video-sentence", "video-word", "sentence-frame", "word-frame")
@@ -118,6 +118,8 @@ class Head(nn.Module, ABC):
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
+        if self.FRAME_MATRICES:
+            check_rows(config.max_frames, f"the matrices of head {name}")
         self.name, self.config, self.execution = name, config, execution
         self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
         """Logarithm of the factor of the scores, as in CLIP."""
@@ -216,7 +218,8 @@ class Head(nn.Module, ABC):
         order_A, order_B = (torch.cat([encoded.rows for encoded in side]).argsort() for side in (texts, videos))
         scores_SAB = torch.cat(rows_SAB, dim=1)
         device = scores_SAB.device
-        return scores_SAB[:, order_A.to(device)][:, :, order_B.to(device)] * self.scale()
+        # A head of one's own may compute in another type. Ranks and saved matrices are those of one type.
+        return scores_SAB[:, order_A.to(device)][:, :, order_B.to(device)].to(self.logit_scale.dtype) * self.scale()
 
     def _run(self, work: Callable[[Any, None], None], jobs: Sequence[Any]) -> None:
         if constant_shapes(self.logit_scale):

@@ -11,16 +11,19 @@ import inspect
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.base.errors import UserError, one_line
+from data.base.progress import say
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads.base import ALL_SCORES, Execution, Head, HeadConfig
 
@@ -72,7 +75,7 @@ def source_file(kind: type[Head]) -> Path:
 
 
 def make_own(name: str, config: HeadConfig, execution: Execution) -> Head:
-    """Make the head `package.module:Class`, and score a few random vectors with it.
+    """Make the head `package.module:Class`, and score a few random vectors with it. Says if its scores are random.
 
     Raises UserError if the class cannot be found, fails, or gives anything but scores [S, A, B] with gradients.
     """
@@ -121,7 +124,8 @@ def _try_out(head: Head) -> None:
         mask_BF[1, 1:] = False
         text_batch = TextBatch(sentence_AD, word_RD, length_A)
         video_batch = VideoBatch(torch.randn(videos, frames, dimension) * mask_BF[..., None], mask_BF)
-        for gradients in (True, False):
+        found = []
+        for gradients in (True, False, False):
             with _explained(head.name, "scoring random vectors with it failed"), torch.set_grad_enabled(gradients):
                 scores_SAB = head.train(gradients).scores(head.encode_texts(text_batch), head.encode_videos(video_batch))
                 if gradients:
@@ -137,23 +141,44 @@ def _try_out(head: Head) -> None:
                 raise UserError(
                     f"head {head.name}: a score of random vectors is not finite: look for a division by zero, or a softmax of padding"
                 )
+            found.append(scores_SAB)
+    if not torch.equal(found[1], found[2]):
+        _say_random(head.name)
+    _check_flops(head)
     # A layer such as a batch norm has counted the random vectors.
     head.load_state_dict(state)
     head.train(training)
 
 
+@cache
+def _say_random(name: str) -> None:
+    """Say, once in a process, that the scores of a head are random."""
+    say(f"note: head {name} scores the same vectors differently the second time: its figures cannot be repeated")
+
+
+def _check_flops(head: Head) -> None:
+    """Raise UserError unless `pair_flops` gives numbers: an evaluation asks for them after it has scored."""
+    words_W1, frames_V = np.array([[2.0], [3.0], [4.0]]), np.array([1.0, 2.0])
+    with _explained(head.name, "its pair_flops failed"):
+        flops = np.broadcast_to(np.asarray(head.pair_flops(words_W1, frames_V), dtype=np.float64), (3, 2))
+    if not np.isfinite(flops).all():
+        raise UserError(f"head {head.name}: pair_flops must return a number for each pair, and returns {flops.flat[0]:g}: mend it")
+
+
 @contextmanager
 def _explained(name: str, what: str) -> Iterator[None]:
-    """Turn an exception of the user's code into a UserError of one line that names its file and line.
+    """Turn an exception of the user's code into a UserError of one line that names its file and line. What that code prints goes to stderr,
+    because standard output is for results.
 
     A ModuleNotFoundError that names the head's own module, or a package around it, passes.
     """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except UserError:
         raise
-    # The code is the user's, so any exception is theirs to mend.
-    except Exception as error:
+    # The code is the user's, so any exception is theirs to mend. A script that is imported may exit, as argparse does.
+    except (Exception, SystemExit) as error:
         module = name.partition(":")[0]
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise
@@ -163,9 +188,15 @@ def _explained(name: str, what: str) -> Iterator[None]:
         raise UserError(f"head {name}: {what} ({reason}){remedy}") from error
 
 
-def _place(error: Exception, file: str | None) -> str:
-    """Where the user's code failed: the last line of `file`, or if that is not known, the last line of all; empty if there is none."""
+def _place(error: BaseException, file: str | None) -> str:
+    """Where the user's code failed: the last line of `file`, or if that is not known, the last outside Python's library; empty if there is
+    none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if file is None or frame.filename == file]
+    library = (sysconfig.get_path("stdlib"), "<frozen")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if (not frame.filename.startswith(library) if file is None else frame.filename == file)
+    ]
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""

@@ -125,7 +125,8 @@ def _find(cache: FeatureCache, listing: Selection, name: str) -> _Found:
     if rows.empty:
         there = list(table["split"].unique())
         raise UserError(
-            f"the cache {cache.path} has no split {name!r}; it has: {', '.join(there)}{_split_remedy(listing.preset, splits, there)}"
+            f"the cache {cache.path} has no split {name!r}; it has: {', '.join(there)}"
+            f"{_split_remedy('data.import_features' if cache.imported else 'extract', listing.preset, splits, there)}"
         )
     # If the latest extraction of a video failed, its features belong to an earlier file.
     failed = {*listed.loc[listed["failed"], "video_id"]}
@@ -162,12 +163,12 @@ def _require_complete(cache: FeatureCache, preset: str, name: str, found: _Found
         )
 
 
-def _split_remedy(preset: str, splits: Sequence[str], there: Sequence[str]) -> str:
-    """The remedy for missing splits. Annotations of a user's own can be divided into splits."""
+def _split_remedy(command: str, preset: str, splits: Sequence[str], there: Sequence[str]) -> str:
+    """The remedy for missing splits: to run `command` again. Annotations of a user's own can be divided into splits."""
     known = preset_named(preset)
     if known is None or known.files:
-        return ": give rows of the annotations that split and run extract again, or use a split that exists"
-    again = f"run extract again with {OFFER}"
+        return f": give rows of the annotations that split and run {command} again, or use a split that exists"
+    again = f"run {command} again with {OFFER}"
     kept = "features are kept, so this takes seconds"
     if not {*there} & {*SPLITS}:
         return f". The table has no column split: {again}, which divides its videos ({kept})"

@@ -99,6 +99,18 @@ def test_random_words_are_single_tokens_and_the_same_again(name: str, tokenizer_
     assert len(tokenizer.encode("")) == tokenizer.empty_length
 
 
+def test_a_vocabulary_of_bytes_has_random_words(tmp_path: Path) -> None:
+    """ByT5's, in which no word is one token."""
+    from transformers import ByT5Tokenizer
+
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    tokenizer = HuggingFaceTokenizer(open_clip().tokenizer.HFTokenizer(tmp_path, context_length=64), {}, "letters")
+    texts = [tokenizer.random_words(5, seed) for seed in range(RANDOM_QUERIES)]
+    assert {len(text.split()) for text in texts} == {5}
+    assert len(set(texts)) > 1
+    assert tokenizer.encode("a 狗") == [100, 35, 234, 142, 154, 1]
+
+
 @pytest.mark.parametrize(
     ("name", "known", "unknown"),
     [

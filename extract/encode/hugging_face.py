@@ -147,7 +147,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @cached_property
     def _whole_words(self) -> list[str]:
-        """Words that are one token at any place of a text: of lower-case ASCII letters, else of any letters."""
+        """Words that are one token at any place of a text: of lower-case ASCII letters, else of any letters, else single letters."""
         words = {self._bare(piece) for piece in self._vocabulary if self._begins_word(piece)}
         letters = sorted(word for word in words if word.isalpha() and word == word.lower())
         ascii_words = [word for word in letters if word.isascii() and len(word) >= SHORTEST_WHOLE_WORD]
@@ -156,7 +156,9 @@ class HuggingFaceTokenizer(Tokenizer):
             whole = [word for word in tried if len(self._ids(f"{word} {word}")) == 2]
             if whole:
                 return whole
-        raise AssertionError("a vocabulary has words of one piece")
+        # A vocabulary of bytes writes the space as a token too.
+        assert letters, "a vocabulary has letters"
+        return letters
 
     def spell(self, text: str, most: int) -> list[str]:
         tokens = self.cut(self.encode(text), most)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
+from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,8 @@ from tests.videos import numbered_video
 pytestmark = pytest.mark.long
 
 WEIGHTS = "open_clip_model.safetensors"
+FETCHED = ["open_clip_config.json", "tokenizer_config.json", WEIGHTS]
+"""What is announced of a model: the first file of a tokenizer stands for all."""
 CHUNK = 10 * 2**20
 """What the hub's client writes at once; the rest of a chunk is lost with the connection."""
 TAG = ("ViTamin-S", "datacomp1b", "jienengchen/ViTamin-S", "pytorch_model.bin")
@@ -37,10 +41,11 @@ class Ended:
     err: str
 
     def line(self) -> str:
-        """What it says of an error: one line."""
+        """What it says of an error: one line, after those of what it fetches."""
         assert (self.status, self.out) == (2, "")
-        assert self.err.count("\n") == 1
-        return self.err
+        *fetched, last = self.err.splitlines(keepends=True)
+        assert all(re.fullmatch(r"fetching \S+ of \S+ from Hugging Face\n", line) for line in fetched)
+        return last
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,9 @@ def place(family_model: Callable[[str], str], tmp_path_factory: pytest.TempPathF
         hub.repositories[f"else/{name}"] = base / f"{name}-text"
     (base / "empty" / WEIGHTS).unlink()
     (base / "none" / "open_clip_config.json").unlink()
+    for name in ("textless", "towerless"):
+        published(family_model("SigLIP" if name == "textless" else "XLM-R"), base / name, "else/absent", base / f"{name}-absent")
+        hub.repositories[f"somebody/{name}"] = base / name
     hub.repositories[TAG[2]] = base / "tag"
     (base / "tag").mkdir()
     (base / "tag" / TAG[3]).write_bytes(b"weights")
@@ -151,6 +159,39 @@ def test_what_the_hub_does_not_have_is_said(place: Place) -> None:
         ("empty", f"on Hugging Face has no {WEIGHTS} and no open_clip_pytorch_model.bin: choose another model"),
     ):
         assert place.ended[name].line() == f"error: --model hf-hub:somebody/{name}: somebody/{name} {words}\n"
+
+
+@pytest.mark.parametrize("name", ["textless", "towerless"])
+def test_a_tokenizer_that_the_hub_does_not_have_is_said(name: str, place: Place) -> None:
+    """Another machine with a network would not have it either."""
+    expected = "else/absent does not exist on Hugging Face, or is private: check the name, or set HF_TOKEN"
+    assert place.ended[name].line() == f"error: --model hf-hub:somebody/{name}: {expected}\n"
+
+
+def test_what_is_fetched_is_said_before(place: Place) -> None:
+    expected = [f"fetching {file} of somebody/siglip from Hugging Face" for file in FETCHED]
+    assert [line for line in place.ended["siglip"].err.splitlines() if line.startswith("fetching")] == expected
+
+
+def test_a_hub_that_hangs_up_is_asked_once(place: Place, tmp_path: Path) -> None:
+    """For each model: its configuration, its tokenizer, or its weights, of which there are two forms."""
+    asked: list[int] = []
+
+    class HangUp(BaseRequestHandler):
+        def handle(self) -> None:
+            asked.append(1)
+
+    models = ["hf-hub:somebody/whole", "ViT-B-16-SigLIP --pretrained webli", f"{TAG[0]} --pretrained {TAG[1]}"]
+    with TCPServer(("127.0.0.1", 0), HangUp) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}"}
+        for ended in Place(place.hub, tmp_path / "home", {}).run(*models, **environment):
+            assert re.search("cannot be (downloaded|fetched) here", ended.line())
+            assert ended.err.count("\n") == 1
+        server.shutdown()
+        thread.join()
+    assert len(asked) == len(models)
 
 
 def test_a_file_that_holds_no_weights_is_said(place: Place) -> None:

@@ -241,6 +241,7 @@ def test_a_text_projection_with_a_bias_is_float32_only(tmp_path: Path) -> None:
         (Kind(VIT, {"tokenizer_kwargs": {"reduction_mask": "random"}}), "leaves out words"),
         (Kind(VIT, {"tokenizer_kwargs": {"additional_special_tokens": ["<x>"]}}), "special tokens beyond its end token"),
         (Kind(VIT, {"tokenizer_kwargs": {"clean": "soap"}}), "its tokenizer cannot be built"),
+        (Kind(VIT, {"tokenizer_kwargs": {"context_length": 8}}), "has a context_length: put it into the text_cfg itself"),
         (Kind(VIT, model=CUSTOM | {"multimodal_cfg": {"colour": "red"}}), "cannot be built: .*colour"),
         (Kind(VIT, model={"embed_dim": "wide"}), "has an invalid embed_dim"),
     ],

@@ -84,5 +84,5 @@ def test_a_download_that_cannot_be_stored_is_one_line(tmp_path: Path, hub: dict[
     (tmp_path / "file").touch()
     done = shell(tmp_path / "file" / "hub", "--fetch-model", "--model", "hf-hub:somebody/tiny", **hub)
     assert (done.returncode, done.stdout) == (2, "")
-    expected = "error: --model hf-hub:somebody/tiny cannot be stored in .*/file.* \\(Not a directory\\): make room, or set.*\n"
+    expected = "fetching .*\nerror: --model hf-hub:somebody/tiny cannot be stored in .*/file.* \\(Not a directory\\): make room, or set.*\n"
     assert re.fullmatch(expected, done.stderr), done.stderr

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,18 @@ def test_random_words_are_single_tokens_and_the_same_again(name: str, tokenizer_
     assert len(tokenizer.encode("")) == tokenizer.empty_length
 
 
+def test_a_vocabulary_of_bytes_has_random_words(tmp_path: Path) -> None:
+    """ByT5's, in which no word is one token."""
+    from transformers import ByT5Tokenizer
+
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    tokenizer = HuggingFaceTokenizer(open_clip().tokenizer.HFTokenizer(tmp_path, context_length=64), {}, "letters")
+    texts = [tokenizer.random_words(5, seed) for seed in range(RANDOM_QUERIES)]
+    assert {len(text.split()) for text in texts} == {5}
+    assert len(set(texts)) > 1
+    assert tokenizer.encode("a 狗") == [100, 35, 234, 142, 154, 1]
+
+
 @pytest.mark.parametrize(
     ("name", "known", "unknown"),
     [
@@ -168,6 +181,13 @@ def _without_files(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}))
 
 
+def _configured(folder: Path, **text: Any) -> None:
+    file = folder / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"]["text_cfg"] |= text
+    file.write_text(json.dumps(config))
+
+
 def _on_the_left(folder: Path) -> None:
     content = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(content | {"padding_side": "left"}))
@@ -178,6 +198,8 @@ def _on_the_left(folder: Path) -> None:
     [
         (_without_files, "it has no vocabulary"),
         (_on_the_left, "it pads or cuts texts on the left"),
+        (lambda folder: _configured(folder, tokenizer_kwargs={"strip_sep_token": True}), "it has no sep_token"),
+        (lambda folder: _configured(folder, tokenizer_mode="clips"), "it has no bos_token and no cls_token"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "."),
         (lambda folder: (folder / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}'), "."),
         (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "."),
@@ -192,6 +214,33 @@ def test_a_folder_without_a_usable_tokenizer_is_refused_in_one_line(
     with pytest.raises(UserError, match=rf"its tokenizer cannot be built \({message}.*\): {re.escape(remedy)}$") as refusal:
         load_clip(f"local-dir:{tmp_path / 'model'}", None, CPU)
     assert "\n" not in str(refusal.value)
+
+
+def test_more_tokens_than_the_tower_has_positions_are_refused(family_model: Callable[[str], str], tmp_path: Path) -> None:
+    """Before any text of that length is met. Padding takes no position, so that short texts would pass."""
+    shutil.copytree(family_model("XLM-R").removeprefix("local-dir:"), tmp_path / "model")
+    _configured(tmp_path / "model", context_length=120)
+    with pytest.raises(UserError, match="fails on texts of its own length, 120 tokens: index 90 is out of bounds"):
+        load_clip(f"local-dir:{tmp_path / 'model'}", None, CPU)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model_type": "gpt2"}', r"open_clip builds no text tower of the kind of .*tower \(gpt2\): choose another model$"),
+        ("{", r"config\.json is not a configuration of a text tower$"),
+        ("[]", r"config\.json is not a configuration of a text tower$"),
+    ],
+)
+def test_a_text_tower_of_another_kind_is_refused(content: str, message: str, family_model: Callable[[str], str], tmp_path: Path) -> None:
+    """It is here, so that nothing has to be fetched."""
+    shutil.copytree(family_model("XLM-R").removeprefix("local-dir:"), tmp_path / "model")
+    (tmp_path / "model" / "config.json").unlink()
+    (tmp_path / "tower").mkdir()
+    _configured(tmp_path / "model", hf_model_name=str(tmp_path / "tower"))
+    (tmp_path / "tower" / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_clip(f"local-dir:{tmp_path / 'model'}", None, CPU)
 
 
 @pytest.mark.parametrize("package", ["transformers", "sentencepiece"])

@@ -212,9 +212,10 @@ def load_clip(
         guessed=guessed,
     )
     if isinstance(clip.text, HuggingFaceTower):
-        # What transformers computes depends on values, such as the mask, so that `check_features` could not run it.
+        # What transformers computes depends on values, such as the mask, so that `check_features` could not run it. A text of the full
+        # length takes a position for each token; padding takes none.
         try:
-            clip.encode_texts(clip.tokenize([""], clip.context_length)[0], batch=1)
+            clip.encode_texts(clip.tokenize(["a " * clip.context_length], clip.context_length)[0], batch=1)
         except OF_A_CONFIGURATION as error:
             raise UserError(f"--model {model} fails on texts of its own length, {clip.context_length} tokens: {one_line(error)}") from error
     return clip

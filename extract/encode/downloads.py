@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,24 +34,44 @@ def hub_file(repository: str, names: Sequence[str], which: str) -> Path:
     hub: Any = _hub()
     unreachable: Exception | None = None
     for name in names:
+        unreachable = unreachable or why_unreachable(repository, name, which)
         try:
-            path = Path(hub.hf_hub_download(repository, name))
-        except hub.errors.RepositoryNotFoundError as error:
-            raise UserError(
-                f"{which}: {repository} does not exist on Hugging Face, or is private: check the name, or set HF_TOKEN"
-            ) from error
-        except hub.errors.LocalEntryNotFoundError as error:
-            unreachable = unreachable or error
-        except hub.errors.EntryNotFoundError:
-            continue
+            path = Path(hub.hf_hub_download(repository, name, local_files_only=unreachable is not None))
+        except hub.errors.EntryNotFoundError as error:
+            if isinstance(error, hub.errors.LocalEntryNotFoundError):
+                unreachable = unreachable or error
         except hub.errors.HfHubHTTPError.__bases__ as error:  # also what the library raises that the client sends its requests with
             raise ConnectionError(one_line(error)) from error
         else:
             check_file(path, which)
             return path
     if unreachable is not None:
-        raise unreachable
+        raise ConnectionError(one_line(unreachable)) from unreachable
     raise UserError(f"{which}: {repository} on Hugging Face has no {' and no '.join(names)}: choose another model")
+
+
+def why_unreachable(repository: str, name: str, which: str) -> Exception | None:
+    """Why the hub cannot be asked for a file, or None if it answers. Before a download, says so on standard error.
+
+    This asks once. The client's own functions try again for half a minute, and more than one of them for each model.
+
+    Raises UserError if the hub has no such repository.
+    """
+    if not _is_repository(repository):
+        raise UserError(f"{which}: {repository} is not the name of a repository on Hugging Face: give OWNER/NAME")
+    hub: Any = _hub()
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(repository, name))
+    except hub.errors.RepositoryNotFoundError as error:
+        raise UserError(f"{which}: {repository} does not exist on Hugging Face, or is private: check the name, or set HF_TOKEN") from error
+    except hub.errors.HfHubHTTPError:
+        return None
+    except hub.errors.HfHubHTTPError.__bases__ as error:  # what its client raises, and OSError
+        found: Exception = error
+        return found
+    if in_cache(repository, name) is None:
+        print(f"fetching {name} of {repository} from Hugging Face", file=sys.stderr)
+    return None
 
 
 def check_file(path: Path, which: str) -> None:

@@ -56,7 +56,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def __init__(self, library: Any, arguments: Mapping[str, Any], special_tokens: SpecialTokens) -> None:
         """`library` is an HFTokenizer, made with these arguments.
 
-        Raises ValueError if the tokenizer has no vocabulary, or pads or cuts texts on the left.
+        Raises ValueError if the tokenizer has no vocabulary, lacks a special token that it needs, or pads or cuts texts on the left.
         """
         self._library, self._clean, self.special_tokens = library.tokenizer, library.clean_fn, special_tokens
         self._arguments = dict(arguments)
@@ -67,8 +67,13 @@ class HuggingFaceTokenizer(Tokenizer):
         # Without its files, transformers makes an empty tokenizer of some kinds, and does not complain.
         if not any(letter.isalnum() for piece in self._vocabulary if piece not in added for letter in piece):
             raise ValueError("it has no vocabulary")
+        clips = library.tokenizer_mode == "clips"
+        needed = ["pad_token", *["sep_token"] * library.strip_sep_token, *["bos_token", "eos_token", "cls_token"] * clips]
+        lacking = [name for name in needed if getattr(self._library, f"{name}_id") is None]
+        if lacking:
+            raise ValueError(f"it has no {' and no '.join(lacking)}")
         self._pad, self._last, self._stripped = int(self._library.pad_token_id), list[int](), list[int]()
-        if library.tokenizer_mode == "clips":
+        if clips:
             self._before, self._after = [int(self._library.bos_token_id)], [int(self._library.eos_token_id)]
             self._last = [int(self._library.cls_token_id)]
         else:
@@ -142,7 +147,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @cached_property
     def _whole_words(self) -> list[str]:
-        """Words that are one token at any place of a text: of lower-case ASCII letters, else of any letters."""
+        """Words that are one token at any place of a text: of lower-case ASCII letters, else of any letters, else single letters."""
         words = {self._bare(piece) for piece in self._vocabulary if self._begins_word(piece)}
         letters = sorted(word for word in words if word.isalpha() and word == word.lower())
         ascii_words = [word for word in letters if word.isascii() and len(word) >= SHORTEST_WHOLE_WORD]
@@ -151,7 +156,9 @@ class HuggingFaceTokenizer(Tokenizer):
             whole = [word for word in tried if len(self._ids(f"{word} {word}")) == 2]
             if whole:
                 return whole
-        raise AssertionError("a vocabulary has words of one piece")
+        # A vocabulary of bytes writes the space as a token too.
+        assert letters, "a vocabulary has letters"
+        return letters
 
     def spell(self, text: str, most: int) -> list[str]:
         tokens = self.cut(self.encode(text), most)

@@ -25,6 +25,7 @@ from extract.encode.downloads import (
     in_cache,
     named_as,
     reason_of,
+    why_unreachable,
     without_bars,
 )
 from extract.encode.hugging_face import HuggingFaceTokenizer
@@ -102,13 +103,7 @@ class Model:
         """
         if self.hugging_face_tower is None:
             return None
-        file = self._tower_folder() / TOWER_FILE
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"--model {self.name}: {file} is not valid JSON ({one_line(error)})") from error
-        if not isinstance(content, dict):
-            raise UserError(f"--model {self.name}: {file} is not a configuration of a text tower")
+        content = json.loads((self._tower_folder() / TOWER_FILE).read_text(encoding="utf-8"))
         # What transformers notes beside the configuration.
         return {key: value for key, value in content.items() if key not in ("transformers_version", "_name_or_path", "architectures")}
 
@@ -117,19 +112,24 @@ class Model:
         _require_transformers(self.name)
         tower = self.hugging_face_tower
         assert tower is not None
+        kinds = open_clip().hf_configs.arch_dict
         for folder in (self.folder, Path(tower)):
-            if folder is not None and _is_text_tower(folder / TOWER_FILE):
+            if folder is not None and _kind_of_network(folder / TOWER_FILE) in kinds:
                 return folder.absolute()
-        cached = in_cache(tower, TOWER_FILE)
-        if cached is not None:
-            return cached.parent
+        local, cached = Path(tower) / TOWER_FILE, in_cache(tower, TOWER_FILE)
         try:
             with silent(), without_bars():
-                return hub_file(tower, [TOWER_FILE], f"--model {self.name}").parent
+                file = local if local.is_file() else cached or hub_file(tower, [TOWER_FILE], f"--model {self.name}")
         except UserError:
             raise
         except OF_A_FILE as error:
             raise UserError(self._not_fetched("the configuration of its text tower", TOWER_FILE, tower, error)) from error
+        kind = _kind_of_network(file)
+        if kind is None:
+            raise UserError(f"--model {self.name}: {file} is not a configuration of a text tower")
+        if kind not in kinds:
+            raise UserError(f"--model {self.name}: open_clip builds no text tower of the kind of {tower} ({kind}): choose another model")
+        return file.parent
 
     def _not_fetched(self, what: str, files: str, repository: str, error: Exception) -> str:
         return (
@@ -215,14 +215,17 @@ class Model:
                 made = open_clip().tokenizer.HFTokenizer(source, context_length=self.context_length, **arguments, **mode, **where)
             return HuggingFaceTokenizer(made, {**arguments, **mode}, special_tokens)
 
+        unreachable: Exception | None = None
+        # First without a network: transformers asks it about every file, and tries for half a minute each if there is none.
+        local = source != repository or not fetch or has_tokenizer(repository)
+        if not local:
+            unreachable = why_unreachable(repository, "tokenizer_config.json", f"--model {self.name}")
         try:
-            # First without a network: transformers asks it about every file, and waits half a minute if there is none.
-            local = source != repository or not fetch or has_tokenizer(repository)
-            tokenizer = load(local_files_only=True) if local else load()
+            tokenizer = load(local_files_only=True) if local or unreachable else load()
         except OF_A_CONFIGURATION as error:
             if source == repository:
                 check_vocabulary(repository, f"--model {self.name}")
-                raise UserError(self._not_fetched("its tokenizer", "its files", repository, error)) from error
+                raise UserError(self._not_fetched("its tokenizer", "its files", repository, unreachable or error)) from error
             remedy = f"put the files of {repository} next to {CONFIG_FILE}"
             raise UserError(f"--model {self.name}: its tokenizer cannot be built ({reason_of(error)}): {remedy}") from error
         if source == repository:
@@ -344,6 +347,8 @@ def _check_supported(name: str, config: Mapping[str, Any]) -> None:
     kwargs = text.get("tokenizer_kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise UserError(f"--model {name}: tokenizer_kwargs of its text_cfg is not an object")
+    if "context_length" in kwargs:
+        raise UserError(f"--model {name}: tokenizer_kwargs of its text_cfg has a context_length: put it into the text_cfg itself")
     names = [key for key in ("hf_model_name", "hf_tokenizer_name") if not isinstance(text.get(key) or "", str)]
     if names:
         raise UserError(f"--model {name}: {names[0]} of its text_cfg is not a name")
@@ -365,13 +370,14 @@ def _require_transformers(name: str) -> None:
             raise UserError(f"--model {name} needs {package}, which is not installed: pip install -r requirements-hf.txt")
 
 
-def _is_text_tower(file: Path) -> bool:
-    """Whether a file is transformers' configuration of a text tower, not of a whole CLIP: the latter is in many folders too."""
+def _kind_of_network(file: Path) -> str | None:
+    """The kind of network that a configuration of transformers describes. Many folders have one of a whole CLIP, not of a text tower."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("model_type") in open_clip().hf_configs.arch_dict
+        return None
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _check_pretrained(name: str, pretrained: str | None, config: Mapping[str, Any], tag: Mapping[str, Any] | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from data.base.version import CHECKOUT, version
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VERSION = re.compile(r"^Version: *(\S+)", re.MULTILINE)
 
 
 def provenance(options: Any) -> dict[str, Any]:
@@ -44,17 +45,22 @@ def json_value(value: Any) -> Any:
 def installed(package: str) -> str | None:
     """The version of a package, None where it is missing."""
     try:
-        return metadata.version(package)
+        found = metadata.distribution(package)
     except metadata.PackageNotFoundError:
         return None
+    # `found.version` parses the whole METADATA, mostly a README, as an e-mail. The version is one of its first lines.
+    stated = _VERSION.search(found.read_text("METADATA") or "")
+    return found.version if stated is None else stated[1]
 
 
 def _commit() -> str:
     """The commit of this checkout, with "+changes" if tracked files differ from it; "unknown" outside a checkout."""
-    git = ["git", "-C", str(CHECKOUT)]
+    git = ["git", "-C", str(CHECKOUT), "status", "--porcelain=v2", "--branch", "--no-ahead-behind", "-uno"]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        lines = subprocess.run(git, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head + ("+changes" if changed.strip() else "")
+    # Lines such as "# branch.oid 1a2b..." ("(initial)" before the first commit), then one for each changed file.
+    head = next((line.split()[2] for line in lines if line.startswith("# branch.oid ")), "(initial)")
+    changed = any(not line.startswith("#") for line in lines)
+    return "unknown" if head == "(initial)" else head + ("+changes" if changed else "")

@@ -91,7 +91,7 @@ class FolderReader:
             except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
                 raise _damaged(item.path, error) from error
             assert rows is not None
-            yield loaded_of(rows, extra, self._kind, item.place)
+            yield loaded_of(rows, extra, self._kind, item)
 
     def _paths(self, folder: Path) -> Iterator[tuple[Path, str]]:
         """The files of features, with their paths below the folder without the suffix, sorted folder by folder."""

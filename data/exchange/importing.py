@@ -86,10 +86,10 @@ def import_features(options: ImportOptions) -> Summary:
     for entries in items.values():
         for item in entries.values():
             if item.shape:
-                require_width(item.shape[-1], dimension, item.place)
-    for text, item in matched.texts.items():
+                require_width(item.shape[-1], dimension, item)
+    for item in matched.texts.values():
         if item.tokens:
-            _require_length(item.tokens, about, text, item.place)
+            _require_length(item.tokens, about, item)
     settings = about.settings(dimension, dtype)
     cache = None if not recorded else _open(options, about, settings)
     if not options.allow_missing:
@@ -165,10 +165,10 @@ def _shape_of(
     return int(dimension), str(given)
 
 
-def _require_length(tokens: int, about: About, text: str, place: str) -> None:
+def _require_length(tokens: int, about: About, item: Item) -> None:
     if tokens > about.context_length:
         raise UserError(
-            f"{place}: {tokens} tokens, more than the {about.context_length} of the cache: give a larger context_length in --about, "
+            f"{item.place}: {tokens} tokens, more than the {about.context_length} of the cache: give a larger context_length in --about, "
             "for a new --cache"
         )
 
@@ -207,33 +207,39 @@ def _listing(options: ImportOptions, matched: Matched, cache: FeatureCache) -> t
     preset: Preset = find_preset("table", None, options.table)
     folder = options.frames
     source = Source(preset.name, str(origin.absolute()), None if folder is None else str(folder.absolute()), matched.dataset.division)
-    ids = {*matched.dataset.videos["video_id"]}
+    listed = matched.dataset.videos
+    # As a list: pandas takes several times longer to iterate over a column of Arrow strings.
+    ids: list[str] = listed["video_id"].tolist()
 
     def overlap(name: str) -> float:
         before = {*cache.listings.videos(name)["video_id"]}
-        return len(before & ids) / max(len(before), 1)
+        return len(before & {*ids}) / max(len(before), 1)
 
     own = name_of(source, options.name, True, cache.listings.sources(cache.listings.damaged()), overlap)
-    listed = matched.dataset.videos
-    files = [_file_of(matched.videos.get(video_id), options.frames) for video_id in listed["video_id"]]
+    files = _files_of([matched.videos.get(video_id) for video_id in ids], options.frames)
     before = cache.listings
     if own in before.names() and own not in before.damaged():
         # A later import may bring only the texts, or some of the videos.
         known = before.videos(own).drop_duplicates("video_id").set_index("video_id")["file"]
-        files = [file or known.get(video_id) for file, video_id in zip(files, listed["video_id"], strict=True)]
+        files = [file or known.get(video_id) for file, video_id in zip(files, ids, strict=True)]
     return own, Listing(
         source, matched.dataset.captions, listed.assign(file=pd.Series(files, index=listed.index, dtype=object), failed=False)
     )
 
 
-def _file_of(item: Item | None, frames: Path | None) -> str | None:
-    """The file of features of a video, as the listing names it: its path under --frames, or the name of that file."""
-    if item is None or frames is None:
-        return None
-    if item.path is frames:
-        return path_text(frames.name)
-    whole, below = str(item.path), os.path.join(frames, "")
-    return path_text(whole[len(below) :] if whole.startswith(below) else item.path.name)
+def _files_of(items: Sequence[Item | None], frames: Path | None) -> list[str | None]:
+    """The file of features of each video, as the listing names it: its path under --frames, or the name of that file."""
+    if frames is None:
+        return [None] * len(items)
+    below = os.path.join(frames, "")
+
+    def name_of_file(path: Path) -> str:
+        whole = str(path)
+        return path_text(whole[len(below) :] if whole.startswith(below) else path.name)
+
+    # Once for each file: one file may hold all videos.
+    names = {path: name_of_file(path) for path in {item.path for item in items if item is not None}}
+    return [None if item is None else names[item.path] for item in items]
 
 
 class _Parts:
@@ -260,7 +266,7 @@ class _Parts:
             pending.result()
 
     def _store(self, block: Block, names: Sequence[str]) -> None:
-        require_width(block.rows_RD.shape[1], self._cache.dimension, block.items[0].place)
+        require_width(block.rows_RD.shape[1], self._cache.dimension, block.items[0])
         require_sound(block, self._kind)
         rows_RD = _as(block.rows_RD, self._cache.settings["dtype"], block)
         arrays = self._videos(block, names, rows_RD) if self._kind == "videos" else self._texts(block, names, rows_RD)
@@ -275,8 +281,8 @@ class _Parts:
         return bare_video_arrays(names, rows_RD, block.counts, seconds_R.astype(np.float64), stamps)
 
     def _texts(self, block: Block, names: Sequence[str], rows_RD: NDArray[Any]) -> dict[str, Any]:
-        for item, name, count in zip(block.items, names, block.counts, strict=True):
-            _require_length(count, self._about, name, item.place)
+        for item, count in zip(block.items, block.counts, strict=True):
+            _require_length(count, self._about, item)
         offsets = offsets_of(block.counts)
         # The sentence feature of CLIP is that of the end token.
         sentence_ND = rows_RD[offsets[1:] - 1] if block.extra is None else _as(block.extra, self._cache.settings["dtype"], block)

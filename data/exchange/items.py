@@ -128,7 +128,7 @@ def in_blocks(items: Sequence[Item], loaded: Iterator[Loaded], kind: Kind) -> It
     pending: list[tuple[Item, Loaded]] = []
     held = 0
     for item, arrays in zip(items, loaded, strict=True):
-        _require_fitting(arrays, kind, item.place)
+        _require_fitting(arrays, kind, item)
         if pending and not _alike(arrays, pending[0][1]):
             yield _joined(pending, kind)
             pending, held = [], 0
@@ -153,7 +153,7 @@ def _joined(pending: Sequence[tuple[Item, Loaded]], kind: Kind) -> Block:
     return Block([item for item, _ in pending], rows_RD, [len(arrays.rows_TD) for _, arrays in pending], extra)
 
 
-def _require_fitting(arrays: Loaded, kind: Kind, place: str) -> None:
+def _require_fitting(arrays: Loaded, kind: Kind, item: Item) -> None:
     """Raise UserError if the second array of an entry does not go with its rows."""
     rows_TD, extra = arrays
     if extra is None:
@@ -161,14 +161,14 @@ def _require_fitting(arrays: Loaded, kind: Kind, place: str) -> None:
     wanted = (len(rows_TD),) if kind == "videos" else rows_TD.shape[1:]
     if extra.shape != wanted:
         if kind == "texts":
-            raise UserError(f"{place}: the sentence has the shape {list(extra.shape)}: expected {list(wanted)}")
-        raise UserError(f"{place}: {len(rows_TD)} frames and seconds of shape {list(extra.shape)}: give one time for each frame")
+            raise UserError(f"{item.place}: the sentence has the shape {list(extra.shape)}: expected {list(wanted)}")
+        raise UserError(f"{item.place}: {len(rows_TD)} frames and seconds of shape {list(extra.shape)}: give one time for each frame")
 
 
-def require_width(found: int, dimension: int, place: str) -> None:
+def require_width(found: int, dimension: int, item: Item) -> None:
     """Raise UserError if features are not D wide."""
     if found != dimension:
-        raise UserError(f"{place}: features are {found} wide, the others {dimension}: import features of one encoder into one cache")
+        raise UserError(f"{item.place}: features are {found} wide, the others {dimension}: import features of one encoder into one cache")
 
 
 def require_unique(items: Sequence[Item]) -> None:
@@ -179,17 +179,17 @@ def require_unique(items: Sequence[Item]) -> None:
             raise UserError(f"{quote(item.name)} is there twice, in {first[item.name].place} and in {item.place}: keep one of them")
 
 
-def seconds_or_none(array: NDArray[Any] | None, kind: Kind, place: str) -> NDArray[Any] | None:
+def seconds_or_none(array: NDArray[Any] | None, kind: Kind, item: Item) -> NDArray[Any] | None:
     """The second array of an entry, checked for its dtype."""
     if array is None:
         return None
     if array.dtype.kind not in ("iuf" if kind == "videos" else "f"):
-        raise UserError(f"{place}: {EXTRA[kind]} are {array.dtype.name}: save them as numbers")
+        raise UserError(f"{item.place}: {EXTRA[kind]} are {array.dtype.name}: save them as numbers")
     return array.astype(np.float64) if kind == "videos" else array
 
 
-def loaded_of(rows: NDArray[Any], extra: NDArray[Any] | None, kind: Kind, place: str) -> Loaded:
+def loaded_of(rows: NDArray[Any], extra: NDArray[Any] | None, kind: Kind, item: Item) -> Loaded:
     """The arrays of an entry, as read. One row of a text's features is its sentence alone."""
     if kind == "texts" and rows.ndim == 1:
         return Loaded(np.empty((0, len(rows)), dtype=rows.dtype), rows)
-    return Loaded(rows, seconds_or_none(extra, kind, place))
+    return Loaded(rows, seconds_or_none(extra, kind, item))

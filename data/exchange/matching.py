@@ -78,7 +78,8 @@ def match(items: Mapping[Kind, Sequence[Item]], table: Path | None, frames: Path
     by_text = {_checked(check_caption, item): item for item in texts}
     if table is None:
         ids = {_checked(check_name, item): item for item in videos}
-        listed = pd.DataFrame({"video_id": list(ids), "split": SEARCHED, "file": None, **cells_of(WHOLE_FILE for _ in ids)})
+        whole = {name: cell for name, (cell,) in cells_of([WHOLE_FILE]).items()}
+        listed = pd.DataFrame({"video_id": list(ids), "split": SEARCHED, "file": None, **whole})
         nothing = pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str)
         return Matched(ids, by_text, Dataset(nothing, listed), [], [], 0, 0)
     if not table.is_file():
@@ -88,7 +89,8 @@ def match(items: Mapping[Kind, Sequence[Item]], table: Path | None, frames: Path
     by_name = {item.name: item for item in videos}
     found: dict[str, Item] = {}
     owner: dict[str, str] = {}
-    for video_id in dataset.videos["video_id"]:
+    ids_listed: list[str] = dataset.videos["video_id"].tolist()
+    for video_id in ids_listed:
         item = by_name.get(video_id)
         if item is None:
             item = next((by_name[name] for name in _names(video_id, dataset.sought.get(video_id, video_id)) if name in by_name), None)
@@ -103,7 +105,7 @@ def match(items: Mapping[Kind, Sequence[Item]], table: Path | None, frames: Path
         found,
         {text: by_text[text] for text in captions if text in by_text},
         dataset,
-        [video_id for video_id in dataset.videos["video_id"] if video_id not in found] if "videos" in items else [],
+        [video_id for video_id in ids_listed if video_id not in found] if "videos" in items else [],
         [text for text in captions if text not in by_text and text.strip()] if "texts" in items else [],
         len(by_name) - len(found),
         sum(text not in captions for text in by_text),

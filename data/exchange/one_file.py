@@ -8,12 +8,11 @@ Parquet             a row for each: video_id, frames (list of lists), seconds (l
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,21 +67,37 @@ class _ByKey(_OneFile):
 
     def _list(self, arrays: Mapping[str, tuple[tuple[int, ...], str]], text_of: Callable[[str], str | None]) -> None:
         rows, extra = ROWS[self.kind], EXTRA[self.kind]
-        groups: dict[str, dict[str, str]] = {}
+        # By role, then by name. A dict for each name would make Python collect garbage several times.
+        keys: dict[str, dict[str, str]] = {rows: {}, extra: {}, "text": {}}
+        names: dict[str, None] = {}
         for key in arrays:
             name, slash, role = key.rpartition("/")
-            if slash and role in (rows, extra, "text"):
-                groups.setdefault(name, {})[role] = key
-            else:
-                groups.setdefault(key, {})[rows] = key
-        for name, keys in groups.items():
-            first = keys.get(rows, keys.get(extra) if self.kind == "texts" else None)
+            if not slash or role not in keys:
+                name, role = key, rows
+            keys[role][name] = key
+            names[name] = None
+        for name in names:
+            first, second = keys[rows].get(name), keys[extra].get(name)
+            if first is None and self.kind == "texts":
+                first, second = second, None
             if first is None:
                 raise UserError(f"{self.path}, {quote(name)}: has no {rows}: add {name}/{rows}")
-            second = keys.get(extra) if rows in keys else None
             self._add(text_of(name) or name, name, *arrays[first], (first, second))
+            if second is not None and arrays[second][1] == "bfloat16":
+                raise UserError(f"{self.path}, {quote(name)}: {extra} are bfloat16, which numpy lacks: save them as float32")
         if not self.items:
             raise UserError(f"{self.path} holds no features of {self.kind}")
+
+
+_Tensor: TypeAlias = tuple[int, tuple[int, ...], str]
+"""A tensor of a safetensors file: where its data begin, its shape, and the name of its dtype."""
+
+
+def _flattened(value: dict[str, Any]) -> _Tensor | dict[str, Any]:
+    """A value of the header, with the description of a tensor as a plain tuple, which the garbage collector does not track."""
+    if not isinstance(value.get("data_offsets"), list):
+        return value
+    return value["data_offsets"][0], tuple(value["shape"]), _SAFETENSORS.get(value["dtype"], "int8")
 
 
 class SafetensorsReader(_ByKey):
@@ -97,16 +112,15 @@ class SafetensorsReader(_ByKey):
                 with safe_open(path, framework="numpy") as checked:
                     texts = checked.metadata() or {}
                 length = int.from_bytes(file.read(8), "little")
-                header: dict[str, Any] = json.loads(file.read(length))
+                header: dict[str, Any] = json.loads(file.read(length), object_hook=_flattened)
         except (SafetensorError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
         header.pop("__metadata__", None)
-        self._places = {key: (8 + length + at["data_offsets"][0], tuple(at["shape"])) for key, at in header.items()}
-        dtypes = {key: _SAFETENSORS.get(at["dtype"], "int8") for key, at in header.items()}
-        self._dtypes = {key: np.dtype(name) for key, name in dtypes.items() if name != "bfloat16"}
+        self._tensors: dict[str, _Tensor] = header
+        self._data = 8 + length
         # In the order of the file, so that it is read from start to end.
-        order = sorted(header, key=lambda key: self._places[key][0])
-        self._list({key: (self._places[key][1], dtypes[key]) for key in order}, texts.get)
+        order = sorted(header, key=lambda key: self._tensors[key][0])
+        self._list({key: self._tensors[key][1:] for key in order}, texts.get)
 
     def read(self, items: Sequence[Item]) -> Iterator[Block]:
         """The tensors of these items. Neighbours in the file are read at once."""
@@ -121,23 +135,24 @@ class SafetensorsReader(_ByKey):
                 for run in self._runs(members):
                     counts = [item.shape[0] for item in run]
                     rows_RD = np.empty((sum(counts), *plain[1]), dtype=plain[0])
-                    self._fill(file, self._places[run[0].key[0]][0], rows_RD)
+                    self._fill(file, self._tensors[run[0].key[0]][0], rows_RD)
                     yield Block(run, rows_RD, counts, None)
 
     def _runs(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """Split items into runs of neighbours in the file of at most BLOCK_BYTES."""
-        first, size = 0, 0
+        first = begin = end = 0
         for i, item in enumerate(items):
-            start = self._places[item.key[0]][0]
-            if i > first and (start != self._places[items[first].key[0]][0] + size or size >= BLOCK_BYTES):
-                yield items[first:i]
-                first, size = i, 0
-            size += math.prod(item.shape) * item.dtype.itemsize
-        if items:
-            yield items[first:]
+            start = self._tensors[item.key[0]][0]
+            if i == 0 or start != end or end - begin >= BLOCK_BYTES:
+                if i:
+                    yield items[first:i]
+                first, begin = i, start
+            rows, width = item.shape
+            end = start + rows * width * item.dtype.itemsize
+        yield items[first:]
 
     def _fill(self, file: BinaryIO, offset: int, array: NDArray[Any]) -> None:
-        file.seek(offset)
+        file.seek(self._data + offset)
         view = array.reshape(-1).view(np.uint8).data
         if file.readinto(view) != len(view):  # type: ignore[attr-defined]
             raise UserError(f"{self.path} is truncated: copy it again")
@@ -149,13 +164,13 @@ class SafetensorsReader(_ByKey):
                 if key is None:
                     arrays.append(None)
                     continue
-                offset, shape = self._places[key]
-                array = np.empty(shape, dtype=self._dtypes[key])
+                offset, shape, dtype = self._tensors[key]
+                array = np.empty(shape, dtype=dtype)
                 self._fill(file, offset, array)
                 arrays.append(array)
             rows, extra = arrays
             assert rows is not None
-            yield loaded_of(rows, extra, self.kind, item.place)
+            yield loaded_of(rows, extra, self.kind, item)
 
 
 class Hdf5Reader(_ByKey):
@@ -186,9 +201,14 @@ class Hdf5Reader(_ByKey):
         width, dtype = group[first].shape[1:], group[first].dtype.name
         if rows in group and len(group[rows]) != offsets[-1]:
             raise UserError(f"{self.path}: offsets end at {offsets[-1]} and there are {len(group[rows])} rows of {rows}")
+        form = np.dtype(dtype)
+        shapes: dict[int, tuple[int, ...]] = {}
         for entry, (name, (start, stop)) in enumerate(zip(names.tolist(), pairwise(offsets.tolist()), strict=True)):
-            shape = width if self.kind == "texts" and start == stop else (stop - start, *width)
-            self._add(name, name, shape, dtype, (entry, start, stop))
+            shape = shapes.get(stop - start)
+            if shape is None:
+                shape = shapes[stop - start] = width if self.kind == "texts" and start == stop else (stop - start, *width)
+                require_features(shape, form, self.kind, f"{self.path}, {quote(name)}")
+            self.items.append(Item(name, shape, form, self.path, *self._stamp, name, (entry, start, stop)))
 
     def read(self, items: Sequence[Item]) -> Iterator[Block]:
         """The datasets of these items."""
@@ -204,7 +224,7 @@ class Hdf5Reader(_ByKey):
         for item in items:
             rows, extra = (None if key is None else self._file[key][()] for key in item.key)
             assert rows is not None
-            yield loaded_of(rows, extra, self.kind, item.place)
+            yield loaded_of(rows, extra, self.kind, item)
 
     def _read_packed(self, group: Group, items: Sequence[Item]) -> Iterator[Block]:
         """Neighbours are read at once."""
@@ -324,7 +344,7 @@ class ParquetReader(_OneFile):
             if first is None:
                 raise UserError(f"{item.place}: {rows} are empty")
             require_features(first.shape, first.dtype, self.kind, item.place)
-            yield loaded_of(first, second, self.kind, item.place)
+            yield loaded_of(first, second, self.kind, item)
 
 
 def _nested(cell: Any, place: str, column: str) -> NDArray[Any] | None:

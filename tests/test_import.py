@@ -457,7 +457,7 @@ def _headed(array: Any, shape: tuple[int, ...]) -> bytes:
     """A `.npy` file that claims another shape."""
     content = io.BytesIO()
     np.lib.format.write_array_header_1_0(content, {"descr": array.dtype.str, "fortran_order": False, "shape": shape})
-    return content.getvalue() + array.tobytes()
+    return content.getvalue() + bytes(array.tobytes())
 
 
 def _touched(path: Path) -> Path:

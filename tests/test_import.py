@@ -282,6 +282,10 @@ def test_a_clip_that_encodes_texts_otherwise_is_refused(cache: FeatureCache, tmp
         ('{"context_length": 1}', "the most tokens of a text"),
         ('{"weights": "abc"}', "64 hexadecimal digits"),
         ('{"model": ""}', "model is '': expected text"),
+        ('{"preprocessing": {"image_size": 224}}', r"image_size is 224: expected a list \[height, width\] of pixels"),
+        ('{"preprocessing": {"image_mean": "a"}}', "image_mean is 'a': expected a list of three numbers"),
+        ('{"preprocessing": {"image_resize": "bicubic"}}', "image_resize is 'bicubic': expected text such as"),
+        (f'{{"logit_scale": {"1" * 400}}}', "expected the factor itself"),
         ("[1]", "expected a JSON object"),
         ("{", "cannot be read as JSON"),
     ],
@@ -291,6 +295,12 @@ def test_what_is_wrong_with_about_is_named(content: str, message: str, options: 
     with pytest.raises(UserError, match=message):
         main(replace(options, about=tmp_path / "about.json"))
     assert not options.cache.exists()
+
+
+def test_one_scale_may_be_written_in_two_ways(options: ImportOptions, tmp_path: Path) -> None:
+    for scale in ("100", "100.0", "1e2"):
+        (tmp_path / "about.json").write_text(f'{{"logit_scale": {scale}}}')
+        main(replace(options, about=tmp_path / "about.json"))
 
 
 # Again
@@ -385,6 +395,11 @@ def test_an_import_into_another_cache_is_refused(
         main(ImportOptions(cache=options.cache, frames=files.npy(tmp_path / "8", {"a": np.ones((2, 8), np.float16)}), quiet=True))
     with pytest.raises(UserError, match="dtype is float16 there and float32 here"):
         main(replace(options, dtype="float32"))
+    FeatureCache.create(tmp_path / "python", {"weights": "mine", "dimension": files.D, "max_words": 77, "dtype": "float16"})
+    with pytest.raises(UserError, match=r"was written from Python: import into another --cache, and what data.export_features writes"):
+        main(replace(options, cache=tmp_path / "python"))
+    with pytest.raises(UserError, match=r"--frames .* is a feature cache: export it with python -m data.export_features"):
+        main(replace(options, cache=tmp_path / "other", frames=options.cache))
     with pytest.raises(UserError, match="holds features of an extraction"):
         main(replace(options, cache=cache_path))
     with pytest.raises(UserError, match="holds imported features: extract into another --cache"):

@@ -87,7 +87,9 @@ def import_features(options: ImportOptions) -> Summary:
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
     if recorded and IMPORTED not in recorded:
         made = "holds features of an extraction" if "fps" in recorded else "was written from Python"
-        raise UserError(f"--cache {options.cache} {made}: import into another --cache")
+        raise UserError(
+            f"--cache {options.cache} {made}: import into another --cache, and what data.export_features writes of this one too"
+        )
     about = recorded_about(recorded) if recorded and options.about is None else About()
     about = about if options.about is None else read_about(options.about)
     readers: dict[Kind, Reader] = {}

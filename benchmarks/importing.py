@@ -2,7 +2,8 @@
 
 The copy reads the same bytes, computes their SHA-256, and writes them to one file that it syncs. An import reads headers first, checks
 every feature, and writes checksummed, synced parts and the listing. Both run in one process, in turn, after a first run that is not
-timed. Memory is the growth of a process that imports once. The last line of the output is JSON.
+timed. Files of earlier runs are removed before the clock starts. Memory is the growth of a process that imports once. The last line of
+the output is JSON.
 """
 
 import hashlib
@@ -93,8 +94,13 @@ def copy(source: Path, target: Path) -> None:
 
 def import_once(source: Path, cache: Path) -> None:
     """Import into a new cache."""
-    shutil.rmtree(cache, ignore_errors=True)
     import_features(ImportOptions(cache=cache, frames=source, fps=1.0, quiet=True))
+
+
+def remove(copied: Path, cache: Path) -> None:
+    """Remove what both sides wrote, so that each writes new files."""
+    copied.unlink(missing_ok=True)
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 def peak_growth_mib(source: Path, cache: Path) -> float:
@@ -119,14 +125,17 @@ def main(options: ImportBenchmarkOptions) -> Path:
         size = options.videos * options.frames * options.dimension * 2 / 2**20
         for form, source in write_forms(work, options).items():
             print(form, file=sys.stderr)
-            sides = {"copy": partial(copy, source, work / "copy"), "import": partial(import_once, source, work / "cache")}
-            seconds = seconds_interleaved(sides, options.repeats, sides)
+            copied, cache = work / "copy", work / "cache"
+            sides = {"copy": partial(copy, source, copied), "import": partial(import_once, source, cache)}
+            before = partial(remove, copied, cache)
+            seconds = seconds_interleaved(sides, options.repeats, sides, before=before)
             row = {f"{name} s": statistics.median(taken) for name, taken in seconds.items()}
             pairs = zip(seconds["copy"], seconds["import"], strict=True)
             row["rate of the copy"] = statistics.median(copied / imported for copied, imported in pairs)
             row["import MiB/s"] = size / row["import s"]
+            before()
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                row["peak MiB"] = pool.submit(peak_growth_mib, source, work / "cache").result()
+                row["peak MiB"] = pool.submit(peak_growth_mib, source, cache).result()
             figures[form] = row
     for form, row in figures.items():
         print(f"{form}, {options.videos:,} videos of {options.frames} x {options.dimension} float16")

@@ -43,13 +43,21 @@ def time_interleaved(sides: Mapping[str, Callable[[], object]], repeats: int) ->
 
 
 def seconds_interleaved(
-    sides: Mapping[str, Callable[[], object]], repeats: int, warm_up: Collection[str], clock: Callable[[], float] = time.perf_counter
+    sides: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warm_up: Collection[str],
+    clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of every run of each side, by `clock`. The sides run alternately; those in `warm_up` first run once untimed."""
+    """Seconds of every run of each side, by `clock`. The sides run alternately; those in `warm_up` first run once untimed.
+
+    before: called before every run, untimed.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name, run in sides.items():
             if turn or name in warm_up:
+                before()
                 start = clock()
                 run()
                 taken = clock() - start

@@ -1,9 +1,13 @@
 """The cache as a file format: what is written comes back, and what does not fit is refused."""
 
+import pickle
+import subprocess
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.base.errors import UserError
+from data.base.provenance import installed, packages, provenance
 from data.cache import CLIP_FILE, ClipParts, FeatureCache, TextEntry, VideoEntry
+from data.cache.hdf5 import read_arrays, write_arrays
+from data.cache.listings import Listing, Listings
+from data.cache.sources import Source
+from data.exchange.options import ExportOptions
 from data.sampling import choose_frames
 from data.span import Span
 
@@ -171,3 +180,53 @@ def test_an_unfinished_part_is_not_read(tmp_path: Path) -> None:
     assert not FeatureCache(tmp_path).listings.sources()
     cache.write_videos([video(np.random.default_rng(0), "v", 2)])
     assert ("videos", "v") in FeatureCache(tmp_path)
+
+
+def test_a_cache_is_pickled_for_the_processes_of_a_sweep(tmp_path: Path) -> None:
+    cache = new_cache(tmp_path)
+    cache.write_videos([video(np.random.default_rng(0), "v", 2)])
+    assert pickle.loads(pickle.dumps(cache)).places("videos") == cache.places("videos")
+
+
+def test_one_process_writes_the_tables_that_several_join(tmp_path: Path) -> None:
+    captions = pd.DataFrame({"video_id": ["a", "b"], "caption": ["one", "two"], "split": "train"})
+    videos = pd.DataFrame({"video_id": ["a", "b", "c", "d"], "split": "train", "file": ["a.npy", "b.npy", "c.npy", None]})
+    videos = videos.astype({"file": object}).assign(start=np.nan, end=np.nan, failed=False)
+    listing = Listing(Source("table", "/t.csv", "/videos"), captions, videos)
+    written = []
+    for world_size in (1, 2):
+        folder = tmp_path / str(world_size)
+        folder.mkdir()
+        listings = Listings(folder)
+        for rank in range(world_size):
+            listings.begin("t", listing, (rank, world_size))
+        assert listings.files() == sorted(
+            f"{kind}-t.{i}-of-{world_size}.parquet" for kind in ("captions", "videos") for i in range(world_size)
+        )
+        for rank in range(world_size):
+            listings.complete("t", listing, (rank, world_size))
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1]
+    assert len(written[0]) == 4
+
+
+@settings(max_examples=20)
+@given(texts=st.lists(st.sampled_from(["", "a", "bé"]), max_size=4))
+def test_texts_are_read_back_empty_ones_too(texts: list[str]) -> None:
+    with h5py.File("texts", "w", driver="core", backing_store=False) as file:
+        write_arrays(file, {"texts": texts, "none": [""] * len(texts)})
+        assert file["texts"].asstr()[()].tolist() == texts
+        assert read_arrays(file)["none"].tolist() == [b""] * len(texts)
+
+
+def test_the_provenance_records_versions_and_commit() -> None:
+    """Against importlib.metadata, which parses the whole metadata, and two commands of git."""
+    found = {name: metadata.version(name) for name in packages() if installed(name) is not None}
+    assert len(found) > 5
+    assert {name: installed(name) for name in found} == found
+    assert installed("no-such-package") is None
+    git = ["git", "-C", str(Path(__file__).parent)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False).stdout.strip()
+    expected = head.stdout.strip() + ("+changes" if changed else "") if head.returncode == 0 else "unknown"
+    assert provenance(ExportOptions(Path("cache"), Path("out")))["commit"] == expected

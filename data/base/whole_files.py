@@ -33,7 +33,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        sync_file(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -70,7 +70,8 @@ def remove_stale(folder: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Sync a file or folder to the disk. Raises OSError if that fails."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -81,7 +82,7 @@ def _sync(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     """Sync a folder, so that a rename in it survives a crash, if the file system can."""
     try:
-        _sync(folder)
+        sync_file(folder)
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise

@@ -13,6 +13,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from data.base.errors import UserError
 from data.base.quoting import quote
 from data.base.sealed import is_sound, seal, write_sealed
-from data.base.whole_files import remove_stale, written_whole
+from data.base.whole_files import remove_stale, sync_file, written_whole
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import file_bytes, new_file, open_file, write_arrays
@@ -364,19 +366,32 @@ class FeatureCache:
                 raise UserError(f"{name} features are not finite as {self.settings['dtype']}: make the cache with --dtype float32")
         self._indices[kind].add(kind, Part(self.store(kind, arrays, identity or _content(arrays)), "/"), self.digest)
 
-    def store(self, kind: Kind, arrays: Mapping[str, Any], identity: bytes, before_naming: Callable[[], object] = lambda: None) -> Path:
+    def store(
+        self,
+        kind: Kind,
+        arrays: Mapping[str, Any],
+        identity: bytes,
+        before_naming: Callable[[], object] = lambda: None,
+        turn: AbstractContextManager[object] = nullcontext(),  # noqa: B008 - it has no state
+    ) -> Path:
         """Write a part without checking or indexing its entries, and return its path. May run in several threads at once.
 
         before_naming: called when the part is written, before it gets its name and so becomes part of the cache.
+        turn: held while HDF5 writes. Threads should share one lock: h5py runs one call at a time, so parts that are written at once are
+            all complete at once, and no thread hashes or syncs meanwhile.
         """
         part = self.path / f"{kind}-{hashlib.sha256(identity).hexdigest()[:16]}.h5"
         with written_whole(part) as temporary:
-            with new_file(temporary) as (file, _):
+            with turn, new_file(temporary) as (file, _):
                 file.attrs["digest"] = self.digest
                 file.attrs["settings"] = json.dumps(self._recorded, sort_keys=True)
                 file.attrs["written_ns"] = time.time_ns()
                 write_arrays(file, arrays)
-            seal(temporary)
+            # The disk writes while the processor hashes. `written_whole` syncs again, which is quick: only the seal is new.
+            with ThreadPoolExecutor(1) as pool:
+                written = pool.submit(sync_file, temporary)
+                seal(temporary)
+                written.result()
             before_naming()
         return part
 

@@ -132,7 +132,13 @@ def file_bytes(fill: Callable[[Group], None]) -> bytes:
 def write_arrays(group: Group, arrays: Mapping[str, Any]) -> None:
     """Write each array as a dataset. A list is a dataset of strings."""
     for name, value in arrays.items():
-        group.create_dataset(name, data=value, dtype=h5py.string_dtype() if isinstance(value, list) else None)
+        if not isinstance(value, list):
+            group.create_dataset(name, data=value)
+        elif any(value):
+            group.create_dataset(name, data=value, dtype=h5py.string_dtype())
+        else:
+            # Empty strings are HDF5's fill value. Writing them takes as long as other strings.
+            group.create_dataset(name, shape=len(value), dtype=h5py.string_dtype())
 
 
 def read_arrays(group: Group) -> dict[str, NDArray[Any]]:

@@ -150,12 +150,14 @@ class Listings:
     def begin(self, name: str, listed: Listing, shard: tuple[int, int] = (0, 1)) -> None:
         """Record the pending listing of a source: process I of `shard` (I, N) writes its share of the videos. This protects the entries
         from being pruned meanwhile."""
-        own, digest = f"{name}.{shard[0]}-of-{shard[1]}", listed.digest()
+        own = f"{name}.{shard[0]}-of-{shard[1]}"
+        # A share that is alone is never joined, so nobody compares its digest.
+        digest = listed.digest() if shard[1] > 1 else None
         for share in self._shares(name):
             # Shares of another listing, or of another number of processes, will never be joined.
-            if not share.endswith(f"-of-{shard[1]}") or self._digest_of(share) != digest:
+            if not share.endswith(f"-of-{shard[1]}") or (digest is not None and self._digest_of(share) != digest):
                 self._remove(share)
-        self._write(own, listed, shard, {"listing": digest})
+        self._write(own, listed, shard, {} if digest is None else {"listing": digest})
 
     def complete(self, name: str, listed: Listing, shard: tuple[int, int] = (0, 1)) -> None:
         """Record that a share is done. The last process to finish replaces the previous listing of the source."""

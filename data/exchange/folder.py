@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from data.base.errors import UserError, cannot_read, one_line
 from data.base.quoting import path_text
 from data.cache.layout import NAMES, Kind
-from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, in_blocks, loaded_of, require_features
+from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, Memory, in_blocks, loaded_of, require_features
 
 SUFFIXES = (".npy", ".npz")
 HEADER_BYTES = 4096
@@ -40,6 +40,7 @@ class FolderReader:
         """List the files and read their headers. Raises UserError if one is not features, or if two have one name."""
         self._kind, self._other = kind, Counter[str]()
         self.items: list[Item] = []
+        self._memory = Memory()
         named: dict[str, Path] = {}
         for path, stem in self._paths(folder):
             if stem in named:
@@ -76,13 +77,13 @@ class FolderReader:
             while last < len(items) and (rows == 0 or (rows + items[last].shape[0]) * row_bytes <= BLOCK_BYTES):
                 rows += items[last].shape[0]
                 last += 1
-            rows_RD = np.empty((rows, form[1]), dtype=form[0])
-            view, at = rows_RD.reshape(-1).view(np.uint8).data, 0
+            block = self._memory.block(items[first:last], rows, form[1], form[0], [item.shape[0] for item in items[first:last]])
+            view, at = block.rows_RD.reshape(-1).view(np.uint8).data, 0
             for item in items[first:last]:
                 size = item.shape[0] * row_bytes
                 _read_into(item, view[at : at + size])
                 at += size
-            yield Block(items[first:last], rows_RD, [item.shape[0] for item in items[first:last]], None)
+            yield block
             first = last
 
     def _each(self, items: Sequence[Item]) -> Iterator[Loaded]:

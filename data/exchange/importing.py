@@ -6,6 +6,7 @@ Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
 import json
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -268,6 +269,7 @@ class _Parts:
         self._cache, self._kind, self._about, self._fps, self._begun = cache, kind, about, fps, begun
         self._pool = ThreadPoolExecutor(WRITERS)
         self._pending: deque[Future[None]] = deque()
+        self._turn = threading.Lock()
         self.lacking = 0
         """Videos that brought no times, or texts that brought no sentence feature."""
 
@@ -289,7 +291,8 @@ class _Parts:
         require_sound(block, self._kind)
         rows_RD = _as(block.rows_RD, self._cache.settings["dtype"], block)
         arrays = self._videos(block, names, rows_RD) if self._kind == "videos" else self._texts(block, names, rows_RD)
-        self._cache.store(self._kind, arrays, json.dumps([names, time.time_ns()]).encode(), self._begun.result)
+        self._cache.store(self._kind, arrays, json.dumps([names, time.time_ns()]).encode(), self._begun.result, self._turn)
+        block.done()
 
     def _videos(self, block: Block, names: Sequence[str], rows_RD: NDArray[Any]) -> dict[str, Any]:
         seconds_R = block.extra

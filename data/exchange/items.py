@@ -3,7 +3,9 @@
 Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +19,7 @@ from data.cache.layout import Kind, all_finite
 ROWS: dict[Kind, str] = {"videos": "frames", "texts": "words"}
 EXTRA: dict[Kind, str] = {"videos": "seconds", "texts": "sentence"}
 BLOCK_BYTES = 2**24
-"""Bytes of features that are read, and written as a part, at once. The memory of larger blocks is returned to the system each time."""
+"""Bytes of features that are read, and written as a part, at once."""
 FLOATS = ("float16", "float32", "float64")
 
 
@@ -61,12 +63,35 @@ class Loaded(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Several entries: their rows, concatenated [R, D], the number of rows of each, and their seconds [R] or sentences [N, D], if any."""
+    """Several entries: their rows, concatenated [R, D], the number of rows of each, and their seconds [R] or sentences [N, D], if any.
+
+    done: call it when the rows are no longer needed, so that their memory is used again.
+    """
 
     items: Sequence[Item]
     rows_RD: NDArray[Any]
     counts: Sequence[int]
     extra: NDArray[Any] | None
+    done: Callable[[], object] = lambda: None
+
+
+class Memory:
+    """Memory for the rows of blocks. That of a block that is done serves the next one: the system clears new memory before its first
+    use, which takes longer than a read.
+
+    One thread makes blocks; any thread may say that one is done.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[NDArray[np.uint8]] = deque()
+
+    def block(self, items: Sequence[Item], rows: int, width: int, dtype: np.dtype[Any], counts: Sequence[int]) -> Block:
+        """A block without second arrays, whose rows are to be filled."""
+        size = rows * width * dtype.itemsize
+        piece = self._free.pop() if self._free else None
+        if piece is None or len(piece) < size:
+            piece = np.empty(max(size, BLOCK_BYTES), dtype=np.uint8)
+        return Block(items, piece[:size].view(dtype).reshape(rows, width), counts, None, partial(self._free.append, piece))
 
 
 class Reader(Protocol):

@@ -22,7 +22,7 @@ from data.base.errors import UserError, cannot_read, one_line
 from data.base.quoting import quote
 from data.cache.hdf5 import Group, datasets_of, open_foreign, own_group, strings_of
 from data.cache.layout import NAMES, Kind
-from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, in_blocks, loaded_of, require_features
+from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, Memory, in_blocks, loaded_of, require_features
 
 PARQUET_ROWS = 256
 """Rows of a Parquet file that are read at once."""
@@ -57,16 +57,22 @@ class _OneFile:
         self.path, self.kind = path, kind
         self.items: list[Item] = []
         self._stamp = stat.st_size, stat.st_mtime_ns
+        self._forms: dict[tuple[tuple[int, ...], str], np.dtype[Any]] = {}
+        """The dtypes by shape and name. Most entries are alike, so few have to be checked."""
+        self._memory = Memory()
 
     def left_alone(self) -> dict[str, int]:
         """One file has no files beside it."""
         return {}
 
     def _add(self, name: str, where: str, shape: tuple[int, ...], dtype: str, key: Any) -> None:
-        item = Item(name, shape, np.dtype("float32" if dtype == BFLOAT16 else dtype), self.path, *self._stamp, where, key)
-        if shape and (len(shape) != 2 or 0 in shape or item.dtype.kind != "f"):
-            require_features(shape, item.dtype, self.kind, item.place)
-        self.items.append(item)
+        form = self._forms.get((shape, dtype))
+        if form is None:
+            form = np.dtype("float32" if dtype == BFLOAT16 else dtype)
+            if shape:
+                require_features(shape, form, self.kind, f"{self.path}, {quote(where)}")
+            self._forms[shape, dtype] = form
+        self.items.append(Item(name, shape, form, self.path, *self._stamp, where, key))
 
 
 class _ByKey(_OneFile):
@@ -144,9 +150,9 @@ class SafetensorsReader(_ByKey):
                     continue
                 for run in self._runs(members):
                     counts = [item.shape[0] for item in run]
-                    rows_RD = np.empty((sum(counts), *plain[1]), dtype=plain[0])
-                    self._fill(file, self._tensors[run[0].key[0]][0], rows_RD)
-                    yield Block(run, rows_RD, counts, None)
+                    block = self._memory.block(run, sum(counts), plain[1][0], plain[0], counts)
+                    self._fill(file, self._tensors[run[0].key[0]][0], block.rows_RD)
+                    yield block
 
     def _is_plain(self, item: Item) -> bool:
         """Whether an item is the rows of one tensor, as they are in the file."""
@@ -240,14 +246,9 @@ class Hdf5Reader(_ByKey):
                     f"{self.path}: {extra} are {second.dtype.name} of shape {list(second.shape or ())}: expected numbers of shape "
                     f"{list(expected)}"
                 )
-        form = np.dtype(dtype)
-        shapes: dict[int, tuple[int, ...]] = {}
         for entry, (name, (start, stop)) in enumerate(zip(names.tolist(), pairwise(offsets.tolist()), strict=True)):
-            shape = shapes.get(stop - start)
-            if shape is None:
-                shape = shapes[stop - start] = width if self.kind == "texts" and start == stop else (stop - start, *width)
-                require_features(shape, form, self.kind, f"{self.path}, {quote(name)}")
-            self.items.append(Item(name, shape, form, self.path, *self._stamp, name, (entry, start, stop)))
+            shape = width if self.kind == "texts" and start == stop else (stop - start, *width)
+            self._add(name, name, shape, dtype, (entry, start, stop))
 
     def read(self, items: Sequence[Item]) -> Iterator[Block]:
         """The datasets of these items."""
@@ -279,11 +280,13 @@ class Hdf5Reader(_ByKey):
                 last += 1
             run = items[first:last]
             end, entries = run[-1].key[2], slice(run[0].key[0], run[-1].key[0] + 1)
-            rows_RD = group[rows][begin:end] if rows in group else np.empty((0, width), dtype=items[0].dtype)
+            block = self._memory.block(run, end - begin, width, items[0].dtype, [item.key[2] - item.key[1] for item in run])
+            if end > begin:
+                group[rows].read_direct(block.rows_RD, np.s_[begin:end])
             second = None
             if extra in group:
                 second = group[extra][begin:end] if self.kind == "videos" else group[extra][entries]
-            yield Block(run, rows_RD, [item.key[2] - item.key[1] for item in run], second)
+            yield block._replace(extra=second)
             first = last
 
 

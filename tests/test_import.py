@@ -1,9 +1,11 @@
 """Importing features: every form, every stage on the cache, what is refused, and what goes on."""
 
+import io
 import json
 import shutil
 import struct
 import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file as save_torch
 
 import evaluate
 import train_head
@@ -99,6 +101,39 @@ def test_arrays_in_other_orders_of_bytes_and_columns_are_read(tmp_path: Path) ->
     cache = FeatureCache(main(ImportOptions(cache=tmp_path / "cache", frames=folder, quiet=True)))
     for name in ("columns", "big", "plain"):
         assert (cache.frames(name) == frames_TD).all()
+
+
+def test_what_other_programs_write_is_read(tmp_path: Path) -> None:
+    """bfloat16, small integers, compressed and linked HDF5, `.NPY`, Python 2's headers, and Parquet in folders."""
+    random = np.random.default_rng(4)
+    frames = random.standard_normal((3, files.D)).astype(np.float32)
+
+    def imported(path: Path) -> FeatureCache:
+        return FeatureCache(main(ImportOptions(cache=tmp_path / f"cache-{path.name}", frames=path, quiet=True)))
+
+    rounded = torch.from_numpy(frames).bfloat16()
+    seconds = torch.tensor([0, 128, 200])
+    tensors = {"a": rounded, "b/frames": rounded.clone(), "c/frames": rounded.clone()}
+    save_torch(tensors | {"b/seconds": seconds.to(torch.uint8), "c/seconds": seconds.short()}, tmp_path / "a.safetensors")
+    cache = imported(tmp_path / "a.safetensors")
+    for name in "abc":
+        assert (cache.frames(name) == rounded.float().numpy()).all()
+    assert cache.seconds("b").tolist() == cache.seconds("c").tolist() == [0, 128, 200]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("deep/a", data=frames.astype(">f4"), compression="gzip", shuffle=True, chunks=(2, 8))
+        file["b"] = file["deep/a"]
+        file["c"] = h5py.SoftLink("/deep/a")
+    assert sorted(imported(tmp_path / "a.h5").names("videos")) == ["b", "c", "deep/a"]
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy" / "a.npy", frames)
+    (tmp_path / "npy" / "a.npy").rename(tmp_path / "npy" / "a.NPY")
+    (tmp_path / "npy" / "b.npy").write_bytes(_headed(frames, (3, files.D)).replace(b"(3, 16)", b"(3L,16)"))
+    for name in "ab":
+        assert (imported(tmp_path / "npy").frames(name) == frames).all()
+    for name in "ab":
+        (tmp_path / "parquet" / f"split={name}").mkdir(parents=True)
+        files.parquet(tmp_path / "parquet" / f"split={name}" / "part-0.snappy.parquet", "video_id", "frames", {name: frames})
+    assert sorted(imported(tmp_path / "parquet").names("videos")) == ["a", "b"]
 
 
 def test_parts_without_pictures_are_laid_out_like_an_extraction(tmp_path: Path) -> None:
@@ -258,6 +293,10 @@ def test_a_clip_that_encodes_texts_otherwise_is_refused(cache: FeatureCache, tmp
         ('{"context_length": 1}', "the most tokens of a text"),
         ('{"weights": "abc"}', "64 hexadecimal digits"),
         ('{"model": ""}', "model is '': expected text"),
+        ('{"preprocessing": {"image_size": 224}}', r"image_size is 224: expected a list \[height, width\] of pixels"),
+        ('{"preprocessing": {"image_mean": "a"}}', "image_mean is 'a': expected a list of three numbers"),
+        ('{"preprocessing": {"image_resize": "bicubic"}}', "image_resize is 'bicubic': expected text such as"),
+        (f'{{"logit_scale": {"1" * 400}}}', "expected the factor itself"),
         ("[1]", "expected a JSON object"),
         ("{", "cannot be read as JSON"),
     ],
@@ -267,6 +306,12 @@ def test_what_is_wrong_with_about_is_named(content: str, message: str, options: 
     with pytest.raises(UserError, match=message):
         main(replace(options, about=tmp_path / "about.json"))
     assert not options.cache.exists()
+
+
+def test_one_scale_may_be_written_in_two_ways(options: ImportOptions, tmp_path: Path) -> None:
+    for scale in ("100", "100.0", "1e2"):
+        (tmp_path / "about.json").write_text(f'{{"logit_scale": {scale}}}')
+        main(replace(options, about=tmp_path / "about.json"))
 
 
 # Again
@@ -361,6 +406,11 @@ def test_an_import_into_another_cache_is_refused(
         main(ImportOptions(cache=options.cache, frames=files.npy(tmp_path / "8", {"a": np.ones((2, 8), np.float16)}), quiet=True))
     with pytest.raises(UserError, match="dtype is float16 there and float32 here"):
         main(replace(options, dtype="float32"))
+    FeatureCache.create(tmp_path / "python", {"weights": "mine", "dimension": files.D, "max_words": 77, "dtype": "float16"})
+    with pytest.raises(UserError, match=r"was written from Python: import into another --cache, and what data.export_features writes"):
+        main(replace(options, cache=tmp_path / "python"))
+    with pytest.raises(UserError, match=r"--frames .* is a feature cache: export it with python -m data.export_features"):
+        main(replace(options, cache=tmp_path / "other", frames=options.cache))
     with pytest.raises(UserError, match="holds features of an extraction"):
         main(replace(options, cache=cache_path))
     with pytest.raises(UserError, match="holds imported features: extract into another --cache"):
@@ -404,6 +454,42 @@ class _Bomb:
 
     def __reduce__(self) -> tuple[object, ...]:
         return sys.exit, ("unpickled",)
+
+
+def _damaged_npz(options: ImportOptions) -> ImportOptions:
+    folder = _made(options.cache.parent / "damaged")
+    np.savez_compressed(folder / "video3.npz", frames=files.videos()["video3"])
+    content = bytearray((folder / "video3.npz").read_bytes())
+    content[60:100] = bytes(byte ^ 0x5A for byte in content[60:100])
+    (folder / "video3.npz").write_bytes(content)
+    return replace(options, frames=folder)
+
+
+def _parquet(columns: dict[str, list[Any]]) -> Callable[[ImportOptions], ImportOptions]:
+    def change(options: ImportOptions) -> ImportOptions:
+        pd.DataFrame(columns).to_parquet(options.cache.parent / "bad.parquet")
+        return replace(options, frames=options.cache.parent / "bad.parquet")
+
+    return change
+
+
+def _float8(options: ImportOptions) -> ImportOptions:
+    path = options.cache.parent / "bad.safetensors"
+    save_torch({"a": torch.ones(3, files.D).to(torch.float8_e4m3fn)}, path)
+    return replace(options, frames=path)
+
+
+def _headed(array: Any, shape: tuple[int, ...]) -> bytes:
+    """A `.npy` file that claims another shape."""
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": array.dtype.str, "fortran_order": False, "shape": shape})
+    return content.getvalue() + bytes(array.tobytes())
+
+
+def _touched(path: Path) -> Path:
+    path.parent.mkdir()
+    path.touch()
+    return path.parent
 
 
 ONES = np.ones((3, files.D), np.float16)
@@ -457,10 +543,35 @@ BAD: dict[str, tuple[Callable[[ImportOptions], ImportOptions], str]] = {
     "times that go back": (_hdf5(lambda f: _group(f, "video3", ONES, [0.0, 2.0, 1.0])), "seconds must be finite, 0 or more, and ascending"),
     "times that are negative": (_hdf5(lambda f: _group(f, "video3", ONES, [-1.0, 2.0, 3.0])), "seconds must be finite"),
     "a group without frames": (_hdf5(lambda f: f.create_dataset("video3/seconds", data=[0.0])), "has no frames: add video3/frames"),
-    "times as bfloat16": (
-        lambda o: replace(o, frames=_bfloat16_times(o.cache.parent / "times.safetensors")),
-        "times.safetensors, 'video3': seconds are bfloat16, which numpy lacks: save them as float32",
+    "a link to another HDF5 file": (_hdf5(lambda f: f.update(a=h5py.ExternalLink("b.h5", "/a"))), "'a': links to another file, 'b.h5'"),
+    "a link to nothing": (_hdf5(lambda f: f.update(a=h5py.SoftLink("/b"))), "'a': links to '/b', which is not there"),
+    "text in HDF5": (_hdf5(lambda f: f.update(ids=["a"])), "'ids': holds text, lists or records, not features"),
+    "an HDF5 dataset of nothing": (_hdf5(lambda f: f.update(a=h5py.Empty("f4"))), "'a': holds nothing, not features"),
+    "one number": (_hdf5(lambda f: f.update(a=1.5)), "'a': is one number, not features"),
+    "ids that are numbers": (_hdf5(lambda f: _packed(f, [0, 3], [7])), "'video_id': is not text in UTF-8"),
+    "offsets that are no integers": (_hdf5(lambda f: _packed(f, [0.0, 3.0])), "offsets do not describe the entries"),
+    "fewer times than frames": (
+        _hdf5(lambda f: _packed(f, [0, 3], seconds=[0.0])),
+        r"seconds are float64 of shape \[1\]: expected .* \[3\]",
     ),
+    "times that are text": (_hdf5(lambda f: _packed(f, [0, 3], seconds=["0"] * 3)), "seconds are object of shape"),
+    "a negative shape": (
+        _replace_frames(lambda f: (f / "video3.npy").write_bytes(_headed(ONES, (-3, files.D)))),
+        r"the shape \[-3, 16\], which holds nothing",
+    ),
+    "a damaged npz that is compressed": (_damaged_npz, "video3.npz is damaged or truncated .*decompressing"),
+    "padding": (
+        _replace_frames(lambda f: np.save(f / "video3.npy", np.concatenate([ONES, np.zeros_like(ONES)]))),
+        "video3.npy: the last 3 of 6 frames are all zeros: save the first 3 alone",
+    ),
+    "a tar": (lambda o: replace(o, frames=_touched(o.cache.parent / "tar" / "00000.tar")), "but 1 .tar: .*; unpack a .tar first"),
+    "two forms": (_replace_frames(lambda f: (f / "a.parquet").touch()), r"holds a.parquet and video\d+.npy: name a folder of files of one"),
+    "Parquet without lists": (_parquet({"video_id": ["a"], "frames": [1.0]}), "frames are double: save a list of floats for each row"),
+    "Parquet with one time": (
+        _parquet({"video_id": ["a"], "frames": [[[1.0]]], "seconds": [0.0]}),
+        "seconds are double: save a list of floats for each row",
+    ),
+    "eight bits": (_float8, "'a': numpy has no F8_E4M3: save it as float16 or float32"),
     "an empty HDF5 file": (_hdf5(lambda f: None), "holds no features of videos"),
     "offsets that end elsewhere": (
         _hdf5(lambda f: _packed(f, [0, 5])),
@@ -478,17 +589,13 @@ def _made(path: Path) -> Path:
     return path
 
 
-def _bfloat16_times(path: Path) -> Path:
-    save_file({"video3/frames": torch.ones(3, files.D), "video3/seconds": torch.arange(3).bfloat16()}, path)
-    return path
-
-
 def _group(file: h5py.File, name: str, frames: object, seconds: object) -> None:
     file[f"{name}/frames"], file[f"{name}/seconds"] = frames, seconds
 
 
-def _packed(file: h5py.File, offsets: list[int]) -> None:
-    file["video_id"], file["frames"], file["offsets"] = ["video3"], ONES, offsets
+def _packed(file: h5py.File, offsets: list[Any], ids: list[Any] | None = None, **extra: list[Any]) -> None:
+    file["video_id"], file["frames"], file["offsets"] = ids or ["video3"], ONES, offsets
+    file.update(extra)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -499,7 +606,7 @@ def test_bad_features_are_refused_in_one_line(name: str, options: ImportOptions)
     with pytest.raises(UserError, match=message) as error:
         main(allowed)
     assert "\n" not in str(error.value)
-    late = ("infinity", "too large", "times")
+    late = ("infinity", "too large", "times that", "other numbers", "padding")
     if not any(word in name for word in late):
         assert not options.cache.exists()
 
@@ -536,6 +643,36 @@ def test_odd_ids_are_kept_or_named(name: str, tmp_path: Path) -> None:
             main(options)
     else:
         assert FeatureCache(main(options)).names("videos") == [name]
+
+
+@pytest.mark.parametrize(
+    ("file", "listed"),
+    [
+        ("video7.mp4", "video7"),
+        ("video7", "video7.mp4"),
+        ("VIDEO7.MP4", "video7.mp4"),
+        (unicodedata.normalize("NFD", "café"), "café.mp4"),
+        ("café", unicodedata.normalize("NFD", "café.mp4")),
+        ("train/video7", "video7.mp4"),
+        ("video7", "train/video7.mp4"),
+        ("video7", "/data/videos/video7.mp4"),
+        ("video7", "../up/video7.mp4"),
+        ("video7", "C:\\videos\\video7.mp4"),
+    ],
+)
+def test_features_belong_to_a_row_by_any_spelling_of_its_file(file: str, listed: str, tmp_path: Path) -> None:
+    (tmp_path / "frames" / file).parent.mkdir(parents=True)
+    np.save(tmp_path / "frames" / f"{file}.npy", ONES)
+    pd.DataFrame({"video": [listed], "caption": "a", "split": "train"}).to_csv(tmp_path / "table.csv", index=False)
+    options = ImportOptions(cache=tmp_path / "cache", frames=tmp_path / "frames", table=tmp_path / "table.csv", quiet=True)
+    assert FeatureCache(main(options)).names("videos") == [listed]
+
+
+def test_a_spelling_of_two_files_is_refused(tmp_path: Path) -> None:
+    frames = files.npy(tmp_path / "frames", {"Video7": ONES, "VIDEO7": ONES})
+    (tmp_path / "table.csv").write_text("video,caption,split\nvideo7.mp4,a,train\n")
+    with pytest.raises(UserError, match=r"'video7.mp4' of .* could be .*VIDEO7.npy or .*Video7.npy: write the name as it is"):
+        main(ImportOptions(cache=tmp_path / "cache", frames=frames, table=tmp_path / "table.csv", quiet=True))
 
 
 def test_two_rows_of_a_table_for_one_file_are_refused(options: ImportOptions, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache, TextEntry, VideoEntry
 from data.cache.layout import all_finite
+from data.exchange.options import ExportOptions
+from data.export_features import main as export
 from tests import feature_files as files
 
 SETTINGS = {"weights": "my encoder, 2026", "dimension": files.D, "max_words": 77, "dtype": "float16"}
@@ -49,6 +51,12 @@ def test_a_name_that_is_not_there_gets_the_nearest(tmp_path: Path) -> None:
         cache.frames("vdeo7")
     with pytest.raises(UserError, match=r"has no text 'xyz': it has 24; names\('texts'\) lists them"):
         cache.words("xyz")
+    with pytest.raises(UserError, match=r"has no video 'vdeo7': did you mean 'video7'\?"):
+        cache.videos(["video1", "vdeo7"])
+    with pytest.raises(UserError, match=r"has no text 'caption 3: a ring'"):
+        cache.texts(["caption 3: a ring"])
+    with pytest.raises(UserError, match="has no video 7"):
+        cache.frames(7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("provenance", [{}, {"made by": "me", "layers": 12}])
@@ -68,6 +76,75 @@ def test_a_cache_written_from_python_serves_every_stage(provenance: dict[str, ob
 def test_settings_that_every_cache_needs_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lack max_words, dtype: every cache records weights, dimension, max_words, dtype"):
         FeatureCache.create(tmp_path / "cache", {"weights": "x", "dimension": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("weights", "", "weights is '': expected text"),
+        ("dimension", "16", "dimension is '16': expected an int above 0"),
+        ("dimension", np.int64(16), "dimension is np.int64.16.: expected an int above 0"),
+        ("max_words", None, "max_words is None: expected an int above 0"),
+        ("dtype", "float64", "dtype is 'float64': expected one of the strings float16 and float32"),
+        ("folder", Path("x"), "must be values of JSON"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(name: str, value: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        FeatureCache.create(tmp_path / "cache", SETTINGS | {name: value})
+    assert not (tmp_path / "cache").exists()
+
+
+FRAMES, SENTENCE, TIMES = np.ones((3, files.D), np.float32), np.ones(files.D, np.float32), np.arange(3.0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (VideoEntry("a", FRAMES[0], TIMES), r"video 'a': frames have the shape \[16\]: expected \[frames, 16\]"),
+        (VideoEntry("a", FRAMES[:, :5], TIMES), r"frames have the shape \[3, 5\]: expected"),
+        (VideoEntry("a", FRAMES[:0], TIMES[:0]), r"frames have the shape \[0, 16\]: expected"),
+        (VideoEntry("a", FRAMES, TIMES[:2]), r"3 frames and seconds of shape \[2\]: give one time for each frame"),
+        (VideoEntry("a", FRAMES, TIMES * np.nan), "seconds hold NaN or infinity"),
+        (VideoEntry("a", FRAMES * np.float32(1e9), TIMES), "frames features are not finite as float16"),
+        (VideoEntry("a\0b", FRAMES, TIMES), "cannot be a name in a cache"),
+        (VideoEntry(7, FRAMES, TIMES), "7 cannot be a name in a cache"),  # type: ignore[arg-type]
+        (TextEntry("a", FRAMES[:, :5], SENTENCE), r"text 'a': words have the shape \[3, 5\]: expected \[tokens, 16\]"),
+        (TextEntry("a", np.ones((78, files.D), np.float32), SENTENCE), "and at most 77 tokens"),
+        (TextEntry("a", FRAMES, SENTENCE[None]), r"the sentence has the shape \[1, 16\]: expected \[16\]"),
+    ],
+)
+def test_entries_that_do_not_fit_are_refused(entry: VideoEntry | TextEntry, message: str, tmp_path: Path) -> None:
+    cache = FeatureCache.create(tmp_path / "cache", SETTINGS)
+
+    def write() -> None:
+        if isinstance(entry, VideoEntry):
+            cache.write_videos([VideoEntry("fits", FRAMES, TIMES), entry])
+        else:
+            cache.write_texts([TextEntry("fits", FRAMES, SENTENCE), entry])
+
+    with pytest.raises(UserError, match=message):
+        write()
+    assert not list(cache.path.glob("*-*.h5"))
+
+
+def test_writing_nothing_writes_nothing(tmp_path: Path) -> None:
+    cache = FeatureCache.create(tmp_path / "cache", SETTINGS)
+    cache.write_videos([])
+    cache.write_texts([])
+    assert [path.name for path in cache.path.iterdir()] == ["clip.h5"]
+    with pytest.raises(UserError, match="holds no videos and no texts: there is nothing to export"):
+        export(ExportOptions(cache.path, tmp_path / "out", quiet=True))
+
+
+def test_tables_that_no_stage_could_read_are_refused(tmp_path: Path) -> None:
+    cache = written(tmp_path / "cache")
+    with pytest.raises(UserError, match="the table has the columns video, caption: expected video_id, caption and split"):
+        cache.write_table("other", pd.DataFrame({"video": ["a"], "caption": ["b"]}))
+    with pytest.raises(UserError, match="the table's column split holds nan: expected text in every row"):
+        cache.write_table("other", pd.DataFrame({"video_id": ["a", "b"], "caption": ["c", "d"], "split": ["train", np.nan]}))
+    with pytest.raises(UserError, match="'a/b' cannot be the name of a table"):
+        cache.write_table("a/b", cache.table())
 
 
 @pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7C01, 0xFE00, 0x7BFF, 0xFBFF, 0x0001, 0x8000])

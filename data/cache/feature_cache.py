@@ -38,7 +38,6 @@ from data.cache.layout import (
     NAMES,
     NO_CLIP,
     READABLE,
-    REQUIRED,
     ClipParts,
     Images,
     Kind,
@@ -46,6 +45,9 @@ from data.cache.layout import (
     VideoEntry,
     all_finite,
     read_clip,
+    require_settings,
+    require_texts,
+    require_videos,
     settings_digest,
     text_arrays,
     video_arrays,
@@ -123,9 +125,7 @@ class FeatureCache:
         Raises UserError, naming every setting that differs, if the existing cache was made with other settings.
         """
         path = Path(path)
-        lacking = [name for name in REQUIRED if name not in settings]
-        if lacking:
-            raise UserError(f"the settings of the new cache {path} lack {', '.join(lacking)}: every cache records {', '.join(REQUIRED)}")
+        require_settings(path, settings)
         if path.is_file():
             raise UserError(f"--cache {path} is a merged cache and cannot grow: name the folder that it was merged from")
         make_folder(path, "--cache")
@@ -227,11 +227,17 @@ class FeatureCache:
             return str(file[place.part.group]["decoder"].asstr()[place.entry])
 
     def write_videos(self, entries: Sequence[VideoEntry]) -> None:
-        """Add these videos as one part."""
+        """Add these videos as one part. Raises UserError, naming the video, if arrays have the wrong shape or are not finite."""
+        require_videos(entries, self.dimension)
+        if not entries:
+            return
         self.write_part("videos", video_arrays(entries, self.settings["dtype"]))
 
     def write_texts(self, entries: Sequence[TextEntry]) -> None:
-        """Add these texts as one part."""
+        """Add these texts as one part. Raises UserError, naming the text, if arrays have the wrong shape or are not finite."""
+        require_texts(entries, self.dimension, int(self.settings["max_words"]))
+        if not entries:
+            return
         self.write_part("texts", text_arrays(entries, self.settings["dtype"]))
 
     def merge(self, out: Path) -> None:
@@ -240,7 +246,18 @@ class FeatureCache:
         write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance, self.extraction)
 
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
-        """Store a table of captions and splits as a source named after its preset: see `Listing`."""
+        """Store a table of captions and splits as a source named after its preset: see `Listing`.
+
+        Raises UserError if it lacks a column, or if a cell is not text.
+        """
+        for column in ("video_id", "caption", "split"):
+            if column not in captions:
+                raise UserError(f"the table has the columns {', '.join(map(str, captions))}: expected video_id, caption and split")
+            wrong = [cell for cell in captions[column].unique() if not isinstance(cell, str)]
+            if wrong:
+                raise UserError(f"the table's column {column} holds {wrong[0]!r}: expected text in every row")
+        if "/" in preset:
+            raise UserError(f"{quote(preset)} cannot be the name of a table: leave out the /")
         self.listings.complete(preset, listing_of(captions, videos, Source(preset)))
 
     def table(self, preset: str | None = None) -> pd.DataFrame:
@@ -267,7 +284,7 @@ class FeatureCache:
     def _place(self, kind: Kind, name: str) -> Place:
         places = self._indices[kind].places
         if name not in places:
-            near = difflib.get_close_matches(name, places, n=1)
+            near = difflib.get_close_matches(str(name), places, n=1)
             hint = f"did you mean {quote(near[0])}?" if near else f"it has {len(places):,}; names({kind!r}) lists them"
             raise UserError(f"the cache {self.path} has no {kind.removesuffix('s')} {quote(name)}: {hint}")
         return places[name]
@@ -276,10 +293,11 @@ class FeatureCache:
         """The frame features of these cached videos, in this order, subsampled to `max_frames` by the rule of extraction.
 
         Features that fit into `memory_budget` bytes are loaded into memory. Others are read from disk whenever they are used.
+        Raises UserError, naming the nearest id, if one is not cached.
         """
         from data.cache.features import VideoFeatures
 
-        places = [self._indices["videos"].places[name] for name in video_ids]
+        places = [self._place("videos", name) for name in video_ids]
         chosen = [choose_frames(place.stop - place.start, max_frames) for place in places]
         frames = read_ragged("frames", places, chosen, memory_budget, self.settings)
         return VideoFeatures(ids=list(video_ids), frames=frames, seconds=read_seconds(places, chosen))
@@ -292,7 +310,7 @@ class FeatureCache:
         """
         from data.cache.features import TextFeatures
 
-        places = [self._indices["texts"].places[text] for text in texts]
+        places = [self._place("texts", text) for text in texts]
         chosen = [choose_words(place.stop - place.start, max_words) for place in places]
         first = [np.zeros(1, dtype=np.int64)] * len(places)
         sentences = read_ragged("sentence", list(map(one_row, places)), first, memory_budget, self.settings)

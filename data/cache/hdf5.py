@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.base.errors import UserError, not_as_written
+from data.base.quoting import quote
 from data.base.sealed import SEAL_BYTES
 
 if TYPE_CHECKING:
@@ -170,12 +171,35 @@ def open_foreign(path: Path) -> h5py.File:
 
 
 def datasets_of(file: Group) -> dict[str, Any]:
-    """Every dataset of a file by its path, in order of the names. Links to other files are not followed."""
+    """Every dataset of a file by its path, in order of the names, under each of its names. Raises UserError for a link to another file."""
+    names: list[str] = []
+    # h5py ends with a SystemError if the callback raises.
+    file.visit_links(names.append)
     found: dict[str, Any] = {}
-
-    def collect(name: str, item: Any) -> None:
+    for name in names:
+        link = file.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            other = quote(link.filename)
+            raise UserError(f"{file.file.filename}, {quote(name)}: links to another file, {other}: copy the features into one file")
+        item = file.get(name)
+        if item is None and isinstance(link, h5py.SoftLink):
+            raise UserError(f"{file.file.filename}, {quote(name)}: links to {quote(link.path)}, which is not there: remove the link")
+        item = file[name] if item is None else item
         if isinstance(item, h5py.Dataset):
             found[name] = item
-
-    file.visititems(collect)
     return found
+
+
+def strings_of(dataset: Any, place: str) -> Any:
+    """The strings of a dataset: one, or an array. Raises UserError if it does not hold UTF-8."""
+    try:
+        return dataset.asstr("utf-8")[()]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{place}: is not text in UTF-8: save it as strings") from error
+
+
+def own_group(file: Group, name: str) -> Group | None:
+    """The group of this name in the file itself; None if there is none, or if it is a link to another file."""
+    link = file.get(name, getlink=True)
+    group = None if link is None or isinstance(link, h5py.ExternalLink) else file.get(name)
+    return group if isinstance(group, h5py.Group) else None

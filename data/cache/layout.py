@@ -9,11 +9,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.base.errors import UserError
+from data.base.quoting import quote
 from data.cache.extraction import Extraction, write_extraction
 from data.cache.hdf5 import Group, read_arrays, write_arrays
 from data.span import WHOLE_FILE, Span
@@ -23,6 +26,7 @@ READABLE = (3, FORMAT)
 BEFORE_4: Mapping[str, Any] = {"pictures": "stored", "special_tokens": "tokens"}
 """Settings that a cache of format 3 does not record, with the values it was made by. New entries follow them too."""
 
+DTYPES = ("float16", "float32")
 REQUIRED = ("weights", "dimension", "max_words", "dtype")
 """The settings that every cache records."""
 
@@ -149,13 +153,64 @@ def offsets_of(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
+def require_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise UserError if the settings of a new cache lack a required one, or if one cannot be what it says."""
+    lacking = [name for name in REQUIRED if name not in settings]
+    if lacking:
+        raise UserError(f"the settings of the new cache {path} lack {', '.join(lacking)}: every cache records {', '.join(REQUIRED)}")
+    right = {
+        "weights": (isinstance(settings["weights"], str) and settings["weights"] != "", "text that tells the encoder from others"),
+        "dimension": (type(settings["dimension"]) is int and settings["dimension"] > 0, "an int above 0"),
+        "max_words": (type(settings["max_words"]) is int and settings["max_words"] > 0, "an int above 0"),
+        "dtype": (settings["dtype"] in DTYPES and isinstance(settings["dtype"], str), f"one of the strings {' and '.join(DTYPES)}"),
+    }
+    for name, (fits, expected) in right.items():
+        if not fits:
+            raise UserError(f"the settings of the new cache {path}: {name} is {settings[name]!r}: expected {expected}")
+    try:
+        json.dumps(dict(settings))
+    except TypeError as error:
+        raise UserError(f"the settings of the new cache {path} must be values of JSON: {error}") from error
+
+
+def require_videos(entries: Sequence[VideoEntry], dimension: int) -> None:
+    """Raise UserError if a video cannot be written: its id, the shape of its frames [T, D], or its times [T]."""
+    for entry in entries:
+        place = f"video {_checked_name(entry.video_id)}"
+        shape, times = np.shape(entry.frames_TD), np.shape(entry.seconds_T)
+        if len(shape) != 2 or shape[1] != dimension or not shape[0]:
+            raise UserError(f"{place}: frames have the shape {list(shape)}: expected [frames, {dimension}]")
+        if times != shape[:1]:
+            raise UserError(f"{place}: {shape[0]} frames and seconds of shape {list(times)}: give one time for each frame")
+        if not np.isfinite(np.asarray(entry.seconds_T, dtype=np.float64)).all():
+            raise UserError(f"{place}: seconds hold NaN or infinity: give the time of each frame")
+
+
+def require_texts(entries: Sequence[TextEntry], dimension: int, max_words: int) -> None:
+    """Raise UserError if a text cannot be written: the text itself, or the shape of its tokens [L, D] or its sentence feature [D]."""
+    for entry in entries:
+        place = f"text {_checked_name(entry.text)}"
+        words, sentence = np.shape(entry.words_TD), np.shape(entry.sentence_D)
+        if len(words) != 2 or words[1] != dimension or words[0] > max_words:
+            raise UserError(f"{place}: words have the shape {list(words)}: expected [tokens, {dimension}], and at most {max_words} tokens")
+        if sentence != (dimension,):
+            raise UserError(f"{place}: the sentence has the shape {list(sentence)}: expected [{dimension}]")
+
+
+def _checked_name(name: object) -> str:
+    """The name for an error. Raises UserError if HDF5 cannot store it."""
+    if not isinstance(name, str) or "\0" in name or name.encode("utf-8", "replace").decode() != name:
+        raise UserError(f"{quote(name)} cannot be a name in a cache: use text without zero bytes and halves of characters")
+    return quote(name)
+
+
 def video_arrays(entries: Sequence[VideoEntry], dtype: str) -> dict[str, Any]:
     """The datasets of a part of videos."""
     arrays: dict[str, Any] = {
         "video_id": [entry.video_id for entry in entries],
         "offsets": offsets_of([len(entry.frames_TD) for entry in entries]),
-        "frames": np.concatenate([entry.frames_TD for entry in entries]).astype(dtype, copy=False),
-        "seconds": np.concatenate([entry.seconds_T for entry in entries]),
+        "frames": _as(dtype, np.concatenate([entry.frames_TD for entry in entries])),
+        "seconds": np.concatenate([entry.seconds_T for entry in entries]).astype(np.float64, copy=False),
         "file_size": np.array([entry.file_size for entry in entries], dtype=np.int64),
         "file_mtime_ns": np.array([entry.file_mtime_ns for entry in entries], dtype=np.int64),
         "file_digest": [entry.file_digest for entry in entries],
@@ -174,6 +229,12 @@ def video_arrays(entries: Sequence[VideoEntry], dtype: str) -> dict[str, Any]:
         arrays[name] = np.frombuffer(b"".join(images), dtype=np.uint8)
         arrays[f"{name}_offsets"] = offsets_of([len(image) for image in images])
     return arrays
+
+
+def _as(dtype: str, features: NDArray[Any]) -> NDArray[Any]:
+    """The features in the dtype of the cache. One that is too large becomes infinite; `write_part` refuses those."""
+    with np.errstate(over="ignore"):
+        return features.astype(dtype, copy=False)
 
 
 def bare_video_arrays(
@@ -213,8 +274,8 @@ def text_arrays(entries: Sequence[TextEntry], dtype: str) -> dict[str, Any]:
     return {
         "text": [entry.text for entry in entries],
         "offsets": offsets_of([len(entry.words_TD) for entry in entries]),
-        "words": np.concatenate([entry.words_TD for entry in entries]).astype(dtype, copy=False),
-        "sentence": np.stack([entry.sentence_D for entry in entries]).astype(dtype),
+        "words": _as(dtype, np.concatenate([entry.words_TD for entry in entries])),
+        "sentence": _as(dtype, np.stack([entry.sentence_D for entry in entries])),
         "tokens": np.array([entry.tokens for entry in entries], dtype=np.int64),
     }
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,17 @@ IMPORTED = "imported"
 """The setting that marks a cache of imported features. Its value is the version of the settings below."""
 CONTEXT_LENGTH = 77
 """CLIP's: assumed if the JSON does not say how many tokens a text may have."""
-IMAGES = ("image_size", "image_mean", "image_std", "image_resize")
+IMAGES = ("image_size", "image_mean", "image_std", "image_resize", "image_fill")
 """The keys of `preprocessing`, as extraction records them."""
+IMAGE_VALUES = {
+    "image_size": "a list [height, width] of pixels",
+    "image_mean": "a list of three numbers",
+    "image_std": "a list of three numbers",
+    "image_resize": 'text such as "bicubic, shortest"',
+    "image_fill": "a whole number",
+}
+LARGEST_SCALE = 1e6
+"""Above any logit scale."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 UNKNOWN = "unknown-"
 """Prefix of `weights` in the settings if the JSON does not give the digest."""
@@ -34,7 +43,7 @@ class About:
     weights: the SHA-256 that extraction records for these weights.
     logit_scale: the factor of the scores, not its logarithm.
     context_length: tokens of the longest text, start and end included.
-    preprocessing: how pictures were prepared: `image_size`, `image_mean`, `image_std` and `image_resize`.
+    preprocessing: how pictures were prepared: `image_size`, `image_mean`, `image_std`, `image_resize`, `image_fill`.
     """
 
     model: str | None = None
@@ -97,14 +106,30 @@ def read_about(path: Path) -> About:
         if not isinstance(value, KINDS[name]) or isinstance(value, bool) or value == "":
             raise UserError(f"--about {path}: {name} is {quote(value)}: expected {WANTED[name]}")
     _require_known(found.get("preprocessing", {}), dict.fromkeys(IMAGES), f"--about {path}: preprocessing")
+    for name, value in found.get("preprocessing", {}).items():
+        if not _is_recorded(name, value):
+            raise UserError(f"--about {path}: preprocessing: {name} is {quote(value)}: expected {IMAGE_VALUES[name]}")
     about = About(**found)
-    if not 0 < about.logit_scale < float("inf"):
-        raise UserError(f"--about {path}: logit_scale is {about.logit_scale}: expected the factor itself, such as 100, not its logarithm")
+    if not 0 < about.logit_scale < LARGEST_SCALE:
+        raise UserError(
+            f"--about {path}: logit_scale is {quote(about.logit_scale)}: expected the factor itself, such as 100, not its logarithm"
+        )
     if not 2 <= about.context_length <= 100_000:
         raise UserError(f"--about {path}: context_length is {about.context_length}: expected the most tokens of a text, such as 77")
     if about.weights is not None and not DIGEST.fullmatch(about.weights):
         raise UserError(f"--about {path}: weights is {quote(about.weights)}: expected the 64 hexadecimal digits of a SHA-256")
-    return about
+    # 100 and 100.0 are one scale, and must give one digest of the settings.
+    return replace(about, logit_scale=float(about.logit_scale))
+
+
+def _is_recorded(name: str, value: Any) -> bool:
+    """Whether extraction could have recorded this value of `preprocessing`."""
+    if name == "image_resize":
+        return isinstance(value, str) and len(value.split(", ")) == 2
+    if name == "image_fill":
+        return type(value) is int
+    length, kinds = (2, (int,)) if name == "image_size" else (3, (int, float))
+    return isinstance(value, list) and len(value) == length and all(type(number) in kinds for number in value)
 
 
 def recorded_about(settings: Mapping[str, Any]) -> About:

@@ -46,6 +46,8 @@ def export_features(options: ExportOptions) -> dict[str, int]:
     cache = FeatureCache(options.cache)
     if options.out.is_dir() and any(options.out.iterdir()):
         raise UserError(f"{options.out} holds files already: name a new folder, or empty it")
+    if not cache.names("videos") and not cache.names("texts"):
+        raise UserError(f"{options.cache} holds no videos and no texts: there is nothing to export")
     require_writable_folder(options.out, "OUT")
     write: Callable[[Path, Kind, Sequence[Entry], int], None] = {
         "safetensors": _write_safetensors,

@@ -8,7 +8,9 @@ import io
 import math
 import os
 import tokenize
+import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -24,8 +26,11 @@ from data.base.quoting import path_text
 from data.cache.layout import NAMES, Kind
 from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, Memory, in_blocks, loaded_of, require_features
 
+SUFFIXES = (".npy", ".npz")
 HEADER_BYTES = 4096
 """More than the header of a `.npy` file of features."""
+_BAD_FILE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
+"""What zipfile raises for a damaged `.npz`, and for one that is encrypted or compressed in an unknown way."""
 
 
 class FolderReader:
@@ -43,7 +48,11 @@ class FolderReader:
             named[stem] = path
             self.items.append(self._item(path, path_text(stem)))
         if not named:
-            raise UserError(f"{folder} holds no .npy or .npz files: name the folder of features, or one HDF5, Parquet or safetensors file")
+            others = ", ".join(f"{count:,} {suffix}" for suffix, count in self._other.items())
+            raise UserError(
+                f"{folder} holds no .npy or .npz files{f', but {others}' if others else ''}: name the folder of features, or one HDF5, "
+                f"Parquet or safetensors file{'; unpack a .tar first' if '.tar' in self._other else ''}"
+            )
 
     def left_alone(self) -> dict[str, int]:
         """Counts of other files, by suffix. A `.txt` beside the features of a text is read, not left alone."""
@@ -81,7 +90,7 @@ class FolderReader:
         rows: NDArray[Any] | None
         for item in items:
             try:
-                if item.path.suffix == ".npy":
+                if item.path.suffix.lower() == ".npy":
                     rows, extra = _array(item.path.read_bytes(), item.place), None
                 else:
                     with zipfile.ZipFile(item.path) as archive:
@@ -89,7 +98,7 @@ class FolderReader:
                         rows, extra = (
                             _array(archive.read(names[role]), item.place) if role in names else None for role in self._roles(names)
                         )
-            except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+            except _BAD_FILE as error:
                 raise _damaged(item.path, error) from error
             assert rows is not None
             yield loaded_of(rows, extra, self._kind, item)
@@ -99,11 +108,15 @@ class FolderReader:
         root = len(os.path.join(folder, ""))
         for parent, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+            linked = sum(os.path.islink(os.path.join(parent, name)) for name in folders)
+            if linked:
+                # Not followed: a link may lead back to a folder above it.
+                self._other["links to folders"] += linked
             for name in sorted(names):
                 stem, suffix = os.path.splitext(name)
                 if name.startswith("."):
                     continue
-                if suffix in (".npy", ".npz"):
+                if suffix.lower() in SUFFIXES:
                     yield Path(parent, name), os.path.join(parent, stem)[root:]
                 elif self._kind == "videos" or suffix != ".txt":
                     self._other[suffix or "without suffix"] += 1
@@ -117,7 +130,7 @@ class FolderReader:
                 head = os.read(handle, HEADER_BYTES)
             finally:
                 os.close(handle)
-            if path.suffix == ".npy":
+            if path.suffix.lower() == ".npy":
                 shape, dtype, fortran, offset = _header(head, path)
                 require_features(shape, dtype, self._kind, path)
                 whole = offset + math.prod(shape) * dtype.itemsize
@@ -135,7 +148,7 @@ class FolderReader:
                     inside = NAMES[self._kind]
                     text = _text_of(_array(archive.read(names[inside]), path), path) if inside in names else None
                 require_features(shape, dtype, self._kind, path)
-        except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        except _BAD_FILE as error:
             raise _damaged(path, error) from error
         name = stem if text is None else text
         if self._kind == "texts" and text is None:
@@ -177,7 +190,10 @@ def _parsed(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     file = io.BytesIO(header)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    with warnings.catch_warnings():
+        # Numpy reads what Python 2 wrote, and asks to save it again.
+        warnings.simplefilter("ignore", UserWarning)
+        shape, fortran, dtype = read(file)
     return shape, dtype, fortran
 
 
@@ -227,4 +243,6 @@ def _damaged(path: Path, error: Exception) -> UserError:
         return error
     if isinstance(error, OSError) and error.errno is not None:
         return cannot_read(path, error)
+    if isinstance(error, RuntimeError):
+        return UserError(f"{path} cannot be read ({one_line(error)}): save it again with numpy.savez")
     return UserError(f"{path} is damaged or truncated ({one_line(error)}): copy it again")

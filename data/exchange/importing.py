@@ -24,13 +24,13 @@ from data.base.provenance import provenance
 from data.base.quoting import path_text, visible
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache, recorded_settings
-from data.cache.layout import Kind, all_finite, bare_video_arrays, offsets_of
+from data.cache.layout import CLIP_FILE, Kind, all_finite, bare_video_arrays, offsets_of
 from data.cache.listings import Listing
 from data.cache.prune import drop, unlisted
 from data.cache.sources import Source, name_of
 from data.datasets import Preset, find_preset, shares_of
 from data.exchange.about import IMPORTED, About, read_about, recorded_about
-from data.exchange.folder import FolderReader
+from data.exchange.folder import SUFFIXES, FolderReader
 from data.exchange.items import Block, Item, Reader, require_sound, require_unique, require_width
 from data.exchange.matching import Matched, match
 from data.exchange.one_file import FORMS, ShardsReader
@@ -55,7 +55,11 @@ class Summary(NamedTuple):
 def open_reader(path: Path, kind: Kind, option: str) -> Reader:
     """The reader of a folder or file of features. Raises UserError if there is none, or if it holds no features."""
     if path.is_dir():
-        shards = sorted(file for file in path.iterdir() if file.suffix.lower() in FORMS and not file.name.startswith("."))
+        if (path / CLIP_FILE).is_file():
+            raise UserError(f"{option} {path} is a feature cache: export it with python -m data.export_features, and import those files")
+        shards, array = _files_below(path)
+        if shards and array is not None:
+            raise UserError(f"{option} {path} holds {shards[0].name} and {array}: name a folder of files of one form")
         return ShardsReader(shards, kind) if shards else FolderReader(path, kind)
     if not path.is_file():
         raise UserError(f"{option} {path} does not exist: name a folder of .npy or .npz files, or a file")
@@ -64,13 +68,29 @@ def open_reader(path: Path, kind: Kind, option: str) -> Reader:
     return FORMS[path.suffix.lower()](path, kind)
 
 
+def _files_below(folder: Path) -> tuple[list[Path], str | None]:
+    """The files under a folder that hold many entries, sorted, and the name of a `.npy` or `.npz` file, if there is one."""
+    shards, array = [], None
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in FORMS and not name.startswith("."):
+                shards.append(Path(parent, name))
+            elif suffix in SUFFIXES and not name.startswith("."):
+                array = name
+    return sorted(shards), array
+
+
 def import_features(options: ImportOptions) -> Summary:
     """Import features into a cache. Raises UserError if features, table, JSON or cache do not fit."""
     _check(options)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
     if recorded and IMPORTED not in recorded:
         made = "holds features of an extraction" if "fps" in recorded else "was written from Python"
-        raise UserError(f"--cache {options.cache} {made}: import into another --cache")
+        raise UserError(
+            f"--cache {options.cache} {made}: import into another --cache, and what data.export_features writes of this one too"
+        )
     about = recorded_about(recorded) if recorded and options.about is None else About()
     about = about if options.about is None else read_about(options.about)
     readers: dict[Kind, Reader] = {}
@@ -83,6 +103,7 @@ def import_features(options: ImportOptions) -> Summary:
     shares = None if options.split_by_hash is None else shares_of(options.split_by_hash)
     matched = match({kind: reader.items for kind, reader in readers.items()}, options.table, options.frames, shares)
     items: dict[Kind, dict[str, Item]] = {"videos": matched.videos, "texts": matched.texts}
+    matched.require_some({kind: reader.items for kind, reader in readers.items()})
     dimension, dtype = _shape_of(readers, items, recorded, options.dtype)
     for entries in items.values():
         for item in entries.values():
@@ -155,8 +176,6 @@ def _shape_of(
 ) -> tuple[int, str]:
     """D and the dtype of the cache: those of an existing one, else of the features."""
     every = [item for entries in items.values() for item in entries.values()]
-    if not every:
-        raise UserError("none of the features belongs to a video or caption of --table: compare its names with those of the files")
     dimension = recorded.get("dimension")
     if dimension is None:
         kind = next(kind for kind in readers if items[kind])

@@ -108,7 +108,7 @@ class Reader(Protocol):
 
 def require_features(shape: tuple[int, ...], dtype: np.dtype[Any], kind: Kind, place: object) -> None:
     """Raise UserError if a header does not describe features: floating-point, [T, D] (or [D] for a sentence alone), not empty."""
-    if dtype.kind == "f" and dtype.itemsize <= 8 and len(shape) == 2 and shape[0] and shape[1]:
+    if dtype.kind == "f" and dtype.itemsize <= 8 and len(shape) == 2 and shape[0] > 0 and shape[1] > 0:
         return
     what = ROWS[kind]
     if dtype.kind == "O":
@@ -119,7 +119,7 @@ def require_features(shape: tuple[int, ...], dtype: np.dtype[Any], kind: Kind, p
     if len(shape) != 2 and not single:
         wanted = "[frames, dimension]" if kind == "videos" else "[tokens, dimension], or [dimension] for the sentence alone"
         raise UserError(f"{place}: {what} have the shape {list(shape)}: expected {wanted}")
-    if 0 in shape:
+    if min(shape) <= 0:
         raise UserError(f"{place}: {what} have the shape {list(shape)}, which holds nothing: leave it out")
 
 
@@ -133,12 +133,16 @@ def require_sound(block: Block, kind: Kind) -> None:
     if not all_finite(block.rows_RD):
         item, row = place_of(int(np.flatnonzero(~np.isfinite(block.rows_RD).all(axis=1))[0]))
         raise UserError(f"{item.place}: {ROWS[kind]} hold NaN or infinity, first in row {row}: compute them again, or leave it out")
+    _require_unpadded(block, kind)
     if block.extra is None:
         return
     if kind == "texts":
         if not all_finite(block.extra):
             item = block.items[int(np.flatnonzero(~np.isfinite(block.extra).all(axis=1))[0])]
             raise UserError(f"{item.place}: the sentence holds NaN or infinity: compute it again, or leave it out")
+        if not block.extra.any(axis=1).all():
+            item = block.items[int(np.flatnonzero(~block.extra.any(axis=1))[0])]
+            raise UserError(f"{item.place}: the sentence is all zeros: compute it again, or leave it out")
         return
     # A video may begin before the last frame of the one before it.
     backwards = np.diff(block.extra, prepend=-np.inf) < 0
@@ -146,6 +150,22 @@ def require_sound(block: Block, kind: Kind) -> None:
     wrong = ~np.isfinite(block.extra) | (block.extra < 0) | backwards
     if wrong.any():
         raise UserError(f"{place_of(int(wrong.argmax()))[0].place}: seconds must be finite, 0 or more, and ascending")
+
+
+def _require_unpadded(block: Block, kind: Kind) -> None:
+    """Raise UserError if an entry ends in rows of zeros, which pad arrays of one shape. They would count as frames or tokens."""
+    counts = np.asarray(block.counts)
+    entries = np.flatnonzero(counts)
+    last = np.cumsum(counts)[entries] - 1
+    padded = np.flatnonzero(~block.rows_RD[last].any(axis=1))
+    if len(padded):
+        entry, stop = int(entries[padded[0]]), int(last[padded[0]]) + 1
+        rows_TD = block.rows_RD[stop - counts[entry] : stop]
+        kept = int(np.flatnonzero(rows_TD.any(axis=1))[-1]) + 1 if rows_TD.any() else 0
+        remedy = f"save the first {kept} alone" if kept else "compute them again, or leave it out"
+        raise UserError(
+            f"{block.items[entry].place}: the last {len(rows_TD) - kept} of {len(rows_TD)} {ROWS[kind]} are all zeros: {remedy}"
+        )
 
 
 def in_blocks(items: Sequence[Item], loaded: Iterator[Loaded], kind: Kind) -> Iterator[Block]:
@@ -209,7 +229,7 @@ def seconds_or_none(array: NDArray[Any] | None, kind: Kind, item: Item) -> NDArr
     if array is None:
         return None
     if array.dtype.kind not in ("iuf" if kind == "videos" else "f"):
-        raise UserError(f"{item.place}: {EXTRA[kind]} are {array.dtype.name}: save them as numbers")
+        raise UserError(f"{item.place}: {EXTRA[kind]} are {array.dtype.name}: save them as {'numbers' if kind == 'videos' else 'floats'}")
     return array.astype(np.float64) if kind == "videos" else array
 
 

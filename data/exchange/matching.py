@@ -1,6 +1,7 @@
 """Match features with the videos and captions of a table."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from data.datasets import Dataset, Shares
 from data.datasets.adapters.table import SEARCHED, read_table
 from data.datasets.containers import is_video_name
 from data.datasets.files import check_caption
-from data.datasets.folders import Found, Sought, VideoFolder
-from data.datasets.paths import check_name
+from data.datasets.folders import Found, Sought, VideoFolder, spelling
+from data.datasets.paths import Paths, check_name
 from data.exchange.items import Item
 from data.span import WHOLE_FILE, cells_of
 
@@ -30,6 +31,19 @@ class _NoVideos(VideoFolder):
         return Found([None] * len(sought), [])
 
 
+class _AnyPaths(Paths):
+    """The file names of a table as they are: an import does not read those files, so they may be anywhere."""
+
+    def __init__(self) -> None:
+        pass
+
+    def under(self, name: str, place: str) -> str:
+        return name
+
+    def notes(self) -> list[str]:
+        return []
+
+
 @dataclass(frozen=True)
 class Matched:
     """The videos and texts to import, by their names in the cache, and what was left alone or is missing."""
@@ -41,11 +55,30 @@ class Matched:
     without_texts: list[str]
     unlisted_videos: int
     unlisted_texts: int
+    respelt: dict[str, Item]
+    """Videos whose features have another spelling of their name."""
 
     def notes(self) -> list[str]:
         """Lines about features that the table does not list."""
         left = [f"{count:,} {kind}" for kind, count in (("videos", self.unlisted_videos), ("texts", self.unlisted_texts)) if count]
-        return [f"left alone, because the table does not list them: features of {' and '.join(left)}"] if left else []
+        lines = [f"left alone, because the table does not list them: features of {' and '.join(left)}"] if left else []
+        if self.respelt:
+            video_id, item = next(iter(self.respelt.items()))
+            such = f"such as {quote(item.name)} for {quote(video_id)}"
+            lines.append(f"features of {len(self.respelt):,} videos have another spelling of their name, {such}")
+        return lines
+
+    def require_some(self, items: Mapping[Kind, Sequence[Item]]) -> None:
+        """Raise UserError, showing a name of each side, if no features belong to the table."""
+        there = [item for of_kind in items.values() for item in of_kind]
+        if not there:
+            raise UserError("the files of features hold no videos and no texts: name others")
+        if not self.videos and not self.texts:
+            wanted = next(iter([*self.without_frames, *self.without_texts]), "")
+            raise UserError(
+                f"none of the features belongs to a video or caption of --table: it has {quote(wanted)}, and the files have "
+                f"{quote(there[0].name)}"
+            )
 
     def require_complete(self, cached_videos: Iterable[str], cached_texts: Iterable[str]) -> None:
         """Raise UserError if a video or caption of the table has features neither in the files nor in the cache."""
@@ -81,25 +114,35 @@ def match(items: Mapping[Kind, Sequence[Item]], table: Path | None, frames: Path
         whole = {name: cell for name, (cell,) in cells_of([WHOLE_FILE]).items()}
         listed = pd.DataFrame({"video_id": list(ids), "split": SEARCHED, "file": None, **whole})
         nothing = pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str)
-        return Matched(ids, by_text, Dataset(nothing, listed), [], [], 0, 0)
+        return Matched(ids, by_text, Dataset(nothing, listed), [], [], 0, 0, {})
     if not table.is_file():
         raise UserError(f"--table {table} does not exist: name a table with the columns video, caption and split")
     place = table.parent if frames is None else frames
-    dataset = read_table(table, place, shares, _NoVideos(place))
+    dataset = read_table(table, place, shares, _NoVideos(place), _AnyPaths())
     by_name = {item.name: item for item in videos}
     found: dict[str, Item] = {}
     owner: dict[str, str] = {}
     ids_listed: list[str] = dataset.videos["video_id"].tolist()
-    for video_id in ids_listed:
-        item = by_name.get(video_id)
-        if item is None:
-            item = next((by_name[name] for name in _names(video_id, dataset.sought.get(video_id, video_id)) if name in by_name), None)
+
+    def take(video_id: str, item: Item | None) -> None:
         if item is not None:
             if owner.setdefault(item.name, video_id) != video_id:
                 raise UserError(
                     f"{item.place} could be {quote(owner[item.name])} or {quote(video_id)} of {table}: name features by the whole file name"
                 )
             found[video_id] = item
+
+    for video_id in ids_listed:
+        item = by_name.get(video_id)
+        if item is None:
+            item = next((by_name[name] for name in _names(video_id, dataset.sought.get(video_id, video_id)) if name in by_name), None)
+        take(video_id, item)
+    exactly = {*found}
+    if len(found) < len(ids_listed) and len(found) < len(by_name):
+        spellings = _Spellings(item for name, item in by_name.items() if name not in owner)
+        for video_id in ids_listed:
+            if video_id not in exactly:
+                take(video_id, spellings.find(video_id, dataset.sought.get(video_id, video_id), table))
     captions = dict.fromkeys(dataset.captions["caption"])
     return Matched(
         found,
@@ -109,7 +152,31 @@ def match(items: Mapping[Kind, Sequence[Item]], table: Path | None, frames: Path
         [text for text in captions if text not in by_text and text.strip()] if "texts" in items else [],
         len(by_name) - len(found),
         sum(text not in captions for text in by_text),
+        {video_id: item for video_id, item in found.items() if video_id not in exactly},
     )
+
+
+class _Spellings:
+    """Features by the normalised name of their video, with and without the suffix of a video: by its whole path, else by its last part."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._by_path: dict[str, list[Item]] = {}
+        self._by_last: dict[str, list[Item]] = {}
+        for item in items:
+            for index, name in ((self._by_path, item.name), (self._by_last, _last_part(item.name))):
+                for one in dict.fromkeys(map(spelling, (name, _without_suffix(name)))):
+                    index.setdefault(one, []).append(item)
+
+    def find(self, video_id: str, file: str, table: Path) -> Item | None:
+        """The features of a video. Raises UserError if two could be it."""
+        for index in (self._by_path, self._by_last):
+            for name in map(spelling, _names(video_id, file)):
+                if len(index.get(name, [])) > 1:
+                    one, other = index[name][:2]
+                    raise UserError(f"{quote(video_id)} of {table} could be {one.place} or {other.place}: write the name as it is")
+                if name in index:
+                    return index[name][0]
+        return None
 
 
 def _checked(check: Callable[[str, str], str], item: Item) -> str:
@@ -123,5 +190,14 @@ def _checked(check: Callable[[str, str], str], item: Item) -> str:
 
 def _names(video_id: str, file: str) -> list[str]:
     """The names that features of a video may have: its id or its file name, whole or without the suffix of a video."""
-    names = [video_id, file, Path(file).name]
-    return [*names, *(str(Path(name).with_suffix("")) for name in names if is_video_name(Path(name)))]
+    names = [name for name in (video_id, file, _last_part(file)) if name]
+    return [*names, *(_without_suffix(name) for name in names if is_video_name(Path(name)))]
+
+
+def _last_part(name: str) -> str:
+    """The last part of a path, on Windows or elsewhere."""
+    return re.split(r"[/\\]", name)[-1]
+
+
+def _without_suffix(name: str) -> str:
+    return str(Path(name).with_suffix("")) if is_video_name(Path(name)) else name

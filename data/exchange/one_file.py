@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from data.base.errors import UserError, cannot_read, one_line
 from data.base.quoting import quote
-from data.cache.hdf5 import Group, datasets_of, open_foreign
+from data.cache.hdf5 import Group, datasets_of, open_foreign, own_group, strings_of
 from data.cache.layout import NAMES, Kind
 from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, Memory, in_blocks, loaded_of, require_features
 
@@ -28,12 +28,21 @@ PARQUET_ROWS = 256
 """Rows of a Parquet file that are read at once."""
 ENTRIES = 4096
 """Most texts of a part of a cache that are read at once."""
-_SAFETENSORS = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+_SAFETENSORS = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16", "BOOL": "bool"}
+_SAFETENSORS |= {f"{letter}{bits}": f"{name}{bits}" for letter, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)}
+BFLOAT16 = "bfloat16"
+"""A dtype that numpy lacks: the first half of a float32, which holds it exactly."""
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
     if isinstance(error, OSError) and error.errno is not None:
         return cannot_read(path, error)
+    if "already open for write" in str(error):
+        return UserError(
+            f"{path} is open for writing in another program, or was when that crashed: close it there, or run h5clear -s on it"
+        )
     return UserError(f"{path} is damaged or truncated ({one_line(error)}): copy it again")
 
 
@@ -59,9 +68,7 @@ class _OneFile:
     def _add(self, name: str, where: str, shape: tuple[int, ...], dtype: str, key: Any) -> None:
         form = self._forms.get((shape, dtype))
         if form is None:
-            if dtype == "bfloat16":
-                raise UserError(f"{self.path}, {quote(where)}: features are bfloat16, which numpy lacks: save them as float16 or float32")
-            form = np.dtype(dtype)
+            form = np.dtype("float32" if dtype == BFLOAT16 else dtype)
             if shape:
                 require_features(shape, form, self.kind, f"{self.path}, {quote(where)}")
             self._forms[shape, dtype] = form
@@ -88,9 +95,9 @@ class _ByKey(_OneFile):
                 first, second = second, None
             if first is None:
                 raise UserError(f"{self.path}, {quote(name)}: has no {rows}: add {name}/{rows}")
+            if not arrays[first][0]:
+                raise UserError(f"{self.path}, {quote(first)}: is one number, not features: save an array [rows, dimension]")
             self._add(text_of(name) or name, name, *arrays[first], (first, second))
-            if second is not None and arrays[second][1] == "bfloat16":
-                raise UserError(f"{self.path}, {quote(name)}: {extra} are bfloat16, which numpy lacks: save them as float32")
         if not self.items:
             raise UserError(f"{self.path} holds no features of {self.kind}")
 
@@ -103,7 +110,7 @@ def _flattened(value: dict[str, Any]) -> _Tensor | dict[str, Any]:
     """A value of the header, with the description of a tensor as a plain tuple, which the garbage collector does not track."""
     if not isinstance(value.get("data_offsets"), list):
         return value
-    return value["data_offsets"][0], tuple(value["shape"]), _SAFETENSORS.get(value["dtype"], "int8")
+    return value["data_offsets"][0], tuple(value["shape"]), _SAFETENSORS.get(value["dtype"], value["dtype"])
 
 
 class SafetensorsReader(_ByKey):
@@ -122,6 +129,11 @@ class SafetensorsReader(_ByKey):
         except (SafetensorError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
         header.pop("__metadata__", None)
+        # Its writers say there which library had the tensors.
+        texts.pop("format", None)
+        for key, (_, _, dtype) in header.items():
+            if dtype not in _SAFETENSORS.values():
+                raise UserError(f"{path}, {quote(key)}: numpy has no {dtype}: save it as float16 or float32")
         self._tensors: dict[str, _Tensor] = header
         self._data = 8 + length
         # In the order of the file, so that it is read from start to end.
@@ -131,9 +143,7 @@ class SafetensorsReader(_ByKey):
     def read(self, items: Sequence[Item]) -> Iterator[Block]:
         """The tensors of these items. Neighbours in the file are read at once."""
         with self.path.open("rb") as file:
-            for plain, group in groupby(
-                items, lambda item: (item.dtype, item.shape[1:]) if item.key[1] is None and len(item.shape) == 2 else None
-            ):
+            for plain, group in groupby(items, lambda item: (item.dtype, item.shape[1:]) if self._is_plain(item) else None):
                 members = list(group)
                 if plain is None:
                     yield from in_blocks(members, self._each(file, members), self.kind)
@@ -143,6 +153,10 @@ class SafetensorsReader(_ByKey):
                     block = self._memory.block(run, sum(counts), plain[1][0], plain[0], counts)
                     self._fill(file, self._tensors[run[0].key[0]][0], block.rows_RD)
                     yield block
+
+    def _is_plain(self, item: Item) -> bool:
+        """Whether an item is the rows of one tensor, as they are in the file."""
+        return item.key[1] is None and len(item.shape) == 2 and self._tensors[item.key[0]][2] != BFLOAT16
 
     def _runs(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """Split items into runs of neighbours in the file of at most BLOCK_BYTES."""
@@ -171,9 +185,9 @@ class SafetensorsReader(_ByKey):
                     arrays.append(None)
                     continue
                 offset, shape, dtype = self._tensors[key]
-                array = np.empty(shape, dtype=dtype)
+                array = np.empty(shape, dtype=np.uint16 if dtype == BFLOAT16 else dtype)
                 self._fill(file, offset, array)
-                arrays.append(array)
+                arrays.append((array.astype(np.uint32) << 16).view(np.float32) if dtype == BFLOAT16 else array)
             rows, extra = arrays
             assert rows is not None
             yield loaded_of(rows, extra, self.kind, item)
@@ -182,31 +196,56 @@ class SafetensorsReader(_ByKey):
 class Hdf5Reader(_ByKey):
     """An HDF5 file with a dataset or a group for each entry, or with the datasets of a part of a cache."""
 
+    _failures = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+    """What h5py raises for a damaged file."""
+
     def __init__(self, path: Path, kind: Kind) -> None:
         """List the datasets. Raises UserError if the file is damaged or holds no features."""
         super().__init__(path, kind)
         try:
             self._file = open_foreign(path)
-            group = self._file.get(kind, self._file)
+            group = own_group(self._file, kind) or self._file
             self._packed: Group | None = group if NAMES[kind] in group and "offsets" in group else None
             if self._packed is not None:
                 self._list_packed(self._packed)
                 return
             found = datasets_of(self._file)
             arrays = {key: (data.shape, data.dtype.name) for key, data in found.items() if not key.endswith("/text")}
-            self._list(arrays, lambda name: str(found[f"{name}/text"].asstr()[()]) if f"{name}/text" in found else None)
-        except (OSError, RuntimeError, KeyError, TypeError) as error:
+            for key, (shape, _) in arrays.items():
+                if shape is None or found[key].dtype.kind in "OVS":
+                    what = "holds nothing" if shape is None else "holds text, lists or records"
+                    raise UserError(f"{path}, {quote(key)}: {what}, not features: move it to another file")
+            self._list(arrays, lambda name: self._text_of(found.get(f"{name}/text"), name))
+        except self._failures as error:
             raise _damaged(path, error) from error
+
+    def _text_of(self, data: Any, name: str) -> str | None:
+        if data is None:
+            return None
+        text = np.asarray(strings_of(data, f"{self.path}, {quote(f'{name}/text')}"))
+        if text.size != 1:
+            raise UserError(f"{self.path}, {quote(f'{name}/text')}: has the shape {list(text.shape)}: save one string")
+        return str(text.reshape(())[()])
 
     def _list_packed(self, group: Group) -> None:
         rows, extra = ROWS[self.kind], EXTRA[self.kind]
-        names, offsets = group[NAMES[self.kind]].asstr()[()], group["offsets"][()]
+        names, offsets = strings_of(group[NAMES[self.kind]], f"{self.path}, {NAMES[self.kind]!r}"), group["offsets"]
         first = rows if rows in group else extra
-        if first not in group or len(offsets) != len(names) + 1 or offsets[0] != 0 or (np.diff(offsets) < 0).any():
+        listed = first in group and names.ndim == 1 and offsets.shape == (len(names) + 1,) and offsets.dtype.kind in "iu"
+        offsets = offsets[()].astype(np.int64) if listed else None
+        if offsets is None or offsets[0] != 0 or (np.diff(offsets) < 0).any():
             raise UserError(f"{self.path}: {NAMES[self.kind]}, {rows} and offsets do not describe the entries of a part of a cache")
         width, dtype = group[first].shape[1:], group[first].dtype.name
         if rows in group and len(group[rows]) != offsets[-1]:
             raise UserError(f"{self.path}: offsets end at {offsets[-1]} and there are {len(group[rows])} rows of {rows}")
+        if extra in group:
+            second = group[extra]
+            expected = (len(group[first]),) if self.kind == "videos" else (len(names), *width)
+            if second.shape != expected or second.dtype.kind not in ("iuf" if self.kind == "videos" else "f"):
+                raise UserError(
+                    f"{self.path}: {extra} are {second.dtype.name} of shape {list(second.shape or ())}: expected numbers of shape "
+                    f"{list(expected)}"
+                )
         for entry, (name, (start, stop)) in enumerate(zip(names.tolist(), pairwise(offsets.tolist()), strict=True)):
             shape = width if self.kind == "texts" and start == stop else (stop - start, *width)
             self._add(name, name, shape, dtype, (entry, start, stop))
@@ -218,7 +257,7 @@ class Hdf5Reader(_ByKey):
                 yield from self._read_packed(self._packed, items)
             else:
                 yield from in_blocks(items, self._each(items), self.kind)
-        except (OSError, RuntimeError, KeyError) as error:
+        except self._failures as error:
             raise _damaged(self.path, error) from error
 
     def _each(self, items: Sequence[Item]) -> Iterator[Loaded]:
@@ -298,8 +337,10 @@ class ParquetReader(_OneFile):
         while pa.types.is_list(kinds) or pa.types.is_large_list(kinds) or pa.types.is_fixed_size_list(kinds):
             kinds = kinds.value_type
         dtype = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kinds))
-        if dtype is None:
-            raise UserError(f"{path}: {there[1]} are {kinds}, not features: save lists of floats")
+        lacking = [column for column in there[1:] if not _is_list(schema.field(column).type)]
+        if dtype is None or lacking:
+            column = lacking[0] if lacking else there[1]
+            raise UserError(f"{path}: {column} are {schema.field(column).type}: save a list of floats for each row")
         for row, value in enumerate(names):
             if not isinstance(value, str):
                 raise UserError(f"{path}, row {row}: {name} is {quote(value)}, not text")

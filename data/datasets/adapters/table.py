@@ -61,8 +61,11 @@ def read_folder(videos: Path) -> Dataset:
     return Dataset(pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str), table, notes)
 
 
-def read_table(annotations: Path, videos: Path, shares: Shares | None = None, folder: VideoFolder | None = None) -> Dataset:
-    """Read the table file `annotations`. Relative file names are looked up in `videos`, by default among all files under it (`folder`).
+def read_table(
+    annotations: Path, videos: Path, shares: Shares | None = None, folder: VideoFolder | None = None, paths: Paths | None = None
+) -> Dataset:
+    """Read the table file `annotations`. Relative file names are looked up in `videos`, by default among all files under it (`folder`);
+    `paths` resolves them.
 
     Rows that are equal in all columns that are read count once. If the table lacks splits, `shares` says how to divide its videos; segments
     of one file stay in one split. Without `shares`, all rows of a table without a split column are in the split `search`.
@@ -79,7 +82,7 @@ def read_table(annotations: Path, videos: Path, shares: Shares | None = None, fo
     has_splits = (unique["split"] != SEARCHED).all()
     table.require_one_meaning(unique)
     segments = unique.drop_duplicates("video_id")
-    paths = Paths(videos, annotations)
+    paths = Paths(videos, annotations) if paths is None else paths
     names = dict(zip(segments["video_id"], segments["video"], strict=True))
     by_name = columns.by_id and not any("/" in name or "\\" in name for name in names.values())
     sought = {

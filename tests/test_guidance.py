@@ -175,6 +175,7 @@ def test_tau_is_chosen_on_val_without_training(
     assert metrics(evaluate.main(replace(again, out=tmp_path / "again")))["tau_choice"] == choice
 
 
+@pytest.mark.long
 def test_processes_choose_the_same_tau(options: EvaluateOptions) -> None:
     alone = metrics(evaluate.main(replace(options, zero_shot_tau_from="val")))
     command = ["evaluate", "--cache", str(options.cache), "--run", options.run, "--out", str(options.out), "--zero-shot-tau-from", "val"]

@@ -139,6 +139,7 @@ class Four(Plain):
         train_head.main(training(cache_path, head="four:Four", scores="e", out=folder / "other"))
 
 
+@pytest.mark.long
 def test_tied_weights_are_kept(folder: Path, cache_path: Path, cache: FeatureCache) -> None:
     tied = """
 class Tied(Plain):

@@ -70,6 +70,7 @@ def evaluation(tmp_path: Path) -> EvaluateOptions:
     return EvaluateOptions(tmp_path / "cache", "zero-shot:glccl", tmp_path / "out", device="cpu", report=False, quiet=True)
 
 
+@pytest.mark.long
 def test_videos_longer_than_clip_s_positions_train_and_evaluate(
     options: TrainOptions, evaluation: EvaluateOptions, long_videos: FeatureCache, capsys: pytest.CaptureFixture[str]
 ) -> None:

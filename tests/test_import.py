@@ -336,6 +336,17 @@ def test_what_is_there_is_not_written_again(options: ImportOptions) -> None:
     assert import_features(replace(options, replace=True))[:2] == (12, 24)
 
 
+def test_another_rate_changes_no_video_that_is_there_and_says_so(options: ImportOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    main(replace(options, fps=2.0))
+    assert "keep their times" not in capsys.readouterr().err
+    again = replace(options, fps=4.0)
+    main(again)
+    assert "the 12 videos that were there keep their times: to change them to --fps, add --replace" in capsys.readouterr().err
+    assert FeatureCache(options.cache).seconds("video4.mp4")[1] == 0.5
+    main(replace(again, replace=True))
+    assert FeatureCache(options.cache).seconds("video4.mp4")[1] == 0.25
+
+
 def test_more_can_be_added_and_what_nobody_lists_is_pruned(options: ImportOptions, tmp_path: Path) -> None:
     assert options.frames is not None
     held_back = options.frames / "video11.npy"

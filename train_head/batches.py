@@ -1,6 +1,7 @@
 """The inputs of a head: batches of cached features on a device.
 
-Shape suffixes: A texts, B videos, R words of all texts (or frames of all videos) of a batch, F frames, D joint dimension.
+Shape suffixes: A texts, B videos, L words of a text, R words of all texts (or frames of all videos) of a batch, F frames, D joint
+dimension.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from data.cache.features import TextFeatures, VideoFeatures
 
@@ -22,12 +24,32 @@ class TextBatch:
     word_RD: Tensor
     length_A: Tensor
     """Always on the CPU: Python code divides the work by it."""
+    real_A: Tensor | None = None
+    """For texts that carry their padding: how many of each text's rows, counted from the first, are words [A], on the CPU. None if all are.
+    Heads read the padding only with `padding="authors"` in their configuration."""
 
     @classmethod
     def gather(cls, features: TextFeatures, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> "TextBatch":
         """The texts at these indices, on the device, as float32."""
         word_RD, length_A = features.words.gather(indices, device)
         return cls(features.sentences.gather(indices, device)[0], word_RD, length_A)
+
+    def without_padding(self) -> "TextBatch":
+        """The same texts with their words alone."""
+        if self.real_A is None:
+            return self
+        place_R = torch.cat([torch.arange(length) for length in self.length_A.tolist()])
+        is_word_R = (place_R < self.real_A.repeat_interleave(self.length_A)).to(self.word_RD.device)
+        return TextBatch(self.sentence_AD, self.word_RD[is_word_R], self.real_A)
+
+    def padded_to(self, words: int) -> "TextBatch":
+        """The same texts with `words` rows each: zero rows follow those that a text has. No text may have more."""
+        assert int(self.length_A.max()) <= words
+        filled_AL = (torch.arange(words) < self.length_A[:, None]).to(self.word_RD.device)
+        word_ALD = self.word_RD.new_zeros(*filled_AL.shape, self.word_RD.shape[1])
+        word_ALD[filled_AL] = self.word_RD
+        length_A = torch.full_like(self.length_A, words)
+        return TextBatch(self.sentence_AD, word_ALD.flatten(0, 1), length_A, self.length_A if self.real_A is None else self.real_A)
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,11 @@ class VideoBatch:
         frame_BFD = rows_RD.new_zeros(*mask_BF.shape, rows_RD.shape[1])
         frame_BFD[mask_BF] = rows_RD
         return cls(frame_BFD, mask_BF)
+
+    def padded_to(self, frames: int) -> "VideoBatch":
+        """The same videos with at least `frames` positions each: zero frames follow those of the batch."""
+        more = max(0, frames - self.mask_BF.shape[1])
+        return VideoBatch(pad(self.frame_BFD, (0, 0, 0, more)), pad(self.mask_BF, (0, more))) if more else self
 
 
 @dataclass(frozen=True)

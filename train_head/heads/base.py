@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from train_head.kernels.threads import parallel
 from train_head.temperatures import KAPPA, TAU
 from train_head.temporal import TemporalEncoder, check_rows
 
+Padding = Literal["masked", "authors"]
+"""How a head treats padded words and frames."""
 MAX_LOGIT_SCALE = 100.0
 SCORES = ("video-sentence", "video-word", "sentence-frame", "word-frame")
 """The four scores of GLCCL, in the order of the first dimension of its scores."""
@@ -50,6 +52,11 @@ class HeadConfig:
     """Temperature of the guidance, for heads with `tau` in TEMPERATURES."""
     kappa: float = KAPPA
     """Temperature of the interaction, for heads with `kappa` in TEMPERATURES."""
+    padding: Padding = "masked"
+    """masked: padding has no effect. authors: as in the code of the head's authors, where texts are padded to `max_words` words and videos
+    to `padded_frames` frames; heads with AUTHORS_PADDING have it."""
+    padded_frames: int = 0
+    """With `padding="authors"`: frames of a padded video. A batch with more positions keeps its own number."""
 
     def at_temperatures(self, given: Mapping[str, float]) -> "HeadConfig":
         """This configuration with other temperatures; those that are not given stay."""
@@ -111,6 +118,8 @@ class Head(nn.Module, ABC):
     """The temperatures that it reads from its configuration, of `tau` and `kappa`."""
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
+    AUTHORS_PADDING: ClassVar[bool] = False
+    """Whether it can treat padding as its authors do, where that differs from masking."""
     READS_WORDS: ClassVar[bool] = True
     """Whether it reads the words of a text. If not, it reads the sentence alone."""
     WORDS_PER_STRIP: ClassVar[int] = 1520
@@ -118,6 +127,7 @@ class Head(nn.Module, ABC):
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
+        assert config.padding == "masked" or self.AUTHORS_PADDING
         if self.FRAME_MATRICES:
             check_rows(config.max_frames, f"the matrices of head {name}")
         self.name, self.config, self.execution = name, config, execution
@@ -131,6 +141,11 @@ class Head(nn.Module, ABC):
     def most_words(self) -> int | None:
         """Length of the longest text it takes, start and end tokens included; None for any."""
         return self.config.max_words if self.WORD_MATRICES else None
+
+    @property
+    def with_padding(self) -> bool:
+        """Whether padded words and frames take part, as they do in the authors' code."""
+        return self.config.padding == "authors"
 
     def temperatures(self) -> dict[str, float]:
         """The temperatures that it computes with, by name."""
@@ -157,7 +172,7 @@ class Head(nn.Module, ABC):
             frame_BFD = self._run_temporal(block.frames)[: len(block.rows), : in_time_BFD.shape[1]]
             in_time_BFD[block.rows, : frame_BFD.shape[1]] = frame_BFD
 
-        blocks = video_blocks(EncodedFrames(batch.frame_BFD, batch.mask_BF), self._most_frames())
+        blocks = self._video_blocks(EncodedFrames(batch.frame_BFD, batch.mask_BF))
         parallel(torch.get_num_threads(), work, blocks, lambda: None)
         return in_time_BFD
 
@@ -175,25 +190,33 @@ class Head(nn.Module, ABC):
 
     def apply_temporal(self, batch: VideoBatch) -> EncodedFrames:
         """Apply the temporal encoder: the first half of `encode_videos`."""
+        batch = batch.padded_to(self.config.padded_frames) if self.with_padding else batch
         return EncodedFrames(self.temporal_frames(batch), batch.mask_BF, batch.frame_BFD if self.READS_BEFORE else None)
 
-    def encode_videos(self, batch: VideoBatch, exchange: Callable[[EncodedFrames], EncodedFrames] | None = None) -> Any:
+    def encode_videos(self, batch: VideoBatch) -> Any:
         """Compute the part of the scores that depends on the videos alone.
 
-        `exchange` replaces the frames after the temporal encoder. Training in several processes gathers every rank's videos there, so that
-        each video passes through the temporal encoder only once.
+        Training calls the two halves itself: in several processes it gathers the videos of all ranks between them, so that each video
+        passes through the temporal encoder only once.
         """
-        frames = self.apply_temporal(batch)
-        return self.encode_frames(frames if exchange is None else exchange(frames))
+        return self.encode_frames(self.apply_temporal(batch))
 
     def encode_frames(self, batch: EncodedFrames) -> Any:
         """Encode frames that have passed the temporal encoder: the second half of `encode_videos`."""
-        return self._each(self.encode_video_block, video_blocks(batch, self._most_frames()))
+        return self._each(self.encode_video_block, self._video_blocks(batch))
+
+    def _video_blocks(self, batch: EncodedFrames) -> list[VideoBlock]:
+        return video_blocks(batch, self._most_frames(), whole=self.with_padding)
 
     def encode_texts(self, batch: TextBatch) -> Any:
         """Compute the part of the scores that depends on the texts alone."""
+        batch = self.positions(batch)
         blocks = text_blocks(batch, words=self.READS_WORDS, alone=self.execution.few_texts, most=self.config.max_words)
         return self._each(self.encode_text_block, blocks)
+
+    def positions(self, batch: TextBatch) -> TextBatch:
+        """The texts with the rows that this head reads: their words, or with the authors' padding all `max_words` positions."""
+        return batch.padded_to(self.config.max_words) if self.with_padding else batch.without_padding()
 
     def _each(self, encode: Callable[[Any], Any], blocks: Sequence[TextBlock | VideoBlock]) -> list[Encoded]:
         """Encode every block, on all threads if there are no gradients."""
@@ -231,6 +254,18 @@ class Head(nn.Module, ABC):
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
         """The text-guided frame weights behind the scores. Empty for a head without text guidance."""
         return FrameWeights()
+
+    def extra_losses(self, texts: TextBatch, videos: EncodedFrames) -> dict[str, Tensor]:
+        """The losses that the head's authors add to the contrastive one, weighted, by the names in `extra_loss_names`: scalars.
+
+        Text i belongs to video i, and there are no others. Videos have passed the temporal encoder.
+        """
+        return {}
+
+    @property
+    def extra_loss_names(self) -> tuple[str, ...]:
+        """The names of `extra_losses`, for the log."""
+        return ()
 
     @abstractmethod
     def encode_text_block(self, block: TextBlock) -> Any:

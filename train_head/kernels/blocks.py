@@ -38,6 +38,7 @@ class TextBlock:
     word_ALD: Tensor
     """A text's last word is repeated as padding. L is 0 for a head that does not read words."""
     mask_AL: Tensor
+    """True at words."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def text_blocks(batch: TextBatch, *, words: bool, alone: bool, most: int) -> lis
     else:
         filled = 0
         members = list(length_A.argsort(stable=True).split(TRAINED_TEXTS_PER_BLOCK if words else count))
+    real_A = batch.length_A if batch.real_A is None else batch.real_A
     first_A = batch.length_A.cumsum(dim=0) - batch.length_A
     device = batch.sentence_AD.device
     blocks = []
@@ -79,19 +81,19 @@ def text_blocks(batch: TextBatch, *, words: bool, alone: bool, most: int) -> lis
         slots = _filled(rows, filled)
         position_L = torch.arange(int(size_A[slots].max()))
         word_AL = first_A[slots, None] + torch.minimum(position_L, batch.length_A[slots, None] - 1)
-        mask_AL = position_L < batch.length_A[slots, None]
+        mask_AL = position_L < real_A[slots, None]
         blocks.append(TextBlock(rows, batch.sentence_AD[slots.to(device)], batch.word_RD[word_AL.to(device)], mask_AL.to(device)))
     return blocks
 
 
-def video_blocks(batch: EncodedFrames, most: int) -> list[VideoBlock]:
-    """Divide videos into blocks. Pads no video beyond `most` frames."""
+def video_blocks(batch: EncodedFrames, most: int, whole: bool = False) -> list[VideoBlock]:
+    """Divide videos into blocks. Pads no video beyond `most` frames; with `whole`, every video keeps all positions of the batch."""
     count, frames = batch.mask_BF.shape
     if not constant_shapes(batch.frame_BFD):
         return [VideoBlock(torch.arange(count), batch)]
     # Up to the last real frame, because masks may have holes.
     length_B = (batch.mask_BF * torch.arange(1, frames + 1)).amax(dim=1).clamp(min=1)
-    size_B = _padded(length_B, FRAMES_STEP, most)
+    size_B = torch.full_like(length_B, frames) if whole else _padded(length_B, FRAMES_STEP, most)
     blocks = []
     for size in size_B.unique().tolist():
         filled = VIDEOS_PER_BLOCK if size <= LONG_VIDEO else 1

@@ -4,7 +4,7 @@ Every rank scores its own captions against the videos of all ranks. The scores a
 Gradients of the gathered scores are therefore equal on all ranks, and each rank keeps its own share. Gradients of the gathered frames, and
 of the parameters, are partial on each rank and are summed.
 
-Shape suffixes: M entries of all processes, F frames, D joint dimension.
+Shape suffixes: A texts of this process, M entries of all processes, L words, F frames, R words of several texts, D joint dimension.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from data.compute.processes import ProcessGroup
-from train_head.batches import EncodedFrames
+from train_head.batches import EncodedFrames, TextBatch
 
 
 def share(size: int, processes: ProcessGroup) -> slice:
@@ -43,6 +43,20 @@ def gather_frames(own: EncodedFrames, longest: int, processes: ProcessGroup) -> 
         return own
     more = longest - own.mask_BF.shape[1]
     return own.each(lambda tensor: gather(pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, more)), processes, summed=True))
+
+
+def gather_texts(own: TextBatch, longest: int, processes: ProcessGroup) -> TextBatch:
+    """The texts of all ranks [M]. No text may have more than `longest` rows. Gradients are summed over the ranks."""
+    if processes.world_size == 1:
+        return own
+    padded = own.padded_to(longest)
+    device = own.word_RD.device
+    word_MLD = gather(padded.word_RD.unflatten(0, (-1, longest)), processes, summed=True)
+    lengths = [own.length_A, own.length_A if own.real_A is None else own.real_A]
+    length_M, real_M = (gather(length_A.to(device), processes).cpu() for length_A in lengths)
+    kept_ML = (torch.arange(longest) < length_M[:, None]).to(device)
+    sentence_MD = gather(own.sentence_AD, processes, summed=True)
+    return TextBatch(sentence_MD, word_MLD[kept_ML], length_M, None if own.real_A is None else real_M)
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], processes: ProcessGroup) -> None:

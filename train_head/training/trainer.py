@@ -23,12 +23,13 @@ from train_head.heads import Head
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split
-from train_head.training.gather import gather, gather_frames, share, sum_gradients
+from train_head.training.gather import gather, gather_frames, gather_texts, share, sum_gradients
 
 WARM_UP = 0.1
 STEPS_PER_CHECK = 20
 """On a GPU, losses are read back only once in this many steps, because reading waits for the device."""
 LOSSES = ("loss", "contrastive", "csc")
+"""The losses of every head. Those of `Head.extra_losses` follow them."""
 
 Log = Callable[[int, Mapping[str, float]], None]
 """Takes the number of a step, counted from 1 over all epochs, and its scalars."""
@@ -50,6 +51,7 @@ class Trainer:
         options = self.options
         self.device = self.head.logit_scale.device
         self.texts, self.videos = self.split.texts.to(self.device), self.split.videos.to(self.device)
+        self.losses = (*LOSSES, *self.head.extra_loss_names)
         self.order = np.random.default_rng(options.seed)
         self.batch_size = fitting_batch(options.batch_size, len(self.split.videos.ids), self.processes.world_size)
         self.steps_an_epoch = len(self.split.answers) // self.batch_size
@@ -81,7 +83,7 @@ class Trainer:
     def begin_epoch(self) -> None:
         """Reset the epoch's sums, and keep the generator's state so that a resumed run draws the same order of captions."""
         self.steps_done = 0
-        self.sums = torch.zeros(len(LOSSES), dtype=torch.float64)
+        self.sums = torch.zeros(len(self.losses), dtype=torch.float64)
         self.order_before = self.order.bit_generator.state
 
     def run_epoch(
@@ -115,31 +117,34 @@ class Trainer:
                 if keep and self.steps_done < self.steps_an_epoch:
                     checkpoint()
                 progress.update(note=f"loss {self.sums[0] / max(1, self.steps_done - len(recent)):.3f}")
-        means = dict(zip(LOSSES, (self.sums / self.steps_an_epoch).tolist(), strict=True))
+        means = dict(zip(self.losses, (self.sums / self.steps_an_epoch).tolist(), strict=True))
         self.begin_epoch()
         return means
 
     def step(self, texts: NDArray[np.int64]) -> Tensor:
-        """Take one step on the captions at these indices and their videos; returns the losses [K] on the device, in the order of LOSSES.
+        """Take one step on the captions at these indices and their videos; returns the losses [K] on the device, in the order of `losses`.
 
         `texts` is the batch of all processes. Losses are NaN if a feature is not finite.
         """
-        scores_SAB, finite = self._scores(texts)
+        scores_SAB, extra, finite = self._scores(texts)
         left_out_AB = self._same_video(texts) if self.options.mask_same_video else None
         contrastive = contrastive_loss(scores_SAB.mean(dim=0), left_out_AB)
         csc = torch.zeros_like(contrastive)
         if len(scores_SAB) > 1:
             csc = csc_loss(scores_SAB, data=self.options.csc_data, left_out_AB=left_out_AB)
         loss = contrastive + self.options.csc_weight * csc
+        # All ranks compute the same extra losses, and the gradients of all ranks are summed.
+        for_gradients = loss + sum(extra.values()) / self.processes.world_size if extra else loss
         self.optimiser.zero_grad()
-        loss.backward()
+        for_gradients.backward()
         parameters = [parameter for part, _ in self.trained() for parameter in part]
         sum_gradients(parameters, self.processes)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimiser.step()
         self.schedule.step()
         self.head.clamp_scale()
-        losses_K = torch.stack([loss, contrastive, csc]).detach()
+        extra_K = [extra[name] for name in self.head.extra_loss_names]
+        losses_K = torch.stack([sum(extra_K, start=loss), contrastive, csc, *extra_K]).detach()
         return torch.where(finite, losses_K, torch.nan)
 
     def batches(self, texts: NDArray[np.int64]) -> tuple[TextBatch, VideoBatch]:
@@ -179,22 +184,26 @@ class Trainer:
         self.begin_epoch()
         self.steps_done, self.sums = values["steps_done"], torch.tensor(values["sums"], dtype=torch.float64)
 
-    def _scores(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The scores of all captions of the batch with all their videos, and whether all features are finite."""
+    def _scores(self, texts: NDArray[np.int64]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The scores of all captions of the batch with all their videos, the head's extra losses, and whether all features are finite."""
         text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
         given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
         finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
         longest = int(self.split.videos.frames.length_N[self.split.answers[texts]].max())
         encoded_texts = self.head.encode_texts(text_batch)
-        encoded_videos = self.head.encode_videos(video_batch, lambda own: gather_frames(own, longest, self.processes))
-        scores_SAB = gather(self.head.scores(encoded_texts, encoded_videos), self.processes, dim=1)
-        return scores_SAB, gather(finite[None], self.processes).all()
+        frames = gather_frames(self.head.apply_temporal(video_batch), longest, self.processes)
+        scores_SAB = gather(self.head.scores(encoded_texts, self.head.encode_frames(frames)), self.processes, dim=1)
+        extra = {}
+        if self.head.extra_loss_names:
+            most_words = int(self.split.texts.words.length_N[texts].max())
+            extra = self.head.extra_losses(gather_texts(text_batch, most_words, self.processes), frames)
+        return scores_SAB, extra, gather(finite[None], self.processes).all()
 
     def _log(self, epoch: int, losses_NK: Tensor, log: Log) -> None:
         """Log the latest steps, and the learning rate of the next step."""
         last = (epoch - 1) * self.steps_an_epoch + self.steps_done
         for step, losses in enumerate(losses_NK.tolist(), last - len(losses_NK) + 1):
-            log(step, {f"train/{name}": value for name, value in zip(LOSSES, losses, strict=True)})
+            log(step, {f"train/{name}": value for name, value in zip(self.losses, losses, strict=True)})
         log(last, {"train/lr": float(self.schedule.get_last_lr()[0])})
 
     def _same_video(self, texts: NDArray[np.int64]) -> Tensor:

@@ -1,5 +1,6 @@
 """Fixtures: a small demo set of real encoded videos, its cache, and the files that some machines have beside the checkout."""
 
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from data.cache import FeatureCache
 from demo import generate
 from extract import ExtractOptions, main
+from tests.once import made_once
 
 pytest_plugins = ["tests.browser", "tests.decoding", "tests.plain_towers", "tests.table_files", "tests.tiny_encoders"]
 
@@ -66,8 +68,11 @@ def shared_annotations() -> Path:
 @pytest.fixture(scope="session")
 def demo_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 + 10 + 12 rendered videos with their annotations."""
-    out = tmp_path_factory.mktemp("demo")
-    return generate.main(generate.GenerateOptions(out=out, train=40, val=10, test=12, quiet=True))
+
+    def make(out: Path) -> None:
+        generate.main(generate.GenerateOptions(out=out, train=40, val=10, test=12, quiet=True))
+
+    return made_once(tmp_path_factory, "demo", make)
 
 
 @pytest.fixture(scope="session")
@@ -85,8 +90,11 @@ def extract_options(demo_set: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def cache_path(extract_options: ExtractOptions) -> Path:
-    return main(extract_options)
+def cache_path(extract_options: ExtractOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of `demo_set`. Every process has a copy, because some tests try to extract into it."""
+    made = made_once(tmp_path_factory, "demo-cache", lambda folder: main(replace(extract_options, cache=folder)))
+    shutil.copytree(made, extract_options.cache)
+    return extract_options.cache
 
 
 @pytest.fixture

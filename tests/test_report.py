@@ -73,10 +73,10 @@ class Written:
 
 
 @pytest.fixture(scope="module")
-def report_cache(demo_set: Path, extract_options: ExtractOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report_cache(cache_path: Path, extract_options: ExtractOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test videos of the demo set with three captions each: hostile ones, one that several share, and their own."""
     folder = tmp_path_factory.mktemp("report")
-    own = FeatureCache(extract.main(extract_options)).table()
+    own = FeatureCache(cache_path).table()
     own = own[own["split"] == "test"].groupby("video_id").head(2)
     videos = own["video_id"].unique()
     said = [HOSTILE[i] if i < len(HOSTILE) else SHARED if i < 8 else f"{SHARED.upper()} {i}" for i in range(len(videos))]

@@ -46,6 +46,25 @@ def xclip_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, kappa:
     ]
 
 
+def dp_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    return mean_pair(w[-1], w, u, v, p)
+
+
+def cosines(w: Tensor, v: Tensor) -> Tensor:
+    """Of every word with every frame."""
+    return torch.stack([torch.stack([unit(word) @ unit(frame) for frame in v]) for word in w])
+
+
+def ti_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    cosine = cosines(w, v)
+    return [(cosine.amax(dim=1).mean() + cosine.amax(dim=0).mean()) / 2]
+
+
+def meanmaxsim_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    """MMS_F and MMS_V, of which the paper takes the sum."""
+    return [torch.stack([cosines(w, frames).amax(dim=1).mean() for frames in (u, v)]).mean()]
+
+
 def wti_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
     def weights(tokens: Tensor, kind: str) -> Tensor:
         said = []
@@ -54,7 +73,7 @@ def wti_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[
             said.append(linear(hidden, p[f"{kind}_weight.2.weight"], p[f"{kind}_weight.2.bias"])[0])
         return torch.stack(said).softmax(dim=0)
 
-    cosine = torch.stack([torch.stack([unit(word) @ unit(frame) for frame in v]) for word in w])
+    cosine = cosines(w, v)
     text = sum((weights(w, "word")[i] * cosine[i].max() for i in range(len(w))), start=torch.zeros((), dtype=w.dtype))
     video = sum((weights(v, "frame")[j] * cosine[:, j].max() for j in range(len(v))), start=torch.zeros((), dtype=w.dtype))
     return [(text + video) / 2]
@@ -77,7 +96,10 @@ def xpool_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> lis
 PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Parameters], list[Tensor]]] = {
     "mean": mean_pair,
     "xclip": xclip_pair,
+    "dp": dp_pair,
+    "ti": ti_pair,
     "wti": wti_pair,
+    "meanmaxsim": meanmaxsim_pair,
     "xpool": xpool_pair,
 }
 

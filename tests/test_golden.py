@@ -24,6 +24,7 @@ from extract.encode.clip import load_clip
 from tests.conftest import DEMO_CLIP
 from tests.plain_heads import Parameters, plain_scores
 from train_head.heads import Head, HeadConfig, TextBatch, VideoBatch, make_head
+from train_head.heads.base import Padding
 from train_head.kernels.blocks import Encoded
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.scoring.pairs import Accumulator
@@ -67,6 +68,8 @@ WTI = {
     "frame_weight.0": "frame_weight_hidden",
     "frame_weight.2": "frame_weight_out",
 }
+PUBLISHED_ALPHAS = {"dp": (0.14, 0.0), "ti": (0.16, 0.0), "wti": (0.14, 0.0)}
+"""DRL's scripts train with these factors of the channel decorrelation."""
 GLCCL = {
     "M_g": "M_g",
     "M_l": "M_l",
@@ -105,11 +108,22 @@ def temporal_weights(golden: Arrays) -> Weights:
 
 
 @torch.no_grad()
-def make(name: str, golden: Arrays, weights: Weights, temporal: bool = False, dtype: torch.dtype = torch.float32) -> Head:
+def make(
+    name: str,
+    golden: Arrays,
+    weights: Weights,
+    temporal: bool = False,
+    dtype: torch.dtype = torch.float32,
+    padding: Padding = "masked",
+) -> Head:
     """A head with the golden weights, every one of its parameters given, and the golden logit scale (1 where there is none)."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = {"padding": padding, "padded_frames": 8}
     if temporal:
-        config = {"temporal": "seq-transf", "temporal_positions": len(golden["position_embedding"]), "temporal_heads": int(golden["heads"])}
+        config |= {
+            "temporal": "seq-transf",
+            "temporal_positions": len(golden["position_embedding"]),
+            "temporal_heads": int(golden["heads"]),
+        }
         weights = weights | temporal_weights(golden)
     head = make_head(name, HeadConfig(32, max_words=12, logit_scale=1.0, max_frames=8, **config)).to(dtype)
     weights = {"logit_scale": golden.get("log_logit_scale", np.zeros(())), **weights}
@@ -129,6 +143,12 @@ def texts_of(sentence_AD: Tensor, word_ALD: Tensor, mask_AL: Tensor | None = Non
     """Texts whose words are all real, or those of a mask."""
     mask_AL = torch.ones(word_ALD.shape[:2], dtype=torch.bool) if mask_AL is None else mask_AL
     return TextBatch(sentence_AD, word_ALD[mask_AL], mask_AL.sum(dim=1))
+
+
+def padded_texts(word_ALD: Tensor, mask_AL: Tensor) -> TextBatch:
+    """Texts that carry the features of their padding."""
+    length_A = torch.full((len(word_ALD),), word_ALD.shape[1])
+    return TextBatch(word_ALD[:, 0], word_ALD.flatten(0, 1), length_A, mask_AL.sum(dim=1))
 
 
 def videos_of(frame_BFD: Tensor, mask_BF: Tensor | None = None) -> VideoBatch:
@@ -229,33 +249,71 @@ def test_xpool(case: str, sims: str, masked: bool) -> None:
     near(score(head, texts, videos_of(frame_BFD, mask_BF if masked else None))[0], golden[sims], 2e-6)
 
 
-@torch.no_grad()
-def wti(case: str) -> tuple[Arrays, Head, TextBatch, VideoBatch]:
-    golden = arrays("drl_wti")
-    word_ALD = given(golden, f"{case}_words")
-    texts = texts_of(word_ALD[:, 0], word_ALD, given(golden, f"{case}_word_mask"))
-    videos = videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask"))
-    return golden, make("wti", golden, layers(WTI, golden)), texts, videos
+def drl(name: str, case: str, padding: Padding = "masked") -> tuple[Arrays, Head, TextBatch, VideoBatch]:
+    """A head of DRL with its inputs. Texts carry their padding if it takes part."""
+    golden = arrays(f"drl_{name}")
+    head = make(name, golden, layers(WTI, golden) if name == "wti" else {}, padding=padding)
+    word_ALD, mask_AL = given(golden, f"{case}_words"), given(golden, f"{case}_word_mask")
+    texts = texts_of(word_ALD[:, 0], word_ALD, mask_AL) if padding == "masked" else padded_texts(word_ALD, mask_AL)
+    return golden, head, texts, videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask"))
 
 
+@pytest.mark.parametrize(("case", "padding"), [("full", "masked"), ("full", "authors"), ("padded", "authors")])
+@pytest.mark.parametrize("name", ["dp", "ti", "wti"])
 @torch.no_grad()
-def test_wti() -> None:
-    golden, head, texts, videos = wti("full")
+def test_drl(name: str, case: str, padding: Padding) -> None:
+    golden, head, texts, videos = drl(name, case, padding)
     scores_SAB = score(head, texts, videos)
-    near(scores_SAB[0] / head.scale(), golden["full_cosines"], 2e-6)
-    near(scores_SAB[0], golden["full_scores"], 1e-4)
+    near(scores_SAB[0] / head.scale(), golden[f"{case}_cosines"], 2e-6)
+    near(scores_SAB[0], golden[f"{case}_scores"], 1e-4)
+    # Texts that do not carry their padding, and videos of a batch without any, are padded with zeros.
+    bare = texts_of(texts.sentence_AD, given(golden, f"{case}_words"), given(golden, f"{case}_word_mask"))
+    near(score(head, bare, videos)[0], golden[f"{case}_scores"], 1e-4)
+    short = int(videos.mask_BF[0].sum())
+    first = VideoBatch(videos.frame_BFD[:1, :short], videos.mask_BF[:1, :short])
+    near(score(head, bare, first)[0], golden[f"{case}_scores"][:, :1], 1e-4)
 
 
+@pytest.mark.parametrize("padding", ["masked", "authors"])
 @torch.no_grad()
-def test_wti_with_padding_masked() -> None:
-    """DRL sets the cosines of padding to 0, where a 0 is above every real cosine; we leave padding out of the maximum."""
-    golden, head, texts, videos = wti("padded")
-    ours_AB = score(head, texts, videos)[0]
-    near(ours_AB, masked_reading(head, texts, videos)[0], 1e-4)
-    assert (ours_AB < torch.from_numpy(golden["padded_scores"]) + 1e-4).all()
+def test_weights_of_wti(padding: Padding) -> None:
+    golden, head, texts, videos = drl("wti", "padded", padding)
     for kind, blocks in (("word", head.encode_texts(texts)), ("frame", head.encode_videos(videos))):
         expected_NT = golden[f"padded_{kind}_weights"]
         near(encoded(blocks, lambda block: block.weight_NT)[:, : expected_NT.shape[1]], expected_NT, 2e-6)
+
+
+@pytest.mark.parametrize("name", ["dp", "ti", "wti"])
+@torch.no_grad()
+def test_drl_with_padding_masked(name: str) -> None:
+    """DRL sets the cosines of padding to 0, where a 0 is above every real cosine; we leave padding out of the maximum."""
+    golden, head, texts, videos = drl(name, "padded")
+    ours_AB = score(head, texts, videos)[0]
+    near(ours_AB, masked_reading(head, texts, videos)[0], 1e-4)
+    assert (ours_AB < torch.from_numpy(golden["padded_scores"]) + 1e-4).all()
+
+
+@pytest.mark.parametrize("alphas", [None, "published"])
+@pytest.mark.parametrize("case", ["full", "padded"])
+@pytest.mark.parametrize("name", ["dp", "ti", "wti"])
+def test_channel_decorrelation_of_drl(name: str, case: str, alphas: str | None) -> None:
+    """The loss with its gradients; those of the names in the file. Where padding takes part, so do its features."""
+    golden = arrays("drl_cdcr")
+    head = make(name, golden, layers(WTI, golden) if name == "wti" else {}, padding="authors")
+    word_NLD, frame_NFD = (given(golden, f"{case}_{kind}").requires_grad_() for kind in ("words", "frames"))
+    texts = padded_texts(word_NLD, given(golden, f"{case}_word_mask"))
+    videos = head.apply_temporal(videos_of(frame_NFD, given(golden, f"{case}_frame_mask")))
+    loss = head.decorrelation(texts, videos) if alphas is None else head.decorrelation(texts, videos, PUBLISHED_ALPHAS[name])
+    prefix = f"{case}_{name}_{alphas or 'default'}_"
+    near(loss, golden[f"{prefix}loss"], 1e-4)
+    loss.backward()
+    sources = {"words": word_NLD, "frames": frame_NFD}
+    sources |= {f"{theirs}_weight": head.get_parameter(f"{ours}.weight") for ours, theirs in WTI.items() if name == "wti"}
+    expected = {key.removeprefix(prefix).removesuffix("_gradient"): key for key in golden if key.startswith(prefix) and "gradient" in key}
+    assert sources.keys() == expected.keys()
+    for source, tensor in sources.items():
+        assert tensor.grad is not None
+        near(tensor.grad, golden[expected[source]], 2e-5)
 
 
 def glccl(dtype: torch.dtype) -> tuple[Arrays, Head]:

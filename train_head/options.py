@@ -30,8 +30,8 @@ class TrainOptions:
     held out for validation, and every result is labelled."""
     head: Annotated[str, About.HEAD, Meaning.VARIED] = "glccl"
     """glccl (the method), its halves glim-global and glim-local, mean (CLIP4Clip's pooling), xclip (the four scores without text guidance),
-    wti (DRL's weighted token-wise interaction), xpool (X-Pool's cross-modal attention), or a class of your own as
-    package.module:Class."""
+    dp, ti and wti (DRL's dot product, token-wise and weighted token-wise interaction), meanmaxsim (Video-ColBERT's mean of maxima), xpool
+    (X-Pool's cross-modal attention), or a class of your own as package.module:Class."""
     scores: Annotated[str, About.HEAD, Meaning.VARIED] = "all"
     """Scores to use, joined by +, if the head has several: video-sentence, video-word, sentence-frame, word-frame. For example
     video-sentence+word-frame."""
@@ -49,6 +49,8 @@ class TrainOptions:
     """Weight of the CSC loss. Heads with a single score have no CSC loss."""
     csc_data: Annotated[Literal["both", "positive", "negative"], About.LOSS, Meaning.VARIED] = "both"
     """Pairs through which the CSC gradient flows."""
+    cdcr: Annotated[float, About.LOSS, Meaning.VARIED, AtLeast(0), Since(0.0)] = 0.0
+    """Weight of DRL's channel decorrelation loss, for heads that read words. DRL uses 0.001."""
     mask_same_video: Annotated[bool, About.LOSS, Meaning.VARIED] = False
     """Exclude other captions of the same video from both losses. By default they count as negatives, as is common practice."""
     max_frames: Annotated[int | None, About.INPUT, Meaning.VARIED, NoneAs("all")] = None

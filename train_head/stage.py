@@ -27,7 +27,7 @@ from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
 from train_head.compiling import announce_compiling, compile_loops
-from train_head.heads import ALL_SCORES, Execution, Head, HeadConfig, chosen_scores, head_class, is_own, make_head
+from train_head.heads import ALL_SCORES, Execution, Head, HeadConfig, chosen_scores, has_decorrelation, head_class, is_own, make_head
 from train_head.options import TrainOptions
 from train_head.run import (
     HEAD_SOURCE,
@@ -424,6 +424,9 @@ def check_options(options: TrainOptions) -> None:
                 number = "a number of " if isinstance(value, float) else ""
                 raise UserError(f"--{name.replace('_', '-')} {value} must be {number}at least {least}")
     given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
+    if options.cdcr and not has_decorrelation(options.head):
+        why = "defines no method decorrelation" if is_own(options.head) else "reads no words"
+        raise UserError(f"--cdcr {options.cdcr:g}: head {options.head} {why}: leave the option out, or use a head such as wti")
     check_seed(options.seed)
     defaults = type(options)(options.cache, options.out)
     finetuning = options_with(type(options), Meaning.FINETUNING)

@@ -6,7 +6,7 @@ from train_head.heads.base import ALL_SCORES, DEFAULT_EXECUTION, Execution, Fram
 from train_head.heads.glccl import HALVES, GlcclHead
 from train_head.heads.mean import MeanHead
 from train_head.heads.own import is_own, make_own, own_class, source_file, source_sha256
-from train_head.heads.wti import WtiHead
+from train_head.heads.tokenwise import DpHead, MeanMaxSimHead, TiHead, WtiHead
 from train_head.heads.xclip import XclipHead
 from train_head.heads.xpool import XpoolHead
 from train_head.kernels.blocks import TextBlock, VideoBlock
@@ -24,6 +24,7 @@ __all__ = [
     "VideoBatch",
     "VideoBlock",
     "chosen_scores",
+    "has_decorrelation",
     "head_class",
     "is_own",
     "make_head",
@@ -38,7 +39,10 @@ HEADS: dict[str, type[Head]] = {
     **dict.fromkeys(HALVES, GlcclHead),
     "mean": MeanHead,
     "xclip": XclipHead,
+    "dp": DpHead,
+    "ti": TiHead,
     "wti": WtiHead,
+    "meanmaxsim": MeanMaxSimHead,
     "xpool": XpoolHead,
 }
 
@@ -50,6 +54,12 @@ def head_class(name: str) -> type[Head]:
     if name not in HEADS:
         raise UserError(f"--head {name} is unknown: choose one of {', '.join(HEADS)}, or name a class of your own as package.module:Class")
     return HEADS[name]
+
+
+def has_decorrelation(name: str) -> bool:
+    """Whether a head, by its --head name, has the loss `Head.decorrelation`: those of ours that read words, and a class that defines it."""
+    kind = head_class(name)
+    return kind.decorrelation is not Head.decorrelation if is_own(name) else kind.READS_WORDS
 
 
 def make_head(name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> Head:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from data.base.errors import UserError
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
+from train_head.heads.decorrelation import ALPHAS, Alphas, best_matches, channel_loss, token_correlation
 from train_head.kernels.blocks import Encoded, TextBlock, VideoBlock, constant_shapes, text_blocks, video_blocks
 from train_head.kernels.plain import inverse_norm
 from train_head.kernels.threads import parallel
@@ -266,6 +267,15 @@ class Head(nn.Module, ABC):
     def extra_loss_names(self) -> tuple[str, ...]:
         """The names of `extra_losses`, for the log."""
         return ()
+
+    def decorrelation(self, texts: TextBatch, videos: EncodedFrames, alphas: Alphas = ALPHAS) -> Tensor:
+        """DRL's channel decorrelation loss (`train_head.heads.decorrelation`), a scalar without a weight: DRL's is 0.001.
+
+        Text i belongs to video i, and there are at least two pairs. Videos have passed the temporal encoder. For heads that read words: of
+        their words and frames, all counting the same.
+        """
+        matches = best_matches(self.positions(texts), videos, padding=self.with_padding)
+        return channel_loss(token_correlation(matches), alphas)
 
     @abstractmethod
     def encode_text_block(self, block: TextBlock) -> Any:

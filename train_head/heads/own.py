@@ -145,6 +145,8 @@ def _try_out(head: Head) -> None:
     if not torch.equal(found[1], found[2]):
         _say_random(head.name)
     _check_flops(head)
+    if type(head).decorrelation is not Head.decorrelation:
+        _check_decorrelation(head, text_batch, video_batch)
     # A layer such as a batch norm has counted the random vectors.
     head.load_state_dict(state)
     head.train(training)
@@ -163,6 +165,18 @@ def _check_flops(head: Head) -> None:
         flops = np.broadcast_to(np.asarray(head.pair_flops(words_W1, frames_V), dtype=np.float64), (3, 2))
     if not np.isfinite(flops).all():
         raise UserError(f"head {head.name}: pair_flops must return a number for each pair, and returns {flops.flat[0]:g}: mend it")
+
+
+def _check_decorrelation(head: Head, texts: TextBatch, videos: VideoBatch) -> None:
+    """Raise UserError unless `decorrelation` gives a finite number for the first texts with these videos."""
+    pairs = len(videos.mask_BF)
+    length_A = texts.length_A[:pairs]
+    first = TextBatch(texts.sentence_AD[:pairs], texts.word_RD[: int(length_A.sum())], length_A)
+    with _explained(head.name, "its decorrelation failed"):
+        loss = torch.as_tensor(head.decorrelation(first, head.apply_temporal(videos)))
+    if loss.ndim or not bool(loss.isfinite()):
+        given = list(loss.shape) if loss.ndim else loss.item()
+        raise UserError(f"head {head.name}: decorrelation must return one finite number, and returns {given}: mend it")
 
 
 @contextmanager

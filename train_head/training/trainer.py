@@ -29,7 +29,8 @@ WARM_UP = 0.1
 STEPS_PER_CHECK = 20
 """On a GPU, losses are read back only once in this many steps, because reading waits for the device."""
 LOSSES = ("loss", "contrastive", "csc")
-"""The losses of every head. Those of `Head.extra_losses` follow them."""
+"""The losses of every head. Those of `Head.extra_losses` follow them, then the channel decorrelation if it has a weight."""
+CDCR = "cdcr"
 
 Log = Callable[[int, Mapping[str, float]], None]
 """Takes the number of a step, counted from 1 over all epochs, and its scalars."""
@@ -51,7 +52,8 @@ class Trainer:
         options = self.options
         self.device = self.head.logit_scale.device
         self.texts, self.videos = self.split.texts.to(self.device), self.split.videos.to(self.device)
-        self.losses = (*LOSSES, *self.head.extra_loss_names)
+        self.extra_losses = (*self.head.extra_loss_names, *([CDCR] if options.cdcr else []))
+        self.losses = (*LOSSES, *self.extra_losses)
         self.order = np.random.default_rng(options.seed)
         self.batch_size = fitting_batch(options.batch_size, len(self.split.videos.ids), self.processes.world_size)
         self.steps_an_epoch = len(self.split.answers) // self.batch_size
@@ -143,7 +145,7 @@ class Trainer:
         self.optimiser.step()
         self.schedule.step()
         self.head.clamp_scale()
-        extra_K = [extra[name] for name in self.head.extra_loss_names]
+        extra_K = [extra[name] for name in self.extra_losses]
         losses_K = torch.stack([sum(extra_K, start=loss), contrastive, csc, *extra_K]).detach()
         return torch.where(finite, losses_K, torch.nan)
 
@@ -185,7 +187,7 @@ class Trainer:
         self.steps_done, self.sums = values["steps_done"], torch.tensor(values["sums"], dtype=torch.float64)
 
     def _scores(self, texts: NDArray[np.int64]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The scores of all captions of the batch with all their videos, the head's extra losses, and whether all features are finite."""
+        """The scores of all captions of the batch with all their videos, the weighted extra losses, and whether all features are finite."""
         text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
         given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
         finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
@@ -194,9 +196,12 @@ class Trainer:
         frames = gather_frames(self.head.apply_temporal(video_batch), longest, self.processes)
         scores_SAB = gather(self.head.scores(encoded_texts, self.head.encode_frames(frames)), self.processes, dim=1)
         extra = {}
-        if self.head.extra_loss_names:
+        if self.extra_losses:
             most_words = int(self.split.texts.words.length_N[texts].max())
-            extra = self.head.extra_losses(gather_texts(text_batch, most_words, self.processes), frames)
+            all_texts = gather_texts(text_batch, most_words, self.processes)
+            extra = self.head.extra_losses(all_texts, frames)
+            if self.options.cdcr:
+                extra[CDCR] = self.options.cdcr * self.head.decorrelation(all_texts, frames)
         return scores_SAB, extra, gather(finite[None], self.processes).all()
 
     def _log(self, epoch: int, losses_NK: Tensor, log: Log) -> None:

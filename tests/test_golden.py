@@ -1,7 +1,8 @@
 """Our heads and metrics against golden numbers of the systems they are named after (tests/golden/README.md).
 
 Tolerances are absolute and belong to the golden numbers: several times the largest difference seen between a system's own float32 and
-float64 runs. Padded cases of systems that do not mask as we do are compared with a plain float64 reading of real words and frames alone.
+float64 runs. Padded cases of systems that do not mask as we do are compared twice: with the golden numbers where `padding` is "authors",
+and with a plain float64 reading of real words and frames alone where it is "masked", the default.
 
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
 """
@@ -23,10 +24,13 @@ from evaluate.post_processing import BETA, Correction, FirstVideos, SoftmaxTotal
 from extract.encode.clip import load_clip
 from tests.conftest import DEMO_CLIP
 from tests.plain_heads import Parameters, plain_scores
-from train_head.heads import Head, HeadConfig, TextBatch, VideoBatch, make_head
+from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
+from train_head.heads.base import SCORES, Padding
+from train_head.heads.glccl import HALVES, MATRICES
 from train_head.kernels.blocks import Encoded
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.scoring.pairs import Accumulator
+from train_head.training.optimisers import BertAdam, bert_adam_groups, bert_adam_schedule
 
 GOLDEN = Path(__file__).parent / "golden"
 Arrays = dict[str, NDArray[Any]]
@@ -105,11 +109,22 @@ def temporal_weights(golden: Arrays) -> Weights:
 
 
 @torch.no_grad()
-def make(name: str, golden: Arrays, weights: Weights, temporal: bool = False, dtype: torch.dtype = torch.float32) -> Head:
+def make(
+    name: str,
+    golden: Arrays,
+    weights: Weights,
+    temporal: bool = False,
+    dtype: torch.dtype = torch.float32,
+    padding: Padding = "masked",
+) -> Head:
     """A head with the golden weights, every one of its parameters given, and the golden logit scale (1 where there is none)."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = {"padding": padding}
     if temporal:
-        config = {"temporal": "seq-transf", "temporal_positions": len(golden["position_embedding"]), "temporal_heads": int(golden["heads"])}
+        config |= {
+            "temporal": "seq-transf",
+            "temporal_positions": len(golden["position_embedding"]),
+            "temporal_heads": int(golden["heads"]),
+        }
         weights = weights | temporal_weights(golden)
     head = make_head(name, HeadConfig(32, max_words=12, logit_scale=1.0, max_frames=8, **config)).to(dtype)
     weights = {"logit_scale": golden.get("log_logit_scale", np.zeros(())), **weights}
@@ -123,6 +138,11 @@ def given(golden: Arrays, name: str, dtype: torch.dtype = torch.float32) -> Tens
     """A golden input; masks as bool."""
     value = torch.from_numpy(golden[name])
     return value.bool() if name.endswith("mask") else value.to(dtype)
+
+
+def padded_texts(sentence_AD: Tensor, word_ALD: Tensor, real_A: Tensor) -> TextBatch:
+    """Texts that carry their padding."""
+    return TextBatch(sentence_AD, word_ALD.flatten(0, 1), torch.full((len(word_ALD),), word_ALD.shape[1]), real_A.long())
 
 
 def texts_of(sentence_AD: Tensor, word_ALD: Tensor, mask_AL: Tensor | None = None) -> TextBatch:
@@ -178,9 +198,10 @@ def test_clip4clip(file: str, case: str) -> None:
     near(scores_SAB[0], golden[f"{case}_scores"], 1e-4)
 
 
-def xclip(header: str) -> tuple[Arrays, Head]:
+def xclip(header: str, padding: Padding = "masked") -> tuple[Arrays, Head]:
     golden = arrays("xclip")
-    return golden, make("xclip", golden, {ours: golden[theirs] for ours, theirs in XCLIP.items()}, temporal=header == "transf")
+    weights = {ours: golden[theirs] for ours, theirs in XCLIP.items()}
+    return golden, make("xclip", golden, weights, temporal=header == "transf", padding=padding)
 
 
 @pytest.mark.parametrize("case", ["full", "padded"])
@@ -195,6 +216,21 @@ def test_xclip(header: str, case: str) -> None:
     scores_SAB = torch.cat([masked_SAB[:2], counted_SAB[2:]])
     feature_BD = encoded(head.encode_videos(videos_of(frame_BFD, mask_BF)), lambda block: block.unit_video_BD)
     near(feature_BD, golden[f"{case}_{header}_video_feature"], 2e-6)
+    for found_AB, name in zip(scores_SAB, FOUR, strict=True):
+        near(found_AB, golden[f"{case}_{header}_{name}_score"], 5e-4)
+    near(scores_SAB.mean(dim=0), golden[f"{case}_{header}_scores"], 2e-4)
+
+
+@pytest.mark.parametrize("case", ["full", "padded"])
+@pytest.mark.parametrize("header", ["none", "transf"])
+@torch.no_grad()
+def test_xclip_with_the_authors_padding(header: str, case: str) -> None:
+    golden, head = xclip(header, "authors")
+    real_A = given(golden, f"{case}_word_mask_not_used").sum(dim=1)
+    texts = padded_texts(given(golden, f"{case}_sentences"), given(golden, f"{case}_words"), real_A)
+    videos = videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask"))
+    near(encoded(head.encode_videos(videos), lambda block: block.unit_video_BD), golden[f"{case}_{header}_video_feature"], 2e-6)
+    scores_SAB = score(head, texts, videos)
     for found_AB, name in zip(scores_SAB, FOUR, strict=True):
         near(found_AB, golden[f"{case}_{header}_{name}_score"], 5e-4)
     near(scores_SAB.mean(dim=0), golden[f"{case}_{header}_scores"], 2e-4)
@@ -229,6 +265,16 @@ def test_xpool(case: str, sims: str, masked: bool) -> None:
     near(score(head, texts, videos_of(frame_BFD, mask_BF if masked else None))[0], golden[sims], 2e-6)
 
 
+@pytest.mark.parametrize("case", ["full", "small", "padded"])
+@torch.no_grad()
+def test_xpool_with_the_authors_padding(case: str) -> None:
+    golden = arrays("xpool")
+    head = make("xpool", golden, layers(XPOOL, golden), padding="authors")
+    sentence_AD, frame_BFD = given(golden, f"{case}_sentences"), given(golden, f"{case}_frames")
+    mask_BF = torch.arange(frame_BFD.shape[1]) < given(golden, f"{case}_frame_lengths")[:, None]
+    near(score(head, texts_of(sentence_AD, sentence_AD[:, None]), videos_of(frame_BFD, mask_BF))[0], golden[f"{case}_sims"], 2e-6)
+
+
 @torch.no_grad()
 def wti(case: str) -> tuple[Arrays, Head, TextBatch, VideoBatch]:
     golden = arrays("drl_wti")
@@ -258,20 +304,31 @@ def test_wti_with_padding_masked() -> None:
         near(encoded(blocks, lambda block: block.weight_NT)[:, : expected_NT.shape[1]], expected_NT, 2e-6)
 
 
-def glccl(dtype: torch.dtype) -> tuple[Arrays, Head]:
+def glccl(dtype: torch.dtype, padding: Padding = "masked", name: str = "glccl") -> tuple[Arrays, Head]:
     golden = arrays("glccl_authors")
-    return golden, make("glccl", golden, {ours: golden[theirs] for ours, theirs in GLCCL.items()}, dtype=dtype)
+    chosen = [MATRICES[score] for score in HEADS[name].offered(name)]
+    weights = {ours: golden[theirs] for ours, theirs in GLCCL.items() if any(ours in matrices for matrices in chosen)}
+    return golden, make(name, golden, weights, dtype=dtype, padding=padding)
 
 
-@pytest.mark.parametrize("case", ["full", "padded"])
+@pytest.mark.parametrize(
+    ("case", "padding"), [("full", "masked"), ("padded", "masked"), ("padded", "authors")], ids=["full", "padded", "authors"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "plain"])
-def test_glccl_with_its_losses_and_gradients(dtype: torch.dtype, case: str) -> None:
-    """The authors mask nothing, so all words and frames count. float32 goes through the compiled loops, float64 does not."""
-    golden, head = glccl(dtype)
+def test_glccl_with_its_losses_and_gradients(dtype: torch.dtype, case: str, padding: Padding) -> None:
+    """The authors mask nothing, so all words and frames count: given as real ones, or as padding that counts.
+
+    float32 goes through the compiled loops, float64 does not.
+    """
+    golden, head = glccl(dtype, padding)
     inputs = {name: given(golden, f"{case}_{name}", dtype).requires_grad_() for name in ("sentences", "words", "frames")}
     sources = {GLCCL[name]: head.get_parameter(name) for name in GLCCL} | inputs
     for gradient_of in ("csc", "total"):
-        scores_SAB = score(head, texts_of(inputs["sentences"], inputs["words"]), videos_of(inputs["frames"]))
+        texts, videos = texts_of(inputs["sentences"], inputs["words"]), videos_of(inputs["frames"])
+        if padding == "authors":
+            texts = padded_texts(inputs["sentences"], inputs["words"], given(golden, f"{case}_word_lengths_not_used"))
+            videos = videos_of(inputs["frames"], torch.arange(8) < given(golden, f"{case}_frame_lengths_not_used")[:, None])
+        scores_SAB = score(head, texts, videos)
         for found_AB, name in zip(scores_SAB, FOUR, strict=True):
             near(found_AB, golden[f"{case}_{name}_score"], 1e-3)
         near(scores_SAB.mean(dim=0), golden[f"{case}_scores"], 1e-3)
@@ -289,6 +346,18 @@ def test_glccl_with_its_losses_and_gradients(dtype: torch.dtype, case: str) -> N
             near(gradient, expected, 1e-3 * max(1.0, float(np.abs(expected).max())))
 
 
+@pytest.mark.parametrize("half", HALVES)
+@torch.no_grad()
+def test_the_halves_of_glccl_with_the_authors_padding(half: str) -> None:
+    golden, head = glccl(torch.float32, "authors", half)
+    texts = padded_texts(given(golden, "padded_sentences"), given(golden, "padded_words"), given(golden, "padded_word_lengths_not_used"))
+    mask_BF = torch.arange(8) < given(golden, "padded_frame_lengths_not_used")[:, None]
+    scores_SAB = score(head, texts, videos_of(given(golden, "padded_frames"), mask_BF))
+    names = [theirs for ours, theirs in zip(SCORES, FOUR, strict=True) if ours in HALVES[half]]
+    for found_AB, name in zip(scores_SAB, names, strict=True):
+        near(found_AB, golden[f"padded_{name}_score"], 1e-3)
+
+
 @torch.no_grad()
 def test_glccl_with_padding_masked() -> None:
     golden, head = glccl(torch.float32)
@@ -301,6 +370,28 @@ def test_glccl_with_padding_masked() -> None:
     # As docs/design/baselines.md says.
     moved_AB = scores_SAB.mean(dim=0) - torch.from_numpy(golden["padded_scores"])
     assert moved_AB.abs().max().item() == pytest.approx(22.1, abs=0.05)
+
+
+def test_bert_adam() -> None:
+    golden = arrays("bert_adam")
+    names = [str(name) for name in golden["names"]]
+    parameters = {name: torch.nn.Parameter(given(golden, f"start_{name.replace('.', '_')}")) for name in names}
+    peak, coefficient, steps = 0.02, 0.25, 40
+    groups = bert_adam_groups(parameters.items(), peak, peak * coefficient, 0.2)
+    place = {name: i for i, group in enumerate(groups) for name, own in parameters.items() if any(own is one for one in group["params"])}
+    assert len(place) == sum(len(group["params"]) for group in groups) == len(names)
+    optimiser = BertAdam(groups)
+    schedule = bert_adam_schedule(optimiser, steps)
+    for step in range(steps):
+        for name, group in zip(names, golden["group"], strict=True):
+            ours = optimiser.param_groups[place[name]]
+            assert ours["lr"] == pytest.approx(golden["learning_rates"][step, group], rel=0, abs=1e-12)
+            assert ours["weight_decay"] == golden["group_weight_decay"][group]
+            parameters[name].grad = given(golden, f"gradients_{name.replace('.', '_')}")[step]
+        optimiser.step()
+        schedule.step()
+        for name, parameter in parameters.items():
+            near(parameter.detach(), golden[f"after_{name.replace('.', '_')}"][step], 1e-5)
 
 
 def golden_figures(golden: Arrays, name: str) -> dict[str, float]:

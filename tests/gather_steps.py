@@ -18,7 +18,13 @@ from train_head import TrainOptions
 from train_head.stage import TrainingData, build_head, load
 from train_head.training.trainer import Trainer
 
-CASES: tuple[tuple[str, Literal["seq-transf", "none"]], ...] = (("glccl", "seq-transf"), ("xclip", "seq-transf"), ("wti", "none"))
+CASES: tuple[tuple[str, Literal["seq-transf", "none"], Literal["masked", "authors"]], ...] = (
+    ("glccl", "seq-transf", "masked"),
+    ("xclip", "seq-transf", "masked"),
+    ("wti", "none", "masked"),
+    ("glccl", "seq-transf", "authors"),
+    ("xclip", "none", "authors"),
+)
 
 
 def step(options: TrainOptions, loaded: TrainingData, processes: ProcessGroup) -> dict[str, Tensor]:
@@ -41,12 +47,12 @@ def main(cache: str, out: str) -> None:
     with ProcessGroup.joined(torch.device("cpu"), time_limit=60, in_step=True) as processes:
         loaded: TrainingData | None = None
         found: dict[str, Tensor] = {}
-        for head, temporal in CASES:
+        for head, temporal, padding in CASES:
             options = TrainOptions(cache=Path(cache), out=Path(out), head=head, temporal=temporal, batch_size=64, device="cpu", quiet=True)
-            options = replace(options, mask_same_video=True)
+            options = replace(options, mask_same_video=True, padding=padding)
             # The batch may be larger than the 40 videos: several of its captions are of one of them.
             loaded = loaded or load(replace(options, batch_size=2))
-            found |= {f"{head} {name}": value for name, value in step(options, loaded, processes).items()}
+            found |= {f"{head} {padding} {name}": value for name, value in step(options, loaded, processes).items()}
         if processes.rank == 0:
             save_file(found, out)
 

@@ -61,7 +61,8 @@ def flops_a_pair(head: Head, split: Split) -> float:
     """FLOPs per pair (see `Head.pair_flops`), averaged over all text-video pairs of the split."""
     words_W, texts_W = np.unique(split.texts.words.length_N, return_counts=True)
     frames_V, videos_V = np.unique(split.videos.frames.length_N, return_counts=True)
-    flops_WV = head.pair_flops(words_W[:, None].astype(np.float64), frames_V.astype(np.float64))
+    counted_W, counted_V = head.counted_words(words_W), head.counted_frames(frames_V)
+    flops_WV = head.pair_flops(counted_W[:, None].astype(np.float64), counted_V.astype(np.float64))
     return float((flops_WV * texts_W[:, None] * videos_V).sum() / (texts_W.sum() * videos_V.sum()))
 
 

@@ -58,6 +58,7 @@ class Gallery:
         length_B, dimension = self.videos.frames.length_N, self.videos.frames.dimension
         longest = int(length_B.max())
         check_frames(head, longest, f"videos of {cache.path}")
+        longest = int(head.counted_frames(length_B).max())
         self._head = head.eval()
         # Read here, because the threads of a web server may have another setting.
         self.threads = 1 if self.device.type != "cpu" else torch.get_num_threads()

@@ -18,14 +18,18 @@ from train_head import TrainOptions
 from train_head.stage import TrainingData, build_head, load
 from train_head.training.trainer import Trainer
 
-CASES: tuple[tuple[str, Literal["seq-transf", "none"], float], ...] = (
-    ("glccl", "seq-transf", 0.0),
-    ("xclip", "seq-transf", 0.0),
-    ("wti", "none", 1.0),
-    ("ti", "seq-transf", 1.0),
-    ("dp", "none", 1.0),
+Case = tuple[str, Literal["seq-transf", "none"], Literal["masked", "authors"], float]
+CASES: tuple[Case, ...] = (
+    ("glccl", "seq-transf", "masked", 0.0),
+    ("xclip", "seq-transf", "masked", 0.0),
+    ("wti", "none", "masked", 1.0),
+    ("ti", "seq-transf", "masked", 1.0),
+    ("dp", "none", "masked", 1.0),
+    ("glccl", "seq-transf", "authors", 0.0),
+    ("xclip", "none", "authors", 0.0),
+    ("wti", "none", "authors", 1.0),
 )
-"""Heads, temporal encoders, and weights of the channel decorrelation."""
+"""Heads, temporal encoders, the treatment of padding, and weights of the channel decorrelation."""
 
 
 def step(options: TrainOptions, loaded: TrainingData, processes: ProcessGroup) -> dict[str, Tensor]:
@@ -48,12 +52,12 @@ def main(cache: str, out: str) -> None:
     with ProcessGroup.joined(torch.device("cpu"), time_limit=60, in_step=True) as processes:
         loaded: TrainingData | None = None
         found: dict[str, Tensor] = {}
-        for head, temporal, cdcr in CASES:
+        for head, temporal, padding, cdcr in CASES:
             options = TrainOptions(cache=Path(cache), out=Path(out), head=head, temporal=temporal, batch_size=64, device="cpu", quiet=True)
-            options = replace(options, mask_same_video=True, cdcr=cdcr)
+            options = replace(options, mask_same_video=True, padding=padding, cdcr=cdcr)
             # The batch may be larger than the 40 videos: several of its captions are of one of them.
             loaded = loaded or load(replace(options, batch_size=2))
-            found |= {f"{head} {name}": value for name, value in step(options, loaded, processes).items()}
+            found |= {f"{head} {padding} {name}": value for name, value in step(options, loaded, processes).items()}
         if processes.rank == 0:
             save_file(found, out)
 

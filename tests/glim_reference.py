@@ -7,8 +7,9 @@ NAMES = ("P1", "P2", "P3", "P4", "P5", "P6")
 
 
 def unit(x: Tensor) -> Tensor:
+    """A zero vector, which only padding that counts brings here, stays zero."""
     norm: Tensor = x.norm()
-    return x / norm
+    return x / norm if norm > 0 else x
 
 
 def agg(x: Tensor, p: Tensor, kappa: float) -> Tensor:

@@ -15,13 +15,15 @@ from train_head.temporal import Block, TemporalEncoder
 Parameters = dict[str, Tensor]
 
 
-def plain_temporal(encoder: TemporalEncoder, frame_FD: Tensor) -> Tensor:
-    """v = u + Transformer(u + position) of one video alone, without padding, by the modules' own forward."""
+def plain_temporal(encoder: TemporalEncoder, frame_FD: Tensor, real: int | None = None) -> Tensor:
+    """v = u + Transformer(u + position) of one video alone, by the modules' own forward. Frames from `real` on are padding: they read the
+    real frames and are read by none."""
+    ignored_F = None if real is None else torch.arange(len(frame_FD)) >= real
     x_FD = frame_FD + encoder.positional_embedding[: len(frame_FD)]
     for block in encoder.blocks:
         assert isinstance(block, Block)
         y_FD = block.ln_1(x_FD)
-        x_FD = x_FD + block.attn(y_FD, y_FD, y_FD, need_weights=True)[0]
+        x_FD = x_FD + block.attn(y_FD, y_FD, y_FD, key_padding_mask=ignored_F, need_weights=True)[0]
         hidden = block.mlp.c_fc(block.ln_2(x_FD))
         hidden = hidden * torch.sigmoid(1.702 * hidden) if encoder.activation == "QuickGELU" else gelu(hidden)
         x_FD = x_FD + block.mlp.c_proj(hidden)

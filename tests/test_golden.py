@@ -1,7 +1,8 @@
 """Our heads and metrics against golden numbers of the systems they are named after (tests/golden/README.md).
 
 Tolerances are absolute and belong to the golden numbers: several times the largest difference seen between a system's own float32 and
-float64 runs. Padded cases of systems that do not mask as we do are compared with a plain float64 reading of real words and frames alone.
+float64 runs. Padded cases of systems that do not mask as we do are compared twice: with the golden numbers where `padding` is "authors",
+and with a plain float64 reading of real words and frames alone where it is "masked", the default.
 
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
 """
@@ -23,11 +24,13 @@ from evaluate.post_processing import BETA, Correction, FirstVideos, SoftmaxTotal
 from extract.encode.clip import load_clip
 from tests.conftest import DEMO_CLIP
 from tests.plain_heads import Parameters, plain_scores
-from train_head.heads import Head, HeadConfig, TextBatch, VideoBatch, make_head
-from train_head.heads.base import Padding
+from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
+from train_head.heads.base import SCORES, Padding
+from train_head.heads.glccl import HALVES, MATRICES
 from train_head.kernels.blocks import Encoded
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.scoring.pairs import Accumulator
+from train_head.training.optimisers import BertAdam, bert_adam_groups, bert_adam_schedule
 
 GOLDEN = Path(__file__).parent / "golden"
 Arrays = dict[str, NDArray[Any]]
@@ -139,16 +142,15 @@ def given(golden: Arrays, name: str, dtype: torch.dtype = torch.float32) -> Tens
     return value.bool() if name.endswith("mask") else value.to(dtype)
 
 
+def padded_texts(sentence_AD: Tensor, word_ALD: Tensor, real_A: Tensor) -> TextBatch:
+    """Texts that carry their padding."""
+    return TextBatch(sentence_AD, word_ALD.flatten(0, 1), torch.full((len(word_ALD),), word_ALD.shape[1]), real_A.long())
+
+
 def texts_of(sentence_AD: Tensor, word_ALD: Tensor, mask_AL: Tensor | None = None) -> TextBatch:
     """Texts whose words are all real, or those of a mask."""
     mask_AL = torch.ones(word_ALD.shape[:2], dtype=torch.bool) if mask_AL is None else mask_AL
     return TextBatch(sentence_AD, word_ALD[mask_AL], mask_AL.sum(dim=1))
-
-
-def padded_texts(word_ALD: Tensor, mask_AL: Tensor) -> TextBatch:
-    """Texts that carry the features of their padding."""
-    length_A = torch.full((len(word_ALD),), word_ALD.shape[1])
-    return TextBatch(word_ALD[:, 0], word_ALD.flatten(0, 1), length_A, mask_AL.sum(dim=1))
 
 
 def videos_of(frame_BFD: Tensor, mask_BF: Tensor | None = None) -> VideoBatch:
@@ -198,9 +200,10 @@ def test_clip4clip(file: str, case: str) -> None:
     near(scores_SAB[0], golden[f"{case}_scores"], 1e-4)
 
 
-def xclip(header: str) -> tuple[Arrays, Head]:
+def xclip(header: str, padding: Padding = "masked") -> tuple[Arrays, Head]:
     golden = arrays("xclip")
-    return golden, make("xclip", golden, {ours: golden[theirs] for ours, theirs in XCLIP.items()}, temporal=header == "transf")
+    weights = {ours: golden[theirs] for ours, theirs in XCLIP.items()}
+    return golden, make("xclip", golden, weights, temporal=header == "transf", padding=padding)
 
 
 @pytest.mark.parametrize("case", ["full", "padded"])
@@ -215,6 +218,21 @@ def test_xclip(header: str, case: str) -> None:
     scores_SAB = torch.cat([masked_SAB[:2], counted_SAB[2:]])
     feature_BD = encoded(head.encode_videos(videos_of(frame_BFD, mask_BF)), lambda block: block.unit_video_BD)
     near(feature_BD, golden[f"{case}_{header}_video_feature"], 2e-6)
+    for found_AB, name in zip(scores_SAB, FOUR, strict=True):
+        near(found_AB, golden[f"{case}_{header}_{name}_score"], 5e-4)
+    near(scores_SAB.mean(dim=0), golden[f"{case}_{header}_scores"], 2e-4)
+
+
+@pytest.mark.parametrize("case", ["full", "padded"])
+@pytest.mark.parametrize("header", ["none", "transf"])
+@torch.no_grad()
+def test_xclip_with_the_authors_padding(header: str, case: str) -> None:
+    golden, head = xclip(header, "authors")
+    real_A = given(golden, f"{case}_word_mask_not_used").sum(dim=1)
+    texts = padded_texts(given(golden, f"{case}_sentences"), given(golden, f"{case}_words"), real_A)
+    videos = videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask"))
+    near(encoded(head.encode_videos(videos), lambda block: block.unit_video_BD), golden[f"{case}_{header}_video_feature"], 2e-6)
+    scores_SAB = score(head, texts, videos)
     for found_AB, name in zip(scores_SAB, FOUR, strict=True):
         near(found_AB, golden[f"{case}_{header}_{name}_score"], 5e-4)
     near(scores_SAB.mean(dim=0), golden[f"{case}_{header}_scores"], 2e-4)
@@ -249,12 +267,24 @@ def test_xpool(case: str, sims: str, masked: bool) -> None:
     near(score(head, texts, videos_of(frame_BFD, mask_BF if masked else None))[0], golden[sims], 2e-6)
 
 
+@pytest.mark.parametrize("case", ["full", "small", "padded"])
+@torch.no_grad()
+def test_xpool_with_the_authors_padding(case: str) -> None:
+    golden = arrays("xpool")
+    head = make("xpool", golden, layers(XPOOL, golden), padding="authors")
+    sentence_AD, frame_BFD = given(golden, f"{case}_sentences"), given(golden, f"{case}_frames")
+    mask_BF = torch.arange(frame_BFD.shape[1]) < given(golden, f"{case}_frame_lengths")[:, None]
+    near(score(head, texts_of(sentence_AD, sentence_AD[:, None]), videos_of(frame_BFD, mask_BF))[0], golden[f"{case}_sims"], 2e-6)
+
+
 def drl(name: str, case: str, padding: Padding = "masked") -> tuple[Arrays, Head, TextBatch, VideoBatch]:
     """A head of DRL with its inputs. Texts carry their padding if it takes part."""
     golden = arrays(f"drl_{name}")
     head = make(name, golden, layers(WTI, golden) if name == "wti" else {}, padding=padding)
     word_ALD, mask_AL = given(golden, f"{case}_words"), given(golden, f"{case}_word_mask")
-    texts = texts_of(word_ALD[:, 0], word_ALD, mask_AL) if padding == "masked" else padded_texts(word_ALD, mask_AL)
+    texts = (
+        texts_of(word_ALD[:, 0], word_ALD, mask_AL) if padding == "masked" else padded_texts(word_ALD[:, 0], word_ALD, mask_AL.sum(dim=1))
+    )
     return golden, head, texts, videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask"))
 
 
@@ -301,7 +331,7 @@ def test_channel_decorrelation_of_drl(name: str, case: str, alphas: str | None) 
     golden = arrays("drl_cdcr")
     head = make(name, golden, layers(WTI, golden) if name == "wti" else {}, padding="authors")
     word_NLD, frame_NFD = (given(golden, f"{case}_{kind}").requires_grad_() for kind in ("words", "frames"))
-    texts = padded_texts(word_NLD, given(golden, f"{case}_word_mask"))
+    texts = padded_texts(word_NLD[:, 0], word_NLD, given(golden, f"{case}_word_mask").sum(dim=1))
     videos = head.apply_temporal(videos_of(frame_NFD, given(golden, f"{case}_frame_mask")))
     loss = head.decorrelation(texts, videos) if alphas is None else head.decorrelation(texts, videos, PUBLISHED_ALPHAS[name])
     prefix = f"{case}_{name}_{alphas or 'default'}_"
@@ -316,20 +346,31 @@ def test_channel_decorrelation_of_drl(name: str, case: str, alphas: str | None) 
         near(tensor.grad, golden[expected[source]], 2e-5)
 
 
-def glccl(dtype: torch.dtype) -> tuple[Arrays, Head]:
+def glccl(dtype: torch.dtype, padding: Padding = "masked", name: str = "glccl") -> tuple[Arrays, Head]:
     golden = arrays("glccl_authors")
-    return golden, make("glccl", golden, {ours: golden[theirs] for ours, theirs in GLCCL.items()}, dtype=dtype)
+    chosen = [MATRICES[score] for score in HEADS[name].offered(name)]
+    weights = {ours: golden[theirs] for ours, theirs in GLCCL.items() if any(ours in matrices for matrices in chosen)}
+    return golden, make(name, golden, weights, dtype=dtype, padding=padding)
 
 
-@pytest.mark.parametrize("case", ["full", "padded"])
+@pytest.mark.parametrize(
+    ("case", "padding"), [("full", "masked"), ("padded", "masked"), ("padded", "authors")], ids=["full", "padded", "authors"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "plain"])
-def test_glccl_with_its_losses_and_gradients(dtype: torch.dtype, case: str) -> None:
-    """The authors mask nothing, so all words and frames count. float32 goes through the compiled loops, float64 does not."""
-    golden, head = glccl(dtype)
+def test_glccl_with_its_losses_and_gradients(dtype: torch.dtype, case: str, padding: Padding) -> None:
+    """The authors mask nothing, so all words and frames count: given as real ones, or as padding that counts.
+
+    float32 goes through the compiled loops, float64 does not.
+    """
+    golden, head = glccl(dtype, padding)
     inputs = {name: given(golden, f"{case}_{name}", dtype).requires_grad_() for name in ("sentences", "words", "frames")}
     sources = {GLCCL[name]: head.get_parameter(name) for name in GLCCL} | inputs
     for gradient_of in ("csc", "total"):
-        scores_SAB = score(head, texts_of(inputs["sentences"], inputs["words"]), videos_of(inputs["frames"]))
+        texts, videos = texts_of(inputs["sentences"], inputs["words"]), videos_of(inputs["frames"])
+        if padding == "authors":
+            texts = padded_texts(inputs["sentences"], inputs["words"], given(golden, f"{case}_word_lengths_not_used"))
+            videos = videos_of(inputs["frames"], torch.arange(8) < given(golden, f"{case}_frame_lengths_not_used")[:, None])
+        scores_SAB = score(head, texts, videos)
         for found_AB, name in zip(scores_SAB, FOUR, strict=True):
             near(found_AB, golden[f"{case}_{name}_score"], 1e-3)
         near(scores_SAB.mean(dim=0), golden[f"{case}_scores"], 1e-3)
@@ -347,6 +388,18 @@ def test_glccl_with_its_losses_and_gradients(dtype: torch.dtype, case: str) -> N
             near(gradient, expected, 1e-3 * max(1.0, float(np.abs(expected).max())))
 
 
+@pytest.mark.parametrize("half", HALVES)
+@torch.no_grad()
+def test_the_halves_of_glccl_with_the_authors_padding(half: str) -> None:
+    golden, head = glccl(torch.float32, "authors", half)
+    texts = padded_texts(given(golden, "padded_sentences"), given(golden, "padded_words"), given(golden, "padded_word_lengths_not_used"))
+    mask_BF = torch.arange(8) < given(golden, "padded_frame_lengths_not_used")[:, None]
+    scores_SAB = score(head, texts, videos_of(given(golden, "padded_frames"), mask_BF))
+    names = [theirs for ours, theirs in zip(SCORES, FOUR, strict=True) if ours in HALVES[half]]
+    for found_AB, name in zip(scores_SAB, names, strict=True):
+        near(found_AB, golden[f"padded_{name}_score"], 1e-3)
+
+
 @torch.no_grad()
 def test_glccl_with_padding_masked() -> None:
     golden, head = glccl(torch.float32)
@@ -359,6 +412,28 @@ def test_glccl_with_padding_masked() -> None:
     # As docs/design/baselines.md says.
     moved_AB = scores_SAB.mean(dim=0) - torch.from_numpy(golden["padded_scores"])
     assert moved_AB.abs().max().item() == pytest.approx(22.1, abs=0.05)
+
+
+def test_bert_adam() -> None:
+    golden = arrays("bert_adam")
+    names = [str(name) for name in golden["names"]]
+    parameters = {name: torch.nn.Parameter(given(golden, f"start_{name.replace('.', '_')}")) for name in names}
+    peak, coefficient, steps = 0.02, 0.25, 40
+    groups = bert_adam_groups(parameters.items(), peak, peak * coefficient, 0.2)
+    place = {name: i for i, group in enumerate(groups) for name, own in parameters.items() if any(own is one for one in group["params"])}
+    assert len(place) == sum(len(group["params"]) for group in groups) == len(names)
+    optimiser = BertAdam(groups)
+    schedule = bert_adam_schedule(optimiser, steps)
+    for step in range(steps):
+        for name, group in zip(names, golden["group"], strict=True):
+            ours = optimiser.param_groups[place[name]]
+            assert ours["lr"] == pytest.approx(golden["learning_rates"][step, group], rel=0, abs=1e-12)
+            assert ours["weight_decay"] == golden["group_weight_decay"][group]
+            parameters[name].grad = given(golden, f"gradients_{name.replace('.', '_')}")[step]
+        optimiser.step()
+        schedule.step()
+        for name, parameter in parameters.items():
+            near(parameter.detach(), golden[f"after_{name.replace('.', '_')}"][step], 1e-5)
 
 
 def golden_figures(golden: Arrays, name: str) -> dict[str, float]:

@@ -4,7 +4,9 @@ import json
 import math
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pytest
@@ -41,12 +43,14 @@ def test_two_processes_of_32_give_the_loss_and_gradients_of_one_of_64(cache_path
 
 
 @pytest.mark.long
-def test_a_run_of_two_processes_is_that_of_one(cache_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "bert-adam"])
+def test_a_run_of_two_processes_is_that_of_one(cache_path: Path, tmp_path: Path, optimizer: Literal["adamw", "bert-adam"]) -> None:
     one = TrainOptions(cache=cache_path, out=tmp_path / "1", batch_size=32, epochs=1, lr=1e-3, temporal="none", device="cpu", quiet=True)
+    one = replace(one, optimizer=optimizer)
     train_head.main(one)
     out = tmp_path / "2"
     options: list[str | Path | int] = ["--cache", cache_path, "--batch-size", 32, "--epochs", 1, "--lr", "1e-3", "--temporal", "none"]
-    done = launch(2, "train_head", "--out", out, *options, "--device", "cpu", "--quiet")
+    done = launch(2, "train_head", "--out", out, *options, "--optimizer", optimizer, "--device", "cpu", "--quiet")
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "run.json").read_text())["processes"] == 2
     losses = [pd.read_csv(run / "log.csv")["loss"].iloc[1] for run in (one.out, out)]

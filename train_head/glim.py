@@ -22,14 +22,21 @@ FEATURE_MATRICES, WORD_MATRICES = ("M_g", "M_l"), ("P1", "P2", "P3", "P4", "P5",
 
 
 def frame_weights(
-    sentence_AD: Tensor, word_ALD: Tensor, word_mask_AL: Tensor, frame_BFD: Tensor, frame_mask_BF: Tensor, *, tau: float = TAU
+    sentence_AD: Tensor,
+    word_ALD: Tensor,
+    word_mask_AL: Tensor,
+    frame_BFD: Tensor,
+    frame_mask_BF: Tensor,
+    *,
+    tau: float = TAU,
+    zeros_count: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The weights that texts give to frames: alpha [A, B, F] from each sentence, beta [A, B, L, F] from each word.
 
     The arguments are those of `glim_scores`, with frames taken after the temporal encoder. Weights sum to 1 over a video's real frames.
-    They are 0 at padded frames, at zero frames and for padded words. Source: GLCCL (arXiv 2605.17959), GLIM.
+    They are 0 at padded frames, for padded words, and unless `zeros_count` at zero frames. Source: GLCCL (arXiv 2605.17959), GLIM.
     """
-    videos, word_mask_AL = prepare_videos(frame_BFD, frame_mask_BF.bool()), word_mask_AL.bool()
+    videos, word_mask_AL = prepare_videos(frame_BFD, frame_mask_BF.bool(), zeros_count=zeros_count), word_mask_AL.bool()
     word_ALD = word_ALD.masked_fill(~word_mask_AL[..., None], 0.0)
     alpha_ABF = guidance(torch.einsum("ad,bfd->abf", sentence_AD, videos.frame_BFD), videos.mask_BF, tau)
     beta_ABLF = guidance(torch.einsum("ald,bfd->ablf", word_ALD, videos.frame_BFD), videos.mask_BF, tau)

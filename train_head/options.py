@@ -56,14 +56,26 @@ class TrainOptions:
     max_frames: Annotated[int | None, About.INPUT, Meaning.VARIED, NoneAs("all")] = None
     """Frames used of each video, evenly spaced. The temporal encoder gets a position for each, at least as many as CLIP has. Default: all
     cached frames."""
+    padding: Annotated[Literal["masked", "authors"] | None, About.HEAD, Meaning.VARIED, NoneAs("recipe"), Since("masked")] = None
+    """masked: padded words and frames have no effect. authors: they count wherever they do in the code of the head's authors, with texts
+    padded to the cache's limit of words, and videos to --max-frames or to the longest video. Zero vectors stand for padding, because the
+    cache holds real words and frames alone; the authors' padding holds what CLIP makes of padding tokens and blank pictures. So this
+    approaches their figures and does not reproduce them. Default: masked, or what --recipe says."""
+    recipe: Annotated[Literal["authors"] | None, About.OPTIMIZER, Meaning.FREE, Meaning.VARIED] = None
+    """authors: --optimizer bert-adam and --padding authors, unless given otherwise. For heads whose published figures were made with that
+    optimiser."""
+    optimizer: Annotated[Literal["adamw", "bert-adam"] | None, About.OPTIMIZER, Meaning.VARIED, NoneAs("recipe"), Since("adamw")] = None
+    """bert-adam is CLIP4Clip's, which its successors use: no bias correction, gradients clipped tensor by tensor, another schedule, and the
+    logit scale trains at --lr / 1000, or at --clip-lr with --finetune. Default: adamw, or what --recipe says."""
     epochs: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(1)] = 5
     """Passes over the training captions."""
     batch_size: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(2)] = 128
     """Captions (and their videos) per step, over all processes. Reduced to the number of training videos if there are fewer."""
     lr: Annotated[float, About.OPTIMIZER, Meaning.VARIED, AtLeast(0)] = 1e-4
-    """Peak learning rate: linear warm-up over the first 10% of the steps, then cosine decay to zero."""
+    """Peak learning rate: linear warm-up over the first 10% of the steps, then cosine decay to zero. bert-adam begins at 0, and its
+    cosine spans all steps, warm-up included."""
     weight_decay: Annotated[float, About.OPTIMIZER, AtLeast(0)] = 0.2
-    """Decoupled weight decay of matrices. Biases, norms and the logit scale do not decay."""
+    """Decoupled weight decay of matrices. Biases, norms and the logit scale do not decay. With bert-adam, everything but biases decays."""
     finetune: Annotated[bool, About.FINETUNING, Meaning.FINETUNING] = False
     """Train CLIP too, on the pictures that extract --store-pixels keeps in the cache. Writes the new CLIP to OUT/clip; extract with it
     before evaluating."""

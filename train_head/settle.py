@@ -12,6 +12,11 @@ from train_head.run import frame_rows, frames_of
 from train_head.temperatures import KAPPA, TAU
 from train_head.temporal import clip_positions, misfit
 
+RECIPES: dict[str | None, dict[str, Any]] = {
+    None: {"optimizer": "adamw", "padding": "masked"},
+    "authors": {"optimizer": "bert-adam", "padding": "authors"},
+}
+"""What each --recipe stands for."""
 NOT_FROM_CLIP = "not_from_clip_because"
 """In run.json, under `start`: why CLIP's text blocks do not fit; empty if they do."""
 
@@ -33,13 +38,25 @@ def settled_like(options: TrainOptions, record: Mapping[str, Any]) -> TrainOptio
     return _settled(options, record.get("start", {}).get("temporal", {}).get(NOT_FROM_CLIP, ""))
 
 
+def by_recipe(options: TrainOptions) -> TrainOptions:
+    """The options with the values of --recipe for those that are not given."""
+    return replace(options, **{name: value for name, value in RECIPES[options.recipe].items() if getattr(options, name) is None})
+
+
+def padding_of(options: TrainOptions, cache: FeatureCache) -> dict[str, Any]:
+    """The fields of `HeadConfig` that describe the padding of these settled options."""
+    if options.padding != "authors":
+        return {}
+    return {"padding": "authors", "padded_frames": frames_of(cache) if options.max_frames is None else options.max_frames}
+
+
 def _settled(options: TrainOptions, why: str) -> TrainOptions:
     usual = {"tau": TAU, "kappa": KAPPA}
     chosen: dict[str, Any] = {name: usual[name] for name in head_class(options.head).TEMPERATURES if getattr(options, name) is None}
     if options.temporal_init == "auto":
         # Without a temporal encoder nobody reads it. Runs made before `auto` record clip, and resuming and sweeps compare with those.
         chosen["temporal_init"] = "random" if why and options.temporal != "none" else "clip"
-    return replace(options, **chosen)
+    return by_recipe(replace(options, **chosen))
 
 
 def start_of(options: TrainOptions, cache: FeatureCache) -> dict[str, Any]:
@@ -73,8 +90,20 @@ def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iter
                 f"temporal encoder: {temporal['positions']:,} positions; {temporal['positions_of_clip']:,} are CLIP's, and "
                 f"{temporal['positions_added']:,} are added, drawn like CLIP's{fewer}"
             )
+    if options.padding == "authors" and not quiet:
+        yield _padding_line(options, cache)
     if matrices and matrices["rows_added"]:
         yield (
             f"head {options.head}: matrices over {matrices['rows']:,} frames, {matrices['rows_added']:,} more than CLIP has positions; "
             f"they start as identities, like the others{fewer}"
         )
+
+
+def _padding_line(options: TrainOptions, cache: FeatureCache) -> str:
+    if not head_class(options.head).AUTHORS_PADDING:
+        return f"padding: the authors of {options.head} mask it as we do, so --padding authors changes nothing"
+    return (
+        f"padding counts as in the code of {options.head}'s authors, up to {cache.settings['max_words']} words and "
+        f"{padding_of(options, cache)['padded_frames']} frames: as zero vectors, because the cache holds no features of padding; their "
+        "figures are approached, not reproduced"
+    )

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,19 +14,20 @@ from typing import Any
 
 import torch
 
-from data.base.errors import UserError, check_seed
+from data.base.errors import UserError
 from data.base.provenance import json_value, provenance
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
-from data.cli.meaning import AtLeast, Meaning, filled, marks, options_with, options_without
+from data.cli.meaning import Meaning, filled, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
+from train_head.checks import check_options
 from train_head.compiling import announce_compiling, compile_loops
-from train_head.heads import ALL_SCORES, Execution, Head, HeadConfig, chosen_scores, has_decorrelation, head_class, is_own, make_head
+from train_head.heads import Execution, Head, HeadConfig, head_class, is_own, make_head
 from train_head.options import TrainOptions
 from train_head.run import (
     HEAD_SOURCE,
@@ -43,7 +43,7 @@ from train_head.run import (
 )
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.settle import settled, settled_like, start_lines, start_of
+from train_head.settle import padding_of, settled, settled_like, start_lines, start_of
 from train_head.temperatures import given_temperatures
 from train_head.temporal import make_temporal
 from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
@@ -401,6 +401,7 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         max_frames=frames,
         scores=options.scores,
         temporal=options.temporal,
+        **padding_of(options, cache),
         **({} if temporal is None else temporal.shape()),
     )
     temperatures = given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
@@ -409,31 +410,6 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
     if head.temporal is not None and temporal is not None:
         head.temporal.load_state_dict(temporal.state_dict())
     return head
-
-
-def check_options(options: TrainOptions) -> None:
-    """Raise UserError for options that are wrong for any cache."""
-    offered = head_class(options.head).offered(options.head)
-    if options.scores != ALL_SCORES and len(offered) == 1:
-        raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
-    chosen_scores(options.scores, offered)
-    for name, found in marks(type(options)).items():
-        value = getattr(options, name)
-        for least in (mark.value for mark in found if isinstance(mark, AtLeast)):
-            if not least <= value < math.inf:
-                number = "a number of " if isinstance(value, float) else ""
-                raise UserError(f"--{name.replace('_', '-')} {value} must be {number}at least {least}")
-    given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
-    if options.cdcr and not has_decorrelation(options.head):
-        why = "defines no method decorrelation" if is_own(options.head) else "reads no words"
-        raise UserError(f"--cdcr {options.cdcr:g}: head {options.head} {why}: leave the option out, or use a head such as wti")
-    check_seed(options.seed)
-    defaults = type(options)(options.cache, options.out)
-    finetuning = options_with(type(options), Meaning.FINETUNING)
-    unread = [f"--{name.replace('_', '-')}" for name in finetuning if getattr(options, name) != getattr(defaults, name)]
-    if unread and not options.finetune:
-        verb, those = ("go", "them") if len(unread) > 1 else ("goes", "it")
-        raise UserError(f"{' and '.join(unread)} {verb} with --finetune: add --finetune, or leave {those} out")
 
 
 def _flat(metrics: Metrics) -> dict[str, float]:

@@ -55,6 +55,8 @@ def sharpness(head: Head, split: Split, quiet: bool = True) -> dict[str, Any] | 
     `entropy` is the mean entropy of the weights divided by the logarithm of the number of frames: 1 if all frames weigh the same, 0 if one
     frame has all the weight. `one_frame` is the share of sentences, or of words, that give one frame more than 0.9. `count` is their
     number. Words include the start and end tokens. Videos of one frame are left out; `texts_of_one_frame` counts their texts.
+
+    With the authors' padding, padded frames are left out too: the weights of real frames are scaled to a sum of 1.
     """
     head.eval()
     device = head.logit_scale.device
@@ -74,10 +76,15 @@ def sharpness(head: Head, split: Split, quiet: bool = True) -> dict[str, Any] | 
                     left_out += 1
                     continue
                 if weights.sentence_ABF is not None:
-                    sums["sentence"].add(weights.sentence_ABF[a, b, None], frames)
+                    sums["sentence"].add(_of_frames(head, weights.sentence_ABF[a, b, None]), frames)
                 if weights.word_ABLF is not None:
-                    sums["words"].add(weights.word_ABLF[a, b, :words], frames)
+                    sums["words"].add(_of_frames(head, weights.word_ABLF[a, b, :words]), frames)
     return {name: found.means() for name, found in sums.items() if found.count} | {"texts_of_one_frame": left_out}
+
+
+def _of_frames(head: Head, weight_NF: Tensor) -> Tensor:
+    """The weights of real frames, as distributions."""
+    return weight_NF / weight_NF.sum(dim=-1, keepdim=True) if head.with_padding else weight_NF
 
 
 def guidance_lines(guidance: Mapping[str, Any] | None) -> Iterator[str]:

@@ -57,7 +57,7 @@ def rerank(
     candidates = candidate_AK.numpy()
     score_AK = torch.full(candidate_AK.shape, -torch.inf)
     strips = _strips(texts, candidates, head.WORDS_PER_STRIP)
-    bins = _bins(videos, candidates)[group.rank :: group.world_size]
+    bins = _bins(head, videos, candidates)[group.rank :: group.world_size]
     with Progress("re-ranking", len(strips) * len(bins), "blocks", quiet or group.rank > 0) as progress:
         for held in _held(head, videos, bins, memory_budget, device):
 
@@ -103,10 +103,10 @@ def _strips(texts: TextFeatures, candidates: NDArray[np.int64], words_per_strip:
     return [*strips, order[first:]]
 
 
-def _bins(videos: VideoFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _bins(head: Head, videos: VideoFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """All distinct candidates, in bins of about BLOCKS_A_BIN blocks. The bins do not depend on the number of processes."""
     wanted = np.unique(candidates)
-    size = BLOCKS_A_BIN * videos_per_block(int(videos.frames.length_N.max()))
+    size = BLOCKS_A_BIN * videos_per_block(int(head.counted_frames(videos.frames.length_N).max()))
     return [wanted[first : first + size] for first in range(0, len(wanted), size)]
 
 
@@ -116,7 +116,8 @@ def _held(
     """Yield encoded bins, at least one at a time and as many as fit into the budget."""
     frames = videos.frames
     # With more processes than bins, some processes have none.
-    bin_bytes = max(map(len, bins), default=1) * int(frames.length_N.max()) * frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
+    longest = int(head.counted_frames(frames.length_N).max())
+    bin_bytes = max(map(len, bins), default=1) * longest * frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
     count = max(1, memory_budget // bin_bytes)
     for first in range(0, len(bins), count):
         held = []

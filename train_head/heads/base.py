@@ -55,9 +55,10 @@ class HeadConfig:
     """Temperature of the interaction, for heads with `kappa` in TEMPERATURES."""
     padding: Padding = "masked"
     """masked: padding has no effect. authors: as in the code of the head's authors, where texts are padded to `max_words` words and videos
-    to `padded_frames` frames; heads with AUTHORS_PADDING have it."""
+    to `padded_frames` frames; for heads with AUTHORS_PADDING or AUTHORS_MASK."""
     padded_frames: int = 0
-    """With `padding="authors"`: frames of a padded video. A batch with more positions keeps its own number."""
+    """With `padding="authors"`: frames of a padded video. `train_head.run.check_frames` refuses longer videos; a batch with more positions
+    keeps its own number."""
 
     def at_temperatures(self, given: Mapping[str, float]) -> "HeadConfig":
         """This configuration with other temperatures; those that are not given stay."""
@@ -87,7 +88,10 @@ DEFAULT_EXECUTION = Execution()
 
 
 class FrameWeights(NamedTuple):
-    """The weights that texts give to the frames of videos. None if no score of the head uses them."""
+    """The weights that texts give to the frames of videos. None if no score of the head uses them.
+
+    F is the number of frames of the batch. A video's weights sum to 1, or to less with the authors' padding: padded frames have the rest.
+    """
 
     sentence_ABF: Tensor | None = None
     """The method's alpha."""
@@ -120,7 +124,9 @@ class Head(nn.Module, ABC):
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
     AUTHORS_PADDING: ClassVar[bool] = False
-    """Whether it can treat padding as its authors do, where that differs from masking."""
+    """Whether its authors let padding count, and it can do so too."""
+    AUTHORS_MASK: ClassVar[bool] = False
+    """Whether its authors mask padding as we do, so that `padding="authors"` changes nothing."""
     READS_WORDS: ClassVar[bool] = True
     """Whether it reads the words of a text. If not, it reads the sentence alone."""
     WORDS_PER_STRIP: ClassVar[int] = 1520
@@ -128,7 +134,7 @@ class Head(nn.Module, ABC):
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
-        assert config.padding == "masked" or self.AUTHORS_PADDING
+        assert config.padding == "masked" or self.knows_authors_padding()
         if self.FRAME_MATRICES:
             check_rows(config.max_frames, f"the matrices of head {name}")
         self.name, self.config, self.execution = name, config, execution
@@ -141,12 +147,30 @@ class Head(nn.Module, ABC):
     @property
     def most_words(self) -> int | None:
         """Length of the longest text it takes, start and end tokens included; None for any."""
-        return self.config.max_words if self.WORD_MATRICES else None
+        return self.config.max_words if self.WORD_MATRICES or (self.READS_WORDS and self.with_padding) else None
+
+    @property
+    def most_frames(self) -> int | None:
+        """Frames of the longest video that padding leaves room for; None without the authors' padding."""
+        return (self.config.padded_frames or None) if self.with_padding else None
+
+    @classmethod
+    def knows_authors_padding(cls) -> bool:
+        """Whether it knows how its authors treat padding, so that `padding="authors"` goes with it."""
+        return cls.AUTHORS_PADDING or cls.AUTHORS_MASK
 
     @property
     def with_padding(self) -> bool:
         """Whether padded words and frames take part, as they do in the authors' code."""
-        return self.config.padding == "authors"
+        return self.config.padding == "authors" and self.AUTHORS_PADDING
+
+    def counted_words(self, words: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions that count of texts with these numbers of words."""
+        return np.full_like(words, self.config.max_words) if self.with_padding else words
+
+    def counted_frames(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions that count of videos with these numbers of frames."""
+        return np.maximum(frames, self.config.padded_frames) if self.with_padding else frames
 
     def temperatures(self) -> dict[str, float]:
         """The temperatures that it computes with, by name."""
@@ -217,7 +241,8 @@ class Head(nn.Module, ABC):
 
     def positions(self, batch: TextBatch) -> TextBatch:
         """The texts with the rows that this head reads: their words, or with the authors' padding all `max_words` positions."""
-        return batch.padded_to(self.config.max_words) if self.with_padding else batch.without_padding()
+        padded = self.with_padding and self.READS_WORDS
+        return batch.padded_to(self.config.max_words) if padded else batch.without_padding()
 
     def _each(self, encode: Callable[[Any], Any], blocks: Sequence[TextBlock | VideoBlock]) -> list[Encoded]:
         """Encode every block, on all threads if there are no gradients."""

@@ -1,5 +1,6 @@
 """GLCCL: text-guided video and frame features, and four scores (arXiv 2605.17959)."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,11 +37,14 @@ class GlcclHead(Head):
     """The method: GLIM's four scores with learned matrices M_g, M_l [D, D] and P1 ... P6 [max_words, max_words].
 
     Always computes all four scores, then keeps the chosen ones: one compiled pass shares nearly all the work between them.
+
+    The authors mask nothing but the keys of the temporal encoder. With their padding, padded words and frames count like real ones.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = SCORES
     TEMPERATURES: ClassVar[tuple[str, ...]] = ("tau", "kappa")
     WORD_MATRICES: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[bool] = True
     WORDS_PER_STRIP: ClassVar[int] = ROWS - 4
     """Slightly less than one tile of the compiled loops."""
 
@@ -65,11 +69,14 @@ class GlcclHead(Head):
 
     def encode_texts(self, batch: TextBatch) -> Any:
         if _compiled(batch.sentence_AD):
-            return tile_texts(batch, self.matrices(), torch.get_num_threads(), FEW_ROWS if self.execution.few_texts else ROWS)
+            rows = FEW_ROWS if self.execution.few_texts else ROWS
+            return tile_texts(self.positions(batch), self.matrices(), torch.get_num_threads(), rows)
         return super().encode_texts(batch)
 
     def encode_frames(self, batch: EncodedFrames) -> Any:
-        return lane_videos(batch) if _compiled(batch.frame_BFD) else super().encode_frames(batch)
+        if _compiled(batch.frame_BFD):
+            return lane_videos(self._counted(batch), zeros_count=self.with_padding)
+        return super().encode_frames(batch)
 
     def scores(self, texts: Any, videos: Any) -> Tensor:
         assert isinstance(texts, TiledTexts) == isinstance(videos, LanedVideos), "texts and videos were on different devices"
@@ -80,10 +87,12 @@ class GlcclHead(Head):
         return self._choose(scores_SAB) * self.scale()
 
     def encode_text_block(self, block: TextBlock) -> Guides:
-        return prepare_texts(block.sentence_AD, block.word_ALD, block.mask_AL, self.matrices())
+        mask_AL = torch.ones_like(block.mask_AL) if self.with_padding else block.mask_AL
+        return prepare_texts(block.sentence_AD, block.word_ALD, mask_AL, self.matrices())
 
     def encode_video_block(self, block: VideoBlock) -> Frames:
-        return prepare_videos(block.frames.frame_BFD, block.frames.mask_BF)
+        frames = self._counted(block.frames)
+        return prepare_videos(frames.frame_BFD, frames.mask_BF, zeros_count=self.with_padding)
 
     def score_block(self, texts: Guides, videos: Frames) -> Tensor:
         config = self.config
@@ -91,12 +100,23 @@ class GlcclHead(Head):
         return self._choose(scores_SAB)
 
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
+        texts = texts.without_padding()
         word_ALD = pad_sequence(texts.word_RD.split(texts.length_A.tolist()), batch_first=True)
         mask_AL = (torch.arange(word_ALD.shape[1]) < texts.length_A[:, None]).to(word_ALD.device)
-        frame_BFD = self.temporal_frames(videos)
-        alpha_ABF, beta_ABLF = frame_weights(texts.sentence_AD, word_ALD, mask_AL, frame_BFD, videos.mask_BF, tau=self.config.tau)
+        frames = self._counted(self.apply_temporal(videos))
+        given = (texts.sentence_AD, word_ALD, mask_AL, frames.frame_BFD, frames.mask_BF)
+        alpha_ABF, beta_ABLF = frame_weights(*given, tau=self.config.tau, zeros_count=self.with_padding)
+        if self.with_padding:
+            # The weights of padding are left out, not shared out.
+            own = videos.mask_BF.shape[1]
+            alpha_ABF = alpha_ABF[..., :own].masked_fill(~videos.mask_BF, 0.0)
+            beta_ABLF = beta_ABLF[..., :own].masked_fill(~videos.mask_BF[:, None], 0.0)
         read = {GUIDE[SCORES[i]] for i in self.chosen}
         return FrameWeights(alpha_ABF if "sentence" in read else None, beta_ABLF if "word" in read else None)
+
+    def _counted(self, batch: EncodedFrames) -> EncodedFrames:
+        """The videos with True in their masks at all frames that count."""
+        return replace(batch, mask_BF=torch.ones_like(batch.mask_BF)) if self.with_padding else batch
 
     def _choose(self, score_SAB: Tensor) -> Tensor:
         return score_SAB if len(self.chosen) == len(SCORES) else score_SAB[self.chosen]

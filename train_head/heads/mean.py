@@ -14,6 +14,7 @@ class MeanHead(Head):
     """Cosine similarity of the sentence and the mean of the normalised frames."""
 
     READS_WORDS: ClassVar[bool] = False
+    AUTHORS_MASK: ClassVar[bool] = True
 
     def encode_text_block(self, block: TextBlock) -> Tensor:
         return unit(block.sentence_AD)

@@ -5,7 +5,8 @@ the word-guided ones. Every aggregation (X-CLIP's attention over similarity matr
 [max_words, max_words] or over frames [max_frames, max_frames].
 
 As in X-CLIP, the video feature is the normalised mean of normalised frames after the temporal encoder, while single frames are taken from
-before it and normalised. Unlike in X-CLIP, aggregations mask padded words and frames.
+before it and normalised. Unlike in X-CLIP, aggregations mask padded words and frames. With the authors' padding they count there, and only
+the video feature and the temporal encoder mask padded frames.
 
 Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
 """
@@ -25,11 +26,11 @@ from train_head.kernels.plain import Guides, aggregate, prepare_texts
 
 @dataclass(frozen=True)
 class PooledVideos:
-    """Normalised video features [B, D] and frames [B, F, D], and the mask of the frames [B, F]."""
+    """Normalised video features [B, D] and frames [B, F, D], and which frames count [B, F]."""
 
     unit_video_BD: Tensor
     unit_frame_BFD: Tensor
-    mask_BF: Tensor
+    counts_BF: Tensor
 
 
 class XclipHead(Head):
@@ -40,6 +41,7 @@ class XclipHead(Head):
     FRAME_MATRICES: ClassVar[bool] = True
     WORD_MATRICES: ClassVar[bool] = True
     READS_BEFORE: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[bool] = True
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__(name, config, execution)
@@ -52,18 +54,20 @@ class XclipHead(Head):
 
     def encode_text_block(self, block: TextBlock) -> Guides:
         head = {"M_g": self.get_parameter("M_g"), "M_l": self.get_parameter("M_l")}
-        return prepare_texts(block.sentence_AD, block.word_ALD, block.mask_AL, head)
+        mask_AL = torch.ones_like(block.mask_AL) if self.with_padding else block.mask_AL
+        return prepare_texts(block.sentence_AD, block.word_ALD, mask_AL, head)
 
     def encode_video_block(self, block: VideoBlock) -> PooledVideos:
         batch = block.frames
         assert batch.before_BFD is not None
-        unit_frame_BFD = unit(batch.before_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))
-        return PooledVideos(unit_mean(batch.frame_BFD, batch.mask_BF), unit_frame_BFD, batch.mask_BF)
+        counts_BF = torch.ones_like(batch.mask_BF) if self.with_padding else batch.mask_BF
+        unit_frame_BFD = unit(batch.before_BFD.masked_fill(~counts_BF[..., None], 0.0))
+        return PooledVideos(unit_mean(batch.frame_BFD, batch.mask_BF), unit_frame_BFD, counts_BF)
 
     def score_block(self, texts: Guides, videos: PooledVideos) -> Tensor:
-        (a, length), (b, frames) = texts.mask_AL.shape, videos.mask_BF.shape
+        (a, length), (b, frames) = texts.mask_AL.shape, videos.counts_BF.shape
         flat_RD = videos.unit_frame_BFD.flatten(0, 1)
-        mask_A1L, mask_1BF = texts.mask_AL[:, None], videos.mask_BF[None]
+        mask_A1L, mask_1BF = texts.mask_AL[:, None], videos.counts_BF[None]
         kappa = self.config.kappa
 
         def matrix(name: str, size: int) -> Tensor:

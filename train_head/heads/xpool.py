@@ -6,7 +6,8 @@ With s the sentence and v_j the frames of a video (the paper's section on cross-
     r = LN( (sum_j a_j m_j) W_O )             z = LN( FC(r) + r )    score = cosine of s and z
 
 As in the paper, one LN serves all inputs of the attention, and projections start as identities with zero biases. The paper's dropout is
-left out. This head is expensive because the layers after the attention process a D-dimensional vector for every pair.
+left out. We mask padded frames. X-Pool has no mask, so with the authors' padding they count. This head is expensive because the layers
+after the attention process a D-dimensional vector for every pair.
 
 Shape suffixes: A texts, B videos, F frames, D joint dimension.
 """
@@ -14,6 +15,7 @@ Shape suffixes: A texts, B videos, F frames, D joint dimension.
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -43,6 +45,7 @@ class XpoolHead(Head):
 
     TRAINED_ONLY: ClassVar[bool] = True
     READS_WORDS: ClassVar[bool] = False
+    AUTHORS_PADDING: ClassVar[bool] = True
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__(name, config, execution)
@@ -58,9 +61,10 @@ class XpoolHead(Head):
 
     def encode_video_block(self, block: VideoBlock) -> Memory:
         batch = block.frames
-        frame_BFD = self.norm_in(batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))
+        mask_BF = torch.ones_like(batch.mask_BF) if self.with_padding else batch.mask_BF
+        frame_BFD = self.norm_in(batch.frame_BFD.masked_fill(~mask_BF[..., None], 0.0))
         # Apply W_O before the sum over frames. Its bias may go in too, because attention weights sum to 1.
-        return Memory(self.key(frame_BFD), self.out(self.value(frame_BFD)), batch.mask_BF)
+        return Memory(self.key(frame_BFD), self.out(self.value(frame_BFD)), mask_BF)
 
     def score_block(self, texts: Queries, videos: Memory) -> Tensor:
         b, frames, _ = videos.key_BFD.shape

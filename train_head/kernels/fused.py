@@ -95,7 +95,7 @@ class LanedVideos:
     """The columns of the products, `width` per chunk."""
     gram_NFFV: Tensor
     valid_NFV: Tensor
-    """1 at real frames that are not zero, else 0."""
+    """1 at frames that count, else 0: real frames that are not zero, or with the authors' padding all frames."""
     chunk: int
     """Blocks per chunk."""
     width: int
@@ -175,8 +175,11 @@ def _pack(length_A: NDArray[np.int64], tile_rows: int) -> list[Tile]:
     return tiles
 
 
-def lane_videos(batch: VideoBatch) -> LanedVideos:
-    """Arrange videos as columns of the products. Padded frames must be finite; they are set to zero here."""
+def lane_videos(batch: VideoBatch, *, zeros_count: bool = False) -> LanedVideos:
+    """Arrange videos as columns of the products. Padded frames must be finite; they are set to zero here.
+
+    Frames that are zero count as padding, unless `zeros_count`.
+    """
     count, frames, dimension = batch.frame_BFD.shape
     blocks = -(-count // LANES)
     chunk, width = _chunk(blocks, frames * LANES)
@@ -191,7 +194,8 @@ def lane_videos(batch: VideoBatch) -> LanedVideos:
         gram_NFFV = _gram(frame_NFVD)
     frame_KCD = frame_NFVD.reshape(chunks, chunk * frames * LANES, dimension)
     valid_NFV = pad(batch.mask_BF, (0, 0, 0, more)).unflatten(0, (-1, LANES)).movedim(1, -1)
-    valid_NFV = valid_NFV & (gram_NFFV.detach().diagonal(dim1=1, dim2=2).transpose(1, 2) > 0)
+    if not zeros_count:
+        valid_NFV = valid_NFV & (gram_NFFV.detach().diagonal(dim1=1, dim2=2).transpose(1, 2) > 0)
     return LanedVideos(
         frame_CD=pad(frame_KCD, (0, 0, 0, width - frame_KCD.shape[1])).flatten(0, 1),
         gram_NFFV=gram_NFFV,

@@ -44,7 +44,7 @@ class Frames:
     frame_BFD: Tensor
     gram_BFF: Tensor
     mask_BF: Tensor
-    """True at real frames that are not zero. A zero frame has no direction and counts as padding."""
+    """True at real frames that are not zero. A zero frame has no direction and counts as padding, unless padding itself counts."""
 
 
 def inverse_norm(square: Tensor, floor: Tensor | float = 0.0) -> Tensor:
@@ -73,11 +73,14 @@ def prepare_texts(sentence_AD: Tensor, word_ALD: Tensor, mask_AL: Tensor, head: 
     )
 
 
-def prepare_videos(frame_BFD: Tensor, mask_BF: Tensor) -> Frames:
-    """Prepare videos for scoring. Padded frames must be finite; they are set to zero here."""
+def prepare_videos(frame_BFD: Tensor, mask_BF: Tensor, *, zeros_count: bool = False) -> Frames:
+    """Prepare videos for scoring. Padded frames must be finite; they are set to zero here.
+
+    Frames that are zero count as padding, unless `zeros_count`.
+    """
     frame_BFD = frame_BFD.masked_fill(~mask_BF[..., None], 0.0)
     gram_BFF = frame_BFD @ frame_BFD.transpose(-1, -2)
-    return Frames(frame_BFD, gram_BFF, mask_BF & (gram_BFF.diagonal(dim1=-2, dim2=-1) > 0))
+    return Frames(frame_BFD, gram_BFF, mask_BF if zeros_count else mask_BF & (gram_BFF.diagonal(dim1=-2, dim2=-1) > 0))
 
 
 class _Products(NamedTuple):

@@ -101,7 +101,7 @@ def score_all_pairs(
     if answers is None:
         answers = len(videos.ids) + np.arange(len(texts.texts))
     texts, videos = texts.to(device), videos.to(device)
-    strips, groups = _strips(answers, texts, head.WORDS_PER_STRIP), _groups(videos, memory_budget, processes)
+    strips, groups = _strips(answers, texts, head.WORDS_PER_STRIP), _groups(head, videos, memory_budget, processes)
     held: list[range] = []
     encoded: dict[range, Any] = {}
     one_at_a_time = Lock()
@@ -173,9 +173,9 @@ def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
     return bool(((answers >= block.start) & (answers < block.stop)).any())
 
 
-def _groups(videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
+def _groups(head: Head, videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
     """This rank's share of the videos, as blocks of consecutive videos, in groups that fit into the memory budget once encoded."""
-    frames, count, longest = videos.frames, len(videos.ids), int(videos.frames.length_N.max())
+    frames, count, longest = videos.frames, len(videos.ids), int(head.counted_frames(videos.frames.length_N).max())
     size = videos_per_block(longest)
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
     blocks = blocks[len(blocks) * processes.rank // processes.world_size : len(blocks) * (processes.rank + 1) // processes.world_size]

@@ -42,13 +42,14 @@ from data.cli.options_file import OPTIONS_FILE, write_options
 from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
+from train_head.checks import check_options
 from train_head.compiling import announce_compiling, compile_loops
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, recorded_source, save_run
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
 from train_head.settle import settled, start_lines
-from train_head.stage import TrainingData, batches_line, build_head, check_options, decisive_options, fit, load
+from train_head.stage import TrainingData, batches_line, build_head, decisive_options, fit, load
 from train_head.sweep.options import Sweep, expand
 from train_head.training.trainer import fitting_batch
 from train_head.training.workers import in_processes
@@ -89,12 +90,15 @@ def sweep(options: Sweep) -> Path:
     device = find_device(options.device)
     require_writable_folder(options.out)
     cache = FeatureCache(options.cache)
-    # Two values of a grid may stand for the same, such as a default and its number.
-    grid = list(dict.fromkeys(settled(run, cache) for run in grid))
     path = options.out / RUNS_FILE
     before = _read_rows(path)
     there = {row["run"] for row in before}
-    runs = [_Run(run, run_name(run, cache, options.report_on)) for run in grid]
+    # Several points of a grid may stand for the same run, such as a default and its number, or a recipe and what it says.
+    named: dict[str, _Run] = {}
+    for run in (settled(run, cache) for run in grid):
+        name = run_name(run, cache, options.report_on)
+        named.setdefault(name, _Run(run, name))
+    runs = list(named.values())
     # Sorted by max_frames, so that memory holds the features for one value at a time.
     missing = sorted((run for run in runs if run.name not in there), key=lambda run: run.options.max_frames or 0)
     make_folder(options.out)
@@ -115,7 +119,7 @@ def sweep(options: Sweep) -> Path:
                 if options.evaluate:
                     _evaluate(options, row["run"])
                 progress.update()
-    summary = f"{path}: {len(grid)} runs, {len(missing)} of them trained now"
+    summary = f"{path}: {len(runs)} runs, {len(missing)} of them trained now"
     if options.evaluate:
         summary += f", {len(missing) + len(unevaluated)} evaluated: python -m evaluate.compare {options.out}"
     print(summary, file=sys.stderr)

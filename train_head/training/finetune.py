@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from data.base.whole_files import write_json
@@ -32,13 +32,13 @@ from train_head.batches import TextBatch, VideoBatch
 from train_head.options import TrainOptions
 from train_head.run import CLIP_FOLDER
 from train_head.scoring.splits import Split
+from train_head.training.optimisers import CLIP, Named
 from train_head.training.pixels import Pixels
 from train_head.training.towers import towers, train_above
 from train_head.training.trainer import Trainer
 
 PICTURES_PER_PIECE, TEXTS_PER_PIECE = 64, 32
 """Inputs that pass through a tower at once. With --grad-checkpointing, activations of only one piece are in memory."""
-_PREFIX = "clip."
 
 Result = TypeVar("Result")
 
@@ -58,17 +58,17 @@ class FinetuneTrainer(Trainer):
         self.pixels = self._pixels(self.split)
         super().__post_init__()
 
-    def trained(self) -> list[tuple[list[nn.Parameter], float]]:
-        return [*super().trained(), (list(self.clip_weights.values()), self.options.clip_lr)]
+    def trained_clip(self) -> Named:
+        return [(CLIP + name, parameter) for name, parameter in self.clip_weights.items()]
 
     def weights(self) -> dict[str, Tensor]:
-        return super().weights() | {_PREFIX + name: value.detach() for name, value in self.clip_weights.items()}
+        return super().weights() | {CLIP + name: value.detach() for name, value in self.clip_weights.items()}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        super().load_weights({name: value for name, value in weights.items() if not name.startswith(_PREFIX)})
+        super().load_weights({name: value for name, value in weights.items() if not name.startswith(CLIP)})
         with torch.no_grad():
             for name, parameter in self.clip_weights.items():
-                parameter.copy_(weights[_PREFIX + name])
+                parameter.copy_(weights[CLIP + name])
 
     def batches(self, texts: NDArray[np.int64]) -> tuple[TextBatch, VideoBatch]:
         return self._text_batch(texts), self._video_batch(self.split.answers[texts])

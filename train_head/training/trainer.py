@@ -1,4 +1,4 @@
-"""The steps of training: batches in random order, losses, optimiser, schedule.
+"""The steps of training: batches in random order, losses, updates.
 
 Shape suffixes: A texts of a batch, B their videos (text a belongs to video a), F frames, D joint dimension, S scores of a pair.
 """
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, SequentialLR
 
 from data.base.errors import UserError
 from data.base.progress import Progress
@@ -23,9 +22,10 @@ from train_head.heads import Head
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split
+from train_head.settle import by_recipe
 from train_head.training.gather import gather, gather_frames, gather_texts, share, sum_gradients
+from train_head.training.optimisers import Named, make_optimiser
 
-WARM_UP = 0.1
 STEPS_PER_CHECK = 20
 """On a GPU, losses are read back only once in this many steps, because reading waits for the device."""
 LOSSES = ("loss", "contrastive", "csc")
@@ -57,14 +57,23 @@ class Trainer:
         self.order = np.random.default_rng(options.seed)
         self.batch_size = fitting_batch(options.batch_size, len(self.split.videos.ids), self.processes.world_size)
         self.steps_an_epoch = len(self.split.answers) // self.batch_size
-        groups = [group for parameters, lr in self.trained() for group in _groups(parameters, lr, options.weight_decay)]
-        self.optimiser = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
-        self.schedule = _schedule(self.optimiser, self.steps_an_epoch * options.epochs)
+        kind, clip = by_recipe(options).optimizer, self.trained_clip()
+        assert kind is not None
+        self.trained = [parameter for _, parameter in (*self.head.named_parameters(), *clip)]
+        self.optimiser, self.schedule = make_optimiser(
+            kind,
+            list(self.head.named_parameters()),
+            clip,
+            lr=options.lr,
+            clip_lr=options.clip_lr if options.finetune else None,
+            weight_decay=options.weight_decay,
+            steps=self.steps_an_epoch * options.epochs,
+        )
         self.begin_epoch()
 
-    def trained(self) -> list[tuple[list[nn.Parameter], float]]:
-        """The parameters to train, in parts with their peak learning rates."""
-        return [(list(self.head.parameters()), self.options.lr)]
+    def trained_clip(self) -> Named:
+        """The parameters of CLIP to train, with their names after `optimisers.CLIP`. Here CLIP is frozen."""
+        return []
 
     def validation(self, split: Split) -> Split:
         """The validation split, re-encoded if CLIP is being trained."""
@@ -139,9 +148,8 @@ class Trainer:
         for_gradients = loss + sum(extra.values()) / self.processes.world_size if extra else loss
         self.optimiser.zero_grad()
         for_gradients.backward()
-        parameters = [parameter for part, _ in self.trained() for parameter in part]
-        sum_gradients(parameters, self.processes)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        sum_gradients(self.trained, self.processes)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimiser.step()
         self.schedule.step()
         self.head.clamp_scale()
@@ -191,7 +199,7 @@ class Trainer:
         text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
         given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
         finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
-        longest = int(self.split.videos.frames.length_N[self.split.answers[texts]].max())
+        longest = int(self.head.counted_frames(self.split.videos.frames.length_N[self.split.answers[texts]]).max())
         encoded_texts = self.head.encode_texts(text_batch)
         frames = gather_frames(self.head.apply_temporal(video_batch), longest, self.processes)
         scores_SAB = gather(self.head.scores(encoded_texts, self.head.encode_frames(frames)), self.processes, dim=1)
@@ -249,17 +257,3 @@ def fitting_batch(asked: int, videos: int, processes: int) -> int:
     """
     fitting = min(asked, videos)
     return fitting - fitting % processes
-
-
-def _groups(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of the optimiser: matrices decay; biases, norms and the logit scale do not."""
-    matrices, others = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
-    return [{"params": matrices, "lr": lr, "weight_decay": weight_decay}, {"params": others, "lr": lr, "weight_decay": 0.0}]
-
-
-def _schedule(optimiser: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """Linear warm-up over the first 10% of the steps, then cosine decay to zero."""
-    warm_up = max(1, round(WARM_UP * steps))
-    rise = LambdaLR(optimiser, lambda step: (step + 1) / warm_up)
-    fall = CosineAnnealingLR(optimiser, T_max=max(1, steps - warm_up))
-    return SequentialLR(optimiser, [rise, fall], milestones=[warm_up])

@@ -1,0 +1,53 @@
+"""Check the training options that are right or wrong for any cache."""
+
+import math
+
+from data.base.errors import UserError, check_seed
+from data.cli.meaning import AtLeast, Meaning, marks, options_with
+from train_head.heads import ALL_SCORES, HEADS, chosen_scores, has_decorrelation, head_class, is_own
+from train_head.options import TrainOptions
+from train_head.temperatures import given_temperatures
+
+RECIPE_HEADS = ("glccl", "glim-global", "glim-local", "mean", "tight", "xclip")
+"""The heads that --recipe goes with: those of CLIP4Clip, and of systems whose figures were made with its optimiser."""
+
+
+def check_options(options: TrainOptions) -> None:
+    """Raise UserError for options that are wrong for any cache."""
+    offered = head_class(options.head).offered(options.head)
+    if options.scores != ALL_SCORES and len(offered) == 1:
+        raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
+    chosen_scores(options.scores, offered)
+    for name, found in marks(type(options)).items():
+        value = getattr(options, name)
+        for least in (mark.value for mark in found if isinstance(mark, AtLeast)):
+            if not least <= value < math.inf:
+                number = "a number of " if isinstance(value, float) else ""
+                raise UserError(f"--{name.replace('_', '-')} {value} must be {number}at least {least}")
+    given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
+    if options.cdcr and not has_decorrelation(options.head):
+        why = "defines no method decorrelation" if is_own(options.head) else "reads no words"
+        raise UserError(f"--cdcr {options.cdcr:g}: head {options.head} {why}: leave the option out, or use a head such as wti")
+    check_seed(options.seed)
+    _check_authors(options)
+    defaults = type(options)(options.cache, options.out)
+    finetuning = options_with(type(options), Meaning.FINETUNING)
+    unread = [f"--{name.replace('_', '-')}" for name in finetuning if getattr(options, name) != getattr(defaults, name)]
+    if unread and not options.finetune:
+        verb, those = ("go", "them") if len(unread) > 1 else ("goes", "it")
+        raise UserError(f"{' and '.join(unread)} {verb} with --finetune: add --finetune, or leave {those} out")
+
+
+def _check_authors(options: TrainOptions) -> None:
+    """Raise UserError if --recipe or --padding asks for what the head's authors are not known to do."""
+    if options.recipe is not None and options.head not in RECIPE_HEADS:
+        raise UserError(
+            f"--recipe {options.recipe}: the figures of head {options.head} are not known to come from its optimiser: leave it out, "
+            f"or use head {', '.join(name for name in RECIPE_HEADS if name in HEADS)}"
+        )
+    if options.padding == "authors" and not head_class(options.head).knows_authors_padding():
+        known = [name for name, kind in HEADS.items() if kind.knows_authors_padding()]
+        raise UserError(
+            f"--padding authors: how the authors of head {options.head} treat padding is not known: leave the option out, or use head "
+            f"{', '.join(known)}"
+        )

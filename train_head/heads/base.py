@@ -124,6 +124,9 @@ class Head(nn.Module, ABC):
     """Whether it reads the words of a text. If not, it reads the sentence alone."""
     WORDS_PER_STRIP: ClassVar[int] = 1520
     """Words and sentences to score at once. Large enough that most blocks of texts are full."""
+    ONE_TEXT_PER_BLOCK: ClassVar[bool] = False
+    """Whether a block on a CPU holds a single text. For heads that do much work for every pair: no text fills a block, and two-stage
+    retrieval scores the pairs that it needs and few others."""
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
@@ -211,7 +214,8 @@ class Head(nn.Module, ABC):
     def encode_texts(self, batch: TextBatch) -> Any:
         """Compute the part of the scores that depends on the texts alone."""
         batch = self.positions(batch)
-        blocks = text_blocks(batch, words=self.READS_WORDS, alone=self.execution.few_texts, most=self.config.max_words)
+        alone = self.execution.few_texts or self.ONE_TEXT_PER_BLOCK
+        blocks = text_blocks(batch, words=self.READS_WORDS, alone=alone, most=self.config.max_words)
         return self._each(self.encode_text_block, blocks)
 
     def positions(self, batch: TextBatch) -> TextBatch:

@@ -1,4 +1,4 @@
-"""Measures the cost of scoring: time, memory, and FLOPs per pair."""
+"""Measures the cost of scoring while it runs: time and memory."""
 
 import ctypes
 import time
@@ -7,13 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from data.compute.device import synchronize
-from train_head.batches import TextBatch, VideoBatch
-from train_head.heads import Head
-from train_head.scoring.splits import Split
 
 _RESET_PEAK = Path("/proc/self/clear_refs")
 _MIB = 2**20
@@ -46,24 +42,6 @@ def measured(device: torch.device) -> Iterator[Cost]:
         cost.peak_extra_mib = (torch.cuda.max_memory_allocated(device) - before) / _MIB
     elif process is not None:
         cost.peak_extra_mib = (_status_bytes("VmHWM") - process) / _MIB
-
-
-def warm_up(head: Head, split: Split) -> None:
-    """Score one pair, so that loading compiled code is not measured."""
-    device = head.logit_scale.device
-    head.eval()
-    with torch.no_grad():
-        texts = head.encode_texts(TextBatch.gather(split.texts, [0], device))
-        head.scores(texts, head.encode_videos(VideoBatch.gather(split.videos, [0], device)))
-
-
-def flops_a_pair(head: Head, split: Split) -> float:
-    """FLOPs per pair (see `Head.pair_flops`), averaged over all text-video pairs of the split."""
-    words_W, texts_W = np.unique(split.texts.words.length_N, return_counts=True)
-    frames_V, videos_V = np.unique(split.videos.frames.length_N, return_counts=True)
-    counted_W, counted_V = head.counted_words(words_W), head.counted_frames(frames_V)
-    flops_WV = head.pair_flops(counted_W[:, None].astype(np.float64), counted_V.astype(np.float64))
-    return float((flops_WV * texts_W[:, None] * videos_V).sum() / (texts_W.sum() * videos_V.sum()))
 
 
 def _resident_bytes_from_here() -> int | None:

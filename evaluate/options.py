@@ -68,6 +68,10 @@ class EvaluateOptions:
     candidates_from: Annotated[Literal["frames", "pooled", "both"], About.CANDIDATES] = "frames"
     """Vectors in the index. frames: one per frame, and a video is found by its best frame. pooled: one per video, the mean of its frames,
     which is cheaper."""
+    candidates_run: Annotated[str | None, About.CANDIDATES, Meaning.FREE] = None
+    """Folder of a run, or zero-shot:HEAD, that scores all pairs in place of --run. With K of --candidates, --run then scores only the K
+    best videos of each text and the K best texts of each video; the others follow as the first run ranks them. For heads too slow for all
+    pairs. Default: find candidates with an index, and score all pairs as well."""
     index: Annotated[Path | None, About.CANDIDATES, Meaning.FREE] = None
     """Folder that keeps the index for the next evaluation. Default: build it each time."""
     process_timeout: Annotated[float, About.MACHINE, Meaning.FREE] = 60.0

@@ -25,9 +25,12 @@ Shape suffixes: A texts, B videos, S scores of a pair.
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from data.base.errors import UserError
+from data.cache import FeatureCache
 from data.cache.features import TextFeatures
 from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, NanScore, RankCounter, Ties, recall_sum
@@ -35,6 +38,7 @@ from train_head.heads import Head
 from train_head.scoring.pairs import Accumulator, score_all_pairs
 from train_head.scoring.splits import Split
 
+BANK_SPLIT = "train"
 BETA = 20.0
 """Inverse temperature of QB-Norm on cosines, as in the paper."""
 
@@ -200,6 +204,21 @@ def dynamic_inverted_softmax(
         return torch.where(active_A[texts, None], score_AB * (BETA / logit_scale) - over_bank_B[videos], score_AB)
 
     return correct, float(active_A.double().mean())
+
+
+def load_bank(
+    cache: FeatureCache, preset: str, count: int, seed: int, max_words: int | None, memory_budget: int, source: str | None = None
+) -> TextFeatures:
+    """Features of `count` cached training captions of this protocol, drawn by `seed`, in the order of the annotations.
+
+    `max_words`: tokens to keep of each; see `FeatureCache.texts`. Raises UserError if there are fewer captions.
+    """
+    table = cache.listings.select(preset, source).captions
+    captions = [text for text in table.loc[table["split"] == BANK_SPLIT, "caption"] if ("texts", text) in cache]
+    if count < 1 or count > len(captions):
+        raise UserError(f"--query-bank {count}: the cache {cache.path} has {len(captions)} training captions: use 1 to {len(captions)}")
+    chosen = np.sort(np.random.default_rng(seed).choice(len(captions), count, replace=False))
+    return cache.texts([captions[i] for i in chosen], memory_budget, max_words)
 
 
 def _retrieval_scores(scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from data.cache import FeatureCache
 from data.cache.features import TextFeatures
 from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
-from search.chance import Chance
+from search.chance import RANDOM_QUERIES, Chance
 from search.cut import count_cut
 from search.gallery import Gallery
 from search.index.candidates import candidate_index, check_candidates, require_index
@@ -27,10 +27,13 @@ from search.queries import QueryEncoder
 from search.shortlist import IndexedGallery, Shortlist, WholeGallery
 from train_head.heads import Execution, TextBatch
 from train_head.run import RunOptions, check_words, load_head, temperature_line
+from train_head.scoring.cost import check_cost, work
 
 QUERIES_AT_ONCE = 16
 """Queries scored in one pass over the gallery, which reads its features from memory once for all of them."""
 CAPTIONS_AT_ONCE = 256
+CHANCE_FLOPS = 1e13
+"""Most work for the comparison of the first query of a length with random words: minutes on a slow machine."""
 ONE_BY_ONE = Execution(few_texts=True)
 """Optimized for one or a few texts at a time."""
 
@@ -99,6 +102,7 @@ class Searcher:
         ahead = options.candidates is None
         self.gallery = Gallery(self.cache, self.files, self.head, self._max_frames, budget, options.quiet, ahead)
         self.shortlist = _shortlist(options, self.cache, self.gallery)
+        self._said_no_chance = False
 
     @property
     def encoder(self) -> QueryEncoder:
@@ -119,6 +123,8 @@ class Searcher:
         """Answer each query (see `clean_query`): the best videos first, equal scores by id."""
         for first in range(0, len(queries), QUERIES_AT_ONCE):
             texts = self.encoder.encode(queries[first : first + QUERIES_AT_ONCE])
+            if first == 0:
+                self._check_cost(texts, len(queries))
             single = [TextBatch.gather(texts, [i], self._device) for i in range(len(texts.texts))]
             candidates = [self.shortlist.candidates(text, self._options.top) for text in single]
             # Neighbouring queries with the same candidates are scored together.
@@ -145,7 +151,30 @@ class Searcher:
             hits.append(Hit(rank, number, video_id, self.files.get(video_id, ""), float(score_B[place]), moment))
         cut, why = self.encoder.cut_of(query)
         known = self.encoder.tokenizer.knows_a_word(query) and (cut is None or cut.word != "")
-        return Answer(query, measure, hits, Notes(cut, why, not known, self._chance.explains(text, videos, score_B)))
+        return Answer(query, measure, hits, Notes(cut, why, not known, self._is_chance(text, videos, score_B)))
+
+    def _check_cost(self, texts: TextFeatures, queries: int) -> None:
+        """Say what it takes to score the videos of this many queries, or raise UserError if that is too much. `texts`: some of them."""
+        videos = self._options.candidates or len(self.gallery.ids)
+        flops = queries * videos * self._flops_a_pair(float(texts.words.length_N.mean()))
+        remedy = "score fewer videos with --candidates" if self._options.candidates is None else "use fewer --candidates"
+        what = f"scoring {videos:,} videos for {'the query' if queries == 1 else f'each of {queries:,} queries'}"
+        check_cost(self.head, texts, self.gallery.videos, what, flops, remedy, self._options.quiet)
+
+    def _is_chance(self, text: TextBatch, videos: NDArray[np.int64], score_B: NDArray[np.float32]) -> bool:
+        """Whether random words score as well as the text. False if it would take too long to know, which is said once."""
+        most = min(len(self.gallery.ids), RANDOM_QUERIES * len(videos))
+        flops = RANDOM_QUERIES * most * self._flops_a_pair(int(text.length_A[0]))
+        if flops <= CHANCE_FLOPS:
+            return self._chance.explains(text, videos, score_B)
+        if not self._said_no_chance and not self._options.quiet:
+            say(f"note: results are not compared with those of random words, which takes {work(flops)} with head {self.head.name}")
+        self._said_no_chance = True
+        return False
+
+    def _flops_a_pair(self, words: int) -> float:
+        """The FLOPs to score a text of this many words with a video, averaged over the gallery."""
+        return float(np.mean(self.head.flops(np.array([words]), np.asarray(self.gallery.videos.frames.length_N))))
 
     def number(self, video_id: str) -> int:
         """The index of a video in the gallery. Raises UserError, suggesting similar ids, if there is no such video."""
@@ -159,6 +188,9 @@ class Searcher:
     def captions(self, number: int, texts: TextFeatures) -> list[CaptionHit]:
         """The texts that fit a video best, best first, equal scores in the order given."""
         count, member = len(texts.texts), np.array([number])
+        flops = count * self._flops_a_pair(float(texts.words.length_N.mean()))
+        remedy = "name fewer texts with --captions"
+        check_cost(self.head, texts, self.gallery.videos, f"scoring {count:,} texts", flops, remedy, self._options.quiet)
         blocks = [range(first, min(first + CAPTIONS_AT_ONCE, count)) for first in range(0, count, CAPTIONS_AT_ONCE)]
         score_A = np.concatenate([self.gallery.scores(TextBatch.gather(texts, some, self._device), member) for some in blocks])[:, 0]
         order = np.argsort(-score_A, kind="stable")[: self._options.top].tolist()

@@ -21,9 +21,10 @@ from tests.features import D, pad, random_features, text_batch
 from tests.glim_reference import unit
 from tests.training_runs import logged, stop_at
 from train_head import TrainOptions
+from train_head.checks import check_options
 from train_head.heads import HEADS, Head, HeadConfig, VideoBatch, has_decorrelation, make_head
 from train_head.heads.own import own_class
-from train_head.stage import build_head, check_options, load
+from train_head.stage import build_head, load
 from train_head.training.trainer import Trainer
 
 WORDS, FRAMES = 7, 6

@@ -21,16 +21,24 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.metrics import NanScore, RankCounter, Ranks, retrieval_metrics
 from evaluate import EvaluateOptions
-from evaluate.bank import load_bank
 from evaluate.bootstrap import intervals, limits, resample
-from evaluate.cost import flops_a_pair, measured
-from evaluate.post_processing import BETA, CorrectedScore, FirstVideos, SoftmaxTotals, dual_softmax, dynamic_inverted_softmax
+from evaluate.cost import measured
+from evaluate.post_processing import (
+    BETA,
+    CorrectedScore,
+    FirstVideos,
+    SoftmaxTotals,
+    dual_softmax,
+    dynamic_inverted_softmax,
+    load_bank,
+)
 from evaluate.ranks import RankTables
 from tests.all_scores import all_scores
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import GlcclHead
 from train_head.kernels.plain import prepare_texts, prepare_videos, score
 from train_head.run import load_head
+from train_head.scoring.cost import flops_a_pair
 from train_head.scoring.splits import Split, load_split
 
 BUDGET = 2**30

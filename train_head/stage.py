@@ -41,6 +41,7 @@ from train_head.run import (
     recorded_source,
     save_run,
 )
+from train_head.scoring.cost import check_cost, flops_a_pair
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
 from train_head.settle import padding_of, settled, settled_like, start_lines, start_of
@@ -196,9 +197,11 @@ def fit(
     trainer = make_trainer(head, options, data, processes)
     identity = _identity(options, data, processes)
     state = RunState.restore(options.out, trainer, partial(_check_identity, options, identity)) if keep else RunState()
+    first = processes.rank == 0
+    if first:
+        _check_validation(options, data.select, head, times=options.epochs + 1 - state.epoch)
     # Every rank must have read the checkpoint before rank 0 replaces it.
     processes.barrier()
-    first = processes.rank == 0
     if keep:
         make_folder(options.out)
         if first:
@@ -231,6 +234,15 @@ def fit(
         if keep:
             state.record |= trainer.save_encoder(options.out)
     return head, state.record
+
+
+def _check_validation(options: TrainOptions, select: Split, head: Head, times: int) -> None:
+    """Say what it takes to score all pairs of the validation split this many times, or raise UserError if that is too much."""
+    texts, videos = len(select.answers), len(select.videos.ids)
+    what = f"validation, {_counted(times, 'time')} {texts:,} x {videos:,} pairs,"
+    flops = flops_a_pair(head, select) * texts * videos * times
+    remedy = f"use fewer --epochs, or name fewer videos as split {select.name!r}"
+    check_cost(head, select.texts, select.videos, what, flops, remedy, options.quiet)
 
 
 def _end_epoch(

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -25,6 +25,8 @@ MUST_MATCH = ("preset", "split", "queries", "gallery", "counts", "ties")
 _DIGEST = re.compile(r"(?<=\d)-[0-9a-f]{12}$")
 """The digest after the seed in the name of a sweep's run (train_head.sweep.runs.run_name)."""
 COMPARISON_FILE = "comparison.json"
+CANDIDATES, FIRST_STAGE = "candidates", "first stage"
+"""Settings of two-stage results: K, and the run that found the candidates."""
 _WITHIN = ("", f"{RESULTS_FOLDER}/", "*/", f"*/{RESULTS_FOLDER}/")
 """Where results are found below a given folder."""
 _REQUIRED = (
@@ -75,9 +77,7 @@ class Result:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that determines the metrics, except the training seed."""
-        ignored = options_with(TrainOptions, Meaning.FREE, Meaning.REPEAT)
-        training = filled(TrainOptions, self.training) if self.training else {}
-        decisive = {name: value for name, value in training.items() if name not in ignored}
+        decisive = _decisive(self.training) if self.training else {}
         evaluation = {"evaluation split": self.metrics["split"], "evaluation products": self._products}
         # Only those that the evaluation changed, so that results without the field compare with those of today.
         changed = self.metrics.get("temperatures", {}).get("instead_of", {})
@@ -85,17 +85,37 @@ class Result:
         run = {} if self.training else {"run": self.metrics["run"]}
         found = {name: self.metrics[name] for name in ("preset", "ties", "cache_digest", "max_frames")}
         source = {HEAD_SOURCE: self.metrics[HEAD_SOURCE]} if HEAD_SOURCE in self.metrics else {}
-        return {**decisive, **evaluation, **run, **found, **source}
+        return {**decisive, **evaluation, **self._two_stage, **run, **found, **source}
 
     def setting(self, name: str) -> Any:
-        """A setting to show: as in `settings`, but a temperature that the evaluation left alone has the value of the head."""
+        """A setting to show: as in `settings`, but a first stage by its run, and a temperature that the evaluation left alone with the
+        value of the head."""
+        if name in (CANDIDATES, FIRST_STAGE):
+            stages = self.metrics.get("two_stage", {"candidates": "all", "run": "none"})
+            return stages["candidates" if name == CANDIDATES else "run"]
         temperatures = self.metrics.get("temperatures", {})
         return self.settings.get(name, temperatures.get(name.removeprefix("evaluation ")))
+
+    @property
+    def _two_stage(self) -> dict[str, Any]:
+        """What decides the candidates of a two-stage result, except the training seed of the first run."""
+        if "two_stage" not in self.metrics:
+            return {}
+        found = self.metrics["two_stage"]
+        training = RunOptions.read(found, self.folder / METRICS_FILE).values
+        first = _decisive(training) if training else found["run"]
+        return {CANDIDATES: found["candidates"], FIRST_STAGE: first}
 
     @property
     def _products(self) -> str:
         """The precision of the matrix products; older results have it only in their provenance."""
         return str(self.metrics["products"] if "products" in self.metrics else self.metrics["provenance"]["options"]["products"])
+
+
+def _decisive(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The training options that determine the metrics, except the seed."""
+    ignored = options_with(TrainOptions, Meaning.FREE, Meaning.REPEAT)
+    return {name: value for name, value in filled(TrainOptions, training).items() if name not in ignored}
 
 
 def folders_of_results(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:

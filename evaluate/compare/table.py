@@ -8,6 +8,7 @@ from typing import Any
 from data.metrics import DIRECTIONS, FIGURES, RECALL_SUM
 from evaluate.guidance.choose import choice_lines
 from evaluate.guidance.sharpness import guidance_lines, misfit
+from evaluate.two_stage.notes import difference, two_stage_notes
 from search.cut import cut_notes
 from train_head.scoring.splits import counts_line
 
@@ -107,13 +108,19 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
         ["  95% interval, half-width", "", "", "", *_half_widths(result["intervals"])],
         *(["  " + row["name"], "", "", "", *figures(row)] for row in [*result["scores"], *result["post_processing"]]),
     ]
+    if "two_stage" in result:
+        first = result["two_stage"]
+        rows.append([f"  first stage, {first['run']}", "", "", "", *figures(first)])
+        rows.append(["  difference", "", "", "", *(_signed(cell) for cell in figures(difference(result)))])
     notes = [f"{row['name']}: reads {row['reads']}" for row in result["post_processing"]]
     lines = [heading(result), Table(columns, rows).text()]
     if result.get("tau_choice"):
         notes += choice_lines(result["tau_choice"])
     if "guidance" in result:
         notes += guidance_notes(result)
-    # A fusion scores nothing.
+    if "two_stage" in result:
+        notes += two_stage_notes(result)
+    # A fusion scores nothing, and two stages have two costs.
     cost = [_cost_line(result["cost"])] if "cost" in result else []
     return "\n".join([*lines, *notes, *result_notes(result, result["run"]), *cost])
 
@@ -141,14 +148,13 @@ def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
         yield f"{label}: sources {', '.join(result['sources'])} together; --name selects one"
     for note in cut_notes(result):
         yield f"{label}: {note}"
-    if result["selected_on"] is not None:
-        chosen = f"epoch chosen on {result['selected_on']}"
-        if result["selected_on"] == "test":
-            chosen += ", as is common in the field: not a result on unseen data"
-        yield f"{label}: trained on {result['train_videos']:,} videos; {chosen}"
+    yield from _selection_note(result, label)
+    if "two_stage" in result:
+        yield from _selection_note(result["two_stage"], result["two_stage"]["run"])
     if result.get("trained_on"):
         count = f"{result['trained_on']:,} of the {result['gallery']:,} videos of {result['split']}"
-        yield f"{label}: {count} have the ids of videos that it was trained on: if they are the same, this is not a result on unseen data"
+        whose = f"it or {result['two_stage']['run']} was" if "two_stage" in result else "it was"
+        yield f"{label}: {count} have the ids of videos that {whose} trained on: if they are the same, this is not a result on unseen data"
     temperatures, choice = result.get("temperatures", {}), result.get("tau_choice")
     if choice:
         yield f"{label}: tau {choice['tau']:.4g} chosen on {choice['chosen_on']} by {choice['chosen_by']}, without training"
@@ -159,12 +165,24 @@ def result_notes(result: Mapping[str, Any], label: str) -> Iterator[str]:
         yield f"{label}: ties counted as in the field's code, {entries} entries; intervals and tests credit them by expectation"
 
 
+def _selection_note(run: Mapping[str, Any], label: str) -> Iterator[str]:
+    if run["selected_on"] is not None:
+        chosen = f"epoch chosen on {run['selected_on']}"
+        if run["selected_on"] == "test":
+            chosen += ", as is common in the field: not a result on unseen data"
+        yield f"{label}: trained on {run['train_videos']:,} videos; {chosen}"
+
+
 def _half_widths(intervals: Mapping[str, Any]) -> list[str]:
     cells = []
     for group, name in FIGURE_COLUMNS:
         low, high = (intervals[group.replace(" ", "_")] if group else intervals)[name]
         cells.append(f"±{(high - low) / 2:.1f}")
     return cells
+
+
+def _signed(cell: str) -> str:
+    return cell if cell.startswith("-") else f"+{cell}"
 
 
 def _cost_line(cost: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ Shape suffixes: A texts, B videos, G videos whose texts are in a block, S scores
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.compute.processes import ProcessGroup
+from train_head.scoring.top import NONE, Best, TopEntries
 
 KEPT = 10
 """Entries kept for every query."""
-
-_NONE = torch.iinfo(torch.int64).max
-"""Marks an empty place; sorts after every entry."""
-
-
-class Best(NamedTuple):
-    """The top entries of each query, best first: their indices and all their scores. K is KEPT, or the number of entries if smaller."""
-
-    entry_QK: NDArray[np.int64]
-    score_SQK: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -50,8 +40,8 @@ class ReportCollector:
     def __init__(self, answers: NDArray[np.int64], videos: int, scores: int) -> None:
         """`answers` [A]: the index of each text's video; `videos`: number of videos; `scores`: S."""
         self._answer_A = torch.tensor(answers)
-        self._videos = _Running(len(answers), scores)
-        self._texts = _Running(videos, scores)
+        self._videos = TopEntries(len(answers), KEPT, scores)
+        self._texts = TopEntries(videos, KEPT, scores)
         self._positive_SA = torch.full((scores, len(answers)), torch.nan)
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
@@ -89,44 +79,6 @@ class ReportCollector:
         return Collected(videos_of_texts, self._texts.best(), self._positive_SA.numpy(), negative_SA)
 
 
-class _Running:
-    """The top KEPT entries of each query so far."""
-
-    def __init__(self, queries: int, scores: int) -> None:
-        self._entry_QK = torch.full((queries, KEPT), _NONE)
-        self._retrieval_QK = torch.full((queries, KEPT), -torch.inf)
-        self._score_SQK = torch.full((scores, queries, KEPT), torch.nan)
-
-    def update(self, queries: Tensor, entries: Tensor, retrieval_QE: Tensor, score_SQE: Tensor) -> None:
-        """Take entries with their retrieval scores and all their scores. Entries are [E], or [Q, E] if each query has others."""
-        entry_QE = entries.expand(retrieval_QE.shape)
-        candidate = torch.cat([self._entry_QK[queries], entry_QE], dim=1)
-        retrieval = torch.cat([self._retrieval_QK[queries], retrieval_QE], dim=1)
-        # Entries that tie with the KEPT-th highest score may still win by their index, so they are considered too.
-        last_Q1 = retrieval.topk(KEPT, dim=1).values[:, -1:]
-        most = int((retrieval >= last_Q1).sum(dim=1).max())
-        place = retrieval.topk(most, dim=1).indices
-        place = place.gather(1, candidate.gather(1, place).argsort(dim=1))
-        place = place.gather(1, retrieval.gather(1, place).argsort(dim=1, descending=True, stable=True))[:, :KEPT]
-        scores = torch.cat([self._score_SQK[:, queries], score_SQE], dim=2)
-        self._entry_QK[queries] = candidate.gather(1, place)
-        self._retrieval_QK[queries] = retrieval.gather(1, place)
-        self._score_SQK[:, queries] = scores.gather(2, place.expand(len(scores), -1, -1))
-
-    def shared(self, processes: ProcessGroup) -> "_Running":
-        """Merge the entries that all processes kept; each process has seen other entries."""
-        whole = _Running(len(self._entry_QK), len(self._score_SQK))
-        kept = (processes.gather(tensor) for tensor in (self._entry_QK, self._retrieval_QK, self._score_SQK))
-        for entry_QK, retrieval_QK, score_SQK in zip(*kept, strict=True):
-            whole.update(torch.arange(len(entry_QK)), entry_QK, retrieval_QK, score_SQK)
-        return whole
-
-    def best(self) -> Best:
-        """The entries kept. Every query has seen the same number of entries."""
-        filled = int((self._entry_QK[0] != _NONE).sum())
-        return Best(self._entry_QK[:, :filled].numpy(), self._score_SQK[:, :, :filled].numpy())
-
-
 def _best_texts(retrieval_AB: Tensor, answer_A: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
     """For each group of texts (those of one video) and each video, the row of the best text [G, B] and its score [G, B].
 
@@ -136,7 +88,7 @@ def _best_texts(retrieval_AB: Tensor, answer_A: Tensor, texts: Tensor) -> tuple[
     group_AB = group_A[:, None].expand_as(retrieval_AB)
     shape = (len(owner_G), retrieval_AB.shape[1])
     best_GB = torch.full(shape, -torch.inf).scatter_reduce(0, group_AB, retrieval_AB, "amax")
-    index_AB = torch.where(retrieval_AB == best_GB[group_A], texts[:, None], _NONE)
-    text_GB = torch.full(shape, _NONE).scatter_reduce(0, group_AB, index_AB, "amin")
+    index_AB = torch.where(retrieval_AB == best_GB[group_A], texts[:, None], NONE)
+    text_GB = torch.full(shape, NONE).scatter_reduce(0, group_AB, index_AB, "amin")
     order = texts.argsort()
     return order[torch.searchsorted(texts[order], text_GB)], best_GB

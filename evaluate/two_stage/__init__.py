@@ -1,1 +1,1 @@
-"""Two-stage retrieval: an index finds candidates, and the head scores them exactly."""
+"""Two-stage retrieval: an index or another run finds candidates, and the head scores them exactly."""

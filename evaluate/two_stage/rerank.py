@@ -1,10 +1,11 @@
-"""The second stage: exact scores of the candidates, and their metrics.
+"""The second stage: exact scores of some pairs, and the metrics of candidates that an index found.
 
 With a temporal encoder, encoding the videos costs most, so every video is encoded once, however many texts have it as a candidate.
 Texts are sorted by their nearest candidate and divided into strips, so that the texts of a strip share candidates. The head scores a
-whole strip with all its candidates, because that costs no more than scoring a single text of it (train_head.kernels.fused).
+whole strip with all its candidates, because that costs no more than scoring a single text of it (train_head.kernels.fused). A head
+whose work is in the pairs (`Head.ONE_TEXT_PER_BLOCK`) has strips of one text, so that it scores hardly more pairs than are asked for.
 
-Shape suffixes: A texts, K candidates, B videos of a bin, S scores of a pair, F frames, D joint dimension.
+Shape suffixes: A texts, K candidates, B videos of a bin, P pairs, S scores of a pair, F frames, D joint dimension.
 """
 
 from collections.abc import Iterator
@@ -22,10 +23,31 @@ from data.compute.processes import ProcessGroup
 from data.metrics import NanScore, Ranks, summary
 from train_head.batches import EncodedFrames
 from train_head.heads import Head, TextBatch, VideoBatch
+from train_head.kernels.blocks import VIDEOS_PER_BLOCK
 from train_head.kernels.threads import parallel
 from train_head.scoring.pairs import nan_error, videos_per_block
 
 BLOCKS_A_BIN = 2
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Distinct pairs of texts and videos, by their indices: sorted by text, and by video for each text."""
+
+    text_P: NDArray[np.int64]
+    video_P: NDArray[np.int64]
+    videos: int
+    """Number of videos."""
+
+    @classmethod
+    def of(cls, texts: NDArray[np.int64], videos: NDArray[np.int64], count: int) -> "Pairs":
+        """The pairs of two arrays of one shape; a pair may occur several times. `count`: number of videos."""
+        text_P, video_P = np.divmod(np.unique(texts * count + videos), count)
+        return cls(text_P, video_P, count)
+
+    def places(self, texts: NDArray[np.int64], videos: NDArray[np.int64]) -> Tensor:
+        """Where these pairs are among all, in the shape of the arrays."""
+        return torch.from_numpy(np.searchsorted(self.text_P * self.videos + self.video_P, texts * self.videos + videos))
 
 
 @dataclass(frozen=True)
@@ -36,7 +58,15 @@ class _Bin:
     frames: EncodedFrames
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class _Strip:
+    """Texts that are scored together, and their pairs: for each, its place among all pairs and the row of its text in the strip."""
+
+    texts: NDArray[np.int64]
+    place_P: NDArray[np.int64]
+    row_P: NDArray[np.int64]
+
+
 def rerank(
     head: Head,
     texts: TextFeatures,
@@ -48,32 +78,60 @@ def rerank(
 ) -> Tensor:
     """The retrieval scores [A, K] of every text with its candidates. On a CPU, they equal those of scoring all pairs bit for bit.
 
-    `candidate_AK`: video indices, distinct for each text. `memory_budget`: bytes of encoded videos to hold at once. Processes share
-    the videos. Raises UserError if a score is NaN.
+    `candidate_AK`: video indices, distinct for each text. For the other arguments and the errors see `score_pairs`.
+    """
+    candidates = candidate_AK.numpy()
+    text_AK = np.broadcast_to(np.arange(len(candidates))[:, None], candidates.shape)
+    pairs = Pairs.of(text_AK, candidates, len(videos.ids))
+    score_P = score_pairs(head, texts, videos, pairs, candidates[:, 0], memory_budget, processes, quiet)
+    return score_P[pairs.places(text_AK, candidates)]
+
+
+@torch.no_grad()
+def score_pairs(
+    head: Head,
+    texts: TextFeatures,
+    videos: VideoFeatures,
+    pairs: Pairs,
+    nearest_A: NDArray[np.int64],
+    memory_budget: int,
+    processes: ProcessGroup | None = None,
+    quiet: bool = True,
+) -> Tensor:
+    """The retrieval scores [P] of these pairs. On a CPU, they equal those of scoring all pairs bit for bit.
+
+    `nearest_A`: a video of each text's pairs; texts with the same one are scored together. `memory_budget`: bytes of encoded videos to
+    hold at once. Processes share the videos, or the texts of a head with ONE_TEXT_PER_BLOCK. Raises UserError if a score is NaN.
     """
     group = processes or ProcessGroup()
     device = head.logit_scale.device
     head.eval()
-    candidates = candidate_AK.numpy()
-    score_AK = torch.full(candidate_AK.shape, -torch.inf)
-    strips = _strips(texts, candidates, head.WORDS_PER_STRIP)
-    bins = _bins(head, videos, candidates)[group.rank :: group.world_size]
+    score_P = torch.full(pairs.text_P.shape, -torch.inf)
+    longest = int(head.counted_frames(videos.frames.length_N).max())
+    video_bytes = longest * videos.frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
+    # A text that is alone shares no candidates, so it is scored with all of its videos that are in memory.
+    most = memory_budget // (2 * video_bytes) if head.ONE_TEXT_PER_BLOCK else None
+    strips, bins = _strips(texts, pairs, nearest_A, head), _bins(videos, pairs, longest, most)
+    if head.ONE_TEXT_PER_BLOCK:
+        strips = strips[group.rank :: group.world_size]
+    else:
+        bins = bins[group.rank :: group.world_size]
     with Progress("re-ranking", len(strips) * len(bins), "blocks", quiet or group.rank > 0) as progress:
-        for held in _held(head, videos, bins, memory_budget, device):
+        for held in _held(head, videos, bins, memory_budget, video_bytes, device):
 
-            def rerank_strip(strip: NDArray[np.int64], _: None, held: list[_Bin] = held) -> None:
-                encoded = head.encode_texts(TextBatch.gather(texts, strip, device))
+            def score_strip(strip: _Strip, _: None, held: list[_Bin] = held) -> None:
+                encoded = head.encode_texts(TextBatch.gather(texts, strip.texts, device))
                 for some in held:
-                    _score_strip(head, encoded, some, candidates[strip], strip, score_AK)
+                    _score_strip(head, encoded, some, pairs, strip, score_P)
                     progress.update()
 
             threads = 1 if device.type != "cpu" or len(strips) == 1 else torch.get_num_threads()
-            parallel(threads, rerank_strip, strips, lambda: None)
-    if score_AK.isnan().any():
-        a, k = score_AK.isnan().nonzero()[0].tolist()
-        raise nan_error(texts, videos, NanScore(a, int(candidates[a, k])))
-    group.maximum(score_AK)
-    return score_AK
+            parallel(threads, score_strip, strips, lambda: None)
+    if score_P.isnan().any():
+        p = int(score_P.isnan().nonzero()[0])
+        raise nan_error(texts, videos, NanScore(int(pairs.text_P[p]), int(pairs.video_P[p])))
+    group.maximum(score_P)
+    return score_P
 
 
 def candidate_metrics(candidate_AK: Tensor, score_AK: Tensor, answers: NDArray[np.int64], videos: int) -> dict[str, Any]:
@@ -91,49 +149,55 @@ def candidate_metrics(candidate_AK: Tensor, score_AK: Tensor, answers: NDArray[n
     return {"text_to_video": summary(ranks), "answers_among_candidates": float(there_A.double().mean()) * 100}
 
 
-def _strips(texts: TextFeatures, candidates: NDArray[np.int64], words_per_strip: int) -> list[NDArray[np.int64]]:
-    """Indices of texts in strips of up to `words_per_strip` words. Texts with the same nearest video are adjacent."""
-    order = np.argsort(candidates[:, 0], kind="stable")
-    strips, first, words = [], 0, 0
-    for i, length in enumerate((texts.words.length_N[order] + 1).tolist()):
-        if i > first and words + length > words_per_strip:
-            strips.append(order[first:i])
-            first, words = i, 0
-        words += length
-    return [*strips, order[first:]]
+def _strips(texts: TextFeatures, pairs: Pairs, nearest_A: NDArray[np.int64], head: Head) -> list[_Strip]:
+    """Strips of up to WORDS_PER_STRIP words, or of one text. Texts with the same nearest video are adjacent."""
+    order = np.argsort(nearest_A, kind="stable")
+    words = texts.words.length_N[order] + 1
+    members, first, held = [], 0, 0
+    for i, length in enumerate(words.tolist()):
+        if i > first and (head.ONE_TEXT_PER_BLOCK or held + length > head.WORDS_PER_STRIP):
+            members.append(order[first:i])
+            first, held = i, 0
+        held += length
+    members.append(order[first:])
+    start_A, stop_A = (np.searchsorted(pairs.text_P, np.arange(len(order)), side=side) for side in ("left", "right"))
+    strips = []
+    for some in members:
+        count = stop_A[some] - start_A[some]
+        places = [np.arange(start, stop) for start, stop in zip(start_A[some], stop_A[some], strict=True)]
+        strips.append(_Strip(some, np.concatenate(places), np.repeat(np.arange(len(some)), count)))
+    return strips
 
 
-def _bins(head: Head, videos: VideoFeatures, candidates: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """All distinct candidates, in bins of about BLOCKS_A_BIN blocks. The bins do not depend on the number of processes."""
-    wanted = np.unique(candidates)
-    size = BLOCKS_A_BIN * videos_per_block(int(head.counted_frames(videos.frames.length_N).max()))
+def _bins(videos: VideoFeatures, pairs: Pairs, longest: int, most: int | None) -> list[NDArray[np.int64]]:
+    """All videos that occur, in bins of about BLOCKS_A_BIN blocks, or of as many videos as `most` says. The `longest` has this many frames.
+
+    The bins do not depend on the number of processes.
+    """
+    wanted = np.unique(pairs.video_P)
+    size = BLOCKS_A_BIN * videos_per_block(longest) if most is None else max(VIDEOS_PER_BLOCK, most)
     return [wanted[first : first + size] for first in range(0, len(wanted), size)]
 
 
 def _held(
-    head: Head, videos: VideoFeatures, bins: list[NDArray[np.int64]], memory_budget: int, device: torch.device
+    head: Head, videos: VideoFeatures, bins: list[NDArray[np.int64]], memory_budget: int, video_bytes: int, device: torch.device
 ) -> Iterator[list[_Bin]]:
     """Yield encoded bins, at least one at a time and as many as fit into the budget."""
-    frames = videos.frames
     # With more processes than bins, some processes have none.
-    longest = int(head.counted_frames(frames.length_N).max())
-    bin_bytes = max(map(len, bins), default=1) * longest * frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
-    count = max(1, memory_budget // bin_bytes)
+    count = max(1, memory_budget // (max(map(len, bins), default=1) * video_bytes))
     for first in range(0, len(bins), count):
-        held = []
-        for some in bins[first : first + count]:
-            held.append(_Bin(some, head.apply_temporal(VideoBatch.gather(videos, some, device))))
-        yield held
+        yield [_Bin(some, head.apply_temporal(VideoBatch.gather(videos, some, device))) for some in bins[first : first + count]]
 
 
-def _score_strip(head: Head, encoded: Any, some: _Bin, candidates: NDArray[np.int64], strip: NDArray[np.int64], score_AK: Tensor) -> None:
-    """Score a strip with the videos of a bin that are candidates of any of its texts, and keep the scores of candidates."""
-    place = np.searchsorted(some.videos, candidates).clip(max=len(some.videos) - 1)
-    row, column = np.nonzero(some.videos[place] == candidates)
-    if not len(row):
+def _score_strip(head: Head, encoded: Any, some: _Bin, pairs: Pairs, strip: _Strip, score_P: Tensor) -> None:
+    """Score a strip with the videos of a bin that are in any of its pairs, and keep the scores of the pairs."""
+    video_P = pairs.video_P[strip.place_P]
+    # The bins divide the ascending videos, so a bin holds every one between its first and its last.
+    here = (video_P >= some.videos[0]) & (video_P <= some.videos[-1])
+    if not here.any():
         return
-    wanted, position = np.unique(place[row, column], return_inverse=True)
-    chosen = torch.from_numpy(wanted).to(some.frames.mask_BF.device)
+    wanted, column = np.unique(video_P[here], return_inverse=True)
+    chosen = torch.from_numpy(np.searchsorted(some.videos, wanted)).to(some.frames.mask_BF.device)
     videos = head.encode_frames(some.frames.each(lambda tensor: tensor[chosen]))
     scores_AB = head.scores(encoded, videos).mean(dim=0).cpu()
-    score_AK[torch.from_numpy(strip[row]), torch.from_numpy(column)] = scores_AB[torch.from_numpy(row), torch.from_numpy(position)]
+    score_P[torch.from_numpy(strip.place_P[here])] = scores_AB[torch.from_numpy(strip.row_P[here]), torch.from_numpy(column)]

@@ -1,4 +1,4 @@
-"""Compares two-stage retrieval with scoring all pairs, in accuracy and time: `python -m evaluate --candidates`."""
+"""Compares candidates of an index with scoring all pairs, in accuracy and time: `python -m evaluate --candidates`."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,17 @@ from train_head.scoring.splits import Split
 CandidatesFrom = Literal["frames", "pooled", "both"]
 
 
-def parse_candidates(option: str, videos: int) -> list[int]:
-    """Parse "10,50" as [10, 50]. Raises UserError if a value is not an integer from 1 to the number of videos."""
+def parse_candidates(option: str, videos: int, texts: int = 0) -> list[int]:
+    """Parse "10,50" as [10, 50]. Raises UserError if a value is not an integer from 1 to the number of videos.
+
+    `texts`: the number of texts if they are candidates too, of the videos: the larger number is then the limit.
+    """
     try:
         numbers = [int(text) for text in option.split(",")]
     except ValueError as error:
         raise UserError(f"--candidates {option} must be whole numbers separated by commas") from error
     for number in numbers:
-        check_candidates(number, videos)
+        check_candidates(number, videos, texts)
     return numbers
 
 

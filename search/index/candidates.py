@@ -104,7 +104,8 @@ def find_candidates(index: VideoIndex, texts: TextFeatures, k: int, processes: P
     return torch.from_numpy(np.concatenate(found))
 
 
-def check_candidates(k: int, videos: int) -> None:
-    """Raise UserError unless 1 <= k <= videos."""
-    if not 1 <= k <= videos:
-        raise UserError(f"--candidates {k}: the gallery has {videos:,} videos: use 1 to {videos}")
+def check_candidates(k: int, videos: int, texts: int = 0) -> None:
+    """Raise UserError unless k is from 1 to the number of videos, or of texts if they are more."""
+    if not 1 <= k <= max(videos, texts):
+        named = f"{videos:,} videos and {texts:,} texts" if texts else f"{videos:,} videos"
+        raise UserError(f"--candidates {k}: the gallery has {named}: use 1 to {max(videos, texts)}")

@@ -131,6 +131,9 @@ class Head(nn.Module, ABC):
     """Whether it reads the words of a text. If not, it reads the sentence alone."""
     WORDS_PER_STRIP: ClassVar[int] = 1520
     """Words and sentences to score at once. Large enough that most blocks of texts are full."""
+    ONE_TEXT_PER_BLOCK: ClassVar[bool] = False
+    """Whether a block on a CPU holds a single text. For heads that do much work for every pair: no text fills a block, and two-stage
+    retrieval scores the pairs that it needs and few others."""
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
@@ -171,6 +174,10 @@ class Head(nn.Module, ABC):
     def counted_frames(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """The positions that count of videos with these numbers of frames."""
         return np.maximum(frames, self.config.padded_frames) if self.with_padding else frames
+
+    def flops(self, words: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`pair_flops` of texts with these numbers of words and videos with these numbers of frames, and of the padding that counts."""
+        return self.pair_flops(self.counted_words(words).astype(np.float64), self.counted_frames(frames).astype(np.float64))
 
     def temperatures(self) -> dict[str, float]:
         """The temperatures that it computes with, by name."""
@@ -236,7 +243,8 @@ class Head(nn.Module, ABC):
     def encode_texts(self, batch: TextBatch) -> Any:
         """Compute the part of the scores that depends on the texts alone."""
         batch = self.positions(batch)
-        blocks = text_blocks(batch, words=self.READS_WORDS, alone=self.execution.few_texts, most=self.config.max_words)
+        alone = self.execution.few_texts or self.ONE_TEXT_PER_BLOCK
+        blocks = text_blocks(batch, words=self.READS_WORDS, alone=alone, most=self.config.max_words)
         return self._each(self.encode_text_block, blocks)
 
     def positions(self, batch: TextBatch) -> TextBatch:

@@ -1,0 +1,133 @@
+"""What an evaluation scores, loaded and checked before the work, and what the scoring gives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from data.base.errors import UserError
+from data.cache import FeatureCache
+from data.compute.device import budget_bytes, find_device
+from data.compute.processes import ProcessGroup, on_this_machine
+from data.metrics import Ranks
+from evaluate.guidance.choose import choose_tau
+from evaluate.options import EvaluateOptions
+from evaluate.report.collect import ReportCollector
+from evaluate.scores.exports import Exports
+from evaluate.two_stage.rows import parse_candidates
+from train_head.heads import Execution, Head
+from train_head.run import RunOptions, check_fits, load_head
+from train_head.scoring.splits import Split, load_split
+
+# Bytes of the memory budget that scoring needs, for blocks being scored and blocks waiting to be counted. Measured; grows with D.
+SCORING_BYTES, SCORING_BYTES_A_DIMENSION = 2**25, 2**19
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run, loaded."""
+
+    name: str
+    """The folder of the run, or zero-shot:HEAD."""
+    head: Head
+    record: dict[str, Any]
+    """Contents of run.json."""
+    trained_with: RunOptions
+    max_frames: int | None
+    """Frames used of each video; None for all."""
+
+
+@dataclass(frozen=True)
+class ReadyRun(_Run):
+    """A run, and the split as its head reads it."""
+
+    split: Split
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """The run and the split to evaluate."""
+
+    cache: FeatureCache
+    evaluated: ReadyRun
+    first: ReadyRun | None
+    """The run of --candidates-run. Its split has the same texts and videos."""
+    memory_left: int
+    """Bytes left for encoded videos."""
+    candidates: list[int]
+    """Numbers of candidates to evaluate."""
+    tau_choice: dict[str, Any] | None
+    """How --zero-shot-tau-from chose tau: see `choose_tau`."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the scoring gives, in all processes; `figures` is complete in process 0."""
+
+    ranks: tuple[Ranks, Ranks]
+    """By the retrieval score, text to video first."""
+    figures: dict[str, Any]
+    """Entries of metrics.json, the metrics of both directions among them."""
+    exports: Exports | None = None
+    """Files for other tools, which get their names once the results are known."""
+    collector: ReportCollector | None = None
+    """The scores that the report shows; None if none is written."""
+
+
+def load(options: EvaluateOptions, processes: ProcessGroup) -> EvaluationInputs:
+    """Load the run and the split that the options name. Raises UserError if they do not fit each other.
+
+    With --zero-shot-tau-from, the processes first share the scoring of the validation split.
+    """
+    device = find_device(options.device)
+    cache = FeatureCache(options.cache)
+    execution = Execution(products=torch.bfloat16 if options.products == "bf16" else None)
+    head_at = partial(load_head, options.run, cache, device, execution, max_frames=options.max_frames, kappa=options.kappa)
+    head, record = head_at(tau=options.tau)
+    first = [] if options.candidates_run is None else [_first_run(options.candidates_run, cache, device, execution)]
+    trained_with = RunOptions.read(record, options.run)
+    max_frames = trained_with.max_frames if options.max_frames is None else options.max_frames
+    budget = budget_bytes(options.memory_budget) // on_this_machine()
+    features_budget = max(0, budget - SCORING_BYTES - SCORING_BYTES_A_DIMENSION * cache.dimension)
+    tau_choice = None
+    if options.zero_shot_tau_from is not None:
+        tau_choice = choose_tau(options, cache, head, features_budget, processes)
+        head, record = head_at(tau=tau_choice["tau"])
+
+    loaded = _Run(options.run, head, record, trained_with, max_frames)
+    splits = _splits(options, cache, [loaded, *first], features_budget)
+    evaluated, *others = (ReadyRun(**vars(run), split=split) for run, split in zip([loaded, *first], splits, strict=True))
+    videos, texts = len(evaluated.split.videos.ids), len(evaluated.split.answers)
+    candidates = [] if options.candidates is None else parse_candidates(options.candidates, videos, texts if others else 0)
+    # Runs that read the same of every text and video share a split.
+    held = {id(split): split.texts.words.bytes_held + split.texts.sentences.bytes_held + split.videos.frames.bytes_held for split in splits}
+    left = max(0, features_budget - sum(held.values()))
+    return EvaluationInputs(cache, evaluated, others[0] if others else None, left, candidates, tau_choice)
+
+
+def _first_run(name: str, cache: FeatureCache, device: torch.device, execution: Execution) -> _Run:
+    """The run of --candidates-run, with the frames and temperatures that it was trained with."""
+    try:
+        head, record = load_head(name, cache, device, execution)
+    except UserError as error:
+        # The errors name --run, which is another one here.
+        raise UserError(f"--candidates-run: {error}", error.listed, error.whole) from error
+    trained_with = RunOptions.read(record, name)
+    return _Run(name, head, record, trained_with, trained_with.max_frames)
+
+
+def _splits(options: EvaluateOptions, cache: FeatureCache, runs: Sequence[_Run], memory_budget: int) -> list[Split]:
+    """The split as each run reads it. Raises UserError if a run does not fit it."""
+    reads = [(run.max_frames, run.head.most_words) for run in runs]
+    loaded = {
+        (frames, words): load_split(
+            cache, options.split, options.preset, memory_budget // len(set(reads)), frames, options.allow_missing, options.name, words
+        )
+        for frames, words in dict.fromkeys(reads)
+    }
+    splits = [loaded[of_run] for of_run in reads]
+    for run, split in zip(runs, splits, strict=True):
+        check_fits(run.head, split)
+    return splits

@@ -156,7 +156,7 @@ class Searcher:
     def _check_cost(self, texts: TextFeatures, queries: int) -> None:
         """Say what it takes to score the videos of this many queries, or raise UserError if that is too much. `texts`: some of them."""
         videos = self._options.candidates or len(self.gallery.ids)
-        flops = queries * videos * self._flops_a_pair(float(texts.words.length_N.mean()))
+        flops = queries * videos * self._flops_a_pair(int(texts.words.length_N.mean()))
         remedy = "score fewer videos with --candidates" if self._options.candidates is None else "use fewer --candidates"
         what = f"scoring {videos:,} videos for {'the query' if queries == 1 else f'each of {queries:,} queries'}"
         check_cost(self.head, texts, self.gallery.videos, what, flops, remedy, self._options.quiet)
@@ -188,7 +188,7 @@ class Searcher:
     def captions(self, number: int, texts: TextFeatures) -> list[CaptionHit]:
         """The texts that fit a video best, best first, equal scores in the order given."""
         count, member = len(texts.texts), np.array([number])
-        flops = count * self._flops_a_pair(float(texts.words.length_N.mean()))
+        flops = count * self._flops_a_pair(int(texts.words.length_N.mean()))
         remedy = "name fewer texts with --captions"
         check_cost(self.head, texts, self.gallery.videos, f"scoring {count:,} texts", flops, remedy, self._options.quiet)
         blocks = [range(first, min(first + CAPTIONS_AT_ONCE, count)) for first in range(0, count, CAPTIONS_AT_ONCE)]

@@ -409,7 +409,7 @@ def test_glccl_with_padding_masked() -> None:
     videos = videos_of(given(golden, "padded_frames"), frame_mask_BF)
     scores_SAB = score(head, texts, videos)
     near(scores_SAB, masked_reading(head, texts, videos), 1e-3)
-    # As docs/design/baselines.md says.
+    # As docs/baselines.md says.
     moved_AB = scores_SAB.mean(dim=0) - torch.from_numpy(golden["padded_scores"])
     assert moved_AB.abs().max().item() == pytest.approx(22.1, abs=0.05)
 

@@ -12,7 +12,7 @@ a softmax over words of the output of a small network on raw features, q the sam
 layers of width D, initialised at random. `dp` and `ti` have no layers.
 
 Maxima exclude padding. In DRL's code the cosines of padding are 0 and take part in every maximum, so a word gets 0 if its cosines with all
-real frames are negative and its video is padded. With `padding="authors"` the heads do the same. Padded words and frames weigh nothing in
+real frames are negative and its video is padded. With `padding="authors"` `ti` and `wti` do the same. Padded words and frames weigh nothing in
 the sums either way.
 
 `meanmaxsim` is the similarity of Video-ColBERT (Reddy et al. 2025, arXiv 2503.19009): the first half is the paper's MMS_F, on the features
@@ -57,7 +57,7 @@ class Tokens(NamedTuple):
 class DpHead(Head):
     """Cosine similarity of a text's last word and the mean of the normalised frames."""
 
-    AUTHORS_PADDING: ClassVar[bool] = True
+    AUTHORS_MASK: ClassVar[bool] = True
 
     def positions(self, batch: TextBatch) -> TextBatch:
         """The last word of each text. Padding of texts has no part in this head, nor has that of videos in its authors' code."""

@@ -89,6 +89,16 @@ def test_the_loss_falls_and_gradients_reach_both_towers_and_the_head(options: Tr
     assert moved == trainer.clip_weights.keys()
 
 
+def test_bert_adam_trains_clip_and_the_logit_scale_at_the_rate_of_clip(options: TrainOptions) -> None:
+    trainer = trainer_of(replace(options, optimizer="bert-adam"))
+    groups = trainer.optimiser.param_groups
+    assert [(group["initial_lr"], group["weight_decay"]) for group in groups] == [(1e-3, 0.2), (1e-3, 0.0), (1e-4, 0.2), (1e-4, 0.0)]
+    slow = {id(parameter) for group in groups[2:] for parameter in group["params"]}
+    assert slow == {id(trainer.head.logit_scale), *map(id, trainer.clip_weights.values())}
+    spared = {id(parameter) for parameter in groups[3]["params"]}
+    assert spared == {id(value) for name, value in trainer.clip_weights.items() if name.endswith("bias")}
+
+
 @pytest.mark.parametrize("frozen", [0, 2, 4])
 def test_frozen_layers_do_not_move_and_the_others_do(options: TrainOptions, frozen: int) -> None:
     trainer = trainer_of(replace(options, freeze_layers=frozen))

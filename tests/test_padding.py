@@ -54,8 +54,8 @@ def head_with_padding(name: str, temporal: Temporal, execution: Execution = DEFA
     return head
 
 
-def scored(head: Head, sentences: list[Tensor], words: list[Tensor], frames: list[Tensor], extra: int = 0) -> Tensor:
-    return head.scores(head.encode_texts(text_batch(sentences, words)), head.encode_videos(VideoBatch(*pad(frames, extra=extra))))
+def scored(head: Head, sentences: list[Tensor], words: list[Tensor], frames: list[Tensor]) -> Tensor:
+    return head.scores(head.encode_texts(text_batch(sentences, words)), head.encode_videos(VideoBatch(*pad(frames))))
 
 
 def longer(rows: Tensor, count: int) -> Tensor:
@@ -97,7 +97,8 @@ def test_scores_and_gradients_equal_the_equations_with_zeros_for_padding(name: s
         for execution in (DEFAULT_EXECUTION, Execution(few_texts=True)):
             assert (scored(head_with_padding(name, temporal, execution), *features) - expected).abs().max() < allowed
         wide = deepcopy(head).double()
-        assert (scored(wide, *([x.double() for x in rows] for rows in features)) - expected).abs().max() < 1e-9
+        sentences, words, frames = ([x.double() for x in rows] for rows in features)
+        assert (scored(wide, sentences, words, frames) - expected).abs().max() < 1e-9
     trained = scored(head, *features)
     assert (trained - expected).abs().max() < allowed
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
@@ -142,15 +143,16 @@ def test_not_a_bit_depends_on_order_neighbours_or_threads(
     name: str, temporal: Temporal, data: st.DataObject, seed: int, texts: int, videos: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    counts = [torch.randint(1, most + 1, (n,), generator=generator).tolist() for most, n in ((WORDS, texts), (FRAMES, videos))]
-    sentences, words, frames = random_features(generator, *counts)
+    word_counts = torch.randint(1, WORDS + 1, (texts,), generator=generator).tolist()
+    frame_counts = torch.randint(1, FRAMES + 1, (videos,), generator=generator).tolist()
+    sentences, words, frames = random_features(generator, word_counts, frame_counts)
     head = head_with_padding(name, temporal)
     with threads(1):
         scores_SAB = scored(head, sentences, words, frames)
     some_texts = data.draw(st.permutations(range(texts)))[: data.draw(st.integers(1, texts))]
     some_videos = data.draw(st.permutations(range(videos)))[: data.draw(st.integers(1, videos))]
     with threads(2):
-        found_SAB = scored(head, *([rows[a] for a in some_texts] for rows in (sentences, words)), [frames[b] for b in some_videos])
+        found_SAB = scored(head, [sentences[a] for a in some_texts], [words[a] for a in some_texts], [frames[b] for b in some_videos])
     assert torch.equal(found_SAB, scores_SAB[:, some_texts][:, :, some_videos])
 
 

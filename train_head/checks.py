@@ -45,7 +45,8 @@ def _check_authors(options: TrainOptions) -> None:
             f"--recipe {options.recipe}: the figures of head {options.head} are not known to come from its optimiser: leave it out, "
             f"or use head {', '.join(name for name in RECIPE_HEADS if name in HEADS)}"
         )
-    if options.padding == "authors" and not head_class(options.head).knows_authors_padding():
+    # A class of one's own may inherit from a head, and need not treat padding as that head's authors do.
+    if options.padding == "authors" and (is_own(options.head) or not head_class(options.head).knows_authors_padding()):
         known = [name for name, kind in HEADS.items() if kind.knows_authors_padding()]
         raise UserError(
             f"--padding authors: how the authors of head {options.head} treat padding is not known: leave the option out, or use head "

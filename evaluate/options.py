@@ -15,7 +15,8 @@ class EvaluateOptions:
     cache: Annotated[Path, About.INPUT, Meaning.FREE]
     """Folder of the feature cache."""
     run: Annotated[str, About.INPUT, Meaning.FREE]
-    """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean, xclip, or package.module:Class."""
+    """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean, xclip, dp, ti, meanmaxsim, or
+    package.module:Class."""
     out: Annotated[Path, About.OUTPUT, Meaning.FREE]
     """Folder for the results: empty, or from an earlier evaluation, whose files are replaced."""
     split: Annotated[Literal["test", "val", "train"], About.INPUT] = "test"

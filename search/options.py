@@ -17,7 +17,8 @@ class RetrievalOptions:
     cache: Annotated[Path, About.INPUT]
     """Folder of the feature cache."""
     run: Annotated[str, About.INPUT]
-    """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean, xclip, or package.module:Class."""
+    """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean, xclip, dp, ti, meanmaxsim, or
+    package.module:Class."""
     name: Annotated[str | None, About.INPUT] = None
     """Search only the videos of this source, by the name that extract gave it. Default: the videos of all sources."""
     all: Annotated[bool, About.INPUT] = False

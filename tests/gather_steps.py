@@ -18,7 +18,13 @@ from train_head import TrainOptions
 from train_head.stage import TrainingData, build_head, load
 from train_head.training.trainer import Trainer
 
-CASES: tuple[tuple[str, Literal["seq-transf", "none"]], ...] = (("glccl", "seq-transf"), ("xclip", "seq-transf"), ("wti", "none"))
+CASES: tuple[tuple[str, Literal["seq-transf", "none"]], ...] = (
+    ("glccl", "seq-transf"),
+    ("xclip", "seq-transf"),
+    ("wti", "none"),
+    ("tmass", "seq-transf"),
+    ("glscl", "seq-transf"),
+)
 
 
 def step(options: TrainOptions, loaded: TrainingData, processes: ProcessGroup) -> dict[str, Tensor]:

@@ -38,8 +38,8 @@ class Memory(NamedTuple):
     mask_BF: Tensor
 
 
-class XpoolHead(Head):
-    """Cosine similarity of a sentence and the frames pooled by its attention."""
+class XpoolAttention(Head):
+    """X-Pool's layers and its attention, for the heads that pool frames with it."""
 
     TRAINED_ONLY: ClassVar[bool] = True
     READS_WORDS: ClassVar[bool] = False
@@ -53,19 +53,35 @@ class XpoolHead(Head):
             nn.init.eye_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def encode_text_block(self, block: TextBlock) -> Queries:
+    def queries_of(self, block: TextBlock) -> Queries:
+        """What a block of texts asks."""
         return Queries(unit(block.sentence_AD), self.query(self.norm_in(block.sentence_AD)) * block.sentence_AD.shape[1] ** -0.5)
 
-    def encode_video_block(self, block: VideoBlock) -> Memory:
+    def memory_of(self, block: VideoBlock) -> Memory:
+        """What a block of videos answers with."""
         batch = block.frames
         frame_BFD = self.norm_in(batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))
         # Apply W_O before the sum over frames. Its bias may go in too, because attention weights sum to 1.
         return Memory(self.key(frame_BFD), self.out(self.value(frame_BFD)), batch.mask_BF)
 
-    def score_block(self, texts: Queries, videos: Memory) -> Tensor:
+    def attention(self, texts: Queries, videos: Memory) -> Tensor:
+        """The weights a of the frames [A, B, F], 0 at padding."""
         b, frames, _ = videos.key_BFD.shape
         weight_ABF = self.execution.product(texts.query_AD, videos.key_BFD.flatten(0, 1)).view(-1, b, frames)
-        weight_ABF = weight_ABF.masked_fill(~videos.mask_BF, FAR_BELOW).softmax(dim=-1)
+        return weight_ABF.masked_fill(~videos.mask_BF, FAR_BELOW).softmax(dim=-1)
+
+
+class XpoolHead(XpoolAttention):
+    """Cosine similarity of a sentence and the frames pooled by its attention."""
+
+    def encode_text_block(self, block: TextBlock) -> Queries:
+        return self.queries_of(block)
+
+    def encode_video_block(self, block: VideoBlock) -> Memory:
+        return self.memory_of(block)
+
+    def score_block(self, texts: Queries, videos: Memory) -> Tensor:
+        weight_ABF = self.attention(texts, videos)
         pooled_BAD = self.norm_pooled(weight_ABF.transpose(0, 1) @ videos.value_BFD)
         guided_BAD = self.norm_out(self.fc(pooled_BAD) + pooled_BAD)
         inverse_BA = inverse_norm(guided_BAD.square().sum(dim=-1))

@@ -28,7 +28,7 @@ class EvaluateOptions:
     max_frames: Annotated[int | None, About.INPUT] = None
     """Frames to use from each video, evenly spaced. Default: as in training; for zero-shot, all cached frames."""
     tau: Annotated[float | None, About.INPUT] = None
-    """Temperature of the guidance, for glccl and its halves. Default: as in training; for zero-shot, the paper's, 5."""
+    """Temperature of the guidance, for glccl, its halves and glscl. Default: as in training; for zero-shot, the paper's, 5."""
     zero_shot_tau_from: Annotated[Literal["val"] | None, About.INPUT] = None
     """For an untrained head: choose tau on the validation split, by the sum of recalls, among 18 values from 0.005 to 640. Nothing is
     trained. Default: do not choose."""

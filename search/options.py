@@ -39,7 +39,7 @@ class RetrievalOptions:
     max_frames: Annotated[int | None, About.INPUT] = None
     """Frames to use from each video, evenly spaced. Default: as in training; for zero-shot, all cached frames."""
     tau: Annotated[float | None, About.INPUT] = None
-    """Temperature of the guidance, for glccl and its halves. Default: as in training; for zero-shot, the paper's, 5."""
+    """Temperature of the guidance, for glccl, its halves and glscl. Default: as in training; for zero-shot, the paper's, 5."""
     kappa: Annotated[float | None, About.INPUT] = None
     """Temperature of the interaction, for glccl, its halves and xclip. Default: as in training; for zero-shot, the paper's, 0.01."""
     memory_budget: Annotated[float | None, About.MACHINE] = None

@@ -25,6 +25,8 @@ CASES: tuple[Case, ...] = (
     ("wti", "none", "masked", 1.0),
     ("ti", "seq-transf", "masked", 1.0),
     ("dp", "none", "masked", 1.0),
+    ("tmass", "seq-transf", "masked", 0.0),
+    ("glscl", "seq-transf", "masked", 0.0),
     ("glccl", "seq-transf", "authors", 0.0),
     ("xclip", "none", "authors", 0.0),
     ("wti", "none", "authors", 1.0),

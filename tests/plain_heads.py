@@ -8,11 +8,23 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
 from tests.glim_reference import agg, reference_scores, unit
-from train_head.heads import HEADS
+from train_head.heads import HEADS, Head
 from train_head.heads.base import SCORES
+from train_head.heads.tmass import SAMPLES
+from train_head.kernels.noise import hash_rows, hash_videos, noise, pair_keys
 from train_head.temporal import Block, TemporalEncoder
 
 Parameters = dict[str, Tensor]
+
+
+def random_parameters(head: Head, seed: int) -> Parameters:
+    """All parameters moved away from where they start, which hides wrong masks and transposed matrices; and what they are, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in head.named_parameters():
+            if name != "logit_scale":
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return {name: parameter.detach().double() for name, parameter in head.named_parameters()}
 
 
 def plain_temporal(encoder: TemporalEncoder, frame_FD: Tensor, real: int | None = None) -> Tensor:
@@ -81,7 +93,9 @@ def wti_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[
     return [(text + video) / 2]
 
 
-def xpool_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+def xpool_pooled(s: Tensor, v: Tensor, p: Parameters) -> Tensor:
+    """The frames pooled for a sentence, before the cosine."""
+
     def norm(x: Tensor, name: str) -> Tensor:
         return layer_norm(x, x.shape, p[f"{name}.weight"], p[f"{name}.bias"])
 
@@ -92,10 +106,62 @@ def xpool_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> lis
     attention = torch.stack([query @ project(norm(frame, "norm_in"), "key") / len(s) ** 0.5 for frame in v]).softmax(dim=0)
     given_ = torch.stack([project(norm(frame, "norm_in"), "value") for frame in v])
     pooled = norm(project(attention @ given_, "out"), "norm_pooled")
-    return [unit(s) @ unit(norm(project(pooled, "fc") + pooled, "norm_out"))]
+    return norm(project(pooled, "fc") + pooled, "norm_out")
 
 
-PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Parameters], list[Tensor]]] = {
+def xpool_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    return [unit(s) @ unit(xpool_pooled(s, v, p))]
+
+
+def tmass_parts(s: Tensor, v: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """The pooled video and the radius R."""
+    log_radius = sum((unit(s) @ unit(frame) * p["radius"][f] for f, frame in enumerate(v)), start=torch.zeros_like(s))
+    return xpool_pooled(s, v, p), log_radius.exp()
+
+
+def tmass_stochastic(s: Tensor, v: Tensor, p: Parameters, noise: Tensor) -> Tensor:
+    z, radius = tmass_parts(s, v, p)
+    return unit(s + radius * noise) @ unit(z)
+
+
+def tmass_support(s: Tensor, v: Tensor, p: Parameters) -> Tensor:
+    z, radius = tmass_parts(s, v, p)
+    return unit(s + (z - s) / (z - s).norm() * radius) @ unit(z)
+
+
+def tmass_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, noise: Tensor) -> list[Tensor]:
+    return [torch.stack([tmass_stochastic(s, v, p, sample) for sample in noise]).max()]
+
+
+def tmass_noise(sentences: list[Tensor], frames: list[Tensor], draw: int = 0, samples: int = SAMPLES) -> Tensor:
+    """[A, B, samples, D] in float64, of `train_head.kernels.noise`, whose own tests say that it is normal."""
+    text = torch.stack([hash_rows(s) for s in sentences])
+    video = torch.cat([hash_videos(u[None], torch.ones(1, len(u), dtype=torch.bool)) for u in frames])
+    keys = pair_keys(text, video, draw).T
+    return torch.stack([noise(keys, sample, len(sentences[0])) for sample in range(samples)], dim=2).double()
+
+
+def glscl_concepts(x: Tensor, p: Parameters) -> Tensor:
+    """What the queries find in these words or frames, [Q, D], of norm 1."""
+    d = x.shape[1]
+    tokens = layer_norm(x, (d,), p["norm_in.weight"], p["norm_in.bias"])
+    found = []
+    for query in p["queries"]:
+        asked = p["query.weight"] @ query
+        weight = torch.stack([asked @ (p["key.weight"] @ token) / d**0.5 for token in tokens]).softmax(dim=0)
+        mixed = weight @ torch.stack([p["value.weight"] @ token + p["value.bias"] for token in tokens])
+        found.append(layer_norm(query + p["out.weight"] @ mixed + p["out.bias"], (d,), p["norm_out.weight"], p["norm_out.bias"]))
+    return torch.stack([unit(concept) for concept in found])
+
+
+def glscl_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, tau: float = 5.0) -> list[Tensor]:
+    alpha = torch.stack([s @ frame / tau for frame in v]).softmax(dim=0)
+    concepts = zip(glscl_concepts(w, p), glscl_concepts(v, p), strict=True)
+    local = torch.stack([word_concept @ frame_concept for word_concept, frame_concept in concepts]).mean()
+    return [(unit(s) @ unit(alpha @ v) + local) / 2]
+
+
+PLAIN: dict[str, Callable[..., list[Tensor]]] = {
     "mean": mean_pair,
     "xclip": xclip_pair,
     "dp": dp_pair,
@@ -103,6 +169,8 @@ PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Parameters], list[Ten
     "wti": wti_pair,
     "meanmaxsim": meanmaxsim_pair,
     "xpool": xpool_pair,
+    "tmass": tmass_pair,
+    "glscl": glscl_pair,
 }
 
 
@@ -115,15 +183,22 @@ def plain_scores(
     temporal: TemporalEncoder | None = None,
     tau: float = 5.0,
     kappa: float = 0.01,
+    noise: Tensor | None = None,
 ) -> Tensor:
-    """[S, A, B] without the logit scale. u of the method are the frames, v those after the temporal encoder, in float64."""
+    """[S, A, B] without the logit scale. u of the method are the frames, v those after the temporal encoder, in float64.
+
+    `noise` [A, B, samples, D] is that of tmass; None for that of these features.
+    """
     before = [u.double() for u in frames]
     after = before if temporal is None else [plain_temporal(temporal, u) for u in before]
     if name in PLAIN:
-        pair = partial(xclip_pair, kappa=kappa) if name == "xclip" else PLAIN[name]
+        pair = partial(PLAIN[name], **{"xclip": {"kappa": kappa}, "glscl": {"tau": tau}}.get(name, {}))
+        if name == "tmass" and noise is None:
+            noise = tmass_noise(sentences, frames)
+        of_pairs = [[{} if noise is None else {"noise": noise[a, b]} for b in range(len(frames))] for a in range(len(sentences))]
         rows = [
-            [torch.stack(pair(s.double(), w.double(), u, v, parameters)) for u, v in zip(before, after, strict=True)]
-            for s, w in zip(sentences, words, strict=True)
+            [torch.stack(pair(s.double(), w.double(), u, v, parameters, **of)) for u, v, of in zip(before, after, of_row, strict=True)]
+            for s, w, of_row in zip(sentences, words, of_pairs, strict=True)
         ]
         return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
     dimension, longest = len(sentences[0]), max(map(len, words))
@@ -156,9 +231,11 @@ def rounding(
     def changed(rows: list[Tensor]) -> list[Tensor]:
         return [x.double() * (1 + share * (2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1)) for x in rows]
 
-    exact = plain_scores(name, sentences, words, frames, parameters, temporal, tau, kappa)
+    # The noise of tmass does not round: it belongs to the bits of the features.
+    noise = tmass_noise(sentences, frames) if name == "tmass" else None
+    exact = plain_scores(name, sentences, words, frames, parameters, temporal, tau, kappa, noise)
     moved = torch.zeros_like(exact)
     for _ in range(3):
-        other = plain_scores(name, changed(sentences), changed(words), changed(frames), parameters, temporal, tau, kappa)
+        other = plain_scores(name, changed(sentences), changed(words), changed(frames), parameters, temporal, tau, kappa, noise)
         moved = torch.maximum(moved, (other - exact).abs())
     return 3 * moved + share * (1 + exact.abs())

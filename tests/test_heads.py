@@ -17,22 +17,12 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from evaluate import EvaluateOptions
 from tests.features import D, pad, random_features, text_batch
-from tests.plain_heads import Parameters, plain_scores, rounding
+from tests.plain_heads import plain_scores, random_parameters, rounding
 from train_head import TrainOptions
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import HALVES
 
 WORDS, FRAMES = 9, 7
-
-
-def random_parameters(head: Head, seed: int) -> Parameters:
-    """All parameters moved away from where they start, which hides wrong masks and transposed matrices; and what they are, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in head.named_parameters():
-            if name != "logit_scale":
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return {name: parameter.detach().double() for name, parameter in head.named_parameters()}
 
 
 def config(scores: str = "all") -> HeadConfig:

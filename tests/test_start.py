@@ -99,7 +99,7 @@ def test_max_frames_gives_the_rows(options: TrainOptions, long_videos: FeatureCa
     train_head.main(replace(options, cache=long_videos.path, head="xclip", max_frames=48))
     assert capsys.readouterr().err.splitlines() == [
         "temporal encoder: 48 positions; 32 are CLIP's, and 16 are added, drawn like CLIP's",
-        "head xclip: matrices over 48 frames, 16 more than CLIP has positions; they start as identities, like the others",
+        "head xclip: matrices over 48 frames, 16 more than CLIP has positions; they start like the others",
     ]
 
 

@@ -31,7 +31,8 @@ class TrainOptions:
     head: Annotated[str, About.HEAD, Meaning.VARIED] = "glccl"
     """glccl (the method), its halves glim-global and glim-local, mean (CLIP4Clip's pooling), xclip (the four scores without text guidance),
     dp, ti and wti (DRL's dot product, token-wise and weighted token-wise interaction), meanmaxsim (Video-ColBERT's mean of maxima), xpool
-    (X-Pool's cross-modal attention), or a class of your own as package.module:Class."""
+    (X-Pool's cross-modal attention), tmass (T-MASS's stochastic texts), glscl (GLSCL's shared learned queries), or a class of your own as
+    package.module:Class."""
     scores: Annotated[str, About.HEAD, Meaning.VARIED] = "all"
     """Scores to use, joined by +, if the head has several: video-sentence, video-word, sentence-frame, word-frame. For example
     video-sentence+word-frame."""
@@ -41,8 +42,8 @@ class TrainOptions:
     """Initial weights of the temporal encoder: CLIP's text blocks, or random. auto takes CLIP's if they fit the features, and says and
     records which."""
     tau: Annotated[float | None, About.HEAD, Meaning.VARIED, NoneAs("paper"), Since(TAU)] = None
-    """Temperature of the guidance, for glccl and its halves: the smaller, the fewer frames a text reads. Evaluation and search of the run
-    use it too. Default: the paper's, 5."""
+    """Temperature of the guidance, for glccl, its halves and glscl: the smaller, the fewer frames a text reads. Evaluation and search of
+    the run use it too. Default: the paper's, 5."""
     kappa: Annotated[float | None, About.HEAD, Meaning.VARIED, NoneAs("paper"), Since(KAPPA)] = None
     """Temperature of the interaction, for glccl, its halves and xclip. Default: the paper's, 0.01."""
     csc_weight: Annotated[float, About.LOSS, Meaning.VARIED, AtLeast(0)] = 0.5

@@ -95,7 +95,7 @@ def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iter
     if matrices and matrices["rows_added"]:
         yield (
             f"head {options.head}: matrices over {matrices['rows']:,} frames, {matrices['rows_added']:,} more than CLIP has positions; "
-            f"they start as identities, like the others{fewer}"
+            f"they start like the others{fewer}"
         )
 
 

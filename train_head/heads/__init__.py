@@ -4,8 +4,10 @@ from data.base.errors import UserError
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads.base import ALL_SCORES, DEFAULT_EXECUTION, Execution, FrameWeights, Head, HeadConfig, chosen_scores, unit, unit_mean
 from train_head.heads.glccl import HALVES, GlcclHead
+from train_head.heads.glscl import GlsclHead
 from train_head.heads.mean import MeanHead
 from train_head.heads.own import is_own, make_own, own_class, source_file, source_sha256
+from train_head.heads.tmass import TmassHead
 from train_head.heads.tokenwise import DpHead, MeanMaxSimHead, TiHead, WtiHead
 from train_head.heads.xclip import XclipHead
 from train_head.heads.xpool import XpoolHead
@@ -44,6 +46,8 @@ HEADS: dict[str, type[Head]] = {
     "wti": WtiHead,
     "meanmaxsim": MeanMaxSimHead,
     "xpool": XpoolHead,
+    "tmass": TmassHead,
+    "glscl": GlsclHead,
 }
 
 

@@ -37,36 +37,31 @@ from train_head.masking import FAR_BELOW
 
 
 class Queries(NamedTuple):
-    """The attention's queries, and normalised sentences times g_z, both [A, D]; normalised sentences times c_z [A]."""
+    """Normalised sentences and the attention's queries, both [A, D]."""
 
+    unit_AD: Tensor
     query_AD: Tensor
-    weighted_AD: Tensor
-    shift_A: Tensor
 
 
 class Memory(NamedTuple):
-    """Videos as texts meet them."""
+    """Videos as X-Pool's attention meets them."""
 
     key_BFD: Tensor
     mask_BF: Tensor
+    """True at the frames that count."""
     value_BED: Tensor
     """hat(t_j), the constant last."""
     pooled_BFF: Tensor
     """Gram matrix of hat(m_j W_O), divided by D: the variance of a mixture."""
     value_BEE: Tensor
     """Gram matrix of hat(t_j), divided by D."""
-    norm_BEE: Tensor
-    """Gram matrix of g_z * hat(t_j)."""
-    shift_BE: Tensor
-    """2 c_z . (g_z * hat(t_j))."""
 
 
-class XpoolHead(Head):
-    """Cosine similarity of a sentence and the frames pooled by its attention."""
+class XpoolAttention(Head):
+    """X-Pool's layers and its attention, for the heads that pool frames with it."""
 
     TRAINED_ONLY: ClassVar[bool] = True
     READS_WORDS: ClassVar[bool] = False
-    AUTHORS_PADDING: ClassVar[bool] = True
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__(name, config, execution)
@@ -77,12 +72,12 @@ class XpoolHead(Head):
             nn.init.eye_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def encode_text_block(self, block: TextBlock) -> Queries:
-        unit_AD = unit(block.sentence_AD)
-        query_AD = self.query(self.norm_in(block.sentence_AD)) * block.sentence_AD.shape[1] ** -0.5
-        return Queries(query_AD, unit_AD * self.norm_out.weight, (unit_AD * self.norm_out.bias).sum(dim=-1))
+    def queries_of(self, block: TextBlock) -> Queries:
+        """What a block of texts asks."""
+        return Queries(unit(block.sentence_AD), self.query(self.norm_in(block.sentence_AD)) * block.sentence_AD.shape[1] ** -0.5)
 
-    def encode_video_block(self, block: VideoBlock) -> Memory:
+    def memory_of(self, block: VideoBlock) -> Memory:
+        """What a block of videos answers with."""
         mask_BF = torch.ones_like(block.frames.mask_BF) if self.with_padding else block.frames.mask_BF
         frame_BFD = self.norm_in(block.frames.frame_BFD.masked_fill(~mask_BF[..., None], 0.0))
         # Apply W_O before the sum over frames. Its bias may go in too, because attention weights sum to 1.
@@ -91,29 +86,61 @@ class XpoolHead(Head):
         constant_D = self.fc(self.norm_pooled.bias) + self.norm_pooled.bias
         value_BFD = linear(weighted_BFD, self.fc.weight) + weighted_BFD
         value_BED = _centred(torch.cat([value_BFD, constant_D.expand(len(value_BFD), 1, -1)], dim=1))
-        scaled_BED = value_BED * self.norm_out.weight
-        return Memory(
-            self.key(frame_BFD),
-            mask_BF,
-            value_BED,
-            _gram(pooled_BFD) / self.config.dimension,
-            _gram(value_BED) / self.config.dimension,
-            _gram(scaled_BED),
-            2 * (scaled_BED * self.norm_out.bias).sum(dim=-1),
-        )
+        d = self.config.dimension
+        return Memory(self.key(frame_BFD), mask_BF, value_BED, gram(pooled_BFD) / d, gram(value_BED) / d)
 
-    def score_block(self, texts: Queries, videos: Memory) -> Tensor:
+    def mixtures(self, texts: Queries, videos: Memory) -> Tensor:
+        """The weights b_j / deviation_z [B, A, E] of the vectors hat(t_j) in z."""
         a, (b, frames) = len(texts.query_AD), videos.mask_BF.shape
         weight_ABF = self.execution.product(texts.query_AD, videos.key_BFD.flatten(0, 1)).view(a, b, frames)
+        # Contiguous, so that sums over F read memory in the same order wherever a text stands.
         weight_BAF = weight_ABF.masked_fill(~videos.mask_BF, FAR_BELOW).softmax(dim=-1).transpose(0, 1).contiguous()
-        deviation_BA1 = (_quadratic(weight_BAF, videos.pooled_BFF) + self.norm_pooled.eps).rsqrt()[..., None]
-        weight_BAE = torch.cat([weight_BAF * deviation_BA1, torch.ones_like(deviation_BA1)], dim=-1)
-        inverse_BA = (_quadratic(weight_BAE, videos.value_BEE) + self.norm_out.eps).rsqrt()
-        product_BAE = self.execution.product(texts.weighted_AD, videos.value_BED.flatten(0, 1)).view(a, b, -1).transpose(0, 1).contiguous()
-        dot_BA = (weight_BAE * product_BAE).sum(dim=-1) * inverse_BA + texts.shift_A
-        square_BA = _quadratic(weight_BAE, videos.norm_BEE) * inverse_BA.square()
-        square_BA = square_BA + (weight_BAE * videos.shift_BE[:, None]).sum(dim=-1) * inverse_BA + self.norm_out.bias.square().sum()
-        return (dot_BA * inverse_norm(square_BA)).T[None]
+        inverse_BA1 = (quadratic(weight_BAF, videos.pooled_BFF) + self.norm_pooled.eps).rsqrt()[..., None]
+        weight_BAE = torch.cat([weight_BAF * inverse_BA1, torch.ones_like(inverse_BA1)], dim=-1)
+        return weight_BAE * (quadratic(weight_BAE, videos.value_BEE) + self.norm_out.eps).rsqrt()[..., None]
+
+
+class _Texts(NamedTuple):
+    """X-Pool's queries, and the parts of s . z that do not depend on the video."""
+
+    queries: Queries
+    weighted_AD: Tensor
+    """Normalised sentences times g_z."""
+    shift_A: Tensor
+    """Normalised sentences . c_z."""
+
+
+class _Videos(NamedTuple):
+    """X-Pool's memory, and the parts of |z|^2 that do not depend on the text."""
+
+    memory: Memory
+    norm_BEE: Tensor
+    """Gram matrix of g_z * hat(t_j)."""
+    shift_BE: Tensor
+    """2 c_z . (g_z * hat(t_j))."""
+
+
+class XpoolHead(XpoolAttention):
+    """Cosine similarity of a sentence and the frames pooled by its attention."""
+
+    AUTHORS_PADDING: ClassVar[bool] = True
+
+    def encode_text_block(self, block: TextBlock) -> _Texts:
+        queries = self.queries_of(block)
+        return _Texts(queries, queries.unit_AD * self.norm_out.weight, (queries.unit_AD * self.norm_out.bias).sum(dim=-1))
+
+    def encode_video_block(self, block: VideoBlock) -> _Videos:
+        memory = self.memory_of(block)
+        scaled_BED = memory.value_BED * self.norm_out.weight
+        return _Videos(memory, gram(scaled_BED), 2 * (scaled_BED * self.norm_out.bias).sum(dim=-1))
+
+    def score_block(self, texts: _Texts, videos: _Videos) -> Tensor:
+        value_BED, (a, b) = videos.memory.value_BED, (len(texts.shift_A), len(videos.shift_BE))
+        weight_BAE = self.mixtures(texts.queries, videos.memory)
+        product_BAE = self.execution.product(texts.weighted_AD, value_BED.flatten(0, 1)).view(a, b, -1).transpose(0, 1).contiguous()
+        dot_BA = (weight_BAE * product_BAE).sum(dim=-1) + texts.shift_A
+        square_BA = quadratic(weight_BAE, videos.norm_BEE) + (weight_BAE * videos.shift_BE[:, None]).sum(dim=-1)
+        return (dot_BA * inverse_norm(square_BA + self.norm_out.bias.square().sum())).T[None]
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d, more = self.config.dimension, frames + 1
@@ -126,10 +153,11 @@ def _centred(x: Tensor) -> Tensor:
     return x - x.mean(dim=-1, keepdim=True)
 
 
-def _gram(x_BFD: Tensor) -> Tensor:
+def gram(x_BFD: Tensor) -> Tensor:
+    """The dot products [B, F, F] of a video's vectors with each other."""
     return x_BFD @ x_BFD.transpose(-1, -2)
 
 
-def _quadratic(weight_BAF: Tensor, gram_BFF: Tensor) -> Tensor:
+def quadratic(weight_BAF: Tensor, gram_BFF: Tensor) -> Tensor:
     """w G w [B, A]. Rounding can make it negative where frames cancel out; it is 0 there."""
     return ((weight_BAF @ gram_BFF) * weight_BAF).sum(dim=-1).clamp(min=0.0)

@@ -124,14 +124,14 @@ def guidance(product: Tensor, mask_BF: Tensor, tau: float) -> Tensor:
     return weight.masked_fill(~mask, 0.0)
 
 
-def _guided_norm_inverse(weight: Tensor, gram_BFF: Tensor) -> Tensor:
+def guided_norm_inverse(weight: Tensor, gram_BFF: Tensor) -> Tensor:
     """1 / norm of the frame mixtures with these weights [A, B, F] or [A, B, L, F]; 0 if the frames of a mixture cancel out.
 
     The squared norm is w^T G w with the Gram matrix G. Where frames nearly cancel, rounding can make it tiny or negative. It counts as
     noise below a small share of sum_f w_f G_ff, which has no cancellation.
     """
     if weight.ndim == 3:
-        return _guided_norm_inverse(weight[:, :, None], gram_BFF)[:, :, 0]
+        return guided_norm_inverse(weight[:, :, None], gram_BFF)[:, :, 0]
     share = 1e-12 if weight.dtype == torch.float64 else 1e-5
     square_ABL = ((weight @ gram_BFF) * weight).sum(dim=-1)
     alone_ABL = (weight * gram_BFF.diagonal(dim1=-2, dim2=-1)[:, None, :]).sum(dim=-1)
@@ -170,9 +170,9 @@ def score(
         return None if head is None else head[name][:length, :length]
 
     alpha_ABF = guidance(product.sentence_ABF, videos.mask_BF, tau)
-    inverse_AB = _guided_norm_inverse(alpha_ABF, videos.gram_BFF)
+    inverse_AB = guided_norm_inverse(alpha_ABF, videos.gram_BFF)
     beta_ABLF = guidance(product.word_ABLF, videos.mask_BF, tau)
-    inverse_ABL = _guided_norm_inverse(beta_ABLF, videos.gram_BFF)
+    inverse_ABL = guided_norm_inverse(beta_ABLF, videos.gram_BFF)
 
     video_sentence_AB = (alpha_ABF * product.mapped_sentence_ABF).sum(dim=-1) * inverse_AB
     x_ABL = torch.einsum("ablf,abf->abl", product.word_ABLF, alpha_ABF)

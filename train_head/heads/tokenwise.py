@@ -12,8 +12,8 @@ a softmax over words of the output of a small network on raw features, q the sam
 layers of width D, initialised at random. `dp` and `ti` have no layers.
 
 Maxima exclude padding. In DRL's code the cosines of padding are 0 and take part in every maximum, so a word gets 0 if its cosines with all
-real frames are negative and its video is padded. With `padding="authors"` `ti` and `wti` do the same. Padded words and frames weigh nothing in
-the sums either way.
+real frames are negative and its video is padded. With `padding="authors"` `ti` and `wti` do the same. Padded words and frames weigh
+nothing in the sums either way.
 
 `meanmaxsim` is the similarity of Video-ColBERT (Reddy et al. 2025, arXiv 2503.19009): the first half is the paper's MMS_F, on the features
 of single frames, and the second its MMS_V, on frames that have seen each other. The paper ranks by their sum. Their mean ranks the same and

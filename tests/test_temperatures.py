@@ -42,6 +42,7 @@ WORD_COUNTS, FRAME_COUNTS = [4, 1, 7], [3, 5, 1, 6]
 
 def head_at(name: str, execution: Execution, tau: float = TAU, kappa: float = KAPPA) -> Head:
     """A head with matrices far from the identity."""
+    torch.manual_seed(0)
     head = make_head(name, HeadConfig(D, max_words=9, logit_scale=1.0, max_frames=8, tau=tau, kappa=kappa), execution)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

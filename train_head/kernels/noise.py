@@ -81,8 +81,8 @@ def pair_keys(text_A: Tensor, video_B: Tensor, draw: Tensor | int = 0) -> Tensor
 @cache
 def quantiles() -> Tensor:
     """The table [LEVELS]: quantiles of the standard normal distribution at (i + 1/2) / LEVELS, scaled to a variance of 1."""
-    quantile = torch.special.ndtri((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
-    return (quantile / quantile.square().mean().sqrt()).float()
+    quantile: Tensor = torch.special.ndtri((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
+    return quantile.div(quantile.square().mean().sqrt()).float()
 
 
 def words_of(dimension: int) -> int:
@@ -96,8 +96,7 @@ def noise(key: Tensor, sample: int, dimension: int) -> Tensor:
     place_W = torch.arange(sample * words, (sample + 1) * words, device=key.device) * _signed(_GOLDEN)
     word = mix(key[..., None] + place_W)
     part = torch.stack([_shifted(word, 16 * i) & (LEVELS - 1) for i in range(PARTS)], dim=-1)
-    number: Tensor = quantiles().to(key.device)[part].flatten(-2)[..., :dimension]
-    return number
+    return quantiles().to(key.device)[part].flatten(-2)[..., :dimension]
 
 
 @compiled

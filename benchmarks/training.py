@@ -197,7 +197,7 @@ def make_trainer(
         cache=cache.path,
         out=cache.path / "run",
         head=head,
-        temporal="seq-transf" if temporal else "none",
+        temporal="auto" if temporal else "none",
         batch_size=BATCH,
         epochs=EPOCHS,
         quiet=False,

@@ -10,22 +10,37 @@ from torch.nn.functional import gelu, layer_norm, linear
 from tests.glim_reference import agg, reference_scores, unit
 from train_head.heads import HEADS
 from train_head.heads.base import SCORES
-from train_head.temporal import Block, TemporalEncoder
+from train_head.temporal import Block, PositionedBlocks, SeqTransf, TemporalEncoder
 
 Parameters = dict[str, Tensor]
 
 
 def plain_temporal(encoder: TemporalEncoder, frame_FD: Tensor) -> Tensor:
-    """v = u + Transformer(u + position) of one video alone, without padding, by the modules' own forward."""
-    x_FD = frame_FD + encoder.positional_embedding[: len(frame_FD)]
-    for block in encoder.blocks:
+    """The frames v of one video alone, without padding."""
+    if isinstance(encoder, SeqTransf):
+        return frame_FD + plain_blocks(encoder, frame_FD + encoder.positional_embedding[: len(frame_FD)])
+    # One cell's equations, frame by frame.
+    p = {name.removeprefix("lstm."): value for name, value in encoder.named_parameters()}
+    h, c = torch.zeros_like(frame_FD[0]), torch.zeros_like(frame_FD[0])
+    found = []
+    for x in frame_FD:
+        i, f, g, o = (p["weight_ih_l0"] @ x + p["bias_ih_l0"] + p["weight_hh_l0"] @ h + p["bias_hh_l0"]).split(len(x))
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        found.append(x + h)
+    return torch.stack(found)
+
+
+def plain_blocks(blocks: PositionedBlocks, x_FD: Tensor) -> Tensor:
+    """One sequence through all blocks, by the modules' own forward."""
+    for block in blocks.blocks:
         assert isinstance(block, Block)
         y_FD = block.ln_1(x_FD)
         x_FD = x_FD + block.attn(y_FD, y_FD, y_FD, need_weights=True)[0]
         hidden = block.mlp.c_fc(block.ln_2(x_FD))
-        hidden = hidden * torch.sigmoid(1.702 * hidden) if encoder.activation == "QuickGELU" else gelu(hidden)
+        hidden = hidden * torch.sigmoid(1.702 * hidden) if blocks.activation == "QuickGELU" else gelu(hidden)
         x_FD = x_FD + block.mlp.c_proj(hidden)
-    return frame_FD + x_FD
+    return x_FD
 
 
 def mean_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.exact
 
 WORDS, FRAMES, DIMENSION = 30, 18, 128
 """Neither limit is a multiple of what texts and videos are padded to."""
-BEHIND = ["none", "seq-transf"]
+BEHIND = ["none", "seq-transf", "seq-lstm"]
 
 
 def random_head(name: str, temporal: str, execution: Execution = DEFAULT_EXECUTION) -> Head:

@@ -35,11 +35,11 @@ class TrainOptions:
     scores: Annotated[str, About.HEAD, Meaning.VARIED] = "all"
     """Scores to use, joined by +, if the head has several: video-sentence, video-word, sentence-frame, word-frame. For example
     video-sentence+word-frame."""
-    temporal: Annotated[Literal["seq-transf", "none"], About.HEAD, Meaning.VARIED] = "seq-transf"
-    """Temporal encoder over the frames."""
+    temporal: Annotated[Literal["auto", "seq-transf", "seq-lstm", "none"], About.HEAD, Meaning.VARIED] = "auto"
+    """Temporal encoder over the frames: seq-transf (four Transformer blocks) or seq-lstm (a one-way LSTM). auto is seq-transf."""
     temporal_init: Annotated[Literal["auto", "clip", "random"], About.HEAD, Meaning.VARIED] = "auto"
-    """Initial weights of the temporal encoder: CLIP's text blocks, or random. auto takes CLIP's if they fit the features, and says and
-    records which."""
+    """Initial weights of the Transformer blocks of seq-transf: CLIP's text blocks, or random. auto takes CLIP's if they fit the features,
+    and says and records which."""
     tau: Annotated[float | None, About.HEAD, Meaning.VARIED, NoneAs("paper"), Since(TAU)] = None
     """Temperature of the guidance, for glccl and its halves: the smaller, the fewer frames a text reads. Evaluation and search of the run
     use it too. Default: the paper's, 5."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,7 +27,7 @@ from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
 from train_head.compiling import announce_compiling, compile_loops
-from train_head.heads import ALL_SCORES, Execution, Head, HeadConfig, chosen_scores, head_class, is_own, make_head
+from train_head.heads import ALL_SCORES, Execution, Head, HeadConfig, check_temporal, chosen_scores, head_class, is_own, make_head
 from train_head.options import TrainOptions
 from train_head.run import (
     HEAD_SOURCE,
@@ -43,9 +43,9 @@ from train_head.run import (
 )
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.settle import settled, settled_like, start_lines, start_of
+from train_head.settle import has_blocks, position_rows, settled, settled_like, start_lines, start_of
 from train_head.temperatures import given_temperatures
-from train_head.temporal import make_temporal
+from train_head.temporal import PositionedBlocks, check_rows, make_blocks
 from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
 from train_head.training.run_state import RunState
 from train_head.training.tensorboard_log import TENSORBOARD_FOLDER, TensorBoardLog, require_tensorboard
@@ -388,12 +388,14 @@ def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
 
 
 def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
-    """The head before its first step: matrices at the identity, the temporal encoder by --temporal-init, products in --precision."""
+    """The head before its first step: matrices at the identity, Transformer blocks by --temporal-init, products in --precision."""
     options, parts = settled(options, cache), cache.clip_parts()
     frames = frame_rows(cache, parts, options.max_frames)
-    temporal = None
-    if options.temporal != "none":
-        temporal = make_temporal(cache.dimension, parts, "random" if options.temporal_init == "random" else "clip", frames)
+    blocks = None
+    if has_blocks(options):
+        check_rows(frames, "the temporal encoder" if options.temporal != "none" else f"head {options.head}")
+        initial: Literal["clip", "random"] = "random" if options.temporal_init == "random" else "clip"
+        blocks = make_blocks(PositionedBlocks, cache.dimension, parts, initial, position_rows(options, cache, parts))
     config = HeadConfig(
         dimension=cache.dimension,
         max_words=int(cache.settings["max_words"]),
@@ -401,13 +403,13 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         max_frames=frames,
         scores=options.scores,
         temporal=options.temporal,
-        **({} if temporal is None else temporal.shape()),
+        **({} if blocks is None else blocks.shape()),
     )
     temperatures = given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
     lower = torch.bfloat16 if options.precision == "bf16" else None
     head = make_head(options.head, config.at_temperatures(temperatures), Execution(products=lower, temporal=lower))
-    if head.temporal is not None and temporal is not None:
-        head.temporal.load_state_dict(temporal.state_dict())
+    if blocks is not None and head.started_blocks is not None:
+        head.started_blocks.load_state_dict(blocks.state_dict())
     return head
 
 
@@ -417,6 +419,9 @@ def check_options(options: TrainOptions) -> None:
     if options.scores != ALL_SCORES and len(offered) == 1:
         raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
     chosen_scores(options.scores, offered)
+    check_temporal(options.head, head_class(options.head), options.temporal)
+    if options.temporal == "seq-lstm" and options.temporal_init == "clip":
+        raise UserError("--temporal-init clip: --temporal seq-lstm starts at random, because CLIP has no LSTM: leave --temporal-init out")
     for name, found in marks(type(options)).items():
         value = getattr(options, name)
         for least in (mark.value for mark in found if isinstance(mark, AtLeast)):

@@ -2,7 +2,18 @@
 
 from data.base.errors import UserError
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import ALL_SCORES, DEFAULT_EXECUTION, Execution, FrameWeights, Head, HeadConfig, chosen_scores, unit, unit_mean
+from train_head.heads.base import (
+    ALL_SCORES,
+    DEFAULT_EXECUTION,
+    Execution,
+    FrameWeights,
+    Head,
+    HeadConfig,
+    check_temporal,
+    chosen_scores,
+    unit,
+    unit_mean,
+)
 from train_head.heads.glccl import HALVES, GlcclHead
 from train_head.heads.mean import MeanHead
 from train_head.heads.own import is_own, make_own, own_class, source_file, source_sha256
@@ -23,6 +34,7 @@ __all__ = [
     "TextBlock",
     "VideoBatch",
     "VideoBlock",
+    "check_temporal",
     "chosen_scores",
     "head_class",
     "is_own",

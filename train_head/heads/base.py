@@ -21,7 +21,7 @@ from train_head.kernels.blocks import Encoded, TextBlock, VideoBlock, constant_s
 from train_head.kernels.plain import inverse_norm
 from train_head.kernels.threads import parallel
 from train_head.temperatures import KAPPA, TAU
-from train_head.temporal import TemporalEncoder, check_rows
+from train_head.temporal import PositionedBlocks, TemporalEncoder, check_rows, make_encoder
 
 Padding = Literal["masked", "authors"]
 """How a head treats padded words and frames."""
@@ -45,9 +45,13 @@ class HeadConfig:
     scores: str = ALL_SCORES
     """The scores that the head computes: their names joined by +, or `all`."""
     temporal: str = "none"
+    """The temporal encoder, by its --temporal name; none for none."""
     temporal_positions: int = 0
+    """Positions of the Transformer blocks, those of the encoder or of the head: see `Head.started_blocks`."""
     temporal_heads: int = 1
+    """Attention heads of the blocks."""
     temporal_activation: str = "QuickGELU"
+    """Activation of the blocks: QuickGELU or GELU."""
     tau: float = TAU
     """Temperature of the guidance, for heads with `tau` in TEMPERATURES."""
     kappa: float = KAPPA
@@ -116,6 +120,8 @@ class Head(nn.Module, ABC):
     """Whether it has matrices over words, of size `max_words`."""
     TEMPERATURES: ClassVar[tuple[str, ...]] = ()
     """The temperatures that it reads from its configuration, of `tau` and `kappa`."""
+    OWN_BLOCKS: ClassVar[bool] = False
+    """Whether it has Transformer blocks itself, which --temporal-init starts (`started_blocks`), and so no temporal encoder in front."""
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
     AUTHORS_PADDING: ClassVar[bool] = False
@@ -128,6 +134,7 @@ class Head(nn.Module, ABC):
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
         assert config.padding == "masked" or self.AUTHORS_PADDING
+        check_temporal(name, type(self), config.temporal)
         if self.FRAME_MATRICES:
             check_rows(config.max_frames, f"the matrices of head {name}")
         self.name, self.config, self.execution = name, config, execution
@@ -135,7 +142,9 @@ class Head(nn.Module, ABC):
         """Logarithm of the factor of the scores, as in CLIP."""
         self.temporal: TemporalEncoder | None = None
         if config.temporal != "none":
-            self.temporal = TemporalEncoder(config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation)
+            self.temporal = make_encoder(
+                config.temporal, config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation
+            )
 
     @property
     def most_words(self) -> int | None:
@@ -183,10 +192,20 @@ class Head(nn.Module, ABC):
             in_time_BFD: Tensor = self.temporal(batch.frame_BFD, batch.mask_BF)
         return in_time_BFD.to(batch.frame_BFD.dtype)
 
+    @property
+    def started_blocks(self) -> PositionedBlocks | None:
+        """The Transformer blocks that --temporal-init starts; None if the head has none."""
+        return self.temporal if isinstance(self.temporal, PositionedBlocks) else None
+
+    def frame_limits(self) -> dict[str, int]:
+        """The most frames of a video that the head's parameters take, by what limits them, in words."""
+        limits = {f"the matrices of head {self.name} take {self.config.max_frames}": self.config.max_frames} if self.FRAME_MATRICES else {}
+        most = None if self.temporal is None else self.temporal.most_frames
+        return limits if most is None else limits | {f"the temporal encoder has {most} positions": most}
+
     def _most_frames(self) -> int:
         """Most frames that the head's parameters support. Padding must not exceed it."""
-        limits = [self.config.max_frames] if self.FRAME_MATRICES else []
-        return min([*limits, self.config.temporal_positions] if self.temporal is not None else limits, default=sys.maxsize)
+        return min(self.frame_limits().values(), default=sys.maxsize)
 
     def apply_temporal(self, batch: VideoBatch) -> EncodedFrames:
         """Apply the temporal encoder: the first half of `encode_videos`."""
@@ -296,6 +315,12 @@ class Head(nn.Module, ABC):
         """The names of the scores that the head computes, in order."""
         offered = self.offered(self.name)
         return [offered[i] for i in chosen_scores(self.config.scores, offered)]
+
+
+def check_temporal(name: str, kind: type[Head], temporal: str) -> None:
+    """Raise UserError if a head of this name and class cannot stand behind this temporal encoder."""
+    if kind.OWN_BLOCKS and temporal not in ("auto", "none"):
+        raise UserError(f"--temporal {temporal}: head {name} reads the frames through blocks of its own: leave the option out")
 
 
 def unit(x: Tensor) -> Tensor:

@@ -4,14 +4,13 @@ Shape suffixes: D joint dimension, R added positions, P CLIP's positions.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from data.base.errors import UserError
 from data.cache import ClipParts
-from train_head.temporal.encoders import TemporalEncoder
 from train_head.temporal.transformer import BLOCKS, PositionedBlocks
 
 USUAL_POSITIONS = 77
@@ -19,6 +18,8 @@ USUAL_POSITIONS = 77
 MOST_ROWS = 16_384
 """Most positions, and rows of matrices over frames: more than four hours at a frame per second. A matrix of this size takes 1 GiB."""
 _ACTIVATIONS = ("QuickGELU", "GELU")
+
+Blocks = TypeVar("Blocks", bound=PositionedBlocks)
 
 
 def load_clip(blocks: PositionedBlocks, tensors: Mapping[str, Tensor]) -> None:
@@ -53,7 +54,7 @@ def clip_positions(parts: ClipParts) -> int:
 
 
 def misfit(dimension: int, parts: ClipParts) -> str:
-    """Why CLIP's text blocks cannot be those of the temporal encoder, in words; empty if they can."""
+    """Why CLIP's text blocks cannot start blocks over features of this dimension, in words; empty if they can."""
     positions = parts.tensors.get("positional_embedding")
     if positions is None or not any(name.startswith("blocks.") for name in parts.tensors):
         return "the cache holds no text blocks of a CLIP"
@@ -74,17 +75,16 @@ def check_rows(rows: int, what: str) -> None:
         raise UserError(f"{what} would take {rows:,} frames, and {MOST_ROWS:,} is the most: use --max-frames {MOST_ROWS} or less")
 
 
-def make_temporal(dimension: int, parts: ClipParts, initial: Literal["clip", "random"], positions: int) -> TemporalEncoder:
-    """A temporal encoder for videos of up to `positions` frames, initialised from CLIP's text blocks ("clip") or at random ("random").
+def make_blocks(kind: type[Blocks], dimension: int, parts: ClipParts, initial: Literal["clip", "random"], positions: int) -> Blocks:
+    """Blocks of class `kind` with `positions` positions, started from CLIP's text blocks ("clip") or at random ("random").
 
-    Raises UserError if CLIP's text blocks do not fit, or for more positions than MOST_ROWS.
+    Raises UserError if CLIP's text blocks do not fit.
     """
-    check_rows(positions, "the temporal encoder")
     if initial == "random":
-        return TemporalEncoder(dimension, positions, heads_for(dimension), "QuickGELU")
+        return kind(dimension, positions, heads_for(dimension), "QuickGELU")
     why = misfit(dimension, parts)
     if why:
-        raise UserError(f"--temporal-init clip: {why}: use --temporal-init random or --temporal none")
-    encoder = TemporalEncoder(dimension, positions, parts.heads, parts.activation)
-    load_clip(encoder, {name: torch.from_numpy(value) for name, value in parts.tensors.items()})
-    return encoder
+        raise UserError(f"--temporal-init clip: {why}: use --temporal-init random")
+    blocks = kind(dimension, positions, parts.heads, parts.activation)
+    load_clip(blocks, {name: torch.from_numpy(value) for name, value in parts.tensors.items()})
+    return blocks

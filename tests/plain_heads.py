@@ -89,11 +89,36 @@ def xpool_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> lis
     return [unit(s) @ unit(norm(project(pooled, "fc") + pooled, "norm_out"))]
 
 
+def tight_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, heads: int = 1) -> list[Tensor]:
+    def norm(x: Tensor, name: str) -> Tensor:
+        return layer_norm(x, x.shape, p[f"{name}.weight"], p[f"{name}.bias"], eps=1e-12)
+
+    def quick(x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+    rows = [row + p["cross.positional_embedding"][i] for i, row in enumerate([s, *u])]
+    for number in range(4):
+        block = f"cross.blocks.{number}"
+        normed = [norm(row, f"{block}.ln_1") for row in rows]
+        query, key, value = (
+            torch.stack([weight @ row + bias for row in normed]).split(len(s) // heads, dim=1)
+            for weight, bias in zip(p[f"{block}.attn.in_proj_weight"].chunk(3), p[f"{block}.attn.in_proj_bias"].chunk(3), strict=True)
+        )
+        attention = [(q @ k.T / q.shape[1] ** 0.5).softmax(dim=1) @ x for q, k, x in zip(query, key, value, strict=True)]
+        mixed = linear(torch.cat(attention, dim=1), p[f"{block}.attn.out_proj.weight"], p[f"{block}.attn.out_proj.bias"])
+        rows = [row + mixed_D for row, mixed_D in zip(rows, mixed, strict=True)]
+        hidden = [quick(linear(norm(row, f"{block}.ln_2"), p[f"{block}.mlp.c_fc.weight"], p[f"{block}.mlp.c_fc.bias"])) for row in rows]
+        rows = [row + p[f"{block}.mlp.c_proj.weight"] @ h + p[f"{block}.mlp.c_proj.bias"] for row, h in zip(rows, hidden, strict=True)]
+    pooled = quick(p["pool_dense.weight"] @ norm(rows[0], "pool_norm") + p["pool_dense.bias"])
+    return [p["score.weight"][0] @ pooled + p["score.bias"][0]]
+
+
 PLAIN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Parameters], list[Tensor]]] = {
     "mean": mean_pair,
     "xclip": xclip_pair,
     "wti": wti_pair,
     "xpool": xpool_pair,
+    "tight": tight_pair,
 }
 
 

@@ -24,6 +24,7 @@ from extract.encode.clip import load_clip
 from tests.conftest import DEMO_CLIP
 from tests.plain_heads import Parameters, plain_scores
 from train_head.heads import Head, HeadConfig, TextBatch, VideoBatch, make_head
+from train_head.heads.tight import TightHead
 from train_head.kernels.blocks import Encoded
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.scoring.pairs import Accumulator
@@ -112,9 +113,11 @@ def make(name: str, golden: Arrays, weights: Weights, temporal: str = "none", dt
     if temporal == "seq-lstm":
         config = {"temporal": temporal}
         weights = weights | {f"temporal.lstm.{ours}_l0": golden[f"lstm_{theirs}"] for ours, theirs in LSTM.items()}
-    elif temporal == "seq-transf":
-        config = {"temporal": temporal, "temporal_positions": len(golden["position_embedding"]), "temporal_heads": int(golden["heads"])}
-        weights = weights | block_weights("temporal", golden)
+    elif temporal != "none":
+        config = {"temporal_positions": len(golden["position_embedding"]), "temporal_heads": int(golden["heads"])}
+        if temporal == "seq-transf":
+            config["temporal"] = temporal
+            weights = weights | block_weights("temporal", golden)
     head = make_head(name, HeadConfig(32, max_words=12, logit_scale=1.0, max_frames=8, **config)).to(dtype)
     weights = {"logit_scale": golden.get("log_logit_scale", np.zeros(())), **weights}
     assert weights.keys() == dict(head.named_parameters()).keys()
@@ -180,6 +183,23 @@ def test_clip4clip(file: str, temporal: str, case: str) -> None:
     scores_SAB = head.scores(texts, videos)
     near(scores_SAB[0] / head.scale(), golden[f"{case}_cosines"], 2e-6)
     near(scores_SAB[0], golden[f"{case}_scores"], 1e-4)
+
+
+@pytest.mark.parametrize("case", ["full", "padded", "small"])
+@torch.no_grad()
+def test_clip4clip_tight(case: str) -> None:
+    golden = arrays("clip4clip_tight_transf")
+    weights = block_weights("cross", golden) | layers({"pool_norm": "pool_norm", "pool_dense": "pool_dense", "score": "score"}, golden)
+    # The head has no logit scale, whatever is stored under this name.
+    weights["logit_scale"] = np.asarray(4.25)
+    head = make("tight", golden, weights, "own blocks")
+    sentence_AD = given(golden, f"{case}_sentences")
+    texts = head.encode_texts(texts_of(sentence_AD, sentence_AD[:, None]))
+    videos = head.encode_videos(videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask")))
+    assert isinstance(head, TightHead)
+    near(head.pooled(texts, videos), golden[f"{case}_pooled"], 2e-5)
+    near(head.scores(texts, videos)[0], golden[f"{case}_scores"], 1e-5)
+    assert head.scale() == 1
 
 
 def xclip(header: str) -> tuple[Arrays, Head]:

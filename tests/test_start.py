@@ -169,11 +169,12 @@ def test_without_a_tower_every_head_trains_and_evaluates(
     bare = cache_of(cache, tmp_path / "bare", NO_TOWER)
     for name in HEADS:
         run = train_head.main(replace(options, cache=bare.path, head=name, out=tmp_path / name))
-        assert capsys.readouterr().err == "temporal encoder: starts at random, because the cache holds no text blocks of a CLIP\n"
+        what, where = (f"blocks of head {name}: start", "cross") if HEADS[name].OWN_BLOCKS else ("temporal encoder: starts", "temporal")
+        assert capsys.readouterr().err == f"{what} at random, because the cache holds no text blocks of a CLIP\n"
         record = json.loads((run / "run.json").read_text())
         assert record["trained_with"]["options"]["temporal_init"] == "random"
         start = {"from": "random", "positions": 77, "positions_of_clip": 0, "positions_added": 77}
-        assert record["start"]["temporal"] == start | {"not_from_clip_because": "the cache holds no text blocks of a CLIP"}
+        assert record["start"][where] == start | {"not_from_clip_because": "the cache holds no text blocks of a CLIP"}
         assert (record["head"]["temporal_heads"], record["head"]["temporal_activation"]) == (2, "QuickGELU")
         evaluate.main(replace(evaluation, cache=bare.path, run=str(run)))
         if not HEADS[name].TRAINED_ONLY:

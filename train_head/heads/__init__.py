@@ -17,6 +17,7 @@ from train_head.heads.base import (
 from train_head.heads.glccl import HALVES, GlcclHead
 from train_head.heads.mean import MeanHead
 from train_head.heads.own import is_own, make_own, own_class, source_file, source_sha256
+from train_head.heads.tight import TightHead
 from train_head.heads.wti import WtiHead
 from train_head.heads.xclip import XclipHead
 from train_head.heads.xpool import XpoolHead
@@ -52,6 +53,7 @@ HEADS: dict[str, type[Head]] = {
     "xclip": XclipHead,
     "wti": WtiHead,
     "xpool": XpoolHead,
+    "tight": TightHead,
 }
 
 

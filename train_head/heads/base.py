@@ -249,19 +249,23 @@ class Head(nn.Module, ABC):
 
     def scores(self, texts: Any, videos: Any) -> Tensor:
         """The scores [S, A, B] of encoded texts and videos, times the logit scale. Their mean over S is the retrieval score."""
+        scores_SAB = self._assembled(self.score_block, texts, videos)
+        # A head of one's own may compute in another type. Ranks and saved matrices are those of one type.
+        return scores_SAB.to(self.logit_scale.dtype) * self.scale()
+
+    def _assembled(self, compute: Callable[[Any, Any], Tensor], texts: Any, videos: Any) -> Tensor:
+        """What `compute` gives for every encoded block of texts with every one of videos [S, A, B], in the order of the batch."""
         parts: dict[tuple[int, int], Tensor] = {}
 
         def work(job: tuple[int, int], _: None) -> None:
             some, others = texts[job[0]], videos[job[1]]
-            parts[job] = self.score_block(some.block, others.block)[:, : len(some.rows), : len(others.rows)]
+            parts[job] = compute(some.block, others.block)[:, : len(some.rows), : len(others.rows)]
 
         self._run(work, [(i, j) for i in range(len(texts)) for j in range(len(videos))])
         rows_SAB = [torch.cat([parts[i, j] for j in range(len(videos))], dim=2) for i in range(len(texts))]
         order_A, order_B = (torch.cat([encoded.rows for encoded in side]).argsort() for side in (texts, videos))
-        scores_SAB = torch.cat(rows_SAB, dim=1)
-        device = scores_SAB.device
-        # A head of one's own may compute in another type. Ranks and saved matrices are those of one type.
-        return scores_SAB[:, order_A.to(device)][:, :, order_B.to(device)].to(self.logit_scale.dtype) * self.scale()
+        whole_SAB = torch.cat(rows_SAB, dim=1)
+        return whole_SAB[:, order_A.to(whole_SAB.device)][:, :, order_B.to(whole_SAB.device)]
 
     def _run(self, work: Callable[[Any, None], None], jobs: Sequence[Any]) -> None:
         if constant_shapes(self.logit_scale):

@@ -1,7 +1,6 @@
 """CLIP's Transformer blocks with a table of positions: those of the temporal encoder "seqTransf".
 
-Shape suffixes: B sequences, F positions of a sequence, D joint dimension, H heads, R rows of all sequences, P rows of the table, E any
-other width.
+Shape suffixes: B sequences, F and G positions of a sequence, D joint dimension, H heads, R rows of all sequences, E any other width.
 """
 
 from typing import Any
@@ -47,17 +46,37 @@ class Block(nn.Module):
         self.mlp = FeedForward(dimension, activation)
 
     def forward(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:
-        x_BFD = x_BFD + self._attend(self.ln_1(x_BFD), mask_BF)
-        out: Tensor = x_BFD + self.mlp(self.ln_2(x_BFD))
+        """The block's output. `mask_BF` is True at the positions that attention may read."""
+        return self.mixed(x_BFD, self.projected(x_BFD), mask_BF)
+
+    def projected(self, x_BFD: Tensor) -> Tensor:
+        """Queries, keys and values of the inputs [..., 3D]: the part of the block that treats every position by itself."""
+        out: Tensor = linear(self.ln_1(x_BFD), self.attn.in_proj_weight, self.attn.in_proj_bias)
         return out
 
-    def _attend(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:
-        """Equal to `nn.MultiheadAttention`'s forward, which copies queries, keys, values and their gradients once more."""
-        attn = self.attn
-        qkv_BFE = linear(x_BFD, attn.in_proj_weight, attn.in_proj_bias)
-        query, key, value = qkv_BFE.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
-        mixed_BHFE = scaled_dot_product_attention(query, key, value, attn_mask=mask_BF[:, None, None])
-        out: Tensor = attn.out_proj(mixed_BHFE.transpose(1, 2).flatten(2))
+    def mixed(self, x_BFD: Tensor, qkv_BFE: Tensor, mask_BF: Tensor) -> Tensor:
+        """The block's output, from its input and what is `projected` from that."""
+        query_BFD, key_BFD, value_BFD = qkv_BFE.chunk(3, dim=-1)
+        return self._output(x_BFD, query_BFD, key_BFD, value_BFD, mask_BF)
+
+    def first(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:
+        """The block's output at position 0 alone [B, D]."""
+        normed_BFD = self.ln_1(x_BFD)
+        sizes = [x_BFD.shape[-1], 2 * x_BFD.shape[-1]]
+        weights, biases = self.attn.in_proj_weight.split(sizes), self.attn.in_proj_bias.split(sizes)
+        query_B1D = linear(normed_BFD[:, :1], weights[0], biases[0])
+        key_BFD, value_BFD = linear(normed_BFD, weights[1], biases[1]).chunk(2, dim=-1)
+        return self._output(x_BFD[:, :1], query_B1D, key_BFD, value_BFD, mask_BF)[:, 0]
+
+    def _output(self, x_BFD: Tensor, query_BFD: Tensor, key_BGD: Tensor, value_BGD: Tensor, mask_BG: Tensor) -> Tensor:
+        """The outputs of some positions F, which read the positions G.
+
+        Attention equals that of `nn.MultiheadAttention`, which copies queries, keys, values and their gradients once more.
+        """
+        query, key, value = (rows.unflatten(-1, (self.attn.num_heads, -1)).transpose(1, 2) for rows in (query_BFD, key_BGD, value_BGD))
+        mixed_BHFE = scaled_dot_product_attention(query, key, value, attn_mask=mask_BG[:, None, None])
+        x_BFD = x_BFD + self.attn.out_proj(mixed_BHFE.transpose(1, 2).flatten(2))
+        out: Tensor = x_BFD + self.mlp(self.ln_2(x_BFD))
         return out
 
 
@@ -70,6 +89,10 @@ class PositionedBlocks(nn.Module):
         self.positional_embedding = nn.Parameter(torch.empty(positions, dimension))
         self.blocks = nn.ModuleList(Block(dimension, heads, activation) for _ in range(BLOCKS))
         self._initialise()
+
+    def in_order(self) -> list[Block]:
+        """The blocks, first to last."""
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     def shape(self) -> dict[str, Any]:
         """The fields of `HeadConfig` that describe the table and the blocks."""

@@ -1,6 +1,7 @@
 """The head `tight`: its start, its limits, its memory, and what is said of its cost."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from tests.features import pad, random_features, text_batch
 from train_head import TrainOptions
+from train_head.cost import say_cost
 from train_head.heads import HeadConfig, VideoBatch, make_head
 from train_head.heads.tight import TightHead
 from train_head.run import check_frames, load_head
 from train_head.settle import settled, settled_like, start_lines
-from train_head.stage import build_head
+from train_head.stage import build_head, load
 from train_head.sweep import SweepOptions
 from train_head.sweep.options import expand
 
@@ -105,3 +107,27 @@ def test_in_pieces_scores_and_gradients_are_those_of_the_whole(rows: int, monkey
 
     for found, whole in zip(gradients(rows), gradients(10**6), strict=True):
         torch.testing.assert_close(found, whole)
+
+
+def test_an_expensive_step_is_said_with_its_operations_before_it_starts(
+    options: TrainOptions, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four texts with four videos of three frames, with the thresholds lowered to what they cost."""
+    options = replace(options, batch_size=4)
+    head, loaded = build_head(options, cache), load(options)
+    say_cost(head, loaded.train, loaded.select, batch=4)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("train_head.cost.EXPENSIVE_PAIR", 1e6)
+    monkeypatch.setattr("train_head.cost.EXPENSIVE_STEP", 1e7)
+    say_cost(head, loaded.train, loaded.select, batch=4)
+    pair = 302 * 128**2 + 210 * 128  # 70 (F + 1) + 22, and 12 (F + 1)^2 + 4 (F + 1) + 2, with F = 3
+    texts, videos = len(loaded.select.answers), len(loaded.select.videos.ids)
+    step, validation = (f"{count * pair / 1e12:.2g} TFLOP" for count in (16, texts * videos))
+    assert re.fullmatch(
+        rf"head tight: a step scores 4 x 4 pairs, {step} forward, and takes about \d+ s here; a validation scores {texts} x {videos}, "
+        rf"{validation}, in about \d+ s: a smaller --batch-size or --max-frames costs less\n",
+        capsys.readouterr().err,
+    )
+    assert all(value.grad is None for value in head.parameters())
+    say_cost(build_head(replace(options, head="xpool"), cache), loaded.train, loaded.select, batch=4)
+    assert capsys.readouterr().err == ""

@@ -27,6 +27,7 @@ from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
 from train_head.compiling import announce_compiling, compile_loops
+from train_head.cost import say_cost
 from train_head.heads import ALL_SCORES, Execution, Head, HeadConfig, check_temporal, chosen_scores, head_class, is_own, make_head
 from train_head.options import TrainOptions
 from train_head.run import (
@@ -193,6 +194,8 @@ def fit(
     for split in (data.train, data.select):
         check_fits(head, split)
     compile_loops(head, data.train)
+    if keep and processes.rank == 0:
+        say_cost(head, data.train, data.select, _shared_batch(options, data, processes.world_size), processes.world_size)
     trainer = make_trainer(head, options, data, processes)
     identity = _identity(options, data, processes)
     state = RunState.restore(options.out, trainer, partial(_check_identity, options, identity)) if keep else RunState()

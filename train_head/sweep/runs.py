@@ -43,6 +43,7 @@ from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.compiling import announce_compiling, compile_loops
+from train_head.cost import say_cost
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, recorded_source, save_run
 from train_head.scoring.pairs import evaluate_pairs
@@ -137,6 +138,8 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
             head = build_head(run, shared.loaded.cache).to(device)
             check_fits(head, shared.loaded.train)
             compile_loops(head, shared.loaded.train)
+            batch = fitting_batch(run.batch_size, len(shared.loaded.train.videos.ids), 1)
+            say_cost(head, shared.loaded.train, shared.loaded.select, batch)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():

@@ -113,7 +113,7 @@ def _defaults(table: pd.DataFrame) -> dict[str, Any]:
     names = set(options_with(TrainOptions, Meaning.VARIED)).difference(options_with(TrainOptions, About.OPTIMIZER)).intersection(table)
     defaults = {field.name: field.default for field in fields(TrainOptions) if field.name in names}
     # The CSV holds what a default stands for: the demo's CLIP has blocks that fit.
-    chosen = filled(TrainOptions, defaults) | {"temporal_init": "clip"}
+    chosen = filled(TrainOptions, defaults) | {"temporal": "seq-transf", "temporal_init": "clip"}
     return {name: "all" if value is None else value for name, value in chosen.items() if name in names}
 
 

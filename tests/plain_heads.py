@@ -12,7 +12,7 @@ from train_head.heads import HEADS, Head
 from train_head.heads.base import SCORES
 from train_head.heads.tmass import SAMPLES
 from train_head.kernels.noise import hash_rows, hash_videos, noise, pair_keys
-from train_head.temporal import Block, TemporalEncoder
+from train_head.temporal import Block, PositionedBlocks, SeqTransf, TemporalEncoder
 
 Parameters = dict[str, Tensor]
 
@@ -28,18 +28,33 @@ def random_parameters(head: Head, seed: int) -> Parameters:
 
 
 def plain_temporal(encoder: TemporalEncoder, frame_FD: Tensor, real: int | None = None) -> Tensor:
-    """v = u + Transformer(u + position) of one video alone, by the modules' own forward. Frames from `real` on are padding: they read the
-    real frames and are read by none."""
-    ignored_F = None if real is None else torch.arange(len(frame_FD)) >= real
-    x_FD = frame_FD + encoder.positional_embedding[: len(frame_FD)]
-    for block in encoder.blocks:
+    """The frames v of one video alone. Frames from `real` on are padding: they read the real frames and are read by none."""
+    if isinstance(encoder, SeqTransf):
+        return frame_FD + plain_blocks(encoder, frame_FD + encoder.positional_embedding[: len(frame_FD)], real)
+    # One cell's equations, frame by frame.
+    assert real is None
+    p = {name.removeprefix("lstm."): value for name, value in encoder.named_parameters()}
+    h, c = torch.zeros_like(frame_FD[0]), torch.zeros_like(frame_FD[0])
+    found = []
+    for x in frame_FD:
+        i, f, g, o = (p["weight_ih_l0"] @ x + p["bias_ih_l0"] + p["weight_hh_l0"] @ h + p["bias_hh_l0"]).split(len(x))
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        found.append(x + h)
+    return torch.stack(found)
+
+
+def plain_blocks(blocks: PositionedBlocks, x_FD: Tensor, real: int | None = None) -> Tensor:
+    """One sequence through all blocks, by the modules' own forward. Rows from `real` on are read by none."""
+    ignored_F = None if real is None else torch.arange(len(x_FD)) >= real
+    for block in blocks.blocks:
         assert isinstance(block, Block)
         y_FD = block.ln_1(x_FD)
         x_FD = x_FD + block.attn(y_FD, y_FD, y_FD, key_padding_mask=ignored_F, need_weights=True)[0]
         hidden = block.mlp.c_fc(block.ln_2(x_FD))
-        hidden = hidden * torch.sigmoid(1.702 * hidden) if encoder.activation == "QuickGELU" else gelu(hidden)
+        hidden = hidden * torch.sigmoid(1.702 * hidden) if blocks.activation == "QuickGELU" else gelu(hidden)
         x_FD = x_FD + block.mlp.c_proj(hidden)
-    return frame_FD + x_FD
+    return x_FD
 
 
 def mean_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
@@ -161,6 +176,30 @@ def glscl_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, tau: f
     return [(unit(s) @ unit(alpha @ v) + local) / 2]
 
 
+def tight_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, heads: int = 1) -> list[Tensor]:
+    def norm(x: Tensor, name: str) -> Tensor:
+        return layer_norm(x, x.shape, p[f"{name}.weight"], p[f"{name}.bias"], eps=1e-12)
+
+    def quick(x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+    rows = [row + p["cross.positional_embedding"][i] for i, row in enumerate([s, *u])]
+    for number in range(4):
+        block = f"cross.blocks.{number}"
+        normed = [norm(row, f"{block}.ln_1") for row in rows]
+        query, key, value = (
+            torch.stack([weight @ row + bias for row in normed]).split(len(s) // heads, dim=1)
+            for weight, bias in zip(p[f"{block}.attn.in_proj_weight"].chunk(3), p[f"{block}.attn.in_proj_bias"].chunk(3), strict=True)
+        )
+        attention = [(q @ k.T / q.shape[1] ** 0.5).softmax(dim=1) @ x for q, k, x in zip(query, key, value, strict=True)]
+        mixed = linear(torch.cat(attention, dim=1), p[f"{block}.attn.out_proj.weight"], p[f"{block}.attn.out_proj.bias"])
+        rows = [row + mixed_D for row, mixed_D in zip(rows, mixed, strict=True)]
+        hidden = [quick(linear(norm(row, f"{block}.ln_2"), p[f"{block}.mlp.c_fc.weight"], p[f"{block}.mlp.c_fc.bias"])) for row in rows]
+        rows = [row + p[f"{block}.mlp.c_proj.weight"] @ h + p[f"{block}.mlp.c_proj.bias"] for row, h in zip(rows, hidden, strict=True)]
+    pooled = quick(p["pool_dense.weight"] @ norm(rows[0], "pool_norm") + p["pool_dense.bias"])
+    return [p["score.weight"][0] @ pooled + p["score.bias"][0]]
+
+
 PLAIN: dict[str, Callable[..., list[Tensor]]] = {
     "mean": mean_pair,
     "xclip": xclip_pair,
@@ -171,6 +210,7 @@ PLAIN: dict[str, Callable[..., list[Tensor]]] = {
     "xpool": xpool_pair,
     "tmass": tmass_pair,
     "glscl": glscl_pair,
+    "tight": tight_pair,
 }
 
 

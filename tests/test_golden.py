@@ -27,6 +27,7 @@ from tests.plain_heads import Parameters, plain_scores
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.base import SCORES, Padding
 from train_head.heads.glccl import HALVES, MATRICES
+from train_head.heads.tight import TightHead
 from train_head.kernels.blocks import Encoded
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.scoring.pairs import Accumulator
@@ -45,6 +46,7 @@ BLOCK = {
     "mlp.c_proj": "mlp_out",
 }
 """Our layers of a temporal block, and the names of the golden arrays for them."""
+LSTM = {"weight_ih": "weight_input", "weight_hh": "weight_hidden", "bias_ih": "bias_input", "bias_hh": "bias_hidden"}
 XCLIP = {
     "M_g": "sentence_video_matrix",
     "M_l": "word_frame_matrix",
@@ -97,7 +99,7 @@ def layers(names: dict[str, str], golden: Arrays) -> Weights:
     return {f"{ours}.{kind}": golden[f"{theirs}_{kind}"] for ours, theirs in names.items() for kind in ("weight", "bias")}
 
 
-def temporal_weights(golden: Arrays) -> Weights:
+def block_weights(module: str, golden: Arrays) -> Weights:
     """The two golden blocks; zeros at the end of both branches make our other two blocks the identity."""
     weights = {"positional_embedding": golden["position_embedding"]}
     for block in range(4):
@@ -107,7 +109,7 @@ def temporal_weights(golden: Arrays) -> Weights:
                 unused = block > 1 and ours in ("attn.out_proj", "mlp.c_proj")
                 separator = "" if ours.endswith("_") else "."
                 weights[f"blocks.{block}.{ours}{separator}{kind}"] = np.zeros_like(value) if unused else value
-    return {f"temporal.{name}": value for name, value in weights.items()}
+    return {f"{module}.{name}": value for name, value in weights.items()}
 
 
 @torch.no_grad()
@@ -115,19 +117,20 @@ def make(
     name: str,
     golden: Arrays,
     weights: Weights,
-    temporal: bool = False,
+    temporal: str = "none",
     dtype: torch.dtype = torch.float32,
     padding: Padding = "masked",
 ) -> Head:
     """A head with the golden weights, every one of its parameters given, and the golden logit scale (1 where there is none)."""
     config: dict[str, Any] = {"padding": padding, "padded_frames": 8}
-    if temporal:
-        config |= {
-            "temporal": "seq-transf",
-            "temporal_positions": len(golden["position_embedding"]),
-            "temporal_heads": int(golden["heads"]),
-        }
-        weights = weights | temporal_weights(golden)
+    if temporal == "seq-lstm":
+        config["temporal"] = temporal
+        weights = weights | {f"temporal.lstm.{ours}_l0": golden[f"lstm_{theirs}"] for ours, theirs in LSTM.items()}
+    elif temporal != "none":
+        config |= {"temporal_positions": len(golden["position_embedding"]), "temporal_heads": int(golden["heads"])}
+        if temporal == "seq-transf":
+            config["temporal"] = temporal
+            weights = weights | block_weights("temporal", golden)
     head = make_head(name, HeadConfig(32, max_words=12, logit_scale=1.0, max_frames=8, **config)).to(dtype)
     weights = {"logit_scale": golden.get("log_logit_scale", np.zeros(())), **weights}
     assert weights.keys() == dict(head.named_parameters()).keys()
@@ -186,11 +189,11 @@ def near(found: Tensor, expected: NDArray[Any] | Tensor, tolerance: float) -> No
 
 
 @pytest.mark.parametrize("case", ["full", "padded", "small"])
-@pytest.mark.parametrize("file", ["clip4clip_mean", "clip4clip_seq_transf"])
+@pytest.mark.parametrize(("file", "temporal"), [("mean", "none"), ("seq_transf", "seq-transf"), ("seq_lstm", "seq-lstm")])
 @torch.no_grad()
-def test_clip4clip(file: str, case: str) -> None:
-    golden = arrays(file)
-    head = make("mean", golden, {}, temporal=file.endswith("transf"))
+def test_clip4clip(file: str, temporal: str, case: str) -> None:
+    golden = arrays(f"clip4clip_{file}")
+    head = make("mean", golden, {}, temporal)
     sentence_AD = given(golden, f"{case}_sentences")
     texts = head.encode_texts(texts_of(sentence_AD, sentence_AD[:, None]))
     videos = head.encode_videos(videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask")))
@@ -200,10 +203,27 @@ def test_clip4clip(file: str, case: str) -> None:
     near(scores_SAB[0], golden[f"{case}_scores"], 1e-4)
 
 
+@pytest.mark.parametrize("case", ["full", "padded", "small"])
+@torch.no_grad()
+def test_clip4clip_tight(case: str) -> None:
+    golden = arrays("clip4clip_tight_transf")
+    weights = block_weights("cross", golden) | layers({"pool_norm": "pool_norm", "pool_dense": "pool_dense", "score": "score"}, golden)
+    # The head has no logit scale, whatever is stored under this name.
+    weights["logit_scale"] = np.asarray(4.25)
+    head = make("tight", golden, weights, "own blocks")
+    sentence_AD = given(golden, f"{case}_sentences")
+    texts = head.encode_texts(texts_of(sentence_AD, sentence_AD[:, None]))
+    videos = head.encode_videos(videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask")))
+    assert isinstance(head, TightHead)
+    near(head.pooled(texts, videos), golden[f"{case}_pooled"], 2e-5)
+    near(head.scores(texts, videos)[0], golden[f"{case}_scores"], 1e-5)
+    assert head.scale() == 1
+
+
 def xclip(header: str, padding: Padding = "masked") -> tuple[Arrays, Head]:
     golden = arrays("xclip")
     weights = {ours: golden[theirs] for ours, theirs in XCLIP.items()}
-    return golden, make("xclip", golden, weights, temporal=header == "transf", padding=padding)
+    return golden, make("xclip", golden, weights, "seq-transf" if header == "transf" else "none", padding=padding)
 
 
 @pytest.mark.parametrize("case", ["full", "padded"])

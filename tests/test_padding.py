@@ -180,7 +180,7 @@ def test_frames_are_weighed_among_the_padding(temporal: Temporal) -> None:
 @pytest.mark.parametrize("name", COUNTING)
 def test_a_video_longer_than_the_padding_is_refused(name: str) -> None:
     head = head_with_padding(name, "none")
-    with pytest.raises(UserError, match=rf"which pads every video to {FRAMES} frames: use --max-frames {FRAMES} or less"):
+    with pytest.raises(UserError, match=rf"--padding authors pads every video to {FRAMES} frames: use --max-frames {FRAMES} or less"):
         check_frames(head, FRAMES + 1, "videos of split 'test'")
     check_frames(head, FRAMES, "videos of split 'test'")
 

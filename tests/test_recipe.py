@@ -63,7 +63,7 @@ def test_a_run_by_the_recipe_is_recorded_evaluated_and_searched(
     assert result["text_to_video"] == pytest.approx(record["val"]["text_to_video"])
     head, _ = load_head(str(run), cache, CPU)
     assert result["cost"]["flops_a_pair"] == head.pair_flops(np.array([40.0]), np.array([3.0]))
-    with pytest.raises(UserError, match="which pads every video to 3 frames: use --max-frames 3 or less"):
+    with pytest.raises(UserError, match="--padding authors pads every video to 3 frames: use --max-frames 3 or less"):
         evaluate.main(replace(evaluation, max_frames=4, out=tmp_path / "longer"))
     caption = captions_of(cache, 1)[0]
     hit = next(Searcher(SearchOptions(cache=options.cache, run=str(run), device="cpu", quiet=True)).search([caption])).hits[0]

@@ -26,7 +26,7 @@ from train_head.run import load_head
 from train_head.stage import build_head
 from train_head.sweep import SweepOptions
 from train_head.sweep import main as sweep
-from train_head.temporal import TemporalEncoder, heads_for, make_temporal, more_rows
+from train_head.temporal import SeqTransf, heads_for, make_blocks, more_rows
 
 CPU = torch.device("cpu")
 NO_TOWER = ClipParts({}, 20.0, 0, "unknown")
@@ -157,7 +157,7 @@ def test_added_rows_are_drawn_like_the_table_and_leave_the_rest_alone(cache: Fea
     torch.manual_seed(4)
     assert not torch.equal(more_rows(clip_PD, 4000), many_RD)
     torch.manual_seed(3)
-    usual, longer = (make_temporal(cache.dimension, parts, "clip", len(clip_PD) + added) for added in (0, 9))
+    usual, longer = (make_blocks(SeqTransf, cache.dimension, parts, "clip", len(clip_PD) + added) for added in (0, 9))
     frame_BFD, mask_BF = torch.randn(2, 7, cache.dimension), torch.ones(2, 7, dtype=torch.bool)
     assert torch.equal(longer(frame_BFD, mask_BF), usual(frame_BFD, mask_BF))
 
@@ -169,11 +169,12 @@ def test_without_a_tower_every_head_trains_and_evaluates(
     bare = cache_of(cache, tmp_path / "bare", NO_TOWER)
     for name in HEADS:
         run = train_head.main(replace(options, cache=bare.path, head=name, out=tmp_path / name))
-        assert capsys.readouterr().err == "temporal encoder: starts at random, because the cache holds no text blocks of a CLIP\n"
+        what, where = (f"blocks of head {name}: start", "cross") if HEADS[name].OWN_BLOCKS else ("temporal encoder: starts", "temporal")
+        assert capsys.readouterr().err == f"{what} at random, because the cache holds no text blocks of a CLIP\n"
         record = json.loads((run / "run.json").read_text())
         assert record["trained_with"]["options"]["temporal_init"] == "random"
         start = {"from": "random", "positions": 77, "positions_of_clip": 0, "positions_added": 77}
-        assert record["start"]["temporal"] == start | {"not_from_clip_because": "the cache holds no text blocks of a CLIP"}
+        assert record["start"][where] == start | {"not_from_clip_because": "the cache holds no text blocks of a CLIP"}
         assert (record["head"]["temporal_heads"], record["head"]["temporal_activation"]) == (2, "QuickGELU")
         evaluate.main(replace(evaluation, cache=bare.path, run=str(run)))
         if not HEADS[name].TRAINED_ONLY:
@@ -228,7 +229,7 @@ def test_a_tower_that_does_not_fit_is_named_and_left(
     train_head.main(replace(options, cache=other.path, head="mean"))
     assert capsys.readouterr().err == f"temporal encoder: starts at random, because {why}\n"
     with pytest.raises(UserError) as refused:
-        make_temporal(cache.dimension, parts, "clip", 77)
+        make_blocks(SeqTransf, cache.dimension, parts, "clip", 77)
     assert str(refused.value).startswith(f"--temporal-init clip: {why}")
 
 
@@ -270,8 +271,8 @@ def test_a_random_encoder_has_heads_that_divide_the_width(dimension: int) -> Non
 
 @pytest.mark.parametrize(("dimension", "heads"), [(512, 8), (768, 12), (1152, 18), (1000, 10), (100, 1), (67, 1)])
 def test_a_random_encoder_of_any_width_encodes(dimension: int, heads: int) -> None:
-    encoder = make_temporal(dimension, NO_TOWER, "random", 5)
-    assert isinstance(encoder, TemporalEncoder)
+    encoder = make_blocks(SeqTransf, dimension, NO_TOWER, "random", 5)
+    assert isinstance(encoder, SeqTransf)
     assert encoder.shape() == {"temporal_positions": 5, "temporal_heads": heads, "temporal_activation": "QuickGELU"}
     found: Any = encoder(torch.randn(1, 3, dimension), torch.ones(1, 3, dtype=torch.bool))
     assert found.isfinite().all()

@@ -195,7 +195,7 @@ def test_a_grid_is_every_combination(options: Any) -> None:
     ("change", "message"),
     [
         ({"csc_weight": "0,half"}, "--csc-weight 0,half: 'half' is not one of its values"),
-        ({"temporal": "lstm"}, r"\(seq-transf, none\)"),
+        ({"temporal": "lstm"}, r"\(auto, seq-transf, seq-lstm, none\)"),
         ({"head": "glccl,nope"}, "--head nope is unknown"),
         ({"seeds": 0}, "--seeds 0 must be at least 1"),
         ({"processes": 0}, "--processes 0 must be at least 1"),

@@ -4,7 +4,7 @@ import math
 
 from data.base.errors import UserError, check_seed
 from data.cli.meaning import AtLeast, Meaning, marks, options_with
-from train_head.heads import ALL_SCORES, HEADS, chosen_scores, has_decorrelation, head_class, is_own
+from train_head.heads import ALL_SCORES, HEADS, check_temporal, chosen_scores, has_decorrelation, head_class, is_own
 from train_head.options import TrainOptions
 from train_head.temperatures import given_temperatures
 
@@ -18,6 +18,9 @@ def check_options(options: TrainOptions) -> None:
     if options.scores != ALL_SCORES and len(offered) == 1:
         raise UserError(f"--scores {options.scores}: head {options.head} has one score; leave the option out")
     chosen_scores(options.scores, offered)
+    check_temporal(options.head, head_class(options.head), options.temporal)
+    if options.temporal == "seq-lstm" and options.temporal_init == "clip":
+        raise UserError("--temporal-init clip: --temporal seq-lstm starts at random, because CLIP has no LSTM: leave --temporal-init out")
     for name, found in marks(type(options)).items():
         value = getattr(options, name)
         for least in (mark.value for mark in found if isinstance(mark, AtLeast)):

@@ -237,21 +237,9 @@ def check_words(head: Head, texts: TextFeatures, which: str) -> None:
 
 def check_frames(head: Head, frames: int, which: str) -> None:
     """Raise UserError if the head does not support this many frames. `which` names the videos in the message."""
-    if head.most_frames is not None and frames > head.most_frames:
-        raise UserError(
-            f"{which} have up to {frames} frames, but the run was trained with --padding authors, which pads every video to "
-            f"{head.most_frames} frames: use --max-frames {head.most_frames} or less"
-        )
-    if head.FRAME_MATRICES and frames > head.config.max_frames:
-        raise UserError(
-            f"{which} have up to {frames} frames, but the matrices of head {head.name} take {head.config.max_frames}: "
-            f"use --max-frames {head.config.max_frames} or less"
-        )
-    if head.temporal is not None and frames > head.config.temporal_positions:
-        raise UserError(
-            f"{which} have up to {frames} frames, but the temporal encoder has {head.config.temporal_positions} positions: "
-            f"use --max-frames {head.config.temporal_positions} or less"
-        )
+    for limit, most in head.frame_limits().items():
+        if frames > most:
+            raise UserError(f"{which} have up to {frames} frames, but {limit}: use --max-frames {most} or less")
 
 
 def _unusable_head(run: str, name: str) -> UserError:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from data.base.errors import UserError
-from data.cache import FeatureCache
+from data.cache import ClipParts, FeatureCache
 from train_head.heads import head_class
 from train_head.options import TrainOptions
 from train_head.run import frame_rows, frames_of
@@ -26,16 +26,30 @@ def settled(options: TrainOptions, cache: FeatureCache) -> TrainOptions:
 
     Raises UserError for --temporal-init clip if the text blocks of the cache's CLIP do not fit.
     """
-    unread = options.temporal == "none" or options.temporal_init == "random"
+    unread = not has_blocks(options) or options.temporal_init == "random"
     why = "" if unread else misfit(cache.dimension, cache.clip_parts())
     if why and options.temporal_init == "clip":
-        raise UserError(f"--temporal-init clip: {why}: use --temporal-init random or --temporal none")
+        other = "" if head_class(options.head).OWN_BLOCKS else " or --temporal none"
+        raise UserError(f"--temporal-init clip: {why}: use --temporal-init random{other}")
     return _settled(options, why)
 
 
 def settled_like(options: TrainOptions, record: Mapping[str, Any]) -> TrainOptions:
     """The options as `settled` on the cache that a finished run was trained on, which may be gone. `record`: contents of its run.json."""
-    return _settled(options, record.get("start", {}).get("temporal", {}).get(NOT_FROM_CLIP, ""))
+    start = record.get("start", {})
+    return _settled(options, next((blocks[NOT_FROM_CLIP] for blocks in start.values() if NOT_FROM_CLIP in blocks), ""))
+
+
+def has_blocks(options: TrainOptions) -> bool:
+    """Whether the head, or the temporal encoder in front of it, has Transformer blocks."""
+    return _temporal(options) == "seq-transf" or head_class(options.head).OWN_BLOCKS
+
+
+def _temporal(options: TrainOptions) -> Literal["seq-transf", "seq-lstm", "none"]:
+    """The temporal encoder that --temporal stands for."""
+    if options.temporal != "auto":
+        return options.temporal
+    return "none" if head_class(options.head).OWN_BLOCKS else "seq-transf"
 
 
 def by_recipe(options: TrainOptions) -> TrainOptions:
@@ -53,42 +67,61 @@ def padding_of(options: TrainOptions, cache: FeatureCache) -> dict[str, Any]:
 def _settled(options: TrainOptions, why: str) -> TrainOptions:
     usual = {"tau": TAU, "kappa": KAPPA}
     chosen: dict[str, Any] = {name: usual[name] for name in head_class(options.head).TEMPERATURES if getattr(options, name) is None}
+    chosen["temporal"] = _temporal(options)
     if options.temporal_init == "auto":
         # Without a temporal encoder nobody reads it. Runs made before `auto` record clip, and resuming and sweeps compare with those.
-        chosen["temporal_init"] = "random" if why and options.temporal != "none" else "clip"
+        random = chosen["temporal"] == "seq-lstm" or (why and has_blocks(options))
+        chosen["temporal_init"] = "random" if random else "clip"
     return by_recipe(replace(options, **chosen))
 
 
 def start_of(options: TrainOptions, cache: FeatureCache) -> dict[str, Any]:
-    """How the head of these settled options starts, for run.json: what the temporal encoder is initialised from, its positions, and those
-    among them that CLIP does not have. Likewise the rows of matrices over frames, for a head that has them."""
-    parts = cache.clip_parts()
-    rows, of_clip = frame_rows(cache, parts, options.max_frames), clip_positions(parts)
+    """How the head of these settled options starts, for run.json.
+
+    `temporal`, the temporal encoder, or `cross`, the head's own blocks: what they are initialised from, their positions, and those among
+    them that CLIP does not have. `frame_matrices`: likewise the rows of matrices over frames.
+    """
+    parts, kind = cache.clip_parts(), head_class(options.head)
+    of_clip = clip_positions(parts)
     found: dict[str, Any] = {}
-    if options.temporal != "none":
+    if has_blocks(options):
+        rows = position_rows(options, cache, parts)
         own = of_clip if options.temporal_init == "clip" else 0
-        found["temporal"] = {"from": options.temporal_init, "positions": rows, "positions_of_clip": own, "positions_added": rows - own}
+        start: dict[str, Any] = {"from": options.temporal_init, "positions": rows, "positions_of_clip": own, "positions_added": rows - own}
         if options.temporal_init == "random":
-            found["temporal"] |= {NOT_FROM_CLIP: misfit(cache.dimension, parts)}
-    if head_class(options.head).FRAME_MATRICES:
+            start[NOT_FROM_CLIP] = misfit(cache.dimension, parts)
+        found["cross" if kind.OWN_BLOCKS else "temporal"] = start
+    elif options.temporal != "none":
+        found["temporal"] = {"from": "random"}
+    if kind.FRAME_MATRICES:
+        rows = frame_rows(cache, parts, options.max_frames)
         found["frame_matrices"] = {"rows": rows, "rows_added": max(0, rows - of_clip)}
     return found
 
 
+def position_rows(options: TrainOptions, cache: FeatureCache, parts: ClipParts) -> int:
+    """The positions of the Transformer blocks: one for each frame, and one more for the sentence if the head's own blocks read it."""
+    frames = frames_of(cache) if options.max_frames is None else options.max_frames
+    return max(clip_positions(parts), frames + (1 if head_class(options.head).OWN_BLOCKS else 0))
+
+
 def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iterator[str]:
-    """`start_of` as lines for people. With `quiet`, only where the start is not the usual one: CLIP's blocks and positions."""
+    """`start_of` as lines for people. With `quiet`, only where the start is not the usual one: CLIP's blocks and positions, or random for
+    an encoder that CLIP has no blocks for."""
     start = start_of(options, cache)
-    temporal, matrices = start.get("temporal"), start.get("frame_matrices")
+    blocks, matrices = start.get("temporal") or start.get("cross"), start.get("frame_matrices")
+    what = f"blocks of head {options.head}" if "cross" in start else "temporal encoder"
+    starts = "start" if "cross" in start else "starts"
     fewer = "" if options.max_frames is not None else f", for videos of up to {frames_of(cache)} frames; --max-frames uses fewer"
-    if temporal:
-        why = temporal.get(NOT_FROM_CLIP)
+    if blocks:
+        why = blocks.get(NOT_FROM_CLIP)
         if why or not quiet:
-            where = "from CLIP's text blocks" if temporal["from"] == "clip" else "at random"
-            yield f"temporal encoder: starts {where}{f', because {why}' if why else ''}"
-        if temporal["positions_of_clip"] and temporal["positions_added"]:
+            where = "from CLIP's text blocks" if blocks["from"] == "clip" else "at random"
+            yield f"{what}: {starts} {where}{f', because {why}' if why else ''}"
+        if blocks.get("positions_of_clip") and blocks["positions_added"]:
             yield (
-                f"temporal encoder: {temporal['positions']:,} positions; {temporal['positions_of_clip']:,} are CLIP's, and "
-                f"{temporal['positions_added']:,} are added, drawn like CLIP's{fewer}"
+                f"{what}: {blocks['positions']:,} positions; {blocks['positions_of_clip']:,} are CLIP's, and "
+                f"{blocks['positions_added']:,} are added, drawn like CLIP's{fewer}"
             )
     if options.padding == "authors" and not quiet:
         yield _padding_line(options, cache)

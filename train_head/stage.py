@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -44,10 +44,11 @@ from train_head.run import (
 from train_head.scoring.cost import check_cost, flops_a_pair
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
-from train_head.settle import padding_of, settled, settled_like, start_lines, start_of
+from train_head.settle import has_blocks, padding_of, position_rows, settled, settled_like, start_lines, start_of
 from train_head.temperatures import given_temperatures
-from train_head.temporal import make_temporal
+from train_head.temporal import PositionedBlocks, check_rows, make_blocks
 from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
+from train_head.training.cost import say_step_cost
 from train_head.training.run_state import RunState
 from train_head.training.tensorboard_log import TENSORBOARD_FOLDER, TensorBoardLog, require_tensorboard
 from train_head.training.trainer import Trainer, fitting_batch
@@ -195,6 +196,8 @@ def fit(
         check_fits(head, split)
     compile_loops(head, data.train)
     trainer = make_trainer(head, options, data, processes)
+    if keep and processes.rank == 0:
+        say_step_cost(head, data.train, trainer.batch_size, trainer.steps_an_epoch * options.epochs, processes.world_size)
     identity = _identity(options, data, processes)
     state = RunState.restore(options.out, trainer, partial(_check_identity, options, identity)) if keep else RunState()
     first = processes.rank == 0
@@ -400,12 +403,14 @@ def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
 
 
 def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
-    """The head before its first step: matrices at the identity, the temporal encoder by --temporal-init, products in --precision."""
+    """The head before its first step: matrices at the identity, Transformer blocks by --temporal-init, products in --precision."""
     options, parts = settled(options, cache), cache.clip_parts()
     frames = frame_rows(cache, parts, options.max_frames)
-    temporal = None
-    if options.temporal != "none":
-        temporal = make_temporal(cache.dimension, parts, "random" if options.temporal_init == "random" else "clip", frames)
+    blocks = None
+    if has_blocks(options):
+        check_rows(frames, "the temporal encoder" if options.temporal != "none" else f"head {options.head}")
+        initial: Literal["clip", "random"] = "random" if options.temporal_init == "random" else "clip"
+        blocks = make_blocks(PositionedBlocks, cache.dimension, parts, initial, position_rows(options, cache, parts))
     config = HeadConfig(
         dimension=cache.dimension,
         max_words=int(cache.settings["max_words"]),
@@ -414,13 +419,13 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         scores=options.scores,
         temporal=options.temporal,
         **padding_of(options, cache),
-        **({} if temporal is None else temporal.shape()),
+        **({} if blocks is None else blocks.shape()),
     )
     temperatures = given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
     lower = torch.bfloat16 if options.precision == "bf16" else None
     head = make_head(options.head, config.at_temperatures(temperatures), Execution(products=lower, temporal=lower))
-    if head.temporal is not None and temporal is not None:
-        head.temporal.load_state_dict(temporal.state_dict())
+    if blocks is not None and head.started_blocks is not None:
+        head.started_blocks.load_state_dict(blocks.state_dict())
     return head
 
 

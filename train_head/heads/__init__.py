@@ -2,11 +2,23 @@
 
 from data.base.errors import UserError
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads.base import ALL_SCORES, DEFAULT_EXECUTION, Execution, FrameWeights, Head, HeadConfig, chosen_scores, unit, unit_mean
+from train_head.heads.base import (
+    ALL_SCORES,
+    DEFAULT_EXECUTION,
+    Execution,
+    FrameWeights,
+    Head,
+    HeadConfig,
+    check_temporal,
+    chosen_scores,
+    unit,
+    unit_mean,
+)
 from train_head.heads.glccl import HALVES, GlcclHead
 from train_head.heads.glscl import GlsclHead
 from train_head.heads.mean import MeanHead
 from train_head.heads.own import is_own, make_own, own_class, source_file, source_sha256
+from train_head.heads.tight import TightHead
 from train_head.heads.tmass import TmassHead
 from train_head.heads.tokenwise import DpHead, MeanMaxSimHead, TiHead, WtiHead
 from train_head.heads.xclip import XclipHead
@@ -25,6 +37,7 @@ __all__ = [
     "TextBlock",
     "VideoBatch",
     "VideoBlock",
+    "check_temporal",
     "chosen_scores",
     "has_decorrelation",
     "head_class",
@@ -40,6 +53,7 @@ HEADS: dict[str, type[Head]] = {
     "glccl": GlcclHead,
     **dict.fromkeys(HALVES, GlcclHead),
     "mean": MeanHead,
+    "tight": TightHead,
     "xclip": XclipHead,
     "dp": DpHead,
     "ti": TiHead,

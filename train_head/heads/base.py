@@ -22,7 +22,7 @@ from train_head.kernels.blocks import Encoded, TextBlock, VideoBlock, constant_s
 from train_head.kernels.plain import inverse_norm
 from train_head.kernels.threads import parallel
 from train_head.temperatures import KAPPA, TAU
-from train_head.temporal import TemporalEncoder, check_rows
+from train_head.temporal import PositionedBlocks, TemporalEncoder, check_rows, make_encoder
 
 Padding = Literal["masked", "authors"]
 """How a head treats padded words and frames."""
@@ -46,9 +46,13 @@ class HeadConfig:
     scores: str = ALL_SCORES
     """The scores that the head computes: their names joined by +, or `all`."""
     temporal: str = "none"
+    """The temporal encoder, by its --temporal name; none for none."""
     temporal_positions: int = 0
+    """Positions of the Transformer blocks, those of the encoder or of the head: see `Head.started_blocks`."""
     temporal_heads: int = 1
+    """Attention heads of the blocks."""
     temporal_activation: str = "QuickGELU"
+    """Activation of the blocks: QuickGELU or GELU."""
     tau: float = TAU
     """Temperature of the guidance, for heads with `tau` in TEMPERATURES."""
     kappa: float = KAPPA
@@ -121,6 +125,8 @@ class Head(nn.Module, ABC):
     """Whether it has matrices over words, of size `max_words`."""
     TEMPERATURES: ClassVar[tuple[str, ...]] = ()
     """The temperatures that it reads from its configuration, of `tau` and `kappa`."""
+    OWN_BLOCKS: ClassVar[bool] = False
+    """Whether it has Transformer blocks itself, which --temporal-init starts (`started_blocks`), and so no temporal encoder in front."""
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
     AUTHORS_PADDING: ClassVar[bool] = False
@@ -138,6 +144,7 @@ class Head(nn.Module, ABC):
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
         assert config.padding == "masked" or self.knows_authors_padding()
+        check_temporal(name, type(self), config.temporal)
         if self.FRAME_MATRICES:
             check_rows(config.max_frames, f"the matrices of head {name}")
         self.name, self.config, self.execution = name, config, execution
@@ -145,17 +152,14 @@ class Head(nn.Module, ABC):
         """Logarithm of the factor of the scores, as in CLIP."""
         self.temporal: TemporalEncoder | None = None
         if config.temporal != "none":
-            self.temporal = TemporalEncoder(config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation)
+            self.temporal = make_encoder(
+                config.temporal, config.dimension, config.temporal_positions, config.temporal_heads, config.temporal_activation
+            )
 
     @property
     def most_words(self) -> int | None:
         """Length of the longest text it takes, start and end tokens included; None for any."""
         return self.config.max_words if self.WORD_MATRICES or (self.READS_WORDS and self.with_padding) else None
-
-    @property
-    def most_frames(self) -> int | None:
-        """Frames of the longest video that padding leaves room for; None without the authors' padding."""
-        return (self.config.padded_frames or None) if self.with_padding else None
 
     @classmethod
     def knows_authors_padding(cls) -> bool:
@@ -215,10 +219,24 @@ class Head(nn.Module, ABC):
             in_time_BFD: Tensor = self.temporal(batch.frame_BFD, batch.mask_BF)
         return in_time_BFD.to(batch.frame_BFD.dtype)
 
+    @property
+    def started_blocks(self) -> PositionedBlocks | None:
+        """The Transformer blocks that --temporal-init starts; None if the head has none."""
+        return self.temporal if isinstance(self.temporal, PositionedBlocks) else None
+
+    def frame_limits(self) -> dict[str, int]:
+        """The most frames of a video that the head takes, by what limits them, in words."""
+        limits: dict[str, int] = {}
+        if self.with_padding and self.config.padded_frames:
+            limits[f"--padding authors pads every video to {self.config.padded_frames} frames"] = self.config.padded_frames
+        if self.FRAME_MATRICES:
+            limits[f"the matrices of head {self.name} take {self.config.max_frames}"] = self.config.max_frames
+        most = None if self.temporal is None else self.temporal.most_frames
+        return limits if most is None else limits | {f"the temporal encoder has {most} positions": most}
+
     def _most_frames(self) -> int:
         """Most frames that the head's parameters support. Padding must not exceed it."""
-        limits = [self.config.max_frames] if self.FRAME_MATRICES else []
-        return min([*limits, self.config.temporal_positions] if self.temporal is not None else limits, default=sys.maxsize)
+        return min(self.frame_limits().values(), default=sys.maxsize)
 
     def apply_temporal(self, batch: VideoBatch) -> EncodedFrames:
         """Apply the temporal encoder: the first half of `encode_videos`."""
@@ -264,19 +282,23 @@ class Head(nn.Module, ABC):
 
     def scores(self, texts: Any, videos: Any) -> Tensor:
         """The scores [S, A, B] of encoded texts and videos, times the logit scale. Their mean over S is the retrieval score."""
+        scores_SAB = self._assembled(self.score_block, texts, videos)
+        # A head of one's own may compute in another type. Ranks and saved matrices are those of one type.
+        return scores_SAB.to(self.logit_scale.dtype) * self.scale()
+
+    def _assembled(self, compute: Callable[[Any, Any], Tensor], texts: Any, videos: Any) -> Tensor:
+        """What `compute` gives for every encoded block of texts with every one of videos [S, A, B], in the order of the batch."""
         parts: dict[tuple[int, int], Tensor] = {}
 
         def work(job: tuple[int, int], _: None) -> None:
             some, others = texts[job[0]], videos[job[1]]
-            parts[job] = self.score_block(some.block, others.block)[:, : len(some.rows), : len(others.rows)]
+            parts[job] = compute(some.block, others.block)[:, : len(some.rows), : len(others.rows)]
 
         self._run(work, [(i, j) for i in range(len(texts)) for j in range(len(videos))])
         rows_SAB = [torch.cat([parts[i, j] for j in range(len(videos))], dim=2) for i in range(len(texts))]
         order_A, order_B = (torch.cat([encoded.rows for encoded in side]).argsort() for side in (texts, videos))
-        scores_SAB = torch.cat(rows_SAB, dim=1)
-        device = scores_SAB.device
-        # A head of one's own may compute in another type. Ranks and saved matrices are those of one type.
-        return scores_SAB[:, order_A.to(device)][:, :, order_B.to(device)].to(self.logit_scale.dtype) * self.scale()
+        whole_SAB = torch.cat(rows_SAB, dim=1)
+        return whole_SAB[:, order_A.to(whole_SAB.device)][:, :, order_B.to(whole_SAB.device)]
 
     def _run(self, work: Callable[[Any, None], None], jobs: Sequence[Any]) -> None:
         if constant_shapes(self.logit_scale):
@@ -339,6 +361,12 @@ class Head(nn.Module, ABC):
         """The names of the scores that the head computes, in order."""
         offered = self.offered(self.name)
         return [offered[i] for i in chosen_scores(self.config.scores, offered)]
+
+
+def check_temporal(name: str, kind: type[Head], temporal: str) -> None:
+    """Raise UserError if a head of this name and class cannot stand behind this temporal encoder."""
+    if kind.OWN_BLOCKS and temporal not in ("auto", "none"):
+        raise UserError(f"--temporal {temporal}: head {name} reads the frames through blocks of its own: leave the option out")
 
 
 def unit(x: Tensor) -> Tensor:

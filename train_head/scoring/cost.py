@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
-from data.base.progress import say
+from data.base.progress import duration, say
 from data.cache.features import TextFeatures, VideoFeatures
 from data.compute.device import synchronize
 from data.compute.processes import ProcessGroup
@@ -115,20 +115,6 @@ def work(flops: float) -> str:
     """
     unit, size = next((unit, size) for unit, size in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)) if flops >= size or unit == "MFLOP")
     return f"{_three_digits(flops / size)} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it.
-
-    >>> duration(1650)
-    '28 min'
-    """
-    for unit, length, most in (("s", 1, 90), ("min", 60, 5400)):
-        if seconds < most:
-            return f"{seconds / length:.0f} {unit}"
-    if seconds < 172_800:
-        return f"{_three_digits(seconds / 3600)} h"
-    return f"{_three_digits(seconds / 86_400)} days"
 
 
 def _three_digits(number: float) -> str:

@@ -51,6 +51,7 @@ from train_head.scoring.splits import Split, load_split
 from train_head.settle import settled, start_lines
 from train_head.stage import TrainingData, batches_line, build_head, decisive_options, fit, load
 from train_head.sweep.options import Sweep, expand
+from train_head.training.cost import say_step_cost
 from train_head.training.trainer import fitting_batch
 from train_head.training.workers import in_processes
 
@@ -141,6 +142,8 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
             head = build_head(run, shared.loaded.cache).to(device)
             check_fits(head, shared.loaded.train)
             compile_loops(head, shared.loaded.train)
+            batch = fitting_batch(run.batch_size, len(shared.loaded.train.videos.ids), 1)
+            say_step_cost(head, shared.loaded.train, batch, len(shared.loaded.train.answers) // batch * run.epochs)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():

@@ -115,7 +115,8 @@ def test_scores_and_gradients_equal_the_equations_with_zeros_for_padding(name: s
 @pytest.mark.parametrize("name", COUNTING)
 @torch.no_grad()
 def test_padding_of_a_batch_is_that_of_the_head(name: str) -> None:
-    """Zero rows that a batch carries are those that the head would add; features in their place are others."""
+    """Zero rows that a batch carries are those that the head would add. Features in their place are others, except in DRL, where the
+    cosines of padding are 0."""
     sentences, words, frames = random_features(torch.Generator().manual_seed(5), WORD_COUNTS, FRAME_COUNTS)
     head = head_with_padding(name, "seq-transf")
     expected = scored(head, sentences, words, frames)
@@ -130,7 +131,7 @@ def test_padding_of_a_batch_is_that_of_the_head(name: str) -> None:
         return head.scores(head.encode_texts(texts), head.encode_videos(VideoBatch(frame_BFD, mask_BF)))
 
     assert torch.equal(carried(0.0), expected)
-    assert not torch.allclose(carried(1.0), expected)
+    assert torch.allclose(carried(1.0), expected) == (name in ("ti", "wti"))
 
 
 @pytest.mark.exact

@@ -237,10 +237,11 @@ def check_words(head: Head, texts: TextFeatures, which: str) -> None:
 
 def check_frames(head: Head, frames: int, which: str) -> None:
     """Raise UserError if the head does not support this many frames. `which` names the videos in the message."""
-    if head.most_frames is not None and frames > head.most_frames:
+    padded = head.config.padded_frames
+    if head.with_padding and padded and frames > padded:
         raise UserError(
             f"{which} have up to {frames} frames, but the run was trained with --padding authors, which pads every video to "
-            f"{head.most_frames} frames: use --max-frames {head.most_frames} or less"
+            f"{padded} frames: use --max-frames {padded} or less"
         )
     if head.FRAME_MATRICES and frames > head.config.max_frames:
         raise UserError(

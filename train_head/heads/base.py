@@ -148,11 +148,6 @@ class Head(nn.Module, ABC):
         """Length of the longest text it takes, start and end tokens included; None for any."""
         return self.config.max_words if self.WORD_MATRICES or (self.READS_WORDS and self.with_padding) else None
 
-    @property
-    def most_frames(self) -> int | None:
-        """Frames of the longest video that padding leaves room for; None without the authors' padding."""
-        return (self.config.padded_frames or None) if self.with_padding else None
-
     @classmethod
     def knows_authors_padding(cls) -> bool:
         """Whether it knows how its authors treat padding, so that `padding="authors"` goes with it."""

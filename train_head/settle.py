@@ -133,10 +133,11 @@ def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iter
 
 
 def _padding_line(options: TrainOptions, cache: FeatureCache) -> str:
-    if not head_class(options.head).AUTHORS_PADDING:
+    kind = head_class(options.head)
+    if not kind.AUTHORS_PADDING:
         return f"padding: the authors of {options.head} mask it as we do, so --padding authors changes nothing"
+    words = f"{cache.settings['max_words']} words and " if kind.READS_WORDS else ""
     return (
-        f"padding counts as in the code of {options.head}'s authors, up to {cache.settings['max_words']} words and "
-        f"{padding_of(options, cache)['padded_frames']} frames: as zero vectors, because the cache holds no features of padding; their "
-        "figures are approached, not reproduced"
+        f"padding counts as in the code of {options.head}'s authors, up to {words}{padding_of(options, cache)['padded_frames']} frames: as "
+        "zero vectors, because the cache holds no features of padding; their figures are approached, not reproduced"
     )

@@ -83,8 +83,8 @@ def sharpness(head: Head, split: Split, quiet: bool = True) -> dict[str, Any] | 
 
 
 def _of_frames(head: Head, weight_NF: Tensor) -> Tensor:
-    """The weights of real frames, as distributions."""
-    return weight_NF / weight_NF.sum(dim=-1, keepdim=True) if head.with_padding else weight_NF
+    """The weights of real frames, as distributions. Padding may have all the weight: then they stay 0."""
+    return weight_NF / weight_NF.sum(dim=-1, keepdim=True).clamp(min=1e-30) if head.with_padding else weight_NF
 
 
 def guidance_lines(guidance: Mapping[str, Any] | None) -> Iterator[str]:

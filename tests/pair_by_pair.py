@@ -13,7 +13,7 @@ from train_head.heads.mean import MeanHead
 class PairByPair(MeanHead):
     """Scores as head mean, but in a type that rounds, which makes ties, and in blocks of one text."""
 
-    ONE_TEXT_PER_BLOCK: ClassVar[bool] = True
+    WORDS_PER_STRIP: ClassVar[int] = 1
 
     def score_block(self, texts: Tensor, videos: Tensor) -> Tensor:
         assert len(texts) == 1 or torch.is_grad_enabled()

@@ -23,6 +23,12 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
+def duration(seconds: float) -> str:
+    """A time for people, such as 7 s, 45 min or 3.2 h."""
+    minutes = int(seconds) // 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
 class Progress:
     """Report on stderr how much work is done, with rate and time left. Use as a context manager.
 

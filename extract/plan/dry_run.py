@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from data.base.errors import first_of
+from data.base.progress import duration
 from data.base.quoting import visible
 from data.cache import CLIP_FILE, VideoEntry
 from extract.encode.clip import BATCH, Clip
@@ -109,7 +110,7 @@ def dry_run(
     print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
     if "unlisted" in found:
         print("prune: {videos:,} videos and {texts:,} texts are not in any listing".format(**found["unlisted"]))
-    print(f"time: about {_duration(seconds)} with {workers} workers, from {measured_videos.count} videos and {measured_texts.count} texts")
+    print(f"time: about {duration(seconds)} with {workers} workers, from {measured_videos.count} videos and {measured_texts.count} texts")
     room = f"{_size(free)} free{'' if disk <= free else ': TOO LITTLE'}"
     print(f"disk: {_size(disk)} in {options.cache}, {_size(pictures)} of it pictures; {room}")
     print(f"memory: about {_size(memory)}, including decoders and a part waiting to be written")
@@ -152,11 +153,6 @@ def _peak_bytes() -> int:
 def _nearest_folder(path: Path) -> Path:
     """The path itself if it is a folder, else its nearest existing parent."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
-
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds) // 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _size(count: float) -> str:

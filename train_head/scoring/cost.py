@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.base.errors import UserError
-from data.base.progress import say
+from data.base.progress import duration, say
 from data.cache.features import TextFeatures, VideoFeatures
 from data.compute.device import synchronize
 from data.compute.processes import ProcessGroup
@@ -87,7 +87,7 @@ def flops_a_second(head: Head, texts: TextFeatures, videos: VideoFeatures) -> fl
     text_count, video_count = _TEXTS_ON_A_GPU, videos_per_block(int(videos.frames.length_N.max()))
     if device.type == "cpu":
         # As many full blocks as there are threads.
-        text_count = torch.get_num_threads() * (1 if head.ONE_TEXT_PER_BLOCK else TEXTS_PER_BLOCK)
+        text_count = torch.get_num_threads() * (1 if head.texts_alone else TEXTS_PER_BLOCK)
         video_count = VIDEOS_PER_BLOCK
     some_texts = _of_middle_length(np.asarray(texts.words.length_N), text_count)
     some_videos = _of_middle_length(np.asarray(videos.frames.length_N), video_count)
@@ -115,20 +115,6 @@ def work(flops: float) -> str:
     """
     unit, size = next((unit, size) for unit, size in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)) if flops >= size or unit == "MFLOP")
     return f"{_three_digits(flops / size)} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it.
-
-    >>> duration(1650)
-    '28 min'
-    """
-    for unit, length, most in (("s", 1, 90), ("min", 60, 5400)):
-        if seconds < most:
-            return f"{seconds / length:.0f} {unit}"
-    if seconds < 172_800:
-        return f"{_three_digits(seconds / 3600)} h"
-    return f"{_three_digits(seconds / 86_400)} days"
 
 
 def _three_digits(number: float) -> str:

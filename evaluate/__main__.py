@@ -8,5 +8,6 @@ run_command(
     examples=(
         "--cache runs/cache --run zero-shot:glccl --out runs/results/zero-shot",
         "--cache runs/cache --run runs/glccl --out runs/results/glccl --candidates 10,50",
+        "--cache runs/cache --run runs/tight --out runs/results/tight --candidates 50 --candidates-run runs/glccl",
     ),
 )

@@ -39,6 +39,8 @@ def figures(out: Path) -> dict[str, object]:
     for row in result["candidates"]:
         for name in [name for name in row if name.endswith("seconds")]:
             del row[name]
+    for stage in result.get("two_stage", {}).get("stages", ()):
+        del stage["measured"]
     return {name: value for name, value in result.items() if name not in TIMES}
 
 
@@ -54,6 +56,23 @@ def test_one_two_and_three_processes_find_the_same_to_the_last_bit(cache_path: P
     one = figures(tmp_path / "1")
     assert one["candidates"]
     assert json.loads((tmp_path / "3" / "metrics.json").read_text())["processes"] == 3
+    for count in (2, 3):
+        assert figures(tmp_path / f"{count}") == one
+        for ranks in RANKS_FILES.values():
+            assert (tmp_path / f"{count}" / ranks).read_bytes() == (tmp_path / "1" / ranks).read_bytes()
+
+
+@pytest.mark.long
+@pytest.mark.exact
+@pytest.mark.parametrize("run", ["zero-shot:glccl", "zero-shot:tests.pair_by_pair:PairByPair"])
+def test_processes_re_rank_the_candidates_of_another_run_as_one_does(cache_path: Path, tmp_path: Path, run: str) -> None:
+    """They share the videos, or the texts of a head with blocks of one text."""
+    command: Command = ["tests.small_blocks", "--cache", cache_path, "--run", run, "--device", "cpu", "--quiet", "--no-report"]
+    command += ["--candidates", "3", "--candidates-run", "zero-shot:mean"]
+    for count in (1, 2, 3):
+        done = finish(start([[*command, "--out", tmp_path / f"{count}"]] * count))
+        assert [status for status, _, _ in done] == [0] * count, done
+    one = figures(tmp_path / "1")
     for count in (2, 3):
         assert figures(tmp_path / f"{count}") == one
         for ranks in RANKS_FILES.values():

@@ -128,9 +128,12 @@ def _check_costs(first: ReadyRun, second: ReadyRun, k: int, quiet: bool, process
         processes,
     )
     most, remedy = texts * min(k, videos) + videos * min(k, texts), "use fewer --candidates"
-    if not second.head.ONE_TEXT_PER_BLOCK:
+    if not second.head.texts_alone:
         # Texts that are scored together are scored with the candidates of all of them.
-        most, remedy = texts * videos, "set ONE_TEXT_PER_BLOCK = True in the class of the head, and hardly any others are scored with them"
+        most, remedy = (
+            texts * videos,
+            "set WORDS_PER_STRIP = 1 in the class of the head, and hardly more pairs than the candidates are scored",
+        )
     most = min(most, texts * videos)
     check_cost(
         second.head,

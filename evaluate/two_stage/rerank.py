@@ -3,7 +3,7 @@
 With a temporal encoder, encoding the videos costs most, so every video is encoded once, however many texts have it as a candidate.
 Texts are sorted by their nearest candidate and divided into strips, so that the texts of a strip share candidates. The head scores a
 whole strip with all its candidates, because that costs no more than scoring a single text of it (train_head.kernels.fused). A head
-whose work is in the pairs (`Head.ONE_TEXT_PER_BLOCK`) has strips of one text, so that it scores hardly more pairs than are asked for.
+whose work is in the pairs (`Head.texts_alone`) has strips of one text, so that it scores hardly more pairs than are asked for.
 
 Shape suffixes: A texts, K candidates, B videos of a bin, P pairs, S scores of a pair, F frames, D joint dimension.
 """
@@ -101,7 +101,7 @@ def score_pairs(
     """The retrieval scores [P] of these pairs. On a CPU, they equal those of scoring all pairs bit for bit.
 
     `nearest_A`: a video of each text's pairs; texts with the same one are scored together. `memory_budget`: bytes of encoded videos to
-    hold at once. Processes share the videos, or the texts of a head with ONE_TEXT_PER_BLOCK. Raises UserError if a score is NaN.
+    hold at once. Processes share the videos, or with `Head.texts_alone` the texts. Raises UserError if a score is NaN.
     """
     group = processes or ProcessGroup()
     device = head.logit_scale.device
@@ -110,9 +110,9 @@ def score_pairs(
     longest = int(head.counted_frames(videos.frames.length_N).max())
     video_bytes = longest * videos.frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
     # A text that is alone shares no candidates, so it is scored with all of its videos that are in memory.
-    most = memory_budget // (2 * video_bytes) if head.ONE_TEXT_PER_BLOCK else None
+    most = memory_budget // (2 * video_bytes) if head.texts_alone else None
     strips, bins = _strips(texts, pairs, nearest_A, head), _bins(videos, pairs, longest, most)
-    if head.ONE_TEXT_PER_BLOCK:
+    if head.texts_alone:
         strips = strips[group.rank :: group.world_size]
     else:
         bins = bins[group.rank :: group.world_size]
@@ -155,7 +155,7 @@ def _strips(texts: TextFeatures, pairs: Pairs, nearest_A: NDArray[np.int64], hea
     words = texts.words.length_N[order] + 1
     members, first, held = [], 0, 0
     for i, length in enumerate(words.tolist()):
-        if i > first and (head.ONE_TEXT_PER_BLOCK or held + length > head.WORDS_PER_STRIP):
+        if i > first and held + length > head.WORDS_PER_STRIP:
             members.append(order[first:i])
             first, held = i, 0
         held += length

@@ -136,10 +136,8 @@ class Head(nn.Module, ABC):
     READS_WORDS: ClassVar[bool] = True
     """Whether it reads the words of a text. If not, it reads the sentence alone."""
     WORDS_PER_STRIP: ClassVar[int] = 1520
-    """Words and sentences to score at once. Large enough that most blocks of texts are full."""
-    ONE_TEXT_PER_BLOCK: ClassVar[bool] = False
-    """Whether a block on a CPU holds a single text. For heads that do much work for every pair: no text fills a block, and two-stage
-    retrieval scores the pairs that it needs and few others."""
+    """Words and sentences to score at once. Large enough that most blocks of texts are full. 1 for a head that does much work for every
+    pair, see `texts_alone`."""
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
@@ -165,6 +163,12 @@ class Head(nn.Module, ABC):
     def knows_authors_padding(cls) -> bool:
         """Whether it knows how its authors treat padding, so that `padding="authors"` goes with it."""
         return cls.AUTHORS_PADDING or cls.AUTHORS_MASK
+
+    @property
+    def texts_alone(self) -> bool:
+        """Whether texts are scored one by one, and a block on a CPU holds one: no text fills a block, and two-stage retrieval scores hardly
+        more pairs than it needs. For heads whose work is in the pairs, so that texts share none."""
+        return self.WORDS_PER_STRIP == 1
 
     @property
     def with_padding(self) -> bool:
@@ -261,7 +265,7 @@ class Head(nn.Module, ABC):
     def encode_texts(self, batch: TextBatch) -> Any:
         """Compute the part of the scores that depends on the texts alone."""
         batch = self.positions(batch)
-        alone = self.execution.few_texts or self.ONE_TEXT_PER_BLOCK
+        alone = self.execution.few_texts or self.texts_alone
         blocks = text_blocks(batch, words=self.READS_WORDS, alone=alone, most=self.config.max_words)
         return self._each(self.encode_text_block, blocks)
 

@@ -63,7 +63,6 @@ class TightHead(Head):
     READS_WORDS: ClassVar[bool] = False
     OWN_BLOCKS: ClassVar[bool] = True
     AUTHORS_MASK: ClassVar[bool] = True
-    ONE_TEXT_PER_BLOCK: ClassVar[bool] = True
     WORDS_PER_STRIP: ClassVar[int] = 1
     """Few texts at once: they share no work, and strips of few texts are shared evenly by threads."""
 

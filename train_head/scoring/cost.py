@@ -87,7 +87,7 @@ def flops_a_second(head: Head, texts: TextFeatures, videos: VideoFeatures) -> fl
     text_count, video_count = _TEXTS_ON_A_GPU, videos_per_block(int(videos.frames.length_N.max()))
     if device.type == "cpu":
         # As many full blocks as there are threads.
-        text_count = torch.get_num_threads() * (1 if head.ONE_TEXT_PER_BLOCK else TEXTS_PER_BLOCK)
+        text_count = torch.get_num_threads() * (1 if head.texts_alone else TEXTS_PER_BLOCK)
         video_count = VIDEOS_PER_BLOCK
     some_texts = _of_middle_length(np.asarray(texts.words.length_N), text_count)
     some_videos = _of_middle_length(np.asarray(videos.frames.length_N), video_count)

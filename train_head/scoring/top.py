@@ -42,6 +42,14 @@ class TopEntries:
     def update(self, queries: Tensor, entries: Tensor, retrieval_QE: Tensor, score_SQE: Tensor) -> None:
         """Take entries with their retrieval scores and the scores to keep. Entries are [E], or [Q, E] if each query has others."""
         entry_QE = entries.expand(retrieval_QE.shape)
+        # An entry below all that are kept cannot enter, so after the first blocks few entries of few queries are left to sort.
+        hopeful_QE = retrieval_QE >= self._retrieval_QK[queries, -1:]
+        some, most = hopeful_QE.any(dim=1), int(hopeful_QE.sum(dim=1).max())
+        if most == 0:
+            return
+        retrieval_QE, place = retrieval_QE[some].topk(most, dim=1)
+        queries, entry_QE = queries[some], entry_QE[some].gather(1, place)
+        score_SQE = score_SQE[:, some].gather(2, place.expand(len(score_SQE), -1, -1))
         candidate = torch.cat([self._entry_QK[queries], entry_QE], dim=1)
         retrieval = torch.cat([self._retrieval_QK[queries], retrieval_QE], dim=1)
         # Entries that tie with the last of the best may still win by their index, so they are considered too.

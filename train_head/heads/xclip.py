@@ -7,7 +7,9 @@ the word-guided ones. Every aggregation (X-CLIP's attention over similarity matr
 As in X-CLIP, the video feature is the normalised mean of normalised frames after the temporal encoder, while single frames are taken from
 before it and normalised. Unlike in X-CLIP, aggregations mask padded words and frames.
 
-Shape suffixes: A texts, B videos, L words, F frames, D joint dimension, S the scores of a pair.
+Training on a CPU in float32 runs the aggregations in compiled loops (train_head/kernels/aggregation.py).
+
+Shape suffixes: A texts, B videos, L words, F frames, C frames of all videos, D joint dimension, S the scores of a pair.
 """
 
 from dataclasses import dataclass
@@ -19,8 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.heads.base import DEFAULT_EXECUTION, SCORES, Execution, Head, HeadConfig, aggregate_flops, chosen_scores, unit, unit_mean
-from train_head.kernels.blocks import TextBlock, VideoBlock
+from train_head.kernels.aggregation import aggregate_pairs, laned
+from train_head.kernels.blocks import TextBlock, VideoBlock, constant_shapes
 from train_head.kernels.plain import Guides, aggregate, prepare_texts
+
+OVER_WORDS, OVER_FRAMES = ("P1", "P3", "P6"), ("P2", "P4", "P5")
+"""The matrices of the aggregations over words and over frames, in the order of the scores that use them."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class PooledVideos:
     unit_video_BD: Tensor
     unit_frame_BFD: Tensor
     mask_BF: Tensor
+    column_CD: Tensor | None
+    """The frames in the order of the compiled loops. None where plain operations compute."""
 
 
 class XclipHead(Head):
@@ -45,8 +53,7 @@ class XclipHead(Head):
         super().__init__(name, config, execution)
         self.chosen = chosen_scores(config.scores, SCORES)
         size = {"M_g": config.dimension, "M_l": config.dimension}
-        size |= {"P1": config.max_words, "P3": config.max_words, "P6": config.max_words}
-        size |= {"P2": config.max_frames, "P4": config.max_frames, "P5": config.max_frames}
+        size |= dict.fromkeys(OVER_WORDS, config.max_words) | dict.fromkeys(OVER_FRAMES, config.max_frames)
         for matrix in sorted(size):
             self.register_parameter(matrix, nn.Parameter(torch.eye(size[matrix])))
 
@@ -58,7 +65,8 @@ class XclipHead(Head):
         batch = block.frames
         assert batch.before_BFD is not None
         unit_frame_BFD = unit(batch.before_BFD.masked_fill(~batch.mask_BF[..., None], 0.0))
-        return PooledVideos(unit_mean(batch.frame_BFD, batch.mask_BF), unit_frame_BFD, batch.mask_BF)
+        column_CD = laned(unit_frame_BFD) if _compiled(unit_frame_BFD) else None
+        return PooledVideos(unit_mean(batch.frame_BFD, batch.mask_BF), unit_frame_BFD, batch.mask_BF, column_CD)
 
     def score_block(self, texts: Guides, videos: PooledVideos) -> Tensor:
         (a, length), (b, frames) = texts.mask_AL.shape, videos.mask_BF.shape
@@ -71,8 +79,16 @@ class XclipHead(Head):
 
         unit_word_ALD = texts.word_ALD * texts.word_norm_inverse_AL[..., None]
         video_sentence_AB = texts.mapped_sentence_AD @ videos.unit_video_BD.T
-        x_ABL = (unit_word_ALD @ videos.unit_video_BD.T).transpose(1, 2)
-        video_word_AB = aggregate(x_ABL, mask_A1L, matrix("P1", length), kappa)
+        x_ALB = unit_word_ALD @ videos.unit_video_BD.T
+        if videos.column_CD is not None:
+            z_ALC = (texts.mapped_word_ALD.flatten(0, 1) @ videos.column_CD.T).unflatten(0, (a, length))
+            y_AC = texts.unit_sentence_AD @ videos.column_CD.T
+            words_PLL, frames_PFF = (torch.stack([self.get_parameter(name) for name in names]) for names in (OVER_WORDS, OVER_FRAMES))
+            cosines = z_ALC, y_AC, x_ALB
+            scores_SAB = aggregate_pairs(*cosines, texts.mask_AL.sum(dim=1), videos.mask_BF, words_PLL, frames_PFF, kappa)
+            return torch.cat([video_sentence_AB[None], scores_SAB])[self.chosen]
+
+        video_word_AB = aggregate(x_ALB.transpose(1, 2), mask_A1L, matrix("P1", length), kappa)
         y_ABF = self.execution.product(texts.unit_sentence_AD, flat_RD).view(a, b, frames)
         sentence_frame_AB = aggregate(y_ABF, mask_1BF, matrix("P2", frames), kappa)
 
@@ -90,3 +106,8 @@ class XclipHead(Head):
         over_words, over_frames = aggregate_flops(words), aggregate_flops(frames)
         # P1, P2, P4 and P6 once; P3 once per frame, P5 once per word.
         return flops + (2 + frames) * over_words + (2 + words) * over_frames
+
+
+def _compiled(features: Tensor) -> bool:
+    """Whether the compiled loops serve these features: in training, on a CPU, in float32."""
+    return features.device.type == "cpu" and features.dtype == torch.float32 and not constant_shapes(features)

@@ -127,7 +127,7 @@ def _store_four(out: Any, at: int, a: Any, b: Any, c: Any, d: Any) -> None:
 
 
 @compiled
-def _products(
+def multiply(
     x: Any,
     x_start: int,
     x_row: int,
@@ -220,7 +220,7 @@ def _mix(raw: Any, start: int, stride: int, rows: int, frames: int, gram: Any, v
         for f in range(0, step, LANES):
             below = (load(raw, here + f) - top) * tau_inverse_V
             store(s.mixture, i * step + f, exp(where_greater(below, zero, zero, below)) * load(valid, valid_start + f))
-    _products(s.mixture, 0, step, LANES, gram, gram_start, step, LANES, rows, frames, frames, s.through_gram, 0, step)
+    multiply(s.mixture, 0, step, LANES, gram, gram_start, step, LANES, rows, frames, frames, s.through_gram, 0, step)
     for i in range(rows):
         square = alone = sums = fill(_0)
         for f in range(frames):
@@ -237,12 +237,12 @@ def _mix(raw: Any, start: int, stride: int, rows: int, frames: int, gram: Any, v
 
 
 @compiled
-def _pool(x: Any, x_inner: int, x_other: int, others: int, length: int, matrices_6LL: Any, which: int, kappa_inverse: Any, p: Any) -> None:
+def pool(x: Any, x_inner: int, x_other: int, others: int, length: int, matrices_6LL: Any, which: int, kappa_inverse: Any, p: Any) -> None:
     """The method's agg(x[:, o]; P) = (softmax(x / kappa) P) . x for every o, where P is the matrix at index `which`."""
     line, width = others * LANES, matrices_6LL.shape[2]
     kappa_inverse_V = fill(kappa_inverse)
     numbers = (matrices_6LL.reshape(-1),)
-    _products(numbers, which * width * width, width, 1, x, 0, x_other, x_inner, length, others, length, p.product, 0, line)
+    multiply(numbers, which * width * width, width, 1, x, 0, x_other, x_inner, length, others, length, p.product, 0, line)
     for o in range(others):
         here, at = o * x_other, o * LANES
         top = load(x, here)
@@ -261,7 +261,7 @@ def _pool(x: Any, x_inner: int, x_other: int, others: int, length: int, matrices
 
 
 @compiled
-def _pool_gradient(
+def pool_gradient(
     x: Any,
     x_inner: int,
     x_other: int,
@@ -276,7 +276,7 @@ def _pool_gradient(
     gradient_6LLV: Any,
     spare: Any,
 ) -> None:
-    """Add the gradients of agg(x[:, o]; P) to those of x and P, given the gradient g of each result. Overwrites what `_pool` left.
+    """Add the gradients of agg(x[:, o]; P) to those of x and P, given the gradient g of each result. Overwrites what `pool` left.
 
     dx_k = g (sum_j p_j P_jk + p_k ((P x)_k - agg) / kappa), dP_jk = g p_j x_k.
     """
@@ -289,14 +289,14 @@ def _pool_gradient(
             weight = load(p.weight, j * line + o) * inverse
             store(p.weight, j * line + o, weight)
             store(p.product, j * line + o, weight * kappa_inverse_V * (load(p.product, j * line + o) - result))
-    _products(numbers, which * width * width, 1, width, p.weight, 0, LANES, line, length, others, length, spare, 0, line)
+    multiply(numbers, which * width * width, 1, width, p.weight, 0, LANES, line, length, others, length, spare, 0, line)
     for o in range(others):
         g = load(gradient, o * LANES)
         for k in range(length):
             at, there = k * line + o * LANES, k * x_inner + o * x_other
             store(gradient_x, there, load(gradient_x, there) + g * (load(spare, at) + load(p.product, at)))
             store(p.weight, at, load(p.weight, at) * g)
-    _products(p.weight, 0, line, LANES, x, 0, x_inner, x_other, length, length, others, spare, 0, length * LANES)
+    multiply(p.weight, 0, line, LANES, x, 0, x_inner, x_other, length, length, others, spare, 0, length * LANES)
     for j in range(length):
         at = (which * longest + j) * longest * LANES
         for k in range(0, length * LANES, LANES):
@@ -326,20 +326,20 @@ def _score_pairs(
     sentence = words + length * stride
     _mix(raw, words, stride, length + 1, frames, gram, valid, n, tau_inverse, s)
     # Global: the sentence guides the video.
-    _products(s.mixture, length * step, 0, LANES, mapped, sentence, 0, LANES, 1, 1, frames, s.score, 0, 0)
-    _products(raw, words, stride, LANES, s.mixture, length * step, 0, LANES, length, 1, frames, s.x_sum, 0, LANES)
+    multiply(s.mixture, length * step, 0, LANES, mapped, sentence, 0, LANES, 1, 1, frames, s.score, 0, 0)
+    multiply(raw, words, stride, LANES, s.mixture, length * step, 0, LANES, length, 1, frames, s.x_sum, 0, LANES)
     # Local: each word guides a frame feature.
-    _products(s.mixture, 0, step, LANES, raw, sentence, 0, LANES, length, 1, frames, s.y_sum, 0, LANES)
+    multiply(s.mixture, 0, step, LANES, raw, sentence, 0, LANES, length, 1, frames, s.y_sum, 0, LANES)
     for i in range(length):
         store(s.x, i * LANES, load(s.x_sum, i * LANES) * fill(norm_inverse_R[first + i]))
         store(s.y, i * LANES, load(s.y_sum, i * LANES) * fill(norm_inverse_R[first + length]))
-    _pool(s.x, LANES, 0, 1, length, matrices_6LL, 0, kappa_inverse, s.p1)
-    _pool(s.y, LANES, 0, 1, length, matrices_6LL, 1, kappa_inverse, s.p2)
-    _products(mapped, words, stride, LANES, s.mixture, 0, step, LANES, length, length, frames, s.z, 0, line)
-    _pool(s.z, line, LANES, length, length, matrices_6LL, 2, kappa_inverse, s.p3)
-    _pool(s.p3.result, LANES, 0, 1, length, matrices_6LL, 3, kappa_inverse, s.p4)
-    _pool(s.z, LANES, line, length, length, matrices_6LL, 4, kappa_inverse, s.p5)
-    _pool(s.p5.result, LANES, 0, 1, length, matrices_6LL, 5, kappa_inverse, s.p6)
+    pool(s.x, LANES, 0, 1, length, matrices_6LL, 0, kappa_inverse, s.p1)
+    pool(s.y, LANES, 0, 1, length, matrices_6LL, 1, kappa_inverse, s.p2)
+    multiply(mapped, words, stride, LANES, s.mixture, 0, step, LANES, length, length, frames, s.z, 0, line)
+    pool(s.z, line, LANES, length, length, matrices_6LL, 2, kappa_inverse, s.p3)
+    pool(s.p3.result, LANES, 0, 1, length, matrices_6LL, 3, kappa_inverse, s.p4)
+    pool(s.z, LANES, line, length, length, matrices_6LL, 4, kappa_inverse, s.p5)
+    pool(s.p5.result, LANES, 0, 1, length, matrices_6LL, 5, kappa_inverse, s.p6)
 
 
 @compiled
@@ -481,21 +481,21 @@ def gradient_tile(
             # The poolings, in reverse order.
             m, k, d, spare = matrices_6LL, kappa_inverse, gradient_6LLV, s.spare
             store(s.given, 0, fill(_HALF) * load(given, at + 3 * score_step))
-            _pool_gradient(s.p5.result, LANES, 0, 1, length, m, 5, k, s.p6, s.given, s.gradient_k, d, spare)
-            _pool_gradient(s.z, LANES, line, length, length, m, 4, k, s.p5, s.gradient_k, s.gradient_z, d, spare)
-            _pool_gradient(s.p3.result, LANES, 0, 1, length, m, 3, k, s.p4, s.given, s.gradient_i, d, spare)
-            _pool_gradient(s.z, line, LANES, length, length, m, 2, k, s.p3, s.gradient_i, s.gradient_z, d, spare)
+            pool_gradient(s.p5.result, LANES, 0, 1, length, m, 5, k, s.p6, s.given, s.gradient_k, d, spare)
+            pool_gradient(s.z, LANES, line, length, length, m, 4, k, s.p5, s.gradient_k, s.gradient_z, d, spare)
+            pool_gradient(s.p3.result, LANES, 0, 1, length, m, 3, k, s.p4, s.given, s.gradient_i, d, spare)
+            pool_gradient(s.z, line, LANES, length, length, m, 2, k, s.p3, s.gradient_i, s.gradient_z, d, spare)
             store(s.given, 0, load(given, at + 2 * score_step))
-            _pool_gradient(s.y, LANES, 0, 1, length, m, 1, k, s.p2, s.given, s.gradient_y, d, spare)
+            pool_gradient(s.y, LANES, 0, 1, length, m, 1, k, s.p2, s.given, s.gradient_y, d, spare)
             store(s.given, 0, load(given, at + score_step))
-            _pool_gradient(s.x, LANES, 0, 1, length, m, 0, k, s.p1, s.given, s.gradient_x, d, spare)
+            pool_gradient(s.x, LANES, 0, 1, length, m, 0, k, s.p1, s.given, s.gradient_x, d, spare)
             # The products.
             store(s.given, 0, load(given, at))
             words = first * stride + n * step
             if with_raw:
                 _raw_gradient(raw, mapped, norm_inverse_R, first, length, words, stride, frames, tau_inverse, s, d_norm)
                 _add(spare, frames * frames, d_gram, n * frames * step)
-            _products(s.gradient_z, 0, line, LANES, s.mixture, 0, LANES, step, length, frames, length, mapped, words, stride)
+            multiply(s.gradient_z, 0, line, LANES, s.mixture, 0, LANES, step, length, frames, length, mapped, words, stride)
             for f in range(0, step, LANES):
                 store(mapped, words + length * stride + f, load(s.given, 0) * load(s.mixture, length * step + f))
 
@@ -522,7 +522,7 @@ def _raw_gradient(
     sentence = words + length * stride
     sentence_norm, sentence_sum = fill(norm_inverse_R[first + length]), fill(_0)
     # Gradients of the normalised mixtures, for each word and the sentence.
-    _products(s.gradient_z, 0, LANES, line, mapped, words, LANES, stride, length, frames, length, s.gradient_mixture, 0, step)
+    multiply(s.gradient_z, 0, LANES, line, mapped, words, LANES, stride, length, frames, length, s.gradient_mixture, 0, step)
     for f in range(0, step, LANES):
         store(s.gradient_mixture, last + f, load(s.given, 0) * load(mapped, sentence + f))
     for i in range(length):
@@ -542,7 +542,7 @@ def _raw_gradient(
             across = load(s.gradient_mixture, here) - along * load(s.through_gram, here)
             store(raw, words + i * stride + f, fill(tau_inverse) * load(s.mixture, here) * across)
             store(s.scaled, here, fill(-_HALF) * along * load(s.mixture, here))
-    _products(s.scaled, 0, LANES, step, s.mixture, 0, LANES, step, frames, frames, length + 1, s.spare, 0, step)
+    multiply(s.scaled, 0, LANES, step, s.mixture, 0, LANES, step, frames, frames, length + 1, s.spare, 0, step)
     # Direct gradients of x and y with respect to the raw products and the norms of words and sentence.
     for i in range(length):
         dx, dy = load(s.gradient_x, i * LANES), load(s.gradient_y, i * LANES)

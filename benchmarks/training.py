@@ -1,10 +1,10 @@
 """Measures training at MSR-VTT's size, and a whole sweep: `python -m benchmarks.training`.
 
 It writes a cache of 9,000 videos and 180,000 captions, with random features and caption lengths drawn from 1k-A, in the way extraction
-does. On this cache it times training steps and, separately, their data path (gathering features into batches); steps of every head; and
-steps in one and in two gloo processes, each pinned to its own core. The time of a whole run is extrapolated from its steps, or measured
-with --whole. --sweep CACHE times a sweep of 30 runs on that cache, which should be the demo set's and takes minutes. The last line of
-the output is JSON.
+does. On this cache it times training steps and, separately, their data path (gathering features into batches); steps of every head with
+and without each temporal encoder, in wall and CPU seconds; and steps in one and in two gloo processes, each pinned to its own core. The
+time of a whole run is extrapolated from its steps, or measured with --whole. --sweep CACHE times a sweep of 30 runs on that cache, which
+should be the demo set's and takes minutes. The last line of the output is JSON.
 """
 
 import json
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -42,13 +43,15 @@ from train_head.training.trainer import Trainer
 
 DIMENSION = 512
 FRAMES = 12
+WORDS = 12.0
+"""Words of a caption of 1k-A, on average."""
 CAPTIONS_A_VIDEO = 20
 BATCH = 128
 EPOCHS = 5
 WARM_UP_STEPS = 3
 """Untimed steps before each measurement; the first one compiles."""
-TOO_SLOW = ("tight",)
-"""Heads whose steps take minutes at this batch size. `train_head` measures and says that itself before it starts."""
+MOST_STEP_FLOPS = 1e12
+"""Heads that take more floating-point operations for a step are left out: it would take many seconds."""
 SWEEP = ("--csc-weight", "0,0.1,0.3,0.5,0.7,1", "--seeds", "5", "--lr", "1e-3")
 """The grid of the paper's figure on the CSC weight: 30 runs."""
 
@@ -62,7 +65,9 @@ class TrainingOptions:
     steps: int = 60
     """Steps to time with and without the temporal encoder, after a few for warm-up."""
     head_steps: int = 12
-    """Steps to time for each head, and for one and two processes."""
+    """Steps to time for each head with and without a temporal encoder, and for one and two processes."""
+    heads: str = "all"
+    """Heads to time beside glccl, joined by commas."""
     sweep: Path | None = None
     """Feature cache of the demo set; time a sweep of 30 runs on it. Default: no sweep."""
     whole: bool = False
@@ -111,7 +116,7 @@ def make_cache(path: Path, videos: int, length_A: list[int]) -> FeatureCache:
     return cache
 
 
-def measure(cache: FeatureCache, split: Split, options: TrainingOptions, temporal: bool) -> dict[str, float]:
+def measure(cache: FeatureCache, split: Split, options: TrainingOptions, temporal: str) -> dict[str, float]:
     """Steps per second, the fraction of a step that the data path takes, and the extrapolated time of a whole run."""
     trainer = make_trainer(cache, split, options, temporal)
     batches = cycle(len(split.answers))
@@ -134,25 +139,49 @@ def measure(cache: FeatureCache, split: Split, options: TrainingOptions, tempora
     }
 
 
-def measure_heads(cache: FeatureCache, split: Split, options: TrainingOptions) -> dict[str, dict[str, float]]:
-    """Steps per second of every head with the temporal encoder, and time relative to glccl. The heads take steps alternately.
-
-    Leaves out those TOO_SLOW.
-    """
-    trainers = {name: make_trainer(cache, split, options, temporal=True, head=name) for name in HEADS if name not in TOO_SLOW}
+def measure_heads(cache: FeatureCache, split: Split, options: TrainingOptions, temporal: str) -> dict[str, dict[str, float]]:
+    """Steps per second of the heads, and wall and CPU seconds of a step relative to glccl. The heads take steps alternately."""
+    trainers = {name: make_trainer(cache, split, options, temporal, name) for name in affordable(cache, options.heads)}
     batches = cycle(len(split.answers))
-    seconds: dict[str, list[float]] = {name: [] for name in HEADS}
+    wall: dict[str, list[float]] = {name: [] for name in trainers}
+    cpu: dict[str, list[float]] = {name: [] for name in trainers}
     for _ in range(WARM_UP_STEPS + options.head_steps):
         texts = next(batches)
         for name, trainer in trainers.items():
-            start = synchronized_seconds(trainer.device)
+            start, worked = synchronized_seconds(trainer.device), time.process_time()
             trainer.step(texts)
-            seconds[name].append(synchronized_seconds(trainer.device) - start)
-    medians = {name: statistics.median(of_head[WARM_UP_STEPS:]) for name, of_head in seconds.items()}
+            wall[name].append(synchronized_seconds(trainer.device) - start)
+            cpu[name].append(time.process_time() - worked)
+    walls, cpus = ({name: statistics.median(of_head[WARM_UP_STEPS:]) for name, of_head in seconds.items()} for seconds in (wall, cpu))
     return {
-        f"head {name}": {"steps a second": 1 / median, "time of a step against glccl": median / medians["glccl"]}
-        for name, median in medians.items()
+        f"head {name}, temporal {temporal}": {
+            "steps a second": 1 / walls[name],
+            "CPU seconds of a step": cpus[name],
+            "wall seconds of a step against glccl": walls[name] / walls["glccl"],
+            "CPU seconds of a step against glccl": cpus[name] / cpus["glccl"],
+        }
+        for name in trainers
     }
+
+
+def affordable(cache: FeatureCache, heads: str) -> list[str]:
+    """The heads to time, glccl first. Says which are left out because of their FLOPs: three times the forward pass for all pairs."""
+    names = list(HEADS) if heads == "all" else [name.strip() for name in heads.split(",")]
+    kept = []
+    for name in dict.fromkeys(["glccl", *names]):
+        head = build_head(TrainOptions(cache=cache.path, out=cache.path / "run", head=name, temporal="none"), cache)
+        flops = 3 * BATCH**2 * float(head.pair_flops(np.array(WORDS), np.array(float(FRAMES))))
+        if flops > MOST_STEP_FLOPS and name != "glccl":
+            print(f"head {name} is left out: a step takes {flops:.1e} floating-point operations", file=sys.stderr)
+        else:
+            kept.append(name)
+    return kept
+
+
+def temporal_encoders() -> tuple[str, ...]:
+    """The values of --temporal."""
+    names: tuple[str, ...] = get_args(get_type_hints(TrainOptions)["temporal"])
+    return names
 
 
 def measure_processes(cache: FeatureCache, options: TrainingOptions) -> dict[str, float]:
@@ -193,7 +222,7 @@ def make_trainer(
     cache: FeatureCache,
     split: Split,
     options: TrainingOptions,
-    temporal: bool,
+    temporal: str,
     head: str = "glccl",
     processes: ProcessGroup | None = None,
 ) -> Trainer:
@@ -202,7 +231,7 @@ def make_trainer(
         cache=cache.path,
         out=cache.path / "run",
         head=head,
-        temporal="auto" if temporal else "none",
+        temporal=temporal,  # type: ignore[arg-type]
         batch_size=BATCH,
         epochs=EPOCHS,
         quiet=False,
@@ -235,12 +264,13 @@ def main(options: TrainingOptions) -> Path:
         start = time.perf_counter()
         split = load_split(FeatureCache(cache.path), "train", None, budget_bytes(None))
         figures["loading"] = {"seconds to open and load the cache": time.perf_counter() - start}
-        for name, temporal in (("no temporal encoder", False), ("temporal encoder", True)):
+        for name, temporal in (("no temporal encoder", "none"), ("temporal encoder", "seq-transf")):
             figures[name] = measure(cache, split, options, temporal)
-        figures |= measure_heads(cache, split, options)
+        for temporal in temporal_encoders():
+            figures |= measure_heads(cache, split, options, temporal)
         figures["gloo processes"] = measure_processes(cache, options)
         if options.whole:
-            trainer = make_trainer(cache, split, options, temporal=True)
+            trainer = make_trainer(cache, split, options, "seq-transf")
             start = synchronized_seconds(trainer.device)
             for epoch in range(1, EPOCHS + 1):
                 trainer.run_epoch(epoch)

@@ -29,7 +29,7 @@ def main(cache_path: str, steps: str) -> None:
     cache = FeatureCache(Path(cache_path))
     with ProcessGroup.joined(torch.device("cpu"), PROCESS_TIMEOUT_S, in_step=True) as processes:
         split = load_split(cache, "train", None, budget_bytes(None))
-        trainer = make_trainer(cache, split, TrainingOptions(device="cpu"), temporal=True, processes=processes)
+        trainer = make_trainer(cache, split, TrainingOptions(device="cpu"), temporal="seq-transf", processes=processes)
         batches = cycle(len(split.answers))
         seconds = []
         for _ in range(WARM_UP_STEPS + int(steps)):

@@ -259,6 +259,18 @@ def test_xclip_with_the_authors_padding(header: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["none", "transf"])
+def test_xclip_in_training(header: str) -> None:
+    """With gradients, where compiled loops aggregate."""
+    golden, head = xclip(header)
+    head.requires_grad_(True)
+    texts = texts_of(given(golden, "full_sentences"), given(golden, "full_words"))
+    scores_SAB = score(head, texts, videos_of(given(golden, "full_frames")))
+    for found_AB, name in zip(scores_SAB.detach(), FOUR, strict=True):
+        near(found_AB, golden[f"full_{header}_{name}_score"], 5e-4)
+    near(scores_SAB.detach().mean(dim=0), golden[f"full_{header}_scores"], 2e-4)
+
+
+@pytest.mark.parametrize("header", ["none", "transf"])
 @torch.no_grad()
 def test_xclip_with_padding_masked(header: str) -> None:
     golden, head = xclip(header)

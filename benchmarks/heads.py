@@ -30,10 +30,11 @@ from data.base.writable import make_folder, require_writable_file
 from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
 from data.cli.command import run_command
-from evaluate.cost import flops_a_pair, measured
+from evaluate.cost import measured
 from train_head.heads import HEADS, Head, head_class
 from train_head.kernels.blocks import TEXTS_PER_BLOCK, VIDEOS_PER_BLOCK
 from train_head.options import TrainOptions
+from train_head.scoring.cost import flops_a_pair
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split
 from train_head.stage import build_head

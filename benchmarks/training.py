@@ -181,7 +181,7 @@ def affordable(cache: FeatureCache, heads: str) -> list[str]:
 def temporal_encoders() -> tuple[str, ...]:
     """The values of --temporal."""
     names: tuple[str, ...] = get_args(get_type_hints(TrainOptions)["temporal"])
-    return names
+    return tuple(name for name in names if name != "auto")
 
 
 def measure_processes(cache: FeatureCache, options: TrainingOptions) -> dict[str, float]:

@@ -10,10 +10,10 @@ A coarse and a fine similarity, and two losses that keep the fine one's parts ap
     inter-consistency       INTER * mean_k |p_k of a text - p_k of its video|^2                  p of norm 1
     intra-diversity         INTRA * mean over k != j of cos(p_k, p_j)^2                          mean of all texts' and all videos'
 
-We had the paper's abstract and summaries, and not its numbered equations: the parts above are named as there, and nothing was compared with
-its code. So their forms are our reading, namely: the guidance of the frames (GLCCL's, with its --tau), one layer of attention with one head
-and layer norms, projections that start as identities, QUERIES, the mean of both similarities, squared distances and squared cosines in the
-losses, and INTER and INTRA. The paper ranks by the sum of both similarities, which is one score: training has no CSC loss here.
+The modules and losses are those of the paper's abstract. Its numbered equations were not at hand, and nothing was compared with its code.
+So these forms are our reading: the guidance of the frames (GLCCL's, with its --tau), one layer of attention with one head and layer norms,
+projections that start as identities, QUERIES, the mean of both similarities as the one score that ranks (training then has no CSC loss),
+squared distances and squared cosines in the losses, and the weights INTER and INTRA.
 
 The queries are the same for all inputs, so that W_K is applied to them and not to words or frames, and W_V and W_O to sums and not to
 their terms.

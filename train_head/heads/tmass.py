@@ -4,13 +4,13 @@ A text is not a point but a mass around its sentence t, as wide as it resembles 
 video as X-Pool's attention pools it for t (`xpool.py`; the paper builds on it), and products of vectors number by number:
 
     radius (section 3.3)        S_i = cos(t, f_i)     R = exp(S W)                        W [frames, D], learned
-    stochastic text (3.2)       t_s = t + R e         e ~ N(0, 1)^D
-    support text (3.3)          t_sup = t + (z - t) / |z - t| R                           on the surface of the mass, towards the video
+    stochastic text             t_s = t + R e         e ~ N(0, 1)^D
+    support text                t_sup = t + (z - t) / |z - t| R                           on the surface of the mass, towards the video
     training                    contrastive loss of cos(t_s, z) + ALPHA * contrastive loss of cos(t_sup, z)
-    retrieval score (3.4)       max over SAMPLES stochastic texts of cos(t_s, z)
+    retrieval score             max over SAMPLES stochastic texts of cos(t_s, z)
 
-Of the radii that the paper compares, this is the linear one. We had the paper's abstract, figures and summaries, and not its numbered
-equations: they are named by section, and nothing was compared with its code.
+Of the paper's radii this is the linear one; another is exp(theta mean_i S_i), with one learned number. The equations follow the paper's
+abstract and summaries of it. Its own numbers of equations were not at hand, and nothing was compared with its code.
 
 Open, and what we chose:
 - Noise is drawn for every pair, since R belongs to a pair.

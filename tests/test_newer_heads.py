@@ -79,6 +79,17 @@ def test_a_training_step_takes_one_stochastic_text_and_adds_the_support_texts_lo
         assert all(x is not None and torch.allclose(x, y, rtol=1e-5, atol=1e-7) for x, y in zip(*gradients, strict=True) if y is not None)
 
 
+def test_pairs_that_are_left_out_are_no_negatives_of_the_support_text() -> None:
+    head, parameters = head_of("tmass")
+    sentences, _, frames = ([x.double() for x in part] for part in FEATURES)
+    support_AB = torch.tensor([[tmass_support(s, v, parameters) for v in frames] for s in sentences], dtype=torch.float64)
+    left_out_AB = torch.zeros(support_AB.shape, dtype=torch.bool)
+    left_out_AB[0, 1] = True
+    in_training(head)
+    loss = head.extra_losses(*batches(), left_out_AB)["support"]
+    assert loss.item() == pytest.approx(ALPHA * contrast(support_AB.masked_fill(left_out_AB, -torch.inf)).item(), rel=1e-4)
+
+
 def test_the_loss_of_other_texts_is_not_that_of_the_last_scores() -> None:
     head, _ = head_of("tmass")
     in_training(head)

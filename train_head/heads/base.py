@@ -315,10 +315,11 @@ class Head(nn.Module, ABC):
         """The text-guided frame weights behind the scores. Empty for a head without text guidance."""
         return FrameWeights()
 
-    def extra_losses(self, texts: TextBatch, videos: EncodedFrames) -> dict[str, Tensor]:
+    def extra_losses(self, texts: TextBatch, videos: EncodedFrames, left_out_AB: Tensor | None = None) -> dict[str, Tensor]:
         """The losses that the head's authors add to the contrastive one, weighted, by the names in `extra_loss_names`: scalars.
 
-        Text i belongs to video i, and there are no others. Videos have passed the temporal encoder.
+        Text i belongs to video i, and there are no others. Videos have passed the temporal encoder. `left_out_AB` is True at pairs that do
+        not count as negatives, such as another caption of the same video.
         """
         return {}
 

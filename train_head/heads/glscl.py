@@ -10,8 +10,8 @@ A coarse and a fine similarity, and two losses that keep the fine one's parts ap
     inter-consistency       INTER * mean_k |p_k of a text - p_k of its video|^2                  p of norm 1
     intra-diversity         INTRA * mean over k != j of cos(p_k, p_j)^2                          mean of all texts' and all videos'
 
-The modules and losses are those of the paper's abstract. Its numbered equations were not at hand, and nothing was compared with its code.
-So these forms are our reading: the guidance of the frames (GLCCL's, with its --tau), one layer of attention with one head and layer norms,
+The modules and losses are those of the paper's abstract, which fixes no more, so they carry no numbers of its equations. Nothing is compared
+with its code. These forms are our reading: the guidance of the frames (GLCCL's, with its --tau), one layer of attention with one head and layer norms,
 projections that start as identities, QUERIES, the mean of both similarities as the one score that ranks (training then has no CSC loss),
 squared distances and squared cosines in the losses, and the weights INTER and INTRA.
 
@@ -107,7 +107,7 @@ class GlsclHead(Head):
         product_ABF = torch.einsum("ad,bfd->abf", texts.sentence_AD, frames.frame_BFD)
         return FrameWeights(sentence_ABF=guidance(product_ABF, frames.mask_BF, self.config.tau))
 
-    def extra_losses(self, texts: TextBatch, videos: EncodedFrames) -> dict[str, Tensor]:
+    def extra_losses(self, texts: TextBatch, videos: EncodedFrames, left_out_AB: Tensor | None = None) -> dict[str, Tensor]:
         """Inter-consistency and intra-diversity."""
         both = [_concepts(self.encode_texts(texts)), _concepts(self.encode_frames(videos))]
         inter = (both[0] - both[1]).square().sum(dim=-1).mean()

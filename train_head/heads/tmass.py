@@ -3,14 +3,14 @@
 A text is not a point but a mass around its sentence t, as wide as it resembles the frames f_i of the video it is compared with. With z the
 video as X-Pool's attention pools it for t (`xpool.py`; the paper builds on it), and products of vectors number by number:
 
-    radius (section 3.3)        S_i = cos(t, f_i)     R = exp(S W)                        W [frames, D], learned
+    radius                      S_i = cos(t, f_i)     R = exp(S W)                        W [frames, D], learned
     stochastic text             t_s = t + R e         e ~ N(0, 1)^D
     support text                t_sup = t + (z - t) / |z - t| R                           on the surface of the mass, towards the video
     training                    contrastive loss of cos(t_s, z) + ALPHA * contrastive loss of cos(t_sup, z)
     retrieval score             max over SAMPLES stochastic texts of cos(t_s, z)
 
 Of the paper's radii this is the linear one; another is exp(theta mean_i S_i), with one learned number. The equations follow the paper's
-abstract and summaries of it. Its own numbers of equations were not at hand, and nothing was compared with its code.
+abstract and published summaries, so they carry no numbers of its equations. Nothing is compared with its code.
 
 Open, and what we chose:
 - Noise is drawn for every pair, since R belongs to a pair.
@@ -132,8 +132,8 @@ class TmassHead(XpoolAttention):
     def _cosines(self, texts: Texts, videos: Videos) -> Tensor:
         return cosines(self.pairs(texts, videos), pair_keys(texts.hash_A, videos.hash_B, self.draws))
 
-    def extra_losses(self, texts: TextBatch, videos: EncodedFrames) -> dict[str, Tensor]:
-        """The support text's contrastive loss, times ALPHA. Other captions of the same video count as negatives."""
+    def extra_losses(self, texts: TextBatch, videos: EncodedFrames, left_out_AB: Tensor | None = None) -> dict[str, Tensor]:
+        """The support text's contrastive loss, times ALPHA."""
         assert videos.before_BFD is not None
         hashes = hash_rows(texts.sentence_AD), hash_videos(videos.before_BFD, videos.mask_BF)
         kept, self._kept = self._kept, None
@@ -143,7 +143,7 @@ class TmassHead(XpoolAttention):
             # In several processes `scores` had this process's texts alone.
             ((some,), (others,)) = self.encode_texts(texts), self.encode_frames(videos)
             support_AB = self._cosines(some.block, others.block)[1]
-        return {SUPPORT: ALPHA * contrastive_loss(support_AB * self.scale())}
+        return {SUPPORT: ALPHA * contrastive_loss(support_AB * self.scale(), left_out_AB)}
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d = self.config.dimension

@@ -137,8 +137,8 @@ class Trainer:
 
         `texts` is the batch of all processes. Losses are NaN if a feature is not finite.
         """
-        scores_SAB, extra, finite = self._scores(texts)
         left_out_AB = self._same_video(texts) if self.options.mask_same_video else None
+        scores_SAB, extra, finite = self._scores(texts, left_out_AB)
         contrastive = contrastive_loss(scores_SAB.mean(dim=0), left_out_AB)
         csc = torch.zeros_like(contrastive)
         if len(scores_SAB) > 1:
@@ -194,7 +194,7 @@ class Trainer:
         self.begin_epoch()
         self.steps_done, self.sums = values["steps_done"], torch.tensor(values["sums"], dtype=torch.float64)
 
-    def _scores(self, texts: NDArray[np.int64]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def _scores(self, texts: NDArray[np.int64], left_out_AB: Tensor | None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The scores of all captions of the batch with all their videos, the weighted extra losses, and whether all features are finite."""
         text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
         given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
@@ -207,7 +207,7 @@ class Trainer:
         if self.extra_losses:
             most_words = int(self.split.texts.words.length_N[texts].max())
             all_texts = gather_texts(text_batch, most_words, self.processes)
-            extra = self.head.extra_losses(all_texts, frames)
+            extra = self.head.extra_losses(all_texts, frames, left_out_AB)
             if self.options.cdcr:
                 extra[CDCR] = self.options.cdcr * self.head.decorrelation(all_texts, frames)
         return scores_SAB, extra, gather(finite[None], self.processes).all()

@@ -202,6 +202,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, st
     shutil.copy(ROOT / "glccl", folder)
     for name in ("docs", "pyproject.toml", "requirements.txt", *commands.ROOMS):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "tests").mkdir()
+    (folder / "tests" / "golden").symlink_to(ROOT / "tests" / "golden")
     generate.main(generate.GenerateOptions(out=own, train=6, val=2, test=4, quiet=True))
     table = pd.DataFrame(json.loads((own / "annotations" / "MSRVTT_data.json").read_text())["sentences"])
     number = table["video_id"].str.removeprefix("video").astype(int)

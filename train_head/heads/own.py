@@ -24,12 +24,16 @@ from torch import Tensor, nn
 
 from data.base.errors import UserError, one_line
 from data.base.progress import say
+from data.metrics import RECALL_SUM
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads.base import ALL_SCORES, Execution, Head, HeadConfig
+from train_head.losses import CDCR, LOSSES
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _RESERVED = frozenset({ALL_SCORES, "mean"})
 """Names that --scores and --save-scores-of give a meaning."""
+_COLUMNS = frozenset({"epoch", *LOSSES, CDCR, RECALL_SUM, "seconds"})
+"""Columns of log.csv that losses of a head stand beside."""
 
 
 def is_own(name: str) -> bool:
@@ -106,8 +110,7 @@ def _check_class(name: str, kind: type[Head]) -> None:
         ) from error
     with _explained(name, "its scores have no names"):
         names = tuple(kind.offered(name))
-    usable = all(isinstance(one, str) and re.fullmatch(r"[^\s+,]+", one) and one not in _RESERVED for one in names)
-    if not names or not usable or len(set(names)) < len(names):
+    if not names or not _usable(names, _RESERVED):
         reserved = " or ".join(sorted(_RESERVED))
         raise UserError(f"head {name}: NAMES is {kind.NAMES!r}: name each score once, without blanks, + or comma, and not {reserved}")
 
@@ -142,11 +145,10 @@ def _try_out(head: Head) -> None:
                     f"head {head.name}: a score of random vectors is not finite: look for a division by zero, or a softmax of padding"
                 )
             found.append(scores_SAB)
-    if not torch.equal(found[1], found[2]):
-        _say_random(head.name)
+        if not torch.equal(found[1], found[2]):
+            _say_random(head.name)
+        _check_losses(head.train(), text_batch, video_batch)
     _check_flops(head)
-    if type(head).decorrelation is not Head.decorrelation:
-        _check_decorrelation(head, text_batch, video_batch)
     # A layer such as a batch norm has counted the random vectors.
     head.load_state_dict(state)
     head.train(training)
@@ -167,16 +169,45 @@ def _check_flops(head: Head) -> None:
         raise UserError(f"head {head.name}: pair_flops must return a number for each pair, and returns {flops.flat[0]:g}: mend it")
 
 
-def _check_decorrelation(head: Head, texts: TextBatch, videos: VideoBatch) -> None:
-    """Raise UserError unless `decorrelation` gives a finite number for the first texts with these videos."""
+@torch.enable_grad()
+def _check_losses(head: Head, texts: TextBatch, videos: VideoBatch) -> None:
+    """Raise UserError unless `decorrelation`, if the class defines it, and each of `extra_losses` give a finite number for the first texts
+    with these videos."""
     pairs = len(videos.mask_BF)
     length_A = texts.length_A[:pairs]
     first = TextBatch(texts.sentence_AD[:pairs], texts.word_RD[: int(length_A.sum())], length_A)
-    with _explained(head.name, "its decorrelation failed"):
-        loss = torch.as_tensor(head.decorrelation(first, head.apply_temporal(videos)))
-    if loss.ndim or not bool(loss.isfinite()):
-        given = list(loss.shape) if loss.ndim else loss.item()
-        raise UserError(f"head {head.name}: decorrelation must return one finite number, and returns {given}: mend it")
+    if type(head).decorrelation is not Head.decorrelation:
+        with _explained(head.name, "its decorrelation failed"):
+            loss = head.decorrelation(first, head.apply_temporal(videos))
+        _check_loss(head.name, "decorrelation", loss)
+    with _explained(head.name, "its extra_losses failed"):
+        names = tuple(head.extra_loss_names)
+        losses = dict(head.extra_losses(first, head.apply_temporal(videos), None))
+    if not _usable(names, _COLUMNS):
+        raise UserError(
+            f"head {head.name}: extra_loss_names is {names!r}: name each loss once, without blanks, + or comma, and not "
+            f"{' or '.join(sorted(_COLUMNS))}"
+        )
+    if set(names) != set(losses):
+        returned, listed = (", ".join(map(str, some)) or "none" for some in (losses, names))
+        raise UserError(f"head {head.name}: extra_losses returns {returned}, but extra_loss_names lists {listed}: make them agree")
+    for name, loss in losses.items():
+        _check_loss(head.name, f"extra_losses, for {name!r},", loss)
+
+
+def _check_loss(name: str, method: str, loss: object) -> None:
+    given = type(loss).__name__
+    if isinstance(loss, Tensor):
+        if not loss.ndim and bool(loss.isfinite()):
+            return
+        given = f"one of shape {list(loss.shape)}" if loss.ndim else f"{loss.item()}"
+    raise UserError(f"head {name}: {method} must return a tensor that is one finite number, and returns {given}: mend it")
+
+
+def _usable(names: tuple[object, ...], reserved: frozenset[str]) -> bool:
+    """Whether these are different names that options and columns can carry."""
+    written = all(isinstance(one, str) and re.fullmatch(r"[^\s+,]+", one) and one not in reserved for one in names)
+    return written and len(set(names)) == len(names)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""GLSCL (Zhang et al. 2025, "Text-Video Retrieval With Global-Local Semantic Consistent Learning", arXiv 2405.12710).
+"""GLSCL (Zhang et al. 2024, "Text-Video Retrieval With Global-Local Semantic Consistent Learning", arXiv 2405.12710).
 
 A coarse and a fine similarity, and two losses that keep the fine one's parts apart. With s the sentence, w_l the words and v_f the frames:
 

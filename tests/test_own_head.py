@@ -217,6 +217,12 @@ def test_a_changed_or_missing_source_is_said(
         ("bad:Flops", r"pair_flops must return a number for each pair, and returns nan"),
         ("bad:Shape", r"its pair_flops failed \(ValueError: .*\)"),
         ("bad:Leaves", r"scoring random vectors with it failed \(SystemExit: 5\) in .*bad.py, line \d+: mend it there"),
+        ("bad:Unnamed", r"extra_losses returns mine, and extra_loss_names has nothing: name the same losses in both"),
+        ("bad:Other", r"extra_losses returns mine, and extra_loss_names has other: name the same losses in both"),
+        ("bad:Taken", r"extra_loss_names has 'cdcr', which the log uses for something else: choose another name"),
+        ("bad:Long", r"extra_losses must return, for mine, one finite number, and returns \[2, \d+\]: mend it"),
+        ("bad:Float", r"extra_losses must return, for mine, one finite number, and returns 0.1, which is no tensor: mend it"),
+        ("bad:NoMask", r"its extra_losses failed \(TypeError: .* takes 3 positional arguments but 4 were given\)"),
         ("bad:Names", r"NAMES is \('a\+b',\): name each score once"),
         ("syntax:C", r"importing syntax failed \(SyntaxError: .*\) in .*syntax.py, line 1: mend it there"),
         ("script:C", r"importing script failed \(SystemExit: 2\) in .*script.py, line 2: mend it there"),
@@ -249,6 +255,20 @@ class Shape(Plain):
     def pair_flops(self, words, frames): return words[:2] + frames
 class Leaves(Plain):
     def score_block(self, texts, videos): raise SystemExit(5)
+class Unnamed(Plain):
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"mine": texts.sentence_AD.mean()}
+class Other(Unnamed):
+    extra_loss_names = ("other",)
+class Taken(Plain):
+    extra_loss_names = ("cdcr",)
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"cdcr": texts.sentence_AD.mean()}
+class Long(Plain):
+    extra_loss_names = ("mine",)
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"mine": texts.sentence_AD}
+class Float(Long):
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"mine": 0.1}
+class NoMask(Long):
+    def extra_losses(self, texts, videos): return {"mine": texts.sentence_AD.mean()}
 """
     )
     (folder / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--option-of-ours'])\n")
@@ -278,6 +298,29 @@ class Counting(Plain):
     assert int(head.state_dict()["norm.num_batches_tracked"]) == 0
     assert torch.equal(torch.rand(3), expected)
     assert head.training
+
+
+def test_subclasses_of_heads_that_freeze_a_weight_or_add_a_loss_are_heads(folder: Path, cache_path: Path) -> None:
+    """`tight` does not train its logit scale, and `tmass` draws noise and has a loss of its own."""
+    (folder / "ours.py").write_text(
+        """
+from train_head.heads.tight import TightHead
+from train_head.heads.tmass import TmassHead
+class Tight(TightHead): pass
+class Mass(TmassHead):
+    extra_loss_names = ("support", "small")
+    def extra_losses(self, texts, videos, left_out_AB=None):
+        return super().extra_losses(texts, videos, left_out_AB) | {"small": 0.1 * self.radius.square().mean()}
+"""
+    )
+    config = HeadConfig(8, 4, 1.0, max_frames=3)
+    assert not make_head("ours:Tight", config).logit_scale.requires_grad
+    torch.manual_seed(1)
+    draws = make_head("tmass", config).state_dict()["draws"]
+    torch.manual_seed(1)
+    assert torch.equal(make_head("ours:Mass", config).state_dict()["draws"], draws)
+    run = train_head.main(training(cache_path, head="ours:Mass", temporal="none"))
+    assert list(pd.read_csv(run / "log.csv").columns[:6]) == ["epoch", "loss", "contrastive", "csc", "support", "small"]
 
 
 def test_what_a_head_prints_leaves_standard_output_to_the_results(

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from data.base.errors import UserError, one_line
 from data.base.progress import say
-from train_head.batches import TextBatch, VideoBatch
+from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.heads.base import ALL_SCORES, Execution, Head, HeadConfig
+from train_head.losses import CDCR, LOSSES
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _RESERVED = frozenset({ALL_SCORES, "mean"})
@@ -129,7 +130,8 @@ def _try_out(head: Head) -> None:
             with _explained(head.name, "scoring random vectors with it failed"), torch.set_grad_enabled(gradients):
                 scores_SAB = head.train(gradients).scores(head.encode_texts(text_batch), head.encode_videos(video_batch))
                 if gradients:
-                    torch.autograd.grad(scores_SAB.sum(), list(head.parameters()), allow_unused=True)
+                    # A head may freeze some of its parameters, as `tight` does.
+                    torch.autograd.grad(scores_SAB.sum(), [one for one in head.parameters() if one.requires_grad], allow_unused=True)
             expected = (len(head.score_names()), texts, videos)
             if tuple(scores_SAB.shape) != expected:
                 chosen = "" if head.config.scores == ALL_SCORES else f"; with --scores {head.config.scores} it returns these alone"
@@ -145,8 +147,7 @@ def _try_out(head: Head) -> None:
     if not torch.equal(found[1], found[2]):
         _say_random(head.name)
     _check_flops(head)
-    if type(head).decorrelation is not Head.decorrelation:
-        _check_decorrelation(head, text_batch, video_batch)
+    _check_losses(head, text_batch, video_batch)
     # A layer such as a batch norm has counted the random vectors.
     head.load_state_dict(state)
     head.train(training)
@@ -167,16 +168,44 @@ def _check_flops(head: Head) -> None:
         raise UserError(f"head {head.name}: pair_flops must return a number for each pair, and returns {flops.flat[0]:g}: mend it")
 
 
-def _check_decorrelation(head: Head, texts: TextBatch, videos: VideoBatch) -> None:
-    """Raise UserError unless `decorrelation` gives a finite number for the first texts with these videos."""
-    pairs = len(videos.mask_BF)
-    length_A = texts.length_A[:pairs]
-    first = TextBatch(texts.sentence_AD[:pairs], texts.word_RD[: int(length_A.sum())], length_A)
-    with _explained(head.name, "its decorrelation failed"):
-        loss = torch.as_tensor(head.decorrelation(first, head.apply_temporal(videos)))
-    if loss.ndim or not bool(loss.isfinite()):
-        given = list(loss.shape) if loss.ndim else loss.item()
-        raise UserError(f"head {head.name}: decorrelation must return one finite number, and returns {given}: mend it")
+def _check_losses(head: Head, texts: TextBatch, videos: VideoBatch) -> None:
+    """Raise UserError unless the losses that a head adds are numbers for the first texts with these videos."""
+    count = len(videos.mask_BF)
+    length_A = texts.length_A[:count]
+    first = TextBatch(texts.sentence_AD[:count], texts.word_RD[: int(length_A.sum())], length_A)
+    with torch.random.fork_rng(devices=[]):
+        with _explained(head.name, "its temporal encoder failed"):
+            frames = head.train().apply_temporal(videos)
+        _check_extra_losses(head, first, frames)
+        if type(head).decorrelation is not Head.decorrelation:
+            with _explained(head.name, "its decorrelation failed"):
+                loss = head.decorrelation(first, frames)
+            _check_loss(head, "decorrelation must return", loss)
+
+
+def _check_extra_losses(head: Head, texts: TextBatch, videos: EncodedFrames) -> None:
+    """Raise UserError unless `extra_losses` gives a finite number for each of `extra_loss_names`, and those are names that the log has not.
+
+    `texts` and `videos` belong together one by one, and a mask of pairs to leave out must be taken.
+    """
+    with _explained(head.name, "its extra_losses failed"):
+        names = tuple(head.extra_loss_names)
+        losses: object = head.extra_losses(texts, videos, torch.zeros(len(videos.mask_BF), len(videos.mask_BF), dtype=torch.bool))
+    if not isinstance(losses, dict) or set(losses) != set(names) or len(set(names)) < len(names):
+        given = ", ".join(map(str, losses)) or "nothing" if isinstance(losses, dict) else f"a {type(losses).__name__}"
+        named = ", ".join(map(str, names)) or "nothing"
+        raise UserError(f"head {head.name}: extra_losses returns {given}, and extra_loss_names has {named}: name the same losses in both")
+    taken = [name for name in names if not isinstance(name, str) or name in (*LOSSES, CDCR, "epoch", "seconds")]
+    if taken:
+        raise UserError(f"head {head.name}: extra_loss_names has {taken[0]!r}, which the log uses for something else: choose another name")
+    for name, loss in losses.items():
+        _check_loss(head, f"extra_losses must return, for {name},", loss)
+
+
+def _check_loss(head: Head, must: str, loss: object) -> None:
+    if not isinstance(loss, Tensor) or loss.ndim or not bool(loss.isfinite()):
+        given = (list(loss.shape) if loss.ndim else loss.item()) if isinstance(loss, Tensor) else f"{loss!r}, which is no tensor"
+        raise UserError(f"head {head.name}: {must} one finite number, and returns {given}: mend it")
 
 
 @contextmanager

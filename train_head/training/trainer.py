@@ -19,7 +19,7 @@ from data.base.progress import Progress
 from data.compute.processes import ProcessGroup
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Head
-from train_head.losses import contrastive_loss, csc_loss
+from train_head.losses import CDCR, LOSSES, contrastive_loss, csc_loss
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split
 from train_head.settle import by_recipe
@@ -28,9 +28,6 @@ from train_head.training.optimisers import Named, make_optimiser
 
 STEPS_PER_CHECK = 20
 """On a GPU, losses are read back only once in this many steps, because reading waits for the device."""
-LOSSES = ("loss", "contrastive", "csc")
-"""The losses of every head. Those of `Head.extra_losses` follow them, then the channel decorrelation if it has a weight."""
-CDCR = "cdcr"
 
 Log = Callable[[int, Mapping[str, float]], None]
 """Takes the number of a step, counted from 1 over all epochs, and its scalars."""

@@ -142,7 +142,8 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
         # Compile once here; the processes then load the loops from disk.
         for run in {run.options.head: run.options for run in runs}.values():
             head = build_head(run, shared.loaded.cache).to(device)
-            for split in (shared.loaded.train, report):
+            # All splits of all heads, before the first run: the report's would else be refused after a training.
+            for split in (shared.loaded.train, shared.loaded.select, report):
                 check_fits(head, split)
             compile_loops(head, shared.loaded.train)
             batch = fitting_batch(run.batch_size, len(shared.loaded.train.videos.ids), 1)

@@ -207,7 +207,7 @@ def own_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("wti", float("nan"), "--cdcr nan must be a number of at least 0"),
         ("cdcr_heads:Plain", 0.001, "head cdcr_heads:Plain defines no method decorrelation: leave the option out"),
         ("cdcr_heads:Fails", 0.001, r"its decorrelation failed .* in .*cdcr_heads.py, line 16: mend it there"),
-        ("cdcr_heads:Vector", 0.001, r"decorrelation must return one finite number, and returns \[\d+\]"),
+        ("cdcr_heads:Vector", 0.001, r"decorrelation must return a tensor that is one finite number, and returns one of shape \[\d+\]"),
     ],
 )
 def test_what_cannot_be_decorrelated_is_refused(options: TrainOptions, head: str, cdcr: float, message: str) -> None:

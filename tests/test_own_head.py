@@ -33,7 +33,10 @@ from train_head.run import load_head
 from train_head.sweep import SweepOptions
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-EXAMPLE = re.search(r"^```py file=my_heads.py\n(.*?)^```", (ROOT / "docs/guide/own-head.md").read_text(), re.MULTILINE | re.DOTALL)
+GUIDE = (ROOT / "docs/guide/own-head.md").read_text()
+EXAMPLE = re.search(r"^```py file=my_heads.py\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+ADDED = re.findall(r"^```py\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+"""What the guide adds to the example: a class with losses, and a method of it."""
 BASE = """
 import torch
 from torch import nn
@@ -217,13 +220,14 @@ def test_a_changed_or_missing_source_is_said(
         ("bad:Flops", r"pair_flops must return a number for each pair, and returns nan"),
         ("bad:Shape", r"its pair_flops failed \(ValueError: .*\)"),
         ("bad:Leaves", r"scoring random vectors with it failed \(SystemExit: 5\) in .*bad.py, line \d+: mend it there"),
-        ("bad:Unnamed", r"extra_losses returns mine, and extra_loss_names has nothing: name the same losses in both"),
-        ("bad:Other", r"extra_losses returns mine, and extra_loss_names has other: name the same losses in both"),
-        ("bad:Taken", r"extra_loss_names has 'cdcr', which the log uses for something else: choose another name"),
-        ("bad:Long", r"extra_losses must return, for mine, one finite number, and returns \[2, \d+\]: mend it"),
-        ("bad:Float", r"extra_losses must return, for mine, one finite number, and returns 0.1, which is no tensor: mend it"),
-        ("bad:NoMask", r"its extra_losses failed \(TypeError: .* takes 3 positional arguments but 4 were given\)"),
         ("bad:Names", r"NAMES is \('a\+b',\): name each score once"),
+        ("bad:Unnamed", r"extra_losses returns near, but extra_loss_names lists none: make them agree"),
+        ("bad:Other", r"extra_losses returns far, but extra_loss_names lists near: make them agree"),
+        ("bad:Column", r"extra_loss_names is \('csc',\): name each loss once, .* and not RSum or cdcr or contrastive or csc or"),
+        ("bad:Vectors", r"extra_losses, for 'near', must return a tensor that is one finite number, and returns one of shape \[2\]"),
+        ("bad:Infinite", r"extra_losses, for 'near', must return a tensor that is one finite number, and returns nan"),
+        ("bad:Number", r"extra_losses, for 'near', must return a tensor that is one finite number, and returns float"),
+        ("bad:Two", r"its extra_losses failed \(TypeError: .* positional arguments but 4 were given\)"),
         ("syntax:C", r"importing syntax failed \(SyntaxError: .*\) in .*syntax.py, line 1: mend it there"),
         ("script:C", r"importing script failed \(SystemExit: 2\) in .*script.py, line 2: mend it there"),
         ("needs:C", r"importing needs failed \(ModuleNotFoundError: No module named 'not_installed'\) in .*needs.py, line 1: mend"),
@@ -256,19 +260,21 @@ class Shape(Plain):
 class Leaves(Plain):
     def score_block(self, texts, videos): raise SystemExit(5)
 class Unnamed(Plain):
-    def extra_losses(self, texts, videos, left_out_AB=None): return {"mine": texts.sentence_AD.mean()}
-class Other(Unnamed):
-    extra_loss_names = ("other",)
-class Taken(Plain):
-    extra_loss_names = ("cdcr",)
-    def extra_losses(self, texts, videos, left_out_AB=None): return {"cdcr": texts.sentence_AD.mean()}
-class Long(Plain):
-    extra_loss_names = ("mine",)
-    def extra_losses(self, texts, videos, left_out_AB=None): return {"mine": texts.sentence_AD}
-class Float(Long):
-    def extra_losses(self, texts, videos, left_out_AB=None): return {"mine": 0.1}
-class NoMask(Long):
-    def extra_losses(self, texts, videos): return {"mine": texts.sentence_AD.mean()}
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"near": texts.sentence_AD.sum()}
+class Other(Plain):
+    extra_loss_names = ("near",)
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"far": texts.sentence_AD.sum()}
+class Column(Plain):
+    extra_loss_names = ("csc",)
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"csc": texts.sentence_AD.sum()}
+class Vectors(Other):
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"near": texts.sentence_AD.sum(dim=1)}
+class Infinite(Other):
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"near": 0 * texts.sentence_AD.sum() / 0}
+class Number(Other):
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"near": 1.0}
+class Two(Other):
+    def extra_losses(self, texts, videos): return {"near": texts.sentence_AD.sum()}
 """
     )
     (folder / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--option-of-ours'])\n")
@@ -280,14 +286,26 @@ class NoMask(Long):
     assert not (folder / "runs").exists()
 
 
+def test_the_documented_losses_of_a_head_work(folder: Path, cache_path: Path) -> None:
+    assert EXAMPLE is not None
+    (folder / "losing.py").write_text("\n".join([EXAMPLE[1], "", *ADDED]))
+    run = train_head.main(training(cache_path, head="losing:SparseHead", cdcr=0.001))
+    losses = pd.read_csv(run / "log.csv").iloc[-1]
+    assert losses["sparse"] > 0
+    assert losses["cdcr"] > 0
+    assert losses["loss"] == pytest.approx(losses["contrastive"] + losses["sparse"] + losses["cdcr"])
+
+
 def test_trying_a_head_out_changes_neither_its_state_nor_the_random_numbers(folder: Path) -> None:
     (folder / "counting.py").write_text(
         BASE
         + """
 class Counting(Plain):
+    extra_loss_names = ("noise",)
     def __init__(self, name, config, execution):
         super().__init__(name, config, execution)
         self.norm = nn.BatchNorm1d(config.dimension)
+    def extra_losses(self, texts, videos, left_out_AB=None): return {"noise": self.norm(texts.sentence_AD).mean() * torch.rand(())}
     def encode_text_block(self, block): return unit(self.norm(block.sentence_AD))
 """
     )

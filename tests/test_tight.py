@@ -122,7 +122,7 @@ def test_an_expensive_step_is_said_with_its_operations_before_it_starts(
     say_step_cost(head, loaded.train, batch=4, steps=10)
     pair = 302 * 128**2 + 210 * 128  # 70 (F + 1) + 22, and 12 (F + 1)^2 + 4 (F + 1) + 2, with F = 3
     assert re.fullmatch(
-        rf"head tight: a step scores 4 x 4 pairs, {16 * pair / 1e6:.0f} MFLOP forward, and takes about \d+ s here, all 10 steps \d+ s: "
+        rf"head tight: a step scores 4 x 4 pairs, {16 * pair / 1e6:.3g} MFLOP forward, and takes about \d+ s here, all 10 steps \d+ s: "
         r"a smaller --batch-size or --max-frames costs less\n",
         capsys.readouterr().err,
     )

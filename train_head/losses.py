@@ -11,6 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from train_head.masking import FAR_BELOW
 
+LOSSES = ("loss", "contrastive", "csc")
+"""Names of the losses of every head, as columns of log.csv. Those of `Head.extra_losses` follow them, then CDCR if it has a weight."""
+CDCR = "cdcr"
+"""Name of the channel decorrelation."""
+
 CscData = Literal["both", "positive", "negative"]
 
 LOSSES = ("loss", "contrastive", "csc")

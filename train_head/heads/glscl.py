@@ -1,4 +1,4 @@
-"""GLSCL (Zhang et al. 2025, "Text-Video Retrieval With Global-Local Semantic Consistent Learning", arXiv 2405.12710).
+"""GLSCL (Zhang et al. 2024, "Text-Video Retrieval With Global-Local Semantic Consistent Learning", arXiv 2405.12710).
 
 A coarse and a fine similarity, and two losses that keep the fine one's parts apart. With s the sentence, w_l the words and v_f the frames:
 
@@ -8,12 +8,12 @@ A coarse and a fine similarity, and two losses that keep the fine one's parts ap
                             S_l = mean_k cos( p_k of the text, p_k of the video )
     retrieval score         S = (S_g + S_l) / 2
     inter-consistency       INTER * mean_k |p_k of a text - p_k of its video|^2                  p of norm 1
-    intra-diversity         INTRA * mean over k != j of cos(p_k, p_j)^2                          mean of all texts' and all videos'
+    intra-diversity         INTRA * mean over k != j of cos(p_k, p_j)^2                          over all texts and videos
 
 The modules and losses are those of the paper's abstract, which fixes no more, so they carry no numbers of its equations. Nothing is
-compared with its code. These forms are our reading: the guidance of the frames (GLCCL's, with its --tau), one layer of attention with one
-head and layer norms, projections that start as identities, QUERIES, the mean of both similarities as the one score that ranks (training
-then has no CSC loss), squared distances and squared cosines in the losses, and the weights INTER and INTRA.
+compared with its code. The rest is our reading: the guidance of the frames (GLCCL's, with its --tau), one layer of attention with one head
+and layer norms, projections that start as identities, QUERIES, the mean of both similarities as the one score that ranks (training then has
+no CSC loss), squared distances and squared cosines in the losses, and the weights INTER and INTRA.
 
 The queries are the same for all inputs, so that W_K is applied to them and not to words or frames, and W_V and W_O to sums and not to
 their terms.

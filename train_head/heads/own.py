@@ -24,13 +24,16 @@ from torch import Tensor, nn
 
 from data.base.errors import UserError, one_line
 from data.base.progress import say
-from train_head.batches import EncodedFrames, TextBatch, VideoBatch
+from data.metrics import RECALL_SUM
+from train_head.batches import TextBatch, VideoBatch
 from train_head.heads.base import ALL_SCORES, Execution, Head, HeadConfig
 from train_head.losses import CDCR, LOSSES
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _RESERVED = frozenset({ALL_SCORES, "mean"})
 """Names that --scores and --save-scores-of give a meaning."""
+_COLUMNS = frozenset({"epoch", *LOSSES, CDCR, RECALL_SUM, "seconds"})
+"""Columns of log.csv that losses of a head stand beside."""
 
 
 def is_own(name: str) -> bool:
@@ -107,8 +110,7 @@ def _check_class(name: str, kind: type[Head]) -> None:
         ) from error
     with _explained(name, "its scores have no names"):
         names = tuple(kind.offered(name))
-    usable = all(isinstance(one, str) and re.fullmatch(r"[^\s+,]+", one) and one not in _RESERVED for one in names)
-    if not names or not usable or len(set(names)) < len(names):
+    if not names or not _usable(names, _RESERVED):
         reserved = " or ".join(sorted(_RESERVED))
         raise UserError(f"head {name}: NAMES is {kind.NAMES!r}: name each score once, without blanks, + or comma, and not {reserved}")
 
@@ -144,10 +146,10 @@ def _try_out(head: Head) -> None:
                     f"head {head.name}: a score of random vectors is not finite: look for a division by zero, or a softmax of padding"
                 )
             found.append(scores_SAB)
-    if not torch.equal(found[1], found[2]):
-        _say_random(head.name)
+        if not torch.equal(found[1], found[2]):
+            _say_random(head.name)
+        _check_losses(head.train(), text_batch, video_batch)
     _check_flops(head)
-    _check_losses(head, text_batch, video_batch)
     # A layer such as a batch norm has counted the random vectors.
     head.load_state_dict(state)
     head.train(training)
@@ -168,44 +170,45 @@ def _check_flops(head: Head) -> None:
         raise UserError(f"head {head.name}: pair_flops must return a number for each pair, and returns {flops.flat[0]:g}: mend it")
 
 
+@torch.enable_grad()
 def _check_losses(head: Head, texts: TextBatch, videos: VideoBatch) -> None:
-    """Raise UserError unless the losses that a head adds are numbers for the first texts with these videos."""
-    count = len(videos.mask_BF)
-    length_A = texts.length_A[:count]
-    first = TextBatch(texts.sentence_AD[:count], texts.word_RD[: int(length_A.sum())], length_A)
-    with torch.random.fork_rng(devices=[]):
-        with _explained(head.name, "its temporal encoder failed"):
-            frames = head.train().apply_temporal(videos)
-        _check_extra_losses(head, first, frames)
-        if type(head).decorrelation is not Head.decorrelation:
-            with _explained(head.name, "its decorrelation failed"):
-                loss = head.decorrelation(first, frames)
-            _check_loss(head, "decorrelation must return", loss)
-
-
-def _check_extra_losses(head: Head, texts: TextBatch, videos: EncodedFrames) -> None:
-    """Raise UserError unless `extra_losses` gives a finite number for each of `extra_loss_names`, and those are names that the log has not.
-
-    `texts` and `videos` belong together one by one, and a mask of pairs to leave out must be taken.
-    """
+    """Raise UserError unless `decorrelation`, if the class defines it, and each of `extra_losses` give a finite number for the first texts
+    with these videos."""
+    pairs = len(videos.mask_BF)
+    length_A = texts.length_A[:pairs]
+    first = TextBatch(texts.sentence_AD[:pairs], texts.word_RD[: int(length_A.sum())], length_A)
+    if type(head).decorrelation is not Head.decorrelation:
+        with _explained(head.name, "its decorrelation failed"):
+            loss = head.decorrelation(first, head.apply_temporal(videos))
+        _check_loss(head.name, "decorrelation", loss)
     with _explained(head.name, "its extra_losses failed"):
         names = tuple(head.extra_loss_names)
-        losses: object = head.extra_losses(texts, videos, torch.zeros(len(videos.mask_BF), len(videos.mask_BF), dtype=torch.bool))
-    if not isinstance(losses, dict) or set(losses) != set(names) or len(set(names)) < len(names):
-        given = ", ".join(map(str, losses)) or "nothing" if isinstance(losses, dict) else f"a {type(losses).__name__}"
-        named = ", ".join(map(str, names)) or "nothing"
-        raise UserError(f"head {head.name}: extra_losses returns {given}, and extra_loss_names has {named}: name the same losses in both")
-    taken = [name for name in names if not isinstance(name, str) or name in (*LOSSES, CDCR, "epoch", "seconds")]
-    if taken:
-        raise UserError(f"head {head.name}: extra_loss_names has {taken[0]!r}, which the log uses for something else: choose another name")
+        losses = dict(head.extra_losses(first, head.apply_temporal(videos), torch.zeros(pairs, pairs, dtype=torch.bool)))
+    if not _usable(names, _COLUMNS):
+        raise UserError(
+            f"head {head.name}: extra_loss_names is {names!r}: name each loss once, without blanks, + or comma, and not "
+            f"{' or '.join(sorted(_COLUMNS))}"
+        )
+    if set(names) != set(losses):
+        returned, listed = (", ".join(map(str, some)) or "none" for some in (losses, names))
+        raise UserError(f"head {head.name}: extra_losses returns {returned}, but extra_loss_names lists {listed}: make them agree")
     for name, loss in losses.items():
-        _check_loss(head, f"extra_losses must return, for {name},", loss)
+        _check_loss(head.name, f"extra_losses, for {name!r},", loss)
 
 
-def _check_loss(head: Head, must: str, loss: object) -> None:
-    if not isinstance(loss, Tensor) or loss.ndim or not bool(loss.isfinite()):
-        given = (list(loss.shape) if loss.ndim else loss.item()) if isinstance(loss, Tensor) else f"{loss!r}, which is no tensor"
-        raise UserError(f"head {head.name}: {must} one finite number, and returns {given}: mend it")
+def _check_loss(name: str, method: str, loss: object) -> None:
+    given = type(loss).__name__
+    if isinstance(loss, Tensor):
+        if not loss.ndim and bool(loss.isfinite()):
+            return
+        given = f"one of shape {list(loss.shape)}" if loss.ndim else f"{loss.item()}"
+    raise UserError(f"head {name}: {method} must return a tensor that is one finite number, and returns {given}: mend it")
+
+
+def _usable(names: tuple[object, ...], reserved: frozenset[str]) -> bool:
+    """Whether these are different names that options and columns can carry."""
+    written = all(isinstance(one, str) and re.fullmatch(r"[^\s+,]+", one) and one not in reserved for one in names)
+    return written and len(set(names)) == len(names)
 
 
 @contextmanager

@@ -148,7 +148,8 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
             compile_loops(head, shared.loaded.train)
             batch = fitting_batch(run.batch_size, len(shared.loaded.train.videos.ids), 1)
             say_step_cost(head, shared.loaded.train, batch, len(shared.loaded.train.answers) // batch * run.epochs)
-            _check_scoring(options, run, head, shared)
+            check_validation(replace(run, quiet=options.quiet), shared.loaded.select, head, times=run.epochs + 1)
+            _check_report(report, head, options.quiet)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():
@@ -160,14 +161,12 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
             yield row
 
 
-def _check_scoring(options: Sweep, run: TrainOptions, head: Head, shared: _Shared) -> None:
-    """Say what it takes to score the splits of a run, or raise UserError if that is too much."""
-    check_validation(replace(run, quiet=options.quiet), shared.loaded.select, head, times=run.epochs + 1)
-    report = shared.report
+def _check_report(report: Split, head: Head, quiet: bool) -> None:
+    """Say what it takes to score all pairs of the split that a run reports, or raise UserError if that is too much."""
     texts, videos = len(report.answers), len(report.videos.ids)
-    flops = flops_a_pair(head, report) * texts * videos
-    what = f"the report of a run, {texts:,} x {videos:,} pairs of split {report.name!r},"
-    check_cost(head, report.texts, report.videos, what, flops, f"name fewer videos as split {report.name!r}", options.quiet)
+    what = f"scoring {texts:,} x {videos:,} pairs of split {report.name!r} after each run"
+    remedy = f"name fewer videos as split {report.name!r}" + (", or use --report-on val" if report.name == "test" else "")
+    check_cost(head, report.texts, report.videos, what, flops_a_pair(head, report) * texts * videos, remedy, quiet)
 
 
 def _say_batches(runs: Sequence[TrainOptions], train: Split) -> None:

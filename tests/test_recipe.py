@@ -187,7 +187,9 @@ def test_a_run_of_before_the_options_had_adamw_and_masks(plain: TrainOptions, ca
         train_head.main(replace(again, recipe="authors"))
 
 
-def test_a_sweep_varies_the_recipe_and_knows_it_in_other_words(plain: TrainOptions, cache: FeatureCache) -> None:
+def test_a_sweep_varies_the_recipe_and_knows_it_in_other_words(
+    plain: TrainOptions, cache: FeatureCache, capsys: pytest.CaptureFixture[str]
+) -> None:
     by_recipe, spelt = replace(plain, recipe="authors"), replace(plain, optimizer="bert-adam", padding="authors")
     names = [run_name(settled(run, cache), cache, "test") for run in (plain, by_recipe, spelt)]
     assert names[0] == run_name(settled(replace(plain, optimizer="adamw", padding="masked"), cache), cache, "test")
@@ -207,6 +209,7 @@ def test_a_sweep_varies_the_recipe_and_knows_it_in_other_words(plain: TrainOptio
     )
     table = pd.read_csv(sweep(options))
     assert table[["optimizer", "padding"]].to_numpy().tolist() == [["adamw", "masked"], ["bert-adam", "authors"]]
+    assert "padding: the authors of mean mask it as we do, so --padding authors changes nothing\n" in capsys.readouterr().err
     sweep(replace(options, recipe="none", optimizer="recipe,bert-adam", padding="authors"))
     table = pd.read_csv(plain.out / "runs.csv")
     assert table[["optimizer", "padding"]].to_numpy().tolist()[2:] == [["adamw", "authors"]]

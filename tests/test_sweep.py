@@ -31,7 +31,6 @@ from tests import feature_files as files
 from tests.conftest import ROOT
 from tests.waiting import wait_until
 from train_head import TrainOptions
-from train_head.scoring import cost
 from train_head.stage import fit
 from train_head.sweep import SweepOptions, expand, sweep_options
 from train_head.sweep import main as sweep
@@ -228,23 +227,6 @@ def test_captions_without_tokens_are_found_before_a_run_is_trained(options: Any,
     with pytest.raises(UserError, match="4 of 4 texts of split 'test' have a sentence feature but no tokens, which head dp reads"):
         sweep(replace(options, cache=cache, head="mean,dp", csc_weight="0"))
     assert not (options.out / "runs.csv").exists()
-
-
-def test_the_scoring_of_a_run_is_measured_before_it_is_trained(
-    options: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    grid = replace(options, head="mean", csc_weight="0", seeds=1, quiet=False)
-    monkeypatch.setattr(cost, "MEASURED_FROM_FLOPS", 0.0)
-    with monkeypatch.context() as context:
-        context.setattr(cost, "REFUSED_FROM_S", 0.0)
-        with pytest.raises(UserError, match="validation, 2 times 20 x 10 pairs, with head mean takes"):
-            sweep(grid)
-    assert not (options.out / "runs.csv").exists()
-    monkeypatch.setattr(cost, "SAID_FROM_S", 0.0)
-    sweep(grid)
-    said = [line for line in capsys.readouterr().err.splitlines() if " pairs" in line]
-    assert said[0].startswith("validation, 2 times 20 x 10 pairs, with head mean takes")
-    assert said[1].startswith("the report of a run, 24 x 12 pairs of split 'test', with head mean takes")
 
 
 @dataclass(frozen=True)

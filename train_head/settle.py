@@ -106,8 +106,8 @@ def position_rows(options: TrainOptions, cache: FeatureCache, parts: ClipParts) 
 
 
 def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iterator[str]:
-    """`start_of` as lines for people. With `quiet`, only where the start is not the usual one: CLIP's blocks and positions, or random for
-    an encoder that CLIP has no blocks for."""
+    """`start_of` as lines for people. With `quiet`, only where the start is not the usual one (CLIP's blocks and positions, or random for
+    an encoder that CLIP has no blocks for), and where --padding changes nothing."""
     start = start_of(options, cache)
     blocks, matrices = start.get("temporal") or start.get("cross"), start.get("frame_matrices")
     what = f"blocks of head {options.head}" if "cross" in start else "temporal encoder"
@@ -123,7 +123,8 @@ def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iter
                 f"{what}: {blocks['positions']:,} positions; {blocks['positions_of_clip']:,} are CLIP's, and "
                 f"{blocks['positions_added']:,} are added, drawn like CLIP's{fewer}"
             )
-    if options.padding == "authors" and not quiet:
+    # A sweep would train the same twice.
+    if options.padding == "authors" and not (quiet and head_class(options.head).AUTHORS_PADDING):
         yield _padding_line(options, cache)
     if matrices and matrices["rows_added"]:
         yield (

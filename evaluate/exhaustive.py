@@ -16,7 +16,7 @@ from evaluate.post_processing import BANK_SPLIT, PostProcessing, load_bank
 from evaluate.rankings import Rankings
 from evaluate.report.collect import ReportCollector
 from evaluate.scores.exports import Exports
-from evaluate.two_stage.rows import candidate_rows
+from evaluate.two_stage.rows import candidate_rows, vector_kinds
 from train_head.heads import Head
 from train_head.run import check_words
 from train_head.scoring.cost import check_cost, flops_a_pair, warm_up
@@ -34,7 +34,7 @@ def score_exhaustively(options: EvaluateOptions, inputs: EvaluationInputs, proce
     if options.query_bank is not None:
         bank = _bank(options, inputs)
         memory_left -= bank.words.bytes_held + bank.sentences.bytes_held
-    _check_cost(options, head, split, bank, processes)
+    _check_cost(options, inputs, bank, processes)
     rankings = Rankings(head.score_names(), split.answers, len(split.videos.ids), options.ties)
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
     exports = Exports(options, head, split)
@@ -80,12 +80,15 @@ def _bank(options: EvaluateOptions, inputs: EvaluationInputs) -> TextFeatures:
     return bank
 
 
-def _check_cost(options: EvaluateOptions, head: Head, split: Split, bank: TextFeatures | None, processes: ProcessGroup) -> None:
+def _check_cost(options: EvaluateOptions, inputs: EvaluationInputs, bank: TextFeatures | None, processes: ProcessGroup) -> None:
     """Say what the scoring takes, or raise UserError if that is too much."""
+    head, split = inputs.evaluated.head, inputs.evaluated.split
     texts, videos = len(split.answers), len(split.videos.ids)
-    again = options.dual_softmax or bank is not None
-    pairs = texts * videos * (2 if again else 1) + (len(bank.texts) * videos if bank is not None else 0)
-    what = f"scoring {texts:,} x {videos:,} pairs{', and more for the corrected ranks,' if again else ''}"
+    corrected = options.dual_softmax or bank is not None
+    pairs = texts * videos * (2 if corrected else 1) + (len(bank.texts) * videos if bank is not None else 0)
+    pairs += texts * sum(inputs.candidates) * len(vector_kinds(options.candidates_from))
+    more = " and ".join([*["the corrected ranks"] * corrected, *["--candidates"] * bool(inputs.candidates)])
+    what = f"scoring {texts:,} x {videos:,} pairs{more and f', and more for {more},'}"
     remedy = "re-rank the candidates of a faster run instead, with --candidates K --candidates-run RUN"
     check_cost(head, split.texts, split.videos, what, flops_a_pair(head, split) * pairs, remedy, options.quiet, processes)
 

@@ -97,6 +97,10 @@ class Gallery:
         parallel(self.threads, score_block, list(zip(firsts, blocks, strict=True)), lambda: None)
         return score_AB
 
+    def threads_for(self, videos: int) -> int:
+        """How many threads `scores` uses for this many videos. They share blocks of videos."""
+        return min(self.threads, -(-videos // self._size))
+
     def _in_blocks(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return [members[first : first + self._size] for first in range(0, len(members), self._size)]
 

@@ -159,7 +159,8 @@ class Searcher:
         flops = queries * videos * self._flops_a_pair(int(texts.words.length_N.mean()))
         remedy = "score fewer videos with --candidates" if self._options.candidates is None else "use fewer --candidates"
         what = f"scoring {videos:,} videos for {'the query' if queries == 1 else f'each of {queries:,} queries'}"
-        check_cost(self.head, texts, self.gallery.videos, what, flops, remedy, self._options.quiet)
+        at_once, threads = self._options.candidates, self.gallery.threads_for(videos)
+        check_cost(self.head, texts, self.gallery.videos, what, flops, remedy, self._options.quiet, videos_at_once=at_once, threads=threads)
 
     def _is_chance(self, text: TextBatch, videos: NDArray[np.int64], score_B: NDArray[np.float32]) -> bool:
         """Whether random words score as well as the text. False if it would take too long to know, which is said once."""
@@ -189,8 +190,8 @@ class Searcher:
         """The texts that fit a video best, best first, equal scores in the order given."""
         count, member = len(texts.texts), np.array([number])
         flops = count * self._flops_a_pair(int(texts.words.length_N.mean()))
-        remedy = "name fewer texts with --captions"
-        check_cost(self.head, texts, self.gallery.videos, f"scoring {count:,} texts", flops, remedy, self._options.quiet)
+        what, remedy, threads = f"scoring {count:,} texts", "name fewer texts with --captions", self.gallery.threads_for(1)
+        check_cost(self.head, texts, self.gallery.videos, what, flops, remedy, self._options.quiet, videos_at_once=1, threads=threads)
         blocks = [range(first, min(first + CAPTIONS_AT_ONCE, count)) for first in range(0, count, CAPTIONS_AT_ONCE)]
         score_A = np.concatenate([self.gallery.scores(TextBatch.gather(texts, some, self._device), member) for some in blocks])[:, 0]
         order = np.argsort(-score_A, kind="stable")[: self._options.top].tolist()

@@ -24,10 +24,11 @@ from evaluate.post_processing import BETA, Correction, FirstVideos, SoftmaxTotal
 from extract.encode.clip import load_clip
 from tests.conftest import DEMO_CLIP
 from tests.plain_heads import Parameters, plain_scores
-from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
+from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head, unit
 from train_head.heads.base import SCORES, Padding
 from train_head.heads.glccl import HALVES, MATRICES
 from train_head.heads.tight import TightHead
+from train_head.heads.xpool import XpoolHead
 from train_head.kernels.blocks import Encoded
 from train_head.losses import contrastive_loss, csc_loss
 from train_head.scoring.pairs import Accumulator
@@ -168,7 +169,7 @@ def score(head: Head, texts: TextBatch, videos: VideoBatch) -> Tensor:
 def encoded(blocks: list[Encoded], pick: Callable[[Any], Tensor]) -> Tensor:
     """What a head encoded of every text or video [N, ...], zero behind the end of what is in a block."""
     parts = [(block.rows, pick(block.block)[: len(block.rows)]) for block in blocks]
-    out = torch.zeros(sum(len(rows) for rows, _ in parts), max(part.shape[1] for _, part in parts))
+    out = torch.zeros(sum(len(rows) for rows, _ in parts), max(part.shape[1] for _, part in parts), *parts[0][1].shape[2:])
     for rows, part in parts:
         out[rows, : part.shape[1]] = part
     return out
@@ -251,8 +252,19 @@ def test_xclip_with_the_authors_padding(header: str, case: str) -> None:
     real_A = given(golden, f"{case}_word_mask_not_used").sum(dim=1)
     texts = padded_texts(given(golden, f"{case}_sentences"), given(golden, f"{case}_words"), real_A)
     videos = videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask"))
-    near(encoded(head.encode_videos(videos), lambda block: block.unit_video_BD), golden[f"{case}_{header}_video_feature"], 2e-6)
-    scores_SAB = score(head, texts, videos)
+    of_texts, of_videos = head.encode_texts(texts), head.encode_videos(videos)
+    video_BD, frame_BFD = encoded(of_videos, lambda block: block.unit_video_BD), encoded(of_videos, lambda block: block.unit_frame_BFD)
+    word_ALD = encoded(of_texts, lambda block: block.word_ALD * block.word_norm_inverse_AL[..., None])
+    similarities = {
+        "sentence_video": encoded(of_texts, lambda block: block.mapped_sentence_AD) @ video_BD.T,
+        "word_video": torch.einsum("ald,bd->alb", word_ALD, video_BD),
+        "sentence_frame": torch.einsum("ad,bfd->abf", encoded(of_texts, lambda block: block.unit_sentence_AD), frame_BFD),
+        "word_frame": torch.einsum("ald,bfd->albf", encoded(of_texts, lambda block: block.mapped_word_ALD), frame_BFD),
+    }
+    near(video_BD, golden[f"{case}_{header}_video_feature"], 2e-6)
+    for name, similarity in similarities.items():
+        near(similarity, golden[f"{case}_{header}_{name}_similarity"], 2e-6)
+    scores_SAB = head.scores(of_texts, of_videos)
     for found_AB, name in zip(scores_SAB, FOUR, strict=True):
         near(found_AB, golden[f"{case}_{header}_{name}_score"], 5e-4)
     near(scores_SAB.mean(dim=0), golden[f"{case}_{header}_scores"], 2e-4)
@@ -306,7 +318,11 @@ def test_xpool_with_the_authors_padding(case: str) -> None:
     head = make("xpool", golden, layers(XPOOL, golden), padding="authors")
     sentence_AD, frame_BFD = given(golden, f"{case}_sentences"), given(golden, f"{case}_frames")
     mask_BF = torch.arange(frame_BFD.shape[1]) < given(golden, f"{case}_frame_lengths")[:, None]
-    near(score(head, texts_of(sentence_AD, sentence_AD[:, None]), videos_of(frame_BFD, mask_BF))[0], golden[f"{case}_sims"], 2e-6)
+    texts = head.encode_texts(texts_of(sentence_AD, sentence_AD[:, None]))
+    videos = head.encode_videos(videos_of(frame_BFD, mask_BF))
+    near(head.scores(texts, videos)[0], golden[f"{case}_sims"], 2e-6)
+    assert isinstance(head, XpoolHead)
+    near(head.pooled(texts, videos).transpose(0, 1), golden[f"{case}_pooled"], 2e-5)
 
 
 def drl(name: str, case: str, padding: Padding = "masked") -> tuple[Arrays, Head, TextBatch, VideoBatch]:
@@ -418,6 +434,19 @@ def test_glccl_with_its_losses_and_gradients(dtype: torch.dtype, case: str, padd
         for source, gradient in zip(sources, torch.autograd.grad(losses[gradient_of], list(sources.values())), strict=True):
             expected = golden[f"{case}_{gradient_of}_gradient_{source}"]
             near(gradient, expected, 1e-3 * max(1.0, float(np.abs(expected).max())))
+
+
+@pytest.mark.parametrize("case", ["full", "padded"])
+@torch.no_grad()
+def test_guided_features_of_glccl(case: str) -> None:
+    """The features that no score builds, from the weights of the frames. Padding counts, so all words and frames are given as real."""
+    golden, head = glccl(torch.float32, "authors")
+    frame_BFD = given(golden, f"{case}_frames")
+    weights = head.frame_weights(texts_of(given(golden, f"{case}_sentences"), given(golden, f"{case}_words")), videos_of(frame_BFD))
+    assert weights.sentence_ABF is not None
+    assert weights.word_ABLF is not None
+    near(unit(torch.einsum("abf,bfd->abd", weights.sentence_ABF, frame_BFD)), golden[f"{case}_sentence_guided_video"], 2e-6)
+    near(unit(torch.einsum("ablf,bfd->abld", weights.word_ABLF, frame_BFD)), golden[f"{case}_word_guided_frames"], 2e-6)
 
 
 @pytest.mark.parametrize("half", HALVES)

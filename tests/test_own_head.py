@@ -318,6 +318,29 @@ class Counting(Plain):
     assert head.training
 
 
+def test_subclasses_of_heads_that_freeze_a_weight_or_add_a_loss_are_heads(folder: Path, cache_path: Path) -> None:
+    """`tight` does not train its logit scale, and `tmass` draws noise and has a loss of its own."""
+    (folder / "ours.py").write_text(
+        """
+from train_head.heads.tight import TightHead
+from train_head.heads.tmass import TmassHead
+class Tight(TightHead): pass
+class Mass(TmassHead):
+    extra_loss_names = ("support", "small")
+    def extra_losses(self, texts, videos, left_out_AB=None):
+        return super().extra_losses(texts, videos, left_out_AB) | {"small": 0.1 * self.radius.square().mean()}
+"""
+    )
+    config = HeadConfig(8, 4, 1.0, max_frames=3)
+    assert not make_head("ours:Tight", config).logit_scale.requires_grad
+    torch.manual_seed(1)
+    draws = make_head("tmass", config).state_dict()["draws"]
+    torch.manual_seed(1)
+    assert torch.equal(make_head("ours:Mass", config).state_dict()["draws"], draws)
+    run = train_head.main(training(cache_path, head="ours:Mass", temporal="none"))
+    assert list(pd.read_csv(run / "log.csv").columns[:6]) == ["epoch", "loss", "contrastive", "csc", "support", "small"]
+
+
 def test_what_a_head_prints_leaves_standard_output_to_the_results(
     folder: Path, cache_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,6 +186,13 @@ def test_a_video_longer_than_the_padding_is_refused(name: str) -> None:
     check_frames(head, FRAMES, "videos of split 'test'")
 
 
+def test_padding_beyond_memory_is_refused() -> None:
+    """A billion positions would end in torch's error about memory."""
+    config = HeadConfig(D, WORDS, logit_scale=1.0, padding="authors", padded_frames=10**9)
+    with pytest.raises(UserError, match=r"^--padding authors, which pads all videos alike, would take 1,000,000,000 frames, and 16,384"):
+        make_head("ti", config)
+
+
 def test_the_padding_of_authors_who_mask_changes_nothing() -> None:
     features = random_features(torch.Generator().manual_seed(6), WORD_COUNTS, FRAME_COUNTS)
     config = HeadConfig(D, WORDS, logit_scale=1.0)

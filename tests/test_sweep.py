@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,13 +21,17 @@ from data.base.errors import UserError
 from data.cli.command_line import About, parse
 from data.cli.meaning import AtLeast, Meaning, NoneAs
 from data.cli.options_file import OPTIONS_FILE, read_options
+from data.exchange.options import ImportOptions
+from data.import_features import main as import_features
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from experiments.ablations import AblationOptions
 from experiments.ablations import main as ablations
+from tests import feature_files as files
 from tests.conftest import ROOT
 from tests.waiting import wait_until
 from train_head import TrainOptions
+from train_head.scoring import cost
 from train_head.stage import fit
 from train_head.sweep import SweepOptions, expand, sweep_options
 from train_head.sweep import main as sweep
@@ -207,6 +212,39 @@ def test_a_wrong_grid_is_refused(options: Any, change: dict[str, object], messag
     with pytest.raises(UserError, match=message):
         sweep(replace(options, **change))
     assert not (options.out / "runs.csv").exists()
+
+
+def test_captions_without_tokens_are_found_before_a_run_is_trained(options: Any, tmp_path: Path) -> None:
+    """Only those of the test split lack them. A sweep opens that split for its report."""
+    texts = files.texts()
+    words, sentences = dict(list(texts.items())[:20]), files.sentences(texts)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i, text in enumerate(texts):
+        arrays: dict[str, Any] = {"text": np.array(text), "sentence": sentences[text]}
+        np.savez(folder / f"{i}.npz", **(arrays | {"words": words[text]} if text in words else arrays))
+    frames, table = files.npy(tmp_path / "frames", files.videos()), files.table(tmp_path / "table.csv", texts)
+    cache = import_features(ImportOptions(cache=tmp_path / "cache", frames=frames, texts=folder, table=table, quiet=True))
+    with pytest.raises(UserError, match="4 of 4 texts of split 'test' have a sentence feature but no tokens, which head dp reads"):
+        sweep(replace(options, cache=cache, head="mean,dp", csc_weight="0"))
+    assert not (options.out / "runs.csv").exists()
+
+
+def test_the_scoring_of_a_run_is_measured_before_it_is_trained(
+    options: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = replace(options, head="mean", csc_weight="0", seeds=1, quiet=False)
+    monkeypatch.setattr(cost, "MEASURED_FROM_FLOPS", 0.0)
+    with monkeypatch.context() as context:
+        context.setattr(cost, "REFUSED_FROM_S", 0.0)
+        with pytest.raises(UserError, match="validation, 2 times 20 x 10 pairs, with head mean takes"):
+            sweep(grid)
+    assert not (options.out / "runs.csv").exists()
+    monkeypatch.setattr(cost, "SAID_FROM_S", 0.0)
+    sweep(grid)
+    said = [line for line in capsys.readouterr().err.splitlines() if " pairs" in line]
+    assert said[0].startswith("validation, 2 times 20 x 10 pairs, with head mean takes")
+    assert said[1].startswith("the report of a run, 24 x 12 pairs of split 'test', with head mean takes")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from train_head.heads import Head, HeadConfig, make_head
 from train_head.run import load_head, save_run
 from train_head.scoring import cost
 from train_head.scoring.splits import load_split
+from train_head.sweep import SweepOptions
+from train_head.sweep import main as sweep
 
 PAIR_BY_PAIR = "tests.pair_by_pair:PairByPair"
 Scores = NDArray[np.float32]
@@ -230,6 +232,7 @@ def test_a_head_of_expensive_pairs_scores_few_besides_those_asked_for(
         ({"candidates": "0"}, "--candidates 0: the gallery has 12 videos and 24 texts: use 1 to 24"),
         ({"dual_softmax": True}, "--dual-softmax scores all pairs with --run"),
         ({"query_bank": 5}, "--query-bank scores all pairs with --run"),
+        ({"query_bank": 0}, "--query-bank scores all pairs with --run"),
         ({"save_scores": Path("scores.npy")}, "--save-scores scores all pairs with --run"),
         ({"run_file": Path("scores.trec")}, "--run-file scores all pairs with --run"),
         ({"zero_shot_tau_from": "val"}, "--zero-shot-tau-from scores all pairs with --run"),
@@ -307,6 +310,9 @@ def test_what_takes_a_day_is_refused_before_the_work(cache_path: Path, tmp_path:
     with pytest.raises(UserError, match=r"^scoring 24 x 12 pairs, and more for the corrected ranks, with head .*: re-rank") as found:
         main(evaluation(cache_path, out, run, dual_softmax=True, query_bank=10))
     check_line(str(found.value), (2 * 24 * 12 + 10 * 12) * 1e15)
+    with pytest.raises(UserError, match=r"^scoring 24 x 12 pairs, and more for --candidates, with head .*: re-rank") as found:
+        main(evaluation(cache_path, out, run, candidates="3,5", candidates_from="both"))
+    check_line(str(found.value), (24 * 12 + 2 * 24 * (3 + 5)) * 1e15)
     with pytest.raises(UserError, match=r"^re-ranking up to 108 pairs with head .*: use fewer --candidates$") as found:
         main(evaluation(cache_path, out, run, candidates="3", candidates_run="zero-shot:mean"))
     check_line(str(found.value), (24 + 12) * 3 * 1e15)
@@ -325,6 +331,44 @@ def test_what_takes_a_day_is_refused_before_the_work(cache_path: Path, tmp_path:
         search.main(SearchOptions(**vars(options) | {"query": ("a ring", "a cross"), "each": True, "candidates": 5}))
     with pytest.raises(UserError, match=r"^scoring \d+ texts with head .*: name fewer texts with --captions$"):
         search.main(SearchOptions(**vars(options) | {"video": "video0"}))
+
+
+def sweep_of_one(cache_path: Path, out: Path, **given: Any) -> Any:
+    return SweepOptions(
+        cache=cache_path, out=out, head=PAIR_BY_PAIR, temporal="none", seeds=1, device="cpu", processes=1, batch_size="40", **given
+    )
+
+
+def test_a_sweep_whose_scoring_takes_a_day_is_refused_before_the_first_run(
+    cache_path: Path, tmp_path: Path, everything_is_refused: None
+) -> None:
+    options = sweep_of_one(cache_path, tmp_path / "sweep", epochs="3", quiet=True)
+    with pytest.raises(UserError, match=r"^validation, 4 times 20 x 10 pairs, with head ") as found:
+        sweep(options)
+    check_line(str(found.value), 4 * 20 * 10 * 1e15)
+    assert not list((tmp_path / "sweep").glob("*/run.json"))
+
+
+def test_a_sweep_says_what_its_scoring_costs_before_the_first_run(
+    cache_path: Path, tmp_path: Path, everything_is_said: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep(sweep_of_one(cache_path, tmp_path / "sweep", epochs="1"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if LINE.search(line)]
+    assert [line.split(" with head")[0] for line in lines] == [
+        "validation, 2 times 20 x 10 pairs,",
+        "scoring 24 x 12 pairs of split 'test' after each run",
+    ]
+
+
+def test_a_few_candidates_of_a_text_are_measured_as_the_block_that_they_take(
+    cache: FeatureCache, everything_is_said: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same work is said if it comes as one video a text, each of which takes a block, and not if blocks are full."""
+    split = load_split(cache, "train", None, 2**30)
+    head = make_head(PAIR_BY_PAIR, HeadConfig(cache.dimension, 40, 100.0))
+    for at_once, lines in ((None, 0), (1, 1), (48, 0)):
+        cost.check_cost(head, split.texts, split.videos, "work", 1e11, "none", quiet=False, videos_at_once=at_once)
+        assert capsys.readouterr().err.count("\n") == lines
 
 
 @pytest.mark.parametrize(

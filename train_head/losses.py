@@ -18,6 +18,11 @@ CDCR = "cdcr"
 
 CscData = Literal["both", "positive", "negative"]
 
+LOSSES = ("loss", "contrastive", "csc")
+"""The losses of every head, in the order of the log. Those of `Head.extra_losses` follow them, then CDCR if it has a weight."""
+CDCR = "cdcr"
+"""The channel decorrelation, in the log."""
+
 
 def contrastive_loss(score_AB: Tensor, left_out_AB: Tensor | None = None) -> Tensor:
     """Symmetric InfoNCE: the mean of the text-to-video and video-to-text cross entropies; a scalar.

@@ -54,7 +54,7 @@ class TrainOptions:
     cdcr: Annotated[float, About.LOSS, Meaning.VARIED, AtLeast(0), Since(0.0)] = 0.0
     """Weight of DRL's channel decorrelation loss, for heads that read words. DRL uses 0.001."""
     mask_same_video: Annotated[bool, About.LOSS, Meaning.VARIED] = False
-    """Exclude other captions of the same video from both losses. By default they count as negatives, as is common practice."""
+    """Exclude other captions of the same video from the losses. By default they count as negatives, as is common practice."""
     max_frames: Annotated[int | None, About.INPUT, Meaning.VARIED, NoneAs("all")] = None
     """Frames used of each video, evenly spaced. The temporal encoder gets a position for each, at least as many as CLIP has. Default: all
     cached frames."""

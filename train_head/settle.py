@@ -137,7 +137,8 @@ def _padding_line(options: TrainOptions, cache: FeatureCache) -> str:
     if not kind.AUTHORS_PADDING:
         return f"padding: the authors of {options.head} mask it as we do, so --padding authors changes nothing"
     words = f"{cache.settings['max_words']} words and " if kind.READS_WORDS else ""
+    frames = padding_of(options, cache)["padded_frames"]
     return (
-        f"padding counts as in the code of {options.head}'s authors, up to {words}{padding_of(options, cache)['padded_frames']} frames: as "
+        f"padding counts as in the code of {options.head}'s authors, up to {words}{frames:,} frame{'' if frames == 1 else 's'}: as "
         "zero vectors, because the cache holds no features of padding; their figures are approached, not reproduced"
     )

@@ -202,7 +202,7 @@ def fit(
     state = RunState.restore(options.out, trainer, partial(_check_identity, options, identity)) if keep else RunState()
     first = processes.rank == 0
     if first:
-        _check_validation(options, data.select, head, times=options.epochs + 1 - state.epoch)
+        check_validation(options, data.select, head, times=options.epochs + 1 - state.epoch)
     # Every rank must have read the checkpoint before rank 0 replaces it.
     processes.barrier()
     if keep:
@@ -239,7 +239,7 @@ def fit(
     return head, state.record
 
 
-def _check_validation(options: TrainOptions, select: Split, head: Head, times: int) -> None:
+def check_validation(options: TrainOptions, select: Split, head: Head, times: int) -> None:
     """Say what it takes to score all pairs of the validation split this many times, or raise UserError if that is too much."""
     texts, videos = len(select.answers), len(select.videos.ids)
     what = f"validation, {_counted(times, 'time')} {texts:,} x {videos:,} pairs,"

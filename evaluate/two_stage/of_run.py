@@ -35,8 +35,9 @@ def check_candidates_run(options: EvaluateOptions) -> None:
     if "," in options.candidates:
         raise UserError(f"--candidates {options.candidates} with --candidates-run must be a single number, such as --candidates 50")
     for name in _ALL_PAIRS:
-        # Unset options are None or False.
-        if getattr(options, name) not in (None, False):
+        value = getattr(options, name)
+        # Unset options are None or False. A number of 0 is set, though it equals False.
+        if value is not None and value is not False:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{option} scores all pairs with --run, and --candidates-run avoids that: leave one of them out")
     if options.index is not None or options.candidates_from != "frames":
@@ -127,14 +128,14 @@ def _check_costs(first: ReadyRun, second: ReadyRun, k: int, quiet: bool, process
         quiet,
         processes,
     )
-    most, remedy = texts * min(k, videos) + videos * min(k, texts), "use fewer --candidates"
-    if not second.head.texts_alone:
+    most, at_once, remedy = texts * min(k, videos) + videos * min(k, texts), None, "use fewer --candidates"
+    if second.head.texts_alone:
+        most = min(most, texts * videos)
+        at_once = -(-most // texts)
+    else:
         # Texts that are scored together are scored with the candidates of all of them.
-        most, remedy = (
-            texts * videos,
-            "set WORDS_PER_STRIP = 1 in the class of the head, and hardly more pairs than the candidates are scored",
-        )
-    most = min(most, texts * videos)
+        most = texts * videos
+        remedy = "set WORDS_PER_STRIP = 1 in the class of the head, and hardly more pairs than the candidates are scored"
     check_cost(
         second.head,
         second.split.texts,
@@ -144,6 +145,7 @@ def _check_costs(first: ReadyRun, second: ReadyRun, k: int, quiet: bool, process
         remedy,
         quiet,
         processes,
+        videos_at_once=at_once,
     )
 
 

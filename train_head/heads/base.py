@@ -145,6 +145,8 @@ class Head(nn.Module, ABC):
         check_temporal(name, type(self), config.temporal)
         if self.FRAME_MATRICES:
             check_rows(config.max_frames, f"the matrices of head {name}")
+        if self.AUTHORS_PADDING:
+            check_rows(config.padded_frames, "--padding authors, which pads all videos alike,")
         self.name, self.config, self.execution = name, config, execution
         self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
         """Logarithm of the factor of the scores, as in CLIP."""

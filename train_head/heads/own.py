@@ -132,7 +132,8 @@ def _try_out(head: Head) -> None:
             with _explained(head.name, "scoring random vectors with it failed"), torch.set_grad_enabled(gradients):
                 scores_SAB = head.train(gradients).scores(head.encode_texts(text_batch), head.encode_videos(video_batch))
                 if gradients:
-                    torch.autograd.grad(scores_SAB.sum(), list(head.parameters()), allow_unused=True)
+                    # A head may freeze some of its parameters, as `tight` does.
+                    torch.autograd.grad(scores_SAB.sum(), [one for one in head.parameters() if one.requires_grad], allow_unused=True)
             expected = (len(head.score_names()), texts, videos)
             if tuple(scores_SAB.shape) != expected:
                 chosen = "" if head.config.scores == ALL_SCORES else f"; with --scores {head.config.scores} it returns these alone"
@@ -182,7 +183,7 @@ def _check_losses(head: Head, texts: TextBatch, videos: VideoBatch) -> None:
         _check_loss(head.name, "decorrelation", loss)
     with _explained(head.name, "its extra_losses failed"):
         names = tuple(head.extra_loss_names)
-        losses = dict(head.extra_losses(first, head.apply_temporal(videos), None))
+        losses = dict(head.extra_losses(first, head.apply_temporal(videos), torch.zeros(pairs, pairs, dtype=torch.bool)))
     if not _usable(names, _COLUMNS):
         raise UserError(
             f"head {head.name}: extra_loss_names is {names!r}: name each loss once, without blanks, + or comma, and not "

@@ -22,7 +22,7 @@ cosine needs the products of s * g_z with the frames hat(t_j).
 Shape suffixes: A texts, B videos, F frames, E frames and the constant t_0, D joint dimension.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -141,6 +141,16 @@ class XpoolHead(XpoolAttention):
         dot_BA = (weight_BAE * product_BAE).sum(dim=-1) + texts.shift_A
         square_BA = quadratic(weight_BAE, videos.norm_BEE) + (weight_BAE * videos.shift_BE[:, None]).sum(dim=-1)
         return (dot_BA * inverse_norm(square_BA + self.norm_out.bias.square().sum())).T[None]
+
+    @torch.no_grad()
+    def pooled(self, texts: Any, videos: Any) -> Tensor:
+        """The vectors z [A, B, D] of encoded texts and videos, which scoring does not build."""
+        return self._assembled(self._pooled_block, texts, videos).permute(1, 2, 0)
+
+    def _pooled_block(self, texts: _Texts, videos: _Videos) -> Tensor:
+        weight_BAE = self.mixtures(texts.queries, videos.memory)
+        z_BAD = weight_BAE @ (videos.memory.value_BED * self.norm_out.weight) + self.norm_out.bias
+        return z_BAD.permute(2, 1, 0)
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d, more = self.config.dimension, frames + 1

@@ -5,6 +5,8 @@ every pair may take days, and that must be known before the first pair.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,12 +24,14 @@ from train_head.scoring.pairs import videos_per_block
 from train_head.scoring.splits import Split
 
 MEASURED_FROM_FLOPS = 2e12
-"""Less work than this is not measured: the slowest machines do it within minutes."""
+"""Less work than this, in full blocks of videos, is not measured: the slowest machines do it within minutes."""
 SAID_FROM_S = 60.0
 REFUSED_FROM_S = 86_400.0
 MEASURE_S = 0.3
 """Seconds of repeated scoring behind a rate. A single block may take longer."""
 _TEXTS_ON_A_GPU = 64
+_MOST_BLOCKS = 4
+"""Blocks of videos to measure with. With more, the last one hardly matters."""
 
 
 def flops_a_pair(head: Head, split: Split) -> float:
@@ -56,20 +60,24 @@ def check_cost(
     remedy: str,
     quiet: bool = True,
     processes: ProcessGroup | None = None,
+    videos_at_once: int | None = None,
+    threads: int | None = None,
 ) -> None:
     """Say in one line on stderr what this work costs, if it takes more than a minute.
 
         scoring 1,000 x 500 pairs with head tight takes 165 TFLOP, about 27 min at the 100 GFLOP/s measured here
 
     `what` names the work, and `flops` is its size. The rate comes from scoring some of the texts with some of the videos, which takes up to
-    a second; work below MEASURED_FROM_FLOPS is not measured. Processes share the work, at the rate of the slowest of them.
+    a second; work below MEASURED_FROM_FLOPS is not measured. Processes share the work, at the rate of the slowest of them. For
+    `videos_at_once` and `threads` see `flops_a_second`.
 
     Raises UserError with the `remedy` if the work would take a day or more.
     """
-    if flops < MEASURED_FROM_FLOPS:
+    filled = 1.0 if videos_at_once is None else min(1.0, videos_at_once / VIDEOS_PER_BLOCK)
+    if flops < filled * MEASURED_FROM_FLOPS:
         return
     group = processes or ProcessGroup()
-    seconds_a_flop = torch.tensor([1 / flops_a_second(head, texts, videos)], dtype=torch.float64)
+    seconds_a_flop = torch.tensor([1 / flops_a_second(head, texts, videos, videos_at_once, threads)], dtype=torch.float64)
     group.maximum(seconds_a_flop)
     rate = group.world_size / float(seconds_a_flop)
     line = f"{what} with head {head.name} takes {work(flops)}, about {duration(flops / rate)} at the {work(rate)}/s measured here"
@@ -80,30 +88,40 @@ def check_cost(
 
 
 @torch.no_grad()
-def flops_a_second(head: Head, texts: TextFeatures, videos: VideoFeatures) -> float:
-    """The FLOPs a second of `Head.scores` for some texts and videos of usual lengths, on all threads, after a warm-up."""
+def flops_a_second(
+    head: Head, texts: TextFeatures, videos: VideoFeatures, videos_at_once: int | None = None, threads: int | None = None
+) -> float:
+    """The FLOPs a second of `Head.scores` for some texts and videos of usual lengths, after a warm-up.
+
+    `videos_at_once`: how many videos each text is scored with, None for a gallery that fills all blocks. On a CPU a head computes whole
+    blocks, so that a few candidates of a text take as long as a block of them. `threads`: how many share the work, None for all.
+    """
     device = head.logit_scale.device
     warm_up(head, texts, videos)
-    text_count, video_count = _TEXTS_ON_A_GPU, videos_per_block(int(videos.frames.length_N.max()))
-    if device.type == "cpu":
-        # As many full blocks as there are threads.
-        text_count = torch.get_num_threads() * (1 if head.texts_alone else TEXTS_PER_BLOCK)
-        video_count = VIDEOS_PER_BLOCK
-    some_texts = _of_middle_length(np.asarray(texts.words.length_N), text_count)
-    some_videos = _of_middle_length(np.asarray(videos.frames.length_N), video_count)
-    encoded_texts = head.encode_texts(TextBatch.gather(texts, some_texts, device))
-    encoded_videos = head.encode_videos(VideoBatch.gather(videos, some_videos, device))
-    words, frames = texts.words.length_N[some_texts], videos.frames.length_N[some_videos]
-    flops_AB = head.flops(words[:, None], frames)
-    flops = float(np.broadcast_to(flops_AB, (len(words), len(frames))).sum())
-    synchronize(device)
-    start = ended = time.perf_counter()
-    rounds = 0
-    while ended - start < MEASURE_S:
-        head.scores(encoded_texts, encoded_videos)
+    with _threads(threads):
+        text_count = _TEXTS_ON_A_GPU
+        if device.type == "cpu":
+            # As many full blocks as there are threads.
+            text_count = torch.get_num_threads() * (1 if head.texts_alone else TEXTS_PER_BLOCK)
+        some_texts = _of_middle_length(np.asarray(texts.words.length_N), text_count)
+        if videos_at_once is None:
+            video_count = VIDEOS_PER_BLOCK if device.type == "cpu" else videos_per_block(int(videos.frames.length_N.max()))
+            some_videos = _of_middle_length(np.asarray(videos.frames.length_N), video_count)
+        else:
+            some_videos = _of_all_lengths(np.asarray(videos.frames.length_N), min(videos_at_once, _MOST_BLOCKS * VIDEOS_PER_BLOCK))
+        encoded_texts = head.encode_texts(TextBatch.gather(texts, some_texts, device))
+        encoded_videos = head.encode_videos(VideoBatch.gather(videos, some_videos, device))
+        words, frames = texts.words.length_N[some_texts], videos.frames.length_N[some_videos]
+        flops_AB = head.flops(words[:, None], frames)
+        flops = float(np.broadcast_to(flops_AB, (len(words), len(frames))).sum())
         synchronize(device)
-        ended = time.perf_counter()
-        rounds += 1
+        start = ended = time.perf_counter()
+        rounds = 0
+        while ended - start < MEASURE_S:
+            head.scores(encoded_texts, encoded_videos)
+            synchronize(device)
+            ended = time.perf_counter()
+            rounds += 1
     return rounds * flops / (ended - start)
 
 
@@ -127,3 +145,20 @@ def _of_middle_length(length_N: NDArray[np.int64], count: int) -> NDArray[np.int
     order = np.argsort(length_N, kind="stable")
     first = max(0, (len(order) - count) // 2)
     return np.sort(order[first : first + count])
+
+
+def _of_all_lengths(length_N: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Indices of `count` items, or all if there are fewer, at even steps through the order of lengths."""
+    order, count = np.argsort(length_N, kind="stable"), min(count, len(length_N))
+    return np.sort(order[(2 * np.arange(count) + 1) * len(order) // (2 * count)])
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Use this many threads, or all if None."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -44,12 +44,14 @@ from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.checks import check_options
 from train_head.compiling import announce_compiling, compile_loops
+from train_head.heads import Head
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, recorded_source, save_run
+from train_head.scoring.cost import check_cost, flops_a_pair
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
 from train_head.settle import settled, start_lines
-from train_head.stage import TrainingData, batches_line, build_head, decisive_options, fit, load
+from train_head.stage import TrainingData, batches_line, build_head, check_validation, decisive_options, fit, load
 from train_head.sweep.options import Sweep, expand
 from train_head.training.cost import say_step_cost
 from train_head.training.trainer import fitting_batch
@@ -140,10 +142,14 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
         # Compile once here; the processes then load the loops from disk.
         for run in {run.options.head: run.options for run in runs}.values():
             head = build_head(run, shared.loaded.cache).to(device)
-            check_fits(head, shared.loaded.train)
+            # All splits of all heads, before the first run: the report's would else be refused after a training.
+            for split in (shared.loaded.train, shared.loaded.select, report):
+                check_fits(head, split)
             compile_loops(head, shared.loaded.train)
             batch = fitting_batch(run.batch_size, len(shared.loaded.train.videos.ids), 1)
             say_step_cost(head, shared.loaded.train, batch, len(shared.loaded.train.answers) // batch * run.epochs)
+            check_validation(replace(run, quiet=options.quiet), shared.loaded.select, head, times=run.epochs + 1)
+            _check_report(report, head, options.quiet)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():
@@ -153,6 +159,14 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
     with TemporaryDirectory(dir=options.out, prefix=".features-") as folder:
         for _, row in in_processes(count, _train_one, _map(shared, Path(folder)), runs):
             yield row
+
+
+def _check_report(report: Split, head: Head, quiet: bool) -> None:
+    """Say what it takes to score all pairs of the split that a run reports, or raise UserError if that is too much."""
+    texts, videos = len(report.answers), len(report.videos.ids)
+    what = f"scoring {texts:,} x {videos:,} pairs of split {report.name!r} after each run"
+    remedy = f"name fewer videos as split {report.name!r}" + (", or use --report-on val" if report.name == "test" else "")
+    check_cost(head, report.texts, report.videos, what, flops_a_pair(head, report) * texts * videos, remedy, quiet)
 
 
 def _say_batches(runs: Sequence[TrainOptions], train: Split) -> None:
@@ -206,7 +220,6 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     start = _times()
     head, record = fit(run.options, loaded, shared.device, ProcessGroup(), keep=False)
     trained = _times()
-    check_fits(head, report)
     metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, shared.budget)
     scored = _times()
     folder = shared.out / run.name

@@ -141,7 +141,7 @@ def measure(cache: FeatureCache, split: Split, options: TrainingOptions, tempora
 
 def measure_heads(cache: FeatureCache, split: Split, options: TrainingOptions, temporal: str) -> dict[str, dict[str, float]]:
     """Steps per second of the heads, and wall and CPU seconds of a step relative to glccl. The heads take steps alternately."""
-    trainers = {name: make_trainer(cache, split, options, temporal, name) for name in affordable(cache, options.heads)}
+    trainers = {name: make_trainer(cache, split, options, temporal, name) for name in heads_to_time(cache, options.heads)}
     batches = cycle(len(split.answers))
     wall: dict[str, list[float]] = {name: [] for name in trainers}
     cpu: dict[str, list[float]] = {name: [] for name in trainers}
@@ -164,7 +164,7 @@ def measure_heads(cache: FeatureCache, split: Split, options: TrainingOptions, t
     }
 
 
-def affordable(cache: FeatureCache, heads: str) -> list[str]:
+def heads_to_time(cache: FeatureCache, heads: str) -> list[str]:
     """The heads to time, glccl first. Says which are left out because of their FLOPs: three times the forward pass for all pairs."""
     names = list(HEADS) if heads == "all" else [name.strip() for name in heads.split(",")]
     kept = []

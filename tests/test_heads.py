@@ -147,7 +147,11 @@ def options(cache_path: Path, tmp_path: Path) -> TrainOptions:
     return TrainOptions(cache=cache_path, out=tmp_path / "run", epochs=1, batch_size=32, lr=1e-3, device="cpu", quiet=True)
 
 
-@pytest.mark.parametrize("name", sorted(HEADS.keys() - {"glccl", "mean"}))
+@pytest.mark.parametrize(
+    "name",
+    # The halves of glccl are its class with other scores.
+    [pytest.param(name, marks=[pytest.mark.long] if name in HALVES else []) for name in sorted(HEADS.keys() - {"glccl", "mean"})],
+)
 def test_every_head_trains_and_evaluates(options: TrainOptions, name: str, tmp_path: Path) -> None:
     if HEADS[name].OWN_BLOCKS:
         options = replace(options, batch_size=8, max_frames=4)

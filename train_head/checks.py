@@ -46,7 +46,7 @@ def _check_authors(options: TrainOptions) -> None:
     if options.recipe is not None and options.head not in RECIPE_HEADS:
         raise UserError(
             f"--recipe {options.recipe}: the figures of head {options.head} are not known to come from its optimiser: leave it out, "
-            f"or use head {', '.join(name for name in RECIPE_HEADS if name in HEADS)}"
+            f"or use head {', '.join(RECIPE_HEADS)}"
         )
     # A class of one's own may inherit from a head, and need not treat padding as that head's authors do.
     if options.padding == "authors" and (is_own(options.head) or not head_class(options.head).knows_authors_padding()):

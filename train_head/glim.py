@@ -14,6 +14,7 @@ from torch import Tensor
 
 from train_head.batches import TextBatch, VideoBatch
 from train_head.kernels.fused import fused_score, lane_videos, tile_texts
+from train_head.kernels.loops import compilable
 from train_head.kernels.plain import guidance, prepare_texts, prepare_videos, score
 from train_head.temperatures import KAPPA, TAU
 
@@ -85,7 +86,7 @@ def glim_scores(
         head = {name: head[name] for name in FEATURE_MATRICES} | {name: head[name][:length, :length] for name in WORD_MATRICES}
     word_mask_AL, frame_mask_BF = word_mask_AL.bool(), frame_mask_BF.bool()
     tensors = [sentence_AD, word_ALD, frame_BFD, *(head or {}).values()]
-    compiled = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+    compiled = all(compilable(tensor) for tensor in tensors)
     # A tensor as temperature may require a gradient, which the loops do not compute.
     compiled = compiled and all(isinstance(temperature, (int, float)) for temperature in (tau, kappa))
     if compiled and min(a, b, length, frames) > 0:

@@ -14,6 +14,7 @@ from train_head.glim import frame_weights
 from train_head.heads.base import DEFAULT_EXECUTION, SCORES, Execution, FrameWeights, Head, HeadConfig, aggregate_flops
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.fused import FEW_ROWS, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
+from train_head.kernels.loops import compilable
 from train_head.kernels.plain import Frames, Guides, prepare_texts, prepare_videos, score
 
 MATRICES = {
@@ -68,13 +69,13 @@ class GlcclHead(Head):
         return {name: getattr(self, name) for names in MATRICES.values() for name in names}
 
     def encode_texts(self, batch: TextBatch) -> Any:
-        if _compiled(batch.sentence_AD):
+        if compilable(batch.sentence_AD):
             rows = FEW_ROWS if self.execution.few_texts else ROWS
             return tile_texts(self.positions(batch), self.matrices(), torch.get_num_threads(), rows)
         return super().encode_texts(batch)
 
     def encode_frames(self, batch: EncodedFrames) -> Any:
-        if _compiled(batch.frame_BFD):
+        if compilable(batch.frame_BFD):
             return lane_videos(self._counted(batch), zeros_count=self.with_padding)
         return super().encode_frames(batch)
 
@@ -129,8 +130,3 @@ class GlcclHead(Head):
         flops += 2 * frames + 4 * words * frames + 2 * words**2 * frames
         # P1, P2, P4 and P6 aggregate over words once, P3 and P5 once per word.
         return flops + (4 + 2 * words) * aggregate_flops(words)
-
-
-def _compiled(features: Tensor) -> bool:
-    """Whether the compiled loops support these features."""
-    return features.device.type == "cpu" and features.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""CLIP4Clip's pooling (Luo et al. 2021): "meanP" without the temporal encoder, "seqTransf" with it."""
+"""CLIP4Clip's pooling (Luo et al. 2021): "meanP" without a temporal encoder, "seqTransf" or "seqLSTM" with one."""
 
 from typing import ClassVar
 

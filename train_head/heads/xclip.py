@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from train_head.heads.base import DEFAULT_EXECUTION, SCORES, Execution, Head, HeadConfig, aggregate_flops, chosen_scores, unit, unit_mean
 from train_head.kernels.aggregation import aggregate_pairs, laned
 from train_head.kernels.blocks import TextBlock, VideoBlock, constant_shapes
+from train_head.kernels.loops import compilable
 from train_head.kernels.plain import Guides, aggregate, prepare_texts
 
 OVER_WORDS, OVER_FRAMES = ("P1", "P3", "P6"), ("P2", "P4", "P5")
@@ -114,5 +115,5 @@ class XclipHead(Head):
 
 
 def _compiled(features: Tensor) -> bool:
-    """Whether the compiled loops serve these features: in training, on a CPU, in float32."""
-    return features.device.type == "cpu" and features.dtype == torch.float32 and not constant_shapes(features)
+    """Whether the compiled loops serve these features: in training alone."""
+    return compilable(features) and not constant_shapes(features)

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from train_head.kernels.lanes import LANES, exp, factor, fill, load, root, store, total, where_greater
 from train_head.masking import FAR_BELOW
@@ -31,6 +32,11 @@ def compiled(function: Function) -> Function:
         # With cache=True numba refuses to compile if neither the checkout, the home folder nor NUMBA_CACHE_DIR is writable.
         loop = numba.njit(nogil=True, error_model="numpy")(function)
     return loop
+
+
+def compilable(features: Tensor) -> bool:
+    """Whether the loops take these features: float32 on a CPU."""
+    return features.device.type == "cpu" and features.dtype == torch.float32
 
 
 # Python floats would make the compiled code compute in double precision.

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from train_head.kernels.lanes import LANES, exp, fill, load, store, total, where_greater
-from train_head.kernels.loops import Floats, compiled
+from train_head.kernels.loops import Floats, compilable, compiled
 from train_head.kernels.noise import draw_noise, noise, quantiles
 from train_head.kernels.plain import inverse_norm
 from train_head.kernels.threads import parallel
@@ -49,7 +49,7 @@ class Pairs(NamedTuple):
 
 def cosines(pairs: Pairs, key_BA: Tensor) -> Tensor:
     """The two cosines [S, A, B] with sample 0 of the noise of these keys. Has first derivatives."""
-    if not _compilable(pairs):
+    if not compilable(pairs.text_AD):
         return plain_cosines(pairs, noise(key_BA, 0, pairs.text_AD.shape[1]).to(pairs.text_AD.dtype))
     found: Tensor = _Cosines.apply(key_BA, pairs.text_AD.shape[1], *_padded(pairs))
     return found
@@ -57,7 +57,7 @@ def cosines(pairs: Pairs, key_BA: Tensor) -> Tensor:
 
 def best_of(pairs: Pairs, key_BA: Tensor, samples: int) -> Tensor:
     """The greatest stochastic cosine [A, B] of this many samples. Without gradients on a CPU, its bits depend on the pair alone."""
-    if not _compilable(pairs) or torch.is_grad_enabled():
+    if not compilable(pairs.text_AD) or torch.is_grad_enabled():
         return plain_best(pairs, key_BA, samples)
     return _best(_padded(pairs), key_BA, samples, pairs.text_AD.shape[1])
 
@@ -89,10 +89,6 @@ def _expanded(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(dim=-1) * inverse_norm(x.square().sum(dim=-1)) * inverse_norm(y.square().sum(dim=-1))
-
-
-def _compilable(pairs: Pairs) -> bool:
-    return pairs.text_AD.device.type == "cpu" and pairs.text_AD.dtype == torch.float32
 
 
 def _padded(pairs: Pairs) -> Pairs:

@@ -10,8 +10,7 @@ So the noise of a pair has the same bits alone and in any batch, on any number o
 quantiles of the normal distribution, scaled to a variance of 1: their distribution function differs from the normal one by at most 2^-17,
 and none lies beyond 4.4.
 
-Shape suffixes: A texts, B videos, F frames, D joint dimension, W words of 64 bits, P parts of a word,
-... any shape.
+Shape suffixes: A texts, B videos, F frames, D joint dimension, W words of 64 bits, ... any shape.
 """
 
 from functools import cache

@@ -127,15 +127,14 @@ class BertAdam(torch.optim.Optimizer):
 
 
 def bert_adam_schedule(optimiser: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """Linear warm-up from 0, which is the rate of the first step, then the cosine of the whole training.
-
-    The peak is multiplied by x / WARM_UP for x < WARM_UP, and by (1 + cos(pi x)) / 2 from then on: a jump to 0.976. See `bert_adam_rate`.
-    """
+    """Sets each group's learning rate to its peak times `bert_adam_rate`. Call it after every step of the optimiser."""
     return LambdaLR(optimiser, lambda step: bert_adam_rate(step / max(1, steps)))
 
 
 def bert_adam_rate(x: float) -> float:
     """The factor of the peak learning rate of BertAdam after the share x of the training.
+
+    It is x / WARM_UP during the warm-up, so that the first step changes nothing, and then (1 + cos(pi x)) / 2, which starts at 0.976.
 
     >>> bert_adam_rate(0.0), bert_adam_rate(0.05), bert_adam_rate(0.5)
     (0.0, 0.5, 0.5)

@@ -184,10 +184,15 @@ def table(rows: dict[str, Row]) -> str:
         head, _, temporal = name.partition(", ")
         named = f"`{head}`" + (f", `{temporal}`" if temporal else "")
         peak = "" if row.peak_mib is None else f"{row.peak_mib:,.0f}"
-        cost = f"{row.parameters:,} | {row.flops_a_pair:,.0f} | {row.ms_a_query:,.3g} | {row.cpu_ms_a_query:,.3g}"
-        ratios = f"{row.times_glccl:,.2f} | {row.cpu_times_glccl:,.2f}"
+        cost = f"{row.parameters:,} | {row.flops_a_pair:,.0f} | {_digits(row.ms_a_query)} | {_digits(row.cpu_ms_a_query)}"
+        ratios = f"{_digits(row.times_glccl)} | {_digits(row.cpu_times_glccl)}"
         lines.append(f"| {named} | {cost} | {ratios} | {peak} | {row.texts:,} x {row.videos:,} |")
     return "\n".join(lines)
+
+
+def _digits(number: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{float(f'{number:.3g}'):,g}"
 
 
 def chosen(heads: str) -> list[System]:

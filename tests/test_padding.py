@@ -24,7 +24,7 @@ from train_head.heads.base import SCORES
 from train_head.run import check_frames
 
 WORDS, FRAMES, KAPPA = 5, 6, 0.2
-COUNTING = [name for name, kind in HEADS.items() if kind.AUTHORS_PADDING]
+COUNTING = [name for name, kind in HEADS.items() if kind.AUTHORS_PADDING == "counts"]
 Temporal = Literal["none", "seq-transf"]
 READ_PLAINLY: list[tuple[str, Temporal]] = [
     ("glccl", "none"),

@@ -49,8 +49,8 @@ def _check_authors(options: TrainOptions) -> None:
             f"or use head {', '.join(RECIPE_HEADS)}"
         )
     # A class of one's own may inherit from a head, and need not treat padding as that head's authors do.
-    if options.padding == "authors" and (is_own(options.head) or not head_class(options.head).knows_authors_padding()):
-        known = [name for name, kind in HEADS.items() if kind.knows_authors_padding()]
+    if options.padding == "authors" and (is_own(options.head) or head_class(options.head).AUTHORS_PADDING == "unknown"):
+        known = [name for name, kind in HEADS.items() if kind.AUTHORS_PADDING != "unknown"]
         raise UserError(
             f"--padding authors: how the authors of head {options.head} treat padding is not known: leave the option out, or use head "
             f"{', '.join(known)}"

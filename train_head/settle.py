@@ -124,7 +124,7 @@ def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iter
                 f"{blocks['positions_added']:,} are added, drawn like CLIP's{fewer}"
             )
     # A sweep would train the same twice.
-    if options.padding == "authors" and not (quiet and head_class(options.head).AUTHORS_PADDING):
+    if options.padding == "authors" and not (quiet and head_class(options.head).AUTHORS_PADDING == "counts"):
         yield _padding_line(options, cache)
     if matrices and matrices["rows_added"]:
         yield (
@@ -135,7 +135,7 @@ def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iter
 
 def _padding_line(options: TrainOptions, cache: FeatureCache) -> str:
     kind = head_class(options.head)
-    if not kind.AUTHORS_PADDING:
+    if kind.AUTHORS_PADDING == "masked":
         return f"padding: the authors of {options.head} mask it as we do, so --padding authors changes nothing"
     words = f"{cache.settings['max_words']} words and " if kind.READS_WORDS else ""
     frames = padding_of(options, cache)["padded_frames"]

@@ -26,6 +26,8 @@ from train_head.temporal import PositionedBlocks, TemporalEncoder, check_rows, m
 
 Padding = Literal["masked", "authors"]
 """How a head treats padded words and frames."""
+AuthorsPadding = Literal["unknown", "masked", "counts"]
+"""How the code of a head's authors treats padding, as far as it is known."""
 MAX_LOGIT_SCALE = 100.0
 SCORES = ("video-sentence", "video-word", "sentence-frame", "word-frame")
 """The four scores of GLCCL, in the order of the first dimension of its scores."""
@@ -59,7 +61,7 @@ class HeadConfig:
     """Temperature of the interaction, for heads with `kappa` in TEMPERATURES."""
     padding: Padding = "masked"
     """masked: padding has no effect. authors: as in the code of the head's authors, where texts are padded to `max_words` words and videos
-    to `padded_frames` frames; for heads with AUTHORS_PADDING or AUTHORS_MASK."""
+    to `padded_frames` frames; for heads whose AUTHORS_PADDING is known."""
     padded_frames: int = 0
     """With `padding="authors"`: frames of a padded video. `train_head.run.check_frames` refuses longer videos; a batch with more positions
     keeps its own number."""
@@ -129,10 +131,8 @@ class Head(nn.Module, ABC):
     """Whether it has Transformer blocks itself, which --temporal-init starts (`started_blocks`), and so no temporal encoder in front."""
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
-    AUTHORS_PADDING: ClassVar[bool] = False
-    """Whether its authors let padding count, and it can do so too."""
-    AUTHORS_MASK: ClassVar[bool] = False
-    """Whether its authors mask padding as we do, so that `padding="authors"` changes nothing."""
+    AUTHORS_PADDING: ClassVar[AuthorsPadding] = "unknown"
+    """How the head's authors treat padding: they mask it as we do, so that `padding="authors"` changes nothing, or let it count."""
     READS_WORDS: ClassVar[bool] = True
     """Whether it reads the words of a text. If not, it reads the sentence alone."""
     WORDS_PER_STRIP: ClassVar[int] = 1520
@@ -141,11 +141,11 @@ class Head(nn.Module, ABC):
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__()
-        assert config.padding == "masked" or self.knows_authors_padding()
+        assert config.padding == "masked" or self.AUTHORS_PADDING != "unknown"
         check_temporal(name, type(self), config.temporal)
         if self.FRAME_MATRICES:
             check_rows(config.max_frames, f"the matrices of head {name}")
-        if self.AUTHORS_PADDING:
+        if self.AUTHORS_PADDING == "counts":
             check_rows(config.padded_frames, "--padding authors, which pads all videos alike,")
         self.name, self.config, self.execution = name, config, execution
         self.logit_scale = nn.Parameter(torch.tensor(log(min(config.logit_scale, MAX_LOGIT_SCALE))))
@@ -161,11 +161,6 @@ class Head(nn.Module, ABC):
         """Length of the longest text it takes, start and end tokens included; None for any."""
         return self.config.max_words if self.WORD_MATRICES or (self.READS_WORDS and self.with_padding) else None
 
-    @classmethod
-    def knows_authors_padding(cls) -> bool:
-        """Whether it knows how its authors treat padding, so that `padding="authors"` goes with it."""
-        return cls.AUTHORS_PADDING or cls.AUTHORS_MASK
-
     @property
     def texts_alone(self) -> bool:
         """Whether texts are scored one by one, and a block on a CPU holds one: no text fills a block, and two-stage retrieval scores hardly
@@ -175,7 +170,7 @@ class Head(nn.Module, ABC):
     @property
     def with_padding(self) -> bool:
         """Whether padded words and frames take part, as they do in the authors' code."""
-        return self.config.padding == "authors" and self.AUTHORS_PADDING
+        return self.config.padding == "authors" and self.AUTHORS_PADDING == "counts"
 
     def counted_words(self, words: NDArray[np.int64]) -> NDArray[np.int64]:
         """The positions that count of texts with these numbers of words."""

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.glim import frame_weights
-from train_head.heads.base import DEFAULT_EXECUTION, SCORES, Execution, FrameWeights, Head, HeadConfig, aggregate_flops
+from train_head.heads.base import DEFAULT_EXECUTION, SCORES, AuthorsPadding, Execution, FrameWeights, Head, HeadConfig, aggregate_flops
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.fused import FEW_ROWS, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
 from train_head.kernels.loops import compilable
@@ -45,7 +45,7 @@ class GlcclHead(Head):
     NAMES: ClassVar[tuple[str, ...]] = SCORES
     TEMPERATURES: ClassVar[tuple[str, ...]] = ("tau", "kappa")
     WORD_MATRICES: ClassVar[bool] = True
-    AUTHORS_PADDING: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[AuthorsPadding] = "counts"
     WORDS_PER_STRIP: ClassVar[int] = ROWS - 4
     """Slightly less than one tile of the compiled loops."""
 

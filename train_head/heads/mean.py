@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train_head.heads.base import Head, unit, unit_mean
+from train_head.heads.base import AuthorsPadding, Head, unit, unit_mean
 from train_head.kernels.blocks import TextBlock, VideoBlock
 
 
@@ -14,7 +14,7 @@ class MeanHead(Head):
     """Cosine similarity of the sentence and the mean of the normalised frames."""
 
     READS_WORDS: ClassVar[bool] = False
-    AUTHORS_MASK: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[AuthorsPadding] = "masked"
 
     def encode_text_block(self, block: TextBlock) -> Tensor:
         return unit(block.sentence_AD)

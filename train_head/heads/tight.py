@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data.compute.shapes import GRAIN
-from train_head.heads.base import DEFAULT_EXECUTION, Execution, Head, HeadConfig
+from train_head.heads.base import DEFAULT_EXECUTION, AuthorsPadding, Execution, Head, HeadConfig
 from train_head.kernels.blocks import TextBlock, VideoBlock, constant_shapes
 from train_head.temporal.transformer import NORM_EPSILON, QUICK, PositionedBlocks
 
@@ -36,7 +36,7 @@ PAIRS_AT_ONCE = GRAIN // 2
 GRAIN suffices."""
 ROWS_AT_ONCE = {"cpu": 2048, "cuda": 16_384}
 """Positions of all pairs that pass through the blocks at once, where shapes may vary. In training a row takes about 58 D numbers: 240 MB on
-a CPU at D = 512."""
+a CPU at D = 512. The process grows by more with the batch, because freed pieces leave holes in the heap."""
 
 
 class Sentences(NamedTuple):
@@ -62,7 +62,7 @@ class TightHead(Head):
     TRAINED_ONLY: ClassVar[bool] = True
     READS_WORDS: ClassVar[bool] = False
     OWN_BLOCKS: ClassVar[bool] = True
-    AUTHORS_MASK: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[AuthorsPadding] = "masked"
     WORDS_PER_STRIP: ClassVar[int] = 1
     """Few texts at once: they share no work, and strips of few texts are shared evenly by threads."""
 

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_head.batches import EncodedFrames, TextBatch
-from train_head.heads.base import DEFAULT_EXECUTION, Execution, Head, HeadConfig, unit, unit_mean
+from train_head.heads.base import DEFAULT_EXECUTION, AuthorsPadding, Execution, Head, HeadConfig, unit, unit_mean
 from train_head.heads.decorrelation import ALPHAS, Alphas, best_matches, channel_loss, token_correlation, vector_correlation, word_rows
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.masking import FAR_BELOW
@@ -57,7 +57,7 @@ class Tokens(NamedTuple):
 class DpHead(Head):
     """Cosine similarity of a text's last word and the mean of the normalised frames."""
 
-    AUTHORS_MASK: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[AuthorsPadding] = "masked"
 
     def positions(self, batch: TextBatch) -> TextBatch:
         """The last word of each text. Padding of texts has no part in this head, nor has that of videos in its authors' code."""
@@ -85,7 +85,7 @@ class DpHead(Head):
 class _TokenHead(Head):
     """Matches every word to its best frame and every frame to its best word. Subclasses weigh them."""
 
-    AUTHORS_PADDING: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[AuthorsPadding] = "counts"
 
     @abstractmethod
     def word_logits(self, word_XD: Tensor) -> Tensor:

@@ -21,7 +21,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_head.heads.base import DEFAULT_EXECUTION, SCORES, Execution, Head, HeadConfig, aggregate_flops, chosen_scores, unit, unit_mean
+from train_head.heads.base import (
+    DEFAULT_EXECUTION,
+    SCORES,
+    AuthorsPadding,
+    Execution,
+    Head,
+    HeadConfig,
+    aggregate_flops,
+    chosen_scores,
+    unit,
+    unit_mean,
+)
 from train_head.kernels.aggregation import aggregate_pairs, laned
 from train_head.kernels.blocks import TextBlock, VideoBlock, constant_shapes
 from train_head.kernels.loops import compilable
@@ -51,7 +62,7 @@ class XclipHead(Head):
     FRAME_MATRICES: ClassVar[bool] = True
     WORD_MATRICES: ClassVar[bool] = True
     READS_BEFORE: ClassVar[bool] = True
-    AUTHORS_PADDING: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[AuthorsPadding] = "counts"
 
     def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
         super().__init__(name, config, execution)

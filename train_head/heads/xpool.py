@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from train_head.heads.base import DEFAULT_EXECUTION, Execution, Head, HeadConfig, unit
+from train_head.heads.base import DEFAULT_EXECUTION, AuthorsPadding, Execution, Head, HeadConfig, unit
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.plain import inverse_norm
 from train_head.masking import FAR_BELOW
@@ -123,7 +123,7 @@ class _Videos(NamedTuple):
 class XpoolHead(XpoolAttention):
     """Cosine similarity of a sentence and the frames pooled by its attention."""
 
-    AUTHORS_PADDING: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[AuthorsPadding] = "counts"
 
     def encode_text_block(self, block: TextBlock) -> _Texts:
         queries = self.queries_of(block)

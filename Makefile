@@ -11,10 +11,11 @@ TESTERS = $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8) + 1
 demo: $(VENV)/ready
 	PYTHON=$(BIN)/python bash pipelines/demo.sh
 
+# While mypy reads, another core compiles the loops that the tests need.
 test: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m tests.compile_loops & $(BIN)/mypy; types=$$?; wait; exit $$types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not architectures and not long" --numprocesses $(TESTERS) --dist worksteal
 
 # What starts many processes, and kills some of them.

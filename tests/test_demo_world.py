@@ -47,7 +47,7 @@ def videos_of(text: str, of_fact: dict[tuple[str, int], set[tuple[int, int]]]) -
     return {video for video, position in events[1] if first.get(video, MAX_EVENTS) < position}
 
 
-@pytest.mark.parametrize(("videos", "captions"), [(1, 3), (2, 4), (7, 2), (500, 2), (3_000, 1)])
+@pytest.mark.parametrize(("videos", "captions"), [(1, 3), (2, 4), (7, 2), (500, 2), pytest.param(3_000, 1, marks=pytest.mark.long)])
 def test_no_caption_is_true_of_a_second_video(videos: int, captions: int) -> None:
     rng = np.random.default_rng(videos)
     split = make_split(rng, videos, captions)

@@ -170,8 +170,9 @@ def noise(clip: Clip, count: int) -> Tensor:
     return torch.randn(count, 3, *clip.image_settings()["image_size"], generator=torch.Generator().manual_seed(0))
 
 
+# EVA's tower is built at its full size, which takes as long as all others together.
 @pytest.mark.exact
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.long) if kind == "timm EVA" else kind for kind in KINDS])
 def test_features_are_open_clips(kind: str, tmp_path: Path) -> None:
     clip = load_clip(KINDS[kind].folder(tmp_path), "random", CPU, seed=1)
     assert clip.dimension == DIMENSION
@@ -194,7 +195,10 @@ def test_features_are_open_clips(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("kind", ["timm ViT", "timm ConvNeXt", "timm FastViT", "ViT, mean of patches"])
+@pytest.mark.parametrize(
+    "kind",
+    ["timm ViT", "ViT, mean of patches", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("timm ConvNeXt", "timm FastViT"))],
+)
 def test_lower_precision_is_open_clips_own(kind: str, precision: Literal["bf16", "fp16"], tmp_path: Path) -> None:
     """The same weights in a network that open_clip builds for the precision, and the preprocessing of the folder."""
     preprocess = {"mean": [0.1, 0.2, 0.3], "std": 0.5, "interpolation": "bilinear", "resize_mode": "squash"}

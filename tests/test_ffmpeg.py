@@ -128,7 +128,11 @@ def test_no_ffmpeg_at_all_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.mark.parametrize(
     "command",
-    [extraction(), extraction("--segment", "30"), extraction("--dry-run"), extraction("--decoder", "pyav"), generation],
+    [
+        extraction(),
+        *(pytest.param(extraction(*more), marks=pytest.mark.long) for more in (("--segment", "30"), ("--dry-run",), ("--decoder", "pyav"))),
+        generation,
+    ],
     ids=["extract", "segment", "dry run", "pyav", "generate"],
 )
 def test_every_command_says_so_before_any_video(tmp_path: Path, command: Command) -> None:

@@ -258,6 +258,7 @@ def extra_mib_of_two_sizes(folder: Path) -> list[float | None]:
         return [extra_mib(folder, videos) for videos in (1000, 16_000)]
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_matrices(tmp_path: Path) -> None:
     # A new process: what earlier tests freed in this one may or may not be used again, which moved the difference by 20 MiB.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

@@ -87,6 +87,7 @@ def test_versions_are_those_of_all_packages_and_null_where_one_is_missing(tmp_pa
     assert {name for name, found in bare.items() if found is not None} == {"python", "glccl"}
 
 
+@pytest.mark.long
 def test_training_and_evaluation_need_neither_open_clip_nor_what_only_extraction_uses(cache_path: Path, tmp_path: Path) -> None:
     """In a Python of the same packages but those, to the end of each command."""
     hidden = ("open_clip", "torchvision", "timm", "av", "openpyxl", "faiss", "ffmpeg", "imageio_ffmpeg", "ftfy", "regex", "tensorboard")

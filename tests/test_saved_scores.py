@@ -254,6 +254,7 @@ def extra_mib(folder: Path, videos: int) -> float:
     return cost.peak_extra_mib
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_gallery(tmp_path: Path) -> None:
     extra_mib(tmp_path, 1000)  # loads what the next two need
     small, large = (extra_mib(tmp_path, videos) for videos in (1000, 16_000))

@@ -432,7 +432,11 @@ def test_missing_files_and_empty_captions_are_refused(demo_set: Path, own_cache_
     [
         (["extract", "--videos", "no/such", "--annotations", "x", "--cache", "c"], "error: --videos no/such is not a folder"),
         (["train_head", "--cache", "no/such", "--out", "o"], "error: there is no cache at no/such"),
-        (["evaluate", "--cache", "no/such", "--run", "zero-shot:mean", "--out", "o"], "error: there is no cache at no/such"),
+        pytest.param(
+            ["evaluate", "--cache", "no/such", "--run", "zero-shot:mean", "--out", "o"],
+            "error: there is no cache at no/such",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_the_shell_sees_one_line_and_status_2(arguments: list[str], message: str) -> None:

@@ -212,7 +212,7 @@ def _add(x: Any, count: int, out: Any, out_start: int) -> None:
 def _mix(raw: Any, start: int, stride: int, rows: int, frames: int, gram: Any, valid: Any, n: int, tau_inverse: Any, s: Any) -> None:
     """The method's alpha and beta, divided by the norms of the mixtures. A mixture whose frames cancel out gets zeros.
 
-    The guard is that of `plain._guided_norm_inverse`, rewritten for weights that do not sum to 1.
+    The guard is that of `plain.guided_norm_inverse`, rewritten for weights that do not sum to 1.
     """
     zero, tau_inverse_V = fill(_0), fill(tau_inverse)
     step = frames * LANES

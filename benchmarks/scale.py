@@ -38,7 +38,6 @@ from data.metrics import RankCounter
 from evaluate.cost import measured
 from evaluate.scores.matrix import MatrixFiles
 from evaluate.scores.saving import MEAN, SavedScores, chosen_matrices
-from evaluate.two_stage.rerank import candidate_metrics
 from search.gallery import Gallery
 from search.index.candidates import Vectors, candidate_index, find_candidates
 from search.index.vectors import VideoIndex
@@ -46,6 +45,7 @@ from search.shortlist import IndexedGallery
 from train_head.heads import Head, TextBatch
 from train_head.run import METRICS_FILE, load_head
 from train_head.scoring.pairs import RankedScores, evaluate_pairs, score_all_pairs
+from train_head.scoring.rerank import candidate_metrics
 from train_head.scoring.splits import Split, load_split
 
 ROOT = Path(__file__).parent.parent

@@ -102,7 +102,7 @@ def load(options: EvaluateOptions, processes: ProcessGroup) -> EvaluationInputs:
     videos, texts = len(evaluated.split.videos.ids), len(evaluated.split.answers)
     candidates = [] if options.candidates is None else parse_candidates(options.candidates, videos, texts if others else 0)
     # Runs that read the same of every text and video share a split.
-    held = {id(split): split.texts.words.bytes_held + split.texts.sentences.bytes_held + split.videos.frames.bytes_held for split in splits}
+    held = {id(split): split.texts.words.bytes_held + split.texts.sentences.bytes_held + split.videos.bytes_held for split in splits}
     left = max(0, features_budget - sum(held.values()))
     return EvaluationInputs(cache, evaluated, others[0] if others else None, left, candidates, tau_choice)
 
@@ -120,12 +120,12 @@ def _first_run(name: str, cache: FeatureCache, device: torch.device, execution: 
 
 def _splits(options: EvaluateOptions, cache: FeatureCache, runs: Sequence[_Run], memory_budget: int) -> list[Split]:
     """The split as each run reads it. Raises UserError if a run does not fit it."""
-    reads = [(run.max_frames, run.head.most_words) for run in runs]
+    reads = [(run.max_frames, run.head.most_words, run.head.READS_PATCHES) for run in runs]
+    budget = memory_budget // len(set(reads))
     loaded = {
-        (frames, words): load_split(
-            cache, options.split, options.preset, memory_budget // len(set(reads)), frames, options.allow_missing, options.name, words
-        )
-        for frames, words in dict.fromkeys(reads)
+        of_run: load_split(cache, options.split, options.preset, budget, frames, options.allow_missing, options.name, words, patches)
+        for of_run in dict.fromkeys(reads)
+        for frames, words, patches in [of_run]
     }
     splits = [loaded[of_run] for of_run in reads]
     for run, split in zip(runs, splits, strict=True):

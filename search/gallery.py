@@ -54,8 +54,8 @@ class Gallery:
         if not ids:
             raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or search with --all")
         self.device = head.logit_scale.device
-        self.videos: VideoFeatures = cache.videos(ids, memory_budget, max_frames).to(self.device)
-        length_B, dimension = self.videos.frames.length_N, self.videos.frames.dimension
+        self.videos: VideoFeatures = cache.videos(ids, memory_budget, max_frames, head.READS_PATCHES).to(self.device)
+        length_B = self.videos.frames.length_N
         longest = int(length_B.max())
         check_frames(head, longest, f"videos of {cache.path}")
         longest = int(head.counted_frames(length_B).max())
@@ -63,8 +63,7 @@ class Gallery:
         # Read here, because the threads of a web server may have another setting.
         self.threads = 1 if self.device.type != "cpu" else torch.get_num_threads()
         self._size = videos_per_block(longest)
-        # Encoded videos are float32: frames, and the inner products between them.
-        room = max(0, memory_budget - self.videos.frames.bytes_held) // (self._size * longest * (dimension + longest) * 4)
+        room = max(0, memory_budget - self.videos.bytes_held) // (self._size * head.encoded_bytes(longest))
         held = room if ahead else 0
         self._blocks: list[_Block] = []
         members_of_blocks = self._in_blocks(np.arange(len(ids)))

@@ -13,13 +13,13 @@ import search.index.vectors
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from evaluate import EvaluateOptions, main
-from evaluate.two_stage.rerank import candidate_metrics, rerank
 from search.index.candidates import candidate_index, find_candidates, unit_vectors
 from search.index.vectors import INDEX_FILE, VideoIndex, nearest
 from search.options import RetrievalOptions
 from search.searcher import Searcher
 from tests.all_scores import all_scores
 from train_head.heads import HEADS, HeadConfig, make_head
+from train_head.scoring.rerank import candidate_metrics, rerank
 from train_head.scoring.splits import Split, load_split
 
 Vectors = NDArray[np.float32]

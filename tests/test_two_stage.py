@@ -22,15 +22,15 @@ from evaluate import EvaluateOptions, main
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from evaluate.ranks import RANKS_FILES
-from evaluate.two_stage.first import CandidateCollector
-from evaluate.two_stage.ranks import percentage_there, two_stage_ranks
-from evaluate.two_stage.rerank import Pairs, score_pairs
 from search import SearchOptions
 from tests.all_scores import all_scores
 from train_head import TrainOptions
 from train_head.heads import Head, HeadConfig, make_head
 from train_head.run import load_head, save_run
 from train_head.scoring import cost
+from train_head.scoring.candidates import CandidateCollector
+from train_head.scoring.ranks import percentage_there, two_stage_ranks
+from train_head.scoring.rerank import Pairs, score_pairs
 from train_head.scoring.splits import load_split
 from train_head.sweep import SweepOptions
 from train_head.sweep import main as sweep

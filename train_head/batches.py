@@ -1,7 +1,7 @@
 """The inputs of a head: batches of cached features on a device.
 
-Shape suffixes: A texts, B videos, L words of a text, R words of all texts (or frames of all videos) of a batch, F frames, D joint
-dimension.
+Shape suffixes: A texts, B videos, L words of a text, R words of all texts (or frames of all videos) of a batch, F frames, M patch tokens
+of a frame, D joint dimension.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,36 +58,47 @@ class VideoBatch:
 
     frame_BFD: Tensor
     mask_BF: Tensor
+    patch_BFMD: Tensor | None = None
+    """The patch tokens of every frame, padded with zeros; None unless they were loaded."""
 
     @classmethod
     def gather(cls, features: VideoFeatures, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> "VideoBatch":
         """The videos at these indices, on the device, as float32."""
-        return cls.of_rows(*features.frames.gather(indices, device))
+        patch_RMD = None if features.patches is None else features.patches.gather(indices, device)[0]
+        return cls.of_rows(*features.frames.gather(indices, device), patch_RMD)
 
     @classmethod
-    def of_rows(cls, rows_RD: Tensor, length_B: Tensor) -> "VideoBatch":
-        """Pad videos given as concatenated frames [R, D] and frame counts [B]."""
+    def of_rows(cls, rows_RD: Tensor, length_B: Tensor, patch_RMD: Tensor | None = None) -> "VideoBatch":
+        """Pad videos given as concatenated frames [R, D] and frame counts [B], and their patch tokens if any."""
         mask_BF = (torch.arange(int(length_B.max())) < length_B[:, None]).to(rows_RD.device)
-        if bool((length_B == length_B[0]).all()):
-            return cls(rows_RD.unflatten(0, mask_BF.shape), mask_BF)
-        frame_BFD = rows_RD.new_zeros(*mask_BF.shape, rows_RD.shape[1])
-        frame_BFD[mask_BF] = rows_RD
-        return cls(frame_BFD, mask_BF)
+        full = bool((length_B == length_B[0]).all())
+
+        def padded(rows_R: Tensor) -> Tensor:
+            if full:
+                return rows_R.view(*mask_BF.shape, *rows_R.shape[1:])
+            padded_BF: Tensor = rows_R.new_zeros(*mask_BF.shape, *rows_R.shape[1:])
+            padded_BF[mask_BF] = rows_R
+            return padded_BF
+
+        return cls(padded(rows_RD), mask_BF, None if patch_RMD is None else padded(patch_RMD))
 
     def padded_to(self, frames: int) -> "VideoBatch":
         """The same videos with at least `frames` positions each: zero frames follow those of the batch."""
         more = max(0, frames - self.mask_BF.shape[1])
-        return VideoBatch(pad(self.frame_BFD, (0, 0, 0, more)), pad(self.mask_BF, (0, more))) if more else self
+        if not more:
+            return self
+        patch_BFMD = None if self.patch_BFMD is None else pad(self.patch_BFMD, (0, 0, 0, 0, 0, more))
+        return VideoBatch(pad(self.frame_BFD, (0, 0, 0, more)), pad(self.mask_BF, (0, more)), patch_BFMD)
 
 
 @dataclass(frozen=True)
 class EncodedFrames(VideoBatch):
-    """Videos after a head's temporal encoder, if it has one."""
+    """Videos after a head's temporal encoder, if it has one. It leaves patch tokens as they are."""
 
     before_BFD: Tensor | None = None
     """The frames before the temporal encoder, for heads that read both."""
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "EncodedFrames":
         """Apply `change` to every tensor."""
-        before_BFD = None if self.before_BFD is None else change(self.before_BFD)
-        return EncodedFrames(change(self.frame_BFD), change(self.mask_BF), before_BFD)
+        patch_BFMD, before_BFD = (None if tensor is None else change(tensor) for tensor in (self.patch_BFMD, self.before_BFD))
+        return EncodedFrames(change(self.frame_BFD), change(self.mask_BF), patch_BFMD, before_BFD)

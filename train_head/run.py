@@ -132,7 +132,8 @@ def load_head(
         if (name not in HEADS and not is_own(name)) or head_class(name).TRAINED_ONLY:
             raise _unusable_head(run, name)
         parts = cache.clip_parts()
-        config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, frame_rows(cache, parts, max_frames))
+        frames, patches = frame_rows(cache, parts, max_frames), patches_for(name, cache)
+        config = HeadConfig(cache.dimension, int(cache.settings["max_words"]), parts.logit_scale, frames, patches=patches)
         config = config.at_temperatures(given_temperatures(name, head_class(name).TEMPERATURES, given))
         return make_head(name, config, execution).to(device), {"run": run}
     record = _read_record(run)
@@ -149,6 +150,7 @@ def load_head(
     name = settings.pop("head")
     if is_own(name):
         _check_source(run, name, record.get(HEAD_SOURCE))
+    _check_patches(run, name, settings, cache)
     config = HeadConfig(**settings).at_temperatures(given_temperatures(name, head_class(name).TEMPERATURES, given))
     head = make_head(name, config, execution)
     try:
@@ -215,6 +217,27 @@ def frame_rows(cache: FeatureCache, parts: ClipParts, max_frames: int | None) ->
     `max_frames`: the frames used of each video; None for all that the cache holds.
     """
     return max(clip_positions(parts), frames_of(cache) if max_frames is None else max_frames)
+
+
+def patches_for(head: str, cache: FeatureCache) -> int:
+    """The patch tokens of a frame that a head of this name reads: 0 if it reads none. Raises UserError if the cache has none."""
+    if not head_class(head).READS_PATCHES:
+        return 0
+    if cache.patch_settings is None:
+        raise UserError(
+            f"head {head} reads patch tokens, and the cache {cache.path} has none: run extract again with --tokens patches or patches:K"
+        )
+    return cache.patch_settings.count
+
+
+def _check_patches(run: str, head: str, settings: Mapping[str, Any], cache: FeatureCache) -> None:
+    """Raise UserError if a run reads patch tokens and the cache has none, or another number of them for each frame."""
+    here = patches_for(head, cache)
+    if here != settings.get("patches", 0):
+        raise UserError(
+            f"--run {run} was trained on {settings['patches']:,} patch tokens of each frame, and the cache {cache.path} has {here:,}: use "
+            "the cache it was trained on, or train again"
+        )
 
 
 def check_fits(head: Head, split: Split) -> None:

@@ -38,6 +38,7 @@ from train_head.run import (
     check_fits,
     extract_with,
     frame_rows,
+    patches_for,
     recorded_source,
     save_run,
 )
@@ -123,9 +124,9 @@ def load(options: TrainOptions) -> TrainingData:
     if is_own(options.head):
         # Made once for its checks: they take a moment, and loading the features may take minutes.
         build_head(options, cache)
-    budget = budget_bytes(options.memory_budget)
+    budget, patches = budget_bytes(options.memory_budget), head_class(options.head).READS_PATCHES
     train_split, select_split = (
-        load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing, options.name)
+        load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing, options.name, patches=patches)
         for name in (_training_split(cache, options), options.select_on)
     )
     if len(train_split.videos.ids) < 2:
@@ -418,6 +419,7 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
         max_frames=frames,
         scores=options.scores,
         temporal=options.temporal,
+        patches=patches_for(options.head, cache),
         **padding_of(options, cache),
         **({} if blocks is None else blocks.shape()),
     )

@@ -31,7 +31,7 @@ from data.base.whole_files import remove_stale, sync_file, written_whole
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import file_bytes, new_file, open_file, write_arrays
-from data.cache.index import Index, Part, Place
+from data.cache.index import Index, Part, Place, merged_parts
 from data.cache.layout import (
     BEFORE_4,
     CLIP_FILE,
@@ -41,10 +41,13 @@ from data.cache.layout import (
     ClipParts,
     Images,
     Kind,
+    PatchSettings,
     TextEntry,
     VideoEntry,
     all_finite,
+    patch_arrays,
     read_clip,
+    require_patches,
     require_settings,
     require_texts,
     require_videos,
@@ -61,7 +64,7 @@ from data.sampling import choose_frames, choose_words
 from data.span import WHOLE_FILE, Span
 
 if TYPE_CHECKING:  # writing a part needs no torch
-    from data.cache.features import TextFeatures, VideoFeatures
+    from data.cache.features import Ragged, TextFeatures, VideoFeatures
 
 
 class FeatureCache:
@@ -96,9 +99,9 @@ class FeatureCache:
             self.extraction = read_extraction(file.attrs, self._clip_path)
         self.settings = dict(BEFORE_4) | self._recorded
         self.digest = settings_digest(self._recorded)
-        self._indices: dict[Kind, Index] = {"videos": Index(), "texts": Index()}
+        self._indices: dict[Kind, Index] = {"videos": Index(), "texts": Index(), "patches": Index()}
         for kind in self._indices:
-            for part in [Part(path, kind)] if self.merged else [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]:
+            for part in merged_parts(path, kind) if self.merged else [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]:
                 self._indices[kind].add(kind, part, self.digest)
 
     @classmethod
@@ -240,6 +243,48 @@ class FeatureCache:
             return
         self.write_part("texts", text_arrays(entries, self.settings["dtype"]))
 
+    def write_patches(self, entries: Sequence[VideoEntry], kept: int | None) -> None:
+        """Add the patch tokens of these videos as one part. `kept` is the K of --tokens patches:K, None for all.
+
+        Raises UserError, naming the video, if arrays have the wrong shape or are not finite, and if the cache holds patch tokens of other
+        settings.
+        """
+        require_patches(entries, self.dimension)
+        if entries:
+            self.write_part("patches", patch_arrays(entries, kept, self.settings["dtype"]))
+
+    @property
+    def patch_settings(self) -> PatchSettings | None:
+        """Which patch tokens the cache holds; None if it holds none."""
+        return self._indices["patches"].patches
+
+    def has_patches(self, video_id: str) -> bool:
+        """Whether the cache holds patch tokens of a video's frames, made from the same file as the frames."""
+        videos, patches = self._indices["videos"], self._indices["patches"]
+        if video_id not in patches.places or video_id not in videos.places:
+            return False
+        frames, tokens = videos.places[video_id], patches.places[video_id]
+        same_file = videos.stamps[video_id].is_of(patches.stamps[video_id])
+        return same_file and frames.stop - frames.start == tokens.stop - tokens.start
+
+    def patches(self, video_ids: Sequence[str], memory_budget: int = DEFAULT_BUDGET, max_frames: int | None = None) -> "Ragged":
+        """The patch tokens of these videos, one row [M, D] for each frame that `videos` gives; see there for the arguments.
+
+        Raises UserError if a video has none.
+        """
+        lacking = [name for name in video_ids if not self.has_patches(name)]
+        if lacking:
+            option = "patches" if self.patch_settings is None else self.patch_settings.option
+            raise UserError(
+                f"the cache {self.path} has no patch tokens of {len(lacking):,} of {len(video_ids):,} videos, such as {quote(lacking[0])}: "
+                f"run extract again with --tokens {option}"
+            )
+        places = [self._place("patches", name) for name in video_ids]
+        chosen = [choose_frames(place.stop - place.start, max_frames) for place in places]
+        settings = self.patch_settings
+        assert settings is not None
+        return read_ragged("patches", places, chosen, memory_budget, self.settings, (settings.count,))
+
     def merge(self, out: Path) -> None:
         """Write the whole cache into one file, which can be opened as a cache. Replaced entries are left out."""
         tables = {name: self.path / name for name in self.listings.files()}
@@ -289,8 +334,12 @@ class FeatureCache:
             raise UserError(f"the cache {self.path} has no {kind.removesuffix('s')} {quote(name)}: {hint}")
         return places[name]
 
-    def videos(self, video_ids: Sequence[str], memory_budget: int = DEFAULT_BUDGET, max_frames: int | None = None) -> "VideoFeatures":
+    def videos(
+        self, video_ids: Sequence[str], memory_budget: int = DEFAULT_BUDGET, max_frames: int | None = None, patches: bool = False
+    ) -> "VideoFeatures":
         """The frame features of these cached videos, in this order, subsampled to `max_frames` by the rule of extraction.
+
+        With `patches`, their patch tokens too: see `patches`.
 
         Features that fit into `memory_budget` bytes are loaded into memory. Others are read from disk whenever they are used.
         Raises UserError, naming the nearest id, if one is not cached.
@@ -300,7 +349,8 @@ class FeatureCache:
         places = [self._place("videos", name) for name in video_ids]
         chosen = [choose_frames(place.stop - place.start, max_frames) for place in places]
         frames = read_ragged("frames", places, chosen, memory_budget, self.settings)
-        return VideoFeatures(ids=list(video_ids), frames=frames, seconds=read_seconds(places, chosen))
+        tokens = self.patches(video_ids, memory_budget - frames.bytes_held, max_frames) if patches else None
+        return VideoFeatures(ids=list(video_ids), frames=frames, seconds=read_seconds(places, chosen), patches=tokens)
 
     def texts(self, texts: Sequence[str], memory_budget: int = DEFAULT_BUDGET, max_words: int | None = None) -> "TextFeatures":
         """The token and sentence features of these cached texts, in this order; see `videos` for the budget.
@@ -361,7 +411,7 @@ class FeatureCache:
 
         Raises UserError if features are not finite in the cache's dtype, or if the disk is full.
         """
-        for name in ("frames", "words", "sentence"):
+        for name in ("frames", "words", "sentence", "patches"):
             if name in arrays and not all_finite(arrays[name]):
                 raise UserError(f"{name} features are not finite as {self.settings['dtype']}: make the cache with --dtype float32")
         self._indices[kind].add(kind, Part(self.store(kind, arrays, identity or _content(arrays)), "/"), self.digest)

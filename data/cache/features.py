@@ -1,6 +1,6 @@
 """Features read from the cache: ragged, in a given order; in memory, on a device or on disk.
 
-Shape suffixes: N entries, T rows of all entries, R rows of the entries of one batch, D joint dimension.
+Shape suffixes: N entries, T rows of all entries, R rows of the entries of one batch, M patch tokens of a frame, D joint dimension.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ _SPARE = 0.5
 
 
 class Ragged:
-    """N matrices of different lengths and one width D, gathered into batches without padding.
+    """N matrices of different lengths and one width D, gathered into batches without padding. Rows may have more dimensions: patch tokens
+    have one row [M, D] for each frame.
 
     >>> values_TD = np.array([[0.0], [1.0], [2.0]], dtype=np.float32)
     >>> ragged = Ragged.in_memory(values_TD, offsets=np.array([0, 2, 3]))  # two entries, of 2 rows and 1 row
@@ -49,9 +50,14 @@ class Ragged:
         return len(self.length_N)
 
     @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of a row, such as [D]."""
+        return tuple((self._sources[0][0] if self._values_TD is None else self._values_TD).shape[1:])
+
+    @property
     def dimension(self) -> int:
         """D."""
-        return int((self._sources[0][0] if self._values_TD is None else self._values_TD).shape[1])
+        return self.row_shape[-1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -71,7 +77,7 @@ class Ragged:
         return Ragged(self.length_N, self._values_TD.to(device), [])
 
     def gather(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        """The rows of these entries, concatenated: float32 [R, D] on the device; and the length of each entry: int64 [N]."""
+        """The rows of these entries, concatenated: float32 [R, D] or [R, M, D] on the device; and the length of each entry: int64 [N]."""
         index_N = np.asarray(indices, dtype=np.int64)
         length_N = self.length_N[index_N]
         device = device or torch.device("cpu")
@@ -92,10 +98,17 @@ class VideoFeatures:
     ids: list[str]
     frames: Ragged
     seconds: list[NDArray[np.float64]]
+    patches: Ragged | None = None
+    """The patch tokens of the same frames, a row [M, D] each; None if they were not asked for."""
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of memory in use."""
+        return self.frames.bytes_held + (0 if self.patches is None else self.patches.bytes_held)
 
     def to(self, device: torch.device) -> "VideoFeatures":
         """A copy with the features on the device if they fit: see `Ragged.to`."""
-        return replace(self, frames=self.frames.to(device))
+        return replace(self, frames=self.frames.to(device), patches=None if self.patches is None else self.patches.to(device))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data.base.errors import UserError
 from data.cache.hdf5 import Group, damaged_file, open_file
-from data.cache.layout import IMAGES, NAMES, UNKNOWN, Images, Kind
+from data.cache.layout import IMAGES, NAMES, UNKNOWN, Images, Kind, PatchSettings, read_patch_settings
 
 READ_BYTES = 2**24
 """Most bytes of a part's rows that are read at once."""
@@ -22,6 +22,12 @@ class Part(NamedTuple):
 
     path: Path
     group: str
+
+
+def merged_parts(path: Path, kind: Kind) -> list[Part]:
+    """The part of a merged cache that holds the entries of a kind. There is none of patch tokens if none were merged."""
+    with open_file(path) as file:
+        return [Part(path, kind)] if kind != "patches" or kind in file else []
 
 
 class Place(NamedTuple):
@@ -42,15 +48,23 @@ class FileStamp(NamedTuple):
     start: float
     end: float
 
+    def is_of(self, other: "FileStamp") -> bool:
+        """Whether both were made from the same span of the same file, judged by its size, and its digest or modification time."""
+        same = (self.file_size, self.start, self.end) == (other.file_size, other.start, other.end)
+        return same and (self.file_mtime_ns == other.file_mtime_ns or (self.file_digest == other.file_digest != ""))
+
 
 @dataclass
 class Index:
-    """By name, the place and writing time of every entry of a kind; for videos also their file stamps and stored images."""
+    """By name, the place and writing time of every entry of a kind; for videos and patches also their file stamps, and for videos the
+    stored images."""
 
     places: dict[str, Place] = field(default_factory=dict)
     written_ns: dict[str, int] = field(default_factory=dict)
     stamps: dict[str, FileStamp] = field(default_factory=dict)
     images: dict[str, frozenset[Images]] = field(default_factory=dict)
+    patches: PatchSettings | None = None
+    """Which patch tokens the parts hold; None if there are none."""
 
     def add(self, kind: Kind, part: Part, digest: str) -> None:
         """Add the entries of a part. Raises UserError if the part is damaged or its settings have another digest."""
@@ -60,10 +74,13 @@ class Index:
                 if group.attrs.get("digest") != digest:
                     raise UserError(f"{part.path} was made with other settings than the cache: move it out of the cache")
                 names, offsets, written_ns = group[NAMES[kind]].asstr()[()], group["offsets"][()], int(group.attrs["written_ns"])
-                if kind == "videos":
+                if kind != "texts":
                     columns = [read_column(group, column, len(names)).tolist() for column in FileStamp._fields]
                     stamps = [FileStamp(*values) for values in zip(*columns, strict=True)]
+                if kind == "videos":
                     images = _images_there(group, offsets)
+                if kind == "patches":
+                    self._require_patches(part, read_patch_settings(group))
             except (KeyError, OSError, RuntimeError, AttributeError) as error:
                 raise damaged_file(part.path, error) from error
         # Python numbers and few lookups: a large cache has a hundred thousand entries.
@@ -72,8 +89,17 @@ class Index:
             if written_ns >= self.written_ns.get(name, 0):
                 self.written_ns[name] = written_ns
                 self.places[name] = Place(part, entry, start, stop)
+                if kind != "texts":
+                    self.stamps[name] = stamps[entry]
                 if kind == "videos":
-                    self.stamps[name], self.images[name] = stamps[entry], images[entry]
+                    self.images[name] = images[entry]
+
+    def _require_patches(self, part: Part, patches: PatchSettings) -> None:
+        if self.patches is not None and self.patches != patches:
+            raise UserError(
+                f"{part.path} holds --tokens {patches.option}, and other parts of the cache {self.patches.option}: move it out of the cache"
+            )
+        self.patches = patches
 
 
 def runs(members: Sequence[int], places: Sequence[Place], row_bytes: int) -> Iterator[list[int]]:

@@ -2,7 +2,7 @@
 
 Features are ragged: the rows of all entries are concatenated, and offsets delimit them.
 
-Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
+Shape suffixes: T rows of an entry (frames or tokens), M patch tokens of a frame, D joint dimension.
 """
 
 import hashlib
@@ -34,16 +34,17 @@ FAILURES_FILE = "failures.csv"
 """The list of failed videos; see extract/failures.py."""
 CLIP_FILE = "clip.h5"
 
-Kind = Literal["videos", "texts"]
+Kind = Literal["videos", "texts", "patches"]
 Images = Literal["thumbnails", "pixels"]
 
-NAMES: dict[Kind, str] = {"videos": "video_id", "texts": "text"}
+NAMES: dict[Kind, str] = {"videos": "video_id", "texts": "text", "patches": "video_id"}
 
 # Datasets of a part: ROWS have one row per frame or token, ENTRIES one row per entry.
-ROWS: dict[Kind, tuple[str, ...]] = {"videos": ("frames", "seconds"), "texts": ("words",)}
+ROWS: dict[Kind, tuple[str, ...]] = {"videos": ("frames", "seconds"), "texts": ("words",), "patches": ("patches",)}
 ENTRIES: dict[Kind, tuple[str, ...]] = {
     "videos": ("file_size", "file_mtime_ns", "file_digest", "start", "end", "frames_expected", "hdr", "decoder"),
     "texts": ("tokens", "sentence"),
+    "patches": ("file_size", "file_mtime_ns", "file_digest", "start", "end"),
 }
 UNKNOWN: Mapping[str, Any] = {"file_digest": "", "tokens": 0}
 """Values to assume for datasets that parts of format 3 lack."""
@@ -51,7 +52,7 @@ FINITE_STEP = 2**17
 """Features that are checked at once."""
 INFINITY_BITS = 0x7C00
 """Bits of infinity in float16; NaN has more, whatever its sign."""
-IMAGES: dict[Kind, tuple[Images, ...]] = {"videos": ("thumbnails", "pixels"), "texts": ()}
+IMAGES: dict[Kind, tuple[Images, ...]] = {"videos": ("thumbnails", "pixels"), "texts": (), "patches": ()}
 """Datasets of concatenated JPEG files. `NAME_offsets` delimits them: one file per row, or an empty one if none was stored."""
 
 
@@ -88,6 +89,7 @@ class VideoEntry:
     hdr: the transfer function of an HDR video, else empty.
     decoder: `cpu`, `cuda` or `pyav`.
     thumbnails, pixels: JPEG files, one per frame, or none.
+    patch_TMD: the patch tokens of every frame, or None. They are written by `FeatureCache.write_patches`.
     """
 
     video_id: str
@@ -102,6 +104,24 @@ class VideoEntry:
     decoder: str = "cpu"
     thumbnails: Sequence[bytes] = ()
     pixels: Sequence[bytes] = ()
+    patch_TMD: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """Which patch tokens of a frame a cache holds; all its patch tokens were made with the same.
+
+    kept: the K of --tokens patches:K; None for all patches of a frame.
+    count: M, the number of patch tokens of every frame.
+    """
+
+    kept: int | None
+    count: int
+
+    @property
+    def option(self) -> str:
+        """The value of --tokens that makes them."""
+        return "patches" if self.kept is None else f"patches:{self.kept}"
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,11 @@ def format_of(settings: Mapping[str, Any]) -> int:
 def feature_bytes(settings: Mapping[str, Any]) -> int:
     """The bytes of the feature of one frame or token."""
     return int(settings["dimension"]) * int(np.dtype(settings["dtype"]).itemsize)
+
+
+def patch_bytes(settings: Mapping[str, Any], patches: PatchSettings) -> int:
+    """The bytes of the patch tokens of one frame."""
+    return patches.count * feature_bytes(settings)
 
 
 def all_finite(features: NDArray[Any]) -> bool:
@@ -184,6 +209,18 @@ def require_videos(entries: Sequence[VideoEntry], dimension: int) -> None:
             raise UserError(f"{place}: {shape[0]} frames and seconds of shape {list(times)}: give one time for each frame")
         if not np.isfinite(np.asarray(entry.seconds_T, dtype=np.float64)).all():
             raise UserError(f"{place}: seconds hold NaN or infinity: give the time of each frame")
+
+
+def require_patches(entries: Sequence[VideoEntry], dimension: int) -> None:
+    """Raise UserError if patch tokens cannot be written: the video's id, or a shape other than [T, M, D]."""
+    count = 0
+    for entry in entries:
+        place, shape = f"video {_checked_name(entry.video_id)}", np.shape(() if entry.patch_TMD is None else entry.patch_TMD)
+        count = count or (shape[1] if len(shape) == 3 else 0)
+        if len(shape) != 3 or shape != (len(entry.frames_TD), count, dimension) or not count:
+            raise UserError(
+                f"{place}: patch tokens have the shape {list(shape)}: expected [{len(entry.frames_TD)}, {count or 'tokens'}, {dimension}]"
+            )
 
 
 def require_texts(entries: Sequence[TextEntry], dimension: int, max_words: int) -> None:
@@ -267,6 +304,28 @@ def bare_video_arrays(
     for name in IMAGES["videos"]:
         arrays[name], arrays[f"{name}_offsets"] = np.empty(0, dtype=np.uint8), np.zeros(rows + 1, dtype=np.int64)
     return arrays
+
+
+def patch_arrays(entries: Sequence[VideoEntry], kept: int | None, dtype: str) -> dict[str, Any]:
+    """The datasets of a part of patch tokens: rows [T, M, D], the K of --tokens patches:K or 0, and the files they were made from."""
+    patches = [entry.patch_TMD for entry in entries if entry.patch_TMD is not None]
+    assert len(patches) == len(entries)
+    return {
+        "video_id": [entry.video_id for entry in entries],
+        "offsets": offsets_of([len(patch_TMD) for patch_TMD in patches]),
+        "patches": _as(dtype, np.concatenate(patches)),
+        "kept": np.array(kept or 0),
+        "file_size": np.array([entry.file_size for entry in entries], dtype=np.int64),
+        "file_mtime_ns": np.array([entry.file_mtime_ns for entry in entries], dtype=np.int64),
+        "file_digest": [entry.file_digest for entry in entries],
+        "start": np.array([entry.span.bounds[0] for entry in entries], dtype=np.float64),
+        "end": np.array([entry.span.bounds[1] for entry in entries], dtype=np.float64),
+    }
+
+
+def read_patch_settings(group: Group) -> PatchSettings:
+    """The settings of a part of patch tokens."""
+    return PatchSettings(int(group["kept"][()]) or None, int(group["patches"].shape[1]))
 
 
 def text_arrays(entries: Sequence[TextEntry], dtype: str) -> dict[str, Any]:

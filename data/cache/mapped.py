@@ -17,7 +17,10 @@ ENTRIES_AT_ONCE = 1024
 
 
 class MappedRagged(Ragged):
-    """N matrices in a file of all rows [T, D]. Pickling stores only the path, so the file must still exist when it is unpickled."""
+    """N matrices in a file of all rows, [T, D] or of more dimensions.
+
+    Pickling stores only the path, so the file must still exist when it is unpickled.
+    """
 
     def __init__(self, path: Path, length_N: NDArray[np.int64]) -> None:
         # "c" (copy on write), not "r": torch warns about read-only arrays. The file never changes.
@@ -30,7 +33,7 @@ class MappedRagged(Ragged):
 
 def map_ragged(ragged: Ragged, path: Path) -> MappedRagged:
     """Write the rows, from memory or disk, to a new file and map it. Raises UserError if the disk is full."""
-    shape = int(ragged.length_N.sum()), ragged.dimension
+    shape = int(ragged.length_N.sum()), *ragged.row_shape
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(ragged.dtype)), "fortran_order": False, "shape": shape}
     try:
         # Write the file before mapping it: on a full disk, writing into a mapped file kills the process.
@@ -52,5 +55,6 @@ def map_texts(texts: TextFeatures, folder: Path) -> TextFeatures:
 
 
 def map_videos(videos: VideoFeatures, folder: Path) -> VideoFeatures:
-    """A copy whose frames are mapped from a file in the folder."""
-    return replace(videos, frames=map_ragged(videos.frames, folder / "frames.npy"))
+    """A copy whose frames and patch tokens are mapped from files in the folder."""
+    patches = None if videos.patches is None else map_ragged(videos.patches, folder / "patches.npy")
+    return replace(videos, frames=map_ragged(videos.frames, folder / "frames.npy"), patches=patches)

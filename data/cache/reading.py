@@ -5,6 +5,7 @@ Shape suffixes: T rows of all entries (frames or tokens), D joint dimension.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,25 +53,34 @@ def iterate(kind: Kind, places: Mapping[str, Place], settings: Mapping[str, Any]
 
 
 def read_ragged(
-    dataset: str, places: Sequence[Place], chosen: Sequence[NDArray[np.int64]], memory_budget: int, settings: Mapping[str, Any]
+    dataset: str,
+    places: Sequence[Place],
+    chosen: Sequence[NDArray[np.int64]],
+    memory_budget: int,
+    settings: Mapping[str, Any],
+    features_a_row: tuple[int, ...] = (),
 ) -> "Ragged":
-    """The chosen rows of each entry, in order; on disk if they need more than `memory_budget` bytes."""
+    """The chosen rows of each entry, in order; on disk if they need more than `memory_budget` bytes.
+
+    A row is a feature [D], or an array of features of shape `features_a_row` + [D].
+    """
     from data.cache.features import Ragged
 
     count = np.array([len(rows) for rows in chosen], dtype=np.int64)
-    if int(count.sum()) * feature_bytes(settings) > memory_budget:
+    row_bytes = prod(features_a_row) * feature_bytes(settings)
+    if int(count.sum()) * row_bytes > memory_budget:
         # Each part is opened once: closing a file makes HDF5 search all open objects.
         opened = {part: open_file(part.path)[part.group][dataset] for part in {place.part for place in places}}
         rows = [place.start + taken for place, taken in zip(places, chosen, strict=True)]
         return Ragged.on_disk([opened[place.part] for place in places], rows)
     offsets = offsets_of(count)
-    values_TD = np.empty((int(offsets[-1]), int(settings["dimension"])), dtype=settings["dtype"])
+    values_TD = np.empty((int(offsets[-1]), *features_a_row, int(settings["dimension"])), dtype=settings["dtype"])
     by_part: dict[Part, list[int]] = {}
     for i, place in enumerate(places):
         by_part.setdefault(place.part, []).append(i)
     for part, members in by_part.items():
         with open_file(part.path) as file:
-            for run in runs(sorted(members, key=lambda i: places[i].start), places, feature_bytes(settings)):
+            for run in runs(sorted(members, key=lambda i: places[i].start), places, row_bytes):
                 first = places[run[0]].start
                 rows_TD = file[part.group][dataset][first : max(places[i].stop for i in run)]
                 for i in run:

@@ -77,7 +77,7 @@ def choose_tau(options: EvaluateOptions, cache: FeatureCache, head: Head, memory
             split.videos,
             split.answers,
             [RankedScores(counter)],
-            memory_budget - split.videos.frames.bytes_held,
+            memory_budget - split.videos.bytes_held,
             options.quiet,
             f"tau {number}/{len(TRIED)}",
             processes,

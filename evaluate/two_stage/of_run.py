@@ -1,7 +1,7 @@
 """Re-ranks the candidates of another run: `python -m evaluate --run RUN --candidates K --candidates-run FIRST`.
 
 The first stage scores all pairs with a run that is fast. With the head of --run, the second scores the K best videos of every text and the
-K best texts of every video, each pair once. Both directions then rank every query: see `evaluate.two_stage.ranks`.
+K best texts of every video, each pair once. Both directions then rank every query: see `train_head.scoring.ranks`.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ from data.metrics import DIRECTIONS, RECALL_SUM, RankCounter, recall_sum, summar
 from evaluate.cost import Cost, measured
 from evaluate.inputs import EvaluationInputs, ReadyRun, Scored
 from evaluate.options import EvaluateOptions
-from evaluate.two_stage.first import CandidateCollector
-from evaluate.two_stage.ranks import percentage_there, two_stage_ranks
-from evaluate.two_stage.rerank import Pairs, score_pairs
 from train_head.run import TRAINED_WITH, trained_on
+from train_head.scoring.candidates import CandidateCollector
 from train_head.scoring.cost import check_cost, flops_a_pair, warm_up
 from train_head.scoring.pairs import RankedScores, score_all_pairs
+from train_head.scoring.ranks import percentage_there, two_stage_ranks
+from train_head.scoring.rerank import Pairs, score_pairs
 
 _ALL_PAIRS = ("dual_softmax", "query_bank", "save_scores", "run_file", "zero_shot_tau_from")
 """Options that score all pairs with the evaluated head."""

@@ -9,9 +9,9 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.compute.processes import ProcessGroup
 from data.metrics import MEDIAN_RANK, RECALL_NAMES, TEXT_TO_VIDEO
-from evaluate.two_stage.rerank import candidate_metrics, rerank
 from search.index.candidates import Vectors, candidate_index, check_candidates, find_candidates
 from train_head.heads import Head
+from train_head.scoring.rerank import candidate_metrics, rerank
 from train_head.scoring.splits import Split
 
 CandidatesFrom = Literal["frames", "pooled", "both"]

@@ -62,6 +62,8 @@ class HeadConfig:
     padding: Padding = "masked"
     """masked: padding has no effect. authors: as in the code of the head's authors, where texts are padded to `max_words` words and videos
     to `padded_frames` frames; for heads whose AUTHORS_PADDING is known."""
+    patches: int = 0
+    """Patch tokens of every frame, for heads that read them."""
     padded_frames: int = 0
     """With `padding="authors"`: frames of a padded video. `train_head.run.check_frames` refuses longer videos; a batch with more positions
     keeps its own number."""
@@ -131,6 +133,8 @@ class Head(nn.Module, ABC):
     """Whether it has Transformer blocks itself, which --temporal-init starts (`started_blocks`), and so no temporal encoder in front."""
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
+    READS_PATCHES: ClassVar[bool] = False
+    """Whether it reads the patch tokens of frames, which extract --tokens caches."""
     AUTHORS_PADDING: ClassVar[AuthorsPadding] = "unknown"
     """How the head's authors treat padding: they mask it as we do, so that `padding="authors"` changes nothing, or let it count."""
     READS_WORDS: ClassVar[bool] = True
@@ -242,7 +246,13 @@ class Head(nn.Module, ABC):
     def apply_temporal(self, batch: VideoBatch) -> EncodedFrames:
         """Apply the temporal encoder: the first half of `encode_videos`."""
         batch = batch.padded_to(self.config.padded_frames) if self.with_padding else batch
-        return EncodedFrames(self.temporal_frames(batch), batch.mask_BF, batch.frame_BFD if self.READS_BEFORE else None)
+        patch_BFMD, before_BFD = batch.patch_BFMD if self.READS_PATCHES else None, batch.frame_BFD if self.READS_BEFORE else None
+        return EncodedFrames(self.temporal_frames(batch), batch.mask_BF, patch_BFMD, before_BFD)
+
+    def encoded_bytes(self, frames: int) -> int:
+        """Bytes of an encoded video of this many frames, as float32: its frames, their patch tokens, and their Gram matrix."""
+        vectors = 1 + self.READS_BEFORE + self.config.patches * self.READS_PATCHES
+        return 4 * frames * (vectors * self.config.dimension + frames)
 
     def encode_videos(self, batch: VideoBatch) -> Any:
         """Compute the part of the scores that depends on the videos alone.

@@ -175,12 +175,11 @@ def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
 
 def _groups(head: Head, videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
     """This rank's share of the videos, as blocks of consecutive videos, in groups that fit into the memory budget once encoded."""
-    frames, count, longest = videos.frames, len(videos.ids), int(head.counted_frames(videos.frames.length_N).max())
+    count, longest = len(videos.ids), int(head.counted_frames(videos.frames.length_N).max())
     size = videos_per_block(longest)
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
     blocks = blocks[len(blocks) * processes.rank // processes.world_size : len(blocks) * (processes.rank + 1) // processes.world_size]
-    # Bytes of frames and Gram matrices as float32.
-    group = max(1, memory_budget // (size * longest * (frames.dimension + longest) * 4))
+    group = max(1, memory_budget // (size * head.encoded_bytes(longest)))
     return [blocks[first : first + group] for first in range(0, len(blocks), group)]
 
 

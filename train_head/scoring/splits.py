@@ -59,6 +59,7 @@ def load_split(
     allow_missing: bool = False,
     source: str | None = None,
     max_words: int | None = None,
+    patches: bool = False,
 ) -> Split:
     """Load a split from a cache. Every caption is a separate text. A name such as "train+val" joins splits.
 
@@ -66,8 +67,8 @@ def load_split(
     >>> split.videos.ids[split.answers[0]]  # the video of the first caption
 
     Takes the split from all sources of the preset, or from the one with the name `source`. Reads at most `max_frames` frames per video and
-    `max_words` words per text: see `FeatureCache.videos` and `texts`. Features are held in memory up to `memory_budget` bytes, frames
-    first; the rest is read from disk on use.
+    `max_words` words per text: see `FeatureCache.videos` and `texts`. `patches`: read the patch tokens of the frames too. Features are held
+    in memory up to `memory_budget` bytes, frames first; the rest is read from disk on use.
 
     Raises UserError if the cache has no such split or no features of it. Unless `allow_missing`, also raises UserError if the split differs
     from its protocol or some features are missing.
@@ -86,12 +87,12 @@ def load_split(
     rows = found.rows[found.whole]
     video_ids = rows["video_id"].unique().tolist()
     position = {video_id: i for i, video_id in enumerate(video_ids)}
-    videos = cache.videos(video_ids, memory_budget, max_frames)
+    videos = cache.videos(video_ids, memory_budget, max_frames, patches)
     return Split(
         name=name,
         preset=listing.preset,
         sources=listing.names,
-        texts=cache.texts(rows["caption"].tolist(), memory_budget - videos.frames.bytes_held, max_words),
+        texts=cache.texts(rows["caption"].tolist(), memory_budget - videos.bytes_held, max_words),
         videos=videos,
         answers=rows["video_id"].map(position).to_numpy(dtype=np.int64),
         counts=counts,

@@ -44,7 +44,7 @@ from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.checks import check_options
 from train_head.compiling import announce_compiling, compile_loops
-from train_head.heads import Head
+from train_head.heads import Head, head_class
 from train_head.options import TrainOptions
 from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, recorded_source, save_run
 from train_head.scoring.cost import check_cost, flops_a_pair
@@ -83,6 +83,11 @@ class _Run:
         return self.name
 
 
+def _reads(run: _Run) -> tuple[int, bool]:
+    """What a run reads of the cache."""
+    return run.options.max_frames or 0, head_class(run.options.head).READS_PATCHES
+
+
 def sweep(options: Sweep) -> Path:
     """Train the missing runs and return runs.csv. Raises UserError for anything the user can fix."""
     grid = expand(options)
@@ -102,8 +107,8 @@ def sweep(options: Sweep) -> Path:
         name = run_name(run, cache, options.report_on)
         named.setdefault(name, _Run(run, name))
     runs = list(named.values())
-    # Sorted by max_frames, so that memory holds the features for one value at a time.
-    missing = sorted((run for run in runs if run.name not in there), key=lambda run: run.options.max_frames or 0)
+    # Runs that read the same features are neighbours, so that memory holds those features alone.
+    missing = sorted((run for run in runs if run.name not in there), key=_reads)
     make_folder(options.out)
     write_options(options.out / OPTIONS_FILE, options, "python -m train_head.sweep")
     rows: dict[str, dict[str, Any]] = {}
@@ -112,7 +117,7 @@ def sweep(options: Sweep) -> Path:
         for name in unevaluated:
             _evaluate(options, name)
             progress.update()
-        for _, group in itertools.groupby(missing, key=lambda run: run.options.max_frames):
+        for _, group in itertools.groupby(missing, key=_reads):
             for row in _train_all(options, cache, device, list(group)):
                 rows[row["run"]] = row
                 # In the order of the grid, not in the order of ending.
@@ -130,10 +135,13 @@ def sweep(options: Sweep) -> Path:
 
 
 def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: Sequence[_Run]) -> Iterator[dict[str, Any]]:
-    """Train runs that share one value of --max-frames, and yield their rows as they end."""
+    """Train runs that read the same features, and yield their rows as they end."""
     first = runs[0].options
     budget = budget_bytes(options.memory_budget)
-    report = load_split(cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name)
+    patches = head_class(first.head).READS_PATCHES
+    report = load_split(
+        cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name, patches=patches
+    )
     shared = _Shared(options.out, options.report_on, budget, load(first), report, device)
     for line in dict.fromkeys(line for run in runs for line in start_lines(run.options, cache, quiet=True)):
         say(line)

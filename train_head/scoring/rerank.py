@@ -108,7 +108,7 @@ def score_pairs(
     head.eval()
     score_P = torch.full(pairs.text_P.shape, -torch.inf)
     longest = int(head.counted_frames(videos.frames.length_N).max())
-    video_bytes = longest * videos.frames.dimension * 4 * (2 if head.READS_BEFORE else 1)
+    video_bytes = head.encoded_bytes(longest)
     # A text that is alone shares no candidates, so it is scored with all of its videos that are in memory.
     most = memory_budget // (2 * video_bytes) if head.texts_alone else None
     strips, bins = _strips(texts, pairs, nearest_A, head), _bins(videos, pairs, longest, most)

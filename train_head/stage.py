@@ -305,6 +305,7 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
         "cache_digest": data.cache.digest,
         "train_counts": data.train.counts,
         "data": _digest(data),
+        "patches": None if data.train.videos.patches is None else str(data.cache.patch_settings),
         "processes": processes.world_size,
         HEAD_SOURCE: recorded_source(options.head).get(HEAD_SOURCE),
     }
@@ -317,6 +318,7 @@ def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dic
         "cache_digest": f"the cache {options.cache} was extracted with other settings than the run's",
         "train_counts": "the training videos or captions have changed since it began",
         "data": "the videos or captions for training or for choosing the epoch have changed since it began",
+        "patches": f"the cache {options.cache} held {before.get('patches')} then and holds {identity['patches']} now",
         "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
         HEAD_SOURCE: f"the source of head {options.head} has changed since it began",
     }
@@ -379,7 +381,8 @@ def _read_finished(out: Path) -> dict[str, Any]:
 def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
     """What must be equal in all processes."""
     decisive = {f"--{name.replace('_', '-')}": value for name, value in decisive_options(options).items()}
-    content = {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
+    videos = [*data.train.videos.ids, *data.select.videos.ids]
+    content = {"the cache": data.cache.fingerprint(videos, patches=data.train.videos.patches is not None)}
     return decisive | content | {f"the source of head {options.head}": recorded_source(options.head)}
 
 

@@ -98,7 +98,8 @@ def test_patch_tokens_come_back_in_the_order_asked_for(
         for budget in (EVERYTHING, 0):
             videos = cache.videos([f"v{i}" for i in order], budget, thinned, patches=True)
             assert videos.patches is not None
-            assert (videos.patches.row_shape, videos.patches.dtype) == ((count, D), np.float16)
+            assert videos.patches.row_shape == (count, D)
+            assert videos.patches.dtype == np.dtype("float16")
             for place, i in enumerate(order):
                 frames = lengths[i]
                 taken = range(frames) if thinned is None else np.linspace(0, frames - 1, min(frames, thinned)).astype(int)
@@ -232,7 +233,7 @@ def test_tokens_belong_to_the_frames_of_one_file(changes: dict[str, Any], curren
 
 
 def test_tokens_of_an_unknown_file_are_not_older_than_their_frames(tmp_path: Path) -> None:
-    unknown = {"file_size": 0, "file_mtime_ns": 0, "file_digest": ""}
+    unknown: dict[str, Any] = {"file_size": 0, "file_mtime_ns": 0, "file_digest": ""}
     cache = new_cache(tmp_path / "cache", [entry("a", **unknown), entry("b", **unknown)])
     assert cache.has_patches("a")
     cache.write_videos([entry("a", seed=1, **unknown)])

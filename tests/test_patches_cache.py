@@ -4,6 +4,7 @@ Shape suffixes: T frames of a video, M patch tokens of a frame, D joint dimensio
 """
 
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,13 +26,15 @@ from data.base.errors import UserError
 from data.cache import FeatureCache, VideoEntry
 from data.cache.features import Ragged
 from data.cache.layout import PatchSettings
-from data.cache.prune import drop, unlisted
+from data.cache.mapped import map_videos
+from data.cache.prune import unlisted
 from data.exchange.options import ExportOptions, ImportOptions
 from data.export_features import main as export
 from data.import_features import main as import_main
 from data.merge import MergeOptions, merge
 from data.span import Span
 from data.verify import VerifyOptions, verify
+from extract.plan.listing import prune
 from tests import feature_files as files
 from tests.caches import OLD
 
@@ -192,6 +196,18 @@ def test_parts_of_two_settings_are_named(tmp_path: Path) -> None:
     assert FeatureCache(tmp_path / "a").patch_settings == PatchSettings(None, 2)
 
 
+def test_tokens_of_a_sweep_are_mapped_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its processes share them, written in several pieces, and after pickling."""
+    monkeypatch.setattr("data.cache.mapped.BYTES_AT_ONCE", 300)
+    entries = [entry(name, frames) for name, frames in zip("abcd", (1, 4, 2, 3), strict=True)]
+    videos = new_cache(tmp_path / "cache", entries).videos(list("abcd"), patches=True)
+    (tmp_path / "mapped").mkdir()
+    mapped = pickle.loads(pickle.dumps(map_videos(videos, tmp_path / "mapped")))
+    for i, video in enumerate(entries):
+        np.testing.assert_array_equal(rows_of(mapped.patches, i), stored(video))
+        np.testing.assert_array_equal(rows_of(mapped.frames, i), video.frames_TD.astype(np.float16))
+
+
 def test_what_a_cache_lacks_is_said(tmp_path: Path) -> None:
     written = new_cache(tmp_path / "python")
     written.write_videos([entry("a")])
@@ -278,17 +294,19 @@ def test_a_damaged_part_stops_nobody_who_needs_no_tokens(tmp_path: Path) -> None
         cache.patches(["a"])
 
 
-def test_what_is_pruned_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
+def test_what_is_pruned_leaves_the_rest_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Videos that nobody lists go with their tokens. Outdated tokens go alone. Tokens whose frames are still to come stay."""
     entries = [entry(name, frames, 2) for name, frames in (("gone", 2), ("kept", 3), ("changed", 1), ("last", 4))]
     cache = new_cache(tmp_path, entries, kept=2)
     cache.write_patches([entry("to come")], 2)
     cache.write_videos([entry("changed", 1, file_size=99)])
-    before, listed = parts(tmp_path), {"kept", "changed", "last", "to come"}
+    listed = ["kept", "changed", "last", "to come"]
+    cache.write_table("table", pd.DataFrame({"video_id": listed, "caption": "a ring", "split": "test"}))
     cache = FeatureCache(tmp_path)
-    names = unlisted(cache, listed, set())
-    assert names == {"videos": {"gone"}, "texts": set(), "patches": {"gone", "changed"}}
-    assert drop(cache, names, [*before, *parts(tmp_path, "videos")]) > 0
+    done = prune(tmp_path)
+    assert done.pop("bytes") > 0
+    assert done == {"videos": 1, "texts": 0, "patches": 2}
+    assert capsys.readouterr().err == "dropped patch tokens of 2 videos that are not listed or have other frames now\n"
     pruned = FeatureCache(tmp_path)
     assert set(pruned.names("videos")) == {"kept", "changed", "last"}
     assert set(pruned.names("patches")) == {"kept", "last", "to come"}
@@ -298,7 +316,7 @@ def test_what_is_pruned_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
     assert {name: pruned.fingerprint([name], patches=True) for name in ("kept", "last")} == {
         name: cache.fingerprint([name], patches=True) for name in ("kept", "last")
     }
-    assert unlisted(pruned, listed, set()) == {"videos": set(), "texts": set(), "patches": set()}
+    assert prune(tmp_path) == {"videos": 0, "texts": 0, "patches": 0, "bytes": 0}
     assert verify(VerifyOptions(tmp_path)) == 0
 
 

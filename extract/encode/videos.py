@@ -3,13 +3,13 @@
 Frames reach the encoder in pieces, so the number of workers and the queue length bound the frames in memory, however long a video is.
 Features do not depend on the order in which videos are decoded.
 
-Shape suffixes: N frames of a piece or a batch, C channels, H and W sides, D joint dimension.
+Shape suffixes: N frames of a piece or a batch, M patch tokens of a frame, C channels, H and W sides, D joint dimension.
 """
 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.base.quoting import path_text
-from data.cache import VideoEntry
+from data.cache import FeatureCache, VideoEntry
 from data.compute.processes import on_this_machine
 from data.span import Span
 from extract.decode.frames import Cuda
-from extract.decode.pictures import pixels_file, small, thumbnail_file
+from extract.decode.pictures import pixels_file, read_pixels, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
-from extract.encode.clip import BATCH, Clip
+from extract.encode.clip import BATCH, Clip, EncodedImages
+from extract.encode.image.patches import Patches
 from extract.encode.prefetch import Prefetcher
 from extract.failures import Failure
 from extract.ffmpeg.run import Processes
 from extract.options import ExtractOptions
 from extract.plan.digest import file_digest
 
+SAME_TIME_S = 1e-3
+"""Most seconds between the time of a cached frame and of the same frame decoded again."""
 QUEUED_PER_WORKER, MIN_QUEUED = 2, 8
 """Queue length: pieces and ends of videos that wait for the encoder. The minimum lets short videos fill a batch."""
 
@@ -60,6 +63,8 @@ class _Done:
     """Marks the end of a video, or of a span of one: all its frames have been queued."""
 
     video_id: str
+    only_tokens: bool
+    stored: bool
     sampled: Sampled[None]
     kept: _Kept
     file: os.stat_result
@@ -70,11 +75,20 @@ class _Done:
 
 @dataclass
 class _InProgress:
-    """A video in progress: features so far, and the number of frames that still wait to be encoded."""
+    """A video in progress: features and patch tokens so far, and the number of frames that still wait to be encoded."""
 
     feature_ND: list[NDArray[np.float32]] = field(default_factory=list)
+    patch_NMD: list[NDArray[Any]] = field(default_factory=list)
     pending: int = 0
     done: _Done | None = None
+
+
+@dataclass(frozen=True)
+class AddedTokens:
+    """A video whose frames are cached already, encoded again for its patch tokens: from its stored pixels, or from its file."""
+
+    entry: VideoEntry
+    from_pixels: bool
 
 
 @dataclass
@@ -111,13 +125,14 @@ def points_outside(file: Path, folder: Path) -> bool:
 class PrefetchedVideos:
     """Iterate over encoded videos and failures, in no particular order. Decoding starts when the context is entered.
 
-    `todo` has the columns of `Dataset.videos` and two of booleans, `thumbnails` and `pixels`: whether to keep those pictures.
+    `todo` is `Todo.videos`. `cache` is needed for videos that lack only their patch tokens: their frames must be those that it holds.
     """
 
-    def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> None:
+    def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions, cache: FeatureCache | None = None) -> None:
         assert options.fps is not None
         self.timings = Timings()
-        self._clip, self._options = clip, options
+        self._clip, self._options, self._patches = clip, options, Patches.of(options.tokens)
+        self._cache = cache
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
         self._pyav = PyavProcesses(processes) if options.decoder == "pyav" else None
@@ -148,29 +163,34 @@ class PrefetchedVideos:
         if self._pyav is not None:
             self._pyav.close()
 
-    def __iter__(self) -> Iterator[VideoEntry | Failure]:
+    def __iter__(self) -> Iterator[VideoEntry | AddedTokens | Failure]:
         """Encode frames as they arrive, and yield each video when all its frames are encoded."""
         in_progress: dict[str, _InProgress] = {}
         owners: deque[tuple[str, int]] = deque()
         frames = torch.empty(0)
 
-        def encode(image_NCHW: torch.Tensor) -> Iterator[VideoEntry]:
+        def encode(image_NCHW: torch.Tensor) -> Iterator[VideoEntry | AddedTokens]:
             begin = time.perf_counter()
-            rest_ND = self._clip.encode_images(image_NCHW)
+            encoded = self._clip.encode_images(image_NCHW, self._patches)
+            patch_NMD = self._in_dtype(encoded)
             self.timings.encode_s += time.perf_counter() - begin
-            self.timings.frames += len(rest_ND)
-            while len(rest_ND):
+            self.timings.frames += len(image_NCHW)
+            first = 0
+            while first < len(image_NCHW):
                 video_id, count = owners.popleft()
-                taken = min(count, len(rest_ND))
+                taken = min(count, len(image_NCHW) - first)
                 if taken < count:
                     owners.appendleft((video_id, count - taken))
                 video = in_progress.get(video_id)
                 if video is not None:
-                    video.feature_ND.append(rest_ND[:taken])
+                    video.feature_ND.append(encoded.feature_ND[first : first + taken])
+                    if patch_NMD is not None:
+                        # Copied: a view would keep the whole batch in memory until the part is written.
+                        video.patch_NMD.append(patch_NMD[first : first + taken].copy())
                     video.pending -= taken
                     if video.done and not video.pending:
                         yield _entry(in_progress.pop(video_id))
-                rest_ND = rest_ND[taken:]
+                first += taken
 
         for item in self._prefetcher:
             if not self.timings.frames:
@@ -182,7 +202,7 @@ class PrefetchedVideos:
                 yield item
             elif isinstance(item, _Done):
                 self.timings.decode_s += item.decode_s
-                self.jumping += [item.video_id] if item.sampled.clock_jumps else []
+                self.jumping += [item.video_id] if item.sampled.clock_jumps and not item.only_tokens else []
                 video = in_progress[item.video_id]
                 video.done = item
                 if not video.pending:
@@ -196,6 +216,14 @@ class PrefetchedVideos:
                     frames = frames[BATCH:]
         if len(frames):
             yield from encode(frames)
+
+    def _in_dtype(self, encoded: EncodedImages) -> NDArray[Any] | None:
+        """The patch tokens in the dtype of the cache: what waits for its part takes no more memory than on disk.
+
+        Those too large for it become infinite, and `FeatureCache.write_patches` refuses them.
+        """
+        with np.errstate(over="ignore"):
+            return None if encoded.patch_NMD is None else encoded.patch_NMD.astype(self._options.dtype, copy=False)
 
     def _decode(self, row: Any, put: Callable[[_Piece | _Done | Failure], None]) -> None:
         begin = time.perf_counter()
@@ -227,11 +255,13 @@ class PrefetchedVideos:
         span = Span.of_cells(row.start, row.end)
         stat, digest = None, ""
         try:
-            if not self._options.follow_links and points_outside(row.file, self._options.videos):
+            if not (self._options.follow_links or row.stored) and points_outside(row.file, self._options.videos):
                 raise DecodeFailed("a symbolic link that points outside the folder of videos: --follow-links allows it")
             stat = row.file.stat()
             digest = file_digest(row.file)
-            if self._sampling.max_frames is None:
+            if row.stored:
+                sampled = self._stored(row.video_id, lambda picture: take((picture, None)))
+            elif self._sampling.max_frames is None:
                 sampled = sample_frames(row.file, self._sampling, lambda image: take(shrink(image)), span)
             else:
                 chosen = sample_frames(row.file, self._sampling, shrink, span)
@@ -239,14 +269,38 @@ class PrefetchedVideos:
                     take(shrunk)
                 no_pictures = [None] * len(chosen.pictures)
                 sampled = Sampled(no_pictures, chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder, chosen.clock_jumps)
+            if row.only_tokens:
+                self._require_cached_times(row.video_id, sampled.seconds)
             queue_piece(final=True)
             decode_s = time.perf_counter() - begin - blocked_s
-            outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, digest, span, decode_s)
+            outcome: _Done | Failure = _Done(row.video_id, row.only_tokens, row.stored, sampled, kept, stat, digest, span, decode_s)
         except DecodeFailed as error:
             outcome = _failure(row, error, stat, digest)
         except OSError as error:
             outcome = _failure(row, DecodeFailed(f"the file cannot be read: {error.strerror}"), None, "")
         put(outcome)
+
+    def _stored(self, video_id: str, take: Callable[[Image.Image], None]) -> Sampled[None]:
+        """Take the pixels that the cache keeps of a video's frames."""
+        assert self._cache is not None
+        for file in self._cache.images("pixels", video_id):
+            try:
+                picture = read_pixels(file)
+            except OSError as error:
+                raise DecodeFailed(f"its pictures in the cache are damaged ({error}): extract it into another --cache") from error
+            take(picture)
+        seconds = self._cache.seconds(video_id).tolist()
+        return Sampled([None] * len(seconds), seconds)
+
+    def _require_cached_times(self, video_id: str, seconds: Sequence[float]) -> None:
+        """Raise DecodeFailed unless the frames that were decoded again are at the times of the cached ones."""
+        assert self._cache is not None
+        cached_T = self._cache.seconds(video_id)
+        if len(seconds) != len(cached_T) or np.abs(cached_T - seconds).max() > SAME_TIME_S:
+            raise DecodeFailed(
+                f"it decodes to {len(seconds)} frames here, but the cache holds {len(cached_T)} frames at other times, perhaps of another "
+                "version of ffmpeg: extract it into another --cache"
+            )
 
 
 def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest: str) -> Failure:
@@ -265,10 +319,10 @@ def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest:
     )
 
 
-def _entry(video: _InProgress) -> VideoEntry:
+def _entry(video: _InProgress) -> VideoEntry | AddedTokens:
     assert video.done is not None
     done = video.done
-    return VideoEntry(
+    entry = VideoEntry(
         done.video_id,
         np.concatenate(video.feature_ND),
         np.array(done.sampled.seconds),
@@ -281,4 +335,6 @@ def _entry(video: _InProgress) -> VideoEntry:
         thumbnails=done.kept.thumbnails,
         pixels=done.kept.pixels,
         decoder=done.sampled.decoder,
+        patch_TMD=np.concatenate(video.patch_NMD) if video.patch_NMD else None,
     )
+    return AddedTokens(entry, done.stored) if done.only_tokens else entry

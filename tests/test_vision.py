@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from extract.encode.vision.clusters import assign, cluster, cluster_segment, distances, first_medoids, middle, segment_bounds
-from extract.encode.vision.shift import Neighbours, shift_tokens, shifted_patches
+from extract.encode.image.clusters import assign, cluster, cluster_segment, distances, first_medoids, middle, segment_bounds
+from extract.encode.image.shift import Neighbours, shift_tokens, shifted_patches
 
 GOLDEN = Path(__file__).parent / "golden"
 

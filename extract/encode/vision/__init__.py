@@ -1,1 +1,0 @@
-"""Whole videos inside the vision tower: tokens shifted between frames, and tokens clustered over frames."""

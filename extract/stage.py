@@ -30,6 +30,7 @@ from data.datasets.accounting import Counts, left_alone, report, require_complet
 from data.datasets.adapters.table import FOLDER
 from extract.decode.decoders import check_decoder
 from extract.encode.clip import Clip, load_clip
+from extract.encode.image.patches import Patches
 from extract.encode.preprocessing import from_cache, from_options
 from extract.encode.texts import Unread, encode_texts, find_unread
 from extract.encode.videos import PrefetchedVideos, Timings, worker_count
@@ -142,7 +143,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     # Decoding begins while the texts are encoded.
     with PrefetchedVideos(todo.videos, clip, options) as videos:
         _extract_texts(todo.texts, clip, cache, max_words, options.quiet)
-        writer = Writer(cache, _limits(), shard, todo.known, todo.outdated)
+        writer = Writer(cache, _limits(), shard, todo.known, todo.outdated, Patches.of(options.tokens))
         failures = _extract_videos(videos, len(todo.videos), writer, options)
     failed = _print_failures(todo.known, failures, options.cache / failures_file(share))
     done = len(todo.videos) - len(failures)
@@ -175,7 +176,8 @@ def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
         print(f"loading {options.model}, weights: {options.pretrained or 'its own'}", file=sys.stderr)
     special = recorded.get("special_tokens", "letters")
     pictures = (from_cache(recorded) if recorded else {}) | from_options(options)
-    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, pictures, special)
+    device, patches = find_device(options.device), Patches.of(options.tokens)
+    clip = load_clip(options.model, options.pretrained, device, options.seed, options.precision, pictures, special, patches)
     if clip.guessed and not options.quiet:
         print(clip.guessed, file=sys.stderr)
     return clip

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.cache import FeatureCache, VideoEntry
+from extract.encode.image.patches import Patches
 from extract.failures import SHARED_FILES, Failure, failures_file, read_failures, write_failures
 
 
@@ -21,16 +22,24 @@ class PartLimits:
 class Writer:
     """Collect videos, and write a part and the list of failures whenever a limit of PartLimits is reached.
 
-    `known` are earlier failures that stay listed, `outdated` the ids of listed failures that no longer apply. `seconds` is the time spent
-    writing, `picture_bytes` the size of thumbnails and pixels so far.
+    `known` are earlier failures that stay listed, `outdated` the ids of listed failures that no longer apply. `patches` says which patch
+    tokens the videos have, None if they have none. `seconds` is the time spent writing, `picture_bytes` the size of thumbnails and pixels
+    so far, `patch_bytes` that of patch tokens.
     """
 
     def __init__(
-        self, cache: FeatureCache, limits: PartLimits, shard: tuple[int, int], known: Sequence[Failure], outdated: Collection[str]
+        self,
+        cache: FeatureCache,
+        limits: PartLimits,
+        shard: tuple[int, int],
+        known: Sequence[Failure],
+        outdated: Collection[str],
+        patches: Patches | None = None,
     ) -> None:
         self.failures = list(known)
         self.seconds = 0.0
-        self.picture_bytes = 0
+        self.picture_bytes = self.patch_bytes = 0
+        self._patches = patches
         self._outdated = outdated
         self._written = 0
         self._cache, self._limits = cache, limits
@@ -43,7 +52,9 @@ class Writer:
         self._entries.append(entry)
         pictures = sum(map(len, [*entry.thumbnails, *entry.pixels]))
         self.picture_bytes += pictures
-        self._bytes += entry.frames_TD.nbytes + pictures
+        tokens = 0 if entry.patch_TMD is None else entry.patch_TMD.nbytes
+        self.patch_bytes += tokens
+        self._bytes += entry.frames_TD.nbytes + pictures + tokens
         full = len(self._entries) >= self._limits.videos or self._bytes >= self._limits.bytes
         if full or time.monotonic() - self._since > self._limits.seconds:
             self.flush()
@@ -52,6 +63,9 @@ class Writer:
         """Write the collected videos and the list of failures."""
         begin = time.perf_counter()
         if self._entries:
+            if self._patches is not None:
+                # First the patch tokens: then no kill leaves frames in the cache that lack them.
+                self._cache.write_patches(self._entries, self._patches.kept)
             self._cache.write_videos(self._entries)
             self._written += self._bytes
         self._write_failures()

@@ -3,7 +3,7 @@
 Frames reach the encoder in pieces, so the number of workers and the queue length bound the frames in memory, however long a video is.
 Features do not depend on the order in which videos are decoded.
 
-Shape suffixes: N frames of a piece or a batch, C channels, H and W sides, D joint dimension.
+Shape suffixes: N frames of a piece or a batch, M patch tokens of a frame, C channels, H and W sides, D joint dimension.
 """
 
 import os
@@ -28,7 +28,8 @@ from extract.decode.frames import Cuda
 from extract.decode.pictures import pixels_file, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
-from extract.encode.clip import BATCH, Clip
+from extract.encode.clip import BATCH, Clip, EncodedImages
+from extract.encode.image.patches import Patches
 from extract.encode.prefetch import Prefetcher
 from extract.failures import Failure
 from extract.ffmpeg.run import Processes
@@ -70,9 +71,10 @@ class _Done:
 
 @dataclass
 class _InProgress:
-    """A video in progress: features so far, and the number of frames that still wait to be encoded."""
+    """A video in progress: features and patch tokens so far, and the number of frames that still wait to be encoded."""
 
     feature_ND: list[NDArray[np.float32]] = field(default_factory=list)
+    patch_NMD: list[NDArray[Any]] = field(default_factory=list)
     pending: int = 0
     done: _Done | None = None
 
@@ -117,7 +119,7 @@ class PrefetchedVideos:
     def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> None:
         assert options.fps is not None
         self.timings = Timings()
-        self._clip, self._options = clip, options
+        self._clip, self._options, self._patches = clip, options, Patches.of(options.tokens)
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
         self._pyav = PyavProcesses(processes) if options.decoder == "pyav" else None
@@ -156,21 +158,26 @@ class PrefetchedVideos:
 
         def encode(image_NCHW: torch.Tensor) -> Iterator[VideoEntry]:
             begin = time.perf_counter()
-            rest_ND = self._clip.encode_images(image_NCHW)
+            encoded = self._clip.encode_images(image_NCHW, self._patches)
+            patch_NMD = self._in_dtype(encoded)
             self.timings.encode_s += time.perf_counter() - begin
-            self.timings.frames += len(rest_ND)
-            while len(rest_ND):
+            self.timings.frames += len(image_NCHW)
+            first = 0
+            while first < len(image_NCHW):
                 video_id, count = owners.popleft()
-                taken = min(count, len(rest_ND))
+                taken = min(count, len(image_NCHW) - first)
                 if taken < count:
                     owners.appendleft((video_id, count - taken))
                 video = in_progress.get(video_id)
                 if video is not None:
-                    video.feature_ND.append(rest_ND[:taken])
+                    video.feature_ND.append(encoded.feature_ND[first : first + taken])
+                    if patch_NMD is not None:
+                        # Copied: a view would keep the whole batch in memory until the part is written.
+                        video.patch_NMD.append(patch_NMD[first : first + taken].copy())
                     video.pending -= taken
                     if video.done and not video.pending:
                         yield _entry(in_progress.pop(video_id))
-                rest_ND = rest_ND[taken:]
+                first += taken
 
         for item in self._prefetcher:
             if not self.timings.frames:
@@ -196,6 +203,14 @@ class PrefetchedVideos:
                     frames = frames[BATCH:]
         if len(frames):
             yield from encode(frames)
+
+    def _in_dtype(self, encoded: EncodedImages) -> NDArray[Any] | None:
+        """The patch tokens in the dtype of the cache: what waits for its part takes no more memory than on disk.
+
+        Those too large for it become infinite, and `FeatureCache.write_patches` refuses them.
+        """
+        with np.errstate(over="ignore"):
+            return None if encoded.patch_NMD is None else encoded.patch_NMD.astype(self._options.dtype, copy=False)
 
     def _decode(self, row: Any, put: Callable[[_Piece | _Done | Failure], None]) -> None:
         begin = time.perf_counter()
@@ -281,4 +296,5 @@ def _entry(video: _InProgress) -> VideoEntry:
         thumbnails=done.kept.thumbnails,
         pixels=done.kept.pixels,
         decoder=done.sampled.decoder,
+        patch_TMD=np.concatenate(video.patch_NMD) if video.patch_NMD else None,
     )

@@ -224,9 +224,7 @@ def patches_for(head: str, cache: FeatureCache) -> int:
     if not head_class(head).READS_PATCHES:
         return 0
     if cache.patch_settings is None:
-        raise UserError(
-            f"head {head} reads patch tokens, and the cache {cache.path} has none: run extract again with --tokens patches or patches:K"
-        )
+        raise UserError(f"head {head} reads patch tokens, and the cache {cache.path} has none: {cache.patches_remedy()}")
     return cache.patch_settings.count
 
 

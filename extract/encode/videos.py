@@ -8,7 +8,7 @@ Shape suffixes: N frames of a piece, C channels, H and W sides.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from data.base.quoting import path_text
-from data.cache import VideoEntry
+from data.cache import FeatureCache, VideoEntry
 from data.compute.processes import on_this_machine
 from data.span import Span
 from extract.decode.frames import Cuda
-from extract.decode.pictures import pixels_file, small, thumbnail_file
+from extract.decode.pictures import pixels_file, read_pixels, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.encode.clip import BATCH, Clip
@@ -36,6 +36,8 @@ from extract.ffmpeg.run import Processes
 from extract.options import ExtractOptions
 from extract.plan.digest import file_digest
 
+SAME_TIME_S = 1e-3
+"""Most seconds between the time of a cached frame and of the same frame decoded again."""
 QUEUED_PER_WORKER, MIN_QUEUED = 2, 8
 """Queue length: pieces and ends of videos that wait for the encoder. The minimum lets short videos fill a batch."""
 
@@ -61,12 +63,22 @@ class _Done:
     """Marks the end of a video, or of a span of one: all its frames have been queued."""
 
     video_id: str
+    only_tokens: bool
+    stored: bool
     sampled: Sampled[None]
     kept: _Kept
     file: os.stat_result
     digest: str
     span: Span
     decode_s: float
+
+
+@dataclass(frozen=True)
+class AddedTokens:
+    """A video whose frames are cached already, encoded again for its patch tokens: from its stored pixels, or from its file."""
+
+    entry: VideoEntry
+    from_pixels: bool
 
 
 def worker_count(options: ExtractOptions) -> int:
@@ -82,13 +94,13 @@ def points_outside(file: Path, folder: Path) -> bool:
 class PrefetchedVideos:
     """Iterate over encoded videos and failures, in no particular order. Decoding starts when the context is entered.
 
-    `todo` has the columns of `Dataset.videos` and two of booleans, `thumbnails` and `pixels`: whether to keep those pictures.
+    `todo` is `Todo.videos`. `cache` is needed for videos that lack only their patch tokens: their frames must be those that it holds.
     """
 
-    def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> None:
+    def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions, cache: FeatureCache | None = None) -> None:
         assert options.fps is not None
         assert options.dtype is not None
-        self._clip, self._options = clip, options
+        self._clip, self._options, self._cache = clip, options, cache
         self._encoder = video_encoder(clip, Inside.of(options), Patches.of(options.tokens), options.dtype)
         self.timings = self._encoder.timings
         processes = Processes()
@@ -126,7 +138,7 @@ class PrefetchedVideos:
         """Ids of the videos so far whose frames the segments of --token-clusters do not divide."""
         return self._encoder.uneven
 
-    def __iter__(self) -> Iterator[VideoEntry | Failure]:
+    def __iter__(self) -> Iterator[VideoEntry | AddedTokens | Failure]:
         """Encode frames as they arrive, and yield each video when all its frames are encoded."""
         done: dict[str, _Done] = {}
         for item in self._prefetcher:
@@ -139,7 +151,7 @@ class PrefetchedVideos:
                 yield item
             elif isinstance(item, _Done):
                 self.timings.decode_s += item.decode_s
-                self.jumping += [item.video_id] if item.sampled.clock_jumps else []
+                self.jumping += [item.video_id] if item.sampled.clock_jumps and not item.only_tokens else []
                 done[item.video_id] = item
                 encoded = self._encoder.end(item.video_id)
             else:
@@ -179,11 +191,13 @@ class PrefetchedVideos:
         span = Span.of_cells(row.start, row.end)
         stat, digest = None, ""
         try:
-            if not self._options.follow_links and points_outside(row.file, self._options.videos):
+            if not (self._options.follow_links or row.stored) and points_outside(row.file, self._options.videos):
                 raise DecodeFailed("a symbolic link that points outside the folder of videos: --follow-links allows it")
             stat = row.file.stat()
             digest = file_digest(row.file)
-            if self._sampling.max_frames is None:
+            if row.stored:
+                sampled = self._stored(row.video_id, lambda picture: take((picture, None)))
+            elif self._sampling.max_frames is None:
                 sampled = sample_frames(row.file, self._sampling, lambda image: take(shrink(image)), span)
             else:
                 chosen = sample_frames(row.file, self._sampling, shrink, span)
@@ -191,14 +205,39 @@ class PrefetchedVideos:
                     take(shrunk)
                 no_pictures = [None] * len(chosen.pictures)
                 sampled = Sampled(no_pictures, chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder, chosen.clock_jumps)
+            if row.only_tokens:
+                self._require_cached_times(row.video_id, sampled.seconds)
             queue_piece(final=True)
             decode_s = time.perf_counter() - begin - blocked_s
-            outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, digest, span, decode_s)
+            outcome: _Done | Failure = _Done(row.video_id, row.only_tokens, row.stored, sampled, kept, stat, digest, span, decode_s)
         except DecodeFailed as error:
             outcome = _failure(row, error, stat, digest)
         except OSError as error:
             outcome = _failure(row, DecodeFailed(f"the file cannot be read: {error.strerror}"), None, "")
         put(outcome)
+
+    def _stored(self, video_id: str, take: Callable[[Image.Image], None]) -> Sampled[None]:
+        """Take the pixels that the cache keeps of a video's frames."""
+        assert self._cache is not None
+        for file in self._cache.images("pixels", video_id):
+            try:
+                picture = read_pixels(file)
+            except OSError as error:
+                raise DecodeFailed(f"its pictures in the cache are damaged ({error}): extract it into another --cache") from error
+            take(picture)
+        seconds = self._cache.seconds(video_id).tolist()
+        return Sampled([None] * len(seconds), seconds)
+
+    def _require_cached_times(self, video_id: str, seconds: Sequence[float]) -> None:
+        """Raise DecodeFailed unless the frames that were decoded again are at the times of the cached ones."""
+        assert self._cache is not None
+        cached_T = self._cache.seconds(video_id)
+        seconds = [seconds[frame] for frame in self._encoder.frames_of_rows(len(seconds))]
+        if len(seconds) != len(cached_T) or np.abs(cached_T - seconds).max() > SAME_TIME_S:
+            raise DecodeFailed(
+                f"it decodes to {len(seconds)} frames here, but the cache holds {len(cached_T)} frames at other times, perhaps of another "
+                "version of ffmpeg: extract it into another --cache"
+            )
 
 
 def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest: str) -> Failure:
@@ -217,9 +256,9 @@ def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest:
     )
 
 
-def _entry(done: _Done, video: EncodedVideo) -> VideoEntry:
+def _entry(done: _Done, video: EncodedVideo) -> VideoEntry | AddedTokens:
     seconds, thumbnails = done.sampled.seconds, done.kept.thumbnails
-    return VideoEntry(
+    entry = VideoEntry(
         done.video_id,
         video.feature_TD,
         np.array([seconds[frame] for frame in video.frame_T]),
@@ -234,3 +273,4 @@ def _entry(done: _Done, video: EncodedVideo) -> VideoEntry:
         decoder=done.sampled.decoder,
         patch_TMD=video.patch_TMD,
     )
+    return AddedTokens(entry, done.stored) if done.only_tokens else entry

@@ -99,6 +99,10 @@ class VideoEncoder(ABC):
         """Ids of the videos so far whose frames the segments do not divide."""
         self._clip, self._patches, self._dtype = clip, patches, dtype
 
+    def frames_of_rows(self, frames: int) -> list[int]:
+        """Which of a video's frames stands for each of its rows, counted from 0."""
+        return list(range(frames))
+
     @abstractmethod
     def put(self, video_id: str, image_NCHW: Tensor) -> Iterator[EncodedVideo]:
         """Take the next frames of a video."""
@@ -128,14 +132,10 @@ class VideoEncoder(ABC):
                     # A copy: a view would keep the whole batch in memory until the part is written.
                     yield _Encoded(feature_D, encoded.patch_NMD[row].astype(self._dtype))
 
-    def _whole(self, video_id: str, rows: list[_Encoded], frame_T: list[int] | None = None) -> EncodedVideo:
+    def _whole(self, video_id: str, rows: list[_Encoded], frames: int) -> EncodedVideo:
         patches = [row.patch_MD for row in rows if row.patch_MD is not None]
-        return EncodedVideo(
-            video_id,
-            np.stack([row.feature_D for row in rows]),
-            np.stack(patches) if patches else None,
-            list(range(len(rows))) if frame_T is None else frame_T,
-        )
+        feature_TD = np.stack([row.feature_D for row in rows])
+        return EncodedVideo(video_id, feature_TD, np.stack(patches) if patches else None, self.frames_of_rows(frames))
 
 
 class FrameEncoder(VideoEncoder):
@@ -177,7 +177,8 @@ class FrameEncoder(VideoEncoder):
 
     def _completed(self, video_id: str) -> Iterator[EncodedVideo]:
         if video_id in self._videos and self._videos[video_id].complete:
-            yield self._whole(video_id, self._videos.pop(video_id).rows)
+            rows = self._videos.pop(video_id).rows
+            yield self._whole(video_id, rows, len(rows))
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,8 @@ class ShiftEncoder(VideoEncoder):
                 video.rows += own[window.first : window.end]
                 video.pending -= window.end - window.first
                 if video.complete:
-                    yield self._whole(window.video_id, self._videos.pop(window.video_id).rows)
+                    del self._videos[window.video_id]
+                    yield self._whole(window.video_id, video.rows, len(video.rows))
 
 
 class SegmentEncoder(VideoEncoder):
@@ -272,8 +274,11 @@ class SegmentEncoder(VideoEncoder):
         self._videos: dict[str, _Video[Tensor]] = {}
         self._frames: list[tuple[str, Tensor]] = []
         self._segments: list[tuple[str, Tensor, Tensor]] = []
-        self._clustered: dict[str, tuple[list[_Encoded], list[int]]] = {}
-        """Of each video whose tokens are clustered, the rows so far, and the frame that stands for each row."""
+        self._clustered: dict[str, tuple[list[_Encoded], int]] = {}
+        """Of each video whose tokens are clustered, the rows so far and the number of frames."""
+
+    def frames_of_rows(self, frames: int) -> list[int]:
+        return [middle(*segment) for segment in segment_bounds(frames, self._clusters.segments)]
 
     def put(self, video_id: str, image_NCHW: Tensor) -> Iterator[EncodedVideo]:
         self._videos.setdefault(video_id, _Video()).pending += len(image_NCHW)
@@ -312,7 +317,7 @@ class SegmentEncoder(VideoEncoder):
         bounds = segment_bounds(len(rows), self._clusters.segments)
         if len(rows) % self._clusters.segments:
             self.uneven.append(video_id)
-        self._clustered[video_id] = [], [middle(*segment) for segment in bounds]
+        self._clustered[video_id] = [], len(rows)
         with self.timings.encoding():
             for first, end in bounds:
                 segment = cluster_segment(torch.stack(rows[first:end]), self._clusters.medoids, self._prefix)
@@ -328,11 +333,11 @@ class SegmentEncoder(VideoEncoder):
             encoded = self._clip_back.encode_images(self._blank_1CHW.expand(len(batch), -1, -1, -1), self._patches)
             encoded_rows = list(self._encoded(encoded))
         for (video_id, *_), row in zip(batch, encoded_rows, strict=True):
-            rows, frame_T = self._clustered[video_id]
+            rows, frames = self._clustered[video_id]
             rows.append(row)
-            if len(rows) == len(frame_T):
+            if len(rows) == min(frames, self._clusters.segments):
                 del self._clustered[video_id]
-                yield self._whole(video_id, rows, frame_T)
+                yield self._whole(video_id, rows, frames)
 
 
 def video_encoder(clip: Clip, inside: Inside, patches: Patches | None, dtype: str) -> VideoEncoder:

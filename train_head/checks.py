@@ -63,7 +63,7 @@ def _check_candidates(options: TrainOptions) -> None:
             )
         for name in HARD_NEGATIVES:
             if getattr(options, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} goes with --candidates-run: add --candidates-run, or leave it out")
+                raise UserError(f"--{name.replace('_', '-')} goes with --candidates-run: add it, or leave this out")
         return
     if not issubclass(kind, PairwiseHead):
         ready = [name for name, other in HEADS.items() if issubclass(other, PairwiseHead)]

@@ -18,7 +18,9 @@ from train_head.heads.glccl import HALVES, GlcclHead
 from train_head.heads.glscl import GlsclHead
 from train_head.heads.mean import MeanHead
 from train_head.heads.own import is_own, make_own, own_class, source_file, source_sha256
-from train_head.heads.tight import TightHead
+from train_head.heads.pairs.joint import JointHead
+from train_head.heads.pairs.pairwise import PairwiseHead
+from train_head.heads.pairs.tight import TightHead
 from train_head.heads.tmass import TmassHead
 from train_head.heads.tokenwise import DpHead, MeanMaxSimHead, TiHead, WtiHead
 from train_head.heads.ts2 import Ts2Head
@@ -34,6 +36,7 @@ __all__ = [
     "FrameWeights",
     "Head",
     "HeadConfig",
+    "PairwiseHead",
     "TextBatch",
     "TextBlock",
     "VideoBatch",
@@ -55,6 +58,7 @@ HEADS: dict[str, type[Head]] = {
     **dict.fromkeys(HALVES, GlcclHead),
     "mean": MeanHead,
     "tight": TightHead,
+    "joint": JointHead,
     "xclip": XclipHead,
     "dp": DpHead,
     "ti": TiHead,

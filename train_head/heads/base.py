@@ -130,7 +130,9 @@ class Head(nn.Module, ABC):
     TEMPERATURES: ClassVar[tuple[str, ...]] = ()
     """The temperatures that it reads from its configuration, of `tau` and `kappa`."""
     OWN_BLOCKS: ClassVar[bool] = False
-    """Whether it has Transformer blocks itself, which --temporal-init starts (`started_blocks`), and so no temporal encoder in front."""
+    """Whether it has Transformer blocks itself, and so no temporal encoder in front."""
+    STARTS_FROM_CLIP: ClassVar[bool] = True
+    """Whether blocks of its own are as CLIP's, so that --temporal-init starts them (`started_blocks`)."""
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
     READS_PATCHES: ClassVar[bool] = False

@@ -29,6 +29,7 @@ CASES: tuple[Case, ...] = (
     ("tight", "auto", "masked", 0.0),
     ("tmass", "seq-transf", "masked", 0.0),
     ("glscl", "seq-transf", "masked", 0.0),
+    ("tmvm-frames", "seq-transf", "masked", 0.0),
     ("glccl", "seq-transf", "authors", 0.0),
     ("xclip", "none", "authors", 0.0),
     ("wti", "none", "authors", 1.0),

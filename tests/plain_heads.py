@@ -176,6 +176,23 @@ def glscl_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, tau: f
     return [(unit(s) @ unit(alpha @ v) + local) / 2]
 
 
+def tmvm_masks(tokens: Tensor, p: Parameters) -> Tensor:
+    """m [K, N] of the tokens of a video."""
+    d = tokens.shape[1]
+    said = [[torch.sigmoid(d**0.5 * (w @ unit(t)) + c) for t in tokens] for w, c in zip(p["mask.weight"], p["mask.bias"], strict=True)]
+    return torch.stack([torch.stack(row) for row in said])
+
+
+def tmvm_score(s: Tensor, tokens: Tensor, p: Parameters) -> list[Tensor]:
+    """The best of the prototypes of these tokens."""
+    units = torch.stack([unit(t) for t in tokens])
+    return [torch.stack([unit(s) @ unit(mask @ units) for mask in tmvm_masks(tokens, p)]).max()]
+
+
+def tmvm_frames_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    return tmvm_score(s, v, p)
+
+
 def tight_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, heads: int = 1) -> list[Tensor]:
     def norm(x: Tensor, name: str) -> Tensor:
         return layer_norm(x, x.shape, p[f"{name}.weight"], p[f"{name}.bias"], eps=1e-12)
@@ -210,6 +227,7 @@ PLAIN: dict[str, Callable[..., list[Tensor]]] = {
     "xpool": xpool_pair,
     "tmass": tmass_pair,
     "glscl": glscl_pair,
+    "tmvm-frames": tmvm_frames_pair,
     "tight": tight_pair,
 }
 

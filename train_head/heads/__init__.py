@@ -20,6 +20,7 @@ from train_head.heads.mean import MeanHead
 from train_head.heads.own import is_own, make_own, own_class, source_file, source_sha256
 from train_head.heads.tight import TightHead
 from train_head.heads.tmass import TmassHead
+from train_head.heads.tmvm import TmvmFramesHead
 from train_head.heads.tokenwise import DpHead, MeanMaxSimHead, TiHead, WtiHead
 from train_head.heads.xclip import XclipHead
 from train_head.heads.xpool import XpoolHead
@@ -62,6 +63,7 @@ HEADS: dict[str, type[Head]] = {
     "xpool": XpoolHead,
     "tmass": TmassHead,
     "glscl": GlsclHead,
+    "tmvm-frames": TmvmFramesHead,
 }
 
 

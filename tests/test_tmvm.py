@@ -11,17 +11,18 @@ from tests.features import D, pad, random_features, text_batch
 from tests.plain_heads import random_parameters, tmvm_masks
 from train_head.batches import EncodedFrames
 from train_head.heads import HeadConfig, make_head
-from train_head.heads.tmvm import PROTOTYPES, VARIANCE, TmvmFramesHead, TmvmHead
+from train_head.heads.tmvm import PROTOTYPES, VARIANCE, TmvmHead
 
 PATCHES = 3
 SENTENCES, WORDS, FRAMES = random_features(torch.Generator().manual_seed(3), [4, 2, 7], [3, 5, 2, 4])
 TOKENS = [torch.randn(len(v), PATCHES, D, generator=torch.Generator().manual_seed(b)) for b, v in enumerate(FRAMES)]
-KINDS = {"tmvm": TmvmHead, "tmvm-frames": TmvmFramesHead}
+NAMES = ("tmvm", "tmvm-frames")
 
 
 def head_of(name: str) -> tuple[TmvmHead, dict[str, Tensor]]:
     torch.manual_seed(0)
-    head = KINDS[name](name, HeadConfig(D, max_words=9, logit_scale=1.0, patches=PATCHES * (name == "tmvm")))
+    head = make_head(name, HeadConfig(D, max_words=9, logit_scale=1.0, patches=PATCHES))
+    assert isinstance(head, TmvmHead)
     return head, random_parameters(head, 5)
 
 
@@ -37,7 +38,7 @@ def score(head: TmvmHead, frames: list[Tensor], tokens: list[Tensor]) -> Tensor:
     return head.scores(head.encode_texts(text_batch(SENTENCES, WORDS)), head.encode_frames(videos(frames, tokens)))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_frames_and_tokens_does_not_matter(name: str) -> None:
     head, _ = head_of(name)
     turned = [patch_FMD.flip(0)[:, [1, 2, 0]] for patch_FMD in TOKENS]
@@ -74,7 +75,7 @@ def test_a_text_takes_the_prototype_that_is_nearest() -> None:
     torch.testing.assert_close(scores_SAB[0, :, 0], torch.ones(3), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_variance_loss(name: str) -> None:
     head, parameters = head_of(name)
     spread = []
@@ -88,7 +89,7 @@ def test_the_variance_loss(name: str) -> None:
         assert losses["variance"].item() == pytest.approx(VARIANCE * (1 - 4 * torch.stack(spread).mean().item()), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_variance_loss_is_largest_for_equal_masks_and_0_for_opposite_ones(name: str) -> None:
     head, _ = head_of(name)
     texts, given = text_batch(SENTENCES, WORDS), videos(FRAMES, TOKENS)

@@ -100,9 +100,9 @@ def start_of(options: TrainOptions, cache: FeatureCache) -> dict[str, Any]:
 
 
 def position_rows(options: TrainOptions, cache: FeatureCache, parts: ClipParts) -> int:
-    """The positions of the Transformer blocks: one for each frame, and one more for the sentence if the head's own blocks read it."""
-    frames = frames_of(cache) if options.max_frames is None else options.max_frames
-    return max(clip_positions(parts), frames + (1 if head_class(options.head).OWN_BLOCKS else 0))
+    """The positions of the Transformer blocks: one for each frame, or as many as the head's own blocks need."""
+    frames, kind = frames_of(cache) if options.max_frames is None else options.max_frames, head_class(options.head)
+    return max(clip_positions(parts), kind.block_positions(frames) if kind.OWN_BLOCKS else frames)
 
 
 def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iterator[str]:

@@ -21,6 +21,7 @@ from train_head.heads.own import is_own, make_own, own_class, source_file, sourc
 from train_head.heads.tight import TightHead
 from train_head.heads.tmass import TmassHead
 from train_head.heads.tokenwise import DpHead, MeanMaxSimHead, TiHead, WtiHead
+from train_head.heads.ts2 import Ts2Head
 from train_head.heads.xclip import XclipHead
 from train_head.heads.xpool import XpoolHead
 from train_head.kernels.blocks import TextBlock, VideoBlock
@@ -62,6 +63,7 @@ HEADS: dict[str, type[Head]] = {
     "xpool": XpoolHead,
     "tmass": TmassHead,
     "glscl": GlsclHead,
+    "ts2": Ts2Head,
 }
 
 

@@ -177,7 +177,7 @@ def test_features_are_open_clips(kind: str, tmp_path: Path) -> None:
     clip = load_clip(KINDS[kind].folder(tmp_path), "random", CPU, seed=1)
     assert clip.dimension == DIMENSION
     image_NCHW = noise(clip, 3)
-    features = clip.encode_images(image_NCHW)
+    features = clip.encode_images(image_NCHW).feature_ND
     assert features.shape == (3, DIMENSION)
     assert off_by(features, open_clips(clip.model.encode_image, image_NCHW)) < ROUNDING
     ids, lengths = clip.tokenize(TEXTS, clip.context_length)
@@ -188,8 +188,8 @@ def test_features_are_open_clips(kind: str, tmp_path: Path) -> None:
     end = {"last": [19, 19, 19]}.get(KINDS[kind].text.get("pool_type", ""), [length - 1 for length in lengths])
     assert off_by(np.stack([words[n, position] for n, position in enumerate(end)]), sentences) < ROUNDING
     # Bit for bit: the same alone and at any place of a full batch.
-    alone = clip.encode_images(image_NCHW[2:])[0]
-    full = clip.encode_images(image_NCHW.repeat(BATCH // 3, 1, 1, 1))
+    alone = clip.encode_images(image_NCHW[2:]).feature_ND[0]
+    full = clip.encode_images(image_NCHW.repeat(BATCH // 3, 1, 1, 1)).feature_ND
     for feature in (features[2], *full[2::3]):
         np.testing.assert_array_equal(feature, alone)
 
@@ -211,7 +211,7 @@ def test_lower_precision_is_open_clips_own(kind: str, precision: Literal["bf16",
     own.load_state_dict(plain.model.state_dict())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     image_NCHW = noise(low, BATCH)
-    np.testing.assert_array_equal(low.encode_images(image_NCHW), open_clips(own.encode_image, image_NCHW.to(dtype)).float())
+    np.testing.assert_array_equal(low.encode_images(image_NCHW).feature_ND, open_clips(own.encode_image, image_NCHW.to(dtype)).float())
     ids, _ = low.tokenize(TEXTS, low.context_length)
     # A step of bfloat16 is 2^-8, one of float16 2^-11; a few of them in a sum.
     assert off_by(low.encode_texts(ids)[0], open_clips(own.encode_text, ids).float()) < 4 * torch.finfo(dtype).eps

@@ -1,0 +1,1 @@
+"""Look inside image towers: the patch tokens of a frame."""

@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 from data.base.errors import UserError
 from data.cache import FeatureCache, VideoEntry
 from data.cache.features import Ragged
+from data.cache.index import video_ids_in
 from data.cache.layout import PatchSettings
 from data.cache.mapped import map_videos
 from data.cache.prune import unlisted
@@ -34,9 +35,12 @@ from data.import_features import main as import_main
 from data.merge import MergeOptions, merge
 from data.span import Span
 from data.verify import VerifyOptions, verify
+from extract import ExtractOptions
+from extract import main as extract
 from extract.plan.listing import prune
 from tests import feature_files as files
 from tests.caches import OLD
+from tests.videos import numbered_video
 
 D = 8
 SETTINGS: dict[str, Any] = {"weights": "w" * 64, "dimension": D, "max_words": 16, "dtype": "float16"}
@@ -504,3 +508,34 @@ def test_tokens_are_imported_again_with_frames_that_changed(tmp_path: Path, caps
     said = json.loads(capsys.readouterr().out)
     assert (said["patches"], said["patches_there"], said["pruned"]["patches"]) == (1, 3, 0)
     np.testing.assert_array_equal(rows_of(cache.patches(["video1"])), patches["video1"][:2] * 2)
+
+
+@pytest.mark.long
+def test_an_extraction_makes_damaged_and_outdated_tokens_again(family_model: Callable[[str], str], tmp_path: Path) -> None:
+    """And no others, nor frames. What comes of it is what one extraction of the same files gives, to the bit."""
+    folder = tmp_path / "videos"
+    for i in range(3):
+        numbered_video(folder / f"v{i}.mp4", 10 + 5 * i, 5)
+    options = ExtractOptions(
+        videos=folder, cache=tmp_path / "cache", model=family_model("CLIP"), device="cpu", tokens="patches:2", quiet=True
+    )
+    extract(options)
+    frames, tokens = parts(options.cache, "videos"), parts(options.cache)
+    content = tokens[0].read_bytes()
+    tokens[0].write_bytes(content[:-1])
+    assert verify(VerifyOptions(options.cache)) == 3
+    extract(options)
+    assert (parts(options.cache, "videos"), parts(options.cache)) == (frames, tokens)
+    assert FeatureCache(options.cache).patch_settings == PatchSettings(2, 2)
+
+    numbered_video(folder / "v1.mp4", 30, 5)
+    extract(replace(options, prune=True))
+    once = replace(options, cache=tmp_path / "once")
+    extract(once)
+    cache, expected = FeatureCache(options.cache), FeatureCache(once.cache)
+    for name in ("v0.mp4", "v1.mp4", "v2.mp4"):
+        np.testing.assert_array_equal(rows_of(cache.patches([name])), rows_of(expected.patches([name])))
+    with_v1 = [part for part in parts(options.cache) if "v1.mp4" in video_ids_in(part)]
+    assert len(with_v1) == 1 == len(parts(options.cache)) - 1
+    with pytest.raises(UserError, match=r"holds --tokens patches:2: use it, or remove .*patches-\*\.h5 first"):
+        extract(replace(options, tokens="patches:3"))

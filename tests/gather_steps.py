@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.compute.processes import ProcessGroup
 from train_head import TrainOptions
+from train_head.heads import HEADS
 from train_head.stage import TrainingData, build_head, load
 from train_head.training.trainer import Trainer
 
@@ -29,6 +30,9 @@ CASES: tuple[Case, ...] = (
     ("tight", "auto", "masked", 0.0),
     ("tmass", "seq-transf", "masked", 0.0),
     ("glscl", "seq-transf", "masked", 0.0),
+    ("ts2", "auto", "masked", 0.0),
+    ("tmvm-frames", "seq-transf", "masked", 0.0),
+    ("tmvm", "seq-transf", "masked", 0.0),
     ("glccl", "seq-transf", "authors", 0.0),
     ("xclip", "none", "authors", 0.0),
     ("wti", "none", "authors", 1.0),
@@ -54,17 +58,19 @@ def main(cache: str, out: str) -> None:
     # Clipped gradients would hide a wrong factor.
     torch.nn.utils.clip_grad_norm_ = lambda *_: torch.ones(())
     with ProcessGroup.joined(torch.device("cpu"), time_limit=60, in_step=True) as processes:
-        loaded: TrainingData | None = None
+        loaded: dict[bool, TrainingData] = {}
         found: dict[str, Tensor] = {}
         for head, temporal, padding, cdcr in CASES:
             options = TrainOptions(cache=Path(cache), out=Path(out), head=head, temporal=temporal, batch_size=64, device="cpu", quiet=True)
             options = replace(options, mask_same_video=True, padding=padding, cdcr=cdcr)
-            if head == "tight":
-                # Its cost grows with the square of the batch.
+            if head in ("tight", "ts2"):
+                # Their cost grows with the square of the batch, or with the tokens of its videos.
                 options = replace(options, batch_size=12)
             # The batch may be larger than the 40 videos: several of its captions are of one of them.
-            loaded = loaded or load(replace(options, batch_size=2))
-            found |= {f"{head} {padding} {name}": value for name, value in step(options, loaded, processes).items()}
+            reads = HEADS[head].READS_PATCHES
+            if reads not in loaded:
+                loaded[reads] = load(replace(options, batch_size=2))
+            found |= {f"{head} {padding} {name}": value for name, value in step(options, loaded[reads], processes).items()}
         if processes.rank == 0:
             save_file(found, out)
 

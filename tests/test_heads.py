@@ -16,7 +16,7 @@ import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from evaluate import EvaluateOptions
-from tests.features import D, pad, random_features, text_batch
+from tests.features import PATCHES, D, random_features, text_batch, video_batch
 from tests.plain_heads import plain_scores, random_parameters, rounding
 from train_head import TrainOptions
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
@@ -26,11 +26,11 @@ WORDS, FRAMES = 9, 7
 
 
 def config(scores: str = "all") -> HeadConfig:
-    return HeadConfig(D, WORDS, logit_scale=1.0, max_frames=FRAMES, scores=scores)
+    return HeadConfig(D, WORDS, logit_scale=1.0, max_frames=FRAMES, scores=scores, patches=PATCHES)
 
 
 def scored(head: Head, sentences: list[Tensor], words: list[Tensor], frames: list[Tensor], extra: int = 0) -> Tensor:
-    videos = VideoBatch(*pad(frames, extra=extra, fill=2.0))
+    videos = video_batch(frames, extra, fill=2.0)
     return head.scores(head.encode_texts(text_batch(sentences, words)), head.encode_videos(videos))
 
 
@@ -102,7 +102,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
     frames[2].zero_()
     torch.manual_seed(0)
     temporal = "none" if HEADS[name].OWN_BLOCKS else "seq-transf"
-    head = make_head(name, replace(config(), temporal=temporal, temporal_positions=FRAMES))
+    head = make_head(name, replace(config(), temporal=temporal, temporal_positions=HEADS[name].block_positions(FRAMES)))
     random_parameters(head, 2)
     scores = scored(head, sentences, words, frames)
     scores.square().sum().backward()
@@ -143,8 +143,8 @@ def test_a_half_is_glccl_with_these_scores(half: str) -> None:
 
 
 @pytest.fixture
-def options(cache_path: Path, tmp_path: Path) -> TrainOptions:
-    return TrainOptions(cache=cache_path, out=tmp_path / "run", epochs=1, batch_size=32, lr=1e-3, device="cpu", quiet=True)
+def options(patches_cache_path: Path, tmp_path: Path) -> TrainOptions:
+    return TrainOptions(cache=patches_cache_path, out=tmp_path / "run", epochs=1, batch_size=32, lr=1e-3, device="cpu", quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from data.base.whole_files import remove_stale, sync_file, written_whole
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import file_bytes, new_file, open_file, write_arrays
-from data.cache.index import Index, Part, Place, have_current_patches, parts_of
+from data.cache.index import FileStamp, Index, Part, Place, have_current_patches, parts_of
 from data.cache.layout import (
     BEFORE_4,
     CLIP_FILE,
@@ -228,8 +228,12 @@ class FeatureCache:
 
     def is_made_from(self, video_id: str, file: Path, digest: Callable[[Path], str]) -> bool:
         """Whether a cached video was extracted from this file, judged by the file's size and digest."""
-        made = self._index("videos").stamps[video_id]
+        made = self.stamp(video_id)
         return made.file_size == file.stat().st_size and made.file_digest in ("", digest(file))
+
+    def stamp(self, video_id: str) -> FileStamp:
+        """What a cached video was made from."""
+        return self._index("videos").stamps[video_id]
 
     def images_of(self, video_id: str) -> frozenset[Images]:
         """The kinds of images that are stored for a video's frames; empty for a video that is not cached."""

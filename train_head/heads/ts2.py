@@ -1,0 +1,163 @@
+"""TS2-Net's token selection (Liu et al. 2022, "TS2-Net: Token Shift and Selection Transformer for Text-Video Retrieval", arXiv 2207.07852).
+
+A small network chooses CHOSEN patch tokens of every frame, a Transformer reads the chosen tokens of all frames together, and a sentence
+weighs the frames that come out. With t_0 the class token of a frame (its frame feature), t_1 ... t_M its patch tokens, [a, b] two vectors
+one after the other, s the sentence, and x_f the frames after the Transformer:
+
+    h_i = gelu(W_in LN(t_i))        c_i = tanh(w . gelu(W [h_i, h_0]))        chosen: the CHOSEN largest of c_1 ... c_M, by position
+    z = Blocks([t_0, chosen of frame 1, t_0, chosen of frame 2, ...] + p)     x_f = t_0 + z at the place of t_0        (of frame f)
+    r_f = cos(s, x_f)               a = softmax_f(SHARPNESS r_f / |r|)        score = sum_f a_f r_f
+
+In training the chosen tokens are averages over the choices that noise makes (`train_head/kernels/perturbed.py`), which gives the selector a
+gradient; otherwise there is no noise. The authors' code has the noise at inference too.
+
+The selector and the last line equal the authors' system. The Transformer is ours, because the paper's abstract says no more than that it
+is spatial and temporal: the four blocks and the residual connection of the temporal encoder `seq-transf`, started like those, with a
+position for every place of the sequence. The selector starts as torch's layers do. TS2-Net's other half, the token shift, acts inside CLIP.
+
+Shape suffixes: A texts, B videos, F frames, M patch tokens of a frame, K chosen ones, N tokens of a frame (class token first), T places of
+the sequence, D joint dimension, E half of it, X any dimensions.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear
+
+from train_head.batches import EncodedFrames, TextBatch, VideoBatch
+from train_head.heads.base import DEFAULT_EXECUTION, AuthorsPadding, Execution, FrameWeights, Head, HeadConfig, unit
+from train_head.kernels.blocks import TextBlock, VideoBlock
+from train_head.kernels.noise import hash_videos, pair_keys
+from train_head.kernels.perturbed import chosen_places, perturbed_choice
+from train_head.kernels.plain import inverse_norm
+from train_head.masking import FAR_BELOW
+from train_head.temporal.transformer import PositionedBlocks
+
+CHOSEN = 3
+"""Patch tokens of a frame that are chosen."""
+SHARPNESS = 4.0
+"""Factor of the frames' cosines before the softmax."""
+
+
+class Selector(nn.Module):
+    """Scores the tokens of a frame."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        half = dimension // 2
+        self.norm = nn.LayerNorm(dimension)
+        self.into, self.hidden, self.score = (nn.Linear(*size, bias=False) for size in ((dimension, half), (2 * half, half), (half, 1)))
+
+    def forward(self, token_XND: Tensor) -> Tensor:
+        """The scores [..., N] of tokens [..., N, D], the class token first; between -1 and 1."""
+        own_XNE = gelu(self.into(self.norm(token_XND)))
+        of_own, of_class = self.hidden.weight.chunk(2, dim=1)
+        hidden_XNE = gelu(linear(own_XNE, of_own) + linear(own_XNE[..., :1, :], of_class))
+        return (hidden_XNE * self.score.weight[0]).sum(dim=-1).tanh()
+
+
+class Frames(NamedTuple):
+    """Normalised frames after the Transformer [B, F, D], and their mask [B, F]."""
+
+    unit_BFD: Tensor
+    mask_BF: Tensor
+
+
+class Ts2Head(Head):
+    """The frames weighted by the sentence, after a Transformer over the frames and the patch tokens chosen in them."""
+
+    TRAINED_ONLY: ClassVar[bool] = True
+    READS_WORDS: ClassVar[bool] = False
+    READS_PATCHES: ClassVar[bool] = True
+    LEAST_PATCHES: ClassVar[int] = CHOSEN
+    OWN_BLOCKS: ClassVar[bool] = True
+    AUTHORS_PADDING: ClassVar[AuthorsPadding] = "masked"
+
+    def __init__(self, name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> None:
+        super().__init__(name, config, execution)
+        assert config.patches >= CHOSEN
+        places = config.temporal_positions or self.block_positions(config.max_frames)
+        self.selector = Selector(config.dimension)
+        self.draws: Tensor
+        self.register_buffer("draws", torch.randint(1, 2**62, ()))
+        self.joint = PositionedBlocks(config.dimension, places, config.temporal_heads, config.temporal_activation)
+
+    @classmethod
+    def block_positions(cls, frames: int) -> int:
+        return frames * (1 + CHOSEN)
+
+    @property
+    def started_blocks(self) -> PositionedBlocks:
+        return self.joint
+
+    def frame_limits(self) -> dict[str, int]:
+        places = len(self.joint.positional_embedding)
+        return {f"head {self.name} has {places} positions, {1 + CHOSEN} for each frame": places // (1 + CHOSEN)}
+
+    def apply_temporal(self, batch: VideoBatch) -> EncodedFrames:
+        """The frames after the Transformer. Nothing reads their patch tokens any more."""
+        return EncodedFrames(self.temporal_frames(batch), batch.mask_BF)
+
+    def temporal_frames(self, batch: VideoBatch) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            with torch.no_grad():
+                self.draws += 1
+        return self.in_blocks(EncodedFrames(batch.frame_BFD, batch.mask_BF, batch.patch_BFMD), self._read_together)
+
+    def chosen_patches(self, batch: VideoBatch) -> Tensor:
+        """The chosen patch tokens [B, F, K, D] of every frame, by their position in it; in training their averages over many choices."""
+        assert batch.patch_BFMD is not None
+        score_BFM: Tensor = self.selector(torch.cat([batch.frame_BFD[:, :, None], batch.patch_BFMD], dim=2))[..., 1:]
+        if self.training and torch.is_grad_enabled():
+            place_F = torch.arange(score_BFM.shape[1], device=score_BFM.device)
+            key_BF = pair_keys(place_F, hash_videos(batch.frame_BFD, batch.mask_BF), self.draws)
+            choice_RKM = perturbed_choice(score_BFM.flatten(0, 1), key_BF.flatten(), CHOSEN)
+            averaged_BFKD: Tensor = choice_RKM.unflatten(0, batch.mask_BF.shape) @ batch.patch_BFMD
+            return averaged_BFKD
+        place_BFK = chosen_places(score_BFM, CHOSEN)
+        return batch.patch_BFMD.gather(2, place_BFK[..., None].expand(-1, -1, -1, batch.patch_BFMD.shape[-1]))
+
+    def _read_together(self, batch: VideoBatch) -> Tensor:
+        x_BTD: Tensor = torch.cat([batch.frame_BFD[:, :, None], self.chosen_patches(batch)], dim=2).flatten(1, 2)
+        x_BTD = x_BTD + self.joint.positional_embedding[: x_BTD.shape[1]]
+        mask_BT = batch.mask_BF.repeat_interleave(1 + CHOSEN, dim=1)
+        lower = self.execution.temporal
+        with torch.autocast(x_BTD.device.type, lower, enabled=lower is not None):
+            for block in self.joint.in_order():
+                x_BTD = block(x_BTD, mask_BT)
+        z_BFD: Tensor = x_BTD.unflatten(1, (-1, 1 + CHOSEN))[:, :, 0]
+        return batch.frame_BFD + z_BFD.to(batch.frame_BFD.dtype)
+
+    def encode_text_block(self, block: TextBlock) -> Tensor:
+        return unit(block.sentence_AD)
+
+    def encode_video_block(self, block: VideoBlock) -> Frames:
+        batch = block.frames
+        return Frames(unit(batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0)), batch.mask_BF)
+
+    def score_block(self, texts: Tensor, videos: Frames) -> Tensor:
+        cosine_ABF = self._cosines(texts, videos)
+        return (_weights(cosine_ABF, videos.mask_BF) * cosine_ABF).sum(dim=-1)[None]
+
+    def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
+        frames = self.apply_temporal(videos)
+        given = unit(texts.sentence_AD), self.encode_video_block(VideoBlock(torch.arange(len(frames.mask_BF)), frames))
+        return FrameWeights(_weights(self._cosines(*given), frames.mask_BF))
+
+    def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        # The cosines and their weighted sum.
+        return 2 * frames * self.config.dimension + 2 * frames + 0 * words
+
+    def _cosines(self, unit_AD: Tensor, videos: Frames) -> Tensor:
+        """Of sentences with frames [A, B, F], 0 at padding."""
+        b, frames, _ = videos.unit_BFD.shape
+        return self.execution.product(unit_AD, videos.unit_BFD.flatten(0, 1)).view(-1, b, frames)
+
+
+def _weights(cosine_ABF: Tensor, mask_BF: Tensor) -> Tensor:
+    """The weights that sentences give to frames [A, B, F], 0 at padding."""
+    relative_ABF = cosine_ABF * inverse_norm(cosine_ABF.square().sum(dim=-1, keepdim=True))
+    return (SHARPNESS * relative_ABF).masked_fill(~mask_BF, FAR_BELOW).softmax(dim=-1)

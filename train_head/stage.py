@@ -121,6 +121,7 @@ def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
 def load(options: TrainOptions) -> TrainingData:
     """Open the cache and load both splits. Raises UserError if the cache does not fit the options."""
     cache = FeatureCache(options.cache)
+    patches_for(options.head, cache)
     if is_own(options.head):
         # Made once for its checks: they take a moment, and loading the features may take minutes.
         build_head(options, cache)
@@ -306,6 +307,7 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
         "train_counts": data.train.counts,
         "data": _digest(data),
         "processes": processes.world_size,
+        "patches": patches_for(options.head, data.cache),
         HEAD_SOURCE: recorded_source(options.head).get(HEAD_SOURCE),
     }
 
@@ -318,6 +320,7 @@ def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dic
         "train_counts": "the training videos or captions have changed since it began",
         "data": "the videos or captions for training or for choosing the epoch have changed since it began",
         "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
+        "patches": f"the cache had {before.get('patches')} patch tokens of each frame and has {identity['patches']}",
         HEAD_SOURCE: f"the source of head {options.head} has changed since it began",
     }
     # Old checkpoints have the counts alone.

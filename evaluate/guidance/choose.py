@@ -63,6 +63,7 @@ def choose_tau(options: EvaluateOptions, cache: FeatureCache, head: Head, memory
             options.allow_missing,
             options.name,
             max_words,
+            head.READS_PATCHES,
         )
     except UserError as error:
         raise UserError(f"--zero-shot-tau-from {options.zero_shot_tau_from}: {error} (or give --tau)", error.listed) from error

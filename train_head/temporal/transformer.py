@@ -61,12 +61,16 @@ class Block(nn.Module):
 
     def first(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:
         """The block's output at position 0 alone [B, D]."""
+        return self.at(x_BFD, mask_BF, slice(1))[:, 0]
+
+    def at(self, x_BFD: Tensor, mask_BF: Tensor, places: slice) -> Tensor:
+        """The block's output at some positions alone."""
         normed_BFD = self.ln_1(x_BFD)
         sizes = [x_BFD.shape[-1], 2 * x_BFD.shape[-1]]
         weights, biases = self.attn.in_proj_weight.split(sizes), self.attn.in_proj_bias.split(sizes)
-        query_B1D = linear(normed_BFD[:, :1], weights[0], biases[0])
+        query_BGD = linear(normed_BFD[:, places], weights[0], biases[0])
         key_BFD, value_BFD = linear(normed_BFD, weights[1], biases[1]).chunk(2, dim=-1)
-        return self._output(x_BFD[:, :1], query_B1D, key_BFD, value_BFD, mask_BF)[:, 0]
+        return self._output(x_BFD[:, places], query_BGD, key_BFD, value_BFD, mask_BF)
 
     def _output(self, x_BFD: Tensor, query_BFD: Tensor, key_BGD: Tensor, value_BGD: Tensor, mask_BG: Tensor) -> Tensor:
         """The outputs of some positions F, which read the positions G.

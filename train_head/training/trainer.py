@@ -194,8 +194,7 @@ class Trainer:
     def _scores(self, texts: NDArray[np.int64], left_out_AB: Tensor | None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The scores of all captions of the batch with all their videos, the weighted extra losses, and whether all features are finite."""
         text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
-        given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
-        finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
+        finite = _finite(text_batch, video_batch)
         longest = int(self.head.counted_frames(self.split.videos.frames.length_N[self.split.answers[texts]]).max())
         encoded_texts = self.head.encode_texts(text_batch)
         frames = gather_frames(self.head.apply_temporal(video_batch), longest, self.processes)
@@ -240,8 +239,13 @@ class Trainer:
 
     def _broken(self, text: int) -> bool:
         """Whether the caption or its video has features that are not finite."""
-        texts, videos = self.batches(np.array([text]))
-        return not all(bool(tensor.isfinite().all()) for tensor in (texts.sentence_AD, texts.word_RD, videos.frame_BFD))
+        return not bool(_finite(*self.batches(np.array([text]))))
+
+
+def _finite(texts: TextBatch, videos: VideoBatch) -> Tensor:
+    """Whether all features are finite."""
+    features = [texts.sentence_AD, texts.word_RD, videos.frame_BFD, *([] if videos.patch_BFMD is None else [videos.patch_BFMD])]
+    return torch.stack([tensor.isfinite().all() for tensor in features]).all()
 
 
 def fitting_batch(asked: int, videos: int, processes: int) -> int:

@@ -34,7 +34,7 @@ from train_head import TrainOptions
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.heads import HeadConfig, make_head
 from train_head.heads.ts2 import CHOSEN, Ts2Head
-from train_head.kernels.perturbed import chosen_places, perturbed_choice
+from train_head.kernels.perturbed import DRAWS, SIGMA, chosen_places, perturbed_choice
 from train_head.stage import build_head
 from train_head.sweep import SweepOptions
 from train_head.sweep import main as sweep
@@ -114,7 +114,7 @@ def expected_choice(score_M: Tensor, count: int, sigma: float) -> Tensor:
 @pytest.mark.parametrize(("places", "count"), [(2, 1), (5, 3)])
 def test_averages_and_gradients_are_those_of_the_expectation(places: int, count: int) -> None:
     """To five standard errors. A choice is 0 or 1, and a term of the gradient at most |weights| |e| / sigma."""
-    generator, sigma, rows, draws = torch.Generator().manual_seed(places), 0.05, 400, 500
+    generator, sigma, rows, draws = torch.Generator().manual_seed(places), SIGMA, 400, DRAWS
     score_M = 0.05 * torch.randn(places, generator=generator, dtype=torch.float64)
     weight_KM = torch.randn(count, places, generator=generator, dtype=torch.float64)
     exact_M, given_RM = score_M.clone().requires_grad_(), score_M.repeat(rows, 1).requires_grad_()
@@ -130,6 +130,19 @@ def test_averages_and_gradients_are_those_of_the_expectation(places: int, count:
     assert (found_RM.mean(dim=0) - expected_M).abs().max() < 5 * largest * error
     # A gradient that is zero would pass for none of these.
     assert expected_M.abs().max() > 20 * largest * error
+
+
+@pytest.mark.parametrize(("places", "count"), [(7, 3), (3, 3), (50, 2)])
+def test_compiled_choices_and_gradients_are_those_of_float64(places: int, count: int) -> None:
+    """Of these scores and draws, none is so near another that float32 decides. A gradient is a mean of 500 products, and its rounding that
+    of as many numbers as large as the largest of them."""
+    generator = torch.Generator().manual_seed(places)
+    score_RM = torch.randint(-8, 9, (40, places), generator=generator).float().div(256).requires_grad_()
+    key_R, weight_RKM = torch.randint(2**62, (40,), generator=generator), torch.randn(40, count, places, generator=generator)
+    found, exact = (perturbed_choice(x, key_R, count) for x in (score_RM, score_RM.double()))
+    assert torch.equal((DRAWS * found).round(), (DRAWS * exact).round().float())
+    of_found, of_exact = (torch.autograd.grad((x * weight_RKM).sum(), score_RM)[0] for x in (found, exact))
+    assert (of_found - of_exact).abs().max() < DRAWS**0.5 * 2.0**-24 * count * float(weight_RKM.abs().max()) * 4.4 / SIGMA
 
 
 def in_training(head: Ts2Head, chosen: list[int], extra: int = 0) -> Tensor:

@@ -34,6 +34,7 @@ from search.searcher import Searcher
 from tests import feature_files as files
 from tests.caches import BUDGET, with_patches
 from tests.conftest import DEMO_CLIP
+from tests.training_runs import first_stage_of
 from train_head import sweep
 from train_head.heads import HEADS
 from train_head.scoring.splits import load_split
@@ -178,7 +179,15 @@ def test_what_is_not_known_is_said(options: ImportOptions, capsys: pytest.Captur
 def test_every_head_trains_and_is_evaluated(head: str, imported_patches: Path, tmp_path: Path) -> None:
     run = train_head.main(
         train_head.TrainOptions(
-            cache=imported_patches, out=tmp_path / "run", head=head, temporal="none", epochs=1, batch_size=8, device="cpu", quiet=True
+            cache=imported_patches,
+            out=tmp_path / "run",
+            head=head,
+            temporal="none",
+            epochs=1,
+            batch_size=8,
+            device="cpu",
+            quiet=True,
+            **first_stage_of(head),
         )
     )
     results = evaluate.main(
@@ -244,7 +253,15 @@ def test_pooled_captions_serve_the_heads_that_read_no_tokens(tmp_path: Path) -> 
             assert opened.texts(opened.names("texts"), budget).words.gather([0, 3])[0].shape == (0, files.D)
     for head, kind in HEADS.items():
         options = train_head.TrainOptions(
-            cache=cache, out=tmp_path / head, head=head, temporal="none", epochs=1, batch_size=8, device="cpu", quiet=True
+            cache=cache,
+            out=tmp_path / head,
+            head=head,
+            temporal="none",
+            epochs=1,
+            batch_size=8,
+            device="cpu",
+            quiet=True,
+            **first_stage_of(head),
         )
         if kind.READS_WORDS:
             ready = "mean or tight or xpool or tmass or tmvm-frames"

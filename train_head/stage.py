@@ -341,6 +341,12 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
     }
 
 
+def _patches_read(data: TrainingData) -> str | None:
+    """The --tokens of the patch tokens that the head reads; None if it reads none."""
+    settings = data.cache.patch_settings
+    return None if settings is None or data.train.videos.patches is None else f"{settings.option}, {settings.count} a frame"
+
+
 def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dict[str, Any]) -> None:
     """Raise UserError if the checkpoint's values `before` belong to a run other than `identity`."""
     _check_same(options, before["options"], options.out)
@@ -348,7 +354,7 @@ def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dic
         "cache_digest": f"the cache {options.cache} was extracted with other settings than the run's",
         "train_counts": "the training videos or captions have changed since it began",
         "data": "the videos or captions for training or for choosing the epoch have changed since it began",
-        "patches": f"the cache {options.cache} held {before.get('patches')} then and holds {identity['patches']} now",
+        "patches": f"the cache {options.cache} held --tokens {before.get('patches')} then, and {identity['patches']} now",
         "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
         HEAD_SOURCE: f"the source of head {options.head} has changed since it began",
         FIRST_WEIGHTS: f"the run {options.candidates_run} of --candidates-run has other weights than when it began",

@@ -15,11 +15,12 @@ from data.metrics import DIRECTIONS, RECALL_SUM, RankCounter, recall_sum, summar
 from evaluate.cost import Cost, measured
 from evaluate.inputs import EvaluationInputs, ReadyRun, Scored
 from evaluate.options import EvaluateOptions
+from evaluate.two_stage.gains import gains
 from train_head.run import TRAINED_WITH, trained_on
 from train_head.scoring.candidates import CandidateCollector
 from train_head.scoring.cost import check_cost, flops_a_pair, warm_up
 from train_head.scoring.pairs import RankedScores, score_all_pairs
-from train_head.scoring.ranks import percentage_there, two_stage_ranks
+from train_head.scoring.ranks import answers_there, two_stage_ranks
 from train_head.scoring.rerank import Pairs, score_pairs
 
 _ALL_PAIRS = ("dual_softmax", "query_bank", "save_scores", "run_file", "zero_shot_tau_from")
@@ -93,7 +94,7 @@ def score_in_two_stages(options: EvaluateOptions, inputs: EvaluationInputs, proc
     )
     metrics: dict[str, Any] = dict(zip(DIRECTIONS, map(summary, ranks), strict=True))
     metrics[RECALL_SUM] = recall_sum(**metrics)
-    there = [percentage_there(owner_QK, own_Q) for owner_QK, own_Q in zip(owners, (split.answers, asking), strict=True)]
+    there = (answers_there(owners[0], split.answers), answers_there(owners[1], asking))
     stages = [
         _stage_row(first, flops_a_pair(first.head, first.split) * texts * videos, texts * videos, first_cost),
         _stage_row(second, _flops(second, pairs), len(pairs.text_P), second_cost),
@@ -102,7 +103,8 @@ def score_in_two_stages(options: EvaluateOptions, inputs: EvaluationInputs, proc
         "run": first.name,
         "candidates": k,
         **counter.metrics(),
-        "answers_among_candidates": dict(zip(DIRECTIONS, there, strict=True)),
+        "answers_among_candidates": {name: 100 * float(there_Q.mean()) for name, there_Q in zip(DIRECTIONS, there, strict=True)},
+        **gains((of_texts, of_videos), ranks, there, np.searchsorted(asking, split.answers), options.seed),
         "boundary_ties": dict(zip(DIRECTIONS, candidates.boundary_ties, strict=True)),
         "stages": stages,
         "max_frames": first.max_frames,

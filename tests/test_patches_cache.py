@@ -444,6 +444,22 @@ def test_tokens_of_every_form_are_cached_bit_for_bit(form: str, tmp_path: Path) 
     assert parts(options.cache) == written
 
 
+def test_one_file_or_folder_may_hold_frames_and_tokens(tmp_path: Path) -> None:
+    """A merged cache, and `.npz` files with both."""
+    entries = [entry("a"), entry("b", 4)]
+    new_cache(tmp_path / "cache", entries).merge(tmp_path / "both.h5")
+    (tmp_path / "both").mkdir()
+    for video in entries:
+        tokens = np.asarray(video.patch_TMD, dtype=np.float16)
+        np.savez(tmp_path / "both" / video.video_id, frames=video.frames_TD, patches=tokens, seconds=video.seconds_T)
+    for number, both in enumerate([tmp_path / "both.h5", tmp_path / "both"]):
+        options = ImportOptions(tmp_path / f"again {number}", both, patches=both, dtype="float16", quiet=True)
+        cache = FeatureCache(import_main(options))
+        for video in entries:
+            np.testing.assert_array_equal(rows_of(cache.patches([video.video_id])), stored(video))
+            np.testing.assert_array_equal(cache.frames(video.video_id), video.frames_TD.astype(np.float16))
+
+
 def _without(name: str) -> Callable[[Arrays], Arrays]:
     return lambda arrays: {key: array for key, array in arrays.items() if key != name}
 

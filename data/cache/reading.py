@@ -4,7 +4,7 @@ Shape suffixes: T rows of all entries (frames or tokens), D joint dimension. Row
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.cache.hdf5 import open_file
 from data.cache.index import Part, Place, runs
-from data.cache.layout import ROWS, Kind, feature_bytes, offsets_of
+from data.cache.layout import ROWS, Images, Kind, feature_bytes, offsets_of
 
 if TYPE_CHECKING:  # reading one entry needs no torch
     from data.cache.features import Ragged
@@ -32,6 +32,16 @@ def read_rows(place: Place, dataset: str) -> NDArray[Any]:
     with open_file(place.part.path) as file:
         rows: NDArray[Any] = file[place.part.group][dataset][place.start : place.stop]
     return rows
+
+
+def read_images(place: Place, name: Images) -> list[bytes]:
+    """The JPEG files of a video's frames; empty if images of this kind were not stored."""
+    with open_file(place.part.path) as file:
+        group = file[place.part.group]
+        offsets = group[f"{name}_offsets"][place.start : place.stop + 1]
+        content = group[name][offsets[0] : offsets[-1]].tobytes()
+    files = [content[begin - offsets[0] : end - offsets[0]] for begin, end in pairwise(offsets)]
+    return files if content else []
 
 
 def iterate(kind: Kind, places: Mapping[str, Place], row_bytes: int) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None]]:

@@ -4,6 +4,7 @@ Shape suffixes: T frames of a video, M patch tokens of a frame, D joint dimensio
 """
 
 import json
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -198,6 +199,23 @@ def test_parts_of_two_settings_are_named(tmp_path: Path) -> None:
     assert part.name in str(refusal.value)
     part.unlink()
     assert FeatureCache(tmp_path / "a").patch_settings == PatchSettings(None, 2)
+
+
+def test_more_parts_than_may_be_open_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From disk, in any order. A large data set has thousands of parts."""
+    monkeypatch.setattr("data.cache.reading.OPEN_PARTS", 3)
+    entries = [entry(f"v{i}", 1 + i % 3) for i in range(8)]
+    for video in entries:
+        new_cache(tmp_path, [video])
+    assert len(parts(tmp_path)) == 8
+    videos = FeatureCache(tmp_path).videos([video.video_id for video in entries], 0, patches=True)
+    assert videos.patches is not None
+    for order in np.random.default_rng(0).integers(0, 8, (6, 12)):
+        rows_RMD, length_N = videos.patches.gather(order)
+        assert length_N.tolist() == [1 + i % 3 for i in order]
+        np.testing.assert_array_equal(rows_RMD, np.concatenate([stored(entries[i]) for i in order]))
+        opened = [Path(f"/proc/self/fd/{number}").resolve().name for number in os.listdir("/proc/self/fd")]
+        assert 0 < sum(name.startswith("patches-") for name in opened) <= 3
 
 
 def test_tokens_of_a_sweep_are_mapped_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -546,7 +546,7 @@ def test_tokens_are_imported_again_with_frames_that_changed(tmp_path: Path, caps
 
 @pytest.mark.long
 def test_an_extraction_makes_damaged_and_outdated_tokens_again(family_model: Callable[[str], str], tmp_path: Path) -> None:
-    """And no others, nor frames. What comes of it is what one extraction of the same files gives, to the bit."""
+    """Frames and other tokens stay. The result equals one extraction of the same files, to the bit."""
     folder = tmp_path / "videos"
     for i in range(3):
         numbered_video(folder / f"v{i}.mp4", 10 + 5 * i, 5)

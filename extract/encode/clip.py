@@ -225,7 +225,10 @@ def load_clip(
     tokenizer = found.tokenizer(special_tokens)
     shape = check_features(found, tokenizer, precision, inside)
     if patches is not None:
-        patches.require_fits(model, shape.patches if inside.clusters is None else inside.clusters.medoids)
+        if inside.clusters is None:
+            patches.require_fits(model, shape.patches)
+        else:
+            patches.require_fits(f"{model} with {inside}", inside.clusters.medoids)
     weights = found.weights()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -294,22 +297,23 @@ def check_features(model: Model, tokenizer: Tokenizer | None, precision: Precisi
     image_size = _image_size(network)
     try:
         image_NCHW = torch.empty(1, 3, *image_size, dtype=DTYPES[precision], device=_META)
-        feature = pooled(network.encode_image(image_NCHW, normalize=False))
-        shape = Shape(image_size, model.context_length, model.dimension, _patch_count(network, image_NCHW))
+        tower = patch_tower(network)
+        if tower is None:
+            feature, count = pooled(network.encode_image(image_NCHW, normalize=False)), 0
+        else:
+            feature, patch_NMW = tower.encode(image_NCHW)
+            count = patch_NMW.shape[1]
     except OF_A_CONFIGURATION as error:
         sides = "x".join(map(str, image_size))
         raise UserError(f"--model {model.name} fails on pictures of its own size, {sides}: {one_line(error)}") from error
+    shape = Shape(image_size, model.context_length, model.dimension, count)
     _require_shape(model.name, "image", feature, (1, shape.dimension))
+    if tower is not None:
+        _require_shape(model.name, "patch", tower.tokens(patch_NMW), (1, count, shape.dimension))
     inside.require_fits(model.name, find_blocks(network), shape.patches)
     if other is None:
         _check_texts(model, text_tower(network, shape.positions), tokenizer, shape)
     return shape
-
-
-def _patch_count(network: Any, image_NCHW: Tensor) -> int:
-    """M, the number of patch tokens of a picture; 0 if the image tower has none."""
-    tower = patch_tower(network)
-    return 0 if tower is None else tower.tokens(tower.encode(image_NCHW)[1]).shape[1]
 
 
 def _check_texts(model: Model, tower: TextTower, tokenizer: Tokenizer | None, shape: Shape) -> None:

@@ -1,9 +1,10 @@
 """Measures every head side by side: `python -m benchmarks.heads`.
 
 Every head of HEADS scores the same random features: texts with the caption lengths of MSR-VTT 1k-A, and videos of 12 frames in 512
-dimensions. Heads run without a temporal encoder. Each temporal encoder runs before `mean`; what it adds there, it adds to any head. A head
-that would take too long scores fewer pairs, and its row says how many. Runs alternate between the heads, and medians are compared; memory
-is the peak of a separate process, beyond features and score matrix. Prints a Markdown table, then one line of JSON.
+dimensions, with four patch tokens of every frame for heads that read them. Heads run without a temporal encoder. Each temporal encoder runs
+before `mean`; what it adds there, it adds to any head. A head that would take too long scores fewer pairs, and its row says how many. Runs
+alternate between the heads, and medians are compared; memory is the peak of a separate process, beyond features and score matrix. Prints a
+Markdown table, then one line of JSON.
 """
 
 import json
@@ -22,7 +23,7 @@ import torch
 from benchmarks.measure import time_interleaved
 from benchmarks.scoring import DIMENSION, ROOT, Matrix, caption_lengths
 from benchmarks.synthetic import random_features
-from benchmarks.training import FRAMES, make_cache, temporal_encoders
+from benchmarks.training import FRAMES, PATCHES, make_cache, temporal_encoders
 from data.base.errors import UserError
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
@@ -45,8 +46,6 @@ BEHIND = "mean"
 """The head that temporal encoders run before."""
 BUDGET = 2**30
 """Bytes of encoded videos held at once: all of them."""
-PATCHES = 49
-"""Patch tokens of a frame, as a ViT-B/32 gives them."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ from train_head.training.trainer import Trainer
 
 DIMENSION = 512
 FRAMES = 12
+PATCHES = 4
+"""Patch tokens of a frame."""
 WORDS = 12.0
 """Words of a caption of 1k-A, on average."""
 CAPTIONS_A_VIDEO = 20
@@ -68,7 +70,7 @@ class TrainingOptions:
     """Steps to time for each head with and without a temporal encoder, and for one and two processes."""
     heads: str = "all"
     """Heads to time beside glccl, joined by commas."""
-    patches: int = 12
+    patches: int = PATCHES
     """Patch tokens of a frame, written only if one of the heads reads them: 12 KB a video each."""
     sweep: Path | None = None
     """Feature cache of the demo set; time a sweep of 30 runs on it. Default: no sweep."""

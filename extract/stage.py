@@ -15,7 +15,7 @@ import torch
 from data.base.errors import UserError, check_seed, first_of
 from data.base.progress import Progress
 from data.base.provenance import json_value, provenance
-from data.base.quoting import visible
+from data.base.quoting import quote, visible
 from data.base.writable import require_writable_folder
 from data.cache import CLIP_FILE, FeatureCache, TextEntry, recorded_settings
 from data.cache.extraction import Extraction
@@ -30,9 +30,12 @@ from data.datasets.accounting import Counts, left_alone, report, require_complet
 from data.datasets.adapters.table import FOLDER
 from extract.decode.decoders import check_decoder
 from extract.encode.clip import Clip, load_clip
+from extract.encode.image.batches import Timings
+from extract.encode.image.inside import Inside
+from extract.encode.image.patches import Patches
 from extract.encode.preprocessing import from_cache, from_options
 from extract.encode.texts import Unread, encode_texts, find_unread
-from extract.encode.videos import PrefetchedVideos, Timings, worker_count
+from extract.encode.videos import AddedTokens, PrefetchedVideos, worker_count
 from extract.failures import SHARED_FILES, Failure, failures_file, read_failures
 from extract.fetch import fetch_model
 from extract.options import ExtractOptions
@@ -40,7 +43,7 @@ from extract.plan.dry_run import dry_run
 from extract.plan.following import shares_of_table, with_defaults
 from extract.plan.listing import NamedSource, name_source, prune, require_own_ids, to_list, unlisted_of, with_failures
 from extract.plan.segments import cut_into_segments
-from extract.plan.todo import find_todo
+from extract.plan.todo import Todo, find_todo
 from extract.writer import PartLimits, Writer
 
 # See PartLimits.
@@ -95,8 +98,11 @@ def _read(options: ExtractOptions) -> _Request:
     listings = Listings(options.cache)
     sources = listings.sources(listings.damaged())
     served = {source.preset for source in sources.values()}
-    options = with_defaults(options, preset, recorded, served)
+    asked, options = options.tokens, with_defaults(options, preset, recorded, served)
+    if options.tokens != asked and not options.quiet:
+        print(f"{options.cache} holds patch tokens: the videos get theirs too (--tokens {options.tokens})", file=sys.stderr)
     check_decoder(options)
+    Inside.of(options)
     _check_segment(options, preset)
     shares = shares_of_table(options, preset, sources)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos, shares)
@@ -129,28 +135,24 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     todo = find_todo(dataset, cache, options, shard)
     if options.dry_run or cache is None:
         found = report(options.dataset, dataset, preset, options.videos) | unlisted_of(dataset, cache, own, options)
-        dry_run(options, found, todo.videos, todo.texts, clip, max_words, _limits(), TEXTS_A_PART)
+        dry_run(options, found, todo, cache, clip, max_words, _limits(), TEXTS_A_PART)
         if not options.allow_missing:
             require_complete(dataset, preset, options.videos)
         return Outcome(options.cache, 0)
-    if todo.for_pictures and not options.quiet:
-        print(f"{todo.for_pictures} cached videos lack the pictures asked for and are extracted again", file=sys.stderr)
+    if not options.quiet:
+        _announce(todo)
     listed, share = to_list(dataset, cache, own, options.videos), shard if processes.world_size == 1 else (0, 1)
     if processes.rank == 0:
         cache.listings.begin(own.name, listed, share)
         write_options(cache.path / options_file(own.name), options, "python -m extract")
     # Decoding begins while the texts are encoded.
-    with PrefetchedVideos(todo.videos, clip, options) as videos:
+    with PrefetchedVideos(todo.videos, clip, options, cache) as videos:
         _extract_texts(todo.texts, clip, cache, max_words, options.quiet)
-        writer = Writer(cache, _limits(), shard, todo.known, todo.outdated)
+        writer = Writer(cache, _limits(), shard, todo.known, todo.outdated, Patches.of(options.tokens))
         failures = _extract_videos(videos, len(todo.videos), writer, options)
     failed = _print_failures(todo.known, failures, options.cache / failures_file(share))
-    done = len(todo.videos) - len(failures)
-    cached = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum()) - len(todo.videos) - len(todo.known)
-    counted = {"done": done, "failed": failed, "texts": len(todo.texts), "cached": cached, "frames": videos.timings.frames}
-    timed = {"decode": videos.timings.decode_s, "encode": videos.timings.encode_s}
-    timed |= {"start": videos.timings.start_s, "wait": videos.timings.wait_s, "write": writer.seconds}
-    total = _sum({**counted, **timed, "pictures": writer.picture_bytes, "jumping": len(videos.jumping)}, processes)
+    with_file = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum())
+    total = _sum(_figures(todo, videos, writer, failed, len(failures), with_file), processes)
     seconds = time.perf_counter() - start
     outcome = Outcome(options.cache, int(total["failed"]))
     if processes.rank > 0:
@@ -175,10 +177,24 @@ def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
         print(f"loading {options.model}, weights: {options.pretrained or 'its own'}", file=sys.stderr)
     special = recorded.get("special_tokens", "letters")
     pictures = (from_cache(recorded) if recorded else {}) | from_options(options)
-    clip = load_clip(options.model, options.pretrained, find_device(options.device), options.seed, options.precision, pictures, special)
+    device, patches, inside = find_device(options.device), Patches.of(options.tokens), Inside.of(options)
+    clip = load_clip(options.model, options.pretrained, device, options.seed, options.precision, pictures, special, patches, inside)
     if clip.guessed and not options.quiet:
         print(clip.guessed, file=sys.stderr)
     return clip
+
+
+def _announce(todo: Todo) -> None:
+    """Print why cached videos are read again."""
+    if todo.for_pictures:
+        print(f"{todo.for_pictures} cached videos lack the pictures asked for and are extracted again", file=sys.stderr)
+    stored, only_tokens = int(todo.videos["stored"].sum()), int(todo.videos["only_tokens"].sum())
+    if only_tokens:
+        print(
+            f"{only_tokens} cached videos lack patch tokens: {stored} get them from their stored pixels, which JPEG changes slightly; "
+            f"{only_tokens - stored} are decoded once more",
+            file=sys.stderr,
+        )
 
 
 def _print_failures(known: Sequence[Failure], failures: Sequence[Failure], file: Path) -> int:
@@ -205,6 +221,12 @@ def _report(
     """Print what all processes did together."""
     for line in unread.lines():
         print(line, file=sys.stderr)
+    lacking = [] if cache.patch_settings is None else [name for name in cache.names("videos") if not cache.has_patches(name)]
+    if lacking:
+        print(
+            f"{len(lacking):,} videos of the cache have no patch tokens, such as {quote(lacking[0])}: extract their source again",
+            file=sys.stderr,
+        )
     count = {name: int(value) for name, value in total.items()}
     if options.json:
         summary = {
@@ -230,6 +252,10 @@ def _report(
             "encoder_wait_seconds": round(total["wait"], 3),
             "write_seconds": round(total["write"], 3),
             "picture_bytes": count["pictures"],
+            "videos_given_tokens": count["added"],
+            "videos_given_tokens_from_pixels": count["stored"],
+            "token_bytes": count["tokens"],
+            "videos_without_tokens": len(lacking),
             "processes": processes,
             **{name: number for name, number in count.items() if name.startswith("pruned_")},
         }
@@ -239,6 +265,8 @@ def _report(
             f"{options.cache}: {count['done']} videos and {count['texts']} texts extracted, {count['cached']} videos were cached already, "
             f"{count['failed']} failed, {seconds:.1f} s"
         )
+        if count["added"]:
+            print(f"{count['added']} of the cached videos were given patch tokens, {count['stored']} of them from their stored pixels")
         if options.prune:
             freed = f"{count['pruned_bytes'] / 2**20:.1f} MiB"
             print(f"dropped {count['pruned_videos']} videos and {count['pruned_texts']} texts that no source lists, which frees {freed}")
@@ -253,6 +281,28 @@ def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) 
     return given | settings | content
 
 
+def _figures(todo: Todo, videos: PrefetchedVideos, writer: Writer, failed: int, new_failures: int, with_file: int) -> dict[str, float]:
+    """What this process did: counts, bytes and seconds. `with_file` counts the videos of its share that have a file."""
+    timings = videos.timings
+    return {
+        "done": len(todo.videos) - new_failures - writer.added,
+        "failed": failed,
+        "texts": len(todo.texts),
+        "cached": with_file - len(todo.extracted) - len(todo.known),
+        "frames": timings.frames,
+        "added": writer.added,
+        "stored": writer.added_from_pixels,
+        "tokens": writer.patch_bytes,
+        "decode": timings.decode_s,
+        "encode": timings.encode_s,
+        "start": timings.start_s,
+        "wait": timings.wait_s,
+        "write": writer.seconds,
+        "pictures": writer.picture_bytes,
+        "jumping": len(videos.jumping),
+    }
+
+
 def _sum(figures: dict[str, float], processes: ProcessGroup) -> dict[str, float]:
     """Each figure summed over all processes."""
     values = torch.tensor(list(figures.values()), dtype=torch.float64)
@@ -263,19 +313,27 @@ def _sum(figures: dict[str, float], processes: ProcessGroup) -> dict[str, float]
 def _open_cache(
     options: ExtractOptions, clip: Clip, settings: dict[str, Any], shard: tuple[int, int], processes: ProcessGroup
 ) -> FeatureCache | None:
-    """Create or repair the cache. A dry run only opens it, and gets None if there is none."""
+    """Create or repair the cache. A dry run only opens it, and gets None if there is none.
+
+    Raises UserError if the cache has other settings, or patch tokens of another --tokens.
+    """
+    patches = Patches.of(options.tokens)
     if options.dry_run:
         if not (options.cache / CLIP_FILE).exists():
             return None
         cache = FeatureCache(options.cache)
         cache.require(settings)
-        return cache
+    else:
 
-    def on_damaged(path: Path) -> None:
-        print(f"{path} is damaged: its contents are extracted again", file=sys.stderr)
+        def on_damaged(path: Path) -> None:
+            print(f"{path} is damaged: its contents are extracted again", file=sys.stderr)
 
-    made_by = Extraction.of(options.model, options.pretrained, options.seed, options.videos)
-    return FeatureCache.create(options.cache, settings, clip.parts(), provenance(options), shard, on_damaged, processes.barrier, made_by)
+        made_by = Extraction.of(options.model, options.pretrained, options.seed, options.videos)
+        made_from = provenance(options)
+        cache = FeatureCache.create(options.cache, settings, clip.parts(), made_from, shard, on_damaged, processes.barrier, made_by)
+    if patches is not None:
+        cache.require_patch_settings(patches.kept)
+    return cache
 
 
 def _shard(options: ExtractOptions, processes: ProcessGroup) -> tuple[int, int]:
@@ -347,6 +405,7 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "dtype": options.dtype,
         **({} if clip.tokenizer.identity is None else {"tokenizer": clip.tokenizer.identity}),
         **({"decode_device": "cuda"} if options.decode_device == "cuda" else {}),
+        **Inside.of(options).settings(),
     }
 
 
@@ -369,12 +428,20 @@ def _extract_videos(videos: PrefetchedVideos, count: int, writer: Writer, option
                 if isinstance(video, Failure):
                     failures.append(video)
                     writer.failures.append(video)
+                elif isinstance(video, AddedTokens):
+                    writer.add_tokens(video)
                 else:
                     writer.add(video)
                 progress.update(note=_note(videos.timings, writer, len(failures), count - done, worker_count(options)))
     finally:
         # Also on an interrupt, so that encoded videos are kept.
         writer.flush()
+    if videos.uneven:
+        print(
+            f"videos whose frames the segments do not divide: {len(videos.uneven)}, such as {videos.uneven[0]}; "
+            "their segments are as even as possible, or a frame each",
+            file=sys.stderr,
+        )
     if videos.jumping:
         print(
             f"videos whose clock jumps: {len(videos.jumping)}, such as {videos.jumping[0]}; the gaps are left out",

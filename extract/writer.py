@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.cache import FeatureCache, VideoEntry
+from extract.encode.image.patches import Patches
+from extract.encode.videos import AddedTokens
 from extract.failures import SHARED_FILES, Failure, failures_file, read_failures, write_failures
 
 
@@ -19,43 +21,69 @@ class PartLimits:
 
 
 class Writer:
-    """Collect videos, and write a part and the list of failures whenever a limit of PartLimits is reached.
+    """Collect videos, and patch tokens of cached videos, and write parts and the list of failures whenever a limit of PartLimits is
+    reached.
 
-    `known` are earlier failures that stay listed, `outdated` the ids of listed failures that no longer apply. `seconds` is the time spent
-    writing, `picture_bytes` the size of thumbnails and pixels so far.
+    `known` are earlier failures that stay listed, `outdated` the ids of listed failures that no longer apply. `patches` says which patch
+    tokens the videos have, None if they have none. `seconds` is the time spent writing, `picture_bytes` the size of thumbnails and pixels
+    so far, `patch_bytes` that of patch tokens. `added` counts the cached videos that were given patch tokens, `added_from_pixels` those of
+    them whose file was not decoded.
     """
 
     def __init__(
-        self, cache: FeatureCache, limits: PartLimits, shard: tuple[int, int], known: Sequence[Failure], outdated: Collection[str]
+        self,
+        cache: FeatureCache,
+        limits: PartLimits,
+        shard: tuple[int, int],
+        known: Sequence[Failure],
+        outdated: Collection[str],
+        patches: Patches | None = None,
     ) -> None:
         self.failures = list(known)
         self.seconds = 0.0
-        self.picture_bytes = 0
+        self.picture_bytes = self.patch_bytes = 0
+        self.added = self.added_from_pixels = 0
+        self._patches = patches
         self._outdated = outdated
         self._written = 0
         self._cache, self._limits = cache, limits
         self._file: Path = cache.path / failures_file(shard)
         self._whole = shard[1] == 1
-        self._entries, self._bytes, self._since = list[VideoEntry](), 0, time.monotonic()
+        self._entries, self._tokens, self._bytes, self._since = list[VideoEntry](), list[VideoEntry](), 0, time.monotonic()
 
     def add(self, entry: VideoEntry) -> None:
-        """Add a video, and write a part if a limit is reached."""
+        """Add a video with its patch tokens, if any, and write a part if a limit is reached."""
         self._entries.append(entry)
+        self._added(entry)
+
+    def add_tokens(self, video: AddedTokens) -> None:
+        """Add the patch tokens of a video whose frames are cached already."""
+        self.added += 1
+        self.added_from_pixels += video.from_pixels
+        self._tokens.append(video.entry)
+        self._added(video.entry)
+
+    def _added(self, entry: VideoEntry) -> None:
         pictures = sum(map(len, [*entry.thumbnails, *entry.pixels]))
         self.picture_bytes += pictures
-        self._bytes += entry.frames_TD.nbytes + pictures
-        full = len(self._entries) >= self._limits.videos or self._bytes >= self._limits.bytes
+        tokens = 0 if entry.patch_TMD is None else entry.patch_TMD.nbytes
+        self.patch_bytes += tokens
+        self._bytes += entry.frames_TD.nbytes + pictures + tokens
+        full = len(self._entries) + len(self._tokens) >= self._limits.videos or self._bytes >= self._limits.bytes
         if full or time.monotonic() - self._since > self._limits.seconds:
             self.flush()
 
     def flush(self) -> None:
         """Write the collected videos and the list of failures."""
         begin = time.perf_counter()
-        if self._entries:
+        if self._entries or self._tokens:
+            if self._patches is not None:
+                # Before the frames: then no kill leaves frames in the cache that lack their patch tokens.
+                self._cache.write_patches([*self._entries, *self._tokens], self._patches.kept)
             self._cache.write_videos(self._entries)
             self._written += self._bytes
         self._write_failures()
-        self._entries, self._bytes, self._since = [], 0, time.monotonic()
+        self._entries, self._tokens, self._bytes, self._since = [], [], 0, time.monotonic()
         self.seconds += time.perf_counter() - begin
 
     def rate(self) -> str:

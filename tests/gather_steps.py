@@ -32,6 +32,8 @@ CASES: tuple[Case, ...] = (
     ("tmass", "seq-transf", "masked", 0.0),
     ("glscl", "seq-transf", "masked", 0.0),
     ("ts2", "auto", "masked", 0.0),
+    ("tmvm-frames", "seq-transf", "masked", 0.0),
+    ("tmvm", "seq-transf", "masked", 0.0),
     ("joint", "auto", "masked", 0.0),
     ("glccl", "seq-transf", "authors", 0.0),
     ("xclip", "none", "authors", 0.0),

@@ -177,6 +177,27 @@ def glscl_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, tau: f
     return [(unit(s) @ unit(alpha @ v) + local) / 2]
 
 
+def tmvm_masks(tokens: Tensor, p: Parameters) -> Tensor:
+    """m [K, N] of the tokens of a video."""
+    d = tokens.shape[1]
+    said = [[torch.sigmoid(d**0.5 * (w @ unit(t)) + c) for t in tokens] for w, c in zip(p["mask.weight"], p["mask.bias"], strict=True)]
+    return torch.stack([torch.stack(row) for row in said])
+
+
+def tmvm_score(s: Tensor, tokens: Tensor, p: Parameters) -> list[Tensor]:
+    """The best of the prototypes of these tokens."""
+    units = torch.stack([unit(t) for t in tokens])
+    return [torch.stack([unit(s) @ unit(mask @ units) for mask in tmvm_masks(tokens, p)]).max()]
+
+
+def tmvm_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    return tmvm_score(s, torch.cat([v, *patches_of(u)]), p)
+
+
+def tmvm_frames_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    return tmvm_score(s, v, p)
+
+
 def plain_norm(x: Tensor, p: Parameters, name: str, eps: float = 1e-5) -> Tensor:
     return layer_norm(x, x.shape, p[f"{name}.weight"], p[f"{name}.bias"], eps=eps)
 
@@ -261,6 +282,8 @@ PLAIN: dict[str, Callable[..., list[Tensor]]] = {
     "glscl": glscl_pair,
     "tight": tight_pair,
     "ts2": ts2_pair,
+    "tmvm": tmvm_pair,
+    "tmvm-frames": tmvm_frames_pair,
     "joint": joint_pair,
 }
 

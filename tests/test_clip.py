@@ -78,10 +78,10 @@ def test_features_depend_neither_on_neighbours_nor_on_the_place_in_a_batch(clip:
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(BATCH, generator=generator)
     images = torch.randn(BATCH, 3, 64, 64, generator=generator)
-    together = clip.encode_images(images)
-    np.testing.assert_array_equal(clip.encode_images(images[order]), together[order])
+    together = clip.encode_images(images).feature_ND
+    np.testing.assert_array_equal(clip.encode_images(images[order]).feature_ND, together[order])
     for i in (0, 5, BATCH - 1):
-        np.testing.assert_array_equal(clip.encode_images(images[i : i + 1])[0], together[i])
+        np.testing.assert_array_equal(clip.encode_images(images[i : i + 1]).feature_ND[0], together[i])
     for positions in (6, 10, 16, clip.context_length):
         ids = clip.tokenize([f"a red ring {i} {text}" for i in range(BATCH // len(TEXTS)) for text in TEXTS], positions)[0][:, :positions]
         sentences, words = clip.encode_texts(ids)
@@ -136,7 +136,7 @@ def test_lower_precision_is_the_same_model_roughly(clip: Clip, precision: Litera
     assert (low.digest, low.precision) == (clip.digest, precision)
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for one, other in [
-        (clip.encode_images(images), low.encode_images(images)),
+        (clip.encode_images(images).feature_ND, low.encode_images(images).feature_ND),
         *zip(clip.encode_texts(clip.tokenize(TEXTS, 32)[0]), low.encode_texts(clip.tokenize(TEXTS, 32)[0]), strict=True),
     ]:
         assert not np.array_equal(one, other)

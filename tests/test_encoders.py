@@ -4,6 +4,7 @@ Shape suffixes: N images, C colour channels, H and W image sides.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -52,7 +53,17 @@ def test_every_architecture_is_accepted_or_refused_as_the_page_says(share: int) 
     assert rows.keys() == set(list_models())
     for name in list_models()[share::SHARES]:
         verdict = judge(name)
-        assert (verdict.accepted, verdict.row) == (rows[name].count("|") == 7, rows[name])
+        assert (verdict.accepted, verdict.row) == (rows[name].count("|") == 8, rows[name])
+
+
+def patch_count(name: str, vision: dict[str, Any]) -> str:
+    """The patch tokens of a picture, from the configuration and from what the names of timm's models say."""
+    size, tower = vision["image_size"], vision.get("timm_model_name", "")
+    patch = vision.get("patch_size")
+    if tower:
+        named = re.search(r"^(?:vit|eva\w*)_.*_patch(\d+)", tower)
+        patch = int(named[1]) if named else 16 if tower.startswith(("vitamin", "vit_base_mci")) else None
+    return str((size // patch) ** 2) if patch else "none"
 
 
 def test_the_page_says_what_comes_from_hugging_face() -> None:
@@ -63,10 +74,11 @@ def test_the_page_says_what_comes_from_hugging_face() -> None:
         config = json.loads((configs / f"{name}.json").read_text())
         text = config["text_cfg"]
         columns = [column.strip() for column in row.strip("|").split("|")]
-        assert len(columns) == 6
+        assert len(columns) == 7
         assert columns[1:3] == [str(config["embed_dim"]), "{0} x {0}".format(config["vision_cfg"]["image_size"])]
         assert columns[3] == str(text.get("context_length", 77))
-        repository, _, what = columns[4].partition(": ")
+        assert columns[4] == patch_count(name, config["vision_cfg"])
+        repository, _, what = columns[5].partition(": ")
         assert repository == (text.get("hf_tokenizer_name") or "")
         assert text.get("hf_model_name") in (None, repository)
         assert ("text tower" in what) == ("hf_model_name" in text)
@@ -177,7 +189,7 @@ def test_features_are_open_clips(kind: str, tmp_path: Path) -> None:
     clip = load_clip(KINDS[kind].folder(tmp_path), "random", CPU, seed=1)
     assert clip.dimension == DIMENSION
     image_NCHW = noise(clip, 3)
-    features = clip.encode_images(image_NCHW)
+    features = clip.encode_images(image_NCHW).feature_ND
     assert features.shape == (3, DIMENSION)
     assert off_by(features, open_clips(clip.model.encode_image, image_NCHW)) < ROUNDING
     ids, lengths = clip.tokenize(TEXTS, clip.context_length)
@@ -188,8 +200,8 @@ def test_features_are_open_clips(kind: str, tmp_path: Path) -> None:
     end = {"last": [19, 19, 19]}.get(KINDS[kind].text.get("pool_type", ""), [length - 1 for length in lengths])
     assert off_by(np.stack([words[n, position] for n, position in enumerate(end)]), sentences) < ROUNDING
     # Bit for bit: the same alone and at any place of a full batch.
-    alone = clip.encode_images(image_NCHW[2:])[0]
-    full = clip.encode_images(image_NCHW.repeat(BATCH // 3, 1, 1, 1))
+    alone = clip.encode_images(image_NCHW[2:]).feature_ND[0]
+    full = clip.encode_images(image_NCHW.repeat(BATCH // 3, 1, 1, 1)).feature_ND
     for feature in (features[2], *full[2::3]):
         np.testing.assert_array_equal(feature, alone)
 
@@ -211,7 +223,7 @@ def test_lower_precision_is_open_clips_own(kind: str, precision: Literal["bf16",
     own.load_state_dict(plain.model.state_dict())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     image_NCHW = noise(low, BATCH)
-    np.testing.assert_array_equal(low.encode_images(image_NCHW), open_clips(own.encode_image, image_NCHW.to(dtype)).float())
+    np.testing.assert_array_equal(low.encode_images(image_NCHW).feature_ND, open_clips(own.encode_image, image_NCHW.to(dtype)).float())
     ids, _ = low.tokenize(TEXTS, low.context_length)
     # A step of bfloat16 is 2^-8, one of float16 2^-11; a few of them in a sum.
     assert off_by(low.encode_texts(ids)[0], open_clips(own.encode_text, ids).float()) < 4 * torch.finfo(dtype).eps

@@ -110,7 +110,7 @@ def test_pictures_are_open_clips(name: str, clip_of: Load, own_of: OwnOf) -> Non
     clip, own = clip_of(name), own_of(name)
     noise = np.random.default_rng(0)
     pictures = [Image.fromarray(noise.integers(0, 256, size=(*size, 3), dtype=np.uint8)) for size in ((90, 150), (64, 40), (32, 32))]
-    found = clip.encode_images(torch.stack([clip.to_tensor(clip.shrink(picture)) for picture in pictures]))
+    found = clip.encode_images(torch.stack([clip.to_tensor(clip.shrink(picture)) for picture in pictures])).feature_ND
     with torch.no_grad():
         expected = own.network.encode_image(torch.stack([own.transform(picture) for picture in pictures]), normalize=False)
     assert off_by(found, expected) < ALIKE

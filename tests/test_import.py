@@ -264,12 +264,14 @@ def test_pooled_captions_serve_the_heads_that_read_no_tokens(tmp_path: Path) -> 
             **first_stage_of(head),
         )
         if kind.READS_WORDS:
-            with pytest.raises(UserError, match=f"no tokens, which head {head} reads: use head mean or tight or xpool or tmass,"):
+            ready = "mean or tight or xpool or tmass or tmvm-frames"
+            with pytest.raises(UserError, match=f"no tokens, which head {head} reads: use head {ready}"):
                 train_head.main(options)
             assert not (tmp_path / head / "run.json").exists()
         else:
             assert (train_head.main(options) / "run.json").exists()
-    assert {head for head, kind in HEADS.items() if not kind.READS_WORDS} == {"mean", "tight", "xpool", "tmass", "ts2"}
+    reading_none = {"mean", "tight", "xpool", "tmass", "ts2", "tmvm", "tmvm-frames"}
+    assert {head for head, kind in HEADS.items() if not kind.READS_WORDS} == reading_none
 
 
 # The CLIP
@@ -324,6 +326,10 @@ def test_a_clip_that_encodes_texts_otherwise_is_refused(cache: FeatureCache, tmp
         ('{"preprocessing": {"image_size": 224}}', r"image_size is 224: expected a list \[height, width\] of pixels"),
         ('{"preprocessing": {"image_mean": "a"}}', "image_mean is 'a': expected a list of three numbers"),
         ('{"preprocessing": {"image_resize": "bicubic"}}', "image_resize is 'bicubic': expected text such as"),
+        ('{"token_shift": "yes"}', "token_shift is 'yes': expected true"),
+        ('{"token_shift": false}', "token_shift is False: expected true"),
+        ('{"token_clusters": true}', "token_clusters is True: expected text"),
+        ('{"token_clusters": "segments=3"}', "token_clusters is 'segments=3': expected text such as segments=3,medoids=49,block=6"),
         (f'{{"logit_scale": {"1" * 400}}}', "expected the factor itself"),
         ("[1]", "expected a JSON object"),
         ("{", "cannot be read as JSON"),

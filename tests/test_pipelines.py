@@ -212,7 +212,7 @@ def test_the_ablations_are_sweeps_into_one_csv(tmp_path: Path) -> None:
     assert {(grid.out, grid.seeds) for grid in grids} == {(tmp_path / "out", 2)}
     runs = [run for grid in grids for run in expand(grid)]
     assert len(runs) == len(set(runs))
-    # A step of tight takes longer than a run of another, and the demo set's cache has no patch tokens.
+    # A step of tight takes longer than a run of another head, and the demo's cache has no patch tokens.
     assert {run.head for run in runs} == {name for name, kind in HEADS.items() if not kind.READS_PATCHES} - {"tight"}
     assert {run.csc_weight for run in runs if run.head == "glccl"} == {0, 0.1, 0.3, 0.5, 0.7, 1}
     assert text[0] == "experiments.ablations"

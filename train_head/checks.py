@@ -44,6 +44,10 @@ def check_options(options: TrainOptions) -> None:
         raise UserError(f"--cdcr {options.cdcr:g}: head {options.head} {why}: leave the option out, or use a head such as wti")
     check_seed(options.seed)
     _check_authors(options)
+    if options.finetune and head_class(options.head).READS_PATCHES:
+        raise UserError(
+            f"--finetune: head {options.head} reads patch tokens, which are cached and would stay those of the old CLIP: leave it out"
+        )
     defaults = type(options)(options.cache, options.out)
     finetuning = options_with(type(options), Meaning.FINETUNING)
     unread = [f"--{name.replace('_', '-')}" for name in finetuning if getattr(options, name) != getattr(defaults, name)]

@@ -31,9 +31,10 @@ class TrainOptions:
     head: Annotated[str, About.HEAD, Meaning.VARIED] = "glccl"
     """glccl (the method), its halves glim-global and glim-local, mean (CLIP4Clip's pooling), xclip (the four scores without text guidance),
     dp, ti and wti (DRL's dot product, token-wise and weighted token-wise interaction), meanmaxsim (Video-ColBERT's mean of maxima), xpool
-    (X-Pool's cross-modal attention), tmass (T-MASS's stochastic texts), glscl (GLSCL's shared learned queries), tight (CLIP4Clip's
-    Transformer over every pair, hundreds of times as expensive), joint (a re-ranker that reads words and patch tokens together, trained
-    with --candidates-run), or a class of your own as package.module:Class."""
+    (X-Pool's cross-modal attention), tmass (T-MASS's stochastic texts), glscl (GLSCL's shared learned queries), tmvm and tmvm-frames
+    (TMVM's prototypes of a video, over patch tokens and frames or over frames alone), ts2 (TS2-Net's selection among patch tokens), tight
+    (CLIP4Clip's Transformer over every pair, hundreds of times as expensive), joint (a re-ranker that reads words and patch tokens
+    together, trained with --candidates-run), or a class of your own as package.module:Class."""
     scores: Annotated[str, About.HEAD, Meaning.VARIED] = "all"
     """Scores to use, joined by +, if the head has several: video-sentence, video-word, sentence-frame, word-frame. For example
     video-sentence+word-frame."""

@@ -224,9 +224,7 @@ def patches_for(head: str, cache: FeatureCache) -> int:
     if not head_class(head).READS_PATCHES:
         return 0
     if cache.patch_settings is None:
-        raise UserError(
-            f"head {head} reads patch tokens, and the cache {cache.path} has none: run extract again with --tokens patches or patches:K"
-        )
+        raise UserError(f"head {head} reads patch tokens, and the cache {cache.path} has none: {cache.patches_remedy()}")
     least, count = head_class(head).LEAST_PATCHES, cache.patch_settings.count
     if count < least:
         raise UserError(
@@ -241,8 +239,8 @@ def _check_patches(run: str, head: str, settings: Mapping[str, Any], cache: Feat
     here = patches_for(head, cache)
     if here != settings.get("patches", 0):
         raise UserError(
-            f"--run {run} was trained on {settings['patches']:,} patch tokens of each frame, and the cache {cache.path} has {here:,}: use "
-            "the cache it was trained on, or train again"
+            f"--run {run} was trained on {settings.get('patches', 0):,} patch tokens of each frame, and the cache {cache.path} has "
+            f"{here:,}: use the cache it was trained on, or train again"
         )
 
 

@@ -132,6 +132,7 @@ def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
 def load(options: TrainOptions) -> TrainingData:
     """Open the cache and load both splits. Raises UserError if the cache does not fit the options."""
     cache = FeatureCache(options.cache)
+    patches_for(options.head, cache)
     if is_own(options.head):
         # Made once for its checks: they take a moment, and loading the features may take minutes.
         build_head(options, cache)
@@ -334,10 +335,18 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
         "cache_digest": data.cache.digest,
         "train_counts": data.train.counts,
         "data": _digest(data),
+        "patches": _patches_read(data),
         "processes": processes.world_size,
+        "patches": patches_for(options.head, data.cache),
         HEAD_SOURCE: recorded_source(options.head).get(HEAD_SOURCE),
         FIRST_WEIGHTS: None if data.first is None else data.first.run.weights_sha256,
     }
+
+
+def _patches_read(data: TrainingData) -> str | None:
+    """The --tokens of the patch tokens that the head reads; None if it reads none."""
+    settings = data.cache.patch_settings
+    return None if settings is None or data.train.videos.patches is None else f"{settings.option}, {settings.count} a frame"
 
 
 def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dict[str, Any]) -> None:
@@ -347,7 +356,9 @@ def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dic
         "cache_digest": f"the cache {options.cache} was extracted with other settings than the run's",
         "train_counts": "the training videos or captions have changed since it began",
         "data": "the videos or captions for training or for choosing the epoch have changed since it began",
+        "patches": f"the cache {options.cache} held --tokens {before.get('patches')} then, and {identity['patches']} now",
         "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
+        "patches": f"the cache had {before.get('patches')} patch tokens of each frame and has {identity['patches']}",
         HEAD_SOURCE: f"the source of head {options.head} has changed since it began",
         FIRST_WEIGHTS: f"the run {options.candidates_run} of --candidates-run has other weights than when it began",
     }
@@ -410,7 +421,8 @@ def _read_finished(out: Path) -> dict[str, Any]:
 def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
     """What must be equal in all processes."""
     decisive = {f"--{name.replace('_', '-')}": value for name, value in decisive_options(options).items()}
-    content = {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
+    videos = [*data.train.videos.ids, *data.select.videos.ids]
+    content = {"the cache": data.cache.fingerprint(videos, patches=data.train.videos.patches is not None)}
     if data.first is not None:
         content["the weights of --candidates-run"] = data.first.run.weights_sha256 or ""
     return decisive | content | {f"the source of head {options.head}": recorded_source(options.head)}

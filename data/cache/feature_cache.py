@@ -5,7 +5,7 @@ temperature assumes dot products of CLIP's own vectors. A part is written under 
 in the cache completely or not at all. Parts are immutable: re-extracting a video writes a new part, and the newest entry of a name wins.
 Captions and splits are tables beside the parts; they do not affect the features' identity.
 
-Shape suffixes: N entries (videos or texts), T rows of all entries (frames or tokens), D joint dimension.
+Shape suffixes: N entries (videos or texts), T rows of all entries (frames or tokens), M patch tokens of a frame, D joint dimension.
 """
 
 import difflib
@@ -31,7 +31,7 @@ from data.base.whole_files import remove_stale, sync_file, written_whole
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import file_bytes, new_file, open_file, write_arrays
-from data.cache.index import Index, Part, Place, merged_parts
+from data.cache.index import FileStamp, Index, Part, Place, have_current_patches, parts_of
 from data.cache.layout import (
     BEFORE_4,
     CLIP_FILE,
@@ -99,10 +99,10 @@ class FeatureCache:
             self.extraction = read_extraction(file.attrs, self._clip_path)
         self.settings = dict(BEFORE_4) | self._recorded
         self.digest = settings_digest(self._recorded)
-        self._indices: dict[Kind, Index] = {"videos": Index(), "texts": Index(), "patches": Index()}
-        for kind in self._indices:
-            for part in merged_parts(path, kind) if self.merged else [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]:
-                self._indices[kind].add(kind, part, self.digest)
+        self._indices: dict[Kind, Index] = {}
+        # Errors show at once. Only readers that need patch tokens open their parts.
+        self._index("videos")
+        self._index("texts")
 
     @classmethod
     def create(
@@ -178,23 +178,35 @@ class FeatureCache:
         with open_file(self._clip_path) as file:
             return read_clip(file)
 
+    def _index(self, kind: Kind) -> Index:
+        """The index of a kind, read on first use."""
+        if kind not in self._indices:
+            index = Index()
+            for part in parts_of(self.path, kind):
+                index.add(kind, part, self.digest)
+            self._indices[kind] = index
+        return self._indices[kind]
+
     def __contains__(self, key: tuple[Kind, str]) -> bool:
-        """Whether the entry ("videos", id) or ("texts", text) is in the cache."""
+        """Whether the entry ("videos", id), ("texts", text) or ("patches", id) is in the cache; for patch tokens see `has_patches`."""
         kind, name = key
-        return name in self._indices[kind].places
+        return name in self._index(kind).places
 
     def names(self, kind: Kind) -> list[str]:
-        """The ids of all cached videos, or all cached texts."""
-        return list(self._indices[kind].places)
+        """The ids of all cached videos, all cached texts, or the ids of all videos with patch tokens, outdated ones included."""
+        return list(self._index(kind).places)
 
     def places(self, kind: Kind) -> Mapping[str, Place]:
         """The place of each entry, by name."""
-        return self._indices[kind].places
+        return self._index(kind).places
 
-    def fingerprint(self, video_ids: Sequence[str]) -> str:
-        """SHA-256 of the settings and of the names and writing times of these videos. It changes whenever their features may have."""
-        written_ns = self._indices["videos"].written_ns
-        entries = [[name, written_ns[name]] for name in video_ids]
+    def fingerprint(self, video_ids: Sequence[str], patches: bool = False) -> str:
+        """SHA-256 of the settings and of the names and writing times of these videos. It changes whenever their features may have.
+
+        patches: whether it depends on their patch tokens too.
+        """
+        kinds: tuple[Kind, ...] = ("videos", "patches") if patches else ("videos",)
+        entries = [[name, *(self._index(kind).written_ns[name] for kind in kinds)] for name in video_ids]
         return hashlib.sha256(json.dumps([self.digest, entries]).encode()).hexdigest()
 
     def is_current(
@@ -209,23 +221,27 @@ class FeatureCache:
 
         digest: computes the digest of the file. Called only if the size is unchanged but the modification time differs.
         """
-        made = self._indices["videos"].stamps.get(video_id)
+        made = self._index("videos").stamps.get(video_id)
         if made is None or (made.file_size, made.start, made.end) != (file_size, *span.bounds):
             return False
         return made.file_mtime_ns == file_mtime_ns or (made.file_digest != "" and made.file_digest == digest())
 
     def is_made_from(self, video_id: str, file: Path, digest: Callable[[Path], str]) -> bool:
         """Whether a cached video was extracted from this file, judged by the file's size and digest."""
-        made = self._indices["videos"].stamps[video_id]
+        made = self.stamp(video_id)
         return made.file_size == file.stat().st_size and made.file_digest in ("", digest(file))
+
+    def stamp(self, video_id: str) -> FileStamp:
+        """What a cached video was made from."""
+        return self._index("videos").stamps[video_id]
 
     def images_of(self, video_id: str) -> frozenset[Images]:
         """The kinds of images that are stored for a video's frames; empty for a video that is not cached."""
-        return self._indices["videos"].images.get(video_id, frozenset())
+        return self._index("videos").images.get(video_id, frozenset())
 
     def decoder(self, video_id: str) -> str:
         """The decoder of a video: `cpu` or `cuda` (both ffmpeg), or `pyav`."""
-        place = self._indices["videos"].places[video_id]
+        place = self._index("videos").places[video_id]
         with open_file(place.part.path) as file:
             return str(file[place.part.group]["decoder"].asstr()[place.entry])
 
@@ -244,51 +260,58 @@ class FeatureCache:
         self.write_part("texts", text_arrays(entries, self.settings["dtype"]))
 
     def write_patches(self, entries: Sequence[VideoEntry], kept: int | None) -> None:
-        """Add the patch tokens of these videos as one part. `kept` is the K of --tokens patches:K, None for all.
+        """Add the patch tokens of these videos as one part, after their frames. `kept` is the K of --tokens patches:K, None for all.
 
         Raises UserError, naming the video, if arrays have the wrong shape or are not finite, and if the cache holds patch tokens of other
-        settings.
+        settings. Nothing is written then.
         """
-        require_patches(entries, self.dimension)
+        self.require_patch_settings(kept)
+        require_patches(entries, self.dimension, kept, self.patch_settings)
         if entries:
             self.write_part("patches", patch_arrays(entries, kept, self.settings["dtype"]))
 
     @property
     def patch_settings(self) -> PatchSettings | None:
         """Which patch tokens the cache holds; None if it holds none."""
-        return self._indices["patches"].patches
+        return self._index("patches").patches
+
+    def require_patch_settings(self, kept: int | None) -> None:
+        """Raise UserError if the cache holds patch tokens of another --tokens. `kept` is the K of patches:K, None for all."""
+        there = self.patch_settings
+        if there is not None and there.kept != kept:
+            raise UserError(f"the cache {self.path} holds --tokens {there.option}: use it, or remove {self.path / 'patches-*.h5'} first")
+
+    def patches_remedy(self) -> str:
+        """How to add the patch tokens that a cache lacks, for errors."""
+        if self.imported:
+            # A cache that was written from Python cannot be imported into.
+            return "import again with --patches, or add them with FeatureCache.write_patches"
+        there = self.patch_settings
+        return f"run extract again with --tokens {'patches or patches:K' if there is None else there.option}"
 
     def has_patches(self, video_id: str) -> bool:
         """Whether the cache holds patch tokens of a video's frames, made from the same file as the frames."""
-        videos, patches = self._indices["videos"], self._indices["patches"]
-        if video_id not in patches.places or video_id not in videos.places:
-            return False
-        frames, tokens = videos.places[video_id], patches.places[video_id]
-        same_file = videos.stamps[video_id].is_of(patches.stamps[video_id])
-        return same_file and frames.stop - frames.start == tokens.stop - tokens.start
+        return have_current_patches(self._index("videos"), self._index("patches"), video_id)
 
     def patches(self, video_ids: Sequence[str], memory_budget: int = DEFAULT_BUDGET, max_frames: int | None = None) -> "Ragged":
         """The patch tokens of these videos, one row [M, D] for each frame that `videos` gives; see there for the arguments.
 
-        Raises UserError if a video has none.
+        Raises UserError, naming the nearest id, if a video is not cached, or if a video has no patch tokens.
         """
-        lacking = [name for name in video_ids if not self.has_patches(name)]
-        if lacking:
-            option = "patches" if self.patch_settings is None else self.patch_settings.option
-            raise UserError(
-                f"the cache {self.path} has no patch tokens of {len(lacking):,} of {len(video_ids):,} videos, such as {quote(lacking[0])}: "
-                f"run extract again with --tokens {option}"
-            )
+        lacking = [name for name in video_ids if self._place("videos", name) and not self.has_patches(name)]
+        settings = self.patch_settings
+        if lacking or settings is None:
+            which = f" of {len(lacking):,} of {len(video_ids):,} videos, such as {quote(lacking[0])}" if lacking else ""
+            raise UserError(f"the cache {self.path} has no patch tokens{which}: {self.patches_remedy()}")
         places = [self._place("patches", name) for name in video_ids]
         chosen = [choose_frames(place.stop - place.start, max_frames) for place in places]
-        settings = self.patch_settings
-        assert settings is not None
         return read_ragged("patches", places, chosen, memory_budget, self.settings, (settings.count,))
 
     def merge(self, out: Path) -> None:
         """Write the whole cache into one file, which can be opened as a cache. Replaced entries are left out."""
         tables = {name: self.path / name for name in self.listings.files()}
-        write_merged(out, self._indices, tables, self._recorded, self.clip_parts(), self.provenance, self.extraction)
+        indices: dict[Kind, Index] = {kind: self._index(kind) for kind in NAMES}
+        write_merged(out, indices, tables, self._recorded, self.clip_parts(), self.provenance, self.extraction)
 
     def write_table(self, preset: str, captions: pd.DataFrame, videos: pd.DataFrame | None = None) -> None:
         """Store a table of captions and splits as a source named after its preset: see `Listing`.
@@ -327,7 +350,7 @@ class FeatureCache:
         return sentence
 
     def _place(self, kind: Kind, name: str) -> Place:
-        places = self._indices[kind].places
+        places = self._index(kind).places
         if name not in places:
             near = difflib.get_close_matches(str(name), places, n=1)
             hint = f"did you mean {quote(near[0])}?" if near else f"it has {len(places):,}; names({kind!r}) lists them"
@@ -369,7 +392,7 @@ class FeatureCache:
 
     def text_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """The number of cached tokens of each of these texts, start and end included. int64, [N]."""
-        places = (self._indices["texts"].places[text] for text in texts)
+        places = (self._index("texts").places[text] for text in texts)
         return np.array([place.stop - place.start for place in places], dtype=np.int64)
 
     def truncated_texts(self, texts: Sequence[str], count: Callable[[str], int]) -> list[str]:
@@ -377,7 +400,7 @@ class FeatureCache:
 
         count: counts the tokens of a text. Called only for texts whose length is not in the cache.
         """
-        places = [self._indices["texts"].places[text] for text in texts]
+        places = [self._index("texts").places[text] for text in texts]
         recorded: dict[Part, NDArray[np.int64] | None] = {}
         for part in dict.fromkeys(place.part for place in places):
             with open_file(part.path) as file:
@@ -396,7 +419,7 @@ class FeatureCache:
 
     def images(self, name: Images, video_id: str) -> list[bytes]:
         """The JPEG files of a video's frames; empty if images of this kind were not stored."""
-        place = self._indices["videos"].places[video_id]
+        place = self._index("videos").places[video_id]
         with open_file(place.part.path) as file:
             group = file[place.part.group]
             offsets = group[f"{name}_offsets"][place.start : place.stop + 1]
@@ -414,7 +437,7 @@ class FeatureCache:
         for name in ("frames", "words", "sentence", "patches"):
             if name in arrays and not all_finite(arrays[name]):
                 raise UserError(f"{name} features are not finite as {self.settings['dtype']}: make the cache with --dtype float32")
-        self._indices[kind].add(kind, Part(self.store(kind, arrays, identity or _content(arrays)), "/"), self.digest)
+        self._index(kind).add(kind, Part(self.store(kind, arrays, identity or _content(arrays)), "/"), self.digest)
 
     def store(
         self,

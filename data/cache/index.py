@@ -24,9 +24,12 @@ class Part(NamedTuple):
     group: str
 
 
-def merged_parts(path: Path, kind: Kind) -> list[Part]:
-    """The part of a merged cache that holds the entries of a kind. There is none of patch tokens if none were merged."""
+def parts_of(path: Path, kind: Kind) -> list[Part]:
+    """The parts of a cache, a folder or a merged file, that hold the entries of a kind."""
+    if not path.is_file():
+        return [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]
     with open_file(path) as file:
+        # A merged file has a group of patch tokens only if there were any.
         return [Part(path, kind)] if kind != "patches" or kind in file else []
 
 
@@ -48,6 +51,11 @@ class FileStamp(NamedTuple):
     start: float
     end: float
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the file is known: features written from Python may come without one."""
+        return self.file_size != 0
+
     def is_of(self, other: "FileStamp") -> bool:
         """Whether both were made from the same span of the same file, judged by its size, and its digest or modification time."""
         same = (self.file_size, self.start, self.end) == (other.file_size, other.start, other.end)
@@ -65,6 +73,8 @@ class Index:
     images: dict[str, frozenset[Images]] = field(default_factory=dict)
     patches: PatchSettings | None = None
     """Which patch tokens the parts hold; None if there are none."""
+    first_patches: Path | None = None
+    """The part that they were read from."""
 
     def add(self, kind: Kind, part: Part, digest: str) -> None:
         """Add the entries of a part. Raises UserError if the part is damaged or its settings have another digest."""
@@ -95,11 +105,27 @@ class Index:
                     self.images[name] = images[entry]
 
     def _require_patches(self, part: Part, patches: PatchSettings) -> None:
-        if self.patches is not None and self.patches != patches:
+        """Raise UserError if an earlier part has patch tokens of other settings."""
+        if self.patches is None:
+            self.patches, self.first_patches = patches, part.path
+        if self.patches != patches:
+            assert self.first_patches is not None
             raise UserError(
-                f"{part.path} holds --tokens {patches.option}, and other parts of the cache {self.patches.option}: move it out of the cache"
+                f"{part.path} holds {patches}, but {self.first_patches.name} {self.patches}: remove one of the two from the cache"
             )
-        self.patches = patches
+
+
+def have_current_patches(videos: Index, patches: Index, video_id: str) -> bool:
+    """Whether the patch tokens of a video belong to its frames: one row for each, made from the same file.
+
+    If that file is unknown, tokens that are older than the frames are not taken for theirs.
+    """
+    if video_id not in videos.places or video_id not in patches.places:
+        return False
+    frames, tokens, stamp = videos.places[video_id], patches.places[video_id], videos.stamps[video_id]
+    if frames.stop - frames.start != tokens.stop - tokens.start or not stamp.is_of(patches.stamps[video_id]):
+        return False
+    return stamp.is_known or patches.written_ns[video_id] >= videos.written_ns[video_id]
 
 
 def runs(members: Sequence[int], places: Sequence[Place], row_bytes: int) -> Iterator[list[int]]:

@@ -46,6 +46,8 @@ ENTRIES: dict[Kind, tuple[str, ...]] = {
     "texts": ("tokens", "sentence"),
     "patches": ("file_size", "file_mtime_ns", "file_digest", "start", "end"),
 }
+WHOLE: dict[Kind, tuple[str, ...]] = {"videos": (), "texts": (), "patches": ("kept",)}
+"""Datasets with one value for the whole part."""
 UNKNOWN: Mapping[str, Any] = {"file_digest": "", "tokens": 0}
 """Values to assume for datasets that parts of format 3 lack."""
 FINITE_STEP = 2**17
@@ -123,6 +125,9 @@ class PatchSettings:
         """The value of --tokens that makes them."""
         return "patches" if self.kept is None else f"patches:{self.kept}"
 
+    def __str__(self) -> str:
+        return f"--tokens {self.option} ({self.count:,} a frame)"
+
 
 @dataclass(frozen=True)
 class TextEntry:
@@ -156,6 +161,11 @@ def feature_bytes(settings: Mapping[str, Any]) -> int:
 def patch_bytes(settings: Mapping[str, Any], patches: PatchSettings) -> int:
     """The bytes of the patch tokens of one frame."""
     return patches.count * feature_bytes(settings)
+
+
+def row_bytes_of(kind: Kind, settings: Mapping[str, Any], patches: PatchSettings | None) -> int:
+    """The bytes of one row of a kind: a feature, or the patch tokens of a frame."""
+    return patch_bytes(settings, patches) if kind == "patches" and patches is not None else feature_bytes(settings)
 
 
 def all_finite(features: NDArray[Any]) -> bool:
@@ -211,13 +221,19 @@ def require_videos(entries: Sequence[VideoEntry], dimension: int) -> None:
             raise UserError(f"{place}: seconds hold NaN or infinity: give the time of each frame")
 
 
-def require_patches(entries: Sequence[VideoEntry], dimension: int) -> None:
-    """Raise UserError if patch tokens cannot be written: the video's id, or a shape other than [T, M, D]."""
-    count = 0
+def require_patches(entries: Sequence[VideoEntry], dimension: int, kept: int | None, there: PatchSettings | None) -> None:
+    """Raise UserError if patch tokens cannot be written: the video's id, or a shape other than [T, M, D].
+
+    M is `kept`, or that of the patch tokens that the cache holds already, `there`; else that of the first video.
+    """
+    count = kept or (0 if there is None else there.count)
     for entry in entries:
-        place, shape = f"video {_checked_name(entry.video_id)}", np.shape(() if entry.patch_TMD is None else entry.patch_TMD)
+        place = f"video {_checked_name(entry.video_id)}"
+        if entry.patch_TMD is None:
+            raise UserError(f"{place} has no patch tokens: give patch_TMD, or leave the video out")
+        shape = np.shape(entry.patch_TMD)
         count = count or (shape[1] if len(shape) == 3 else 0)
-        if len(shape) != 3 or shape != (len(entry.frames_TD), count, dimension) or not count:
+        if shape != (len(entry.frames_TD), count, dimension) or 0 in shape:
             raise UserError(
                 f"{place}: patch tokens have the shape {list(shape)}: expected [{len(entry.frames_TD)}, {count or 'tokens'}, {dimension}]"
             )
@@ -307,19 +323,37 @@ def bare_video_arrays(
 
 
 def patch_arrays(entries: Sequence[VideoEntry], kept: int | None, dtype: str) -> dict[str, Any]:
-    """The datasets of a part of patch tokens: rows [T, M, D], the K of --tokens patches:K or 0, and the files they were made from."""
+    """The datasets of a part of patch tokens."""
     patches = [entry.patch_TMD for entry in entries if entry.patch_TMD is not None]
     assert len(patches) == len(entries)
+    stamps = [(entry.file_size, entry.file_mtime_ns, entry.file_digest, *entry.span.bounds) for entry in entries]
+    rows_RMD = _as(dtype, np.concatenate(patches))
+    return bare_patch_arrays([entry.video_id for entry in entries], rows_RMD, [len(patch_TMD) for patch_TMD in patches], kept, stamps)
+
+
+def bare_patch_arrays(
+    video_ids: Sequence[str],
+    rows_RMD: NDArray[Any],
+    counts: Sequence[int],
+    kept: int | None,
+    stamps: Sequence[tuple[int, int, str, float, float]],
+) -> dict[str, Any]:
+    """The datasets of a part of patch tokens, from arrays that are concatenated already.
+
+    kept: the K of --tokens patches:K.
+    stamps: of each video the file it was made from, as in `FileStamp`: size, modification time, digest, and the span's start and end.
+    """
+    sizes, times, digests, starts, ends = zip(*stamps, strict=True)
     return {
-        "video_id": [entry.video_id for entry in entries],
-        "offsets": offsets_of([len(patch_TMD) for patch_TMD in patches]),
-        "patches": _as(dtype, np.concatenate(patches)),
+        "video_id": list(video_ids),
+        "offsets": offsets_of(counts),
+        "patches": rows_RMD,
         "kept": np.array(kept or 0),
-        "file_size": np.array([entry.file_size for entry in entries], dtype=np.int64),
-        "file_mtime_ns": np.array([entry.file_mtime_ns for entry in entries], dtype=np.int64),
-        "file_digest": [entry.file_digest for entry in entries],
-        "start": np.array([entry.span.bounds[0] for entry in entries], dtype=np.float64),
-        "end": np.array([entry.span.bounds[1] for entry in entries], dtype=np.float64),
+        "file_size": np.array(sizes, dtype=np.int64),
+        "file_mtime_ns": np.array(times, dtype=np.int64),
+        "file_digest": list(digests),
+        "start": np.array(starts, dtype=np.float64),
+        "end": np.array(ends, dtype=np.float64),
     }
 
 

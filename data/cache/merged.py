@@ -12,8 +12,8 @@ from data.base.sealed import seal
 from data.base.whole_files import written_whole
 from data.cache.extraction import Extraction
 from data.cache.hdf5 import Group, append, new_file, open_file, write_arrays
-from data.cache.index import Index, read_column, runs
-from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, ClipParts, Kind, feature_bytes, offsets_of, settings_digest, write_clip
+from data.cache.index import Index, Place, have_current_patches, read_column, runs
+from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, WHOLE, ClipParts, Kind, offsets_of, row_bytes_of, settings_digest, write_clip
 
 
 def write_merged(
@@ -27,25 +27,39 @@ def write_merged(
 ) -> None:
     """Write the contents of CLIP_FILE at the root, one group per kind laid out like a part, and the tables as bytes.
 
-    Replaced entries are left out. Raises UserError if the disk has too little room.
+    Replaced entries are left out, and so are patch tokens that do not belong to the frames. Raises UserError if the disk has too little
+    room.
     """
-    _require_room(out, indices, feature_bytes(settings))
+    places: dict[Kind, Mapping[str, Place]] = {kind: index.places for kind, index in indices.items()}
+    of_videos, of_patches = indices["videos"], indices["patches"]
+    current = {name: place for name, place in of_patches.places.items() if have_current_patches(of_videos, of_patches, name)}
+    places["patches"] = current
+    if not current:
+        del places["patches"]
+    row_bytes = {kind: row_bytes_of(kind, settings, of_patches.patches) for kind in places}
+    _require_room(out, places, row_bytes)
     with written_whole(out) as temporary:
         with new_file(temporary) as (file, check):
             write_clip(file, settings, clip, provenance, extraction)
-            for kind, index in indices.items():
+            for kind, of_kind in places.items():
                 group = file.create_group(kind)
                 group.attrs["digest"] = settings_digest(settings)
-                group.attrs["written_ns"] = max(index.written_ns.values(), default=0)
-                _write_kind(kind, index, group, feature_bytes(settings), check)
+                group.attrs["written_ns"] = _written_ns(indices, kind)
+                _write_kind(kind, of_kind, group, row_bytes[kind], check)
             contents = {name: np.frombuffer(path.read_bytes(), dtype=np.uint8) for name, path in tables.items()}
             write_arrays(file.create_group("tables"), contents)
         seal(temporary)
 
 
-def _require_room(out: Path, indices: Mapping[Kind, Index], row_bytes: int) -> None:
+def _written_ns(indices: Mapping[Kind, Index], kind: Kind) -> int:
+    """When the newest entry of a kind was written. Patch tokens in a merged file are never older than the frames they belong to."""
+    kinds: tuple[Kind, ...] = ("videos", "patches") if kind == "patches" else (kind,)
+    return max((time for one in kinds for time in indices[one].written_ns.values()), default=0)
+
+
+def _require_room(out: Path, places: Mapping[Kind, Mapping[str, Place]], row_bytes: Mapping[Kind, int]) -> None:
     """Raise UserError if the features alone need more than the free space."""
-    needed = sum(place.stop - place.start for index in indices.values() for place in index.places.values()) * row_bytes
+    needed = sum((place.stop - place.start) * row_bytes[kind] for kind, of_kind in places.items() for place in of_kind.values())
     free = shutil.disk_usage(out.parent).free
     if free < needed:
         raise UserError(
@@ -54,8 +68,7 @@ def _require_room(out: Path, indices: Mapping[Kind, Index], row_bytes: int) -> N
         )
 
 
-def _write_kind(kind: Kind, index: Index, group: Group, row_bytes: int, check: Callable[[], None]) -> None:
-    places = index.places
+def _write_kind(kind: Kind, places: Mapping[str, Place], group: Group, row_bytes: int, check: Callable[[], None]) -> None:
     # By part and entry, so that each part is read once, from start to end.
     names = sorted(places, key=lambda name: places[name][:2])
     offsets = offsets_of([places[name].stop - places[name].start for name in names])
@@ -64,6 +77,8 @@ def _write_kind(kind: Kind, index: Index, group: Group, row_bytes: int, check: C
         members = [name for name in names if places[name].part == part]
         with open_file(part.path) as file:
             source = file[part.group]
+            # Equal in all parts.
+            write_arrays(group, {dataset: source[dataset][()] for dataset in WHOLE[kind] if dataset not in group})
             for dataset in ENTRIES[kind]:
                 rows = read_column(source, dataset, len(source[NAMES[kind]]))[[places[name].entry for name in members]]
                 append(group, dataset, rows)

@@ -1,4 +1,4 @@
-"""Prune a cache: drop the entries that no source lists.
+"""Prune a cache: drop the entries that no source lists, and patch tokens that do not belong to the frames.
 
 Parts are immutable: the remaining entries go into a new part, and then the old part is deleted. After an interruption both exist; their
 entries are equal.
@@ -16,12 +16,21 @@ from data.base.sealed import write_sealed
 from data.cache import FeatureCache
 from data.cache.hdf5 import Group, file_bytes, open_file, write_arrays
 from data.cache.index import Place, read_column
-from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, Kind, offsets_of
+from data.cache.layout import ENTRIES, IMAGES, NAMES, ROWS, WHOLE, Kind, offsets_of
 
 
 def unlisted(cache: FeatureCache, videos: Set[str], texts: Set[str]) -> dict[Kind, set[str]]:
-    """The cached names of each kind that are not listed; `videos` and `texts` are the listed ids and captions."""
-    return {"videos": {*cache.names("videos")} - videos, "texts": {*cache.names("texts")} - texts}
+    """The cached names of each kind to drop: those that are not listed, and videos whose patch tokens were made from other frames.
+
+    `videos` and `texts` are the listed ids and captions.
+    """
+    # Patch tokens without frames stay if they are listed: another process may be about to write the frames.
+    outdated = {name for name in cache.names("patches") if ("videos", name) in cache and not cache.has_patches(name)}
+    return {
+        "videos": {*cache.names("videos")} - videos,
+        "texts": {*cache.names("texts")} - texts,
+        "patches": ({*cache.names("patches")} - videos) | outdated,
+    }
 
 
 def drop(cache: FeatureCache, names: Mapping[Kind, Set[str]], parts: Collection[Path]) -> int:
@@ -68,7 +77,7 @@ def _select(old: Group, kind: Kind, places: Sequence[Place]) -> dict[str, Any]:
     # `write_arrays` writes strings from lists.
     arrays = {name: values.tolist() if values.dtype.kind in "OU" else values for name, values in arrays.items()}
     arrays["offsets"] = offsets_of([place.stop - place.start for place in places])
-    arrays |= {name: old[name][()][rows] for name in ROWS[kind]}
+    arrays |= {name: old[name][()][rows] for name in ROWS[kind]} | {name: old[name][()] for name in WHOLE[kind]}
     for name in IMAGES[kind]:
         begins, content = old[f"{name}_offsets"][()], old[name][()]
         arrays[name] = np.concatenate([content[begins[place.start] : begins[place.stop]] for place in places])

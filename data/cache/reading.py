@@ -1,6 +1,6 @@
 """Read the rows of cached entries: one entry as an array, or many as ragged features, in memory or on disk.
 
-Shape suffixes: T rows of all entries (frames or tokens), D joint dimension.
+Shape suffixes: T rows of all entries (frames or tokens), D joint dimension. Rows of patch tokens are [M, D].
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.cache.hdf5 import open_file
 from data.cache.index import Part, Place, runs
-from data.cache.layout import Kind, feature_bytes, offsets_of
+from data.cache.layout import ROWS, Kind, feature_bytes, offsets_of
 
 if TYPE_CHECKING:  # reading one entry needs no torch
     from data.cache.features import Ragged
@@ -34,22 +34,25 @@ def read_rows(place: Place, dataset: str) -> NDArray[Any]:
     return rows
 
 
-def iterate(kind: Kind, places: Mapping[str, Place], settings: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
-    """Each entry's name, its rows [T, D], and its second array: seconds [T] of a video, the sentence [D] of a text. Part after part."""
+def iterate(kind: Kind, places: Mapping[str, Place], row_bytes: int) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None]]:
+    """Each entry's name, its rows [T, D] of `row_bytes` each, and its second array: seconds [T] of a video, the sentence [D] of a text,
+    None with patch tokens. Part after part."""
     names = sorted(places, key=lambda name: places[name][:2])
     for part, group in groupby(names, key=lambda name: places[name].part):
         members = list(group)
         of_part = [places[name] for name in members]
         with open_file(part.path) as file:
             data = file[part.group]
-            for run in runs(range(len(members)), of_part, feature_bytes(settings)):
+            for run in runs(range(len(members)), of_part, row_bytes):
                 first, last = of_part[run[0]], of_part[run[-1]]
-                rows_TD = data["frames" if kind == "videos" else "words"][first.start : last.stop]
-                whole = data["seconds"][first.start : last.stop] if kind == "videos" else data["sentence"][first.entry : last.entry + 1]
+                rows_TD = data[ROWS[kind][0]][first.start : last.stop]
+                seconds_T = data["seconds"][first.start : last.stop] if kind == "videos" else None
+                sentence_ND = data["sentence"][first.entry : last.entry + 1] if kind == "texts" else None
                 for i in run:
                     place = of_part[i]
                     inside = slice(place.start - first.start, place.stop - first.start)
-                    yield members[i], rows_TD[inside], whole[inside] if kind == "videos" else whole[place.entry - first.entry]
+                    extra = None if seconds_T is None else seconds_T[inside]
+                    yield members[i], rows_TD[inside], extra if sentence_ND is None else sentence_ND[place.entry - first.entry]
 
 
 def read_ragged(

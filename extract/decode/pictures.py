@@ -29,6 +29,11 @@ def pixels_file(picture: Image.Image) -> bytes:
     return _jpeg(picture, quality=PIXELS_QUALITY, subsampling="4:4:4")
 
 
+def read_pixels(file: bytes) -> Image.Image:
+    """The picture in a file from `pixels_file`. Raises OSError if it is damaged."""
+    return Image.open(io.BytesIO(file)).convert("RGB")
+
+
 def _jpeg(image: Image.Image, **settings: int | str) -> bytes:
     content = io.BytesIO()
     image.save(content, format="JPEG", **settings)

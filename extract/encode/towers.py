@@ -71,7 +71,7 @@ class OpenClipTower(TextTower):
 
     def features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
         assert ids_NL.shape[1] == self.context_length
-        with _outputs(self.module.ln_final) as outputs:
+        with outputs_of(self.module.ln_final) as outputs:
             sentence_ND = self._sentences(ids_NL)
         return sentence_ND, self._to_joint(outputs[0])
 
@@ -119,7 +119,7 @@ class ClassTokenTower(OpenClipTower):
 
     def features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
         assert ids_NL.shape[1] == self.context_length
-        with _outputs(self.module.transformer) as outputs:
+        with outputs_of(self.module.transformer) as outputs:
             sentence_ND = self._sentences(ids_NL)
         return sentence_ND, self.project(outputs[0][:, :-1])
 
@@ -148,7 +148,7 @@ class HuggingFaceTower(TextTower):
 
     def features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
         assert ids_NL.shape[1] == self.context_length
-        with _outputs(self.module.transformer) as outputs:
+        with outputs_of(self.module.transformer) as outputs:
             sentence_ND = self._sentences(ids_NL)
         return sentence_ND, self.project(outputs[0].last_hidden_state)
 
@@ -193,7 +193,7 @@ def _is_causal(module: Any) -> bool:
 
 
 @contextmanager
-def _outputs(module: nn.Module) -> Iterator[list[Any]]:
+def outputs_of(module: nn.Module) -> Iterator[list[Any]]:
     """What a module returns within the context."""
     outputs: list[Any] = []
     hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))

@@ -1,15 +1,14 @@
-"""Encode videos: threads decode ahead, each with its own ffmpeg, and frames are encoded in batches that may span videos.
+"""Encode videos: threads decode ahead, each with its own ffmpeg, and frames are encoded in batches of several videos.
 
 Frames reach the encoder in pieces, so the number of workers and the queue length bound the frames in memory, however long a video is.
 Features do not depend on the order in which videos are decoded.
 
-Shape suffixes: N frames of a piece or a batch, C channels, H and W sides, D joint dimension.
+Shape suffixes: N frames of a piece, C channels, H and W sides.
 """
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from data.base.quoting import path_text
-from data.cache import VideoEntry
+from data.cache import FeatureCache, VideoEntry
 from data.compute.processes import on_this_machine
 from data.span import Span
 from extract.decode.frames import Cuda
-from extract.decode.pictures import pixels_file, small, thumbnail_file
+from extract.decode.pictures import pixels_file, read_pixels, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.encode.clip import BATCH, Clip
+from extract.encode.image.batches import EncodedVideo, video_encoder
+from extract.encode.image.inside import Inside
+from extract.encode.image.patches import Patches
 from extract.encode.prefetch import Prefetcher
 from extract.failures import Failure
 from extract.ffmpeg.run import Processes
 from extract.options import ExtractOptions
 from extract.plan.digest import file_digest
 
+SAME_TIME_S = 1e-3
+"""Most seconds between the time of a cached frame and of the same frame decoded again."""
 QUEUED_PER_WORKER, MIN_QUEUED = 2, 8
 """Queue length: pieces and ends of videos that wait for the encoder. The minimum lets short videos fill a batch."""
 
@@ -60,6 +63,8 @@ class _Done:
     """Marks the end of a video, or of a span of one: all its frames have been queued."""
 
     video_id: str
+    only_tokens: bool
+    stored: bool
     sampled: Sampled[None]
     kept: _Kept
     file: os.stat_result
@@ -68,34 +73,12 @@ class _Done:
     decode_s: float
 
 
-@dataclass
-class _InProgress:
-    """A video in progress: features so far, and the number of frames that still wait to be encoded."""
+@dataclass(frozen=True)
+class AddedTokens:
+    """A video whose frames are cached already, encoded again for its patch tokens: from its stored pixels, or from its file."""
 
-    feature_ND: list[NDArray[np.float32]] = field(default_factory=list)
-    pending: int = 0
-    done: _Done | None = None
-
-
-@dataclass
-class Timings:
-    """Where the time goes, in seconds, and the number of frames encoded.
-
-    `decode_s` is the decoding time summed over workers, `encode_s` the time that the encoder computed. The encoder waited `start_s` for its
-    first batch and `wait_s` for later frames.
-    """
-
-    decode_s: float = 0.0
-    encode_s: float = 0.0
-    start_s: float = 0.0
-    wait_s: float = 0.0
-    frames: int = 0
-
-    def rates(self, workers: int) -> str:
-        """Frames per second that decoding alone and encoding alone would reach."""
-        if not self.decode_s or not self.encode_s:
-            return ""
-        return f"decode {self.frames * workers / self.decode_s:.0f}, encode {self.frames / self.encode_s:.0f} frames/s"
+    entry: VideoEntry
+    from_pixels: bool
 
 
 def worker_count(options: ExtractOptions) -> int:
@@ -111,13 +94,15 @@ def points_outside(file: Path, folder: Path) -> bool:
 class PrefetchedVideos:
     """Iterate over encoded videos and failures, in no particular order. Decoding starts when the context is entered.
 
-    `todo` has the columns of `Dataset.videos` and two of booleans, `thumbnails` and `pixels`: whether to keep those pictures.
+    `todo` is `Todo.videos`. `cache` is needed for videos that lack only their patch tokens: their frames must be those that it holds.
     """
 
-    def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions) -> None:
+    def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions, cache: FeatureCache | None = None) -> None:
         assert options.fps is not None
-        self.timings = Timings()
-        self._clip, self._options = clip, options
+        assert options.dtype is not None
+        self._clip, self._options, self._cache = clip, options, cache
+        self._encoder = video_encoder(clip, Inside.of(options), Patches.of(options.tokens), options.dtype)
+        self.timings = self._encoder.timings
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
         self._pyav = PyavProcesses(processes) if options.decoder == "pyav" else None
@@ -148,54 +133,33 @@ class PrefetchedVideos:
         if self._pyav is not None:
             self._pyav.close()
 
-    def __iter__(self) -> Iterator[VideoEntry | Failure]:
+    @property
+    def uneven(self) -> list[str]:
+        """Ids of the videos so far whose frames the segments of --token-clusters do not divide."""
+        return self._encoder.uneven
+
+    def __iter__(self) -> Iterator[VideoEntry | AddedTokens | Failure]:
         """Encode frames as they arrive, and yield each video when all its frames are encoded."""
-        in_progress: dict[str, _InProgress] = {}
-        owners: deque[tuple[str, int]] = deque()
-        frames = torch.empty(0)
-
-        def encode(image_NCHW: torch.Tensor) -> Iterator[VideoEntry]:
-            begin = time.perf_counter()
-            rest_ND = self._clip.encode_images(image_NCHW)
-            self.timings.encode_s += time.perf_counter() - begin
-            self.timings.frames += len(rest_ND)
-            while len(rest_ND):
-                video_id, count = owners.popleft()
-                taken = min(count, len(rest_ND))
-                if taken < count:
-                    owners.appendleft((video_id, count - taken))
-                video = in_progress.get(video_id)
-                if video is not None:
-                    video.feature_ND.append(rest_ND[:taken])
-                    video.pending -= taken
-                    if video.done and not video.pending:
-                        yield _entry(in_progress.pop(video_id))
-                rest_ND = rest_ND[taken:]
-
+        done: dict[str, _Done] = {}
         for item in self._prefetcher:
             if not self.timings.frames:
                 self.timings.start_s = self._prefetcher.waited_s
             self.timings.wait_s = self._prefetcher.waited_s - self.timings.start_s
+            encoded: Iterator[EncodedVideo] = iter(())
             if isinstance(item, Failure):
-                # Its frames that already wait to be encoded are dropped after encoding.
-                in_progress.pop(item.video_id, None)
+                self._encoder.drop(item.video_id)
                 yield item
             elif isinstance(item, _Done):
                 self.timings.decode_s += item.decode_s
-                self.jumping += [item.video_id] if item.sampled.clock_jumps else []
-                video = in_progress[item.video_id]
-                video.done = item
-                if not video.pending:
-                    yield _entry(in_progress.pop(item.video_id))
+                self.jumping += [item.video_id] if item.sampled.clock_jumps and not item.only_tokens else []
+                done[item.video_id] = item
+                encoded = self._encoder.end(item.video_id)
             else:
-                in_progress.setdefault(item.video_id, _InProgress()).pending += len(item.image_NCHW)
-                owners.append((item.video_id, len(item.image_NCHW)))
-                frames = item.image_NCHW if not len(frames) else torch.cat([frames, item.image_NCHW])
-                while len(frames) >= BATCH:
-                    yield from encode(frames[:BATCH])
-                    frames = frames[BATCH:]
-        if len(frames):
-            yield from encode(frames)
+                encoded = self._encoder.put(item.video_id, item.image_NCHW)
+            for video in encoded:
+                yield _entry(done.pop(video.video_id), video)
+        for video in self._encoder.flush():
+            yield _entry(done.pop(video.video_id), video)
 
     def _decode(self, row: Any, put: Callable[[_Piece | _Done | Failure], None]) -> None:
         begin = time.perf_counter()
@@ -227,11 +191,13 @@ class PrefetchedVideos:
         span = Span.of_cells(row.start, row.end)
         stat, digest = None, ""
         try:
-            if not self._options.follow_links and points_outside(row.file, self._options.videos):
+            if not (self._options.follow_links or row.stored) and points_outside(row.file, self._options.videos):
                 raise DecodeFailed("a symbolic link that points outside the folder of videos: --follow-links allows it")
             stat = row.file.stat()
             digest = file_digest(row.file)
-            if self._sampling.max_frames is None:
+            if row.stored:
+                sampled = self._stored(row.video_id, lambda picture: take((picture, None)))
+            elif self._sampling.max_frames is None:
                 sampled = sample_frames(row.file, self._sampling, lambda image: take(shrink(image)), span)
             else:
                 chosen = sample_frames(row.file, self._sampling, shrink, span)
@@ -239,14 +205,39 @@ class PrefetchedVideos:
                     take(shrunk)
                 no_pictures = [None] * len(chosen.pictures)
                 sampled = Sampled(no_pictures, chosen.seconds, chosen.expected, chosen.hdr, chosen.decoder, chosen.clock_jumps)
+            if row.only_tokens:
+                self._require_cached_times(row.video_id, sampled.seconds)
             queue_piece(final=True)
             decode_s = time.perf_counter() - begin - blocked_s
-            outcome: _Done | Failure = _Done(row.video_id, sampled, kept, stat, digest, span, decode_s)
+            outcome: _Done | Failure = _Done(row.video_id, row.only_tokens, row.stored, sampled, kept, stat, digest, span, decode_s)
         except DecodeFailed as error:
             outcome = _failure(row, error, stat, digest)
         except OSError as error:
             outcome = _failure(row, DecodeFailed(f"the file cannot be read: {error.strerror}"), None, "")
         put(outcome)
+
+    def _stored(self, video_id: str, take: Callable[[Image.Image], None]) -> Sampled[None]:
+        """Take the pixels that the cache keeps of a video's frames."""
+        assert self._cache is not None
+        for file in self._cache.images("pixels", video_id):
+            try:
+                picture = read_pixels(file)
+            except OSError as error:
+                raise DecodeFailed(f"its pictures in the cache are damaged ({error}): extract it into another --cache") from error
+            take(picture)
+        seconds = self._cache.seconds(video_id).tolist()
+        return Sampled([None] * len(seconds), seconds)
+
+    def _require_cached_times(self, video_id: str, seconds: Sequence[float]) -> None:
+        """Raise DecodeFailed unless the frames that were decoded again are at the times of the cached ones."""
+        assert self._cache is not None
+        cached_T = self._cache.seconds(video_id)
+        seconds = [seconds[frame] for frame in self._encoder.frames_of_rows(len(seconds))]
+        if len(seconds) != len(cached_T) or np.abs(cached_T - seconds).max() > SAME_TIME_S:
+            raise DecodeFailed(
+                f"it decodes to {len(seconds)} frames here, but the cache holds {len(cached_T)} frames at other times, perhaps of another "
+                "version of ffmpeg: extract it into another --cache"
+            )
 
 
 def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest: str) -> Failure:
@@ -265,20 +256,21 @@ def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest:
     )
 
 
-def _entry(video: _InProgress) -> VideoEntry:
-    assert video.done is not None
-    done = video.done
-    return VideoEntry(
+def _entry(done: _Done, video: EncodedVideo) -> VideoEntry | AddedTokens:
+    seconds, thumbnails = done.sampled.seconds, done.kept.thumbnails
+    entry = VideoEntry(
         done.video_id,
-        np.concatenate(video.feature_ND),
-        np.array(done.sampled.seconds),
+        video.feature_TD,
+        np.array([seconds[frame] for frame in video.frame_T]),
         done.file.st_size,
         done.file.st_mtime_ns,
         done.digest,
         span=done.span,
         frames_expected=done.sampled.expected or 0,
         hdr=done.sampled.hdr,
-        thumbnails=done.kept.thumbnails,
+        thumbnails=[thumbnails[frame] for frame in video.frame_T] if thumbnails else [],
         pixels=done.kept.pixels,
         decoder=done.sampled.decoder,
+        patch_TMD=video.patch_TMD,
     )
+    return AddedTokens(entry, done.stored) if done.only_tokens else entry

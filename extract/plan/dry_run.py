@@ -18,12 +18,14 @@ import torch
 from data.base.errors import first_of
 from data.base.progress import duration
 from data.base.quoting import visible
-from data.cache import CLIP_FILE, VideoEntry
+from data.cache import CLIP_FILE, FeatureCache
 from extract.encode.clip import BATCH, Clip
+from extract.encode.image.inside import UNCHANGED, Inside
 from extract.encode.texts import encode_texts
-from extract.encode.videos import PrefetchedVideos, worker_count
+from extract.encode.videos import AddedTokens, PrefetchedVideos, worker_count
 from extract.failures import Failure
 from extract.options import ExtractOptions
+from extract.plan.todo import Todo
 from extract.writer import PartLimits
 
 MEASURED_TEXTS = 4 * BATCH
@@ -39,13 +41,15 @@ DECODER_BYTES = 2**26
 class Measured:
     """A measurement of `count` videos or texts.
 
-    `mean_rows` is the mean number of frames or tokens and `mean_picture_bytes` the mean size of the pictures, both without the failures.
+    `mean_rows` is the mean number of frames or tokens, `mean_picture_bytes` the mean size of the pictures, and `mean_patch_bytes` that of
+    the patch tokens, all without the failures.
     """
 
     seconds: float = 0.0
     count: int = 0
     mean_rows: float = 0.0
     mean_picture_bytes: float = 0.0
+    mean_patch_bytes: float = 0.0
     failed: tuple[str, ...] = ()
 
     def seconds_for(self, count: int) -> float:
@@ -56,8 +60,8 @@ class Measured:
 def dry_run(
     options: ExtractOptions,
     found: Mapping[str, Any],
-    videos: pd.DataFrame,
-    texts: Sequence[str],
+    todo: Todo,
+    cache: FeatureCache | None,
     clip: Clip,
     max_words: int,
     limits: PartLimits,
@@ -67,20 +71,22 @@ def dry_run(
 
     `found` is the report on the data set; it becomes part of the JSON.
     """
-    workers = worker_count(options)
-    measured_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options)
+    workers, videos, texts = worker_count(options), todo.videos, todo.texts
+    inside = Inside.of(options)
+    measured_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options, cache)
     measured_texts = _measure_texts(texts, clip, max_words)
     # A part in memory: its features wait as float32 and are then concatenated, which doubles them, and so are its pictures.
     row_bytes = clip.dimension * 4
-    video_bytes = measured_videos.mean_rows * row_bytes + measured_videos.mean_picture_bytes
+    video_bytes = measured_videos.mean_rows * row_bytes + measured_videos.mean_picture_bytes + measured_videos.mean_patch_bytes
     part_bytes = min(min(len(videos), limits.videos) * video_bytes, limits.bytes + video_bytes)
     parts = 2 * max(part_bytes, min(len(texts), texts_a_part) * measured_texts.mean_rows * row_bytes)
     memory = _peak_bytes() + workers * DECODER_BYTES + int(parts)
     value = np.dtype(options.dtype).itemsize
-    frames, tokens = len(videos) * measured_videos.mean_rows, len(texts) * measured_texts.mean_rows
+    frames, tokens = len(todo.extracted) * measured_videos.mean_rows, len(texts) * measured_texts.mean_rows
     kept = 0 if (options.cache / CLIP_FILE).exists() else sum(tensor.nbytes for tensor in clip.parts().tensors.values())
     pictures = int(len(videos) * measured_videos.mean_picture_bytes)
-    disk = kept + pictures + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
+    patches = int(len(videos) * measured_videos.mean_patch_bytes)
+    disk = kept + pictures + patches + int((frames + tokens + len(texts)) * clip.dimension * value + 8 * frames)
     seconds = measured_videos.seconds_for(len(videos)) + measured_texts.seconds_for(len(texts))
     free = shutil.disk_usage(_nearest_folder(options.cache)).free
     for line in first_of([f"failed: {failure}" for failure in measured_videos.failed]):
@@ -99,6 +105,9 @@ def dry_run(
                     "seconds": round(seconds, 1),
                     "disk_bytes": disk,
                     "picture_bytes": pictures,
+                    "token_bytes": patches,
+                    **inside.settings(),
+                    "videos_without_tokens": len(videos) - len(todo.extracted),
                     "disk_free_bytes": free,
                     "memory_bytes": memory,
                     "memory_there_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -108,28 +117,34 @@ def dry_run(
         )
         return
     print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
+    if len(videos) > len(todo.extracted):
+        print(f"patch tokens alone: {len(videos) - len(todo.extracted):,} of these videos, whose frames are cached")
+    if inside != UNCHANGED:
+        print(f"inside the vision tower: {inside}")
     if "unlisted" in found:
         print("prune: {videos:,} videos and {texts:,} texts are not in any listing".format(**found["unlisted"]))
     print(f"time: about {duration(seconds)} with {workers} workers, from {measured_videos.count} videos and {measured_texts.count} texts")
     room = f"{_size(free)} free{'' if disk <= free else ': TOO LITTLE'}"
-    print(f"disk: {_size(disk)} in {options.cache}, {_size(pictures)} of it pictures; {room}")
+    shares = f"{_size(pictures)} of it pictures" + (f", {_size(patches)} patch tokens" if options.tokens else "")
+    print(f"disk: {_size(disk)} in {options.cache}, {shares}; {room}")
     print(f"memory: about {_size(memory)}, including decoders and a part waiting to be written")
 
 
-def _measure_videos(videos: pd.DataFrame, count: int, clip: Clip, options: ExtractOptions) -> Measured:
+def _measure_videos(videos: pd.DataFrame, count: int, clip: Clip, options: ExtractOptions, cache: FeatureCache | None) -> Measured:
     """Encode at most `count` videos, spread over the whole table."""
     if videos.empty:
         return Measured()
     sample = videos.iloc[np.unique(np.linspace(0, len(videos) - 1, count).astype(int))]
     start = time.perf_counter()
-    with PrefetchedVideos(sample, clip, options) as features:
+    with PrefetchedVideos(sample, clip, options, cache) as features:
         done = list(features)
     seconds = time.perf_counter() - start
-    encoded = [video for video in done if isinstance(video, VideoEntry)]
+    encoded = [video.entry if isinstance(video, AddedTokens) else video for video in done if not isinstance(video, Failure)]
     failed = tuple(f"{video.file}: {video.reason}" for video in done if isinstance(video, Failure))
     rows = [len(video.frames_TD) for video in encoded]
     pictures = [sum(map(len, [*video.thumbnails, *video.pixels])) for video in encoded]
-    return Measured(seconds, len(done), _mean(rows), _mean(pictures), failed)
+    patches = [0 if video.patch_TMD is None else video.patch_TMD.nbytes for video in encoded]
+    return Measured(seconds, len(done), _mean(rows), _mean(pictures), _mean(patches), failed)
 
 
 def _measure_texts(texts: Sequence[str], clip: Clip, max_words: int) -> Measured:

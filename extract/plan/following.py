@@ -3,12 +3,14 @@
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from data.base.sealed import is_sound
 from data.cache import CLIP_FILE
 from data.cache.extraction import read_extraction
 from data.cache.hdf5 import open_file
+from data.cache.layout import read_patch_settings
 from data.cache.sources import Source, source_of
 from data.cli.meaning import Meaning, NewCache, marks, options_with
 from data.datasets import Preset, Shares, shares_of
@@ -33,11 +35,13 @@ def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, A
     followed = {name: recorded[name] for name in names} if recorded else {}
     if recorded:
         followed["decode_device"] = recorded.get("decode_device", "cpu")
+        followed |= {name: recorded[name] for name in ("token_shift", "token_clusters") if name in recorded}
         if options.model is None and options.pretrained is None:
             followed |= _model_of(options)
     of_preset = {"fps": preset.fps, "max_frames": preset.max_frames, "pictures": preset.pictures}
-    values = new_cache_defaults() | of_preset | followed
-    unset = (None, "auto")
+    # Else a cache would hold patch tokens of some of its videos alone.
+    values = new_cache_defaults() | of_preset | followed | {"tokens": _tokens_of(options.cache)}
+    unset = (None, False, "auto")
     return replace(options, **{name: value for name, value in values.items() if name == "seed" or getattr(options, name) in unset})
 
 
@@ -61,6 +65,15 @@ def shares_of_table(options: ExtractOptions, preset: Preset, sources: Mapping[st
     if options.name is not None:
         same = [sources[options.name]] if options.name in sources else []
     return next((shares_of(source.division, followed=True) for source in same if source.division is not None), None)
+
+
+def _tokens_of(cache: Path) -> str | None:
+    """The --tokens of the patch tokens that the cache in a folder holds, read from any intact part; None if there is none."""
+    for part in sorted(cache.glob("patches-*.h5")):
+        if is_sound(part):
+            with open_file(part) as opened:
+                return read_patch_settings(opened).option
+    return None
 
 
 def _model_of(options: ExtractOptions) -> dict[str, Any]:

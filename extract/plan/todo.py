@@ -23,9 +23,10 @@ from extract.plan.digest import file_digest
 class Todo:
     """What to extract.
 
-    `videos` has the columns of `Dataset.videos` and two of booleans, `thumbnails` and `pixels`: which images to keep. `texts` are distinct.
-    `known` are the earlier failures that are not retried. `outdated` holds the ids of listed failures that no longer apply. `for_pictures`
-    counts the videos that are cached, but without the pictures asked for.
+    `videos` has the columns of `Dataset.videos` and four of booleans. `thumbnails` and `pixels` say which images to keep. `only_tokens`
+    marks videos whose frames are cached already and lack their patch tokens; `stored` those of them whose pixels are cached too, so that
+    no file is decoded. `texts` are distinct. `known` are the earlier failures that are not retried. `outdated` holds the ids of listed
+    failures that no longer apply. `for_pictures` counts the videos that are cached, but without the pictures asked for.
     """
 
     videos: pd.DataFrame
@@ -34,6 +35,11 @@ class Todo:
     outdated: set[str]
     for_pictures: int = 0
 
+    @property
+    def extracted(self) -> pd.DataFrame:
+        """The videos whose frames are extracted."""
+        return self.videos[~self.videos["only_tokens"]]
+
 
 def find_todo(dataset: Dataset, cache: FeatureCache | None, options: ExtractOptions, shard: tuple[int, int]) -> Todo:
     """The videos with a file and the non-empty texts in this process's share that the cache lacks."""
@@ -41,10 +47,12 @@ def find_todo(dataset: Dataset, cache: FeatureCache | None, options: ExtractOpti
     videos = dataset.videos.iloc[shard[0] :: shard[1]]
     videos = videos[videos["file"].notna()]
     if cache is None:
-        return Todo(videos.assign(thumbnails=options.thumbnails, pixels=options.store_pixels), texts, [], set())
+        pictures = {"thumbnails": options.thumbnails, "pixels": options.store_pixels}
+        return Todo(videos.assign(**pictures, only_tokens=False, stored=False), texts, [], set())
     asked = _images_asked_for(options)
     failed = read_failures(options.cache)
     wanted: list[bool] = []
+    only_tokens: list[bool] = []
     known: list[Failure] = []
     for_pictures = 0
     digest_of = functools.cache(_digest_if_readable)  # a file may have many segments
@@ -53,17 +61,26 @@ def find_todo(dataset: Dataset, cache: FeatureCache | None, options: ExtractOpti
         stat = row.file.stat()
         digest = functools.partial(digest_of, row.file)
         there = cache.is_current(row.video_id, stat.st_size, stat.st_mtime_ns, Span.of_cells(row.start, row.end), digest)
-        current = there and cache.images_of(row.video_id) >= asked
-        for_pictures += there and not current
+        framed = there and cache.images_of(row.video_id) >= asked
+        for_pictures += there and not framed
+        current = framed and (options.tokens is None or cache.has_patches(row.video_id))
         failure = failed.get(row.video_id)
         skipped = not current and failure is not None and _stays_failed(failure, row, stat, digest, options)
         if skipped and failure is not None:
             known.append(failure)
         wanted.append(not current and not skipped)
-    work = videos[np.array(wanted, dtype=bool)]
+        only_tokens.append(framed)
+    work = videos.assign(only_tokens=only_tokens)[np.array(wanted, dtype=bool)]
     # A video that is re-extracted for another reason keeps the kinds of images that it has.
-    keep = [asked | cache.images_of(video_id) for video_id in work["video_id"]]
-    work = work.assign(thumbnails=["thumbnails" in kinds for kinds in keep], pixels=["pixels" in kinds for kinds in keep])
+    there_already = [cache.images_of(video_id) for video_id in work["video_id"]]
+    keep: list[frozenset[Images]] = [
+        frozenset() if only else asked | kinds for only, kinds in zip(work["only_tokens"], there_already, strict=True)
+    ]
+    work = work.assign(
+        thumbnails=["thumbnails" in kinds for kinds in keep],
+        pixels=["pixels" in kinds for kinds in keep],
+        stored=[only and "pixels" in kinds for only, kinds in zip(work["only_tokens"], there_already, strict=True)],
+    )
     return Todo(work, [text for text in texts if ("texts", text) not in cache], known, _outdated(failed, dataset), for_pictures)
 
 

@@ -22,6 +22,7 @@ from train_head.heads.pairs.joint import JointHead
 from train_head.heads.pairs.pairwise import PairwiseHead
 from train_head.heads.pairs.tight import TightHead
 from train_head.heads.tmass import TmassHead
+from train_head.heads.tmvm import TmvmFramesHead, TmvmHead
 from train_head.heads.tokenwise import DpHead, MeanMaxSimHead, TiHead, WtiHead
 from train_head.heads.ts2 import Ts2Head
 from train_head.heads.xclip import XclipHead
@@ -68,6 +69,8 @@ HEADS: dict[str, type[Head]] = {
     "tmass": TmassHead,
     "glscl": GlsclHead,
     "ts2": Ts2Head,
+    "tmvm": TmvmHead,
+    "tmvm-frames": TmvmFramesHead,
 }
 
 

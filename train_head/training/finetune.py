@@ -154,7 +154,7 @@ def save_clip(clip: Clip, folder: Path) -> str:
 
 def _encode(clip: Clip, image_FCHW: Tensor) -> NDArray[np.float32]:
     """The features [F, D] of a video's pictures, computed as in extraction."""
-    return np.concatenate([clip.encode_images(part) for part in image_FCHW.split(BATCH)])
+    return np.concatenate([clip.encode_images(part).feature_ND for part in image_FCHW.split(BATCH)])
 
 
 def _ragged(matrices: Iterable[NDArray[np.float32]], dtype: str) -> Ragged:

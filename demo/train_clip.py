@@ -45,6 +45,8 @@ class TrainClipOptions:
 
     out: Path
     """Folder for open_clip_config.json and open_clip_model.safetensors."""
+    config: Path = CONFIG_DIR
+    """Folder with open_clip_config.json: the architecture to train."""
     steps: int = 1800
     """Number of optimiser steps."""
     batch_size: int = 128
@@ -92,7 +94,7 @@ def main(options: TrainClipOptions) -> Path:
     """Train, write the folder, and return it."""
     check_seed(options.seed)
     require_writable_folder(options.out)
-    clip = load_clip(f"local-dir:{CONFIG_DIR}", RANDOM, torch.device("cpu"), options.seed)
+    clip = load_clip(f"local-dir:{options.config}", RANDOM, torch.device("cpu"), options.seed)
     model = clip.model.train().requires_grad_(True)
     with torch.no_grad():
         model.logit_scale.fill_(log(1 / 0.07))
@@ -126,12 +128,12 @@ def main(options: TrainClipOptions) -> Path:
             with torch.no_grad():
                 model.logit_scale.clamp_(max=log(100))
             bar.set_postfix(loss=f"{loss.item():.3f}", scale=f"{model.logit_scale.exp().item():.1f}")
-    _save(model, seen_ids, options.out)
+    _save(model, seen_ids, options)
     print(f"{options.steps} steps in {time.perf_counter() - start:.0f} s -> {options.out}")
     return options.out
 
 
-def _save(model: nn.Module, seen_ids: set[int], out: Path) -> None:
+def _save(model: nn.Module, seen_ids: set[int], options: TrainClipOptions) -> None:
     state = {
         name: (value.detach().to(torch.float16) if value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
@@ -139,9 +141,9 @@ def _save(model: nn.Module, seen_ids: set[int], out: Path) -> None:
     unseen = torch.ones(len(state["token_embedding.weight"]), dtype=torch.bool)
     unseen[list(seen_ids)] = False
     state["token_embedding.weight"][unseen] = 0
-    make_folder(out)
-    write_whole(out / "open_clip_config.json", (CONFIG_DIR / "open_clip_config.json").read_bytes())
-    write_tensors(out / "open_clip_model.safetensors", state)
+    make_folder(options.out)
+    write_whole(options.out / "open_clip_config.json", (options.config / "open_clip_config.json").read_bytes())
+    write_tensors(options.out / "open_clip_model.safetensors", state)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ the checks that `extract` makes before it loads weights. Of {count} architecture
 ## Accepted
 
 *Dimension* is the dimension of the features, *picture* the height and width of the input in pixels, and *tokens* the number of positions of
-a text, including the special tokens around it.
+a text, including the special tokens around it. *Patch tokens* is the number of patch tokens of a picture, which `--tokens patches` keeps;
+*none* marks towers without them, whose features are maps.
 
 *From Hugging Face* names what a model takes from there beside its weights: a tokenizer, or a tokenizer and the text tower's configuration.
 `pip install -r requirements-hf.txt` installs what reads them, and the first extraction or `--fetch-model` fetches them. The page is written
@@ -33,8 +34,8 @@ Each of open_clip's tags comes with its own preprocessing. The last column is th
 `--image-mean`, `--image-std` and `--image-resize`. *OpenAI's* are mean {mean} and std
 {std}.
 
-| architecture | dimension | picture | tokens | from Hugging Face | preprocessing of weights from a file |
-| --- | --- | --- | --- | --- | --- |
+| architecture | dimension | picture | tokens | patch tokens | from Hugging Face | preprocessing of weights from a file |
+| --- | --- | --- | --- | --- | --- | --- |
 {rows}
 {refusals}"""
 
@@ -76,7 +77,8 @@ def judge(name: str) -> Verdict:
     except UserError as error:
         return Verdict(False, f"| {name} | {str(error).removeprefix(f'--model {name} ').removesuffix(': choose another model')} |")
     size = " x ".join(map(str, shape.image_size))
-    return Verdict(True, f"| {name} | {shape.dimension} | {size} | {shape.positions} | {_from_hugging_face(model)} | {_pictures(model)} |")
+    sizes = f"{shape.dimension} | {size} | {shape.positions} | {shape.patches or 'none'}"
+    return Verdict(True, f"| {name} | {sizes} | {_from_hugging_face(model)} | {_pictures(model)} |")
 
 
 def _from_hugging_face(model: "Model") -> str:

@@ -44,7 +44,7 @@ def with_patches(cache: FeatureCache, kept: int | None = None) -> FeatureCache:
     videos = cache.videos(ids, BUDGET)
     entries = []
     for i, name in enumerate(ids):
-        frame_TD, stamp = videos.frames.gather([i])[0], cache._indices["videos"].stamps[name]
+        frame_TD, stamp = videos.frames.gather([i])[0], cache.stamp(name)
         entries.append(
             VideoEntry(
                 name,

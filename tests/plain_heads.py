@@ -208,9 +208,13 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def through_blocks(rows: list[Tensor], p: Parameters, blocks: str, heads: int) -> list[Tensor]:
     """A sequence after its positions are added and four blocks are passed, all named `blocks`."""
-    rows = [row + p[f"{blocks}.positional_embedding"][i] for i, row in enumerate(rows)]
-    for number in range(4):
-        block = f"{blocks}.blocks.{number}"
+    return through(4, [row + p[f"{blocks}.positional_embedding"][i] for i, row in enumerate(rows)], p, f"{blocks}.blocks", heads)
+
+
+def through(count: int, rows: list[Tensor], p: Parameters, blocks: str, heads: int) -> list[Tensor]:
+    """A sequence after this many blocks, all named `blocks`."""
+    for number in range(count):
+        block = f"{blocks}.{number}"
         normed = [plain_norm(row, p, f"{block}.ln_1", 1e-12) for row in rows]
         query, key, value = (
             torch.stack([weight @ row + bias for row in normed]).split(len(rows[0]) // heads, dim=1)
@@ -229,6 +233,18 @@ def tight_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, heads:
     first = through_blocks([s, *u], p, "cross", heads)[0]
     pooled = quick_gelu(p["pool_dense.weight"] @ plain_norm(first, p, "pool_norm", 1e-12) + p["pool_dense.bias"])
     return [p["score.weight"][0] @ pooled + p["score.bias"][0]]
+
+
+def joint_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    def seen(x: Tensor, kind: str) -> Tensor:
+        return p[f"projections.{kind}.weight"] @ plain_norm(x, p, f"norms.{kind}", 1e-12)
+
+    rows = [seen(s, "sentence") + p["types.sentence"], *(seen(word, "word") + p["types.word"] for word in w)]
+    for f, (frame, patches) in enumerate(zip(u, patches_of(u), strict=True)):
+        rows += [seen(patch, "patch") + seen(frame, "frame") + p["times"][f] + p["types.patch"] for patch in patches]
+    first = through(3, rows, p, "blocks", heads=1)[0]
+    pooled = quick_gelu(p["pool_dense.weight"] @ plain_norm(first, p, "pool_norm", 1e-12) + p["pool_dense.bias"])
+    return [p["logit_scale"].exp() * mean_pair(s, w, u, v, p)[0] + p["score.weight"][0] @ pooled + p["score.bias"][0]]
 
 
 def ts2_token_scores(token_ND: Tensor, p: Parameters) -> list[Tensor]:
@@ -268,6 +284,7 @@ PLAIN: dict[str, Callable[..., list[Tensor]]] = {
     "ts2": ts2_pair,
     "tmvm": tmvm_pair,
     "tmvm-frames": tmvm_frames_pair,
+    "joint": joint_pair,
 }
 
 

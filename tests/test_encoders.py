@@ -4,6 +4,7 @@ Shape suffixes: N images, C colour channels, H and W image sides.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -52,7 +53,17 @@ def test_every_architecture_is_accepted_or_refused_as_the_page_says(share: int) 
     assert rows.keys() == set(list_models())
     for name in list_models()[share::SHARES]:
         verdict = judge(name)
-        assert (verdict.accepted, verdict.row) == (rows[name].count("|") == 7, rows[name])
+        assert (verdict.accepted, verdict.row) == (rows[name].count("|") == 8, rows[name])
+
+
+def patch_count(name: str, vision: dict[str, Any]) -> str:
+    """The patch tokens of a picture, from the configuration and from what the names of timm's models say."""
+    size, tower = vision["image_size"], vision.get("timm_model_name", "")
+    patch = vision.get("patch_size")
+    if tower:
+        named = re.search(r"^(?:vit|eva\w*)_.*_patch(\d+)", tower)
+        patch = int(named[1]) if named else 16 if tower.startswith(("vitamin", "vit_base_mci")) else None
+    return str((size // patch) ** 2) if patch else "none"
 
 
 def test_the_page_says_what_comes_from_hugging_face() -> None:
@@ -63,10 +74,11 @@ def test_the_page_says_what_comes_from_hugging_face() -> None:
         config = json.loads((configs / f"{name}.json").read_text())
         text = config["text_cfg"]
         columns = [column.strip() for column in row.strip("|").split("|")]
-        assert len(columns) == 6
+        assert len(columns) == 7
         assert columns[1:3] == [str(config["embed_dim"]), "{0} x {0}".format(config["vision_cfg"]["image_size"])]
         assert columns[3] == str(text.get("context_length", 77))
-        repository, _, what = columns[4].partition(": ")
+        assert columns[4] == patch_count(name, config["vision_cfg"])
+        repository, _, what = columns[5].partition(": ")
         assert repository == (text.get("hf_tokenizer_name") or "")
         assert text.get("hf_model_name") in (None, repository)
         assert ("text tower" in what) == ("hf_model_name" in text)

@@ -18,6 +18,7 @@ from data.cache import FeatureCache
 from evaluate import EvaluateOptions
 from tests.features import PATCHES, D, random_features, text_batch, video_batch
 from tests.plain_heads import plain_scores, random_parameters, rounding
+from tests.training_runs import first_stage_of
 from train_head import TrainOptions
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import HALVES
@@ -155,7 +156,7 @@ def options(patches_cache_path: Path, tmp_path: Path) -> TrainOptions:
 def test_every_head_trains_and_evaluates(options: TrainOptions, name: str, tmp_path: Path) -> None:
     if HEADS[name].OWN_BLOCKS:
         options = replace(options, batch_size=8, max_frames=4)
-    run = train_head.main(replace(options, head=name))
+    run = train_head.main(replace(options, head=name, **first_stage_of(name)))
     evaluation = EvaluateOptions(
         cache=options.cache, run=str(run), out=tmp_path / "out", split="val", device="cpu", report=False, quiet=True
     )

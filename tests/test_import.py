@@ -34,6 +34,7 @@ from search.searcher import Searcher
 from tests import feature_files as files
 from tests.caches import BUDGET, with_patches
 from tests.conftest import DEMO_CLIP
+from tests.training_runs import first_stage_of
 from train_head import sweep
 from train_head.heads import HEADS
 from train_head.scoring.splits import load_split
@@ -178,7 +179,15 @@ def test_what_is_not_known_is_said(options: ImportOptions, capsys: pytest.Captur
 def test_every_head_trains_and_is_evaluated(head: str, imported_patches: Path, tmp_path: Path) -> None:
     run = train_head.main(
         train_head.TrainOptions(
-            cache=imported_patches, out=tmp_path / "run", head=head, temporal="none", epochs=1, batch_size=8, device="cpu", quiet=True
+            cache=imported_patches,
+            out=tmp_path / "run",
+            head=head,
+            temporal="none",
+            epochs=1,
+            batch_size=8,
+            device="cpu",
+            quiet=True,
+            **first_stage_of(head),
         )
     )
     results = evaluate.main(
@@ -244,7 +253,15 @@ def test_pooled_captions_serve_the_heads_that_read_no_tokens(tmp_path: Path) -> 
             assert opened.texts(opened.names("texts"), budget).words.gather([0, 3])[0].shape == (0, files.D)
     for head, kind in HEADS.items():
         options = train_head.TrainOptions(
-            cache=cache, out=tmp_path / head, head=head, temporal="none", epochs=1, batch_size=8, device="cpu", quiet=True
+            cache=cache,
+            out=tmp_path / head,
+            head=head,
+            temporal="none",
+            epochs=1,
+            batch_size=8,
+            device="cpu",
+            quiet=True,
+            **first_stage_of(head),
         )
         if kind.READS_WORDS:
             ready = "mean or tight or xpool or tmass or tmvm-frames"
@@ -309,6 +326,10 @@ def test_a_clip_that_encodes_texts_otherwise_is_refused(cache: FeatureCache, tmp
         ('{"preprocessing": {"image_size": 224}}', r"image_size is 224: expected a list \[height, width\] of pixels"),
         ('{"preprocessing": {"image_mean": "a"}}', "image_mean is 'a': expected a list of three numbers"),
         ('{"preprocessing": {"image_resize": "bicubic"}}', "image_resize is 'bicubic': expected text such as"),
+        ('{"token_shift": "yes"}', "token_shift is 'yes': expected true"),
+        ('{"token_shift": false}', "token_shift is False: expected true"),
+        ('{"token_clusters": true}', "token_clusters is True: expected text"),
+        ('{"token_clusters": "segments=3"}', "token_clusters is 'segments=3': expected text such as segments=3,medoids=49,block=6"),
         (f'{{"logit_scale": {"1" * 400}}}', "expected the factor itself"),
         ("[1]", "expected a JSON object"),
         ("{", "cannot be read as JSON"),

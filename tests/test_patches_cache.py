@@ -4,6 +4,7 @@ Shape suffixes: T frames of a video, M patch tokens of a frame, D joint dimensio
 """
 
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,16 +25,22 @@ from safetensors.numpy import save_file
 from data.base.errors import UserError
 from data.cache import FeatureCache, VideoEntry
 from data.cache.features import Ragged
+from data.cache.index import video_ids_in
 from data.cache.layout import PatchSettings
-from data.cache.prune import drop, unlisted
+from data.cache.mapped import map_videos
+from data.cache.prune import unlisted
 from data.exchange.options import ExportOptions, ImportOptions
 from data.export_features import main as export
 from data.import_features import main as import_main
 from data.merge import MergeOptions, merge
 from data.span import Span
 from data.verify import VerifyOptions, verify
+from extract import ExtractOptions
+from extract import main as extract
+from extract.plan.listing import prune
 from tests import feature_files as files
 from tests.caches import OLD
+from tests.videos import numbered_video
 
 D = 8
 SETTINGS: dict[str, Any] = {"weights": "w" * 64, "dimension": D, "max_words": 16, "dtype": "float16"}
@@ -192,6 +200,18 @@ def test_parts_of_two_settings_are_named(tmp_path: Path) -> None:
     assert FeatureCache(tmp_path / "a").patch_settings == PatchSettings(None, 2)
 
 
+def test_tokens_of_a_sweep_are_mapped_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its processes share them, written in several pieces, and after pickling."""
+    monkeypatch.setattr("data.cache.mapped.BYTES_AT_ONCE", 300)
+    entries = [entry(name, frames) for name, frames in zip("abcd", (1, 4, 2, 3), strict=True)]
+    videos = new_cache(tmp_path / "cache", entries).videos(list("abcd"), patches=True)
+    (tmp_path / "mapped").mkdir()
+    mapped = pickle.loads(pickle.dumps(map_videos(videos, tmp_path / "mapped")))
+    for i, video in enumerate(entries):
+        np.testing.assert_array_equal(rows_of(mapped.patches, i), stored(video))
+        np.testing.assert_array_equal(rows_of(mapped.frames, i), video.frames_TD.astype(np.float16))
+
+
 def test_what_a_cache_lacks_is_said(tmp_path: Path) -> None:
     written = new_cache(tmp_path / "python")
     written.write_videos([entry("a")])
@@ -278,17 +298,19 @@ def test_a_damaged_part_stops_nobody_who_needs_no_tokens(tmp_path: Path) -> None
         cache.patches(["a"])
 
 
-def test_what_is_pruned_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
+def test_what_is_pruned_leaves_the_rest_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Videos that nobody lists go with their tokens. Outdated tokens go alone. Tokens whose frames are still to come stay."""
     entries = [entry(name, frames, 2) for name, frames in (("gone", 2), ("kept", 3), ("changed", 1), ("last", 4))]
     cache = new_cache(tmp_path, entries, kept=2)
     cache.write_patches([entry("to come")], 2)
     cache.write_videos([entry("changed", 1, file_size=99)])
-    before, listed = parts(tmp_path), {"kept", "changed", "last", "to come"}
+    listed = ["kept", "changed", "last", "to come"]
+    cache.write_table("table", pd.DataFrame({"video_id": listed, "caption": "a ring", "split": "test"}))
     cache = FeatureCache(tmp_path)
-    names = unlisted(cache, listed, set())
-    assert names == {"videos": {"gone"}, "texts": set(), "patches": {"gone", "changed"}}
-    assert drop(cache, names, [*before, *parts(tmp_path, "videos")]) > 0
+    done = prune(tmp_path)
+    assert done.pop("bytes") > 0
+    assert done == {"videos": 1, "texts": 0, "patches": 2}
+    assert capsys.readouterr().err == "dropped patch tokens of 2 videos that are not listed or have other frames now\n"
     pruned = FeatureCache(tmp_path)
     assert set(pruned.names("videos")) == {"kept", "changed", "last"}
     assert set(pruned.names("patches")) == {"kept", "last", "to come"}
@@ -298,7 +320,7 @@ def test_what_is_pruned_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
     assert {name: pruned.fingerprint([name], patches=True) for name in ("kept", "last")} == {
         name: cache.fingerprint([name], patches=True) for name in ("kept", "last")
     }
-    assert unlisted(pruned, listed, set()) == {"videos": set(), "texts": set(), "patches": set()}
+    assert prune(tmp_path) == {"videos": 0, "texts": 0, "patches": 0, "bytes": 0}
     assert verify(VerifyOptions(tmp_path)) == 0
 
 
@@ -486,3 +508,34 @@ def test_tokens_are_imported_again_with_frames_that_changed(tmp_path: Path, caps
     said = json.loads(capsys.readouterr().out)
     assert (said["patches"], said["patches_there"], said["pruned"]["patches"]) == (1, 3, 0)
     np.testing.assert_array_equal(rows_of(cache.patches(["video1"])), patches["video1"][:2] * 2)
+
+
+@pytest.mark.long
+def test_an_extraction_makes_damaged_and_outdated_tokens_again(family_model: Callable[[str], str], tmp_path: Path) -> None:
+    """And no others, nor frames. What comes of it is what one extraction of the same files gives, to the bit."""
+    folder = tmp_path / "videos"
+    for i in range(3):
+        numbered_video(folder / f"v{i}.mp4", 10 + 5 * i, 5)
+    options = ExtractOptions(
+        videos=folder, cache=tmp_path / "cache", model=family_model("CLIP"), device="cpu", tokens="patches:2", quiet=True
+    )
+    extract(options)
+    frames, tokens = parts(options.cache, "videos"), parts(options.cache)
+    content = tokens[0].read_bytes()
+    tokens[0].write_bytes(content[:-1])
+    assert verify(VerifyOptions(options.cache)) == 3
+    extract(options)
+    assert (parts(options.cache, "videos"), parts(options.cache)) == (frames, tokens)
+    assert FeatureCache(options.cache).patch_settings == PatchSettings(2, 2)
+
+    numbered_video(folder / "v1.mp4", 30, 5)
+    extract(replace(options, prune=True))
+    once = replace(options, cache=tmp_path / "once")
+    extract(once)
+    cache, expected = FeatureCache(options.cache), FeatureCache(once.cache)
+    for name in ("v0.mp4", "v1.mp4", "v2.mp4"):
+        np.testing.assert_array_equal(rows_of(cache.patches([name])), rows_of(expected.patches([name])))
+    with_v1 = [part for part in parts(options.cache) if "v1.mp4" in video_ids_in(part)]
+    assert len(with_v1) == 1 == len(parts(options.cache)) - 1
+    with pytest.raises(UserError, match=r"holds --tokens patches:2: use it, or remove .*patches-\*\.h5 first"):
+        extract(replace(options, tokens="patches:3"))

@@ -4,7 +4,9 @@ Shape suffixes: N frames, B videos, T frames of a video, F frames of a segment, 
 medoids, S segments, W width of the tower, D joint dimension, C channels, H and W sides of pictures.
 """
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from data.base.errors import UserError
+from data.cache import FeatureCache
+from data.datasets.adapters.table import FOLDER
+from data.exchange.options import ExportOptions, ImportOptions
+from data.export_features import main as export
+from data.import_features import main as import_features
+from extract import ExtractOptions, main
 from extract.encode.clip import Clip, load_clip
 from extract.encode.image.batches import EncodedVideo, video_encoder
 from extract.encode.image.clusters import assign, cluster, cluster_segment, distances, first_medoids, middle, segment_bounds
 from extract.encode.image.inside import UNCHANGED, Clusters, Inside
 from extract.encode.image.patches import Patches
 from extract.encode.image.shift import Neighbours, shift_tokens, shifted_patches
+from extract.plan.following import with_defaults
+from tests.caches import BUDGET
+from tests.conftest import DEMO_CLIP
 from tests.tiny_encoders import LAYERS, SIDE_32, VIT, Family
+from tests.videos import numbered_video
+from train_head.training.pixels import require_pixels
 
 GOLDEN = Path(__file__).parent / "golden"
 CPU = torch.device("cpu")
@@ -40,8 +54,13 @@ TOWERS = {
     "PE-Core": Family("PE-Core-T-16-384", text=LAYERS, vision=SIDE_32, timm=ROTARY | {"attn_pool_num_heads": 2}),
     "mixed": Family("EVA02-B-16", text=TEXT, vision=SIDE_32 | MIXED, timm=SMALL | {"embed_dim": 32}),
 }
-"""Towers of four blocks and 4 x 4 patches: with a class token; without one; and three whose attention rotates each patch by its place, the
-last one in another way in each block and head."""
+"""Towers of four blocks and 4 x 4 patches: with a class token; without one; and three whose attention rotates each patch by its place,
+"mixed" in another way in each block and head."""
+QUICK = ("CLIP", "SigLIP", "PE-Core")
+REFUSED = {
+    "norms behind the attention": Family("EVA02-E-14", text=TEXT, vision=SIDE_32, timm=ROTARY),
+    "4 patches": Family("ViT-B-32-quickgelu", text=TEXT, vision=VIT),
+}
 SHIFT, CLUSTERS = Inside(shift=True), Inside(clusters=Clusters(segments=3, medoids=5, block=2))
 
 
@@ -160,15 +179,28 @@ def test_segments_are_numpys(frames: int, segments: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def tower(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Clip]:
-    """A model of TOWERS; each is made once."""
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The `--model` of one of TOWERS or REFUSED; each is made once."""
     base = tmp_path_factory.mktemp("towers")
-    made: dict[str, Clip] = {}
+    made: dict[str, str] = {}
+
+    def write(name: str) -> str:
+        if name not in made:
+            made[name] = (TOWERS | REFUSED)[name].write(base / name)
+        return made[name]
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def tower(model: Callable[[str], str]) -> Callable[[str], Clip]:
+    """One of TOWERS as we load it; each is loaded once."""
+    loaded: dict[str, Clip] = {}
 
     def load(name: str) -> Clip:
-        if name not in made:
-            made[name] = load_clip(TOWERS[name].write(base / name), None, CPU)
-        return made[name]
+        if name not in loaded:
+            loaded[name] = load_clip(model(name), None, CPU)
+        return loaded[name]
 
     return load
 
@@ -271,7 +303,7 @@ def off_by(found: Any, expected: Any) -> float:
     return float((np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)).max())
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in TOWERS])
 @pytest.mark.parametrize("inside", [SHIFT, CLUSTERS], ids=["shift", "clusters"])
 def test_a_tower_against_one_written_out(tower: Callable[[str], Clip], name: str, inside: Inside) -> None:
     """One frame, fewer than segments, as many as the segments divide and not; and more frames than a batch takes."""
@@ -324,3 +356,96 @@ def test_a_video_that_fails_takes_no_other_with_it(tower: Callable[[str], Clip])
         done += [*encoder.put("good", good[5:]), *encoder.end("good"), *encoder.flush()]
         assert [video.video_id for video in done] == ["good"]
         assert np.array_equal(done[0].feature_TD, encoded(tower("CLIP"), inside, [good])[0].feature_TD)
+
+
+@pytest.fixture(scope="module")
+def frames(model: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    """A cache of videos of 2, 7 and 12 frames, as the tower makes it."""
+    folder = tmp_path_factory.mktemp("frames")
+    for count in (2, 7, 12):
+        numbered_video(folder / "videos" / f"{count}.mp4", 5 * count, 5)
+    return FeatureCache(main(ExtractOptions(folder / "videos", folder / "cache", model=model("CLIP"), device="cpu", quiet=True)))
+
+
+@pytest.fixture
+def options(frames: FeatureCache, model: Callable[[str], str], tmp_path: Path) -> ExtractOptions:
+    """Another extraction of these videos."""
+    shutil.copytree(frames.path.parent / "videos", tmp_path / "videos")
+    return ExtractOptions(tmp_path / "videos", tmp_path / "cache", model=model("CLIP"), device="cpu", quiet=True)
+
+
+def test_a_cache_of_segments(options: ExtractOptions, frames: FeatureCache, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row for each segment, at the time and with the thumbnail of its middle frame; later extractions do the same, tokens too."""
+    segments = replace(options, token_clusters="block=2, segments=3,medoids=5")
+    cache = FeatureCache(main(segments))
+    assert cache.settings == {**frames.settings, "token_clusters": "segments=3,medoids=5,block=2"}
+    assert "videos whose frames the segments do not divide: 2, such as " in capsys.readouterr().err
+    for name, middles in (("2.mp4", [0, 1]), ("7.mp4", [1, 3, 5]), ("12.mp4", [1, 5, 9])):
+        assert cache.seconds(name).tolist() == frames.seconds(name)[middles].tolist()
+        assert cache.images("thumbnails", name) == [frames.images("thumbnails", name)[frame] for frame in middles]
+        assert cache.frames(name).shape == (len(middles), 48)
+        assert not np.array_equal(cache.frames(name), frames.frames(name)[middles])
+    numbered_video(options.videos / "9.mp4", 45, 5)
+    main(replace(options, tokens="patches:2", dry_run=True))
+    assert "inside the vision tower: --token-clusters segments=3,medoids=5,block=2\n" in capsys.readouterr().out
+    again = FeatureCache(main(replace(options, tokens="patches:2")))
+    assert np.array_equal(again.frames("12.mp4"), cache.frames("12.mp4"))
+    patch_RMD, counts = again.patches(["9.mp4", "2.mp4"], BUDGET).gather([0, 1])
+    assert (patch_RMD.shape, counts.tolist()) == ((5, 2, 48), [3, 2])
+
+
+def test_a_cache_of_shifted_tokens(options: ExtractOptions, frames: FeatureCache, tmp_path: Path) -> None:
+    """As many rows as ever. The setting is followed, refused against a cache made without it, and exported."""
+    cache = FeatureCache(main(replace(options, token_shift=True)))
+    assert cache.settings == {**frames.settings, "token_shift": True}
+    assert np.array_equal(cache.seconds("7.mp4"), frames.seconds("7.mp4"))
+    assert not np.array_equal(cache.frames("7.mp4"), frames.frames("7.mp4"))
+    assert with_defaults(options, FOLDER, cache.settings, ()).token_shift
+    with pytest.raises(UserError, match="token_shift is None there and True here"):
+        main(replace(options, videos=frames.path.parent / "videos", cache=frames.path, token_shift=True))
+    out = tmp_path / "exported"
+    export(ExportOptions(cache.path, out, quiet=True))
+    imported = FeatureCache(import_features(ImportOptions(tmp_path / "again", out / "videos", about=out / "about.json", quiet=True)))
+    assert imported.settings["token_shift"] is True
+
+
+@pytest.mark.parametrize("setting", [{"token_shift": True}, {"token_clusters": "segments=3,medoids=5,block=2"}])
+def test_fine_tuning_refuses_features_that_it_would_not_make(frames: FeatureCache, setting: dict[str, Any], tmp_path: Path) -> None:
+    """Even where all pictures are kept."""
+    made = FeatureCache.create(tmp_path / "cache", {**frames.settings, **setting}, frames.clip_parts(), frames.provenance)
+    option = f"--{next(iter(setting)).replace('_', '-')}"
+    with pytest.raises(UserError, match=f"--finetune: the cache .* was made with {option}, which training does not repeat: extract"):
+        require_pixels(made, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"token_clusters": "segments=3,medoids=5"}, "block missing: write them as in segments="),
+        ({"token_clusters": "segments=3,medoids=5,block=2,blocks=1"}, "'blocks' is not one of segments, medoids, block: write"),
+        ({"token_clusters": "segments=3,segments=5,block=2"}, "'segments' is given twice: write"),
+        ({"token_clusters": "segments=3,medoids=0,block=2"}, "medoids must be a whole number of at least 1"),
+        ({"token_clusters": "segments=1.5,medoids=2,block=2"}, "segments must be a whole number of at least 1"),
+        ({"token_clusters": "segments=3,medoids=17,block=2"}, "medoids must be at most 16, the patch tokens of a frame"),
+        ({"token_clusters": "segments=3,medoids=5,block=4"}, "block must be below 4, the number of blocks"),
+        ({"token_clusters": "segments=3,medoids=5,block=2", "token_shift": True}, "that --token-shift could shift: leave one"),
+        ({"token_clusters": "segments=3,medoids=5,block=2", "store_pixels": True}, "--store-pixels keeps pictures for fine-tuning"),
+        ({"token_clusters": "segments=3,medoids=5,block=2", "max_frames": "all"}, "--max-frames must be a number"),
+        ({"token_clusters": "segments=3,medoids=5,block=2", "tokens": "patches:6"}, "--tokens patches:6: must be at most 5"),
+        ({"token_clusters": "segments=3,medoids=5,block=2", "model": DEMO_CLIP}, "is not a vision transformer"),
+        ({"token_shift": True, "model": DEMO_CLIP}, "is not a vision transformer"),
+        ({"token_shift": True, "model": "norms behind the attention"}, "that normalises before its attention: use one"),
+        ({"token_shift": True, "model": "4 patches"}, "has 4 patch tokens a frame, which must be at least 13"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(
+    change: dict[str, Any], line: str, model: Callable[[str], str], tmp_path: Path
+) -> None:
+    numbered_video(tmp_path / "videos" / "v.mp4", 5, 5)
+    named = {"model": model(change["model"])} if change.get("model") in REFUSED else {}
+    given: dict[str, Any] = {"model": model("CLIP"), **change, **named}
+    with pytest.raises(UserError) as refusal:
+        main(ExtractOptions(tmp_path / "videos", tmp_path / "cache", device="cpu", quiet=True, **given))
+    assert line in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not list((tmp_path / "cache").rglob("*.h5"))

@@ -38,12 +38,16 @@ def check_options(options: TrainOptions) -> None:
                 number = "a number of " if isinstance(value, float) else ""
                 raise UserError(f"--{name.replace('_', '-')} {value} must be {number}at least {least}")
     given_temperatures(options.head, head_class(options.head).TEMPERATURES, {"tau": options.tau, "kappa": options.kappa})
+    _check_candidates(options)
     if options.cdcr and not has_decorrelation(options.head):
         why = "defines no method decorrelation" if is_own(options.head) else "reads no words"
         raise UserError(f"--cdcr {options.cdcr:g}: head {options.head} {why}: leave the option out, or use a head such as wti")
     check_seed(options.seed)
-    _check_candidates(options)
     _check_authors(options)
+    if options.finetune and head_class(options.head).READS_PATCHES:
+        raise UserError(
+            f"--finetune: head {options.head} reads patch tokens, which are cached and would stay those of the old CLIP: leave it out"
+        )
     defaults = type(options)(options.cache, options.out)
     finetuning = options_with(type(options), Meaning.FINETUNING)
     unread = [f"--{name.replace('_', '-')}" for name in finetuning if getattr(options, name) != getattr(defaults, name)]

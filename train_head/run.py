@@ -239,8 +239,8 @@ def _check_patches(run: str, head: str, settings: Mapping[str, Any], cache: Feat
     here = patches_for(head, cache)
     if here != settings.get("patches", 0):
         raise UserError(
-            f"--run {run} was trained on {settings['patches']:,} patch tokens of each frame, and the cache {cache.path} has {here:,}: use "
-            "the cache it was trained on, or train again"
+            f"--run {run} was trained on {settings.get('patches', 0):,} patch tokens of each frame, and the cache {cache.path} has "
+            f"{here:,}: use the cache it was trained on, or train again"
         )
 
 

@@ -132,6 +132,7 @@ def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
 def load(options: TrainOptions) -> TrainingData:
     """Open the cache and load both splits. Raises UserError if the cache does not fit the options."""
     cache = FeatureCache(options.cache)
+    patches_for(options.head, cache)
     if is_own(options.head):
         # Made once for its checks: they take a moment, and loading the features may take minutes.
         build_head(options, cache)

@@ -5,7 +5,7 @@ temperature assumes dot products of CLIP's own vectors. A part is written under 
 in the cache completely or not at all. Parts are immutable: re-extracting a video writes a new part, and the newest entry of a name wins.
 Captions and splits are tables beside the parts; they do not affect the features' identity.
 
-Shape suffixes: N entries (videos or texts), T rows of all entries (frames or tokens), D joint dimension.
+Shape suffixes: N entries (videos or texts), T rows of all entries (frames or tokens), M patch tokens of a frame, D joint dimension.
 """
 
 import difflib

@@ -22,7 +22,7 @@ from data.cache.index import Place
 from data.cache.layout import NAMES, Kind, row_bytes_of
 from data.cache.reading import iterate
 from data.datasets.adapters.table import SEARCHED
-from data.exchange.about import IMAGES, About, recorded_about
+from data.exchange.about import IMAGES, About, inside_of, recorded_about
 from data.exchange.items import EXTRA, NOUN, ROWS
 from data.exchange.options import ExportOptions
 
@@ -95,7 +95,9 @@ def _about(cache: FeatureCache) -> About:
     made = cache.extraction
     preprocessing = {name: cache.settings[name] for name in IMAGES if name in cache.settings}
     scale = cache.clip_parts().logit_scale
-    return About(made.model, made.pretrained, cache.weights, scale, int(cache.settings["max_words"]), preprocessing)
+    return About(
+        made.model, made.pretrained, cache.weights, scale, int(cache.settings["max_words"]), preprocessing, **inside_of(cache.settings)
+    )
 
 
 def _write_table(path: Path, cache: FeatureCache, name: str) -> None:

@@ -16,6 +16,7 @@ from evaluate.cost import Cost, measured
 from evaluate.inputs import EvaluationInputs, ReadyRun, Scored
 from evaluate.options import EvaluateOptions
 from evaluate.two_stage.gains import gains
+from search.first_stage import check_first_stage
 from train_head.run import TRAINED_WITH, trained_on
 from train_head.scoring.candidates import CandidateCollector
 from train_head.scoring.cost import check_cost, flops_a_pair, warm_up
@@ -29,10 +30,9 @@ _ALL_PAIRS = ("dual_softmax", "query_bank", "save_scores", "run_file", "zero_sho
 
 def check_candidates_run(options: EvaluateOptions) -> None:
     """Raise UserError for options that do not go with --candidates-run."""
-    if options.candidates_run is None:
+    check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
+    if options.candidates_run is None or options.candidates is None:
         return
-    if options.candidates is None:
-        raise UserError("--candidates-run needs a number of candidates: add one, such as --candidates 50")
     if "," in options.candidates:
         raise UserError(f"--candidates {options.candidates} with --candidates-run must be a single number, such as --candidates 50")
     for name in _ALL_PAIRS:
@@ -41,8 +41,6 @@ def check_candidates_run(options: EvaluateOptions) -> None:
         if value is not None and value is not False:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{option} scores all pairs with --run, and --candidates-run avoids that: leave one of them out")
-    if options.index is not None or options.candidates_from != "frames":
-        raise UserError("--index and --candidates-from find candidates with an index, --candidates-run with a run: leave one of them out")
 
 
 def score_in_two_stages(options: EvaluateOptions, inputs: EvaluationInputs, processes: ProcessGroup) -> Scored:

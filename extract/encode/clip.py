@@ -294,22 +294,23 @@ def check_features(model: Model, tokenizer: Tokenizer | None, precision: Precisi
     image_size = _image_size(network)
     try:
         image_NCHW = torch.empty(1, 3, *image_size, dtype=DTYPES[precision], device=_META)
-        feature = pooled(network.encode_image(image_NCHW, normalize=False))
-        shape = Shape(image_size, model.context_length, model.dimension, _patch_count(network, image_NCHW))
+        tower = patch_tower(network)
+        if tower is None:
+            feature, count = pooled(network.encode_image(image_NCHW, normalize=False)), 0
+        else:
+            feature, patch_NMW = tower.encode(image_NCHW)
+            count = patch_NMW.shape[1]
     except OF_A_CONFIGURATION as error:
         sides = "x".join(map(str, image_size))
         raise UserError(f"--model {model.name} fails on pictures of its own size, {sides}: {one_line(error)}") from error
+    shape = Shape(image_size, model.context_length, model.dimension, count)
     _require_shape(model.name, "image", feature, (1, shape.dimension))
     inside.require_fits(model.name, find_blocks(network), shape.patches)
+    if tower is not None:
+        _require_shape(model.name, "patch", tower.tokens(patch_NMW), (1, count, shape.dimension))
     if other is None:
         _check_texts(model, text_tower(network, shape.positions), tokenizer, shape)
     return shape
-
-
-def _patch_count(network: Any, image_NCHW: Tensor) -> int:
-    """M, the number of patch tokens of a picture; 0 if the image tower has none."""
-    tower = patch_tower(network)
-    return 0 if tower is None else tower.tokens(tower.encode(image_NCHW)[1]).shape[1]
 
 
 def _check_texts(model: Model, tower: TextTower, tokenizer: Tokenizer | None, shape: Shape) -> None:

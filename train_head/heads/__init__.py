@@ -84,9 +84,10 @@ def head_class(name: str) -> type[Head]:
 
 
 def has_decorrelation(name: str) -> bool:
-    """Whether a head, by its --head name, has the loss `Head.decorrelation`: those of ours that read words, and a class that defines it."""
+    """Whether a head, by its --head name, has the loss `Head.decorrelation`: those of ours that read words and are trained on all pairs of
+    a batch, and a class that defines it."""
     kind = head_class(name)
-    return kind.decorrelation is not Head.decorrelation if is_own(name) else kind.READS_WORDS
+    return kind.decorrelation is not Head.decorrelation if is_own(name) else kind.READS_WORDS and not issubclass(kind, PairwiseHead)
 
 
 def make_head(name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> Head:

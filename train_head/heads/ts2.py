@@ -15,8 +15,8 @@ The selector and the last line equal the authors' system. The Transformer is our
 is spatial and temporal: the four blocks and the residual connection of the temporal encoder `seq-transf`, started like those, with a
 position for every place of the sequence. The selector starts as torch's layers do. TS2-Net's other half, the token shift, acts inside CLIP.
 
-Shape suffixes: A texts, B videos, F frames, M patch tokens of a frame, K chosen ones, N tokens of a frame (class token first), T places of
-the sequence, D joint dimension, E half of it, X any dimensions.
+Shape suffixes: A texts, B videos, F frames, M patch tokens of a frame, K chosen ones, T places of the sequence,
+D joint dimension, E half of it, X any dimensions.
 """
 
 from typing import ClassVar, NamedTuple
@@ -26,10 +26,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
+from torch.utils.checkpoint import checkpoint
 
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.heads.base import DEFAULT_EXECUTION, AuthorsPadding, Execution, FrameWeights, Head, HeadConfig, unit
-from train_head.kernels.blocks import TextBlock, VideoBlock
+from train_head.kernels.blocks import FRAMES_STEP, TextBlock, VideoBlock
 from train_head.kernels.noise import hash_videos, pair_keys
 from train_head.kernels.perturbed import chosen_places, perturbed_choice
 from train_head.kernels.plain import inverse_norm
@@ -51,12 +52,12 @@ class Selector(nn.Module):
         self.norm = nn.LayerNorm(dimension)
         self.into, self.hidden, self.score = (nn.Linear(*size, bias=False) for size in ((dimension, half), (2 * half, half), (half, 1)))
 
-    def forward(self, token_XND: Tensor) -> Tensor:
-        """The scores [..., N] of tokens [..., N, D], the class token first; between -1 and 1."""
-        own_XNE = gelu(self.into(self.norm(token_XND)))
-        of_own, of_class = self.hidden.weight.chunk(2, dim=1)
-        hidden_XNE = gelu(linear(own_XNE, of_own) + linear(own_XNE[..., :1, :], of_class))
-        return (hidden_XNE * self.score.weight[0]).sum(dim=-1).tanh()
+    def forward(self, class_XD: Tensor, token_XMD: Tensor) -> Tensor:
+        """The scores [..., M] of tokens [..., M, D] of a frame with this class token [..., D]; between -1 and 1."""
+        own_XME, of_class_XE = gelu(self.into(self.norm(token_XMD))), gelu(self.into(self.norm(class_XD)))
+        first, second = self.hidden.weight.chunk(2, dim=1)
+        hidden_XME = gelu(linear(own_XME, first) + linear(of_class_XE, second)[..., None, :])
+        return (hidden_XME * self.score.weight[0]).sum(dim=-1).tanh()
 
 
 class Frames(NamedTuple):
@@ -110,7 +111,7 @@ class Ts2Head(Head):
     def chosen_patches(self, batch: VideoBatch) -> Tensor:
         """The chosen patch tokens [B, F, K, D] of every frame, by their position in it; in training their averages over many choices."""
         assert batch.patch_BFMD is not None
-        score_BFM: Tensor = self.selector(torch.cat([batch.frame_BFD[:, :, None], batch.patch_BFMD], dim=2))[..., 1:]
+        score_BFM = self._patch_scores(batch.frame_BFD, batch.patch_BFMD)
         if self.training and torch.is_grad_enabled():
             place_F = torch.arange(score_BFM.shape[1], device=score_BFM.device)
             key_BF = pair_keys(place_F, hash_videos(batch.frame_BFD, batch.mask_BF), self.draws)
@@ -120,16 +121,29 @@ class Ts2Head(Head):
         place_BFK = chosen_places(score_BFM, CHOSEN)
         return batch.patch_BFMD.gather(2, place_BFK[..., None].expand(-1, -1, -1, batch.patch_BFMD.shape[-1]))
 
+    def _patch_scores(self, frame_BFD: Tensor, patch_BFMD: Tensor) -> Tensor:
+        """The selector's scores [B, F, M]."""
+        if torch.is_grad_enabled():
+            # Computed again in the backward pass: what the layers keep is several times as large as the patch tokens.
+            score_BFM: Tensor = checkpoint(self.selector, frame_BFD, patch_BFMD, use_reentrant=False, preserve_rng_state=False)
+            return score_BFM
+        parts = zip(frame_BFD.split(FRAMES_STEP, dim=1), patch_BFMD.split(FRAMES_STEP, dim=1), strict=True)
+        return torch.cat([self.selector(*part) for part in parts], dim=1)
+
     def _read_together(self, batch: VideoBatch) -> Tensor:
         x_BTD: Tensor = torch.cat([batch.frame_BFD[:, :, None], self.chosen_patches(batch)], dim=2).flatten(1, 2)
         x_BTD = x_BTD + self.joint.positional_embedding[: x_BTD.shape[1]]
         mask_BT = batch.mask_BF.repeat_interleave(1 + CHOSEN, dim=1)
         lower = self.execution.temporal
         with torch.autocast(x_BTD.device.type, lower, enabled=lower is not None):
-            for block in self.joint.in_order():
+            *blocks, last = self.joint.in_order()
+            for block in blocks:
                 x_BTD = block(x_BTD, mask_BT)
-        z_BFD: Tensor = x_BTD.unflatten(1, (-1, 1 + CHOSEN))[:, :, 0]
+            z_BFD = last.at(x_BTD, mask_BT, slice(None, None, 1 + CHOSEN))
         return batch.frame_BFD + z_BFD.to(batch.frame_BFD.dtype)
+
+    def encoded_bytes(self, frames: int) -> int:
+        return 4 * frames * self.config.dimension
 
     def encode_text_block(self, block: TextBlock) -> Tensor:
         return unit(block.sentence_AD)
@@ -143,9 +157,12 @@ class Ts2Head(Head):
         return (_weights(cosine_ABF, videos.mask_BF) * cosine_ABF).sum(dim=-1)[None]
 
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
-        frames = self.apply_temporal(videos)
-        given = unit(texts.sentence_AD), self.encode_video_block(VideoBlock(torch.arange(len(frames.mask_BF)), frames))
-        return FrameWeights(_weights(self._cosines(*given), frames.mask_BF))
+        return FrameWeights(self.weights_of(texts, self.apply_temporal(videos)))
+
+    def weights_of(self, texts: TextBatch, frames: EncodedFrames) -> Tensor:
+        """The weights [A, B, F] that sentences give to frames after the Transformer."""
+        block = self.encode_video_block(VideoBlock(torch.arange(len(frames.mask_BF)), frames))
+        return _weights(self._cosines(unit(texts.sentence_AD), block), frames.mask_BF)
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         # The cosines and their weighted sum.

@@ -46,7 +46,7 @@ from train_head.checks import check_options
 from train_head.compiling import announce_compiling, compile_loops
 from train_head.heads import Head, PairwiseHead, head_class
 from train_head.options import TrainOptions
-from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, recorded_source, save_run
+from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, patches_for, recorded_source, save_run
 from train_head.scoring.cost import check_cost, flops_a_pair
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
@@ -104,6 +104,8 @@ def sweep(options: Sweep) -> Path:
     device = find_device(options.device)
     require_writable_folder(options.out)
     cache = FeatureCache(options.cache)
+    for run in grid:
+        patches_for(run.head, cache)
     path = options.out / RUNS_FILE
     before = _read_rows(path)
     there = {row["run"] for row in before}

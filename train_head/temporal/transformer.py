@@ -72,6 +72,11 @@ class Block(nn.Module):
         mixed_BD = self._attention(query_BD[:, None], key_BFD, value_BFD, mask_BF)[:, 0]
         return self._output(filled_rows(x_BFD[:, 0])[None], filled_rows(mixed_BD)[None])[0, : len(x_BFD)]
 
+    def at(self, x_BFD: Tensor, mask_BF: Tensor, places: slice) -> Tensor:
+        """The block's output at some positions alone."""
+        query_BFD, key_BFD, value_BFD = self.projected(x_BFD).chunk(3, dim=-1)
+        return self._output(x_BFD[:, places], self._attention(query_BFD[:, places], key_BFD, value_BFD, mask_BF))
+
     def _attention(self, query_BFD: Tensor, key_BGD: Tensor, value_BGD: Tensor, mask_BG: Tensor) -> Tensor:
         """What some positions F read of the positions G.
 

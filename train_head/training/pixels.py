@@ -3,6 +3,7 @@
 Shape suffixes: F frames of a video, C colour channels, H and W image sides.
 """
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.sampling import choose_frames
-from extract.decode.pictures import read_pixels
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,24 @@ class Pixels:
     def _read(self, video_id: str) -> Tensor:
         files = self.cache.images("pixels", video_id)
         try:
-            chosen = [read_pixels(files[i]) for i in choose_frames(len(files), self.max_frames)]
-        except OSError as error:
+            chosen = [Image.open(io.BytesIO(files[i])).convert("RGB") for i in choose_frames(len(files), self.max_frames)]
+        except (OSError, UnidentifiedImageError) as error:
             raise UserError(f"the pictures of {video_id} in {self.cache.path} are damaged ({error}): run extract again") from error
         return torch.stack([self.to_tensor(image) for image in chosen])
 
 
 def require_pixels(cache: FeatureCache, ids: Sequence[str]) -> None:
-    """Raise UserError, listing the videos, if the cache lacks pictures of any of them."""
+    """Raise UserError if the features of the cache are not the tower's own, or, listing the videos, if it lacks pictures of any of them."""
     if cache.imported:
         raise UserError(
             f"--finetune: the cache {cache.path} holds imported features, without pictures: extract with --store-pixels instead"
         )
+    for setting in ("token_shift", "token_clusters"):
+        if setting in cache.settings:
+            raise UserError(
+                f"--finetune: the cache {cache.path} was made with --{setting.replace('_', '-')}, which training does not repeat: extract "
+                "without it into another --cache"
+            )
     lacking = [video_id for video_id in ids if "pixels" not in cache.images_of(video_id)]
     if lacking:
         raise UserError(

@@ -87,5 +87,6 @@ def cluster_segment(token_FLW: Tensor, medoids: int, prefix: int) -> tuple[Tenso
     """
     patch_FMW = token_FLW[:, prefix:]
     point_PW = patch_FMW.flatten(0, 1)
-    medoid_K = cluster(point_PW, medoids)
+    # Apple's GPUs have no float64.
+    medoid_K = cluster(point_PW.cpu() if point_PW.device.type == "mps" else point_PW, medoids).to(point_PW.device)
     return torch.cat([token_FLW[:, :prefix].mean(dim=0), point_PW[medoid_K]]), medoid_K % patch_FMW.shape[1]

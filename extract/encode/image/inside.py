@@ -71,6 +71,10 @@ class Inside:
         shift = {"token_shift": True} if self.shift else {}
         return shift if self.clusters is None else {**shift, "token_clusters": str(self.clusters)}
 
+    def __str__(self) -> str:
+        """As options; empty for nothing."""
+        return " ".join(["--token-shift"] * self.shift + ([] if self.clusters is None else [f"--token-clusters {self.clusters}"]))
+
     def require_fits(self, model: str, blocks: Blocks | None, patches: int) -> None:
         """Raise UserError unless a tower with these blocks and this number of patch tokens can do it."""
         if self.shift:

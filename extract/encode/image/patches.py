@@ -93,16 +93,8 @@ class OpenClipPatches(PatchTower):
 
     def project(self, patch_RW: Tensor) -> Tensor:
         visual = self.visual
-        if visual.attn_pool is None:
-            pooled_RW = visual.ln_post(patch_RW)
-        elif visual.attn_pool_contrastive is None:
-            pooled_RW = visual.ln_post(_attended(visual.attn_pool, patch_RW))
-        else:
-            seen_RW = visual.ln_post(patch_RW)
-            if visual.attn_pool_type == "cascade":
-                seen_RW = _attended(visual.attn_pool, seen_RW)
-            pooled_RW = _attended(visual.attn_pool_contrastive, seen_RW)
-        token_RD: Tensor = pooled_RW if visual.proj is None else pooled_RW @ visual.proj
+        seen_RW = patch_RW if visual.attn_pool is None else _attended(visual.attn_pool, patch_RW)
+        token_RD: Tensor = visual.ln_post(seen_RW) @ visual.proj
         return token_RD
 
 

@@ -42,11 +42,12 @@ from train_head.temporal.transformer import NORM_EPSILON, QUICK, initialise_bloc
 
 WIDTH, LAYERS, MLP_RATIO = 192, 3, 2
 """Of the blocks. Features of fewer dimensions have blocks of their own width."""
-SHARED = 10
-"""Videos of a text that are scored together where shapes are constant: two such pieces keep two threads busy with 20 candidates."""
+SHARED = 2
+"""Videos of a text that are scored together where shapes are constant. More would take a sixth less time, but candidates of many lengths
+would fill few blocks."""
 STEP = 12
-"""Texts and videos fill this many positions, or a multiple, where shapes are constant, so that SHARED pairs have a multiple of half of
-GRAIN."""
+"""Texts and videos fill this many positions, or a multiple, where shapes are constant, so that the positions of SHARED pairs are a multiple
+of half of GRAIN."""
 LONG_PAIR = 1536
 """A pair of more positions is scored alone where shapes are constant."""
 

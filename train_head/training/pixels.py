@@ -3,6 +3,7 @@
 Shape suffixes: F frames of a video, C colour channels, H and W image sides.
 """
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.sampling import choose_frames
-from extract.decode.pictures import read_pixels
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Pixels:
     def _read(self, video_id: str) -> Tensor:
         files = self.cache.images("pixels", video_id)
         try:
-            chosen = [read_pixels(files[i]) for i in choose_frames(len(files), self.max_frames)]
-        except OSError as error:
+            chosen = [Image.open(io.BytesIO(files[i])).convert("RGB") for i in choose_frames(len(files), self.max_frames)]
+        except (OSError, UnidentifiedImageError) as error:
             raise UserError(f"the pictures of {video_id} in {self.cache.path} are damaged ({error}): run extract again") from error
         return torch.stack([self.to_tensor(image) for image in chosen])
 

@@ -1,9 +1,10 @@
 """Measures every head side by side: `python -m benchmarks.heads`.
 
 Every head of HEADS scores the same random features: texts with the caption lengths of MSR-VTT 1k-A, and videos of 12 frames in 512
-dimensions. Heads run without a temporal encoder. Each temporal encoder runs before `mean`; what it adds there, it adds to any head. A head
-that would take too long scores fewer pairs, and its row says how many. Runs alternate between the heads, and medians are compared; memory
-is the peak of a separate process, beyond features and score matrix. Prints a Markdown table, then one line of JSON.
+dimensions, with four patch tokens of every frame for heads that read them. Heads run without a temporal encoder. Each temporal encoder runs
+before `mean`; what it adds there, it adds to any head. A head that would take too long scores fewer pairs, and its row says how many. Runs
+alternate between the heads, and medians are compared; memory is the peak of a separate process, beyond features and score matrix. Prints a
+Markdown table, then one line of JSON.
 """
 
 import json
@@ -11,7 +12,7 @@ import math
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from benchmarks.measure import time_interleaved
 from benchmarks.scoring import DIMENSION, ROOT, Matrix, caption_lengths
 from benchmarks.synthetic import random_features
-from benchmarks.training import FRAMES, make_cache, temporal_encoders
+from benchmarks.training import FRAMES, PATCHES, make_cache, temporal_encoders
 from data.base.errors import UserError
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
@@ -105,8 +106,11 @@ class Row:
     """The pairs that were scored."""
 
 
-def problem(length_A: list[int], videos: int) -> Split:
-    """Random features of texts with these numbers of words, and of videos; text a belongs to video a, as far as there are any."""
+def problem(length_A: list[int], videos: int, patches: bool = False) -> Split:
+    """Random features of texts with these numbers of words, and of videos; text a belongs to video a, as far as there are any.
+
+    patches: with the PATCHES tokens of every frame.
+    """
     rng = np.random.default_rng(0)
 
     def features(lengths: list[int]) -> Ragged:
@@ -114,6 +118,9 @@ def problem(length_A: list[int], videos: int) -> Split:
 
     texts = TextFeatures([f"text {a}" for a in range(len(length_A))], features(length_A), features([1] * len(length_A)))
     gallery = VideoFeatures([f"video {b}" for b in range(videos)], features([FRAMES] * videos), [np.arange(FRAMES) / 1.0] * videos)
+    if patches:
+        rows = random_features(rng, videos * FRAMES, PATCHES, DIMENSION).astype(np.float16)
+        gallery = replace(gallery, patches=Ragged.in_memory(rows, np.arange(videos + 1) * FRAMES))
     return Split("test", "synthetic", (), texts, gallery, np.arange(len(length_A)) % videos, {})
 
 
@@ -131,14 +138,14 @@ def affordable(head: Head, length_A: list[int], videos: int, most_flops: float) 
 
 def warm_up(head: Head, length_A: list[int], videos: int) -> None:
     """Score a few pairs, so that loading libraries and compiled code is not measured."""
-    score(head, problem(length_A[:TEXTS_PER_BLOCK], min(videos, VIDEOS_PER_BLOCK)))
+    score(head, problem(length_A[:TEXTS_PER_BLOCK], min(videos, VIDEOS_PER_BLOCK), head.READS_PATCHES))
 
 
 def peak_mib(cache_path: Path, system: System, length_A: list[int], videos: int) -> float | None:
     """Peak memory in MiB of scoring, beyond features and score matrix. Call it in a fresh process."""
     head = system.build(FeatureCache(cache_path))
     warm_up(head, length_A, videos)
-    split = problem(length_A, videos)
+    split = problem(length_A, videos, head.READS_PATCHES)
     with measured(torch.device("cpu")) as cost:
         score(head, split)
     return None if cost.peak_extra_mib is None else cost.peak_extra_mib - len(length_A) * videos * 4 / 2**20
@@ -148,8 +155,9 @@ def measure(cache: FeatureCache, systems: list[System], length_A: list[int], opt
     """The figures of all systems, the one that ratios refer to first."""
     heads = {system.name: system.build(cache) for system in systems}
     size = {name: affordable(head, length_A, options.videos, options.most_flops) for name, head in heads.items()}
-    splits = {shape: problem(length_A[: shape[0]], shape[1]) for shape in set(size.values())}
-    sides = {name: partial(score, head, splits[size[name]]) for name, head in heads.items()}
+    kinds = {name: (*size[name], head.READS_PATCHES) for name, head in heads.items()}
+    splits = {kind: problem(length_A[: kind[0]], *kind[1:]) for kind in set(kinds.values())}
+    sides = {name: partial(score, head, splits[kinds[name]]) for name, head in heads.items()}
     for head in heads.values():
         warm_up(head, length_A, options.videos)
     timings = time_interleaved(sides, options.repeats)
@@ -162,7 +170,7 @@ def measure(cache: FeatureCache, systems: list[System], length_A: list[int], opt
         wall, cpu = (per_query * seconds for seconds in (timings[system.name].wall_s, timings[system.name].cpu_s))
         rows[system.name] = Row(
             parameters=sum(parameter.numel() for parameter in head.parameters()),
-            flops_a_pair=flops_a_pair(head, splits[texts, videos]),
+            flops_a_pair=flops_a_pair(head, splits[kinds[system.name]]),
             ms_a_query=wall,
             cpu_ms_a_query=cpu,
             times_glccl=wall / rows[BASE].ms_a_query if rows else 1.0,
@@ -219,7 +227,7 @@ def main(options: HeadsOptions) -> Path:
     length_A = np.resize(caption_lengths(options.annotations)[0], options.texts).tolist()
     with tempfile.TemporaryDirectory() as folder:
         # A cache from which a head takes its sizes, and a temporal encoder its weights.
-        cache = make_cache(Path(folder) / "cache", 1, length_A)
+        cache = make_cache(Path(folder) / "cache", 1, length_A, PATCHES)
         print(f"{len(systems)} systems, {options.texts:,} texts x {options.videos:,} videos", file=sys.stderr)
         rows = measure(cache, systems, length_A, options)
     figures = {name: asdict(row) for name, row in rows.items()}

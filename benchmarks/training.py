@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.scoring import ROOT, caption_lengths
-from benchmarks.synthetic import random_features, seconds_of, write_cache
+from benchmarks.synthetic import VIDEOS_A_PART, random_features, seconds_of, write_cache
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
@@ -34,7 +34,7 @@ from data.cli.command import run_command
 from data.cli.meaning import DeviceName
 from data.compute.device import budget_bytes, find_device, synchronize
 from data.compute.processes import ProcessGroup
-from train_head.heads import HEADS
+from train_head.heads import HEADS, head_class
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split, load_split
 from train_head.stage import build_head
@@ -43,6 +43,8 @@ from train_head.training.trainer import Trainer
 
 DIMENSION = 512
 FRAMES = 12
+PATCHES = 4
+"""Patch tokens of a frame."""
 WORDS = 12.0
 """Words of a caption of 1k-A, on average."""
 CAPTIONS_A_VIDEO = 20
@@ -68,6 +70,8 @@ class TrainingOptions:
     """Steps to time for each head with and without a temporal encoder, and for one and two processes."""
     heads: str = "all"
     """Heads to time beside glccl, joined by commas."""
+    patches: int = PATCHES
+    """Patch tokens of a frame, written only if one of the heads reads them: 12 KB a video each."""
     sweep: Path | None = None
     """Feature cache of the demo set; time a sweep of 30 runs on it. Default: no sweep."""
     whole: bool = False
@@ -80,8 +84,8 @@ class TrainingOptions:
     """Output file (JSON)."""
 
 
-def make_cache(path: Path, videos: int, length_A: list[int]) -> FeatureCache:
-    """Write a cache of random features, in parts like those of an extraction."""
+def make_cache(path: Path, videos: int, length_A: list[int], patches: int = 0) -> FeatureCache:
+    """Write a cache of random features, in parts like those of an extraction; with this many patch tokens of each frame."""
     rng = np.random.default_rng(0)
 
     def features(*shape: int) -> NDArray[np.float32]:
@@ -113,6 +117,9 @@ def make_cache(path: Path, videos: int, length_A: list[int]) -> FeatureCache:
     texts = (TextEntry(caption, features(int(words)), features()) for caption, words in zip(captions, length, strict=True))
     cache = write_cache(path, settings, ClipParts(blocks, 100.0, 8, "QuickGELU"), entries, texts, count=videos, quiet=True)
     cache.write_table("table", pd.DataFrame({"video_id": np.repeat(ids, CAPTIONS_A_VIDEO), "caption": captions, "split": "train"}))
+    for first in range(0, videos if patches else 0, VIDEOS_A_PART):
+        tokens = [(video_id, features(FRAMES, patches)) for video_id in ids[first : first + VIDEOS_A_PART]]
+        cache.write_patches([VideoEntry(video_id, of[:, 0], seconds_of(FRAMES), patch_TMD=of) for video_id, of in tokens], patches)
     return cache
 
 
@@ -141,7 +148,12 @@ def measure(cache: FeatureCache, split: Split, options: TrainingOptions, tempora
 
 def measure_heads(cache: FeatureCache, split: Split, options: TrainingOptions, temporal: str) -> dict[str, dict[str, float]]:
     """Steps per second of the heads, and wall and CPU seconds of a step relative to glccl. The heads take steps alternately."""
-    trainers = {name: make_trainer(cache, split, options, temporal, name) for name in heads_to_time(cache, options.heads)}
+    bare = replace(split, videos=replace(split.videos, patches=None))
+    trainers = {}
+    for name in heads_to_time(cache, options.heads):
+        # A head with blocks of its own takes no temporal encoder.
+        if temporal == "none" or not head_class(name).OWN_BLOCKS:
+            trainers[name] = make_trainer(cache, split if head_class(name).READS_PATCHES else bare, options, temporal, name)
     batches = cycle(len(split.answers))
     wall: dict[str, list[float]] = {name: [] for name in trainers}
     cpu: dict[str, list[float]] = {name: [] for name in trainers}
@@ -166,9 +178,8 @@ def measure_heads(cache: FeatureCache, split: Split, options: TrainingOptions, t
 
 def heads_to_time(cache: FeatureCache, heads: str) -> list[str]:
     """The heads to time, glccl first. Says which are left out because of their FLOPs: three times the forward pass for all pairs."""
-    names = list(HEADS) if heads == "all" else [name.strip() for name in heads.split(",")]
     kept = []
-    for name in dict.fromkeys(["glccl", *names]):
+    for name in named_heads(heads):
         head = build_head(TrainOptions(cache=cache.path, out=cache.path / "run", head=name, temporal="none"), cache)
         flops = 3 * BATCH**2 * float(head.pair_flops(np.array(WORDS), np.array(float(FRAMES))))
         if flops > MOST_STEP_FLOPS and name != "glccl":
@@ -176,6 +187,12 @@ def heads_to_time(cache: FeatureCache, heads: str) -> list[str]:
         else:
             kept.append(name)
     return kept
+
+
+def named_heads(heads: str) -> list[str]:
+    """The heads of --heads, glccl first."""
+    names = list(HEADS) if heads == "all" else [name.strip() for name in heads.split(",")]
+    return list(dict.fromkeys(["glccl", *names]))
 
 
 def temporal_encoders() -> tuple[str, ...]:
@@ -259,15 +276,18 @@ def main(options: TrainingOptions) -> Path:
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        cache = make_cache(Path(folder) / "cache", options.videos, caption_lengths(options.annotations)[0])
+        reads = any(head_class(name).READS_PATCHES for name in named_heads(options.heads))
+        lengths = caption_lengths(options.annotations)[0]
+        cache = make_cache(Path(folder) / "cache", options.videos, lengths, options.patches if reads else 0)
         print(f"cache written in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         start = time.perf_counter()
-        split = load_split(FeatureCache(cache.path), "train", None, budget_bytes(None))
+        all_features = load_split(FeatureCache(cache.path), "train", None, budget_bytes(None), patches=reads)
+        split = replace(all_features, videos=replace(all_features.videos, patches=None))
         figures["loading"] = {"seconds to open and load the cache": time.perf_counter() - start}
         for name, temporal in (("no temporal encoder", "none"), ("temporal encoder", "seq-transf")):
             figures[name] = measure(cache, split, options, temporal)
         for temporal in temporal_encoders():
-            figures |= measure_heads(cache, split, options, temporal)
+            figures |= measure_heads(cache, all_features, options, temporal)
         figures["gloo processes"] = measure_processes(cache, options)
         if options.whole:
             trainer = make_trainer(cache, split, options, "seq-transf")

@@ -14,7 +14,8 @@ def main(options: ExportOptions) -> None:
     if options.json:
         print(json.dumps({"out": str(options.out), **done}))
     else:
-        print(f"{options.out}: {done['videos']:,} videos and {done['texts']:,} texts, {done['bytes'] / 2**20:.1f} MiB")
+        tokens = f", patch tokens of {done['patches']:,} videos" if done["patches"] else ""
+        print(f"{options.out}: {done['videos']:,} videos and {done['texts']:,} texts{tokens}, {done['bytes'] / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

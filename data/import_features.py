@@ -19,11 +19,15 @@ def main(options: ImportOptions) -> Path:
     verb = "to import" if options.dry_run else "imported"
     there = f"{done.videos_there:,} and {done.texts_there:,} were there"
     print(f"{options.cache}: {done.videos:,} videos and {done.texts:,} texts {verb}, {there}")
+    if options.patches is not None:
+        print(f"patch tokens of {done.patches:,} videos {verb}, those of {done.patches_there:,} were there")
     if options.fps is not None and done.videos_there:
         print(f"the {done.videos_there:,} videos that were there keep their times: to change them to --fps, add --replace", file=sys.stderr)
     if done.pruned:
         freed = f"{done.pruned['bytes'] / 2**20:.1f} MiB"
         print(f"dropped {done.pruned['videos']:,} videos and {done.pruned['texts']:,} texts that no source lists: {freed}", file=sys.stderr)
+        if done.pruned["patches"]:
+            print(f"dropped patch tokens of {done.pruned['patches']:,} videos that are not listed or have other frames", file=sys.stderr)
     return options.cache
 
 

@@ -37,10 +37,12 @@ def merge(options: MergeOptions) -> int:
     cache = FeatureCache(options.cache)
     cache.merge(options.out)
     counts = {"videos": len(cache.names("videos")), "texts": len(cache.names("texts")), "bytes": options.out.stat().st_size}
+    counts["patches"] = sum(map(cache.has_patches, cache.names("patches")))
     if options.json:
         print(json.dumps({"out": str(options.out), **counts}))
     else:
-        print(f"{options.out}: {counts['videos']:,} videos and {counts['texts']:,} texts, {counts['bytes'] / 2**20:.1f} MiB")
+        tokens = f", patch tokens of {counts['patches']:,} videos" if counts["patches"] else ""
+        print(f"{options.out}: {counts['videos']:,} videos and {counts['texts']:,} texts{tokens}, {counts['bytes'] / 2**20:.1f} MiB")
     return 0
 
 

@@ -39,10 +39,17 @@ def verify(options: VerifyOptions) -> int:
     if path.is_dir() and not (path / CLIP_FILE).exists():
         damaged.append(path / CLIP_FILE)
     videos = sorted(_lost(path, damaged)) if path.is_dir() and damaged else []
+    patches = sorted(_without_patches(path, damaged)) if path.is_dir() else []
     if options.json:
-        print(json.dumps({"files": len(files), "damaged": [str(file) for file in damaged], "videos_to_extract": videos}))
+        found = {"files": len(files), "damaged": [str(file) for file in damaged]}
+        print(json.dumps({**found, "videos_to_extract": videos, "patches_to_extract": patches}))
         return SOME_FAILED if damaged else 0
-    for listed in ([f"damaged: {file}" for file in damaged], [f"to extract again: {video_id}" for video_id in videos]):
+    lines = [
+        [f"damaged: {file}" for file in damaged],
+        [f"to extract again: {video_id}" for video_id in videos],
+        [f"patch tokens to extract again: {video_id}" for video_id in patches],
+    ]
+    for listed in lines:
         for line in first_of(listed, "--json lists all"):
             print(visible(line))
     if not damaged:
@@ -66,6 +73,16 @@ def _lost(cache: Path, damaged: list[Path]) -> set[str]:
     for part in set(cache.glob("videos-*.h5")) - set(damaged):
         listed -= set(video_ids_in(part))
     return listed
+
+
+def _without_patches(cache: Path, damaged: list[Path]) -> set[str]:
+    """If a part of patch tokens is damaged: the videos of intact parts whose patch tokens no intact part holds."""
+    from data.cache.index import video_ids_in
+
+    def intact(kind: str) -> set[str]:
+        return {video_id for part in set(cache.glob(f"{kind}-*.h5")) - set(damaged) for video_id in video_ids_in(part)}
+
+    return intact("videos") - intact("patches") if any(file.name.startswith("patches-") for file in damaged) else set()
 
 
 if __name__ == "__main__":

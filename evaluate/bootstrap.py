@@ -58,6 +58,21 @@ def intervals(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], seed: int)
     }
 
 
+def resample_shares(
+    holds: tuple[NDArray[np.bool_], NDArray[np.bool_]], resamples: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The percentage of queries [N] for which something holds [Q], in every resample of each direction: the draws of `resample`.
+
+    `holds`: text to video, then video to text.
+    """
+    rng = np.random.default_rng(seed)
+    of_texts, of_videos = (
+        np.concatenate([weight_NQ @ holds_Q * (100 / len(holds_Q)) for weight_NQ in _draws(len(holds_Q), resamples, rng)])
+        for holds_Q in holds
+    )
+    return of_texts, of_videos
+
+
 def limits(sample_N: NDArray[np.float64]) -> list[float]:
     """The ends of the central interval, which leaves out as many resamples below as above."""
     low, high = np.quantile(sample_N, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -1,13 +1,12 @@
 """What an evaluation scores, loaded and checked before the work, and what the scoring gives."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.compute.device import budget_bytes, find_device
 from data.compute.processes import ProcessGroup, on_this_machine
@@ -17,6 +16,7 @@ from evaluate.options import EvaluateOptions
 from evaluate.report.collect import ReportCollector
 from evaluate.scores.exports import Exports
 from evaluate.two_stage.rows import parse_candidates
+from search.first_stage import load_first_stage
 from train_head.heads import Execution, Head
 from train_head.run import RunOptions, check_fits, load_head
 from train_head.scoring.splits import Split, load_split
@@ -97,37 +97,43 @@ def load(options: EvaluateOptions, processes: ProcessGroup) -> EvaluationInputs:
         head, record = head_at(tau=tau_choice["tau"])
 
     loaded = _Run(options.run, head, record, trained_with, max_frames)
-    splits = _splits(options, cache, [loaded, *first], features_budget)
+    splits, held = _splits(options, cache, [loaded, *first], features_budget)
     evaluated, *others = (ReadyRun(**vars(run), split=split) for run, split in zip([loaded, *first], splits, strict=True))
     videos, texts = len(evaluated.split.videos.ids), len(evaluated.split.answers)
     candidates = [] if options.candidates is None else parse_candidates(options.candidates, videos, texts if others else 0)
-    # Runs that read the same of every text and video share a split.
-    held = {id(split): split.texts.words.bytes_held + split.texts.sentences.bytes_held + split.videos.bytes_held for split in splits}
-    left = max(0, features_budget - sum(held.values()))
+    left = max(0, features_budget - held)
     return EvaluationInputs(cache, evaluated, others[0] if others else None, left, candidates, tau_choice)
 
 
 def _first_run(name: str, cache: FeatureCache, device: torch.device, execution: Execution) -> _Run:
     """The run of --candidates-run, with the frames and temperatures that it was trained with."""
-    try:
-        head, record = load_head(name, cache, device, execution)
-    except UserError as error:
-        # The errors name --run, which is another one here.
-        raise UserError(f"--candidates-run: {error}", error.listed, error.whole) from error
-    trained_with = RunOptions.read(record, name)
-    return _Run(name, head, record, trained_with, trained_with.max_frames)
+    found = load_first_stage(name, cache, device, execution)
+    return _Run(name, found.head, found.record, found.trained_with, found.max_frames)
 
 
-def _splits(options: EvaluateOptions, cache: FeatureCache, runs: Sequence[_Run], memory_budget: int) -> list[Split]:
-    """The split as each run reads it. Raises UserError if a run does not fit it."""
-    reads = [(run.max_frames, run.head.most_words, run.head.READS_PATCHES) for run in runs]
-    budget = memory_budget // len(set(reads))
-    loaded = {
-        of_run: load_split(cache, options.split, options.preset, budget, frames, options.allow_missing, options.name, words, patches)
-        for of_run in dict.fromkeys(reads)
-        for frames, words, patches in [of_run]
-    }
-    splits = [loaded[of_run] for of_run in reads]
+def _splits(options: EvaluateOptions, cache: FeatureCache, runs: Sequence[_Run], memory_budget: int) -> tuple[list[Split], int]:
+    """The split as each run reads it, and the bytes held for all of them. Runs that read the same frames and words share them.
+
+    Patch tokens take most of the room. They are loaded last, so that they do not displace what else is read. Raises UserError if a run does
+    not fit the split.
+    """
+    reads = [(run.max_frames, run.head.most_words) for run in runs]
+    with_patches = {of_run for of_run, run in zip(reads, runs, strict=True) if run.head.READS_PATCHES}
+    loaded: dict[tuple[int | None, int | None], Split] = {}
+    for of_run in sorted({*reads}, key=lambda of_run: (of_run in with_patches, reads.index(of_run))):
+        budget = (memory_budget - sum(map(_bytes_held, loaded.values()))) // (len({*reads}) - len(loaded))
+        frames, words = of_run
+        loaded[of_run] = load_split(
+            cache, options.split, options.preset, budget, frames, options.allow_missing, options.name, words, of_run in with_patches
+        )
+    splits = []
+    for of_run, run in zip(reads, runs, strict=True):
+        split = loaded[of_run]
+        splits.append(split if run.head.READS_PATCHES else replace(split, videos=replace(split.videos, patches=None)))
     for run, split in zip(runs, splits, strict=True):
         check_fits(run.head, split)
-    return splits
+    return splits, sum(map(_bytes_held, loaded.values()))
+
+
+def _bytes_held(split: Split) -> int:
+    return split.texts.words.bytes_held + split.texts.sentences.bytes_held + split.videos.bytes_held

@@ -159,12 +159,13 @@ def _check_options(options: EvaluateOptions) -> None:
 def _must_agree(options: EvaluateOptions, inputs: EvaluationInputs) -> dict[str, Any]:
     """Everything that must be the same in all processes."""
     split = inputs.evaluated.split
+    patches = any(run is not None and run.split.videos.patches is not None for run in (inputs.evaluated, inputs.first))
     decisive = options_without(type(options), Meaning.FREE)
     given = {f"--{name.replace('_', '-')}": json_value(getattr(options, name)) for name in decisive}
     captions = hashlib.sha256("\0".join(split.texts.texts).encode()).hexdigest()
     # Compared by content, because the same cache may have another path on another machine.
     content = {
-        "the cache": inputs.cache.fingerprint(split.videos.ids),
+        "the cache": inputs.cache.fingerprint(split.videos.ids, patches),
         "the captions": captions,
         "the head": _digest(inputs.evaluated.head),
     }

@@ -66,6 +66,12 @@ class ExtractOptions:
     tokens: Annotated[str | None, About.CACHE] = None
     """patches: also keep the patch tokens of every frame, which are features of its patches. patches:K keeps the K with the largest norm.
     Cached videos get theirs from stored pixels, or are decoded once more. Default: the cache's; none for a new cache."""
+    token_shift: Annotated[bool, About.MODEL] = False
+    """In the last two blocks of the vision tower, let some patches of a frame attend in place of those of its neighbours, as TS2-Net does.
+    Part of the cache's identity. Default: the cache's."""
+    token_clusters: Annotated[str | None, About.MODEL] = None
+    """segments=S,medoids=K,block=B: after block B of the vision tower, replace the patches of each of S segments of a video by K of them,
+    as CenterCLIP does. The video then has S features. Part of the cache's identity. Default: the cache's; none for a new cache."""
     segment: Annotated[float | None, About.INPUT] = None
     """Split long videos into segments of this many seconds, each an entry VIDEO#t=START,END. Only for a plain folder of videos. Default: do
     not split."""

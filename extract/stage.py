@@ -30,10 +30,12 @@ from data.datasets.accounting import Counts, left_alone, report, require_complet
 from data.datasets.adapters.table import FOLDER
 from extract.decode.decoders import check_decoder
 from extract.encode.clip import Clip, load_clip
+from extract.encode.image.batches import Timings
+from extract.encode.image.inside import Inside
 from extract.encode.image.patches import Patches
 from extract.encode.preprocessing import from_cache, from_options
 from extract.encode.texts import Unread, encode_texts, find_unread
-from extract.encode.videos import AddedTokens, PrefetchedVideos, Timings, worker_count
+from extract.encode.videos import AddedTokens, PrefetchedVideos, worker_count
 from extract.failures import SHARED_FILES, Failure, failures_file, read_failures
 from extract.fetch import fetch_model
 from extract.options import ExtractOptions
@@ -100,6 +102,7 @@ def _read(options: ExtractOptions) -> _Request:
     if options.tokens != asked and not options.quiet:
         print(f"{options.cache} holds patch tokens: the videos get theirs too (--tokens {options.tokens})", file=sys.stderr)
     check_decoder(options)
+    Inside.of(options)
     _check_segment(options, preset)
     shares = shares_of_table(options, preset, sources)
     dataset = read_dataset(options.dataset, preset, options.annotations, options.videos, shares)
@@ -174,8 +177,8 @@ def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
         print(f"loading {options.model}, weights: {options.pretrained or 'its own'}", file=sys.stderr)
     special = recorded.get("special_tokens", "letters")
     pictures = (from_cache(recorded) if recorded else {}) | from_options(options)
-    device, patches = find_device(options.device), Patches.of(options.tokens)
-    clip = load_clip(options.model, options.pretrained, device, options.seed, options.precision, pictures, special, patches)
+    device, patches, inside = find_device(options.device), Patches.of(options.tokens), Inside.of(options)
+    clip = load_clip(options.model, options.pretrained, device, options.seed, options.precision, pictures, special, patches, inside)
     if clip.guessed and not options.quiet:
         print(clip.guessed, file=sys.stderr)
     return clip
@@ -402,6 +405,7 @@ def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, 
         "dtype": options.dtype,
         **({} if clip.tokenizer.identity is None else {"tokenizer": clip.tokenizer.identity}),
         **({"decode_device": "cuda"} if options.decode_device == "cuda" else {}),
+        **Inside.of(options).settings(),
     }
 
 
@@ -432,6 +436,12 @@ def _extract_videos(videos: PrefetchedVideos, count: int, writer: Writer, option
     finally:
         # Also on an interrupt, so that encoded videos are kept.
         writer.flush()
+    if videos.uneven:
+        print(
+            f"videos whose frames the segments do not divide: {len(videos.uneven)}, such as {videos.uneven[0]}; "
+            "their segments are as even as possible, or a frame each",
+            file=sys.stderr,
+        )
     if videos.jumping:
         print(
             f"videos whose clock jumps: {len(videos.jumping)}, such as {videos.jumping[0]}; the gaps are left out",

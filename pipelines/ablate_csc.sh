@@ -22,7 +22,7 @@ sweep() {
 }
 # What the paper claims comes first: docs/design/ablations.md can be written before all runs are done, from those that are.
 sweep --csc-weight 0,0.1,0.3,0.5,0.7,1
-sweep --head glim-global,glim-local,xclip,mean,wti,xpool,dp,ti,meanmaxsim,tmass,glscl
+sweep --head glim-global,glim-local,xclip,mean,wti,xpool,dp,ti,meanmaxsim,tmass,glscl,tmvm-frames
 sweep --head glim-global,glim-local,xclip --csc-weight 0
 sweep --csc-data positive,negative
 sweep --temporal none

@@ -4,6 +4,7 @@ Shape suffixes: A texts, B videos, S scores of a pair.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,10 +43,12 @@ class Gallery:
         memory_budget: int,
         quiet: bool = True,
         ahead: bool = True,
+        like: "Gallery | None" = None,
     ) -> None:
         """Load the features of `video_ids`, and encode as many videos ahead of the queries as fit.
 
         Features and encoded videos together take up to `memory_budget` bytes. With `ahead=False` no video is encoded ahead.
+        `like`: a gallery of the same videos, whose features are shared if this head reads the same of them; they do not count again.
         Raises UserError if there are no videos, or if one has more frames than the head supports.
         """
         if max_frames is not None and max_frames < 1:
@@ -54,7 +57,13 @@ class Gallery:
         if not ids:
             raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or search with --all")
         self.device = head.logit_scale.device
-        self.videos: VideoFeatures = cache.videos(ids, memory_budget, max_frames, head.READS_PATCHES).to(self.device)
+        shared = None if like is None else like._shared_with(ids, head, max_frames)
+        if shared is None:
+            self.videos: VideoFeatures = cache.videos(ids, memory_budget, max_frames, head.READS_PATCHES).to(self.device)
+            memory_budget -= self.videos.bytes_held
+        else:
+            self.videos = shared
+        self._max_frames = max_frames
         length_B = self.videos.frames.length_N
         longest = int(length_B.max())
         check_frames(head, longest, f"videos of {cache.path}")
@@ -63,7 +72,7 @@ class Gallery:
         # Read here, because the threads of a web server may have another setting.
         self.threads = 1 if self.device.type != "cpu" else torch.get_num_threads()
         self._size = videos_per_block(longest)
-        room = max(0, memory_budget - self.videos.bytes_held) // (self._size * head.encoded_bytes(longest))
+        room = max(0, memory_budget) // (self._size * head.encoded_bytes(longest))
         held = room if ahead else 0
         self._blocks: list[_Block] = []
         members_of_blocks = self._in_blocks(np.arange(len(ids)))
@@ -81,7 +90,7 @@ class Gallery:
     @torch.no_grad()
     def scores(self, texts: TextBatch, members: NDArray[np.int64]) -> NDArray[np.float32]:
         """Retrieval scores [A, B] of all texts with the videos at these ascending indices [B]."""
-        encoded_texts = self._head.encode_texts(texts)
+        encoded_texts = self._head.encode_texts(texts.cut_to(self._head.most_words))
         whole = len(members) == len(self.ids)
         blocks: Sequence[_Block] = self._blocks if whole else [_Block(some, None) for some in self._in_blocks(members)]
         score_AB = np.empty((len(texts.length_A), len(members)), np.float32)
@@ -95,6 +104,16 @@ class Gallery:
         firsts = range(0, len(members), self._size)
         parallel(self.threads, score_block, list(zip(firsts, blocks, strict=True)), lambda: None)
         return score_AB
+
+    def flops_a_pair(self, words: int) -> float:
+        """The FLOPs to score a text of this many words with a video, averaged over the gallery."""
+        return float(np.mean(self._head.flops(np.array([words]), np.asarray(self.videos.frames.length_N))))
+
+    def _shared_with(self, ids: Sequence[str], head: Head, max_frames: int | None) -> VideoFeatures | None:
+        """The features that another head reads of these videos, if they are here."""
+        if ids != self.ids or max_frames != self._max_frames or (head.READS_PATCHES and self.videos.patches is None):
+            return None
+        return self.videos if head.READS_PATCHES else replace(self.videos, patches=None)
 
     def threads_for(self, videos: int) -> int:
         """How many threads `scores` uses for this many videos. They share blocks of videos."""

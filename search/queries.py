@@ -5,6 +5,7 @@ Shape suffixes: A texts, T tokens of all texts together, D joint dimension.
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -36,6 +37,15 @@ def clean_query(text: str) -> str:
     return query
 
 
+def cut_texts(texts: TextFeatures, most_words: int | None) -> TextFeatures:
+    """The texts with at most this many words each: see `choose_words`. None for no limit."""
+    if most_words is None or int(texts.words.length_N.max()) <= most_words:
+        return texts
+    words = [texts.words.gather([i])[0].numpy() for i in range(len(texts.texts))]
+    kept = [word_TD[choose_words(len(word_TD), most_words)] for word_TD in words]
+    return replace(texts, words=Ragged.in_memory(np.concatenate(kept), np.cumsum([0, *map(len, kept)])))
+
+
 def clean_text(text: str) -> str:
     """The text with lone surrogates replaced by `?` and control characters by spaces, stripped; possibly empty."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
@@ -46,17 +56,21 @@ class QueryEncoder:
     """Encodes new texts with the CLIP that made the cache."""
 
     def __init__(
-        self, cache: FeatureCache, model: str | None, pretrained: str | None, device: torch.device, most_words: int | None
+        self, cache: FeatureCache, model: str | None, pretrained: str | None, device: torch.device, *most_words: int | None
     ) -> None:
         """Load the CLIP that the cache names, or the one that `model` and `pretrained` name if it has moved.
 
-        `most_words`: the head's token limit, None for no limit. Raises UserError if the CLIP cannot be loaded or is not the one that
+        `most_words`: the token limit of every head that reads the texts, None for no limit. Texts keep the words that any of these heads
+        reads, and each head cuts them to its own limit. Raises UserError if the CLIP cannot be loaded or is not the one that
         made the cache.
         """
         self._clip = reload_clip(cache, device, model, pretrained)
         # A cache of imported features may not know how many tokens its CLIP takes.
         self._max_words = min(int(cache.settings["max_words"]), self._clip.context_length)
-        self._most_words, self._dtype = most_words, cache.settings["dtype"]
+        limits = [most for most in most_words if most is not None]
+        self._kept_words = max(limits) if len(limits) == len(most_words) else None
+        self._fewest_words = min(limits, default=None)
+        self._dtype = cache.settings["dtype"]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -64,8 +78,8 @@ class QueryEncoder:
         return self._clip.tokenizer
 
     def cut_of(self, text: str) -> tuple[Cut | None, str]:
-        """Where a text is cut, None if it is not, and the reason: see `Notes`."""
-        most = self._max_words if self._most_words is None else min(self._most_words, self._max_words)
+        """Where a text is cut, None if it is not, and the reason: see `Notes`. Of several heads, the one that reads least counts."""
+        most = self._max_words if self._fewest_words is None else min(self._fewest_words, self._max_words)
         cut = self.tokenizer.cut_of(text, most)
         if cut is None:
             return None, ""
@@ -92,7 +106,7 @@ class QueryEncoder:
         """Features in the order of the texts, rounded and cut as in the cache, so that a caption scores as it does in an evaluation."""
         by_text = {entry.text: entry for entry in entries}
         ordered = [by_text[text] for text in texts]
-        words = [entry.words_TD[choose_words(len(entry.words_TD), self._most_words)] for entry in ordered]
+        words = [entry.words_TD[choose_words(len(entry.words_TD), self._kept_words)] for entry in ordered]
         words_TD = np.concatenate(words).astype(self._dtype)
         sentence_AD = np.stack([entry.sentence_D for entry in ordered]).astype(self._dtype)
         starts = np.cumsum([0, *map(len, words)])

@@ -1,10 +1,14 @@
-"""Searches a cache with a head: from a text to videos and their best moments, or from a video to texts."""
+"""Searches a cache with a head: from a text to videos and their best moments, or from a video to texts.
+
+Shape suffixes: A texts, B videos.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +22,15 @@ from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
 from search.chance import RANDOM_QUERIES, Chance
 from search.cut import count_cut
+from search.first_stage import check_first_stage, load_first_stage
 from search.gallery import Gallery
 from search.index.candidates import candidate_index, check_candidates, require_index
 from search.moments import Measure, Moment, find_moments
 from search.notes import Notes
 from search.options import RetrievalOptions
-from search.queries import QueryEncoder
+from search.queries import QueryEncoder, cut_texts
 from search.shortlist import IndexedGallery, Shortlist, WholeGallery
-from train_head.heads import Execution, TextBatch
+from train_head.heads import Execution, Head, TextBatch
 from train_head.run import RunOptions, check_words, load_head, temperature_line
 from train_head.scoring.cost import check_cost, work
 
@@ -70,8 +75,15 @@ class Answer:
     notes: Notes
 
 
+class Scored(NamedTuple):
+    """Ascending indices of videos [B], and their scores with one query [B]."""
+
+    videos: NDArray[np.int64]
+    score_B: NDArray[np.float32]
+
+
 class Searcher:
-    """Answers queries on one cache with one head. Not thread-safe."""
+    """Answers queries on one cache with one head, or with two, of which the first finds candidates. Not thread-safe."""
 
     def __init__(self, options: RetrievalOptions, queries: bool = True, execution: Execution = ONE_BY_ONE) -> None:
         """Load the head and the features, and encode the gallery.
@@ -83,6 +95,7 @@ class Searcher:
         """
         if options.top < 1:
             raise UserError(f"--top {options.top} must be at least 1")
+        check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
         if options.candidates is not None:
             require_index(options.index, [options.candidates_from])
         self._options, self._device = options, find_device(options.device)
@@ -96,11 +109,13 @@ class Searcher:
         self.scored_by = f"{options.run}{changed and ', with '}{changed}"
         """The run, and the temperatures that differ from it, for people."""
         self._max_frames = RunOptions.read(record, options.run).max_frames if options.max_frames is None else options.max_frames
+        self._first = None
+        if options.candidates_run is not None:
+            self._first = load_first_stage(options.candidates_run, self.cache, self._device, execution)
+            self.scored_by += f", which re-ranks the {options.candidates:,} best of {self._first.name} for every query"
         self._encoder = self._load_encoder() if queries else None
-        budget = budget_bytes(options.memory_budget)
         self.files = _files(options, self.cache)
-        ahead = options.candidates is None
-        self.gallery = Gallery(self.cache, self.files, self.head, self._max_frames, budget, options.quiet, ahead)
+        self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget))
         self.shortlist = _shortlist(options, self.cache, self.gallery)
         self._said_no_chance = False
 
@@ -112,38 +127,77 @@ class Searcher:
         return self._encoder
 
     def _load_encoder(self) -> QueryEncoder:
-        return QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, self.head.most_words)
+        limits = [self.head.most_words, *([] if self._first is None else [self._first.head.most_words])]
+        return QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, *limits)
+
+    def _galleries(self, memory_budget: int) -> tuple[Gallery, Gallery | None]:
+        """The gallery of the head, and that of --candidates-run."""
+        first, head, frames, quiet = self._first, self.head, self._max_frames, self._options.quiet
+        if first is None:
+            return Gallery(self.cache, self.files, head, frames, memory_budget, quiet, ahead=self._options.candidates is None), None
+        # Both read the same frames unless one was trained on fewer. The first stage scores every video for every query, so patch tokens
+        # and second copies of frames leave it half of the memory.
+        shares = frames == first.max_frames and not head.READS_PATCHES
+        gallery = Gallery(self.cache, self.files, head, frames, memory_budget if shares else memory_budget // 2, quiet, ahead=False)
+        left = max(0, memory_budget - gallery.videos.bytes_held)
+        return gallery, Gallery(self.cache, self.files, first.head, first.max_frames, left, quiet, like=gallery)
 
     @cached_property
     def _chance(self) -> Chance:
-        logit_scale = float(self.head.scale().detach())
-        return Chance(self.gallery, self.encoder, lambda text: self.shortlist.candidates(text, self._options.top), logit_scale)
+        head, gallery = self._over_all()
+        return Chance(gallery, self.encoder, lambda text: self.shortlist.candidates(text, self._options.top), float(head.scale().detach()))
+
+    def _over_all(self) -> tuple[Head, Gallery]:
+        """The head that sees most of the gallery, with its gallery: that of --candidates-run, if there is one."""
+        if self._first is None or self.first_gallery is None:
+            return self.head, self.gallery
+        return self._first.head, self.first_gallery
 
     def search(self, queries: Sequence[str]) -> Iterator[Answer]:
         """Answer each query (see `clean_query`): the best videos first, equal scores by id."""
         for first in range(0, len(queries), QUERIES_AT_ONCE):
-            texts = self.encoder.encode(queries[first : first + QUERIES_AT_ONCE])
+            some = queries[first : first + QUERIES_AT_ONCE]
+            texts = self.encoder.encode(some)
             if first == 0:
                 self._check_cost(texts, len(queries))
-            single = [TextBatch.gather(texts, [i], self._device) for i in range(len(texts.texts))]
-            candidates = [self.shortlist.candidates(text, self._options.top) for text in single]
+            single = [TextBatch.gather(texts, [i], self._device) for i in range(len(some))]
+            listed = [self.shortlist.candidates(text, self._options.top) for text in single]
+            found = self._first_scored(some, texts, listed[0])
+            candidates = listed if found is None else [_best(scored, self._options.candidates) for scored in found]
             # Neighbouring queries with the same candidates are scored together.
-            for _, group in groupby(range(len(single)), [videos.tobytes() for videos in candidates].__getitem__):
+            for _, group in groupby(range(len(some)), [videos.tobytes() for videos in candidates].__getitem__):
                 together = list(group)
                 videos = candidates[together[0]]
                 score_AB = self.gallery.scores(TextBatch.gather(texts, together, self._device), videos)
                 for i, score_B in zip(together, score_AB, strict=True):
-                    yield self._answer(queries[first + i], single[i], videos, score_B)
+                    scored = Scored(videos, score_B)
+                    yield self._answer(some[i], single[i], scored, scored if found is None else found[i])
 
-    def _answer(self, query: str, text: TextBatch, videos: NDArray[np.int64], score_B: NDArray[np.float32]) -> Answer:
-        if np.isnan(score_B).any():
-            video_id = self.gallery.ids[videos[int(np.isnan(score_B).argmax())]]
+    def _first_scored(self, queries: Sequence[str], texts: TextFeatures, videos: NDArray[np.int64]) -> list[Scored] | None:
+        """The videos with their scores in the first stage, for each query; None without --candidates-run."""
+        if self.first_gallery is None:
+            return None
+        score_AB = self.first_gallery.scores(TextBatch.gather(texts, range(len(queries)), self._device), videos)
+        found = [Scored(videos, score_B) for score_B in score_AB]
+        for query, scored in zip(queries, found, strict=True):
+            self._require_numbers(query, scored)
+        return found
+
+    def _require_numbers(self, query: str, scored: Scored) -> None:
+        nan_B = np.isnan(scored.score_B)
+        if nan_B.any():
+            video_id = self.gallery.ids[scored.videos[int(nan_B.argmax())]]
             raise UserError(
                 f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr, or, if it is untrained, "
                 "extract again"
             )
+
+    def _answer(self, query: str, text: TextBatch, scored: Scored, compared: Scored) -> Answer:
+        """`compared`: the scores that tell a match from chance."""
+        self._require_numbers(query, scored)
+        videos, score_B = scored
         order = np.argsort(-score_B, kind="stable")[: self._options.top]
-        measure, moments = find_moments(self.head, text, self.gallery.videos, videos[order])
+        measure, moments = find_moments(self.head, text.cut_to(self.head.most_words), self.gallery.videos, videos[order])
         hits = []
         for rank, (place, moment) in enumerate(zip(order.tolist(), moments, strict=True), start=1):
             number = int(videos[place])
@@ -151,31 +205,41 @@ class Searcher:
             hits.append(Hit(rank, number, video_id, self.files.get(video_id, ""), float(score_B[place]), moment))
         cut, why = self.encoder.cut_of(query)
         known = self.encoder.tokenizer.knows_a_word(query) and (cut is None or cut.word != "")
-        return Answer(query, measure, hits, Notes(cut, why, not known, self._is_chance(text, videos, score_B)))
+        return Answer(query, measure, hits, Notes(cut, why, not known, self._is_chance(text, compared)))
 
     def _check_cost(self, texts: TextFeatures, queries: int) -> None:
         """Say what it takes to score the videos of this many queries, or raise UserError if that is too much. `texts`: some of them."""
+        self._check_first_cost(texts, queries)
         videos = self._options.candidates or len(self.gallery.ids)
-        flops = queries * videos * self._flops_a_pair(int(texts.words.length_N.mean()))
+        flops = queries * videos * self.gallery.flops_a_pair(int(texts.words.length_N.mean()))
         remedy = "score fewer videos with --candidates" if self._options.candidates is None else "use fewer --candidates"
         what = f"scoring {videos:,} videos for {'the query' if queries == 1 else f'each of {queries:,} queries'}"
         at_once, threads = self._options.candidates, self.gallery.threads_for(videos)
-        check_cost(self.head, texts, self.gallery.videos, what, flops, remedy, self._options.quiet, videos_at_once=at_once, threads=threads)
+        own = cut_texts(texts, self.head.most_words)
+        check_cost(self.head, own, self.gallery.videos, what, flops, remedy, self._options.quiet, videos_at_once=at_once, threads=threads)
 
-    def _is_chance(self, text: TextBatch, videos: NDArray[np.int64], score_B: NDArray[np.float32]) -> bool:
+    def _check_first_cost(self, texts: TextFeatures, queries: int) -> None:
+        """The same for the first stage, if there is one."""
+        if self._first is None or self.first_gallery is None:
+            return
+        head, gallery, count = self._first.head, self.first_gallery, len(self.gallery.ids)
+        flops = queries * count * gallery.flops_a_pair(int(texts.words.length_N.mean()))
+        what = f"scoring {count:,} videos for {'the query' if queries == 1 else f'each of {queries:,} queries'} in the first stage"
+        remedy = "name a faster run with --candidates-run, such as zero-shot:mean"
+        own = cut_texts(texts, head.most_words)
+        check_cost(head, own, gallery.videos, what, flops, remedy, self._options.quiet, threads=gallery.threads_for(count))
+
+    def _is_chance(self, text: TextBatch, scored: Scored) -> bool:
         """Whether random words score as well as the text. False if it would take too long to know, which is said once."""
-        most = min(len(self.gallery.ids), RANDOM_QUERIES * len(videos))
-        flops = RANDOM_QUERIES * most * self._flops_a_pair(int(text.length_A[0]))
+        head, gallery = self._over_all()
+        most = min(len(gallery.ids), RANDOM_QUERIES * len(scored.videos))
+        flops = RANDOM_QUERIES * most * gallery.flops_a_pair(int(text.length_A[0]))
         if flops <= CHANCE_FLOPS:
-            return self._chance.explains(text, videos, score_B)
+            return self._chance.explains(text, *scored)
         if not self._said_no_chance and not self._options.quiet:
-            say(f"note: results are not compared with those of random words, which takes {work(flops)} with head {self.head.name}")
+            say(f"note: results are not compared with those of random words, which takes {work(flops)} with head {head.name}")
         self._said_no_chance = True
         return False
-
-    def _flops_a_pair(self, words: int) -> float:
-        """The FLOPs to score a text of this many words with a video, averaged over the gallery."""
-        return float(np.mean(self.head.flops(np.array([words]), np.asarray(self.gallery.videos.frames.length_N))))
 
     def number(self, video_id: str) -> int:
         """The index of a video in the gallery. Raises UserError, suggesting similar ids, if there is no such video."""
@@ -189,7 +253,7 @@ class Searcher:
     def captions(self, number: int, texts: TextFeatures) -> list[CaptionHit]:
         """The texts that fit a video best, best first, equal scores in the order given."""
         count, member = len(texts.texts), np.array([number])
-        flops = count * self._flops_a_pair(int(texts.words.length_N.mean()))
+        flops = count * self.gallery.flops_a_pair(int(texts.words.length_N.mean()))
         what, remedy, threads = f"scoring {count:,} texts", "name fewer texts with --captions", self.gallery.threads_for(1)
         check_cost(self.head, texts, self.gallery.videos, what, flops, remedy, self._options.quiet, videos_at_once=1, threads=threads)
         blocks = [range(first, min(first + CAPTIONS_AT_ONCE, count)) for first in range(0, count, CAPTIONS_AT_ONCE)]
@@ -227,8 +291,13 @@ class Searcher:
         return [images[i] for i in choose_frames(len(images), self._max_frames)]
 
 
+def _best(scored: Scored, count: int | None) -> NDArray[np.int64]:
+    """The best `count` of these videos, ascending. Of equal scores, those listed first count as better."""
+    return np.sort(scored.videos[np.argsort(-scored.score_B, kind="stable")[:count]])
+
+
 def _shortlist(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery) -> Shortlist:
-    """All videos, or with --candidates the ones that an index finds."""
+    """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an index finds."""
     if options.candidates is None:
         if options.index is not None:
             raise UserError(f"--index {options.index} is for --candidates: add a number of candidates, such as --candidates 100")
@@ -236,6 +305,8 @@ def _shortlist(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery)
     check_candidates(options.candidates, len(gallery.ids))
     if options.candidates < options.top:
         raise UserError(f"--candidates {options.candidates} must be at least --top {options.top}")
+    if options.candidates_run is not None:
+        return WholeGallery(len(gallery.ids))
     folder = None if options.index is None else options.index / options.candidates_from
     index = candidate_index(cache, gallery.videos, options.candidates_from, folder, quiet=options.quiet)
     return IndexedGallery(index, options.candidates)

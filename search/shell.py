@@ -54,6 +54,8 @@ def _queries(options: SearchOptions) -> list[str]:
     if options.video is not None:
         if queries or options.html:
             raise UserError("--video ranks captions: leave out the queries and --html")
+        if options.candidates_run is not None:
+            raise UserError("--candidates-run finds videos for a query, and --video ranks captions: leave one of them out")
         return []
     if options.captions is not None:
         raise UserError(f"--captions {options.captions} is for --video: name a video too, or use --queries")
@@ -120,7 +122,9 @@ def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions
             progress.update()
             print(json.dumps(_as_dict(answer, searcher, options)) if options.json else "\n".join(_as_text(answer)), flush=True)
     if not options.json:
-        print(f"{len(searcher.gallery.ids):,} videos; each moment is the frame with the largest {MEANING[answers[0].measure]}")
+        of_run = options.candidates_run
+        found = "" if of_run is None else f", of which the {options.candidates:,} best of {of_run} are scored with {options.run}"
+        print(f"{len(searcher.gallery.ids):,} videos{found}; each moment is the frame with the largest {MEANING[answers[0].measure]}")
     if options.html is not None:
         write_page(options.html, searcher, answers, searcher.scored_by)
         print(f"the same results with thumbnails: {options.html}", file=sys.stderr)
@@ -148,6 +152,7 @@ def _as_dict(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> 
         "run": options.run,
         "temperatures": searcher.head.temperatures(),
         "gallery": len(searcher.gallery.ids),
+        **({} if options.candidates_run is None else {"candidates": options.candidates, "candidates_run": options.candidates_run}),
         **answer.notes.as_dict(),
         "results": [
             {

@@ -6,7 +6,9 @@ from pathlib import Path
 from PIL import Image
 
 from data.cache import FeatureCache, VideoEntry
+from data.span import Span
 from tests.conftest import ROOT
+from tests.features import patches_of
 
 BUDGET = 10**9
 """Bytes for features: those of the tests' caches fit."""
@@ -34,6 +36,29 @@ def rewritten(source: FeatureCache, path: Path, ids: dict[str, str], thumbnails:
     if entries:
         made.write_videos(entries)
     return FeatureCache(path)
+
+
+def with_patches(cache: FeatureCache, kept: int | None = None) -> FeatureCache:
+    """The cache after the patch tokens `patches_of` its frames were written; the first `kept` of them, as --tokens patches:K would."""
+    ids = cache.names("videos")
+    videos = cache.videos(ids, BUDGET)
+    entries = []
+    for i, name in enumerate(ids):
+        frame_TD, stamp = videos.frames.gather([i])[0], cache.stamp(name)
+        entries.append(
+            VideoEntry(
+                name,
+                frame_TD.numpy(),
+                videos.seconds[i],
+                stamp.file_size,
+                stamp.file_mtime_ns,
+                stamp.file_digest,
+                Span(stamp.start, stamp.end),
+                patch_TMD=patches_of(frame_TD)[:, :kept].numpy(),
+            )
+        )
+    cache.write_patches(entries, kept)
+    return FeatureCache(cache.path)
 
 
 def captions_of(cache: FeatureCache, count: int) -> list[str]:

@@ -97,6 +97,24 @@ def cache_path(extract_options: ExtractOptions, tmp_path_factory: pytest.TempPat
     return extract_options.cache
 
 
+@pytest.fixture(scope="session")
+def patches_cache_path(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the cache with patch tokens, for tests of heads that read them and of any other."""
+    # Modules that only want ROOT from here need no torch.
+    from tests.caches import with_patches
+
+    def make(folder: Path) -> None:
+        shutil.copytree(cache_path, folder)
+        with_patches(FeatureCache(folder))
+
+    return made_once(tmp_path_factory, "demo-cache-patches", make)
+
+
+@pytest.fixture
+def patches_cache(patches_cache_path: Path) -> FeatureCache:
+    return FeatureCache(patches_cache_path)
+
+
 @pytest.fixture
 def cache(cache_path: Path) -> FeatureCache:
     return FeatureCache(cache_path)

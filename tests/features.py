@@ -1,15 +1,17 @@
 """Random features, heads and batches for tests of the scores.
 
-Shape suffixes: A texts, B videos, D joint dimension.
+Shape suffixes: A texts, B videos, F frames, M patch tokens of a frame, D joint dimension, X any dimensions.
 """
 
 import torch
 from torch import Tensor
 
 from tests.glim_reference import NAMES
-from train_head.heads import TextBatch
+from train_head.heads import TextBatch, VideoBatch
 
 D = 16
+PATCHES = 4
+"""Patch tokens of a frame in `patches_of`."""
 
 
 def random_head(generator: torch.Generator, max_words: int, dimension: int = D, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -37,6 +39,21 @@ def pad(rows: list[Tensor], extra: int = 0, fill: float = 0.0) -> tuple[Tensor, 
     for i, row in enumerate(rows):
         padded[i, : len(row)], mask[i, : len(row)] = row, True
     return padded, mask
+
+
+def patches_of(frame_XD: Tensor) -> Tensor:
+    """Patch tokens [..., PATCHES, D] of frames [..., D], for tests of any head: numbers of the frame in another order, each times another
+    number, so that they are as large as the frame's. They depend bit for bit on their own frame alone."""
+    generator, dimension = torch.Generator().manual_seed(9), frame_XD.shape[-1]
+    order_M = [torch.randperm(dimension, generator=generator) for _ in range(PATCHES)]
+    factor_MD = torch.randn(PATCHES, dimension, generator=generator).to(frame_XD.dtype)
+    return torch.stack([frame_XD[..., order_D] * factor_D for order_D, factor_D in zip(order_M, factor_MD, strict=True)], dim=-2)
+
+
+def video_batch(frames: list[Tensor], extra: int = 0, fill: float = 0.0) -> VideoBatch:
+    """Videos with their `patches_of`, padded by `pad`; the patch tokens of a padded frame are made of `fill` too."""
+    frame_BFD, mask_BF = pad(frames, extra, fill)
+    return VideoBatch(frame_BFD, mask_BF, patches_of(frame_BFD))
 
 
 def text_batch(sentences: list[Tensor], words: list[Tensor]) -> TextBatch:

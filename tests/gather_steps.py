@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.compute.processes import ProcessGroup
+from tests.training_runs import first_stage_of
 from train_head import TrainOptions
-from train_head.stage import TrainingData, build_head, load
-from train_head.training.trainer import Trainer
+from train_head.heads import HEADS
+from train_head.settle import settled
+from train_head.stage import TrainingData, build_head, load, make_trainer
 
 Case = tuple[str, Literal["auto", "seq-transf", "seq-lstm", "none"], Literal["masked", "authors"], float]
 CASES: tuple[Case, ...] = (
@@ -29,6 +31,10 @@ CASES: tuple[Case, ...] = (
     ("tight", "auto", "masked", 0.0),
     ("tmass", "seq-transf", "masked", 0.0),
     ("glscl", "seq-transf", "masked", 0.0),
+    ("ts2", "auto", "masked", 0.0),
+    ("tmvm-frames", "seq-transf", "masked", 0.0),
+    ("tmvm", "seq-transf", "masked", 0.0),
+    ("joint", "auto", "masked", 0.0),
     ("glccl", "seq-transf", "authors", 0.0),
     ("xclip", "none", "authors", 0.0),
     ("wti", "none", "authors", 1.0),
@@ -45,7 +51,8 @@ def step(options: TrainOptions, loaded: TrainingData, processes: ProcessGroup) -
         for parameter in head.parameters():
             if parameter.ndim == 2:
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    trainer = Trainer(head, options, loaded.train, processes)
+    trainer = make_trainer(head, settled(options, loaded.cache), loaded, processes)
+    trainer.prepare()
     losses = trainer.step(np.random.default_rng(0).permutation(len(loaded.train.answers))[: options.batch_size])
     return {"losses": losses} | {name: value.grad for name, value in head.named_parameters() if value.grad is not None}
 
@@ -54,17 +61,21 @@ def main(cache: str, out: str) -> None:
     # Clipped gradients would hide a wrong factor.
     torch.nn.utils.clip_grad_norm_ = lambda *_: torch.ones(())
     with ProcessGroup.joined(torch.device("cpu"), time_limit=60, in_step=True) as processes:
-        loaded: TrainingData | None = None
+        loaded: dict[tuple[bool, bool], TrainingData] = {}
         found: dict[str, Tensor] = {}
         for head, temporal, padding, cdcr in CASES:
             options = TrainOptions(cache=Path(cache), out=Path(out), head=head, temporal=temporal, batch_size=64, device="cpu", quiet=True)
             options = replace(options, mask_same_video=True, padding=padding, cdcr=cdcr)
-            if head == "tight":
-                # Its cost grows with the square of the batch.
+            if head in ("tight", "ts2", "joint"):
+                # Their cost grows with the square of the batch, or with the tokens of its videos.
                 options = replace(options, batch_size=12)
             # The batch may be larger than the 40 videos: several of its captions are of one of them.
-            loaded = loaded or load(replace(options, batch_size=2))
-            found |= {f"{head} {padding} {name}": value for name, value in step(options, loaded, processes).items()}
+            first_stage = first_stage_of(head)
+            options = replace(options, **first_stage)
+            reads = HEADS[head].READS_PATCHES, bool(first_stage)
+            if reads not in loaded:
+                loaded[reads] = load(replace(options, batch_size=2))
+            found |= {f"{head} {padding} {name}": value for name, value in step(options, loaded[reads], processes).items()}
         if processes.rank == 0:
             save_file(found, out)
 

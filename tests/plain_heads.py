@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
+from tests.features import patches_of
 from tests.glim_reference import agg, reference_scores, unit
 from train_head.heads import HEADS, Head
 from train_head.heads.base import SCORES
@@ -176,28 +177,97 @@ def glscl_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, tau: f
     return [(unit(s) @ unit(alpha @ v) + local) / 2]
 
 
-def tight_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, heads: int = 1) -> list[Tensor]:
-    def norm(x: Tensor, name: str) -> Tensor:
-        return layer_norm(x, x.shape, p[f"{name}.weight"], p[f"{name}.bias"], eps=1e-12)
+def tmvm_masks(tokens: Tensor, p: Parameters) -> Tensor:
+    """m [K, N] of the tokens of a video."""
+    d = tokens.shape[1]
+    said = [[torch.sigmoid(d**0.5 * (w @ unit(t)) + c) for t in tokens] for w, c in zip(p["mask.weight"], p["mask.bias"], strict=True)]
+    return torch.stack([torch.stack(row) for row in said])
 
-    def quick(x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
 
-    rows = [row + p["cross.positional_embedding"][i] for i, row in enumerate([s, *u])]
-    for number in range(4):
-        block = f"cross.blocks.{number}"
-        normed = [norm(row, f"{block}.ln_1") for row in rows]
+def tmvm_score(s: Tensor, tokens: Tensor, p: Parameters) -> list[Tensor]:
+    """The best of the prototypes of these tokens."""
+    units = torch.stack([unit(t) for t in tokens])
+    return [torch.stack([unit(s) @ unit(mask @ units) for mask in tmvm_masks(tokens, p)]).max()]
+
+
+def tmvm_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    return tmvm_score(s, torch.cat([v, *patches_of(u)]), p)
+
+
+def tmvm_frames_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    return tmvm_score(s, v, p)
+
+
+def plain_norm(x: Tensor, p: Parameters, name: str, eps: float = 1e-5) -> Tensor:
+    return layer_norm(x, x.shape, p[f"{name}.weight"], p[f"{name}.bias"], eps=eps)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def through_blocks(rows: list[Tensor], p: Parameters, blocks: str, heads: int) -> list[Tensor]:
+    """A sequence after its positions are added and four blocks are passed, all named `blocks`."""
+    return through(4, [row + p[f"{blocks}.positional_embedding"][i] for i, row in enumerate(rows)], p, f"{blocks}.blocks", heads)
+
+
+def through(count: int, rows: list[Tensor], p: Parameters, blocks: str, heads: int) -> list[Tensor]:
+    """A sequence after this many blocks, all named `blocks`."""
+    for number in range(count):
+        block = f"{blocks}.{number}"
+        normed = [plain_norm(row, p, f"{block}.ln_1", 1e-12) for row in rows]
         query, key, value = (
-            torch.stack([weight @ row + bias for row in normed]).split(len(s) // heads, dim=1)
+            torch.stack([weight @ row + bias for row in normed]).split(len(rows[0]) // heads, dim=1)
             for weight, bias in zip(p[f"{block}.attn.in_proj_weight"].chunk(3), p[f"{block}.attn.in_proj_bias"].chunk(3), strict=True)
         )
         attention = [(q @ k.T / q.shape[1] ** 0.5).softmax(dim=1) @ x for q, k, x in zip(query, key, value, strict=True)]
         mixed = linear(torch.cat(attention, dim=1), p[f"{block}.attn.out_proj.weight"], p[f"{block}.attn.out_proj.bias"])
         rows = [row + mixed_D for row, mixed_D in zip(rows, mixed, strict=True)]
-        hidden = [quick(linear(norm(row, f"{block}.ln_2"), p[f"{block}.mlp.c_fc.weight"], p[f"{block}.mlp.c_fc.bias"])) for row in rows]
+        inner = [plain_norm(row, p, f"{block}.ln_2", 1e-12) for row in rows]
+        hidden = [quick_gelu(linear(row, p[f"{block}.mlp.c_fc.weight"], p[f"{block}.mlp.c_fc.bias"])) for row in inner]
         rows = [row + p[f"{block}.mlp.c_proj.weight"] @ h + p[f"{block}.mlp.c_proj.bias"] for row, h in zip(rows, hidden, strict=True)]
-    pooled = quick(p["pool_dense.weight"] @ norm(rows[0], "pool_norm") + p["pool_dense.bias"])
+    return rows
+
+
+def tight_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters, heads: int = 1) -> list[Tensor]:
+    first = through_blocks([s, *u], p, "cross", heads)[0]
+    pooled = quick_gelu(p["pool_dense.weight"] @ plain_norm(first, p, "pool_norm", 1e-12) + p["pool_dense.bias"])
     return [p["score.weight"][0] @ pooled + p["score.bias"][0]]
+
+
+def joint_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    def seen(x: Tensor, kind: str) -> Tensor:
+        return p[f"projections.{kind}.weight"] @ plain_norm(x, p, f"norms.{kind}", 1e-12)
+
+    rows = [seen(s, "sentence") + p["types.sentence"], *(seen(word, "word") + p["types.word"] for word in w)]
+    for f, (frame, patches) in enumerate(zip(u, patches_of(u), strict=True)):
+        rows += [seen(patch, "patch") + seen(frame, "frame") + p["times"][f] + p["types.patch"] for patch in patches]
+    first = through(3, rows, p, "blocks", heads=1)[0]
+    pooled = quick_gelu(p["pool_dense.weight"] @ plain_norm(first, p, "pool_norm", 1e-12) + p["pool_dense.bias"])
+    return [p["logit_scale"].exp() * mean_pair(s, w, u, v, p)[0] + p["score.weight"][0] @ pooled + p["score.bias"][0]]
+
+
+def ts2_token_scores(token_ND: Tensor, p: Parameters) -> list[Tensor]:
+    """Of the tokens of a frame, the class token first."""
+    own = [gelu(p["selector.into.weight"] @ plain_norm(token, p, "selector.norm")) for token in token_ND]
+    hidden = [gelu(p["selector.hidden.weight"] @ torch.cat([h, own[0]])) for h in own]
+    return [torch.tanh(p["selector.score.weight"][0] @ h) for h in hidden]
+
+
+def ts2_frames(frame_FD: Tensor, patch_FMD: Tensor, p: Parameters, heads: int = 1) -> list[Tensor]:
+    """The frames x after the Transformer over the chosen tokens."""
+    sequence: list[Tensor] = []
+    for frame, patches in zip(frame_FD, patch_FMD, strict=True):
+        scores = ts2_token_scores(torch.stack([frame, *patches]), p)[1:]
+        best = sorted(range(len(scores)), key=lambda m, scores=scores: -float(scores[m]))[:3]  # type: ignore[misc]
+        sequence += [frame, *(patches[m] for m in sorted(best))]
+    read = through_blocks(sequence, p, "joint", heads)[::4]
+    return [frame + z for frame, z in zip(frame_FD, read, strict=True)]
+
+
+def ts2_pair(s: Tensor, w: Tensor, u: Tensor, v: Tensor, p: Parameters) -> list[Tensor]:
+    cosine = torch.stack([unit(s) @ unit(x) for x in ts2_frames(u, patches_of(u), p)])
+    return [(4 * cosine / cosine.norm()).softmax(dim=0) @ cosine]
 
 
 PLAIN: dict[str, Callable[..., list[Tensor]]] = {
@@ -211,6 +281,10 @@ PLAIN: dict[str, Callable[..., list[Tensor]]] = {
     "tmass": tmass_pair,
     "glscl": glscl_pair,
     "tight": tight_pair,
+    "ts2": ts2_pair,
+    "tmvm": tmvm_pair,
+    "tmvm-frames": tmvm_frames_pair,
+    "joint": joint_pair,
 }
 
 

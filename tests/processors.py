@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from tests.conftest import ROOT
-from tests.features import pad, text_batch
+from tests.features import PATCHES, text_batch, video_batch
 from tests.plain_heads import rounding
 from tests.torch_threads import threads
 from train_head.heads import HEADS, Head, HeadConfig, VideoBatch, make_head
@@ -74,7 +74,7 @@ def features() -> Features:
 @torch.no_grad()
 def head_off_its_start(name: str) -> Head:
     """A head with all matrices and layers off where they start."""
-    head = make_head(name, HeadConfig(DIMENSION, WORDS, logit_scale=1.0, max_frames=FRAMES)).eval()
+    head = make_head(name, HeadConfig(DIMENSION, WORDS, logit_scale=1.0, max_frames=FRAMES, patches=PATCHES)).eval()
     generator = np.random.default_rng(1)
     for parameter in head.parameters():
         if parameter.ndim:
@@ -113,7 +113,7 @@ def measure(path: Path) -> None:
         f"probe {name}": np.frombuffer(hashlib.sha256(value.numpy().tobytes()).digest(), np.uint8) for name, value in probes().items()
     }
     sentences, words, frames = features()
-    texts, videos = text_batch(sentences, words), VideoBatch(*pad(frames))
+    texts, videos = text_batch(sentences, words), video_batch(frames)
     for name in HEADS:
         head = head_off_its_start(name)
         for count in (1, 2, 4):

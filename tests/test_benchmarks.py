@@ -1,13 +1,16 @@
 """The benchmarks of heads, on few pairs: what they measure and say, not how fast it was."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import benchmarks.heads
+import benchmarks.rerank.joint
 import benchmarks.training
 from benchmarks.heads import HeadsOptions, System
+from benchmarks.rerank.joint import RerankOptions
 from benchmarks.training import TrainingOptions, heads_to_time, make_cache, measure_heads
 from data.base.errors import UserError
 from data.cache import FeatureCache
@@ -82,3 +85,27 @@ def test_heads_with_too_many_operations_for_a_step_are_left_out_and_named(
     monkeypatch.setattr(benchmarks.training, "MOST_STEP_FLOPS", 3 * 128**2 * 10_000)
     assert heads_to_time(cache, "wti,mean") == ["glccl", "mean"]
     assert capsys.readouterr().err.startswith("head wti is left out: a step takes ")
+
+
+SMALL = RerankOptions(candidates=3, words=5, frames=2, patches=2, dimension=32, threads=1, repeats=1)
+"""A text of 5 words and 3 videos of 2 frames with 2 tokens."""
+
+
+def test_re_ranking_scores_every_candidate(tmp_path: Path) -> None:
+    for name in benchmarks.rerank.joint.HEADS:
+        scores_SAB = benchmarks.rerank.joint.score(*benchmarks.rerank.joint.problem(name, SMALL))
+        assert scores_SAB.shape[1:] == (1, 3)
+        assert scores_SAB.isfinite().all()
+    with pytest.raises(UserError, match="--candidates 0 must be at least 1"):
+        benchmarks.rerank.joint.main(replace(SMALL, candidates=0, out=tmp_path / "joint.json"))
+
+
+@pytest.mark.long
+def test_re_ranking_is_timed_beside_other_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = benchmarks.rerank.joint.main(replace(SMALL, out=tmp_path / "joint.json"))
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures == json.loads(out.read_text())["figures"]
+    assert list(figures) == ["joint", "tight", "glccl"]
+    assert figures["glccl"]["times glccl, processor"] == 1
+    # 30 W^2 for each of 10 positions and 14 W^2 at the first, with W = 32, then attention and the cosine.
+    assert figures["joint"]["MFLOP a pair"] == (314 * 32**2 + 32 * (8 * 10**2 + 4 * 10 + 2) + 2 * 32) / 1e6

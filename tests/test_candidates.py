@@ -18,6 +18,7 @@ from search.index.vectors import INDEX_FILE, VideoIndex, nearest
 from search.options import RetrievalOptions
 from search.searcher import Searcher
 from tests.all_scores import all_scores
+from tests.features import PATCHES
 from train_head.heads import HEADS, HeadConfig, make_head
 from train_head.scoring.rerank import candidate_metrics, rerank
 from train_head.scoring.splits import Split, load_split
@@ -138,15 +139,16 @@ def split(cache: FeatureCache) -> Split:
     ],
 )
 def test_reranked_scores_are_those_of_all_pairs(
-    cache: FeatureCache, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch
+    patches_cache: FeatureCache, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the temporal encoder: a head that reads frames from before it gets both."""
     monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", 60)
-    split = load_split(cache, "test", None, 2**30)
+    split = load_split(patches_cache, "test", None, 2**30, patches=True)
     assert sum(split.videos.frames.length_N) > 60
     torch.manual_seed(0)
-    temporal = "none" if HEADS[name].OWN_BLOCKS else "seq-transf"
-    config = HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40, temporal=temporal, temporal_positions=40)
+    kind = HEADS[name]
+    blocks = {"temporal": "none" if kind.OWN_BLOCKS else "seq-transf", "temporal_positions": kind.block_positions(40)}
+    config = HeadConfig(patches_cache.dimension, 40, logit_scale=100.0, max_frames=40, patches=PATCHES, **blocks)  # type: ignore[arg-type]
     head = make_head(name, config)
     score_AB = all_scores(head, split).mean_AB
     generator = torch.Generator().manual_seed(0)

@@ -28,7 +28,7 @@ from train_head.stage import build_head, load
 from train_head.training.trainer import Trainer
 
 WORDS, FRAMES = 7, 6
-READING = [name for name, kind in HEADS.items() if kind.READS_WORDS]
+READING = [name for name, kind in HEADS.items() if kind.READS_WORDS and name != "joint"]
 
 
 def correlation(rows: list[Tensor], others: list[Tensor], weights: list[Tensor]) -> Tensor:

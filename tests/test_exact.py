@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.features import pad
+from tests.features import PATCHES, video_batch
 from tests.torch_threads import threads
 from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import HALVES
@@ -36,9 +36,9 @@ BEHIND = [
 def random_head(name: str, temporal: str, execution: Execution = DEFAULT_EXECUTION) -> Head:
     """All its parameters away from where they start."""
     torch.manual_seed(0)
-    if HEADS[name].OWN_BLOCKS:
-        temporal = "none"
-    config = HeadConfig(DIMENSION, WORDS, 100.0, max_frames=FRAMES, temporal=temporal, temporal_positions=FRAMES + 1, temporal_heads=2)
+    kind = HEADS[name]
+    blocks = {"temporal": "none" if kind.OWN_BLOCKS else temporal, "temporal_positions": kind.block_positions(FRAMES), "temporal_heads": 2}
+    config = HeadConfig(DIMENSION, WORDS, 100.0, max_frames=FRAMES, patches=PATCHES, **blocks)  # type: ignore[arg-type]
     head = make_head(name, config, execution).requires_grad_(False)
     for parameter in head.parameters():
         if parameter.ndim:
@@ -64,7 +64,7 @@ class Features:
         return TextBatch(self.sentences[chosen], torch.cat(words), torch.tensor([len(word_LD) for word_LD in words]))
 
     def videos(self, chosen: list[int], extra: int = 0) -> VideoBatch:
-        return VideoBatch(*pad([self.frames[b] for b in chosen], extra=extra, fill=2.0))
+        return video_batch([self.frames[b] for b in chosen], extra, fill=2.0)
 
     def scores(self, head: Head, texts: list[int], videos: list[int], extra: int = 0) -> Tensor:
         return head.scores(head.encode_texts(self.texts(texts)), head.encode_videos(self.videos(videos, extra)))

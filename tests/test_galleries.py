@@ -73,7 +73,7 @@ def test_deleted_and_renamed_videos_leave_the_gallery_and_then_the_cache(
         find(SearchOptions(options.cache, "zero-shot:mean", video="v0.mp4", device="cpu", quiet=True))
 
     main(replace(options, prune=True, dry_run=True))
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["unlisted"] == {"videos": 2, "texts": 0}
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["unlisted"] == {"videos": 2, "texts": 0, "patches": 0}
     assert len(FeatureCache(options.cache).names("videos")) == 5
     kept = {name: FeatureCache(options.cache).fingerprint([name]) for name in ("new.mp4", "v2.mp4", "v3.mp4")}
     main(replace(options, prune=True))

@@ -27,7 +27,7 @@ from tests.plain_heads import Parameters, plain_scores
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head, unit
 from train_head.heads.base import SCORES, Padding
 from train_head.heads.glccl import HALVES, MATRICES
-from train_head.heads.tight import TightHead
+from train_head.heads.pairs.tight import TightHead
 from train_head.heads.xpool import XpoolHead
 from train_head.kernels.blocks import Encoded
 from train_head.losses import contrastive_loss, csc_loss

@@ -16,8 +16,9 @@ import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from evaluate import EvaluateOptions
-from tests.features import D, pad, random_features, text_batch
+from tests.features import PATCHES, D, random_features, text_batch, video_batch
 from tests.plain_heads import plain_scores, random_parameters, rounding
+from tests.training_runs import first_stage_of
 from train_head import TrainOptions
 from train_head.heads import HEADS, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.heads.glccl import HALVES
@@ -26,11 +27,11 @@ WORDS, FRAMES = 9, 7
 
 
 def config(scores: str = "all") -> HeadConfig:
-    return HeadConfig(D, WORDS, logit_scale=1.0, max_frames=FRAMES, scores=scores)
+    return HeadConfig(D, WORDS, logit_scale=1.0, max_frames=FRAMES, scores=scores, patches=PATCHES)
 
 
 def scored(head: Head, sentences: list[Tensor], words: list[Tensor], frames: list[Tensor], extra: int = 0) -> Tensor:
-    videos = VideoBatch(*pad(frames, extra=extra, fill=2.0))
+    videos = video_batch(frames, extra, fill=2.0)
     return head.scores(head.encode_texts(text_batch(sentences, words)), head.encode_videos(videos))
 
 
@@ -102,7 +103,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
     frames[2].zero_()
     torch.manual_seed(0)
     temporal = "none" if HEADS[name].OWN_BLOCKS else "seq-transf"
-    head = make_head(name, replace(config(), temporal=temporal, temporal_positions=FRAMES))
+    head = make_head(name, replace(config(), temporal=temporal, temporal_positions=HEADS[name].block_positions(FRAMES)))
     random_parameters(head, 2)
     scores = scored(head, sentences, words, frames)
     scores.square().sum().backward()
@@ -143,8 +144,8 @@ def test_a_half_is_glccl_with_these_scores(half: str) -> None:
 
 
 @pytest.fixture
-def options(cache_path: Path, tmp_path: Path) -> TrainOptions:
-    return TrainOptions(cache=cache_path, out=tmp_path / "run", epochs=1, batch_size=32, lr=1e-3, device="cpu", quiet=True)
+def options(patches_cache_path: Path, tmp_path: Path) -> TrainOptions:
+    return TrainOptions(cache=patches_cache_path, out=tmp_path / "run", epochs=1, batch_size=32, lr=1e-3, device="cpu", quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def options(cache_path: Path, tmp_path: Path) -> TrainOptions:
 def test_every_head_trains_and_evaluates(options: TrainOptions, name: str, tmp_path: Path) -> None:
     if HEADS[name].OWN_BLOCKS:
         options = replace(options, batch_size=8, max_frames=4)
-    run = train_head.main(replace(options, head=name))
+    run = train_head.main(replace(options, head=name, **first_stage_of(name)))
     evaluation = EvaluateOptions(
         cache=options.cache, run=str(run), out=tmp_path / "out", split="val", device="cpu", report=False, quiet=True
     )

@@ -32,8 +32,9 @@ from extract import main as extract
 from search.options import RetrievalOptions
 from search.searcher import Searcher
 from tests import feature_files as files
-from tests.caches import BUDGET
+from tests.caches import BUDGET, with_patches
 from tests.conftest import DEMO_CLIP
+from tests.training_runs import first_stage_of
 from train_head import sweep
 from train_head.heads import HEADS
 from train_head.scoring.splits import load_split
@@ -56,6 +57,14 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = files.TEXT_FORMS["npz"](folder / "texts", files.texts())
     table = files.table(folder / "table.csv", files.texts())
     return main(ImportOptions(cache=folder / "cache", frames=frames, texts=texts, table=table, quiet=True))
+
+
+@pytest.fixture(scope="session")
+def imported_patches(imported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with patch tokens."""
+    folder = tmp_path_factory.mktemp("imported-patches") / "cache"
+    shutil.copytree(imported, folder)
+    return with_patches(FeatureCache(folder)).path
 
 
 # Forms
@@ -167,14 +176,24 @@ def test_what_is_not_known_is_said(options: ImportOptions, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_trains_and_is_evaluated(head: str, imported: Path, tmp_path: Path) -> None:
+def test_every_head_trains_and_is_evaluated(head: str, imported_patches: Path, tmp_path: Path) -> None:
     run = train_head.main(
         train_head.TrainOptions(
-            cache=imported, out=tmp_path / "run", head=head, temporal="none", epochs=1, batch_size=8, device="cpu", quiet=True
+            cache=imported_patches,
+            out=tmp_path / "run",
+            head=head,
+            temporal="none",
+            epochs=1,
+            batch_size=8,
+            device="cpu",
+            quiet=True,
+            **first_stage_of(head),
         )
     )
     results = evaluate.main(
-        evaluate.EvaluateOptions(cache=imported, run=str(run), out=tmp_path / "results", device="cpu", quiet=True, report=head == "mean")
+        evaluate.EvaluateOptions(
+            cache=imported_patches, run=str(run), out=tmp_path / "results", device="cpu", quiet=True, report=head == "mean"
+        )
     )
     found = json.loads((results / "metrics.json").read_text())
     assert (found["queries"], found["gallery"], found["captions_cut"]) == (4, 2, 0)
@@ -226,6 +245,7 @@ def test_pooled_captions_serve_the_heads_that_read_no_tokens(tmp_path: Path) -> 
     frames, table = files.npy(tmp_path / "frames", files.videos()), files.table(tmp_path / "table.csv", files.texts())
     cache = main(ImportOptions(cache=tmp_path / "cache", frames=frames, texts=texts, table=table, quiet=True))
     FeatureCache(cache).merge(tmp_path / "cache.h5")
+    with_patches(FeatureCache(cache))
     for path in (cache, tmp_path / "cache.h5"):
         opened = FeatureCache(path)
         assert opened.words(opened.names("texts")[0]).shape == (0, files.D)
@@ -233,15 +253,25 @@ def test_pooled_captions_serve_the_heads_that_read_no_tokens(tmp_path: Path) -> 
             assert opened.texts(opened.names("texts"), budget).words.gather([0, 3])[0].shape == (0, files.D)
     for head, kind in HEADS.items():
         options = train_head.TrainOptions(
-            cache=cache, out=tmp_path / head, head=head, temporal="none", epochs=1, batch_size=8, device="cpu", quiet=True
+            cache=cache,
+            out=tmp_path / head,
+            head=head,
+            temporal="none",
+            epochs=1,
+            batch_size=8,
+            device="cpu",
+            quiet=True,
+            **first_stage_of(head),
         )
         if kind.READS_WORDS:
-            with pytest.raises(UserError, match=f"no tokens, which head {head} reads: use head mean or tight or xpool or tmass"):
+            ready = "mean or tight or xpool or tmass or tmvm-frames"
+            with pytest.raises(UserError, match=f"no tokens, which head {head} reads: use head {ready}"):
                 train_head.main(options)
             assert not (tmp_path / head / "run.json").exists()
         else:
             assert (train_head.main(options) / "run.json").exists()
-    assert {head for head, kind in HEADS.items() if not kind.READS_WORDS} == {"mean", "tight", "xpool", "tmass"}
+    reading_none = {"mean", "tight", "xpool", "tmass", "ts2", "tmvm", "tmvm-frames"}
+    assert {head for head, kind in HEADS.items() if not kind.READS_WORDS} == reading_none
 
 
 # The CLIP
@@ -296,6 +326,10 @@ def test_a_clip_that_encodes_texts_otherwise_is_refused(cache: FeatureCache, tmp
         ('{"preprocessing": {"image_size": 224}}', r"image_size is 224: expected a list \[height, width\] of pixels"),
         ('{"preprocessing": {"image_mean": "a"}}', "image_mean is 'a': expected a list of three numbers"),
         ('{"preprocessing": {"image_resize": "bicubic"}}', "image_resize is 'bicubic': expected text such as"),
+        ('{"token_shift": "yes"}', "token_shift is 'yes': expected true"),
+        ('{"token_shift": false}', "token_shift is False: expected true"),
+        ('{"token_clusters": true}', "token_clusters is True: expected text"),
+        ('{"token_clusters": "segments=3"}', "token_clusters is 'segments=3': expected text such as segments=3,medoids=49,block=6"),
         (f'{{"logit_scale": {"1" * 400}}}', "expected the factor itself"),
         ("[1]", "expected a JSON object"),
         ("{", "cannot be read as JSON"),

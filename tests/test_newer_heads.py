@@ -227,7 +227,7 @@ def options(cache_path: Path, tmp_path: Path) -> TrainOptions:
     )
 
 
-@pytest.mark.parametrize(("name", "columns"), [("tmass", ["support"]), ("glscl", ["inter", "intra"])])
+@pytest.mark.parametrize(("name", "columns"), [("tmass", ["support"]), ("glscl", ["inter", "intra"]), ("tmvm-frames", ["variance"])])
 def test_the_log_has_the_losses_and_a_resumed_run_ends_with_the_same_bits(
     options: TrainOptions, name: str, columns: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

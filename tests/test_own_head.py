@@ -322,7 +322,7 @@ def test_subclasses_of_heads_that_freeze_a_weight_or_add_a_loss_are_heads(folder
     """`tight` does not train its logit scale, and `tmass` draws noise and has a loss of its own."""
     (folder / "ours.py").write_text(
         """
-from train_head.heads.tight import TightHead
+from train_head.heads.pairs.tight import TightHead
 from train_head.heads.tmass import TmassHead
 class Tight(TightHead): pass
 class Mass(TmassHead):

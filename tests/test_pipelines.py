@@ -212,8 +212,8 @@ def test_the_ablations_are_sweeps_into_one_csv(tmp_path: Path) -> None:
     assert {(grid.out, grid.seeds) for grid in grids} == {(tmp_path / "out", 2)}
     runs = [run for grid in grids for run in expand(grid)]
     assert len(runs) == len(set(runs))
-    # A step of this head takes longer than a run of another.
-    assert {run.head for run in runs} == HEADS.keys() - {"tight"}
+    # A step of tight takes longer than a run of another head, and the demo's cache has no patch tokens.
+    assert {run.head for run in runs} == {name for name, kind in HEADS.items() if not kind.READS_PATCHES} - {"tight"}
     assert {run.csc_weight for run in runs if run.head == "glccl"} == {0, 0.1, 0.3, 0.5, 0.7, 1}
     assert text[0] == "experiments.ablations"
     options = tyro.cli(AblationOptions, args=text[1:])

@@ -28,11 +28,11 @@ def test_seconds_without_a_sign_of_life_are_a_number_for_one_process_too(seconds
 
 
 @pytest.mark.long
-def test_two_processes_of_32_give_the_loss_and_gradients_of_one_of_64(cache_path: Path, tmp_path: Path) -> None:
+def test_two_processes_of_32_give_the_loss_and_gradients_of_one_of_64(patches_cache_path: Path, tmp_path: Path) -> None:
     found = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.safetensors"
-        done = launch(processes, "tests.gather_steps", cache_path, out)
+        done = launch(processes, "tests.gather_steps", patches_cache_path, out)
         assert done.returncode == 0, done.stderr
         found.append(load_file(out))
     one, two = found

@@ -28,7 +28,7 @@ from extract import ExtractOptions
 from tests.all_scores import all_scores
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.decoding import hanging_decoder
-from tests.features import pad
+from tests.features import PATCHES, pad
 from tests.shell import stage
 from tests.waiting import wait_until
 from train_head import TrainOptions
@@ -182,12 +182,12 @@ def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cac
 
 @pytest.mark.exact
 @pytest.mark.parametrize("head_name", sorted(HEADS))
-def test_blocks_cover_every_pair_once(cache: FeatureCache, head_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = load_split(cache, "test", None, BUDGET)
+def test_blocks_cover_every_pair_once(patches_cache: FeatureCache, head_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = load_split(patches_cache, "test", None, BUDGET, patches=True)
     assert sum(split.videos.frames.length_N) > 80
     assert sum(split.texts.words.length_N) > 100
     torch.manual_seed(0)
-    head = make_head(head_name, HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40))
+    head = make_head(head_name, HeadConfig(patches_cache.dimension, max_words=40, logit_scale=100.0, max_frames=40, patches=PATCHES))
     found = []
     for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
         monkeypatch.setattr(type(head), "WORDS_PER_STRIP", words)

@@ -15,7 +15,7 @@ from data.cache import FeatureCache
 from tests.features import pad, random_features, text_batch
 from train_head import TrainOptions
 from train_head.heads import HeadConfig, VideoBatch, make_head
-from train_head.heads.tight import TightHead
+from train_head.heads.pairs.tight import TightHead
 from train_head.run import check_frames, load_head
 from train_head.settle import settled, settled_like, start_lines
 from train_head.stage import build_head, load
@@ -100,7 +100,7 @@ def test_in_pieces_scores_and_gradients_are_those_of_the_whole(rows: int, monkey
     words, frames = ([tensor.double() for tensor in rows_] for rows_ in features[1:])
 
     def gradients(most: int) -> list[torch.Tensor]:
-        monkeypatch.setattr("train_head.heads.tight.ROWS_AT_ONCE", {"cpu": most})
+        monkeypatch.setattr("train_head.heads.pairs.pairwise.ROWS_AT_ONCE", {"cpu": most})
         scores_SAB = head.scores(head.encode_texts(text_batch(sentence_AD, words)), head.encode_videos(VideoBatch(*pad(frames))))
         parameters = [value for value in head.parameters() if value.requires_grad]
         return [scores_SAB, *torch.autograd.grad(scores_SAB.square().sum(), parameters)]

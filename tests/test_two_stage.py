@@ -29,7 +29,7 @@ from train_head.heads import Head, HeadConfig, make_head
 from train_head.run import load_head, save_run
 from train_head.scoring import cost
 from train_head.scoring.candidates import CandidateCollector
-from train_head.scoring.ranks import percentage_there, two_stage_ranks
+from train_head.scoring.ranks import answers_there, two_stage_ranks
 from train_head.scoring.rerank import Pairs, score_pairs
 from train_head.scoring.splits import load_split
 from train_head.sweep import SweepOptions
@@ -90,13 +90,13 @@ def test_ranks_are_those_of_a_plain_reading(data: st.DataObject, seed: int, vide
     found = two_stage_ranks(of_texts, candidates.video_AK, second_AB[rows, candidates.video_AK], answer_A)
     expected, there, ties = plain_ranks(first_AB, second_AB, list(range(videos)), answer_A.tolist(), k)
     assert pairs_of(found) == expected
-    assert percentage_there(candidates.video_AK, answer_A) == pytest.approx(there)
+    assert 100 * answers_there(candidates.video_AK, answer_A).mean() == pytest.approx(there)
     assert candidates.boundary_ties[0] == ties
     owner_BK = answer_A[candidates.text_BK]
     found = two_stage_ranks(of_videos, owner_BK, second_AB.T[np.arange(videos)[:, None], candidates.text_BK], of_videos.query_Q)
     expected, there, ties = plain_ranks(first_AB.T, second_AB.T, answer_A.tolist(), list(range(videos)), k)
     assert pairs_of(found) == expected
-    assert percentage_there(owner_BK, np.arange(videos)) == pytest.approx(there)
+    assert 100 * answers_there(owner_BK, np.arange(videos)).mean() == pytest.approx(there)
     assert candidates.boundary_ties[1] == ties
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from data.cache.features import TextFeatures, VideoFeatures
+from data.sampling import choose_words
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ class TextBatch:
         place_R = torch.cat([torch.arange(length) for length in self.length_A.tolist()])
         is_word_R = (place_R < self.real_A.repeat_interleave(self.length_A)).to(self.word_RD.device)
         return TextBatch(self.sentence_AD, self.word_RD[is_word_R], self.real_A)
+
+    def cut_to(self, most_words: int | None) -> "TextBatch":
+        """The same texts with at most this many words each: see `choose_words`. For texts without padding."""
+        assert self.real_A is None
+        if most_words is None or int(self.length_A.max()) <= most_words:
+            return self
+        kept = [choose_words(length, most_words) for length in self.length_A.tolist()]
+        first_A = self.length_A.cumsum(dim=0) - self.length_A
+        row_R = torch.cat([first + torch.from_numpy(rows) for first, rows in zip(first_A.tolist(), kept, strict=True)])
+        return TextBatch(self.sentence_AD, self.word_RD[row_R.to(self.word_RD.device)], torch.tensor([len(rows) for rows in kept]))
 
     def padded_to(self, words: int) -> "TextBatch":
         """The same texts with `words` rows each: zero rows follow those that a text has. No text may have more."""

@@ -31,17 +31,19 @@ class TrainOptions:
     head: Annotated[str, About.HEAD, Meaning.VARIED] = "glccl"
     """glccl (the method), its halves glim-global and glim-local, mean (CLIP4Clip's pooling), xclip (the four scores without text guidance),
     dp, ti and wti (DRL's dot product, token-wise and weighted token-wise interaction), meanmaxsim (Video-ColBERT's mean of maxima), xpool
-    (X-Pool's cross-modal attention), tmass (T-MASS's stochastic texts), glscl (GLSCL's shared learned queries), tight (CLIP4Clip's
-    Transformer over every pair, hundreds of times as expensive), or a class of your own as package.module:Class."""
+    (X-Pool's cross-modal attention), tmass (T-MASS's stochastic texts), glscl (GLSCL's shared learned queries), tmvm and tmvm-frames
+    (TMVM's prototypes of a video, over patch tokens and frames or over frames alone), ts2 (TS2-Net's selection among patch tokens), tight
+    (CLIP4Clip's Transformer over every pair, hundreds of times as expensive), joint (a re-ranker that reads words and patch tokens
+    together, trained with --candidates-run), or a class of your own as package.module:Class."""
     scores: Annotated[str, About.HEAD, Meaning.VARIED] = "all"
     """Scores to use, joined by +, if the head has several: video-sentence, video-word, sentence-frame, word-frame. For example
     video-sentence+word-frame."""
     temporal: Annotated[Literal["auto", "seq-transf", "seq-lstm", "none"], About.HEAD, Meaning.VARIED] = "auto"
     """Temporal encoder over the frames: seq-transf (four Transformer blocks) or seq-lstm (a one-way LSTM). auto is seq-transf, and
-    none for tight, which has Transformer blocks of its own."""
+    none for tight and ts2, which have Transformer blocks of their own."""
     temporal_init: Annotated[Literal["auto", "clip", "random"], About.HEAD, Meaning.VARIED] = "auto"
-    """Initial weights of the Transformer blocks, of seq-transf or tight: CLIP's text blocks, or random. auto takes CLIP's if they fit the
-    features, and says and records which."""
+    """Initial weights of the Transformer blocks, of seq-transf, tight or ts2: CLIP's text blocks, or random. auto takes CLIP's if they fit
+    the features, and says and records which."""
     tau: Annotated[float | None, About.HEAD, Meaning.VARIED, NoneAs("paper"), Since(TAU)] = None
     """Temperature of the guidance, for glccl, its halves and glscl: the smaller, the fewer frames a text reads. Evaluation and search of
     the run use it too. Default: the paper's, 5."""
@@ -55,6 +57,14 @@ class TrainOptions:
     """Weight of DRL's channel decorrelation loss, for heads that read words. DRL uses 0.001."""
     mask_same_video: Annotated[bool, About.LOSS, Meaning.VARIED] = False
     """Exclude other captions of the same video from the losses. By default they count as negatives, as is common practice."""
+    candidates_run: Annotated[str | None, About.LOSS, Since(None)] = None
+    """For joint and tight: a run, or zero-shot:HEAD, that ranks the training split first. Every step then scores each caption and each
+    video with hard negatives alone: wrong entries that this run ranks high. The epoch is chosen by re-ranking its best."""
+    hard_negatives: Annotated[int | None, About.LOSS, AtLeast(1), Since(None)] = None
+    """With --candidates-run: hard negatives of each caption and of each video in a step. Default: 15."""
+    candidates: Annotated[int | None, About.LOSS, AtLeast(1), Since(None)] = None
+    """With --candidates-run: how many of its best are drawn from for every caption and every video, and re-ranked in validation. Default:
+    50."""
     max_frames: Annotated[int | None, About.INPUT, Meaning.VARIED, NoneAs("all")] = None
     """Frames used of each video, evenly spaced. The temporal encoder gets a position for each, at least as many as CLIP has. Default: all
     cached frames."""

@@ -225,7 +225,13 @@ def patches_for(head: str, cache: FeatureCache) -> int:
         return 0
     if cache.patch_settings is None:
         raise UserError(f"head {head} reads patch tokens, and the cache {cache.path} has none: {cache.patches_remedy()}")
-    return cache.patch_settings.count
+    least, count = head_class(head).LEAST_PATCHES, cache.patch_settings.count
+    if count < least:
+        raise UserError(
+            f"head {head} chooses among the patch tokens of a frame and needs at least {least}, and the cache {cache.path} has {count}: "
+            f"extract into another cache with --tokens patches or patches:K, where K is {least} or more"
+        )
+    return count
 
 
 def _check_patches(run: str, head: str, settings: Mapping[str, Any], cache: FeatureCache) -> None:
@@ -233,8 +239,8 @@ def _check_patches(run: str, head: str, settings: Mapping[str, Any], cache: Feat
     here = patches_for(head, cache)
     if here != settings.get("patches", 0):
         raise UserError(
-            f"--run {run} was trained on {settings['patches']:,} patch tokens of each frame, and the cache {cache.path} has {here:,}: use "
-            "the cache it was trained on, or train again"
+            f"--run {run} was trained on {settings.get('patches', 0):,} patch tokens of each frame, and the cache {cache.path} has "
+            f"{here:,}: use the cache it was trained on, or train again"
         )
 
 
@@ -249,7 +255,7 @@ def check_words(head: Head, texts: TextFeatures, which: str) -> None:
     """Raise UserError if the head reads words and some texts have only a sentence feature. `which` names the texts in the message."""
     without = int((texts.words.length_N == 0).sum())
     if head.READS_WORDS and without:
-        ready = [name for name, kind in HEADS.items() if not kind.READS_WORDS]
+        ready = [name for name, kind in HEADS.items() if not (kind.READS_WORDS or kind.READS_PATCHES)]
         raise UserError(
             f"{without:,} of {len(texts.texts):,} texts of {which} have a sentence feature but no tokens, which head {head.name} "
             f"reads: use head {' or '.join(ready)}, or import token features with --replace"

@@ -17,6 +17,8 @@ RECIPES: dict[str | None, dict[str, Any]] = {
     "authors": {"optimizer": "bert-adam", "padding": "authors"},
 }
 """What each --recipe stands for."""
+HARD_NEGATIVES = {"hard_negatives": 15, "candidates": 50}
+"""What the options of --candidates-run stand for if they are not given."""
 NOT_FROM_CLIP = "not_from_clip_because"
 """In run.json, under `start`: why CLIP's text blocks do not fit; empty if they do."""
 
@@ -41,8 +43,9 @@ def settled_like(options: TrainOptions, record: Mapping[str, Any]) -> TrainOptio
 
 
 def has_blocks(options: TrainOptions) -> bool:
-    """Whether the head, or the temporal encoder in front of it, has Transformer blocks."""
-    return _temporal(options) == "seq-transf" or head_class(options.head).OWN_BLOCKS
+    """Whether the head, or the temporal encoder in front of it, has Transformer blocks that --temporal-init starts."""
+    kind = head_class(options.head)
+    return _temporal(options) == "seq-transf" or (kind.OWN_BLOCKS and kind.STARTS_FROM_CLIP)
 
 
 def _temporal(options: TrainOptions) -> Literal["seq-transf", "seq-lstm", "none"]:
@@ -67,6 +70,8 @@ def padding_of(options: TrainOptions, cache: FeatureCache) -> dict[str, Any]:
 def _settled(options: TrainOptions, why: str) -> TrainOptions:
     usual = {"tau": TAU, "kappa": KAPPA}
     chosen: dict[str, Any] = {name: usual[name] for name in head_class(options.head).TEMPERATURES if getattr(options, name) is None}
+    if options.candidates_run is not None:
+        chosen |= {name: value for name, value in HARD_NEGATIVES.items() if getattr(options, name) is None}
     chosen["temporal"] = _temporal(options)
     if options.temporal_init == "auto":
         # Without a temporal encoder nobody reads it. Runs made before `auto` record clip, and resuming and sweeps compare with those.
@@ -100,9 +105,9 @@ def start_of(options: TrainOptions, cache: FeatureCache) -> dict[str, Any]:
 
 
 def position_rows(options: TrainOptions, cache: FeatureCache, parts: ClipParts) -> int:
-    """The positions of the Transformer blocks: one for each frame, and one more for the sentence if the head's own blocks read it."""
-    frames = frames_of(cache) if options.max_frames is None else options.max_frames
-    return max(clip_positions(parts), frames + (1 if head_class(options.head).OWN_BLOCKS else 0))
+    """The positions of the Transformer blocks: one for each frame, or as many as the head's own blocks need."""
+    frames, kind = frames_of(cache) if options.max_frames is None else options.max_frames, head_class(options.head)
+    return max(clip_positions(parts), kind.block_positions(frames) if kind.OWN_BLOCKS else frames)
 
 
 def start_lines(options: TrainOptions, cache: FeatureCache, quiet: bool) -> Iterator[str]:

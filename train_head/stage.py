@@ -43,19 +43,22 @@ from train_head.run import (
     save_run,
 )
 from train_head.scoring.cost import check_cost, flops_a_pair
-from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
 from train_head.settle import has_blocks, padding_of, position_rows, settled, settled_like, start_lines, start_of
 from train_head.temperatures import given_temperatures
 from train_head.temporal import PositionedBlocks, check_rows, make_blocks
 from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
 from train_head.training.cost import say_step_cost
+from train_head.training.first_stage import FirstRun, FirstStage
+from train_head.training.hard_negatives import HardNegativeTrainer
 from train_head.training.run_state import RunState
 from train_head.training.tensorboard_log import TENSORBOARD_FOLDER, TensorBoardLog, require_tensorboard
 from train_head.training.trainer import Trainer, fitting_batch
 
 GO_ON = "run the same command again with --resume and the same number of processes"
 """The remedy for a lost process. A checkpoint's order of captions is only valid for its number of processes."""
+FIRST_WEIGHTS = "first_stage_weights"
+"""In a checkpoint: the SHA-256 of the weights of --candidates-run."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class TrainingData:
     cache: FeatureCache
     train: Split
     select: Split
+    first: FirstStage | None = None
+    """The first stage of training on hard negatives."""
 
 
 def train(options: TrainOptions) -> Path:
@@ -112,6 +117,12 @@ def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
         print(line, file=sys.stderr)
     if not options.quiet:
         print(data.train.summary("train on"), data.select.summary("choose the epoch on"), sep="\n", file=sys.stderr)
+    if data.first is not None and not options.quiet:
+        print(
+            f"hard negatives: {options.hard_negatives:,} of the {options.candidates:,} best of {options.candidates_run} for every caption "
+            f"and every video; the epoch is chosen by re-ranking its {options.candidates:,} best",
+            file=sys.stderr,
+        )
     if not options.quiet or batch < options.batch_size:
         print(batches_line(options, data.train, batch), file=sys.stderr)
     if len(data.select.videos.ids) == 1:
@@ -121,9 +132,13 @@ def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
 def load(options: TrainOptions) -> TrainingData:
     """Open the cache and load both splits. Raises UserError if the cache does not fit the options."""
     cache = FeatureCache(options.cache)
+    patches_for(options.head, cache)
     if is_own(options.head):
         # Made once for its checks: they take a moment, and loading the features may take minutes.
         build_head(options, cache)
+    options = settled(options, cache)
+    patches_for(options.head, cache)
+    run = None if options.candidates_run is None else FirstRun.load(options.candidates_run, cache, find_device(options.device))
     budget, patches = budget_bytes(options.memory_budget), head_class(options.head).READS_PATCHES
     train_split, select_split = (
         load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing, options.name, patches=patches)
@@ -134,7 +149,8 @@ def load(options: TrainOptions) -> TrainingData:
             f"split {train_split.name!r} of the cache {cache.path} has 1 video with captions, and training needs at least 2: add "
             "videos of that split to the annotations, and run extract again"
         )
-    return TrainingData(cache, train_split, select_split)
+    first = None if run is None else FirstStage.load(run, options, cache, train_split, select_split)
+    return TrainingData(cache, train_split, select_split, first)
 
 
 def batches_line(options: TrainOptions, split: Split, batch: int) -> str:
@@ -198,12 +214,17 @@ def fit(
     compile_loops(head, data.train)
     trainer = make_trainer(head, options, data, processes)
     if keep and processes.rank == 0:
-        say_step_cost(head, data.train, trainer.batch_size, trainer.steps_an_epoch * options.epochs, processes.world_size)
+        pairs = trainer.pairs_a_step if isinstance(trainer, HardNegativeTrainer) else None
+        say_step_cost(head, data.train, trainer.batch_size, trainer.steps_an_epoch * options.epochs, processes.world_size, pairs)
     identity = _identity(options, data, processes)
     state = RunState.restore(options.out, trainer, partial(_check_identity, options, identity)) if keep else RunState()
     first = processes.rank == 0
-    if first:
-        check_validation(options, data.select, head, times=options.epochs + 1 - state.epoch)
+    times = options.epochs + 1 - state.epoch
+    if isinstance(trainer, HardNegativeTrainer):
+        trainer.check_costs(data.select, times)
+    elif first:
+        check_validation(options, data.select, head, times)
+    trainer.prepare()
     # Every rank must have read the checkpoint before rank 0 replaces it.
     processes.barrier()
     if keep:
@@ -254,8 +275,8 @@ def _end_epoch(
 ) -> dict[str, float]:
     """Validate the epoch, append its row to the log, keep it if it is the best so far, and return its metrics."""
     select = trainer.validation(data.select)
-    metrics = evaluate_pairs(trainer.head, select.texts, select.videos, select.answers, budget_bytes(options.memory_budget))
-    state.rows.append({"epoch": state.epoch, **losses, **_flat(metrics), "seconds": round(seconds, 2)})
+    metrics = trainer.validation_metrics(select)
+    state.rows.append({"epoch": state.epoch, **losses, **_flat(metrics), **trainer.log_columns(), "seconds": round(seconds, 2)})
     if state.improved_by(metrics, options.select_on):
         state.keep_best(_record(state.epoch, options, data, trainer, select, metrics), trainer.weights())
     return _flat(metrics)
@@ -267,7 +288,7 @@ def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trai
         "weights": data.cache.weights,
         "cache_digest": data.cache.digest,
         "best_epoch": epoch,
-        "selected_by": f"text_to_video R@1 on {options.select_on}",
+        "selected_by": f"text_to_video R@1 on {options.select_on}{trainer.selected_by}",
         "selected_on": options.select_on,
         "preset": data.train.preset,
         options.select_on: metrics,
@@ -279,14 +300,23 @@ def _record(epoch: int, options: TrainOptions, data: TrainingData, trainer: Trai
         "start": start_of(options, data.cache),
         TRAINED_WITH: RunOptions.of(options).recorded(),
         "provenance": provenance(options),
+        **trainer.record(),
     }
 
 
 def make_trainer(head: Head, options: TrainOptions, data: TrainingData, processes: ProcessGroup) -> Trainer:
-    """A trainer on cached features, or with --finetune one that trains CLIP too.
+    """A trainer on cached features, with --candidates-run one on hard negatives, or with --finetune one that trains CLIP too.
 
-    Raises UserError if the cache lacks the pictures for --finetune, or its CLIP cannot be loaded.
+    Raises UserError if the cache lacks the pictures for --finetune, or its CLIP cannot be loaded; or if the head has losses that need all
+    pairs of a batch.
     """
+    if data.first is not None:
+        if head.extra_loss_names:
+            raise UserError(
+                f"--candidates-run: the losses {', '.join(head.extra_loss_names)} of head {options.head} need all pairs of a batch: leave "
+                "the option out"
+            )
+        return HardNegativeTrainer(head, options, data.train, processes, first=data.first)
     if not options.finetune:
         return Trainer(head, options, data.train, processes)
     # Imported here: training on cached features must run without open_clip.
@@ -305,9 +335,17 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
         "cache_digest": data.cache.digest,
         "train_counts": data.train.counts,
         "data": _digest(data),
+        "patches": _patches_read(data),
         "processes": processes.world_size,
         HEAD_SOURCE: recorded_source(options.head).get(HEAD_SOURCE),
+        FIRST_WEIGHTS: None if data.first is None else data.first.run.weights_sha256,
     }
+
+
+def _patches_read(data: TrainingData) -> str | None:
+    """The --tokens of the patch tokens that the head reads; None if it reads none."""
+    settings = data.cache.patch_settings
+    return None if settings is None or data.train.videos.patches is None else f"{settings.option}, {settings.count} a frame"
 
 
 def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dict[str, Any]) -> None:
@@ -317,8 +355,10 @@ def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dic
         "cache_digest": f"the cache {options.cache} was extracted with other settings than the run's",
         "train_counts": "the training videos or captions have changed since it began",
         "data": "the videos or captions for training or for choosing the epoch have changed since it began",
+        "patches": f"the cache {options.cache} held --tokens {before.get('patches')} then, and {identity['patches']} now",
         "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
         HEAD_SOURCE: f"the source of head {options.head} has changed since it began",
+        FIRST_WEIGHTS: f"the run {options.candidates_run} of --candidates-run has other weights than when it began",
     }
     # Old checkpoints have the counts alone.
     changed = [name for name in descriptions if before.get(name, identity[name]) != identity[name]]
@@ -379,7 +419,10 @@ def _read_finished(out: Path) -> dict[str, Any]:
 def _facts(options: TrainOptions, data: TrainingData) -> dict[str, Any]:
     """What must be equal in all processes."""
     decisive = {f"--{name.replace('_', '-')}": value for name, value in decisive_options(options).items()}
-    content = {"the cache": data.cache.fingerprint([*data.train.videos.ids, *data.select.videos.ids])}
+    videos = [*data.train.videos.ids, *data.select.videos.ids]
+    content = {"the cache": data.cache.fingerprint(videos, patches=data.train.videos.patches is not None)}
+    if data.first is not None:
+        content["the weights of --candidates-run"] = data.first.run.weights_sha256 or ""
     return decisive | content | {f"the source of head {options.head}": recorded_source(options.head)}
 
 

@@ -5,7 +5,7 @@ temperature assumes dot products of CLIP's own vectors. A part is written under 
 in the cache completely or not at all. Parts are immutable: re-extracting a video writes a new part, and the newest entry of a name wins.
 Captions and splits are tables beside the parts; they do not affect the features' identity.
 
-Shape suffixes: N entries (videos or texts), T rows of all entries (frames or tokens), D joint dimension.
+Shape suffixes: N entries (videos or texts), T rows of all entries (frames or tokens), M patch tokens of a frame, D joint dimension.
 """
 
 import difflib
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from data.base.whole_files import remove_stale, sync_file, written_whole
 from data.base.writable import make_folder
 from data.cache.extraction import Extraction, read_extraction
 from data.cache.hdf5 import file_bytes, new_file, open_file, write_arrays
-from data.cache.index import Index, Part, Place, have_current_patches, parts_of
+from data.cache.index import FileStamp, Index, Part, Place, have_current_patches, parts_of
 from data.cache.layout import (
     BEFORE_4,
     CLIP_FILE,
@@ -58,7 +57,7 @@ from data.cache.layout import (
 )
 from data.cache.listings import Listings, listing_of
 from data.cache.merged import write_merged
-from data.cache.reading import DEFAULT_BUDGET, one_row, read_ragged, read_rows, read_seconds
+from data.cache.reading import DEFAULT_BUDGET, one_row, read_images, read_ragged, read_rows, read_seconds
 from data.cache.sources import Source
 from data.sampling import choose_frames, choose_words
 from data.span import WHOLE_FILE, Span
@@ -228,8 +227,12 @@ class FeatureCache:
 
     def is_made_from(self, video_id: str, file: Path, digest: Callable[[Path], str]) -> bool:
         """Whether a cached video was extracted from this file, judged by the file's size and digest."""
-        made = self._index("videos").stamps[video_id]
+        made = self.stamp(video_id)
         return made.file_size == file.stat().st_size and made.file_digest in ("", digest(file))
+
+    def stamp(self, video_id: str) -> FileStamp:
+        """What a cached video was made from."""
+        return self._index("videos").stamps[video_id]
 
     def images_of(self, video_id: str) -> frozenset[Images]:
         """The kinds of images that are stored for a video's frames; empty for a video that is not cached."""
@@ -415,13 +418,7 @@ class FeatureCache:
 
     def images(self, name: Images, video_id: str) -> list[bytes]:
         """The JPEG files of a video's frames; empty if images of this kind were not stored."""
-        place = self._index("videos").places[video_id]
-        with open_file(place.part.path) as file:
-            group = file[place.part.group]
-            offsets = group[f"{name}_offsets"][place.start : place.stop + 1]
-            content = group[name][offsets[0] : offsets[-1]].tobytes()
-        files = [content[begin - offsets[0] : end - offsets[0]] for begin, end in pairwise(offsets)]
-        return files if content else []
+        return read_images(self._index("videos").places[video_id], name)
 
     def write_part(self, kind: Kind, arrays: Mapping[str, Any], identity: bytes | None = None) -> None:
         """Add the entries in these datasets (`layout.video_arrays`, `text_arrays`) as one part.

@@ -323,19 +323,37 @@ def bare_video_arrays(
 
 
 def patch_arrays(entries: Sequence[VideoEntry], kept: int | None, dtype: str) -> dict[str, Any]:
-    """The datasets of a part of patch tokens: rows [T, M, D], the K of --tokens patches:K or 0, and the files they were made from."""
+    """The datasets of a part of patch tokens."""
     patches = [entry.patch_TMD for entry in entries if entry.patch_TMD is not None]
     assert len(patches) == len(entries)
+    stamps = [(entry.file_size, entry.file_mtime_ns, entry.file_digest, *entry.span.bounds) for entry in entries]
+    rows_RMD = _as(dtype, np.concatenate(patches))
+    return bare_patch_arrays([entry.video_id for entry in entries], rows_RMD, [len(patch_TMD) for patch_TMD in patches], kept, stamps)
+
+
+def bare_patch_arrays(
+    video_ids: Sequence[str],
+    rows_RMD: NDArray[Any],
+    counts: Sequence[int],
+    kept: int | None,
+    stamps: Sequence[tuple[int, int, str, float, float]],
+) -> dict[str, Any]:
+    """The datasets of a part of patch tokens, from arrays that are concatenated already.
+
+    kept: the K of --tokens patches:K.
+    stamps: of each video the file it was made from, as in `FileStamp`: size, modification time, digest, and the span's start and end.
+    """
+    sizes, times, digests, starts, ends = zip(*stamps, strict=True)
     return {
-        "video_id": [entry.video_id for entry in entries],
-        "offsets": offsets_of([len(patch_TMD) for patch_TMD in patches]),
-        "patches": _as(dtype, np.concatenate(patches)),
+        "video_id": list(video_ids),
+        "offsets": offsets_of(counts),
+        "patches": rows_RMD,
         "kept": np.array(kept or 0),
-        "file_size": np.array([entry.file_size for entry in entries], dtype=np.int64),
-        "file_mtime_ns": np.array([entry.file_mtime_ns for entry in entries], dtype=np.int64),
-        "file_digest": [entry.file_digest for entry in entries],
-        "start": np.array([entry.span.bounds[0] for entry in entries], dtype=np.float64),
-        "end": np.array([entry.span.bounds[1] for entry in entries], dtype=np.float64),
+        "file_size": np.array(sizes, dtype=np.int64),
+        "file_mtime_ns": np.array(times, dtype=np.int64),
+        "file_digest": list(digests),
+        "start": np.array(starts, dtype=np.float64),
+        "end": np.array(ends, dtype=np.float64),
     }
 
 

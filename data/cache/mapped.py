@@ -4,6 +4,7 @@ Shape suffixes: N entries, T rows of all entries, R rows of some entries, D join
 """
 
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from data.base.writable import cannot_write
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
 
-ENTRIES_AT_ONCE = 1024
+BYTES_AT_ONCE = 2**26
+"""Most bytes of float32 rows in memory while a file is written; a single entry may have more."""
 
 
 class MappedRagged(Ragged):
@@ -39,8 +41,10 @@ def map_ragged(ragged: Ragged, path: Path) -> MappedRagged:
         # Write the file before mapping it: on a full disk, writing into a mapped file kills the process.
         with path.open("wb") as file:
             np.lib.format.write_array_header_2_0(file, header)
-            for entry in range(0, len(ragged), ENTRIES_AT_ONCE):
-                rows_RD = ragged.gather(range(entry, min(entry + ENTRIES_AT_ONCE, len(ragged))))[0]
+            longest = int(ragged.length_N.max(initial=1)) * prod(ragged.row_shape) * np.dtype(np.float32).itemsize
+            at_once = max(1, BYTES_AT_ONCE // longest)
+            for entry in range(0, len(ragged), at_once):
+                rows_RD = ragged.gather(range(entry, min(entry + at_once, len(ragged))))[0]
                 file.write(rows_RD.numpy().astype(ragged.dtype).tobytes())
     except OSError as error:
         raise cannot_write(path.parent, error, "--out") from error

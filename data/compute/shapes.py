@@ -13,9 +13,15 @@ Shape suffixes: R rows, C columns, D joint dimension.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 GRAIN = 48
 """A multiple of the tile sizes of common BLAS kernels: 4, 6, 8, 12, 16, 24, 48."""
+
+
+def filled_rows(row_RD: Tensor) -> Tensor:
+    """The rows, and zero rows behind them, a multiple of GRAIN // 2 in all. For the rows of a product, half of GRAIN suffices."""
+    return pad(row_RD, (0, 0, 0, -len(row_RD) % (GRAIN // 2)))
 
 
 def multiply_in_panels(row_RD: Tensor, column_CD: Tensor, out_RC: Tensor, panel: tuple[int, int], precision: torch.dtype) -> None:

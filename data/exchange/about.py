@@ -21,6 +21,8 @@ CONTEXT_LENGTH = 77
 """CLIP's: assumed if the JSON does not say how many tokens a text may have."""
 IMAGES = ("image_size", "image_mean", "image_std", "image_resize", "image_fill")
 """The keys of `preprocessing`, as extraction records them."""
+INSIDE = ("token_shift", "token_clusters")
+"""The keys of what happened inside the vision tower, as extraction records them; left out if nothing did."""
 IMAGE_VALUES = {
     "image_size": "a list [height, width] of pixels",
     "image_mean": "a list of three numbers",
@@ -30,6 +32,8 @@ IMAGE_VALUES = {
 }
 LARGEST_SCALE = 1e6
 """Above any logit scale."""
+CLUSTERS = re.compile(r"segments=[1-9][0-9]*,medoids=[1-9][0-9]*,block=[1-9][0-9]*", re.ASCII)
+"""`token_clusters` as extraction records it."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 UNKNOWN = "unknown-"
 """Prefix of `weights` in the settings if the JSON does not give the digest."""
@@ -44,6 +48,8 @@ class About:
     logit_scale: the factor of the scores, not its logarithm.
     context_length: tokens of the longest text, start and end included.
     preprocessing: how pictures were prepared: `image_size`, `image_mean`, `image_std`, `image_resize`, `image_fill`.
+    token_shift: true if patches were shifted between frames (`extract --token-shift`).
+    token_clusters: how patches were clustered over frames, in the form of `extract --token-clusters`.
     """
 
     model: str | None = None
@@ -52,15 +58,20 @@ class About:
     logit_scale: float = LOGIT_SCALE
     context_length: int = CONTEXT_LENGTH
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    token_shift: bool | None = None
+    token_clusters: str | None = None
 
     def settings(self, dimension: int, dtype: str) -> dict[str, Any]:
         """The settings of a cache of features [*, dimension] that this CLIP made."""
-        known = {name: value for name, value in asdict(self).items() if name not in ("weights", "preprocessing", "context_length")}
-        identity = hashlib.sha256(json.dumps([known, dict(self.preprocessing)], sort_keys=True).encode()).hexdigest()
+        values = asdict(self)
+        known = {name: values[name] for name in ("model", "pretrained", "logit_scale")}
+        inside = {name: values[name] for name in INSIDE if values[name] is not None}
+        identity = hashlib.sha256(json.dumps([known | inside, dict(self.preprocessing)], sort_keys=True).encode()).hexdigest()
         return {
             IMPORTED: 1,
             **known,
             **self.preprocessing,
+            **inside,
             "weights": self.weights or UNKNOWN + identity[:16],
             "dimension": dimension,
             "max_words": self.context_length,
@@ -90,8 +101,10 @@ KINDS: Mapping[str, tuple[type, ...]] = {
     "logit_scale": (int, float),
     "context_length": (int,),
     "preprocessing": (dict,),
+    "token_shift": (bool,),
+    "token_clusters": (str,),
 }
-WANTED = {name: {str: "text", dict: "an object", int: "a number"}[kinds[0]] for name, kinds in KINDS.items()}
+WANTED = {name: {str: "text", dict: "an object", int: "a number", bool: "true"}[kinds[0]] for name, kinds in KINDS.items()}
 
 
 def read_about(path: Path) -> About:
@@ -103,7 +116,7 @@ def read_about(path: Path) -> About:
         raise UserError(f"--about {path}: expected a JSON object with some of {', '.join(KINDS)}")
     _require_known(found, KINDS, f"--about {path}")
     for name, value in found.items():
-        if not isinstance(value, KINDS[name]) or isinstance(value, bool) or value == "":
+        if not isinstance(value, KINDS[name]) or isinstance(value, bool) != (name == "token_shift") or value == "" or value is False:
             raise UserError(f"--about {path}: {name} is {quote(value)}: expected {WANTED[name]}")
     _require_known(found.get("preprocessing", {}), dict.fromkeys(IMAGES), f"--about {path}: preprocessing")
     for name, value in found.get("preprocessing", {}).items():
@@ -118,6 +131,10 @@ def read_about(path: Path) -> About:
         raise UserError(f"--about {path}: context_length is {about.context_length}: expected the most tokens of a text, such as 77")
     if about.weights is not None and not DIGEST.fullmatch(about.weights):
         raise UserError(f"--about {path}: weights is {quote(about.weights)}: expected the 64 hexadecimal digits of a SHA-256")
+    if about.token_clusters is not None and not CLUSTERS.fullmatch(about.token_clusters):
+        raise UserError(
+            f"--about {path}: token_clusters is {quote(about.token_clusters)}: expected text such as segments=3,medoids=49,block=6"
+        )
     # 100 and 100.0 are one scale, and must give one digest of the settings.
     return replace(about, logit_scale=float(about.logit_scale))
 
@@ -144,7 +161,13 @@ def recorded_about(settings: Mapping[str, Any]) -> About:
         weights=weights if DIGEST.fullmatch(weights) else None,
         context_length=int(settings["max_words"]),
         preprocessing={name: settings[name] for name in IMAGES if name in settings},
+        **inside_of(settings),
     )
+
+
+def inside_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings of a cache record of the inside of the vision tower; empty if nothing happened there."""
+    return {name: settings[name] for name in INSIDE if name in settings}
 
 
 def _require_known(found: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:

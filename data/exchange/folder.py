@@ -2,6 +2,8 @@
 
 video7.npy     frames [T, D]                        dog.npy + dog.txt   words [L, D], or the sentence [D]; the text
 video7.npz     frames [T, D], seconds [T]           dog.npz             text, words [L, D], sentence [D]
+
+Patch tokens of a video are patches [T, M, D], in a `.npy` or under this name in a `.npz`.
 """
 
 import io
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from data.base.errors import UserError, cannot_read, one_line
 from data.base.quoting import path_text
 from data.cache.layout import NAMES, Kind
-from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, Memory, in_blocks, loaded_of, require_features
+from data.exchange.items import BLOCK_BYTES, EXTRA, NOUN, ROWS, Block, Item, Loaded, Memory, in_blocks, loaded_of, require_features
 
 SUFFIXES = (".npy", ".npz")
 HEADER_BYTES = 4096
@@ -44,7 +46,7 @@ class FolderReader:
         named: dict[str, Path] = {}
         for path, stem in self._paths(folder):
             if stem in named:
-                raise UserError(f"{named[stem]} and {path} are two files for one {kind[:-1]}: keep one of them")
+                raise UserError(f"{named[stem]} and {path} are two files for one {NOUN[kind]}: keep one of them")
             named[stem] = path
             self.items.append(self._item(path, path_text(stem)))
         if not named:
@@ -65,12 +67,12 @@ class FolderReader:
             members = list(group)
             yield from self._read_plain(members, form) if form is not None else in_blocks(members, self._each(members), self._kind)
 
-    def _form(self, item: Item) -> tuple[np.dtype[Any], int] | None:
-        """The dtype and width of a plain file: rows in order, `.npy`; None for others."""
-        return (item.dtype, item.shape[1]) if item.key is not None and len(item.shape) == 2 else None
+    def _form(self, item: Item) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
+        """The dtype and the shape of a row of a plain file: rows in order, `.npy`; None for others."""
+        return (item.dtype, item.shape[1:]) if item.key is not None and len(item.shape) > 1 else None
 
-    def _read_plain(self, items: Sequence[Item], form: tuple[np.dtype[Any], int]) -> Iterator[Block]:
-        row_bytes = form[0].itemsize * form[1]
+    def _read_plain(self, items: Sequence[Item], form: tuple[np.dtype[Any], tuple[int, ...]]) -> Iterator[Block]:
+        row_bytes = form[0].itemsize * math.prod(form[1])
         first = 0
         while first < len(items):
             last, rows = first, 0
@@ -118,7 +120,7 @@ class FolderReader:
                     continue
                 if suffix.lower() in SUFFIXES:
                     yield Path(parent, name), os.path.join(parent, stem)[root:]
-                elif self._kind == "videos" or suffix != ".txt":
+                elif self._kind != "texts" or suffix != ".txt":
                     self._other[suffix or "without suffix"] += 1
 
     def _item(self, path: Path, stem: str) -> Item:

@@ -1,6 +1,6 @@
 """Import features into a cache: describe, check, match, then read and write part by part.
 
-Shape suffixes: T rows of an entry (frames or tokens), D joint dimension.
+Shape suffixes: T rows of an entry (frames or tokens), R rows of several, M patch tokens of a frame, D joint dimension.
 """
 
 import json
@@ -24,14 +24,14 @@ from data.base.provenance import provenance
 from data.base.quoting import path_text, visible
 from data.base.writable import require_writable_folder
 from data.cache import FeatureCache, recorded_settings
-from data.cache.layout import CLIP_FILE, Kind, all_finite, bare_video_arrays, offsets_of
+from data.cache.layout import CLIP_FILE, Kind, all_finite, bare_patch_arrays, bare_video_arrays, offsets_of
 from data.cache.listings import Listing
 from data.cache.prune import drop, unlisted
 from data.cache.sources import Source, name_of
 from data.datasets import Preset, find_preset, shares_of
 from data.exchange.about import IMPORTED, About, read_about, recorded_about
 from data.exchange.folder import SUFFIXES, FolderReader
-from data.exchange.items import Block, Item, Reader, require_sound, require_unique, require_width
+from data.exchange.items import NOUN, Block, Item, Reader, require_frames, require_patches, require_sound, require_unique, require_width
 from data.exchange.matching import Matched, match
 from data.exchange.one_file import FORMS, ShardsReader
 from data.exchange.options import ImportOptions
@@ -49,6 +49,9 @@ class Summary(NamedTuple):
     texts_there: int
     videos_missing: int
     captions_missing: int
+    patches: int
+    patches_there: int
+    patches_missing: int
     pruned: Mapping[str, int]
 
 
@@ -98,11 +101,13 @@ def import_features(options: ImportOptions) -> Summary:
         readers["videos"] = open_reader(options.frames, "videos", "--frames")
     if options.texts is not None:
         readers["texts"] = open_reader(options.texts, "texts", "--texts")
+    if options.patches is not None:
+        readers["patches"] = open_reader(options.patches, "patches", "--patches")
     for reader in readers.values():
         require_unique(reader.items)
     shares = None if options.split_by_hash is None else shares_of(options.split_by_hash)
     matched = match({kind: reader.items for kind, reader in readers.items()}, options.table, options.frames, shares)
-    items: dict[Kind, dict[str, Item]] = {"videos": matched.videos, "texts": matched.texts}
+    items: dict[Kind, dict[str, Item]] = {"videos": matched.videos, "texts": matched.texts, "patches": matched.patches}
     matched.require_some({kind: reader.items for kind, reader in readers.items()})
     dimension, dtype = _shape_of(readers, items, recorded, options.dtype)
     for entries in items.values():
@@ -114,18 +119,24 @@ def import_features(options: ImportOptions) -> Summary:
             _require_length(item.tokens, about, item)
     settings = about.settings(dimension, dtype)
     cache = None if not recorded else _open(options, about, settings)
+    todo = _todo(items, cache, options.replace)
     if not options.allow_missing:
-        matched.require_complete(*((cache.names(kind) for kind in items) if cache else ((), ())))
+        matched.require_complete(*((cache.names("videos"), cache.names("texts")) if cache else ((), ())))
+        matched.require_patches(name for name in matched.without_patches if _has_patches(cache, name, matched.videos[name]))
+    _require_patches(options, matched, cache, todo)
     _say(options, about, readers, matched, dimension, dtype)
     if options.dry_run:
-        return _summary(matched, items, _todo(items, cache, options.replace), {})
+        return _summary(matched, items, todo, {})
     cache = cache or _open(options, about, settings)
-    todo = _todo(items, cache, options.replace)
     own, listing = _listing(options, matched, cache)
     with ThreadPoolExecutor(1) as pool:
         # The listing protects the parts from being pruned, so it comes first; reading need not wait for it.
         begun = pool.submit(cache.listings.begin, own, listing)
         for kind, reader in readers.items():
+            if kind == "patches":
+                # With the frames that were written just now.
+                begun.result()
+                cache = FeatureCache(options.cache)
             _write(cache, kind, reader, todo[kind], about, options, begun)
         begun.result()
     cache.listings.complete(own, listing)
@@ -150,6 +161,8 @@ def _open(options: ImportOptions, about: About, settings: dict[str, Any]) -> Fea
 
 def _check(options: ImportOptions) -> None:
     """Raise UserError for options that are wrong for any features."""
+    if options.patches is not None and options.frames is None:
+        raise UserError("--patches names patch tokens of frames: add --frames; those that the cache has already are not read again")
     if options.frames is None and options.texts is None:
         raise UserError("nothing to import: name features of videos with --frames, or of texts with --texts")
     if options.fps is not None and not 0 < options.fps < float("inf"):
@@ -168,7 +181,8 @@ def _summary(
     done = {kind: len(todo[kind]) for kind in items}
     there = {kind: len(items[kind]) - done[kind] for kind in items}
     missing = len(matched.without_frames), len(matched.without_texts)
-    return Summary(done["videos"], done["texts"], there["videos"], there["texts"], *missing, pruned)
+    patches = done["patches"], there["patches"], len(matched.without_patches)
+    return Summary(done["videos"], done["texts"], there["videos"], there["texts"], *missing, *patches, pruned)
 
 
 def _shape_of(
@@ -180,7 +194,7 @@ def _shape_of(
     if dimension is None:
         kind = next(kind for kind in readers if items[kind])
         first = next(iter(items[kind].values()))
-        dimension = first.shape[-1] if first.shape else next(readers[kind].read([first])).rows_RD.shape[1]
+        dimension = first.shape[-1] if first.shape else next(readers[kind].read([first])).rows_RD.shape[-1]
     given = asked or recorded.get("dtype") or ("float16" if {*map(str, {item.dtype for item in every})} == {"float16"} else "float32")
     return int(dimension), str(given)
 
@@ -194,24 +208,50 @@ def _require_length(tokens: int, about: About, item: Item) -> None:
 
 
 def _todo(items: Mapping[Kind, Mapping[str, Item]], cache: FeatureCache | None, replace: bool) -> dict[Kind, dict[str, Item]]:
-    """The entries that the cache lacks, and videos whose file has changed. A cached text stays: the cache does not know its file."""
+    """The entries that the cache lacks, and videos whose file has changed, with their patch tokens. A cached text stays, and so do patch
+    tokens of the frames in the cache: the cache does not know their files."""
     if cache is None or replace:
         return {kind: dict(entries) for kind, entries in items.items()}
     return {
         "videos": {name: item for name, item in items["videos"].items() if not cache.is_current(name, item.size, item.mtime_ns)},
         "texts": {text: item for text, item in items["texts"].items() if ("texts", text) not in cache},
+        "patches": {name: item for name, item in items["patches"].items() if not _has_patches(cache, name, items["videos"][name])},
     }
+
+
+def _has_patches(cache: FeatureCache | None, name: str, frames: Item) -> bool:
+    """Whether the cache has the frames of a video as they are in their file, and their patch tokens."""
+    return cache is not None and cache.is_current(name, frames.size, frames.mtime_ns) and cache.has_patches(name)
+
+
+def _require_patches(options: ImportOptions, matched: Matched, cache: FeatureCache | None, todo: Mapping[Kind, Mapping[str, Item]]) -> None:
+    """Raise UserError if patch tokens, as far as headers tell, are of other frames than the videos', or differ in their number."""
+    settings = None if cache is None or not matched.patches else cache.patch_settings
+    count = None if settings is None else settings.count
+    for name, item in todo["patches"].items():
+        if not item.shape:
+            continue
+        count = item.shape[1] if count is None else count
+        require_patches(item.shape[1], count, item, None if settings is None else options.cache)
+        frames = todo["videos"].get(name)
+        if frames is not None and frames.shape:
+            require_frames(item.shape[0], frames.shape[0], item)
+        elif frames is None and cache is not None:
+            place = cache.places("videos")[name]
+            require_frames(item.shape[0], place.stop - place.start, item)
 
 
 def _say(options: ImportOptions, about: About, readers: Mapping[Kind, Reader], matched: Matched, dimension: int, dtype: str) -> None:
     if options.quiet:
         return
     counts = f"{len(matched.videos):,} videos and {len(matched.texts):,} texts"
+    counts += f", patch tokens of {len(matched.patches):,} videos" if "patches" in readers else ""
     lines = [f"{counts}, {dimension} wide, kept as {dtype}", about.limits(), *matched.dataset.notes, *matched.notes()]
     other = [f"{count:,} {suffix}" for reader in readers.values() for suffix, count in reader.left_alone().items()]
     lines += [f"files left alone: {', '.join(other)}"] if other else []
     missing = [(len(matched.without_frames), "videos"), (len(matched.without_texts), "captions")]
     lines += [f"without features: {count:,} {what} of the table" for count, what in missing if count]
+    lines += [f"without patch tokens: {len(matched.without_patches):,} videos"] if matched.without_patches else []
     for line in lines:
         print(visible(line), file=sys.stderr)
 
@@ -270,12 +310,16 @@ class _Parts:
         self._pool = ThreadPoolExecutor(WRITERS)
         self._pending: deque[Future[None]] = deque()
         self._turn = threading.Lock()
+        self._count: int | None = None
+        """M, the number of patch tokens of every frame."""
         self.lacking = 0
         """Videos that brought no times, or texts that brought no sentence feature."""
 
     def add(self, block: Block, names: Mapping[int, str]) -> None:
         """Write a block, whose entries have these names in the cache. Raises UserError for a bad feature in this or an earlier block."""
         self.lacking += len(block.items) if block.extra is None else 0
+        if self._kind == "patches":
+            self._require_patches(block, [names[id(item)] for item in block.items])
         if len(self._pending) >= WRITERS:
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(self._store, block, [names[id(item)] for item in block.items]))
@@ -286,11 +330,22 @@ class _Parts:
         for pending in self._pending:
             pending.result()
 
+    def _require_patches(self, block: Block, names: Sequence[str]) -> None:
+        """Raise UserError if patch tokens differ in their number, or do not belong to the frames. Headers may not have told."""
+        there = self._cache.patch_settings
+        if self._count is None:
+            self._count = block.rows_RD.shape[1] if there is None else there.count
+        require_patches(block.rows_RD.shape[1], self._count, block.items[0], None if there is None else self._cache.path)
+        for item, name, count in zip(block.items, names, block.counts, strict=True):
+            place = self._cache.places("videos")[name]
+            require_frames(count, place.stop - place.start, item)
+
     def _store(self, block: Block, names: Sequence[str]) -> None:
-        require_width(block.rows_RD.shape[1], self._cache.dimension, block.items[0])
+        require_width(block.rows_RD.shape[-1], self._cache.dimension, block.items[0])
         require_sound(block, self._kind)
         rows_RD = _as(block.rows_RD, self._cache.settings["dtype"], block)
-        arrays = self._videos(block, names, rows_RD) if self._kind == "videos" else self._texts(block, names, rows_RD)
+        make = {"videos": self._videos, "texts": self._texts, "patches": self._patches}[self._kind]
+        arrays = make(block, names, rows_RD)
         self._cache.store(self._kind, arrays, json.dumps([names, time.time_ns()]).encode(), self._begun.result, self._turn)
         block.done()
 
@@ -301,6 +356,10 @@ class _Parts:
             seconds_R = (np.arange(len(rows_RD)) - np.repeat(first_N, block.counts)) / self._fps
         stamps = [(item.size, item.mtime_ns) for item in block.items]
         return bare_video_arrays(names, rows_RD, block.counts, seconds_R.astype(np.float64), stamps)
+
+    def _patches(self, block: Block, names: Sequence[str], rows_RMD: NDArray[Any]) -> dict[str, Any]:
+        # Which of a frame's patches they are is not known.
+        return bare_patch_arrays(names, rows_RMD, block.counts, None, [self._cache.stamp(name) for name in names])
 
     def _texts(self, block: Block, names: Sequence[str], rows_RD: NDArray[Any]) -> dict[str, Any]:
         for item, count in zip(block.items, block.counts, strict=True):
@@ -323,7 +382,7 @@ def _write(
     # In the order of the files; the table may have another.
     order = [item for item in reader.items if id(item) in names]
     parts = _Parts(cache, kind, about, options.fps or 1.0, begun)
-    with Progress(kind, len(order), kind, options.quiet) as progress:
+    with Progress(kind, len(order), f"{NOUN[kind]}s", options.quiet) as progress:
         try:
             for block in reader.read(order):
                 parts.add(block, names)
@@ -343,7 +402,7 @@ def _as(features: NDArray[Any], dtype: str, block: Block) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         made = features.astype(dtype)
     if not all_finite(made):
-        row = int(np.flatnonzero(~np.isfinite(made).all(axis=1))[0])
+        row = int(np.flatnonzero(~np.isfinite(made.reshape(len(made), -1)).all(axis=1))[0])
         entry = row if features is block.extra else int(np.searchsorted(np.cumsum(block.counts), row, side="right"))
         raise UserError(f"{block.items[entry].place}: a feature is too large for {dtype}: import into another --cache with --dtype float32")
     return made

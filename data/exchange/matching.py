@@ -57,11 +57,20 @@ class Matched:
     unlisted_texts: int
     respelt: dict[str, Item]
     """Videos whose features have another spelling of their name."""
+    patches: dict[str, Item]
+    """The patch tokens of videos in `videos`."""
+    without_patches: list[str]
+    unused_patches: int
 
     def notes(self) -> list[str]:
         """Lines about features that the table does not list."""
         left = [f"{count:,} {kind}" for kind, count in (("videos", self.unlisted_videos), ("texts", self.unlisted_texts)) if count]
         lines = [f"left alone, because the table does not list them: features of {' and '.join(left)}"] if left else []
+        if self.unused_patches:
+            lines.append(
+                f"left alone, because --frames has none of their frames, or the table does not list them: patch tokens of "
+                f"{self.unused_patches:,} videos"
+            )
         if self.respelt:
             video_id, item = next(iter(self.respelt.items()))
             such = f"such as {quote(item.name)} for {quote(video_id)}"
@@ -78,6 +87,17 @@ class Matched:
             raise UserError(
                 f"none of the features belongs to a video or caption of --table: it has {quote(wanted)}, and the files have "
                 f"{quote(there[0].name)}"
+            )
+
+    def require_patches(self, cached: Iterable[str]) -> None:
+        """Raise UserError if a video has frames, but patch tokens neither in the files nor in the cache."""
+        there = {*cached}
+        lacking = [name for name in self.without_patches if name not in there]
+        if lacking:
+            raise UserError(
+                f"{len(lacking):,} of {len(self.videos):,} videos have frames and no patch tokens, such as {quote(lacking[0])}: add them "
+                "to --patches, or go on without them with --allow-missing",
+                [f"without patch tokens: {quote(name)}" for name in lacking],
             )
 
     def require_complete(self, cached_videos: Iterable[str], cached_texts: Iterable[str]) -> None:
@@ -105,24 +125,53 @@ def match(items: Mapping[Kind, Sequence[Item]], table: Path | None, frames: Path
     items: what the files hold. A kind that is not imported is not missing.
     frames: where the features of videos are; paths of the table are relative to it.
 
-    Raises UserError if the table is malformed, if two videos of it have one file of features, or if a name cannot be an id.
+    Raises UserError if the table is malformed, if two videos of it have one file of features, if a name cannot be an id, or if patch tokens
+    come without frames.
     """
-    videos, texts = items.get("videos", ()), items.get("texts", ())
+    videos, texts, patches = items.get("videos", ()), items.get("texts", ()), items.get("patches", ())
     by_text = {_checked(check_caption, item): item for item in texts}
     if table is None:
         ids = {_checked(check_name, item): item for item in videos}
         whole = {name: cell for name, (cell,) in cells_of([WHOLE_FILE]).items()}
         listed = pd.DataFrame({"video_id": list(ids), "split": SEARCHED, "file": None, **whole})
         nothing = pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str)
-        return Matched(ids, by_text, Dataset(nothing, listed), [], [], 0, 0, {})
+        tokens = {item.name: item for item in patches}
+        strange = next((item for name, item in tokens.items() if name not in ids), None)
+        if strange is not None:
+            raise UserError(f"{strange.place}: --frames has no video {quote(strange.name)}: add its frames, or leave its patch tokens out")
+        lacking = [name for name in ids if name not in tokens] if "patches" in items else []
+        return Matched(ids, by_text, Dataset(nothing, listed), [], [], 0, 0, {}, tokens, lacking, 0)
     if not table.is_file():
         raise UserError(f"--table {table} does not exist: name a table with the columns video, caption and split")
     place = table.parent if frames is None else frames
     dataset = read_table(table, place, shares, _NoVideos(place), _AnyPaths())
-    by_name = {item.name: item for item in videos}
+    ids_listed: list[str] = dataset.videos["video_id"].tolist()
+    found, respelt = _found(videos, ids_listed, dataset, table)
+    tokens = {video_id: item for video_id, item in _found(patches, ids_listed, dataset, table)[0].items() if video_id in found}
+    captions = dict.fromkeys(dataset.captions["caption"])
+    return Matched(
+        found,
+        {text: by_text[text] for text in captions if text in by_text},
+        dataset,
+        [video_id for video_id in ids_listed if video_id not in found] if "videos" in items else [],
+        [text for text in captions if text not in by_text and text.strip()] if "texts" in items else [],
+        len(videos) - len(found),
+        sum(text not in captions for text in by_text),
+        respelt,
+        tokens,
+        [video_id for video_id in found if video_id not in tokens] if "patches" in items else [],
+        len(patches) - len(tokens),
+    )
+
+
+def _found(items: Sequence[Item], ids_listed: Sequence[str], dataset: Dataset, table: Path) -> tuple[dict[str, Item], dict[str, Item]]:
+    """The items of the videos that a table lists, by id; and those of them with another spelling of the name.
+
+    Raises UserError if an item could be of two videos, or two items of one.
+    """
+    by_name = {item.name: item for item in items}
     found: dict[str, Item] = {}
     owner: dict[str, str] = {}
-    ids_listed: list[str] = dataset.videos["video_id"].tolist()
 
     def take(video_id: str, item: Item | None) -> None:
         if item is not None:
@@ -132,7 +181,7 @@ def match(items: Mapping[Kind, Sequence[Item]], table: Path | None, frames: Path
                 )
             found[video_id] = item
 
-    for video_id in ids_listed:
+    for video_id in ids_listed if by_name else ():
         item = by_name.get(video_id)
         if item is None:
             item = next((by_name[name] for name in _names(video_id, dataset.sought.get(video_id, video_id)) if name in by_name), None)
@@ -143,17 +192,7 @@ def match(items: Mapping[Kind, Sequence[Item]], table: Path | None, frames: Path
         for video_id in ids_listed:
             if video_id not in exactly:
                 take(video_id, spellings.find(video_id, dataset.sought.get(video_id, video_id), table))
-    captions = dict.fromkeys(dataset.captions["caption"])
-    return Matched(
-        found,
-        {text: by_text[text] for text in captions if text in by_text},
-        dataset,
-        [video_id for video_id in ids_listed if video_id not in found] if "videos" in items else [],
-        [text for text in captions if text not in by_text and text.strip()] if "texts" in items else [],
-        len(by_name) - len(found),
-        sum(text not in captions for text in by_text),
-        {video_id: item for video_id, item in found.items() if video_id not in exactly},
-    )
+    return found, {video_id: item for video_id, item in found.items() if video_id not in exactly}
 
 
 class _Spellings:

@@ -3,14 +3,18 @@
 HDF5, safetensors   video7 [T, D], or video7/frames [T, D] and video7/seconds [T]
                     TEXT [L, D] or [D], or NAME/words [L, D] and NAME/sentence [D], with the text in NAME/text (HDF5) or in the
                     file's metadata under NAME (safetensors); without it NAME is the text
-HDF5                also the datasets of a part of a cache: video_id, frames, seconds, offsets; text, words, sentence, offsets
-Parquet             a row for each: video_id, frames (list of lists), seconds (list); text, words (list of lists), sentence (list)
+                    video7 [T, M, D], or video7/patches [T, M, D]: patch tokens
+HDF5                also the datasets of a part of a cache: video_id, frames, seconds, offsets; text, words, sentence, offsets;
+                    video_id, patches, offsets
+Parquet             a row for each: video_id, frames (list of lists), seconds (list); text, words (list of lists), sentence (list);
+                    video_id, patches (list of lists of lists)
 """
 
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -22,7 +26,7 @@ from data.base.errors import UserError, cannot_read, one_line
 from data.base.quoting import quote
 from data.cache.hdf5 import Group, datasets_of, open_foreign, own_group, strings_of
 from data.cache.layout import NAMES, Kind
-from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, Block, Item, Loaded, Memory, in_blocks, loaded_of, require_features
+from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, SHAPES, Block, Item, Loaded, Memory, in_blocks, loaded_of, require_features
 
 PARQUET_ROWS = 256
 """Rows of a Parquet file that are read at once."""
@@ -150,13 +154,13 @@ class SafetensorsReader(_ByKey):
                     continue
                 for run in self._runs(members):
                     counts = [item.shape[0] for item in run]
-                    block = self._memory.block(run, sum(counts), plain[1][0], plain[0], counts)
+                    block = self._memory.block(run, sum(counts), plain[1], plain[0], counts)
                     self._fill(file, self._tensors[run[0].key[0]][0], block.rows_RD)
                     yield block
 
     def _is_plain(self, item: Item) -> bool:
         """Whether an item is the rows of one tensor, as they are in the file."""
-        return item.key[1] is None and len(item.shape) == 2 and self._tensors[item.key[0]][2] != BFLOAT16
+        return item.key[1] is None and len(item.shape) > 1 and self._tensors[item.key[0]][2] != BFLOAT16
 
     def _runs(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """Split items into runs of neighbours in the file of at most BLOCK_BYTES."""
@@ -167,8 +171,7 @@ class SafetensorsReader(_ByKey):
                 if i:
                     yield items[first:i]
                 first, begin = i, start
-            rows, width = item.shape
-            end = start + rows * width * item.dtype.itemsize
+            end = start + prod(item.shape) * item.dtype.itemsize
         yield items[first:]
 
     def _fill(self, file: BinaryIO, offset: int, array: NDArray[Any]) -> None:
@@ -230,7 +233,7 @@ class Hdf5Reader(_ByKey):
     def _list_packed(self, group: Group) -> None:
         rows, extra = ROWS[self.kind], EXTRA[self.kind]
         names, offsets = strings_of(group[NAMES[self.kind]], f"{self.path}, {NAMES[self.kind]!r}"), group["offsets"]
-        first = rows if rows in group else extra
+        first = rows if rows in group or self.kind != "texts" else extra
         listed = first in group and names.ndim == 1 and offsets.shape == (len(names) + 1,) and offsets.dtype.kind in "iu"
         offsets = offsets[()].astype(np.int64) if listed else None
         if offsets is None or offsets[0] != 0 or (np.diff(offsets) < 0).any():
@@ -240,8 +243,8 @@ class Hdf5Reader(_ByKey):
             raise UserError(f"{self.path}: offsets end at {offsets[-1]} and there are {len(group[rows])} rows of {rows}")
         if extra in group:
             second = group[extra]
-            expected = (len(group[first]),) if self.kind == "videos" else (len(names), *width)
-            if second.shape != expected or second.dtype.kind not in ("iuf" if self.kind == "videos" else "f"):
+            expected = (len(names), *width) if self.kind == "texts" else (len(group[first]),)
+            if second.shape != expected or second.dtype.kind not in ("f" if self.kind == "texts" else "iuf"):
                 raise UserError(
                     f"{self.path}: {extra} are {second.dtype.name} of shape {list(second.shape or ())}: expected numbers of shape "
                     f"{list(expected)}"
@@ -269,8 +272,8 @@ class Hdf5Reader(_ByKey):
     def _read_packed(self, group: Group, items: Sequence[Item]) -> Iterator[Block]:
         """Neighbours are read at once."""
         rows, extra = ROWS[self.kind], EXTRA[self.kind]
-        width = group[rows if rows in group else extra].shape[1]
-        row_bytes = width * (group[rows].dtype.itemsize if rows in group else 0)
+        row_shape = group[rows if rows in group else extra].shape[1:]
+        row_bytes = prod(row_shape) * (group[rows].dtype.itemsize if rows in group else 0)
         first = 0
         while first < len(items):
             begin, last = items[first].key[1], first + 1
@@ -280,12 +283,12 @@ class Hdf5Reader(_ByKey):
                 last += 1
             run = items[first:last]
             end, entries = run[-1].key[2], slice(run[0].key[0], run[-1].key[0] + 1)
-            block = self._memory.block(run, end - begin, width, items[0].dtype, [item.key[2] - item.key[1] for item in run])
+            block = self._memory.block(run, end - begin, row_shape, items[0].dtype, [item.key[2] - item.key[1] for item in run])
             if end > begin:
                 group[rows].read_direct(block.rows_RD, np.s_[begin:end])
             second = None
             if extra in group:
-                second = group[extra][begin:end] if self.kind == "videos" else group[extra][entries]
+                second = group[extra][entries] if self.kind == "texts" else group[extra][begin:end]
             yield block._replace(extra=second)
             first = last
 
@@ -381,7 +384,8 @@ class ParquetReader(_OneFile):
         rows, extra = ROWS[self.kind], EXTRA[self.kind]
         for number, item in members:
             first, second = (
-                _nested(batch.column(column)[number], item.place, column) if column in self._columns else None for column in (rows, extra)
+                _nested(batch.column(column)[number], item.place, column, len(SHAPES[self.kind])) if column in self._columns else None
+                for column in (rows, extra)
             )
             if first is None or (self.kind == "texts" and first.shape == (0,)):
                 first, second = second, None
@@ -391,22 +395,23 @@ class ParquetReader(_OneFile):
             yield loaded_of(first, second, self.kind, item)
 
 
-def _nested(cell: Any, place: str, column: str) -> NDArray[Any] | None:
-    """A list of numbers as [N], a list of lists as [N, M]. None for a missing cell."""
+def _nested(cell: Any, place: str, column: str, deepest: int) -> NDArray[Any] | None:
+    """A list of numbers as [N], a list of lists as [N, M], and so on. None for a missing cell."""
+    import pyarrow.compute as pc
+
     if not cell.is_valid:
         return None
     values = cell.values
-    if not hasattr(values, "flatten") or not _is_list(values.type):
-        return _numbers(values, place, column)
-    inner = values.flatten()
-    if _is_list(inner.type):
-        raise UserError(f"{place}: {column} are nested deeper than lists of lists: expected [rows, dimension]")
-    flat = _numbers(inner, place, column)
-    if not len(values):
-        return flat
-    if values.null_count or len(flat) % len(values) or len(set(map(len, values))) > 1:
-        raise UserError(f"{place}: the lists of {column} have different lengths, or one is missing")
-    return flat.reshape(len(values), -1)
+    shape = [len(values)]
+    while hasattr(values, "flatten") and _is_list(values.type):
+        if len(shape) == deepest:
+            raise UserError(f"{place}: {column} are nested deeper than {deepest} lists: save one list for each dimension of the array")
+        lengths = pc.unique(pc.list_value_length(values)).to_pylist()
+        if values.null_count or len(lengths) > 1:
+            raise UserError(f"{place}: the lists of {column} have different lengths, or one is missing")
+        values = values.flatten()
+        shape += lengths
+    return _numbers(values, place, column).reshape(shape)
 
 
 def _is_list(kind: Any) -> bool:

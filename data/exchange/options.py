@@ -11,7 +11,8 @@ from data.cli.command_line import About
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Import frame and token features from NumPy, HDF5, Parquet or safetensors files into a cache. Run it again to resume or add."""
+    """Import features of frames, words and patches from NumPy, HDF5, Parquet or safetensors files into a cache. Run it again to resume or
+    add."""
 
     cache: Annotated[Path, About.CACHE]
     """Folder of the cache. It is created if missing, and extended if it holds imported features."""
@@ -19,6 +20,8 @@ class ImportOptions:
     """Frame features [frames, D] of each video: a folder of .npy or .npz files, or one .h5, .safetensors or .parquet file."""
     texts: Annotated[Path | None, About.INPUT] = None
     """Token features [tokens, D] and a sentence feature [D] of each text, or the sentence feature alone: the same forms."""
+    patches: Annotated[Path | None, About.INPUT] = None
+    """Patch tokens [frames, tokens, D] of the frames in --frames: the same forms. Every frame has as many."""
     table: Annotated[Path | None, About.INPUT] = None
     """Table with the columns video, caption and split, as for extract. Without it, every video is imported for search."""
     about: Annotated[Path | None, About.INPUT] = None
@@ -53,7 +56,7 @@ class ExportOptions:
     cache: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache, or a merged file."""
     out: Annotated[Path, tyro.conf.Positional]
-    """Folder to write: videos/ and texts/ with features, a table of each source, and about.json. It must be new or empty."""
+    """Folder to write: videos/, texts/ and patches/ with features, a table of each source, and about.json. It must be new or empty."""
     form: Annotated[Literal["safetensors", "npz", "parquet"], About.OUTPUT] = "safetensors"
     """safetensors or parquet: files of about 64 MiB. npz: one file for each video and text."""
     quiet: Annotated[bool, About.OUTPUT] = False

@@ -63,10 +63,11 @@ def choose_tau(options: EvaluateOptions, cache: FeatureCache, head: Head, memory
             options.allow_missing,
             options.name,
             max_words,
+            head.READS_PATCHES,
         )
     except UserError as error:
         raise UserError(f"--zero-shot-tau-from {options.zero_shot_tau_from}: {error} (or give --tau)", error.listed) from error
-    processes.agree({"the validation split": [cache.fingerprint(split.videos.ids), len(split.answers)]})
+    processes.agree({"the validation split": [cache.fingerprint(split.videos.ids, head.READS_PATCHES), len(split.answers)]})
     rows = []
     for number, tau in enumerate(TRIED, start=1):
         at_tau = make_head(head.name, head.config.at_temperatures({"tau": tau}), head.execution).to(head.logit_scale.device)

@@ -15,11 +15,13 @@ from data.metrics import DIRECTIONS, RECALL_SUM, RankCounter, recall_sum, summar
 from evaluate.cost import Cost, measured
 from evaluate.inputs import EvaluationInputs, ReadyRun, Scored
 from evaluate.options import EvaluateOptions
+from evaluate.two_stage.gains import gains
+from search.first_stage import check_first_stage
 from train_head.run import TRAINED_WITH, trained_on
 from train_head.scoring.candidates import CandidateCollector
 from train_head.scoring.cost import check_cost, flops_a_pair, warm_up
 from train_head.scoring.pairs import RankedScores, score_all_pairs
-from train_head.scoring.ranks import percentage_there, two_stage_ranks
+from train_head.scoring.ranks import answers_there, two_stage_ranks
 from train_head.scoring.rerank import Pairs, score_pairs
 
 _ALL_PAIRS = ("dual_softmax", "query_bank", "save_scores", "run_file", "zero_shot_tau_from")
@@ -28,10 +30,9 @@ _ALL_PAIRS = ("dual_softmax", "query_bank", "save_scores", "run_file", "zero_sho
 
 def check_candidates_run(options: EvaluateOptions) -> None:
     """Raise UserError for options that do not go with --candidates-run."""
-    if options.candidates_run is None:
+    check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
+    if options.candidates_run is None or options.candidates is None:
         return
-    if options.candidates is None:
-        raise UserError("--candidates-run needs a number of candidates: add one, such as --candidates 50")
     if "," in options.candidates:
         raise UserError(f"--candidates {options.candidates} with --candidates-run must be a single number, such as --candidates 50")
     for name in _ALL_PAIRS:
@@ -40,8 +41,6 @@ def check_candidates_run(options: EvaluateOptions) -> None:
         if value is not None and value is not False:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{option} scores all pairs with --run, and --candidates-run avoids that: leave one of them out")
-    if options.index is not None or options.candidates_from != "frames":
-        raise UserError("--index and --candidates-from find candidates with an index, --candidates-run with a run: leave one of them out")
 
 
 def score_in_two_stages(options: EvaluateOptions, inputs: EvaluationInputs, processes: ProcessGroup) -> Scored:
@@ -93,7 +92,7 @@ def score_in_two_stages(options: EvaluateOptions, inputs: EvaluationInputs, proc
     )
     metrics: dict[str, Any] = dict(zip(DIRECTIONS, map(summary, ranks), strict=True))
     metrics[RECALL_SUM] = recall_sum(**metrics)
-    there = [percentage_there(owner_QK, own_Q) for owner_QK, own_Q in zip(owners, (split.answers, asking), strict=True)]
+    there = (answers_there(owners[0], split.answers), answers_there(owners[1], asking))
     stages = [
         _stage_row(first, flops_a_pair(first.head, first.split) * texts * videos, texts * videos, first_cost),
         _stage_row(second, _flops(second, pairs), len(pairs.text_P), second_cost),
@@ -102,7 +101,8 @@ def score_in_two_stages(options: EvaluateOptions, inputs: EvaluationInputs, proc
         "run": first.name,
         "candidates": k,
         **counter.metrics(),
-        "answers_among_candidates": dict(zip(DIRECTIONS, there, strict=True)),
+        "answers_among_candidates": {name: 100 * float(there_Q.mean()) for name, there_Q in zip(DIRECTIONS, there, strict=True)},
+        **gains((of_texts, of_videos), ranks, there, np.searchsorted(asking, split.answers), options.seed),
         "boundary_ties": dict(zip(DIRECTIONS, candidates.boundary_ties, strict=True)),
         "stages": stages,
         "max_frames": first.max_frames,

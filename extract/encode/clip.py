@@ -1,7 +1,7 @@
 """A loaded CLIP: features of images, sentences and text tokens.
 
-Shape suffixes: N images or texts, L text positions, M patch tokens of an image, D joint dimension, C colour channels, H and W image
-sides.
+Shape suffixes: N images or texts, L text positions, P positions of the image tower, M patch tokens of an image, D joint dimension, C
+colour channels, H and W image sides, W also the width of the image tower.
 """
 
 import hashlib
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from data.base.errors import UserError, one_line
 from data.cache import ClipParts
 from data.compute.shapes import GRAIN
+from extract.encode.image.blocks import Blocks, Front, find_blocks
+from extract.encode.image.inside import UNCHANGED, Inside
 from extract.encode.image.patches import Patches, PatchTower, patch_tower
 from extract.encode.library import OF_A_CONFIGURATION
 from extract.encode.models import DTYPES, Model, Precision, find_model
@@ -90,6 +92,11 @@ class Clip:
         """The image tower if it has patch tokens."""
         return patch_tower(self.model)
 
+    @cached_property
+    def blocks(self) -> Blocks | None:
+        """The blocks of the image tower if they are a vision transformer's."""
+        return find_blocks(self.model)
+
     def image_settings(self) -> dict[str, Any]:
         """The preprocessing as plain values for the cache's settings."""
         return self.preprocessing.settings(_image_size(self.model))
@@ -129,7 +136,7 @@ class Clip:
     @torch.no_grad()
     def encode_images(self, image_NCHW: Tensor, patches: Patches | None = None) -> EncodedImages:
         """Features of at most BATCH preprocessed pictures, and the patch tokens that `patches` asks for, which need a `patch_tower`."""
-        count, padded_NCHW = len(image_NCHW), _pad(image_NCHW).to(self.device, DTYPES[self.precision])
+        count, padded_NCHW = len(image_NCHW), padded(image_NCHW).to(self.device, DTYPES[self.precision])
         if patches is None:
             return EncodedImages(_on_host(self.image_features(padded_NCHW)[:count]))
         tower = self.patch_tower
@@ -138,6 +145,13 @@ class Clip:
             feature_ND, patch_NMW = tower.encode(padded_NCHW)
             patch_NMD = patches.choose(tower.tokens(patch_NMW))
         return EncodedImages(_on_host(feature_ND[:count]), _on_host(patch_NMD[:count]))
+
+    @torch.no_grad()
+    def encode_front(self, front: Front, image_NCHW: Tensor) -> Tensor:
+        """The tokens [N, P, W] that a front of the image tower makes of at most BATCH preprocessed pictures, on the device."""
+        padded_NCHW = padded(image_NCHW).to(self.device, DTYPES[self.precision])
+        with _without_tf32():
+            return front(padded_NCHW)[: len(image_NCHW)]
 
     def image_features(self, image_NCHW: Tensor) -> Tensor:
         """Unnormalised image features [N, D] of any number of preprocessed pictures on the device, with gradients."""
@@ -156,7 +170,7 @@ class Clip:
         hidden state after the tower's final norm and projection. Most towers compute the sentence feature from one position in the same
         way: CLIP from the end token, SigLIP from the last position, CoCa from a class token. The others average the hidden states.
         """
-        sentence_ND, token_NLD = self.text_features(_pad(ids_NL, batch).to(self.device))
+        sentence_ND, token_NLD = self.text_features(padded(ids_NL, batch).to(self.device))
         return np.asarray(sentence_ND[: len(ids_NL)].float().cpu()), np.asarray(token_NLD[: len(ids_NL)].float().cpu())
 
     def text_features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,23 +206,29 @@ def load_clip(
     pictures: Mapping[str, Any] | None = None,
     special_tokens: SpecialTokens = "letters",
     patches: Patches | None = None,
+    inside: Inside = UNCHANGED,
 ) -> Clip:
     """Load a CLIP by open_clip's names.
 
     `model` is one of open_clip's model names, `local-dir:PATH` or `hf-hub:NAME`. `pretrained` is one of open_clip's tags, a weights file,
     `random` (weights drawn from `seed`), or None if the model brings its own weights. `pictures` holds fields of `Preprocessing` that
     override those of the weights. `special_tokens` says how a special token inside a text is read. `patches` are patch tokens that will
-    be asked for. The digest is computed before the weights are cast to `precision`.
+    be asked for, and `inside` says what will happen inside the image tower. The digest is computed before the weights are cast to
+    `precision`.
 
     Raises UserError if the model, its tokenizer or the weights are unknown, unavailable, or do not fit each other; if the features do not
-    have the joint dimension; if its preprocessing is unknown; and, before weights are loaded, if the model lacks these patch tokens.
+    have the joint dimension; if its preprocessing is unknown; and, before weights are loaded, if the image tower cannot
+    give these patch tokens or do what `inside` says.
     """
     found = find_model(model, pretrained)
     preprocessing, guessed = found.preprocessing(pictures or {})
     tokenizer = found.tokenizer(special_tokens)
-    shape = check_features(found, tokenizer, precision)
+    shape = check_features(found, tokenizer, precision, inside)
     if patches is not None:
-        patches.require_fits(model, shape.patches)
+        if inside.clusters is None:
+            patches.require_fits(model, shape.patches)
+        else:
+            patches.require_fits(f"{model} with {inside}", inside.clusters.medoids)
     weights = found.weights()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -258,8 +278,10 @@ class Shape:
 
 
 @torch.no_grad()
-def check_features(model: Model, tokenizer: Tokenizer | None, precision: Precision = "fp32") -> Shape:
-    """Run the model on the meta device, without memory or weights. Raises UserError unless all features have the joint dimension.
+def check_features(model: Model, tokenizer: Tokenizer | None, precision: Precision = "fp32", inside: Inside = UNCHANGED) -> Shape:
+    """Run the model on the meta device, without memory or weights.
+
+    Raises UserError unless all features have the joint dimension, and the image tower can do what `inside` says.
 
     Without a tokenizer, what a model takes from Hugging Face is not looked at: neither its tokenizer nor its text tower.
     """
@@ -288,6 +310,7 @@ def check_features(model: Model, tokenizer: Tokenizer | None, precision: Precisi
     _require_shape(model.name, "image", feature, (1, shape.dimension))
     if tower is not None:
         _require_shape(model.name, "patch", tower.tokens(patch_NMW), (1, count, shape.dimension))
+    inside.require_fits(model.name, find_blocks(network), shape.patches)
     if other is None:
         _check_texts(model, text_tower(network, shape.positions), tokenizer, shape)
     return shape
@@ -358,7 +381,7 @@ def _on_host(feature: Tensor) -> NDArray[np.float32]:
     return np.asarray(feature.float().cpu())
 
 
-def _pad(batch_N: Tensor, size: int = BATCH) -> Tensor:
+def padded(batch_N: Tensor, size: int = BATCH) -> Tensor:
     """Pad the batch to `size` rows by repeating its first row."""
     assert 0 < len(batch_N) <= size
     return torch.cat([batch_N, batch_N[:1].expand(size - len(batch_N), *batch_N.shape[1:])])

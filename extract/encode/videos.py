@@ -1,14 +1,13 @@
-"""Encode videos: threads decode ahead, each with its own ffmpeg, and frames are encoded in batches that may span videos.
+"""Encode videos: threads decode ahead, each with its own ffmpeg, and frames are encoded in batches of several videos.
 
 Frames reach the encoder in pieces, so the number of workers and the queue length bound the frames in memory, however long a video is.
 Features do not depend on the order in which videos are decoded.
 
-Shape suffixes: N frames of a piece or a batch, M patch tokens of a frame, C channels, H and W sides, D joint dimension.
+Shape suffixes: N frames of a piece, C channels, H and W sides.
 """
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from data.base.quoting import path_text
@@ -28,7 +26,9 @@ from extract.decode.frames import Cuda
 from extract.decode.pictures import pixels_file, read_pixels, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
-from extract.encode.clip import BATCH, Clip, EncodedImages
+from extract.encode.clip import BATCH, Clip
+from extract.encode.image.batches import EncodedVideo, video_encoder
+from extract.encode.image.inside import Inside
 from extract.encode.image.patches import Patches
 from extract.encode.prefetch import Prefetcher
 from extract.failures import Failure
@@ -73,43 +73,12 @@ class _Done:
     decode_s: float
 
 
-@dataclass
-class _InProgress:
-    """A video in progress: features and patch tokens so far, and the number of frames that still wait to be encoded."""
-
-    feature_ND: list[NDArray[np.float32]] = field(default_factory=list)
-    patch_NMD: list[NDArray[Any]] = field(default_factory=list)
-    pending: int = 0
-    done: _Done | None = None
-
-
 @dataclass(frozen=True)
 class AddedTokens:
     """A video whose frames are cached already, encoded again for its patch tokens: from its stored pixels, or from its file."""
 
     entry: VideoEntry
     from_pixels: bool
-
-
-@dataclass
-class Timings:
-    """Where the time goes, in seconds, and the number of frames encoded.
-
-    `decode_s` is the decoding time summed over workers, `encode_s` the time that the encoder computed. The encoder waited `start_s` for its
-    first batch and `wait_s` for later frames.
-    """
-
-    decode_s: float = 0.0
-    encode_s: float = 0.0
-    start_s: float = 0.0
-    wait_s: float = 0.0
-    frames: int = 0
-
-    def rates(self, workers: int) -> str:
-        """Frames per second that decoding alone and encoding alone would reach."""
-        if not self.decode_s or not self.encode_s:
-            return ""
-        return f"decode {self.frames * workers / self.decode_s:.0f}, encode {self.frames / self.encode_s:.0f} frames/s"
 
 
 def worker_count(options: ExtractOptions) -> int:
@@ -130,9 +99,10 @@ class PrefetchedVideos:
 
     def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions, cache: FeatureCache | None = None) -> None:
         assert options.fps is not None
-        self.timings = Timings()
-        self._clip, self._options, self._patches = clip, options, Patches.of(options.tokens)
-        self._cache = cache
+        assert options.dtype is not None
+        self._clip, self._options, self._cache = clip, options, cache
+        self._encoder = video_encoder(clip, Inside.of(options), Patches.of(options.tokens), options.dtype)
+        self.timings = self._encoder.timings
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
         self._pyav = PyavProcesses(processes) if options.decoder == "pyav" else None
@@ -163,67 +133,33 @@ class PrefetchedVideos:
         if self._pyav is not None:
             self._pyav.close()
 
+    @property
+    def uneven(self) -> list[str]:
+        """Ids of the videos so far whose frames the segments of --token-clusters do not divide."""
+        return self._encoder.uneven
+
     def __iter__(self) -> Iterator[VideoEntry | AddedTokens | Failure]:
         """Encode frames as they arrive, and yield each video when all its frames are encoded."""
-        in_progress: dict[str, _InProgress] = {}
-        owners: deque[tuple[str, int]] = deque()
-        frames = torch.empty(0)
-
-        def encode(image_NCHW: torch.Tensor) -> Iterator[VideoEntry | AddedTokens]:
-            begin = time.perf_counter()
-            encoded = self._clip.encode_images(image_NCHW, self._patches)
-            patch_NMD = self._in_dtype(encoded)
-            self.timings.encode_s += time.perf_counter() - begin
-            self.timings.frames += len(image_NCHW)
-            first = 0
-            while first < len(image_NCHW):
-                video_id, count = owners.popleft()
-                taken = min(count, len(image_NCHW) - first)
-                if taken < count:
-                    owners.appendleft((video_id, count - taken))
-                video = in_progress.get(video_id)
-                if video is not None:
-                    video.feature_ND.append(encoded.feature_ND[first : first + taken])
-                    if patch_NMD is not None:
-                        # Copied: a view would keep the whole batch in memory until the part is written.
-                        video.patch_NMD.append(patch_NMD[first : first + taken].copy())
-                    video.pending -= taken
-                    if video.done and not video.pending:
-                        yield _entry(in_progress.pop(video_id))
-                first += taken
-
+        done: dict[str, _Done] = {}
         for item in self._prefetcher:
             if not self.timings.frames:
                 self.timings.start_s = self._prefetcher.waited_s
             self.timings.wait_s = self._prefetcher.waited_s - self.timings.start_s
+            encoded: Iterator[EncodedVideo] = iter(())
             if isinstance(item, Failure):
-                # Its frames that already wait to be encoded are dropped after encoding.
-                in_progress.pop(item.video_id, None)
+                self._encoder.drop(item.video_id)
                 yield item
             elif isinstance(item, _Done):
                 self.timings.decode_s += item.decode_s
                 self.jumping += [item.video_id] if item.sampled.clock_jumps and not item.only_tokens else []
-                video = in_progress[item.video_id]
-                video.done = item
-                if not video.pending:
-                    yield _entry(in_progress.pop(item.video_id))
+                done[item.video_id] = item
+                encoded = self._encoder.end(item.video_id)
             else:
-                in_progress.setdefault(item.video_id, _InProgress()).pending += len(item.image_NCHW)
-                owners.append((item.video_id, len(item.image_NCHW)))
-                frames = item.image_NCHW if not len(frames) else torch.cat([frames, item.image_NCHW])
-                while len(frames) >= BATCH:
-                    yield from encode(frames[:BATCH])
-                    frames = frames[BATCH:]
-        if len(frames):
-            yield from encode(frames)
-
-    def _in_dtype(self, encoded: EncodedImages) -> NDArray[Any] | None:
-        """The patch tokens in the dtype of the cache: what waits for its part takes no more memory than on disk.
-
-        Those too large for it become infinite, and `FeatureCache.write_patches` refuses them.
-        """
-        with np.errstate(over="ignore"):
-            return None if encoded.patch_NMD is None else encoded.patch_NMD.astype(self._options.dtype, copy=False)
+                encoded = self._encoder.put(item.video_id, item.image_NCHW)
+            for video in encoded:
+                yield _entry(done.pop(video.video_id), video)
+        for video in self._encoder.flush():
+            yield _entry(done.pop(video.video_id), video)
 
     def _decode(self, row: Any, put: Callable[[_Piece | _Done | Failure], None]) -> None:
         begin = time.perf_counter()
@@ -296,6 +232,7 @@ class PrefetchedVideos:
         """Raise DecodeFailed unless the frames that were decoded again are at the times of the cached ones."""
         assert self._cache is not None
         cached_T = self._cache.seconds(video_id)
+        seconds = [seconds[frame] for frame in self._encoder.frames_of_rows(len(seconds))]
         if len(seconds) != len(cached_T) or np.abs(cached_T - seconds).max() > SAME_TIME_S:
             raise DecodeFailed(
                 f"it decodes to {len(seconds)} frames here, but the cache holds {len(cached_T)} frames at other times, perhaps of another "
@@ -319,22 +256,21 @@ def _failure(row: Any, error: DecodeFailed, stat: os.stat_result | None, digest:
     )
 
 
-def _entry(video: _InProgress) -> VideoEntry | AddedTokens:
-    assert video.done is not None
-    done = video.done
+def _entry(done: _Done, video: EncodedVideo) -> VideoEntry | AddedTokens:
+    seconds, thumbnails = done.sampled.seconds, done.kept.thumbnails
     entry = VideoEntry(
         done.video_id,
-        np.concatenate(video.feature_ND),
-        np.array(done.sampled.seconds),
+        video.feature_TD,
+        np.array([seconds[frame] for frame in video.frame_T]),
         done.file.st_size,
         done.file.st_mtime_ns,
         done.digest,
         span=done.span,
         frames_expected=done.sampled.expected or 0,
         hdr=done.sampled.hdr,
-        thumbnails=done.kept.thumbnails,
+        thumbnails=[thumbnails[frame] for frame in video.frame_T] if thumbnails else [],
         pixels=done.kept.pixels,
         decoder=done.sampled.decoder,
-        patch_TMD=np.concatenate(video.patch_NMD) if video.patch_NMD else None,
+        patch_TMD=video.patch_TMD,
     )
     return AddedTokens(entry, done.stored) if done.only_tokens else entry

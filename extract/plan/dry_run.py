@@ -20,6 +20,7 @@ from data.base.progress import duration
 from data.base.quoting import visible
 from data.cache import CLIP_FILE, FeatureCache
 from extract.encode.clip import BATCH, Clip
+from extract.encode.image.inside import UNCHANGED, Inside
 from extract.encode.texts import encode_texts
 from extract.encode.videos import AddedTokens, PrefetchedVideos, worker_count
 from extract.failures import Failure
@@ -71,6 +72,7 @@ def dry_run(
     `found` is the report on the data set; it becomes part of the JSON.
     """
     workers, videos, texts = worker_count(options), todo.videos, todo.texts
+    inside = Inside.of(options)
     measured_videos = _measure_videos(videos, max(MEASURED_VIDEOS, 2 * workers), clip, options, cache)
     measured_texts = _measure_texts(texts, clip, max_words)
     # A part in memory: its features wait as float32 and are then concatenated, which doubles them, and so are its pictures.
@@ -104,6 +106,7 @@ def dry_run(
                     "disk_bytes": disk,
                     "picture_bytes": pictures,
                     "token_bytes": patches,
+                    **inside.settings(),
                     "videos_without_tokens": len(videos) - len(todo.extracted),
                     "disk_free_bytes": free,
                     "memory_bytes": memory,
@@ -116,8 +119,12 @@ def dry_run(
     print(f"dry run: {len(videos):,} videos and {len(texts):,} texts to do")
     if len(videos) > len(todo.extracted):
         print(f"patch tokens alone: {len(videos) - len(todo.extracted):,} of these videos, whose frames are cached")
+    if inside != UNCHANGED:
+        print(f"inside the vision tower: {inside}")
     if "unlisted" in found:
         print("prune: {videos:,} videos and {texts:,} texts are not in any listing".format(**found["unlisted"]))
+        if found["unlisted"]["patches"]:
+            print(f"prune: patch tokens of {found['unlisted']['patches']:,} videos are not listed or have other frames")
     print(f"time: about {duration(seconds)} with {workers} workers, from {measured_videos.count} videos and {measured_texts.count} texts")
     room = f"{_size(free)} free{'' if disk <= free else ': TOO LITTLE'}"
     shares = f"{_size(pictures)} of it pictures" + (f", {_size(patches)} patch tokens" if options.tokens else "")

@@ -35,12 +35,13 @@ def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, A
     followed = {name: recorded[name] for name in names} if recorded else {}
     if recorded:
         followed["decode_device"] = recorded.get("decode_device", "cpu")
+        followed |= {name: recorded[name] for name in ("token_shift", "token_clusters") if name in recorded}
         if options.model is None and options.pretrained is None:
             followed |= _model_of(options)
     of_preset = {"fps": preset.fps, "max_frames": preset.max_frames, "pictures": preset.pictures}
     # Else a cache would hold patch tokens of some of its videos alone.
     values = new_cache_defaults() | of_preset | followed | {"tokens": _tokens_of(options.cache)}
-    unset = (None, "auto")
+    unset = (None, False, "auto")
     return replace(options, **{name: value for name, value in values.items() if name == "seed" or getattr(options, name) in unset})
 
 

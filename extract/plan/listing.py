@@ -133,11 +133,11 @@ def with_failures(listed: Listing, cache: Path) -> Listing:
 
 
 def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: NamedSource, options: ExtractOptions) -> dict[str, dict[str, int]]:
-    """With --prune: the numbers of cached videos and texts that no source would list any more."""
+    """With --prune: the numbers of cached videos and texts that no source would list any more, and of videos' patch tokens to drop."""
     if not options.prune:
         return {}
     if cache is None:
-        return {"unlisted": {"videos": 0, "texts": 0}}
+        return {"unlisted": dict.fromkeys(NAMES, 0)}
     listed = to_list(dataset, cache, own, options.videos)
     videos, texts = cache.listings.all_listed(without=own.name)
     names = unlisted(cache, videos | {*listed.videos["video_id"]}, texts | {*listed.captions["caption"]})
@@ -145,13 +145,18 @@ def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: NamedSource, 
 
 
 def prune(path: Path) -> dict[str, int]:
-    """Remove what no source lists, and its failures. Returns the numbers of videos and texts removed, and the bytes freed."""
+    """Remove what no source lists, its failures, and patch tokens of other frames than those in the cache.
+
+    Returns the numbers of videos, texts and videos' patch tokens removed, and the bytes freed.
+    """
     parts = [part for kind in NAMES for part in sorted(path.glob(f"{kind}-*.h5"))]
     # Open the cache after listing the parts, so that what another process adds meanwhile is in none of them.
     cache = FeatureCache(path)
     listed = cache.listings.all_listed()
     names = unlisted(cache, *listed)
     freed = drop(cache, names, parts)
+    if names["patches"]:
+        print(f"dropped patch tokens of {len(names['patches'])} videos that are not listed or have other frames now", file=sys.stderr)
     failures = read_failures(path).values()
     if any(failure.video_id not in listed[0] for failure in failures):
         write_failures(path / FAILURES_FILE, [failure for failure in failures if failure.video_id in listed[0]])

@@ -18,9 +18,13 @@ from train_head.heads.glccl import HALVES, GlcclHead
 from train_head.heads.glscl import GlsclHead
 from train_head.heads.mean import MeanHead
 from train_head.heads.own import is_own, make_own, own_class, source_file, source_sha256
-from train_head.heads.tight import TightHead
+from train_head.heads.pairs.joint import JointHead
+from train_head.heads.pairs.pairwise import PairwiseHead
+from train_head.heads.pairs.tight import TightHead
 from train_head.heads.tmass import TmassHead
+from train_head.heads.tmvm import TmvmFramesHead, TmvmHead
 from train_head.heads.tokenwise import DpHead, MeanMaxSimHead, TiHead, WtiHead
+from train_head.heads.ts2 import Ts2Head
 from train_head.heads.xclip import XclipHead
 from train_head.heads.xpool import XpoolHead
 from train_head.kernels.blocks import TextBlock, VideoBlock
@@ -33,6 +37,7 @@ __all__ = [
     "FrameWeights",
     "Head",
     "HeadConfig",
+    "PairwiseHead",
     "TextBatch",
     "TextBlock",
     "VideoBatch",
@@ -54,6 +59,7 @@ HEADS: dict[str, type[Head]] = {
     **dict.fromkeys(HALVES, GlcclHead),
     "mean": MeanHead,
     "tight": TightHead,
+    "joint": JointHead,
     "xclip": XclipHead,
     "dp": DpHead,
     "ti": TiHead,
@@ -62,6 +68,9 @@ HEADS: dict[str, type[Head]] = {
     "xpool": XpoolHead,
     "tmass": TmassHead,
     "glscl": GlsclHead,
+    "ts2": Ts2Head,
+    "tmvm": TmvmHead,
+    "tmvm-frames": TmvmFramesHead,
 }
 
 
@@ -75,9 +84,10 @@ def head_class(name: str) -> type[Head]:
 
 
 def has_decorrelation(name: str) -> bool:
-    """Whether a head, by its --head name, has the loss `Head.decorrelation`: those of ours that read words, and a class that defines it."""
+    """Whether a head, by its --head name, has the loss `Head.decorrelation`: those of ours that read words and are trained on all pairs of
+    a batch, and a class that defines it."""
     kind = head_class(name)
-    return kind.decorrelation is not Head.decorrelation if is_own(name) else kind.READS_WORDS
+    return kind.decorrelation is not Head.decorrelation if is_own(name) else kind.READS_WORDS and not issubclass(kind, PairwiseHead)
 
 
 def make_head(name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> Head:

@@ -130,11 +130,15 @@ class Head(nn.Module, ABC):
     TEMPERATURES: ClassVar[tuple[str, ...]] = ()
     """The temperatures that it reads from its configuration, of `tau` and `kappa`."""
     OWN_BLOCKS: ClassVar[bool] = False
-    """Whether it has Transformer blocks itself, which --temporal-init starts (`started_blocks`), and so no temporal encoder in front."""
+    """Whether it has Transformer blocks itself, and so no temporal encoder in front."""
+    STARTS_FROM_CLIP: ClassVar[bool] = True
+    """Whether blocks of its own are as CLIP's, so that --temporal-init starts them (`started_blocks`)."""
     READS_BEFORE: ClassVar[bool] = False
     """Whether it also reads the frames before the temporal encoder."""
     READS_PATCHES: ClassVar[bool] = False
     """Whether it reads the patch tokens of frames, which extract --tokens caches."""
+    LEAST_PATCHES: ClassVar[int] = 1
+    """The fewest patch tokens of a frame that it can work with, if it reads them."""
     AUTHORS_PADDING: ClassVar[AuthorsPadding] = "unknown"
     """How the head's authors treat padding: they mask it as we do, so that `padding="authors"` changes nothing, or let it count."""
     READS_WORDS: ClassVar[bool] = True
@@ -205,17 +209,20 @@ class Head(nn.Module, ABC):
         """The method's v [B, F, D]: the frames after the temporal encoder, unchanged if the head has none."""
         if self.temporal is None:
             return batch.frame_BFD
+        return self.in_blocks(EncodedFrames(batch.frame_BFD, batch.mask_BF), self._run_temporal)
+
+    def in_blocks(self, batch: EncodedFrames, encode: Callable[[EncodedFrames], Tensor]) -> Tensor:
+        """What `encode` makes of a batch's frames [B, F, D], in blocks of constant shape where results must not depend on the batch."""
         if not constant_shapes(batch.frame_BFD):
-            return self._run_temporal(batch)
-        in_time_BFD = torch.zeros_like(batch.frame_BFD)
+            return encode(batch)
+        encoded_BFD = torch.zeros_like(batch.frame_BFD)
 
         def work(block: VideoBlock, _: None) -> None:
-            frame_BFD = self._run_temporal(block.frames)[: len(block.rows), : in_time_BFD.shape[1]]
-            in_time_BFD[block.rows, : frame_BFD.shape[1]] = frame_BFD
+            frame_BFD = encode(block.frames)[: len(block.rows), : encoded_BFD.shape[1]]
+            encoded_BFD[block.rows, : frame_BFD.shape[1]] = frame_BFD
 
-        blocks = self._video_blocks(EncodedFrames(batch.frame_BFD, batch.mask_BF))
-        parallel(torch.get_num_threads(), work, blocks, lambda: None)
-        return in_time_BFD
+        parallel(torch.get_num_threads(), work, self._video_blocks(batch), lambda: None)
+        return encoded_BFD
 
     def _run_temporal(self, batch: VideoBatch) -> Tensor:
         assert self.temporal is not None
@@ -223,6 +230,11 @@ class Head(nn.Module, ABC):
         with torch.autocast(batch.frame_BFD.device.type, lower, enabled=lower is not None):
             in_time_BFD: Tensor = self.temporal(batch.frame_BFD, batch.mask_BF)
         return in_time_BFD.to(batch.frame_BFD.dtype)
+
+    @classmethod
+    def block_positions(cls, frames: int) -> int:
+        """With OWN_BLOCKS: the positions of the blocks for videos of this many frames. Here one for each, and one for the sentence."""
+        return frames + 1
 
     @property
     def started_blocks(self) -> PositionedBlocks | None:

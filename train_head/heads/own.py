@@ -2,7 +2,7 @@
 
 The module is user code. It is looked for on PYTHONPATH and last in the current folder, so that a folder `data` there cannot shadow ours.
 
-Shape suffixes: A texts, B videos, F frames, D joint dimension, S scores of a pair.
+Shape suffixes: A texts, B videos, F frames, M patch tokens of a frame, D joint dimension, S scores of a pair.
 """
 
 import hashlib
@@ -126,7 +126,8 @@ def _try_out(head: Head) -> None:
         mask_BF = torch.ones(videos, frames, dtype=torch.bool)
         mask_BF[1, 1:] = False
         text_batch = TextBatch(sentence_AD, word_RD, length_A)
-        video_batch = VideoBatch(torch.randn(videos, frames, dimension) * mask_BF[..., None], mask_BF)
+        patch_BFMD = torch.randn(videos, frames, head.config.patches, dimension) * mask_BF[..., None, None] if head.READS_PATCHES else None
+        video_batch = VideoBatch(torch.randn(videos, frames, dimension) * mask_BF[..., None], mask_BF, patch_BFMD)
         found = []
         for gradients in (True, False, False):
             with _explained(head.name, "scoring random vectors with it failed"), torch.set_grad_enabled(gradients):

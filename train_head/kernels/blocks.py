@@ -86,8 +86,11 @@ def text_blocks(batch: TextBatch, *, words: bool, alone: bool, most: int) -> lis
     return blocks
 
 
-def video_blocks(batch: EncodedFrames, most: int, whole: bool = False) -> list[VideoBlock]:
-    """Divide videos into blocks. Pads no video beyond `most` frames; with `whole`, every video keeps all positions of the batch."""
+def video_blocks(
+    batch: EncodedFrames, most: int, whole: bool = False, at_once: int = VIDEOS_PER_BLOCK, long: int = LONG_VIDEO
+) -> list[VideoBlock]:
+    """Divide videos into blocks of `at_once`; one of more frames than `long` is a block by itself. Pads no video beyond `most` frames; with
+    `whole`, every video keeps all positions of the batch."""
     count, frames = batch.mask_BF.shape
     if not constant_shapes(batch.frame_BFD):
         return [VideoBlock(torch.arange(count), batch)]
@@ -96,7 +99,7 @@ def video_blocks(batch: EncodedFrames, most: int, whole: bool = False) -> list[V
     size_B = torch.full_like(length_B, frames) if whole else _padded(length_B, FRAMES_STEP, most)
     blocks = []
     for size in size_B.unique().tolist():
-        filled = VIDEOS_PER_BLOCK if size <= LONG_VIDEO else 1
+        filled = at_once if size <= long else 1
         for rows in (size_B == size).nonzero()[:, 0].split(filled):
             slots = _filled(rows, filled)
 

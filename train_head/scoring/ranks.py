@@ -46,6 +46,7 @@ def two_stage_ranks(first: Ranks, owner_QK: NDArray[np.int64], score_QK: NDArray
     return Ranks(first.query_Q, best_Q, np.where(there_Q, as_high_Q, first.worst_Q))
 
 
-def percentage_there(owner_QK: NDArray[np.int64], own_Q: NDArray[np.int64]) -> float:
-    """The percentage of queries whose answer is among the candidates."""
-    return float((owner_QK == own_Q[:, None]).any(axis=1).mean()) * 100
+def answers_there(owner_QK: NDArray[np.int64], own_Q: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the answer of each query is among its candidates [Q]. For the arguments see `two_stage_ranks`."""
+    there_Q: NDArray[np.bool_] = (owner_QK == own_Q[:, None]).any(axis=1)
+    return there_Q

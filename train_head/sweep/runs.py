@@ -44,9 +44,9 @@ from data.compute.processes import ProcessGroup
 from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.checks import check_options
 from train_head.compiling import announce_compiling, compile_loops
-from train_head.heads import Head, head_class
+from train_head.heads import Head, PairwiseHead, head_class
 from train_head.options import TrainOptions
-from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, recorded_source, save_run
+from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, patches_for, recorded_source, save_run
 from train_head.scoring.cost import check_cost, flops_a_pair
 from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split, load_split
@@ -92,12 +92,20 @@ def sweep(options: Sweep) -> Path:
     """Train the missing runs and return runs.csv. Raises UserError for anything the user can fix."""
     grid = expand(options)
     for run in grid:
+        kind = head_class(run.head)
+        if issubclass(kind, PairwiseHead) and kind.HARD_NEGATIVES_ONLY:
+            raise UserError(
+                f"--head {run.head}: it is trained on the candidates of another run, and a sweep has none: train it with python -m "
+                "train_head --candidates-run RUN"
+            )
         check_options(run)
     if options.processes is not None and options.processes < 1:
         raise UserError(f"--processes {options.processes} must be at least 1")
     device = find_device(options.device)
     require_writable_folder(options.out)
     cache = FeatureCache(options.cache)
+    for run in grid:
+        patches_for(run.head, cache)
     path = options.out / RUNS_FILE
     before = _read_rows(path)
     there = {row["run"] for row in before}

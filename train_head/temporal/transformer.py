@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
 
+from data.compute.shapes import filled_rows
+
 BLOCKS = 4
 """CLIP4Clip's number of blocks."""
 QUICK = 1.702
@@ -20,11 +22,11 @@ NORM_EPSILON = 1e-12
 class FeedForward(nn.Module):
     """The MLP after the attention, with QuickGELU (as in OpenAI's CLIP) or GELU."""
 
-    def __init__(self, dimension: int, activation: str) -> None:
+    def __init__(self, dimension: int, activation: str, ratio: int = 4) -> None:
         super().__init__()
         self.quick = activation == "QuickGELU"
-        self.c_fc = nn.Linear(dimension, 4 * dimension)
-        self.c_proj = nn.Linear(4 * dimension, dimension)
+        self.c_fc = nn.Linear(dimension, ratio * dimension)
+        self.c_proj = nn.Linear(ratio * dimension, dimension)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
         if not self.quick:
@@ -36,14 +38,14 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm Transformer block with CLIP's parameter names, so that CLIP's weights load directly."""
+    """A pre-norm Transformer block with CLIP's parameter names, so that CLIP's weights load directly. CLIP's MLPs have a `ratio` of 4."""
 
-    def __init__(self, dimension: int, heads: int, activation: str) -> None:
+    def __init__(self, dimension: int, heads: int, activation: str, ratio: int = 4) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(dimension, eps=NORM_EPSILON)
         self.attn = nn.MultiheadAttention(dimension, heads, batch_first=True)
         self.ln_2 = nn.LayerNorm(dimension, eps=NORM_EPSILON)
-        self.mlp = FeedForward(dimension, activation)
+        self.mlp = FeedForward(dimension, activation, ratio)
 
     def forward(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:
         """The block's output. `mask_BF` is True at the positions that attention may read."""
@@ -57,25 +59,36 @@ class Block(nn.Module):
     def mixed(self, x_BFD: Tensor, qkv_BFE: Tensor, mask_BF: Tensor) -> Tensor:
         """The block's output, from its input and what is `projected` from that."""
         query_BFD, key_BFD, value_BFD = qkv_BFE.chunk(3, dim=-1)
-        return self._output(x_BFD, query_BFD, key_BFD, value_BFD, mask_BF)
+        return self._output(x_BFD, self._attention(query_BFD, key_BFD, value_BFD, mask_BF))
 
     def first(self, x_BFD: Tensor, mask_BF: Tensor) -> Tensor:
         """The block's output at position 0 alone [B, D]."""
         normed_BFD = self.ln_1(x_BFD)
         sizes = [x_BFD.shape[-1], 2 * x_BFD.shape[-1]]
         weights, biases = self.attn.in_proj_weight.split(sizes), self.attn.in_proj_bias.split(sizes)
-        query_B1D = linear(normed_BFD[:, :1], weights[0], biases[0])
+        # With rows that fill the products, which no other row depends on.
+        query_BD = linear(filled_rows(normed_BFD[:, 0]), weights[0], biases[0])[: len(x_BFD)]
         key_BFD, value_BFD = linear(normed_BFD, weights[1], biases[1]).chunk(2, dim=-1)
-        return self._output(x_BFD[:, :1], query_B1D, key_BFD, value_BFD, mask_BF)[:, 0]
+        mixed_BD = self._attention(query_BD[:, None], key_BFD, value_BFD, mask_BF)[:, 0]
+        return self._output(filled_rows(x_BFD[:, 0])[None], filled_rows(mixed_BD)[None])[0, : len(x_BFD)]
 
-    def _output(self, x_BFD: Tensor, query_BFD: Tensor, key_BGD: Tensor, value_BGD: Tensor, mask_BG: Tensor) -> Tensor:
-        """The outputs of some positions F, which read the positions G.
+    def at(self, x_BFD: Tensor, mask_BF: Tensor, places: slice) -> Tensor:
+        """The block's output at some positions alone."""
+        query_BFD, key_BFD, value_BFD = self.projected(x_BFD).chunk(3, dim=-1)
+        return self._output(x_BFD[:, places], self._attention(query_BFD[:, places], key_BFD, value_BFD, mask_BF))
 
-        Attention equals that of `nn.MultiheadAttention`, which copies queries, keys, values and their gradients once more.
+    def _attention(self, query_BFD: Tensor, key_BGD: Tensor, value_BGD: Tensor, mask_BG: Tensor) -> Tensor:
+        """What some positions F read of the positions G.
+
+        It equals the attention of `nn.MultiheadAttention`, which copies queries, keys, values and their gradients once more.
         """
         query, key, value = (rows.unflatten(-1, (self.attn.num_heads, -1)).transpose(1, 2) for rows in (query_BFD, key_BGD, value_BGD))
         mixed_BHFE = scaled_dot_product_attention(query, key, value, attn_mask=mask_BG[:, None, None])
-        x_BFD = x_BFD + self.attn.out_proj(mixed_BHFE.transpose(1, 2).flatten(2))
+        return mixed_BHFE.transpose(1, 2).flatten(2)
+
+    def _output(self, x_BFD: Tensor, mixed_BFD: Tensor) -> Tensor:
+        """The outputs of some positions, from their inputs and what they read."""
+        x_BFD = x_BFD + self.attn.out_proj(mixed_BFD)
         out: Tensor = x_BFD + self.mlp(self.ln_2(x_BFD))
         return out
 
@@ -88,7 +101,9 @@ class PositionedBlocks(nn.Module):
         self.heads, self.activation = heads, activation
         self.positional_embedding = nn.Parameter(torch.empty(positions, dimension))
         self.blocks = nn.ModuleList(Block(dimension, heads, activation) for _ in range(BLOCKS))
-        self._initialise()
+        # CLIP's random initialisation (Radford et al. 2021).
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        initialise_blocks(self.blocks)
 
     def in_order(self) -> list[Block]:
         """The blocks, first to last."""
@@ -102,14 +117,14 @@ class PositionedBlocks(nn.Module):
             "temporal_activation": self.activation,
         }
 
-    def _initialise(self) -> None:
-        """CLIP's random initialisation (Radford et al. 2021)."""
-        dimension = self.positional_embedding.shape[1]
-        nn.init.normal_(self.positional_embedding, std=0.01)
-        for name, parameter in self.blocks.named_parameters():
-            if parameter.ndim == 2:
-                deep = "out_proj" in name or "c_proj" in name
-                scale = dimension if "c_fc" not in name else 2 * dimension
-                nn.init.normal_(parameter, std=scale**-0.5 * ((2 * BLOCKS) ** -0.5 if deep else 1.0))
-            elif "ln_" not in name:
-                nn.init.zeros_(parameter)
+
+def initialise_blocks(blocks: nn.ModuleList) -> None:
+    """Start the matrices and biases of `Block`s as CLIP's random initialisation does (Radford et al. 2021)."""
+    for name, parameter in blocks.named_parameters():
+        if parameter.ndim == 2:
+            deep = "out_proj" in name or "c_proj" in name
+            dimension = parameter.shape[0] if deep else parameter.shape[1]
+            scale = dimension if "c_fc" not in name else 2 * dimension
+            nn.init.normal_(parameter, std=scale**-0.5 * ((2 * len(blocks)) ** -0.5 if deep else 1.0))
+        elif "ln_" not in name:
+            nn.init.zeros_(parameter)

@@ -17,19 +17,21 @@ _TEXTS = 2
 """Texts to measure with: the time of a step is proportional to their number."""
 
 
-def say_step_cost(head: Head, train: Split, batch: int, steps: int, processes: int = 1) -> None:
+def say_step_cost(head: Head, train: Split, batch: int, steps: int, processes: int = 1, pairs: int | None = None) -> None:
     """Say what a step on `batch` captions costs, in one line on stderr; nothing for a head whose steps are cheap.
 
     The time is that of a few texts with the videos of a batch, scored here and now. `steps`: of the whole training. `processes`: how many
-    share the texts of a step.
+    share the texts of a step. `pairs`: how many a step scores; None for every caption with every video.
     """
-    pair, step_pairs = flops_a_pair(head, train), batch**2
+    pair, step_pairs = flops_a_pair(head, train), batch**2 if pairs is None else pairs
     if pair < EXPENSIVE_PAIR or pair * step_pairs < EXPENSIVE_STEP:
         return
     seconds = _seconds_a_pair(head, train, batch) * step_pairs / processes
+    count, fewer = (f"{batch:,} x {batch:,}", "") if pairs is None else (f"{pairs:,}", "--hard-negatives, ")
     say(
-        f"head {head.name}: a step scores {batch:,} x {batch:,} pairs, {work(pair * step_pairs)} forward, and takes about "
-        f"{duration(seconds)} here, all {steps:,} steps {duration(seconds * steps)}: a smaller --batch-size or --max-frames costs less"
+        f"head {head.name}: a step scores {count} pairs, {work(pair * step_pairs)} forward, and takes about "
+        f"{duration(seconds)} here, all {steps:,} steps {duration(seconds * steps)}: a smaller {fewer}--batch-size or --max-frames "
+        "costs less"
     )
 
 

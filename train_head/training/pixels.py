@@ -47,11 +47,17 @@ class Pixels:
 
 
 def require_pixels(cache: FeatureCache, ids: Sequence[str]) -> None:
-    """Raise UserError, listing the videos, if the cache lacks pictures of any of them."""
+    """Raise UserError if the features of the cache are not the tower's own, or, listing the videos, if it lacks pictures of any of them."""
     if cache.imported:
         raise UserError(
             f"--finetune: the cache {cache.path} holds imported features, without pictures: extract with --store-pixels instead"
         )
+    for setting in ("token_shift", "token_clusters"):
+        if setting in cache.settings:
+            raise UserError(
+                f"--finetune: the cache {cache.path} was made with --{setting.replace('_', '-')}, which training does not repeat: extract "
+                "without it into another --cache"
+            )
     lacking = [video_id for video_id in ids if "pixels" not in cache.images_of(video_id)]
     if lacking:
         raise UserError(

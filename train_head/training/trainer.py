@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from data.base.errors import UserError
 from data.base.progress import Progress
+from data.compute.device import budget_bytes
 from data.compute.processes import ProcessGroup
+from data.metrics import Metrics
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Head
 from train_head.losses import CDCR, LOSSES, contrastive_loss, csc_loss
 from train_head.options import TrainOptions
+from train_head.scoring.pairs import evaluate_pairs
 from train_head.scoring.splits import Split
 from train_head.settle import by_recipe
 from train_head.training.gather import gather, gather_frames, gather_texts, share, sum_gradients
@@ -72,9 +75,34 @@ class Trainer:
         """The parameters of CLIP to train, with their names after `optimisers.CLIP`. Here CLIP is frozen."""
         return []
 
+    @property
+    def pairs_a_step(self) -> int:
+        """The pairs that a step scores, in all processes."""
+        return self.batch_size**2
+
+    def prepare(self) -> None:
+        """Do what the first step and the first validation need. All processes do it together."""
+
     def validation(self, split: Split) -> Split:
         """The validation split, re-encoded if CLIP is being trained."""
         return split
+
+    def validation_metrics(self, select: Split) -> Metrics:
+        """The metrics that choose the epoch."""
+        return evaluate_pairs(self.head, select.texts, select.videos, select.answers, budget_bytes(self.options.memory_budget))
+
+    @property
+    def selected_by(self) -> str:
+        """What to add to the words of run.json that say how the epoch is chosen."""
+        return ""
+
+    def record(self) -> dict[str, Any]:
+        """Further entries of run.json."""
+        return {}
+
+    def log_columns(self) -> dict[str, Any]:
+        """Further columns of log.csv."""
+        return {}
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that training changes, by name."""
@@ -134,6 +162,18 @@ class Trainer:
 
         `texts` is the batch of all processes. Losses are NaN if a feature is not finite.
         """
+        for_gradients, losses_K = self.losses_of(texts)
+        self.optimiser.zero_grad()
+        for_gradients.backward()
+        sum_gradients(self.trained, self.processes)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+        self.head.clamp_scale()
+        return losses_K
+
+    def losses_of(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The loss whose gradients, summed over all processes, are those of the batch; and the losses [K] to log, as for `step`."""
         left_out_AB = self._same_video(texts) if self.options.mask_same_video else None
         scores_SAB, extra, finite = self._scores(texts, left_out_AB)
         contrastive = contrastive_loss(scores_SAB.mean(dim=0), left_out_AB)
@@ -143,16 +183,9 @@ class Trainer:
         loss = contrastive + self.options.csc_weight * csc
         # All ranks compute the same extra losses, and the gradients of all ranks are summed.
         for_gradients = loss + sum(extra.values()) / self.processes.world_size if extra else loss
-        self.optimiser.zero_grad()
-        for_gradients.backward()
-        sum_gradients(self.trained, self.processes)
-        nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimiser.step()
-        self.schedule.step()
-        self.head.clamp_scale()
         extra_K = [extra[name] for name in self.extra_losses]
         losses_K = torch.stack([sum(extra_K, start=loss), contrastive, csc, *extra_K]).detach()
-        return torch.where(finite, losses_K, torch.nan)
+        return for_gradients, torch.where(finite, losses_K, torch.nan)
 
     def batches(self, texts: NDArray[np.int64]) -> tuple[TextBatch, VideoBatch]:
         """The features of the captions at these indices, and of their videos."""
@@ -194,8 +227,7 @@ class Trainer:
     def _scores(self, texts: NDArray[np.int64], left_out_AB: Tensor | None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The scores of all captions of the batch with all their videos, the weighted extra losses, and whether all features are finite."""
         text_batch, video_batch = self.batches(texts[share(len(texts), self.processes)])
-        given = (text_batch.sentence_AD, text_batch.word_RD, video_batch.frame_BFD)
-        finite = torch.stack([tensor.isfinite().all() for tensor in given]).all()
+        finite = self.finite(text_batch, video_batch)
         longest = int(self.head.counted_frames(self.split.videos.frames.length_N[self.split.answers[texts]]).max())
         encoded_texts = self.head.encode_texts(text_batch)
         frames = gather_frames(self.head.apply_temporal(video_batch), longest, self.processes)
@@ -240,8 +272,12 @@ class Trainer:
 
     def _broken(self, text: int) -> bool:
         """Whether the caption or its video has features that are not finite."""
-        texts, videos = self.batches(np.array([text]))
-        return not all(bool(tensor.isfinite().all()) for tensor in (texts.sentence_AD, texts.word_RD, videos.frame_BFD))
+        return not self.finite(*self.batches(np.array([text])))
+
+    def finite(self, texts: TextBatch, videos: VideoBatch) -> Tensor:
+        """Whether all features are finite; a scalar on the device."""
+        given = (texts.sentence_AD, texts.word_RD, videos.frame_BFD, *([] if videos.patch_BFMD is None else [videos.patch_BFMD]))
+        return torch.stack([tensor.isfinite().all() for tensor in given]).all()
 
 
 def fitting_batch(asked: int, videos: int, processes: int) -> int:

@@ -1,1 +1,1 @@
-"""Look inside image towers: the patch tokens of a frame."""
+"""Look inside image towers: patch tokens, and tokens that are shifted or clustered between frames."""

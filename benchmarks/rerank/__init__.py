@@ -1,0 +1,1 @@
+"""Benchmarks of the second stage of retrieval."""

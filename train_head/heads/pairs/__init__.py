@@ -1,0 +1,1 @@
+"""Heads that do their work for every pair, with a Transformer over a text and a video together."""

@@ -1,0 +1,205 @@
+"""Training on hard negatives: the wrong videos and captions that a first stage ranks highest.
+
+A head with a Transformer for every pair cannot afford all pairs of a batch, and it will only ever see what a first stage hands on. So every
+caption of a batch is scored with its video and with N wrong videos, drawn from the K that the first stage ranks highest; and its video with
+N wrong captions likewise. With y_0 the score of the true pair and y_1 ... y_N those of the wrong ones, the loss is the mean of
+
+    - log( exp(y_0) / (exp(y_0) + ... + exp(y_N)) )
+
+over both directions. Captions of the same video are never wrong ones. EDJE and VEDJE train with hard negatives too; this loss is ours.
+
+Every step draws from a generator seeded by the run's seed and the number of the step, so that a resumed run draws as an uninterrupted one,
+and every process as the others. Processes share the captions: each scores the pairs of its own, and gradients are summed.
+
+Shape suffixes: A captions of a batch, B videos of the split, K candidates, N negatives, P pairs, C columns: the true entry and N wrong
+ones.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from data.compute.device import budget_bytes
+from data.metrics import Metrics
+from train_head.batches import TextBatch, VideoBatch
+from train_head.heads import PairwiseHead
+from train_head.scoring.candidates import Candidates
+from train_head.scoring.cost import check_cost, flops_a_pair
+from train_head.scoring.rerank import score_pairs
+from train_head.scoring.splits import Split
+from train_head.scoring.two_stage import FirstPass
+from train_head.training.first_stage import FirstStage
+from train_head.training.gather import share
+from train_head.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The entries to draw negatives from, best of the first stage first: videos of every text [A, K], texts of every video [B, K]."""
+
+    video_AK: NDArray[np.int64]
+    text_BK: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, candidates: Candidates, answers: NDArray[np.int64], k: int) -> "Pools":
+        """The best K that are wrong, of at least K + `most_texts(answers)` candidates; fewer if there are not as many."""
+        texts, videos = len(answers), len(candidates.text_BK)
+        right_AK = candidates.video_AK == answers[:, None]
+        right_BK = answers[candidates.text_BK] == np.arange(videos)[:, None]
+
+        def wrong(entry_QK: NDArray[np.int64], right_QK: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+            # Stable, so that the wrong ones keep their order before the right ones.
+            order_QK = np.argsort(right_QK, axis=1, kind="stable")[:, :count]
+            assert not np.take_along_axis(right_QK, order_QK, axis=1).any()
+            return np.take_along_axis(entry_QK, order_QK, axis=1)
+
+        return cls(
+            wrong(candidates.video_AK, right_AK, min(k, videos - 1)),
+            wrong(candidates.text_BK, right_BK, min(k, texts - most_texts(answers))),
+        )
+
+
+def most_texts(answers: NDArray[np.int64]) -> int:
+    """The number of texts of the video that has the most."""
+    return int(np.bincount(answers).max())
+
+
+@dataclass(kw_only=True)
+class HardNegativeTrainer(Trainer):
+    """A trainer whose steps score each caption and each video with its hard negatives alone."""
+
+    first: FirstStage
+
+    def __post_init__(self) -> None:
+        assert self.options.hard_negatives is not None
+        assert self.options.candidates is not None
+        self.negatives, self.k = self.options.hard_negatives, self.options.candidates
+        self.budget = budget_bytes(self.options.memory_budget)
+        self.drawn = 0
+        """Steps whose negatives were drawn."""
+        super().__post_init__()
+
+    @property
+    def pairs_a_step(self) -> int:
+        return self.batch_size * (1 + 2 * self.negatives)
+
+    def check_costs(self, select: Split, times: int) -> None:
+        """Say what the first stage and all validations take, or raise UserError if that is too much."""
+        run, quiet = self.first.run, self.options.quiet
+        for split in (self.first.train, self.first.select):
+            texts, videos = len(split.answers), len(split.videos.ids)
+            check_cost(
+                run.head,
+                split.texts,
+                split.videos,
+                f"scoring {texts:,} x {videos:,} pairs of split {split.name!r} in the first stage",
+                flops_a_pair(run.head, split) * texts * videos,
+                "name a faster run with --candidates-run, such as zero-shot:mean",
+                quiet,
+                self.processes,
+            )
+        if self.processes.rank:
+            return
+        texts, videos = len(select.answers), len(select.videos.ids)
+        most = min(texts * videos, texts * min(self.k, videos) + videos * min(self.k, texts))
+        what = f"validation, {times:,} time{'' if times == 1 else 's'} up to {most:,} pairs,"
+        flops, at_once = flops_a_pair(self.head, select) * most * times, -(-most // texts)
+        check_cost(self.head, select.texts, select.videos, what, flops, "use fewer --epochs or --candidates", quiet, videos_at_once=at_once)
+
+    def prepare(self) -> None:
+        train, select = self.first.train, self.first.select
+        count, quiet = self.k + most_texts(train.answers), self.options.quiet
+        found = FirstPass.of(self.first.run.head, train, count, self.budget, quiet, self.processes)
+        self.pools = Pools.of(found.candidates, train.answers, self.k)
+        self.selecting = FirstPass.of(self.first.run.head, select, self.k, self.budget, quiet, self.processes)
+
+    def validation_metrics(self, select: Split) -> Metrics:
+        """Those of re-ranking the candidates of the first stage."""
+        nearest_A = self.selecting.candidates.video_AK[:, 0]
+        score_P = score_pairs(self.head, select.texts, select.videos, self.selecting.pairs, nearest_A, self.budget)
+        return self.selecting.metrics(score_P)
+
+    @property
+    def selected_by(self) -> str:
+        return f", re-ranking the {self.k:,} best of {self.first.run.name}"
+
+    def record(self) -> dict[str, Any]:
+        run = self.first.run
+        return {
+            "first_stage": {
+                "run": run.name,
+                "weights_sha256": run.weights_sha256,
+                "max_frames": run.max_frames,
+                "candidates": self.k,
+                "hard_negatives": self.negatives,
+                self.options.select_on: self.selecting.metrics(),
+            }
+        }
+
+    def log_columns(self) -> dict[str, Any]:
+        return {"candidates": self.k}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, values = super().state()
+        return tensors, {**values, "drawn": self.drawn}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        super().load_state(tensors, values)
+        self.drawn = values["drawn"]
+
+    def draw(self, texts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw the next step's negatives: N videos for each of these captions, and N captions for each of their videos [A, N].
+
+        A row of a pool is drawn from without replacement.
+        """
+        random = np.random.default_rng([self.options.seed, self.drawn])
+        self.drawn += 1
+
+        def some(pool_AK: NDArray[np.int64]) -> NDArray[np.int64]:
+            return random.permuted(pool_AK, axis=1)[:, : self.negatives]
+
+        return some(self.pools.video_AK[texts]), some(self.pools.text_BK[self.split.answers[texts]])
+
+    def losses_of(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        wrong_videos_AN, wrong_texts_AN = self.draw(texts)
+        own = share(len(texts), self.processes)
+        score_2AC, finite = self._scores_of(texts[own], wrong_videos_AN[own], wrong_texts_AN[own])
+        target_A = score_2AC.new_zeros(score_2AC.shape[1], dtype=torch.int64)
+        entropies = [cross_entropy(score_AC, target_A, reduction="sum") for score_AC in score_2AC]
+        # This process's share of the mean over all captions of the batch; the gradients of all processes are summed.
+        loss = sum(entropies, start=score_2AC.new_zeros(())) / (2 * len(texts))
+        whole = torch.where(finite, loss.detach(), torch.nan)
+        self.processes.sum(whole)
+        return loss, torch.stack([whole, whole, torch.zeros_like(whole)])
+
+    def _scores_of(
+        self, texts: NDArray[np.int64], wrong_videos_AN: NDArray[np.int64], wrong_texts_AN: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """The scores [2, A, C] of captions with their videos, then with wrong videos (text to video) or of their videos with wrong captions
+        (video to text); and whether all features are finite."""
+        assert isinstance(self.head, PairwiseHead)
+        videos = self.split.answers[texts]
+        right_A1 = texts[:, None], videos[:, None]
+        to_video = (np.broadcast_to(right_A1[0], wrong_videos_AN.shape), wrong_videos_AN)
+        to_text = (wrong_texts_AN, np.broadcast_to(right_A1[1], wrong_texts_AN.shape))
+        text_P, video_P = (np.concatenate([part.ravel() for part in parts]) for parts in zip(right_A1, to_video, to_text, strict=True))
+        # Every text and every video passes through its projections once, however many pairs it is in.
+        text_ids, text_places = np.unique(text_P, return_inverse=True)
+        video_ids, video_places = np.unique(video_P, return_inverse=True)
+        text_batch = TextBatch.gather(self.texts, text_ids, self.device)
+        video_batch = VideoBatch.gather(self.videos, video_ids, self.device)
+        score_P = self.head.pair_scores(
+            self.head.encode_texts(text_batch),
+            self.head.encode_videos(video_batch),
+            torch.from_numpy(text_places).to(self.device),
+            torch.from_numpy(video_places).to(self.device),
+        )
+        count = len(texts)
+        true_A1, video_AN, text_AN = (part.view(count, -1) for part in score_P.split([count, to_video[1].size, to_text[1].size]))
+        score_2AC = torch.stack([torch.cat([true_A1, video_AN], dim=1), torch.cat([true_A1, text_AN], dim=1)])
+        return score_2AC, self.finite(text_batch, video_batch)

@@ -29,7 +29,7 @@ from extract.decode.sample import Sampling, sample_frames
 from extract.encode.clip import BATCH, Clip, load_clip
 from extract.encode.image.patches import Patches, patch_tower
 from extract.failures import read_failures
-from tests.test_encoders import CPU, DIMENSION, KINDS, ROUNDING, VIT, Kind, noise, off_by
+from tests.small_towers import CPU, DIMENSION, KINDS, ROUNDING, VIT, Kind, noise, off_by
 from tests.videos import convert, pattern
 
 TOWERS = {

@@ -12,7 +12,7 @@ from benchmarks.tokens.options import TokensOptions
 from benchmarks.tokens.sizes import sizes
 from data.base.errors import UserError
 from extract.encode.clip import Shape, load_clip
-from tests.test_encoders import CPU, KINDS, noise
+from tests.small_towers import CPU, KINDS, noise
 from train_head.training.finetune import save_clip
 
 

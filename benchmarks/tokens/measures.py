@@ -7,7 +7,7 @@ Shape suffixes: A texts, V videos, T frames of a video, M patch tokens of a fram
 a batch, P positions of the tower, H heads of attention, d the width of a head.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from torch import Tensor
 
 from data.base.errors import UserError
 from data.cache import FeatureCache
-from demo import generate
 from extract import ExtractOptions
 from extract import main as extract
+from extract.decode.pictures import pixels_file, read_pixels
 from extract.decode.sample import Sampling, sample_frames
 from extract.encode.clip import BATCH, Clip
+from extract.encode.image.patches import Patches
 from train_head.scoring.splits import Split, load_split
 
 KEPT = (1, 4, 8)
@@ -33,6 +34,13 @@ BUDGET = 2**31
 Row = dict[str, Any]
 Measure = Callable[[str, Tensor], Tensor]
 """From a video's id and patch tokens [T, M, D] to a number for each token [T, M], larger for those to keep."""
+
+
+def require_class_token(clip: Clip, model: str) -> None:
+    """Raise UserError if the image tower is not one of open_clip's with a class token."""
+    visual = clip.model.visual
+    if getattr(visual, "pool_type", None) != "tok" or visual.attn_pool is not None:
+        raise UserError(f"--trained {model} does not pool a class token: name a CLIP of open_clip that does")
 
 
 @contextmanager
@@ -105,15 +113,31 @@ def search(split: Split, chosen: Mapping[str, Tensor] | None, clip_text_AD: Tens
     return {f"best of each frame, {k}": v for k, v in frames.items()} | {f"best of the video, {k}": v for k, v in video.items()}
 
 
-def compare_measures(clip: Clip, model: str, videos: int, folder: Path) -> list[Row]:
+def change_by_jpeg(clip: Clip, files: Sequence[Path]) -> Row:
+    """How much patch tokens change if they are made of the pixels that --store-pixels keeps: cosine to those of the file itself."""
+    cosines: list[Tensor] = []
+    for file in files:
+        pictures = sample_frames(file, Sampling(max_frames=FRAMES), clip.shrink).pictures
+        stored = [read_pixels(pixels_file(picture)) for picture in pictures]
+        direct, again = (
+            torch.from_numpy(clip.encode_images(torch.stack([clip.to_tensor(picture) for picture in some]), Patches()).patch_NMD)
+            for some in (pictures, stored)
+        )
+        cosines.append(torch.cosine_similarity(direct, again, dim=2).flatten())
+    cosine = torch.cat(cosines)
+    return {
+        "patch tokens": len(cosine),
+        "mean cosine": round(float(cosine.mean()), 5),
+        "1 in 100 is below": round(float(cosine.quantile(0.01)), 5),
+        "smallest cosine": round(float(cosine.min()), 5),
+    }
+
+
+def compare_measures(clip: Clip, model: str, demo: Path, folder: Path) -> list[Row]:
     """A row for each measure and K: recalls, and the share that the kept tokens have of the sum of the measure.
 
-    Raises UserError if the image tower is not one of open_clip's with a class token.
+    `demo` is the folder of a demo data set.
     """
-    visual = clip.model.visual
-    if getattr(visual, "pool_type", None) != "tok" or visual.attn_pool is not None:
-        raise UserError(f"--trained {model} does not pool a class token: name a CLIP of open_clip that does")
-    demo = generate.main(generate.GenerateOptions(folder / "demo", train=2, val=2, test=videos, quiet=True))
     cache = FeatureCache(
         extract(
             ExtractOptions(

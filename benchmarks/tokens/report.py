@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.tokens.measures import compare_measures
+from benchmarks.tokens.measures import change_by_jpeg, compare_measures, require_class_token
 from benchmarks.tokens.options import TokensOptions
 from benchmarks.tokens.rate import measure_rate
 from benchmarks.tokens.sizes import sizes
@@ -17,9 +17,14 @@ from data.base.errors import UserError
 from data.base.provenance import provenance
 from data.base.whole_files import write_json
 from data.base.writable import make_folder, require_writable_file
+from demo import generate
+from demo.generate import GenerateOptions
 from extract.encode.clip import check_features, load_clip
 from extract.encode.image.patches import Patches
 from extract.encode.models import RANDOM, find_model
+
+JPEG_VIDEOS = 20
+"""Videos to measure the change by JPEG on."""
 
 Row = dict[str, Any]
 
@@ -33,6 +38,9 @@ def main(options: TokensOptions) -> Path:
         raise UserError(f"--demo-videos {options.demo_videos}: must be at least 2")
     require_writable_file(options.out)
     device, figures = torch.device("cpu"), dict[str, list[Row]]()
+    trained = None if options.trained is None else load_clip(options.trained, None, device, patches=Patches())
+    if options.trained is not None and trained is not None:
+        require_class_token(trained, options.trained)
     clip = load_clip(options.model, RANDOM, device, patches=Patches())
     figures["sizes"] = sizes(check_features(find_model(options.model, RANDOM), None))
     threads = torch.get_num_threads()
@@ -43,9 +51,10 @@ def main(options: TokensOptions) -> Path:
             figures["rate"] = measure_rate(options, clip, Path(name))
         finally:
             torch.set_num_threads(threads)
-        if options.trained is not None:
-            trained = load_clip(options.trained, None, device, patches=Patches())
-            figures["measures"] = compare_measures(trained, options.trained, options.demo_videos, Path(name))
+        if options.trained is not None and trained is not None:
+            demo = generate.main(GenerateOptions(Path(name, "demo"), train=2, val=2, test=options.demo_videos, quiet=True))
+            figures["measures"] = compare_measures(trained, options.trained, demo, Path(name))
+            figures["stored pixels"] = [change_by_jpeg(trained, sorted((demo / "videos").iterdir())[:JPEG_VIDEOS])]
     for rows in figures.values():
         print(markdown(rows), end="\n\n")
     make_folder(options.out.parent)

@@ -116,7 +116,7 @@ def score_pairs(
     # and the copies that each thread makes of its text's videos, and encodes, the other half.
     most = memory_budget // (2 * video_bytes) if head.texts_alone else None
     at_once = max(VIDEOS_PER_BLOCK, memory_budget // (4 * threads * video_bytes)) if head.texts_alone else len(videos.ids)
-    bins = _bins(videos, pairs, longest, most)
+    bins = _bins(head, videos, pairs, longest, most)
     if head.texts_alone:
         strips = strips[group.rank :: group.world_size]
     else:
@@ -173,13 +173,13 @@ def _strips(texts: TextFeatures, pairs: Pairs, nearest_A: NDArray[np.int64], hea
     return strips
 
 
-def _bins(videos: VideoFeatures, pairs: Pairs, longest: int, most: int | None) -> list[NDArray[np.int64]]:
+def _bins(head: Head, videos: VideoFeatures, pairs: Pairs, longest: int, most: int | None) -> list[NDArray[np.int64]]:
     """All videos that occur, in bins of about BLOCKS_A_BIN blocks, or of as many videos as `most` says. The `longest` has this many frames.
 
     The bins do not depend on the number of processes.
     """
     wanted = np.unique(pairs.video_P)
-    size = BLOCKS_A_BIN * videos_per_block(longest) if most is None else max(VIDEOS_PER_BLOCK, most)
+    size = BLOCKS_A_BIN * videos_per_block(head, longest) if most is None else max(VIDEOS_PER_BLOCK, most)
     return [wanted[first : first + size] for first in range(0, len(wanted), size)]
 
 

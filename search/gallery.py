@@ -71,7 +71,7 @@ class Gallery:
         self._head = head.eval()
         # Read here, because the threads of a web server may have another setting.
         self.threads = 1 if self.device.type != "cpu" else torch.get_num_threads()
-        self._size = videos_per_block(longest)
+        self._size = videos_per_block(head, longest)
         room = max(0, memory_budget) // (self._size * head.encoded_bytes(longest))
         held = room if ahead else 0
         self._blocks: list[_Block] = []

@@ -30,6 +30,7 @@ from data.cli.command_line import parse
 from demo import generate
 from docs.scripts import commands, layout, recipes
 from tests.conftest import DEMO_CLIP, ROOT
+from tests.tiny_encoders import LAYERS, VIT, Family
 from tests.waiting import wait_until
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
@@ -235,9 +236,10 @@ def copy_of(world: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def with_demo_clip(script: str) -> str:
-    """The same extraction with the demo's CLIP instead of weights to be downloaded."""
-    script = re.sub(r"--model ViT-B-32-quickgelu --pretrained openai", f"--model {DEMO_CLIP}", script)
+def with_local_clip(script: str, folder: Path) -> str:
+    """The same extraction with the demo's CLIP, or for patch tokens a small vision transformer, instead of weights to be downloaded."""
+    model = Family("ViT-B-32", text=LAYERS, vision=VIT).write(folder / "clip") if "--tokens" in script else DEMO_CLIP
+    script = re.sub(r"--model ViT-B-32-quickgelu --pretrained openai", f"--model {model}", script)
     return script.replace("pipelines/", f"MODEL={DEMO_CLIP} PRETRAINED= EPOCHS=1 HEADS=mean pipelines/")
 
 
@@ -279,7 +281,7 @@ def run_page(page: str, folder: Path, environment: Mapping[str, str], skipped: f
         elif "needs-network" not in block.marks:
             run(block.text, folder, environment)
         elif re.search("-m extract --(videos|dataset table)|pipelines/table", block.text):
-            run(with_demo_clip(block.text), folder, environment)
+            run(with_local_clip(block.text, folder), folder, environment)
 
 
 def test_what_the_pages_say_runs(world: Path, environment: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,22 +21,18 @@ import extract
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
-from extract.encode.clip import BATCH, Clip, check_features, load_clip
+from extract.encode.clip import BATCH, check_features, load_clip
 from extract.encode.library import list_models, open_clip
 from extract.encode.models import find_model, load_tokenizer
 from extract.encoders import judge
 from tests.conftest import ROOT
+from tests.small_towers import CPU, CUSTOM, DIMENSION, KINDS, ROUNDING, TINY_TIMM, VIT, Kind, noise, off_by, timm
 from train_head.training.finetune import save_clip
 from train_head.training.towers import towers, train_above
 
-CPU = torch.device("cpu")
 SHARES = 12
 """Tests that the architectures are spread over."""
-DIMENSION = 48
 TEXTS = ["a dog", "the cat sat on the mat", "first a ring, then a large blue heart at the top " * 3]
-# A sum of a few hundred products in float32, in another order, is off by about sqrt(400) * 6e-8 = 1e-6 of its size, and so in each of the
-# up to 12 blocks of these towers. The cosine of what is off by 2e-5 is below 1 by 2e-10.
-ROUNDING = 2e-5
 
 
 def documented() -> dict[str, str]:
@@ -119,67 +115,12 @@ def test_text_towers_from_hugging_face_fit_where_open_clip_puts_them(tmp_path: P
         assert (shape.positions, shape.dimension) == (77, model.dimension)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A small CLIP, by what differs from the plainest of them."""
-
-    vision: dict[str, Any]
-    text: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-
-    def folder(self, path: Path, preprocess: dict[str, Any] | None = None) -> str:
-        """Its configuration in a folder, for `--model`."""
-        text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2, **self.text}
-        config = {"embed_dim": DIMENSION, "vision_cfg": self.vision, "text_cfg": text, **self.model}
-        path.mkdir(exist_ok=True)
-        (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess or {}}))
-        return f"local-dir:{path}"
-
-
-def timm(name: str, size: int, pool: str, proj: str | None) -> dict[str, Any]:
-    return {"timm_model_name": name, "image_size": size, "timm_pool": pool, "timm_proj": proj}
-
-
-VIT = {"layers": 2, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 48}
-CUSTOM = {"custom_text": True}
-BOTH_WAYS = {"no_causal_mask": True}
-TINY_TIMM = Kind(timm("test_vit", 160, "token", "linear"), model=CUSTOM)
-KINDS = {
-    "ViT": Kind(VIT),
-    "ViT, mean of patches": Kind(VIT | {"pool_type": "avg", "no_ln_pre": True, "final_ln_after_pool": True}, BOTH_WAYS),
-    "ViT, attention pooling": Kind(
-        VIT | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}, {"output_tokens": True}
-    ),
-    "ResNet": Kind({"layers": [1, 1, 1, 1], "width": 12, "image_size": 64}),
-    "timm ViT": TINY_TIMM,
-    "timm ViT, attention pooling": Kind(
-        timm("test_vit", 160, "map", None), {"proj_bias": True, "act_kwargs": {"approximate": "tanh"}}, CUSTOM
-    ),
-    "timm relative positions": Kind(timm("test_vit_relpos", 160, "", "linear"), {"width": DIMENSION, "proj_type": "none"}, CUSTOM),
-    "timm EVA": Kind(timm("eva02_tiny_patch14_224", 224, "token", None), model=CUSTOM),
-    "timm ConvNeXt": Kind(timm("test_convnext", 160, "", "mlp")),
-    "timm FastViT": Kind(timm("fastvit_t8", 64, "avg", None), BOTH_WAYS, CUSTOM),
-    "text from the last position": Kind(VIT, {"pool_type": "last", **BOTH_WAYS}, CUSTOM),
-    "text from its end token by number": Kind(VIT, {"pool_type": "eos", "eos_id": 49407}),
-    "custom text blocks": Kind(VIT, {"block_type": "custom", "qk_norm": True, "ls_init_value": 0.1}, CUSTOM | {"init_logit_bias": -10}),
-}
-
-
-def off_by(found: Any, expected: Any) -> float:
-    """The difference as a share of the size."""
-    return float(np.linalg.norm(np.asarray(found) - np.asarray(expected)) / np.linalg.norm(np.asarray(expected)))
-
-
 def open_clips(encode: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
     """What a function of open_clip's makes; some give the features of patches or tokens beside."""
     with torch.no_grad():
         made = encode(inputs)
     feature: Tensor = made[0] if isinstance(made, tuple) else made
     return feature
-
-
-def noise(clip: Clip, count: int) -> Tensor:
-    return torch.randn(count, 3, *clip.image_settings()["image_size"], generator=torch.Generator().manual_seed(0))
 
 
 # EVA's tower is built at its full size, which takes as long as all others together.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -21,25 +22,28 @@ import search
 import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache
+from data.metrics import retrieval_metrics
 from evaluate import EvaluateOptions
 from search import SearchOptions
 from tests.caches import captions_of, with_patches
+from tests.conftest import ROOT
 from tests.features import PATCHES, D, patches_of, random_features, text_batch, video_batch
 from tests.plain_heads import random_parameters, ts2_token_scores
 from tests.processes import launch
 from tests.shell import stage
-from tests.test_golden import arrays, given, videos_of
 from tests.training_runs import logged, stop_at
 from train_head import TrainOptions
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
-from train_head.heads import HeadConfig, make_head
+from train_head.heads import HeadConfig, make_head, unit
 from train_head.heads.ts2 import CHOSEN, Ts2Head
 from train_head.kernels.perturbed import DRAWS, SIGMA, chosen_places, perturbed_choice
+from train_head.scoring.splits import load_split
 from train_head.stage import build_head
 from train_head.sweep import SweepOptions
 from train_head.sweep import main as sweep
 
 FRAMES = 5
+OWN = "zero-shot:tests.patch_mean:PatchMean"
 FEATURES = random_features(torch.Generator().manual_seed(3), [4, 2, 7], [3, 5, 2])
 
 
@@ -50,40 +54,44 @@ def ts2(dimension: int = D, patches: int = PATCHES) -> Ts2Head:
     return head
 
 
+def golden(name: str) -> dict[str, Tensor]:
+    with np.load(ROOT / "tests" / "golden" / f"{name}.npz") as file:
+        return {key: torch.as_tensor(value) for key, value in file.items()}
+
+
 # The authors' numbers
 
 
 @torch.no_grad()
 def test_the_selector_equals_the_authors_code() -> None:
-    golden = arrays("ts2_token_select")
-    token_BFND = given(golden, "tokens")
+    given = golden("ts2_token_select")
+    token_BFND = given["tokens"]
     head = ts2(32, token_BFND.shape[2] - 1).eval()
     weights = {"norm.weight": "norm_weight", "norm.bias": "norm_bias"}
     weights |= {f"{layer}.weight": f"{name}_weight" for layer, name in (("into", "in"), ("hidden", "hidden"), ("score", "score"))}
-    head.selector.load_state_dict({ours: given(golden, theirs) for ours, theirs in weights.items()})
+    head.selector.load_state_dict({ours: given[theirs] for ours, theirs in weights.items()})
     frame_BFD, patch_BFMD = token_BFND[:, :, 0], token_BFND[:, :, 1:]
     score_BFN = head.selector(frame_BFD, token_BFND)
-    assert (score_BFN - given(golden, "token_scores")).abs().max() < 2e-5
-    place_BFK = torch.from_numpy(golden["chosen_patch_indices"]).long()
-    assert int(golden["k"]) == CHOSEN == place_BFK.shape[-1]
+    assert (score_BFN - given["token_scores"]).abs().max() < 2e-5
+    place_BFK = given["chosen_patch_indices"].long()
+    assert int(given["k"]) == CHOSEN == place_BFK.shape[-1]
     assert torch.equal(chosen_places(score_BFN[..., 1:], CHOSEN), place_BFK)
     chosen_BFKD = head.chosen_patches(VideoBatch(frame_BFD, torch.ones(frame_BFD.shape[:2], dtype=torch.bool), patch_BFMD))
-    assert torch.equal(torch.cat([frame_BFD[:, :, None], chosen_BFKD], dim=2), given(golden, "output"))
+    assert torch.equal(torch.cat([frame_BFD[:, :, None], chosen_BFKD], dim=2), given["output"])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", ["full", "padded"])
 def test_the_frame_weighting_equals_the_authors_code(case: str) -> None:
-    golden = arrays("ts2_score")
+    given = golden("ts2_score")
     head = ts2(32).eval()
-    head.logit_scale.copy_(given(golden, "log_logit_scale"))
-    sentence_AD = given(golden, f"{case}_sentences")
-    videos = videos_of(given(golden, f"{case}_frames"), given(golden, f"{case}_frame_mask"))
+    head.logit_scale.copy_(given["log_logit_scale"])
+    sentence_AD = given[f"{case}_sentences"]
     texts = TextBatch(sentence_AD, sentence_AD, torch.ones(len(sentence_AD), dtype=torch.int64))
-    encoded = EncodedFrames(videos.frame_BFD, videos.mask_BF)
-    score_AB = head.scores(head.encode_texts(texts), head.encode_frames(encoded))[0]
-    assert (score_AB - given(golden, f"{case}_scores")).abs().max() < 1e-4
-    assert (head.weights_of(texts, encoded) - given(golden, f"{case}_frame_weights")).abs().max() < 2e-6
+    frames = EncodedFrames(given[f"{case}_frames"], given[f"{case}_frame_mask"].bool())
+    score_AB = head.scores(head.encode_texts(texts), head.encode_frames(frames))[0]
+    assert (score_AB - given[f"{case}_scores"]).abs().max() < 1e-4
+    assert (head.weights_of(texts, frames) - given[f"{case}_frame_weights"]).abs().max() < 2e-6
 
 
 # The choice under noise
@@ -271,6 +279,22 @@ def test_a_run_is_not_used_with_another_number_of_patch_tokens(options: TrainOpt
     with pytest.raises(UserError, match=r"head ts2 reads patch tokens, and the cache .* has none"):
         evaluate.main(replace(evaluation, cache=cache_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_head_of_one_s_own_reads_patch_tokens_untrained(patches_cache: FeatureCache, cache_path: Path, tmp_path: Path) -> None:
+    split = load_split(patches_cache, "test", None, 10**9)
+    texts, _ = split.texts.sentences.gather(range(len(split.answers)))
+    means = []
+    for b in range(len(split.videos.ids)):
+        patch_TMD = patches_of(split.videos.frames.gather([b])[0]).half().double()
+        means.append(unit(unit(patch_TMD.flatten(0, 1)).mean(dim=0)))
+    expected = retrieval_metrics((unit(texts.double()) @ torch.stack(means).T).float(), split.answers)
+    evaluation = EvaluateOptions(patches_cache.path, OWN, tmp_path / "out", candidates="4,12", device="cpu", report=False, quiet=True)
+    result = json.loads((evaluate.main(evaluation) / "metrics.json").read_text())
+    assert result["text_to_video"] == pytest.approx(expected["text_to_video"])
+    assert result["candidates"][-1]["text_to_video"] == result["text_to_video"]
+    with pytest.raises(UserError, match=r"head tests.patch_mean:PatchMean reads patch tokens, and the cache .* has none"):
+        evaluate.main(replace(evaluation, cache=cache_path, out=tmp_path / "none"))
 
 
 def test_finetuning_a_head_that_reads_patch_tokens_is_refused(options: TrainOptions) -> None:

@@ -29,7 +29,7 @@ from extract.decode.sample import Sampling, sample_frames
 from extract.encode.clip import BATCH, Clip, load_clip
 from extract.encode.image.patches import Patches, patch_tower
 from extract.failures import read_failures
-from tests.test_encoders import CPU, DIMENSION, KINDS, ROUNDING, VIT, Kind, noise, off_by
+from tests.small_towers import CPU, DIMENSION, KINDS, ROUNDING, VIT, Kind, noise, off_by
 from tests.videos import convert, pattern
 
 TOWERS = {
@@ -43,7 +43,7 @@ MAPS = ("ResNet", "timm ConvNeXt", "timm FastViT")
 LONG = ("timm EVA", "timm relative positions", "timm ConvNeXt", "timm FastViT")
 
 
-def of_each(names: Sequence[str]) -> Any:
+def of_each(names: Sequence[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kind", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in names])
 
 
@@ -278,8 +278,8 @@ def test_stored_pixels_give_patch_tokens_without_the_decoder(
     assert (said["videos_given_tokens"], said["videos_given_tokens_from_pixels"], said["videos_failed"]) == (3, 3, 0)
     assert parts(cache) == before
     for name in NAMES:
-        pair = [torch.from_numpy(tokens(one, name).astype(np.float32)) for one in (cache, FeatureCache(made_with))]
-        assert torch.cosine_similarity(*pair, dim=-1).min() > 0.98
+        ours, theirs = (torch.from_numpy(tokens(one, name).astype(np.float32)) for one in (cache, FeatureCache(made_with)))
+        assert torch.cosine_similarity(ours, theirs, dim=-1).min() > 0.98
 
 
 def test_new_videos_of_a_cache_with_patch_tokens_get_theirs(

@@ -4,6 +4,7 @@ Shape suffixes: T frames of a video, M patch tokens of a frame, D joint dimensio
 """
 
 import json
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -198,6 +199,23 @@ def test_parts_of_two_settings_are_named(tmp_path: Path) -> None:
     assert part.name in str(refusal.value)
     part.unlink()
     assert FeatureCache(tmp_path / "a").patch_settings == PatchSettings(None, 2)
+
+
+def test_more_parts_than_may_be_open_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From disk, in any order. A large data set has thousands of parts."""
+    monkeypatch.setattr("data.cache.reading.OPEN_PARTS", 3)
+    entries = [entry(f"v{i}", 1 + i % 3) for i in range(8)]
+    for video in entries:
+        new_cache(tmp_path, [video])
+    assert len(parts(tmp_path)) == 8
+    videos = FeatureCache(tmp_path).videos([video.video_id for video in entries], 0, patches=True)
+    assert videos.patches is not None
+    for order in np.random.default_rng(0).integers(0, 8, (6, 12)):
+        rows_RMD, length_N = videos.patches.gather(order)
+        assert length_N.tolist() == [1 + i % 3 for i in order]
+        np.testing.assert_array_equal(rows_RMD, np.concatenate([stored(entries[i]) for i in order]))
+        opened = [Path(f"/proc/self/fd/{number}").resolve().name for number in os.listdir("/proc/self/fd")]
+        assert 0 < sum(name.startswith("patches-") for name in opened) <= 3
 
 
 def test_tokens_of_a_sweep_are_mapped_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,6 +462,22 @@ def test_tokens_of_every_form_are_cached_bit_for_bit(form: str, tmp_path: Path) 
     assert parts(options.cache) == written
 
 
+def test_one_file_or_folder_may_hold_frames_and_tokens(tmp_path: Path) -> None:
+    """A merged cache, and `.npz` files with both."""
+    entries = [entry("a"), entry("b", 4)]
+    new_cache(tmp_path / "cache", entries).merge(tmp_path / "both.h5")
+    (tmp_path / "both").mkdir()
+    for video in entries:
+        tokens = np.asarray(video.patch_TMD, dtype=np.float16)
+        np.savez(tmp_path / "both" / video.video_id, frames=video.frames_TD, patches=tokens, seconds=video.seconds_T)
+    for number, both in enumerate([tmp_path / "both.h5", tmp_path / "both"]):
+        options = ImportOptions(tmp_path / f"again {number}", both, patches=both, dtype="float16", quiet=True)
+        cache = FeatureCache(import_main(options))
+        for video in entries:
+            np.testing.assert_array_equal(rows_of(cache.patches([video.video_id])), stored(video))
+            np.testing.assert_array_equal(cache.frames(video.video_id), video.frames_TD.astype(np.float16))
+
+
 def _without(name: str) -> Callable[[Arrays], Arrays]:
     return lambda arrays: {key: array for key, array in arrays.items() if key != name}
 
@@ -512,7 +546,7 @@ def test_tokens_are_imported_again_with_frames_that_changed(tmp_path: Path, caps
 
 @pytest.mark.long
 def test_an_extraction_makes_damaged_and_outdated_tokens_again(family_model: Callable[[str], str], tmp_path: Path) -> None:
-    """And no others, nor frames. What comes of it is what one extraction of the same files gives, to the bit."""
+    """Frames and other tokens stay. The result equals one extraction of the same files, to the bit."""
     folder = tmp_path / "videos"
     for i in range(3):
         numbered_video(folder / f"v{i}.mp4", 10 + 5 * i, 5)
@@ -521,12 +555,16 @@ def test_an_extraction_makes_damaged_and_outdated_tokens_again(family_model: Cal
     )
     extract(options)
     frames, tokens = parts(options.cache, "videos"), parts(options.cache)
-    content = tokens[0].read_bytes()
-    tokens[0].write_bytes(content[:-1])
+    before = {name: rows_of(FeatureCache(options.cache).patches([name])) for name in FeatureCache(options.cache).names("patches")}
+    tokens[0].write_bytes(tokens[0].read_bytes()[:-1])
     assert verify(VerifyOptions(options.cache)) == 3
     extract(options)
-    assert (parts(options.cache, "videos"), parts(options.cache)) == (frames, tokens)
-    assert FeatureCache(options.cache).patch_settings == PatchSettings(2, 2)
+    assert parts(options.cache, "videos") == frames
+    repaired = FeatureCache(options.cache)
+    assert repaired.patch_settings == PatchSettings(2, 2)
+    assert sorted(before) == sorted(repaired.names("patches"))
+    for name, rows_TMD in before.items():
+        np.testing.assert_array_equal(rows_of(repaired.patches([name])), rows_TMD)
 
     numbered_video(folder / "v1.mp4", 30, 5)
     extract(replace(options, prune=True))

@@ -17,8 +17,10 @@ import search.searcher
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures
+from data.compute.processes import ProcessGroup
 from data.sampling import choose_words
 from evaluate import EvaluateOptions
+from evaluate.inputs import SCORING_BYTES, SCORING_BYTES_A_DIMENSION, load
 from search import SearchOptions
 from search.chance import RANDOM_QUERIES
 from search.searcher import QUERIES_AT_ONCE, Searcher
@@ -31,6 +33,7 @@ from train_head.run import save_run
 from train_head.scoring.candidates import CandidateCollector
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.rerank import rerank
+from train_head.scoring.splits import load_split
 
 PATCHES = "zero-shot:tests.patch_pairs:PatchPairs"
 CPU = torch.device("cpu")
@@ -245,3 +248,26 @@ def test_runs_of_another_cache_and_caches_without_tokens_are_refused(cache: Feat
         Searcher(options(cache.path, "zero-shot:ti", other), queries=False)
     with pytest.raises(UserError, match=r"reads patch tokens, and the cache .* has none: run extract again with --tokens"):
         Searcher(options(cache.path, PATCHES, "zero-shot:mean"), queries=False)
+
+
+def test_an_evaluation_reads_patch_tokens_for_the_head_that_wants_them(patches_cache: FeatureCache, tmp_path: Path) -> None:
+    """Both runs share the frames and texts they read alike. Patch tokens that do not fit displace nothing else."""
+    few = saved(patches_cache, tmp_path / "run", "mean", max_frames=3)
+    test = load_split(patches_cache, "test", None, BUDGET)
+    plain = test.videos.bytes_held + test.texts.words.bytes_held + test.texts.sentences.bytes_held
+    reserved = SCORING_BYTES + SCORING_BYTES_A_DIMENSION * patches_cache.dimension
+    shared, alone = "zero-shot:mean", few
+    for first, room, fits in ((shared, plain, False), (shared, 9 * plain, True), (alone, 2 * plain, False), (alone, 9 * plain, True)):
+        budget = (reserved + room) / 2**30
+        given: dict[str, Any] = {"candidates": str(K), "candidates_run": first, "memory_budget": budget, "device": "cpu"}
+        found = load(EvaluateOptions(cache=patches_cache.path, run=PATCHES, out=tmp_path / "out", **given), ProcessGroup())
+        assert found.first is not None
+        ours, theirs = found.evaluated.split, found.first.split
+        assert theirs.videos.patches is None
+        assert (theirs.videos.frames is ours.videos.frames) == (theirs.texts is ours.texts) == (first == shared)
+        assert ours.videos.patches is not None
+        assert (ours.videos.patches.bytes_held > 0) == fits
+        parts = [part for split in (ours, theirs) for part in (split.videos.frames, split.texts.words, split.texts.sentences)]
+        held = {id(part): part.bytes_held for part in parts}
+        assert all(held.values())
+        assert found.memory_left == room - sum(held.values()) - ours.videos.patches.bytes_held

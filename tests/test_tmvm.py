@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.features import D, pad, random_features, text_batch
 from tests.plain_heads import random_parameters, tmvm_masks
 from train_head.batches import EncodedFrames
-from train_head.heads import HeadConfig, make_head
+from train_head.heads import HeadConfig, VideoBatch, make_head
 from train_head.heads.tmvm import PROTOTYPES, VARIANCE, TmvmHead
 
 PATCHES = 3
@@ -114,3 +114,22 @@ def test_the_variance_loss_moves_the_masks_apart() -> None:
     before.backward()
     optimiser.step()
     assert head.extra_losses(texts, given)["variance"] < before
+
+
+@torch.no_grad()
+def test_with_many_patch_tokens_videos_are_encoded_one_by_one_and_keep_their_bits() -> None:
+    """As are those of a ViT-B/32: blocks of many videos would take hundreds of MiB."""
+    torch.manual_seed(0)
+    head = make_head("tmvm", HeadConfig(D, max_words=9, logit_scale=1.0, patches=49))
+    generator = torch.Generator().manual_seed(1)
+    batches = [torch.randn(20, 6, *shape, generator=generator) for shape in ((D,), (49, D))]
+    texts = text_batch(SENTENCES, WORDS)
+
+    def scored(videos: list[int]) -> Tensor:
+        frame_BFD, patch_BFMD = (features[videos] for features in batches)
+        encoded = head.encode_videos(VideoBatch(frame_BFD, torch.ones(frame_BFD.shape[:2], dtype=torch.bool), patch_BFMD))
+        assert [len(block.block) for block in encoded] == [1] * len(videos)
+        return head.scores(head.encode_texts(texts), encoded)
+
+    together_SAB = scored(list(range(20)))
+    assert torch.equal(scored([7, 19, 3]), together_SAB[:, :, [7, 19, 3]])

@@ -337,7 +337,6 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
         "data": _digest(data),
         "patches": _patches_read(data),
         "processes": processes.world_size,
-        "patches": patches_for(options.head, data.cache),
         HEAD_SOURCE: recorded_source(options.head).get(HEAD_SOURCE),
         FIRST_WEIGHTS: None if data.first is None else data.first.run.weights_sha256,
     }
@@ -358,7 +357,6 @@ def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dic
         "data": "the videos or captions for training or for choosing the epoch have changed since it began",
         "patches": f"the cache {options.cache} held --tokens {before.get('patches')} then, and {identity['patches']} now",
         "processes": f"the number of processes was {before['processes']} and is {identity['processes']}",
-        "patches": f"the cache had {before.get('patches')} patch tokens of each frame and has {identity['patches']}",
         HEAD_SOURCE: f"the source of head {options.head} has changed since it began",
         FIRST_WEIGHTS: f"the run {options.candidates_run} of --candidates-run has other weights than when it began",
     }

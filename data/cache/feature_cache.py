@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -58,7 +57,7 @@ from data.cache.layout import (
 )
 from data.cache.listings import Listings, listing_of
 from data.cache.merged import write_merged
-from data.cache.reading import DEFAULT_BUDGET, one_row, read_ragged, read_rows, read_seconds
+from data.cache.reading import DEFAULT_BUDGET, one_row, read_images, read_ragged, read_rows, read_seconds
 from data.cache.sources import Source
 from data.sampling import choose_frames, choose_words
 from data.span import WHOLE_FILE, Span
@@ -419,13 +418,7 @@ class FeatureCache:
 
     def images(self, name: Images, video_id: str) -> list[bytes]:
         """The JPEG files of a video's frames; empty if images of this kind were not stored."""
-        place = self._index("videos").places[video_id]
-        with open_file(place.part.path) as file:
-            group = file[place.part.group]
-            offsets = group[f"{name}_offsets"][place.start : place.stop + 1]
-            content = group[name][offsets[0] : offsets[-1]].tobytes()
-        files = [content[begin - offsets[0] : end - offsets[0]] for begin, end in pairwise(offsets)]
-        return files if content else []
+        return read_images(self._index("videos").places[video_id], name)
 
     def write_part(self, kind: Kind, arrays: Mapping[str, Any], identity: bytes | None = None) -> None:
         """Add the entries in these datasets (`layout.video_arrays`, `text_arrays`) as one part.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Group: TypeAlias = h5py.Group
 """A group of an HDF5 file, or the file itself."""
+File: TypeAlias = h5py.File
 
 
 def open_file(path: Path) -> h5py.File:

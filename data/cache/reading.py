@@ -3,23 +3,75 @@
 Shape suffixes: T rows of all entries (frames or tokens), D joint dimension. Rows of patch tokens are [M, D].
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice, pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.cache.hdf5 import open_file
+from data.cache.hdf5 import File, open_file
 from data.cache.index import Part, Place, runs
-from data.cache.layout import ROWS, Kind, feature_bytes, offsets_of
+from data.cache.layout import ROWS, Images, Kind, feature_bytes, offsets_of
 
 if TYPE_CHECKING:  # reading one entry needs no torch
     from data.cache.features import Ragged
 
 DEFAULT_BUDGET = 2**30
 """Bytes of features that are loaded into memory if the caller names no budget."""
+OPEN_PARTS = 128
+"""Most files that one `Ragged` keeps open. Systems allow a process 256 or more."""
+
+
+class OpenParts:
+    """One dataset of many parts, whose files stay open for the next read: at most OPEN_PARTS, those read last.
+
+    Closing a file makes HDF5 search all open objects. But patch tokens of a large data set are in more parts than a process may open.
+    The first of `parts` are opened at once, so that they can be read after another process has pruned the cache.
+    """
+
+    def __init__(self, dataset: str, parts: Collection[Part]) -> None:
+        self._dataset = dataset
+        self._open: OrderedDict[Part, tuple[File, Any]] = OrderedDict()
+        for part in islice(parts, OPEN_PARTS):
+            self.of(part)
+
+    def of(self, part: Part) -> Any:
+        """The dataset of a part, to be used before the next call."""
+        if part not in self._open:
+            while len(self._open) >= OPEN_PARTS:
+                self._open.popitem(last=False)[1][0].close()
+            file = open_file(part.path)
+            self._open[part] = file, file[part.group][self._dataset]
+        self._open.move_to_end(part)
+        return self._open[part][1]
+
+
+@dataclass(frozen=True)
+class RowsOfPart:
+    """The rows of a dataset of one part, as an array-like that is read on use."""
+
+    opened: OpenParts
+    part: Part
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all rows."""
+        shape: tuple[int, ...] = self.opened.of(self.part).shape
+        return shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the file."""
+        dtype: np.dtype[Any] = self.opened.of(self.part).dtype
+        return dtype
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        values: NDArray[Any] = self.opened.of(self.part)[rows]
+        return values
 
 
 def one_row(place: Place) -> Place:
@@ -32,6 +84,16 @@ def read_rows(place: Place, dataset: str) -> NDArray[Any]:
     with open_file(place.part.path) as file:
         rows: NDArray[Any] = file[place.part.group][dataset][place.start : place.stop]
     return rows
+
+
+def read_images(place: Place, name: Images) -> list[bytes]:
+    """The JPEG files of a video's frames; empty if images of this kind were not stored."""
+    with open_file(place.part.path) as file:
+        group = file[place.part.group]
+        offsets = group[f"{name}_offsets"][place.start : place.stop + 1]
+        content = group[name][offsets[0] : offsets[-1]].tobytes()
+    files = [content[begin - offsets[0] : end - offsets[0]] for begin, end in pairwise(offsets)]
+    return files if content else []
 
 
 def iterate(kind: Kind, places: Mapping[str, Place], row_bytes: int) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None]]:
@@ -72,10 +134,11 @@ def read_ragged(
     count = np.array([len(rows) for rows in chosen], dtype=np.int64)
     row_bytes = prod(features_a_row) * feature_bytes(settings)
     if int(count.sum()) * row_bytes > memory_budget:
-        # Each part is opened once: closing a file makes HDF5 search all open objects.
-        opened = {part: open_file(part.path)[part.group][dataset] for part in {place.part for place in places}}
+        parts = {place.part for place in places}
+        opened = OpenParts(dataset, parts)
+        of_part = {part: RowsOfPart(opened, part) for part in parts}
         rows = [place.start + taken for place, taken in zip(places, chosen, strict=True)]
-        return Ragged.on_disk([opened[place.part] for place in places], rows)
+        return Ragged.on_disk([of_part[place.part] for place in places], rows)
     offsets = offsets_of(count)
     values_TD = np.empty((int(offsets[-1]), *features_a_row, int(settings["dimension"])), dtype=settings["dtype"])
     by_part: dict[Part, list[int]] = {}

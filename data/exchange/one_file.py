@@ -28,8 +28,8 @@ from data.cache.hdf5 import Group, datasets_of, open_foreign, own_group, strings
 from data.cache.layout import NAMES, Kind
 from data.exchange.items import BLOCK_BYTES, EXTRA, ROWS, SHAPES, Block, Item, Loaded, Memory, in_blocks, loaded_of, require_features
 
-PARQUET_ROWS = 256
-"""Rows of a Parquet file that are read at once."""
+PARQUET_ROWS: dict[Kind, int] = {"videos": 256, "texts": 256, "patches": 16}
+"""Rows of a Parquet file that are read at once. The patch tokens of a video take some fifty times the bytes of its frames."""
 ENTRIES = 4096
 """Most texts of a part of a cache that are read at once."""
 _SAFETENSORS = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16", "BOOL": "bool"}
@@ -354,7 +354,7 @@ class ParquetReader(_OneFile):
         wanted = {item.key: item for item in items}
         row = 0
         try:
-            for batch in self._table.iter_batches(PARQUET_ROWS, columns=self._columns):
+            for batch in self._table.iter_batches(PARQUET_ROWS[self.kind], columns=self._columns):
                 members = [(number, wanted[row + number]) for number in range(len(batch)) if row + number in wanted]
                 if members:
                     here = [item for _, item in members]

@@ -225,7 +225,10 @@ def load_clip(
     tokenizer = found.tokenizer(special_tokens)
     shape = check_features(found, tokenizer, precision, inside)
     if patches is not None:
-        patches.require_fits(model, shape.patches if inside.clusters is None else inside.clusters.medoids)
+        if inside.clusters is None:
+            patches.require_fits(model, shape.patches)
+        else:
+            patches.require_fits(f"{model} with {inside}", inside.clusters.medoids)
     weights = found.weights()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -305,9 +308,9 @@ def check_features(model: Model, tokenizer: Tokenizer | None, precision: Precisi
         raise UserError(f"--model {model.name} fails on pictures of its own size, {sides}: {one_line(error)}") from error
     shape = Shape(image_size, model.context_length, model.dimension, count)
     _require_shape(model.name, "image", feature, (1, shape.dimension))
-    inside.require_fits(model.name, find_blocks(network), shape.patches)
     if tower is not None:
         _require_shape(model.name, "patch", tower.tokens(patch_NMW), (1, count, shape.dimension))
+    inside.require_fits(model.name, find_blocks(network), shape.patches)
     if other is None:
         _check_texts(model, text_tower(network, shape.positions), tokenizer, shape)
     return shape

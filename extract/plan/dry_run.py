@@ -123,6 +123,8 @@ def dry_run(
         print(f"inside the vision tower: {inside}")
     if "unlisted" in found:
         print("prune: {videos:,} videos and {texts:,} texts are not in any listing".format(**found["unlisted"]))
+        if found["unlisted"]["patches"]:
+            print(f"prune: patch tokens of {found['unlisted']['patches']:,} videos are not listed or have other frames")
     print(f"time: about {duration(seconds)} with {workers} workers, from {measured_videos.count} videos and {measured_texts.count} texts")
     room = f"{_size(free)} free{'' if disk <= free else ': TOO LITTLE'}"
     shares = f"{_size(pictures)} of it pictures" + (f", {_size(patches)} patch tokens" if options.tokens else "")

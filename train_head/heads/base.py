@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from data.base.errors import UserError
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.heads.decorrelation import ALPHAS, Alphas, best_matches, channel_loss, token_correlation
-from train_head.kernels.blocks import Encoded, TextBlock, VideoBlock, constant_shapes, text_blocks, video_blocks
+from train_head.kernels.blocks import VIDEOS_PER_BLOCK, Encoded, TextBlock, VideoBlock, constant_shapes, text_blocks, video_blocks
 from train_head.kernels.plain import inverse_norm
 from train_head.kernels.threads import parallel
 from train_head.temperatures import KAPPA, TAU
@@ -29,6 +29,8 @@ Padding = Literal["masked", "authors"]
 AuthorsPadding = Literal["unknown", "masked", "counts"]
 """How the code of a head's authors treats padding, as far as it is known."""
 MAX_LOGIT_SCALE = 100.0
+MOST_FRAME_VECTORS = 8
+"""A head that reads more vectors of a frame than this has every video in a block by itself, as large as a block of others."""
 SCORES = ("video-sentence", "video-word", "sentence-frame", "word-frame")
 """The four scores of GLCCL, in the order of the first dimension of its scores."""
 ALL_SCORES = "all"
@@ -266,6 +268,11 @@ class Head(nn.Module, ABC):
         vectors = 1 + self.READS_BEFORE + self.config.patches * self.READS_PATCHES
         return 4 * frames * (vectors * self.config.dimension + frames)
 
+    @property
+    def frame_vectors(self) -> int:
+        """The vectors that it reads of a frame: its feature, and its patch tokens if the head reads them."""
+        return 1 + self.config.patches * self.READS_PATCHES
+
     def encode_videos(self, batch: VideoBatch) -> Any:
         """Compute the part of the scores that depends on the videos alone.
 
@@ -279,7 +286,8 @@ class Head(nn.Module, ABC):
         return self._each(self.encode_video_block, self._video_blocks(batch))
 
     def _video_blocks(self, batch: EncodedFrames) -> list[VideoBlock]:
-        return video_blocks(batch, self._most_frames(), whole=self.with_padding)
+        at_once = VIDEOS_PER_BLOCK if self.frame_vectors <= MOST_FRAME_VECTORS else 1
+        return video_blocks(batch, self._most_frames(), whole=self.with_padding, at_once=at_once)
 
     def encode_texts(self, batch: TextBatch) -> Any:
         """Compute the part of the scores that depends on the texts alone."""

@@ -15,7 +15,7 @@ The selector and the last line equal the authors' system. The Transformer is our
 is spatial and temporal: the four blocks and the residual connection of the temporal encoder `seq-transf`, started like those, with a
 position for every place of the sequence. The selector starts as torch's layers do. TS2-Net's other half, the token shift, acts inside CLIP.
 
-Shape suffixes: A texts, B videos, F frames, M patch tokens of a frame, K chosen ones, T places of the sequence,
+Shape suffixes: A texts, B videos, F frames, M patch tokens of a frame, K chosen ones, R frames of all videos, T places of the sequence,
 D joint dimension, E half of it, X any dimensions.
 """
 
@@ -28,12 +28,14 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 from torch.utils.checkpoint import checkpoint
 
+from data.compute.shapes import GRAIN
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.heads.base import DEFAULT_EXECUTION, AuthorsPadding, Execution, FrameWeights, Head, HeadConfig, unit
-from train_head.kernels.blocks import FRAMES_STEP, TextBlock, VideoBlock
+from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.noise import hash_videos, pair_keys
 from train_head.kernels.perturbed import chosen_places, perturbed_choice
 from train_head.kernels.plain import inverse_norm
+from train_head.kernels.threads import parallel
 from train_head.masking import FAR_BELOW
 from train_head.temporal.transformer import PositionedBlocks
 
@@ -41,6 +43,10 @@ CHOSEN = 3
 """Patch tokens of a frame that are chosen."""
 SHARPNESS = 4.0
 """Factor of the frames' cosines before the softmax."""
+
+
+FRAMES_AT_ONCE = GRAIN
+"""Frames whose patch tokens are scored at once without gradients."""
 
 
 class Selector(nn.Module):
@@ -106,32 +112,41 @@ class Ts2Head(Head):
         if self.training and torch.is_grad_enabled():
             with torch.no_grad():
                 self.draws += 1
-        return self.in_blocks(EncodedFrames(batch.frame_BFD, batch.mask_BF, batch.patch_BFMD), self._read_together)
+        chosen = EncodedFrames(batch.frame_BFD, batch.mask_BF, self.chosen_patches(batch))
+        return self.in_blocks(chosen, self._read_together)
 
     def chosen_patches(self, batch: VideoBatch) -> Tensor:
         """The chosen patch tokens [B, F, K, D] of every frame, by their position in it; in training their averages over many choices."""
         assert batch.patch_BFMD is not None
-        score_BFM = self._patch_scores(batch.frame_BFD, batch.patch_BFMD)
-        if self.training and torch.is_grad_enabled():
-            place_F = torch.arange(score_BFM.shape[1], device=score_BFM.device)
-            key_BF = pair_keys(place_F, hash_videos(batch.frame_BFD, batch.mask_BF), self.draws)
-            choice_RKM = perturbed_choice(score_BFM.flatten(0, 1), key_BF.flatten(), CHOSEN)
-            averaged_BFKD: Tensor = choice_RKM.unflatten(0, batch.mask_BF.shape) @ batch.patch_BFMD
-            return averaged_BFKD
-        place_BFK = chosen_places(score_BFM, CHOSEN)
-        return batch.patch_BFMD.gather(2, place_BFK[..., None].expand(-1, -1, -1, batch.patch_BFMD.shape[-1]))
-
-    def _patch_scores(self, frame_BFD: Tensor, patch_BFMD: Tensor) -> Tensor:
-        """The selector's scores [B, F, M]."""
+        frame_RD, patch_RMD = batch.frame_BFD.flatten(0, 1), batch.patch_BFMD.flatten(0, 1)
         if torch.is_grad_enabled():
             # Computed again in the backward pass: what the layers keep is several times as large as the patch tokens.
-            score_BFM: Tensor = checkpoint(self.selector, frame_BFD, patch_BFMD, use_reentrant=False, preserve_rng_state=False)
-            return score_BFM
-        parts = zip(frame_BFD.split(FRAMES_STEP, dim=1), patch_BFMD.split(FRAMES_STEP, dim=1), strict=True)
-        return torch.cat([self.selector(*part) for part in parts], dim=1)
+            score_RM: Tensor = checkpoint(self.selector, frame_RD, patch_RMD, use_reentrant=False, preserve_rng_state=False)
+            chosen_RKD = self._averaged(score_RM, batch) @ patch_RMD if self.training else taken(score_RM, patch_RMD)
+            return chosen_RKD.view(*batch.mask_BF.shape, CHOSEN, -1)
+        chosen_RKD = patch_RMD.new_zeros(len(patch_RMD), CHOSEN, patch_RMD.shape[-1])
+
+        def work(rows: Tensor, _: None) -> None:
+            # A constant number of frames, so that neither their place nor the batch changes a bit (data/compute/shapes.py).
+            filled = torch.cat([rows, rows[:1].expand(FRAMES_AT_ONCE - len(rows))])
+            some_RMD = patch_RMD[filled]
+            chosen_RKD[rows] = taken(self.selector(frame_RD[filled], some_RMD), some_RMD)[: len(rows)]
+
+        real = batch.mask_BF.flatten().nonzero()[:, 0]
+        threads = torch.get_num_threads() if patch_RMD.device.type == "cpu" else 1
+        parallel(threads, work, real.split(FRAMES_AT_ONCE), lambda: None)
+        return chosen_RKD.view(*batch.mask_BF.shape, CHOSEN, -1)
+
+    def _averaged(self, score_RM: Tensor, batch: VideoBatch) -> Tensor:
+        """How often noise makes each patch token of a frame the k-th of the chosen [R, K, M]."""
+        place_F = torch.arange(batch.mask_BF.shape[1], device=score_RM.device)
+        key_BF = pair_keys(place_F, hash_videos(batch.frame_BFD, batch.mask_BF), self.draws)
+        return perturbed_choice(score_RM, key_BF.flatten(), CHOSEN)
 
     def _read_together(self, batch: VideoBatch) -> Tensor:
-        x_BTD: Tensor = torch.cat([batch.frame_BFD[:, :, None], self.chosen_patches(batch)], dim=2).flatten(1, 2)
+        """The frames after the Transformer, of frames with their chosen patch tokens."""
+        assert batch.patch_BFMD is not None
+        x_BTD = torch.cat([batch.frame_BFD[:, :, None], batch.patch_BFMD], dim=2).flatten(1, 2)
         x_BTD = x_BTD + self.joint.positional_embedding[: x_BTD.shape[1]]
         mask_BT = batch.mask_BF.repeat_interleave(1 + CHOSEN, dim=1)
         lower = self.execution.temporal
@@ -172,6 +187,12 @@ class Ts2Head(Head):
         """Of sentences with frames [A, B, F], 0 at padding."""
         b, frames, _ = videos.unit_BFD.shape
         return self.execution.product(unit_AD, videos.unit_BFD.flatten(0, 1)).view(-1, b, frames)
+
+
+def taken(score_RM: Tensor, patch_RMD: Tensor) -> Tensor:
+    """The patch tokens [R, K, D] with the highest scores, by their position."""
+    place_RK = chosen_places(score_RM, CHOSEN)
+    return patch_RMD.gather(1, place_RK[..., None].expand(-1, -1, patch_RMD.shape[-1]))
 
 
 def _weights(cosine_ABF: Tensor, mask_BF: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def flops_a_second(
             text_count = torch.get_num_threads() * (1 if head.texts_alone else TEXTS_PER_BLOCK)
         some_texts = _of_middle_length(np.asarray(texts.words.length_N), text_count)
         if videos_at_once is None:
-            video_count = VIDEOS_PER_BLOCK if device.type == "cpu" else videos_per_block(int(videos.frames.length_N.max()))
+            video_count = VIDEOS_PER_BLOCK if device.type == "cpu" else videos_per_block(head, int(videos.frames.length_N.max()))
             some_videos = _of_middle_length(np.asarray(videos.frames.length_N), video_count)
         else:
             some_videos = _of_all_lengths(np.asarray(videos.frames.length_N), min(videos_at_once, _MOST_BLOCKS * VIDEOS_PER_BLOCK))

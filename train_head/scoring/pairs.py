@@ -22,7 +22,7 @@ from train_head.kernels.blocks import VIDEOS_PER_BLOCK
 from train_head.kernels.threads import parallel
 
 FRAMES_PER_BLOCK = 3072
-"""Most frames, summed over videos, that a head scores at once."""
+"""Most frames, summed over videos, that a head scores at once; patch tokens count as frames."""
 
 
 class Accumulator(Protocol):
@@ -160,12 +160,12 @@ def evaluate_pairs(
     return counter.metrics()
 
 
-def videos_per_block(longest: int) -> int:
-    """How many videos a head scores at once, if the `longest` has this many frames.
+def videos_per_block(head: Head, longest: int) -> int:
+    """How many videos the head scores at once, if the `longest` has this many frames.
 
     A multiple of VIDEOS_PER_BLOCK, unless there is no room for more than one such block.
     """
-    size = max(1, FRAMES_PER_BLOCK // longest)
+    size = max(1, FRAMES_PER_BLOCK // (longest * head.frame_vectors))
     return size - size % VIDEOS_PER_BLOCK if size > VIDEOS_PER_BLOCK else size
 
 
@@ -176,7 +176,7 @@ def _has_answer(answers: NDArray[np.int64], block: range) -> bool:
 def _groups(head: Head, videos: VideoFeatures, memory_budget: int, processes: ProcessGroup) -> list[list[range]]:
     """This rank's share of the videos, as blocks of consecutive videos, in groups that fit into the memory budget once encoded."""
     count, longest = len(videos.ids), int(head.counted_frames(videos.frames.length_N).max())
-    size = videos_per_block(longest)
+    size = videos_per_block(head, longest)
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
     blocks = blocks[len(blocks) * processes.rank // processes.world_size : len(blocks) * (processes.rank + 1) // processes.world_size]
     group = max(1, memory_budget // (size * head.encoded_bytes(longest)))

@@ -109,23 +109,27 @@ def score_pairs(
     score_P = torch.full(pairs.text_P.shape, -torch.inf)
     longest = int(head.counted_frames(videos.frames.length_N).max())
     video_bytes = head.encoded_bytes(longest)
-    # A text that is alone shares no candidates, so it is scored with all of its videos that are in memory.
+    strips, threads = _strips(texts, pairs, nearest_A, head), 1
+    if device.type == "cpu" and len(strips) > 1:
+        threads = torch.get_num_threads()
+    # A text that is alone shares no candidates, so it is scored with all of its videos that are in memory. They take half of the budget,
+    # and the copies that each thread makes of its text's videos, and encodes, the other half.
     most = memory_budget // (2 * video_bytes) if head.texts_alone else None
-    strips, bins = _strips(texts, pairs, nearest_A, head), _bins(videos, pairs, longest, most)
+    at_once = max(VIDEOS_PER_BLOCK, memory_budget // (4 * threads * video_bytes)) if head.texts_alone else len(videos.ids)
+    bins = _bins(head, videos, pairs, longest, most)
     if head.texts_alone:
         strips = strips[group.rank :: group.world_size]
     else:
         bins = bins[group.rank :: group.world_size]
     with Progress("re-ranking", len(strips) * len(bins), "blocks", quiet or group.rank > 0) as progress:
-        for held in _held(head, videos, bins, memory_budget, video_bytes, device):
+        for held in _held(head, videos, bins, memory_budget, longest):
 
             def score_strip(strip: _Strip, _: None, held: list[_Bin] = held) -> None:
                 encoded = head.encode_texts(TextBatch.gather(texts, strip.texts, device))
                 for some in held:
-                    _score_strip(head, encoded, some, pairs, strip, score_P)
+                    _score_strip(head, encoded, some, pairs, strip, score_P, at_once)
                     progress.update()
 
-            threads = 1 if device.type != "cpu" or len(strips) == 1 else torch.get_num_threads()
             parallel(threads, score_strip, strips, lambda: None)
     if score_P.isnan().any():
         p = int(score_P.isnan().nonzero()[0])
@@ -169,28 +173,48 @@ def _strips(texts: TextFeatures, pairs: Pairs, nearest_A: NDArray[np.int64], hea
     return strips
 
 
-def _bins(videos: VideoFeatures, pairs: Pairs, longest: int, most: int | None) -> list[NDArray[np.int64]]:
+def _bins(head: Head, videos: VideoFeatures, pairs: Pairs, longest: int, most: int | None) -> list[NDArray[np.int64]]:
     """All videos that occur, in bins of about BLOCKS_A_BIN blocks, or of as many videos as `most` says. The `longest` has this many frames.
 
     The bins do not depend on the number of processes.
     """
     wanted = np.unique(pairs.video_P)
-    size = BLOCKS_A_BIN * videos_per_block(longest) if most is None else max(VIDEOS_PER_BLOCK, most)
+    size = BLOCKS_A_BIN * videos_per_block(head, longest) if most is None else max(VIDEOS_PER_BLOCK, most)
     return [wanted[first : first + size] for first in range(0, len(wanted), size)]
 
 
-def _held(
-    head: Head, videos: VideoFeatures, bins: list[NDArray[np.int64]], memory_budget: int, video_bytes: int, device: torch.device
-) -> Iterator[list[_Bin]]:
-    """Yield encoded bins, at least one at a time and as many as fit into the budget."""
+def _held(head: Head, videos: VideoFeatures, bins: list[NDArray[np.int64]], memory_budget: int, longest: int) -> Iterator[list[_Bin]]:
+    """Yield encoded bins, at least one at a time and as many as fit into the budget; for texts that are alone, one. The `longest` video has
+    this many frames."""
     # With more processes than bins, some processes have none.
-    count = max(1, memory_budget // (max(map(len, bins), default=1) * video_bytes))
+    count = 1 if head.texts_alone else max(1, memory_budget // (max(map(len, bins), default=1) * head.encoded_bytes(longest)))
     for first in range(0, len(bins), count):
-        yield [_Bin(some, head.apply_temporal(VideoBatch.gather(videos, some, device))) for some in bins[first : first + count]]
+        held = [_Bin(some, _frames(head, videos, some, longest)) for some in bins[first : first + count]]
+        yield held
+        # The caller still has the list while the next bins are encoded.
+        held.clear()
 
 
-def _score_strip(head: Head, encoded: Any, some: _Bin, pairs: Pairs, strip: _Strip, score_P: Tensor) -> None:
-    """Score a strip with the videos of a bin that are in any of its pairs, and keep the scores of the pairs."""
+def _frames(head: Head, videos: VideoFeatures, some: NDArray[np.int64], longest: int) -> EncodedFrames:
+    """The frames of some videos after the temporal encoder, padded to those of the longest video. Read in pieces, since reading takes a few
+    times the room of what is read."""
+    device, whole = head.logit_scale.device, None
+    for first in range(0, len(some), VIDEOS_PER_BLOCK):
+        piece = head.apply_temporal(VideoBatch.gather(videos, some[first : first + VIDEOS_PER_BLOCK], device))
+        if len(some) <= VIDEOS_PER_BLOCK:
+            return piece
+        if whole is None:
+            whole = piece.each(lambda tensor: tensor.new_zeros(len(some), longest, *tensor.shape[2:]))
+        for name, tensor in vars(piece).items():
+            if tensor is not None:
+                getattr(whole, name)[first : first + len(tensor), : tensor.shape[1]] = tensor
+    assert whole is not None
+    return whole
+
+
+def _score_strip(head: Head, encoded: Any, some: _Bin, pairs: Pairs, strip: _Strip, score_P: Tensor, at_once: int) -> None:
+    """Score a strip with the videos of a bin that are in any of its pairs, and keep the scores of the pairs. `at_once`: most videos that
+    are copied out of the bin at a time."""
     video_P = pairs.video_P[strip.place_P]
     # The bins divide the ascending videos, so a bin holds every one between its first and its last.
     here = (video_P >= some.videos[0]) & (video_P <= some.videos[-1])
@@ -198,6 +222,9 @@ def _score_strip(head: Head, encoded: Any, some: _Bin, pairs: Pairs, strip: _Str
         return
     wanted, column = np.unique(video_P[here], return_inverse=True)
     chosen = torch.from_numpy(np.searchsorted(some.videos, wanted)).to(some.frames.mask_BF.device)
-    videos = head.encode_frames(some.frames.each(lambda tensor: tensor[chosen]))
-    scores_AB = head.scores(encoded, videos).mean(dim=0).cpu()
+    parts = []
+    for rows in chosen.split(at_once):
+        videos = head.encode_frames(some.frames.each(lambda tensor, rows=rows: tensor[rows]))  # type: ignore[misc]
+        parts.append(head.scores(encoded, videos).mean(dim=0).cpu())
+    scores_AB = torch.cat(parts, dim=1)
     score_P[torch.from_numpy(strip.place_P[here])] = scores_AB[torch.from_numpy(strip.row_P[here]), torch.from_numpy(column)]

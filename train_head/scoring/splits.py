@@ -1,7 +1,7 @@
 """Loads the features of one split of a cache, and counts what is missing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -68,7 +68,7 @@ def load_split(
 
     Takes the split from all sources of the preset, or from the one with the name `source`. Reads at most `max_frames` frames per video and
     `max_words` words per text: see `FeatureCache.videos` and `texts`. `patches`: read the patch tokens of the frames too. Features are held
-    in memory up to `memory_budget` bytes, frames first; the rest is read from disk on use.
+    in memory up to `memory_budget` bytes, frames first and patch tokens last; the rest is read from disk on use.
 
     Raises UserError if the cache has no such split or no features of it. Unless `allow_missing`, also raises UserError if the split differs
     from its protocol or some features are missing.
@@ -87,12 +87,17 @@ def load_split(
     rows = found.rows[found.whole]
     video_ids = rows["video_id"].unique().tolist()
     position = {video_id: i for i, video_id in enumerate(video_ids)}
-    videos = cache.videos(video_ids, memory_budget, max_frames, patches)
+    videos = cache.videos(video_ids, memory_budget, max_frames)
+    texts = cache.texts(rows["caption"].tolist(), memory_budget - videos.bytes_held, max_words)
+    if patches:
+        # Last, because they take most of the room.
+        left = memory_budget - videos.bytes_held - texts.words.bytes_held - texts.sentences.bytes_held
+        videos = replace(videos, patches=cache.patches(video_ids, left, max_frames))
     return Split(
         name=name,
         preset=listing.preset,
         sources=listing.names,
-        texts=cache.texts(rows["caption"].tolist(), memory_budget - videos.bytes_held, max_words),
+        texts=texts,
         videos=videos,
         answers=rows["video_id"].map(position).to_numpy(dtype=np.int64),
         counts=counts,

@@ -189,11 +189,11 @@ def test_the_loss_is_that_of_a_plain_reading(options: TrainOptions) -> None:
 
 
 def test_a_resumed_run_ends_with_the_same_bits(options: TrainOptions, tmp_path: Path) -> None:
-    options = replace(options, hard_negatives=1)
+    options = replace(options, hard_negatives=1, epochs=1)
     whole = train_head.main(options)
     stopped = replace(options, out=tmp_path / "stopped")
     with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, 7)
+        stop_at(patch, 4)
         with pytest.raises(KeyboardInterrupt, match="with --resume"):
             train_head.main(stopped)
     with pytest.raises(UserError, match=r"--hard-negatives was 1 and is 3"):

@@ -42,10 +42,10 @@ from train_head.temporal.transformer import NORM_EPSILON, QUICK, initialise_bloc
 
 WIDTH, LAYERS, MLP_RATIO = 192, 3, 2
 """Of the blocks. Features of fewer dimensions have blocks of their own width."""
-SHARED = 2
-"""Videos of a text that are scored together where shapes are constant. More would take a sixth less time, but candidates of many lengths
-would fill few blocks."""
-STEP = 12
+SHARED = 4
+"""Videos of a text that are scored together where shapes are constant. Two take a sixth more time. More take no less, and candidates of
+many lengths would fill few blocks."""
+STEP = 6
 """Texts and videos fill this many positions, or a multiple, where shapes are constant, so that the positions of SHARED pairs are a multiple
 of half of GRAIN."""
 LONG_PAIR = 1536

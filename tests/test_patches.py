@@ -314,6 +314,11 @@ def test_a_lost_part_is_made_again_and_shares_add_up(options: ExtractOptions, ca
     said, cache, err = run(options, capsys)
     assert f"{damaged} is damaged: its contents are extracted again" in err
     assert (said["videos_extracted"], said["videos_given_tokens"]) == (0, 3)
+    # A kill between the parts of patch tokens and of frames leaves the former alone.
+    for part in options.cache.glob("videos-*.h5"):
+        part.unlink()
+    said, cache, _ = run(options, capsys)
+    assert (said["videos_extracted"], said["videos_given_tokens"], said["videos_without_tokens"]) == (3, 0, 0)
     for name, expected_TMD in zip(NAMES, expected, strict=True):
         np.testing.assert_array_equal(tokens(cache, name), expected_TMD)
 

@@ -137,7 +137,6 @@ def load(options: TrainOptions) -> TrainingData:
         # Made once for its checks: they take a moment, and loading the features may take minutes.
         build_head(options, cache)
     options = settled(options, cache)
-    patches_for(options.head, cache)
     run = None if options.candidates_run is None else FirstRun.load(options.candidates_run, cache, find_device(options.device))
     budget, patches = budget_bytes(options.memory_budget), head_class(options.head).READS_PATCHES
     train_split, select_split = (

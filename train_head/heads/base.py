@@ -30,7 +30,7 @@ AuthorsPadding = Literal["unknown", "masked", "counts"]
 """How the code of a head's authors treats padding, as far as it is known."""
 MAX_LOGIT_SCALE = 100.0
 MOST_FRAME_VECTORS = 8
-"""A head that reads more vectors of a frame than this has every video in a block by itself, as large as a block of others."""
+"""A head that reads more vectors of a frame than this has a quarter as many videos in a block."""
 SCORES = ("video-sentence", "video-word", "sentence-frame", "word-frame")
 """The four scores of GLCCL, in the order of the first dimension of its scores."""
 ALL_SCORES = "all"
@@ -273,6 +273,11 @@ class Head(nn.Module, ABC):
         """The vectors that it reads of a frame: its feature, and its patch tokens if the head reads them."""
         return 1 + self.config.patches * self.READS_PATCHES
 
+    @property
+    def videos_at_once(self) -> int:
+        """Videos of a block. With frames in multiples of FRAMES_STEP, a quarter still fills products to multiples of GRAIN."""
+        return VIDEOS_PER_BLOCK if self.frame_vectors <= MOST_FRAME_VECTORS else VIDEOS_PER_BLOCK // 4
+
     def encode_videos(self, batch: VideoBatch) -> Any:
         """Compute the part of the scores that depends on the videos alone.
 
@@ -286,8 +291,7 @@ class Head(nn.Module, ABC):
         return self._each(self.encode_video_block, self._video_blocks(batch))
 
     def _video_blocks(self, batch: EncodedFrames) -> list[VideoBlock]:
-        at_once = VIDEOS_PER_BLOCK if self.frame_vectors <= MOST_FRAME_VECTORS else 1
-        return video_blocks(batch, self._most_frames(), whole=self.with_padding, at_once=at_once)
+        return video_blocks(batch, self._most_frames(), whole=self.with_padding, at_once=self.videos_at_once)
 
     def encode_texts(self, batch: TextBatch) -> Any:
         """Compute the part of the scores that depends on the texts alone."""

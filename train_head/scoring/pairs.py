@@ -163,9 +163,11 @@ def evaluate_pairs(
 def videos_per_block(head: Head, longest: int) -> int:
     """How many videos the head scores at once, if the `longest` has this many frames.
 
-    A multiple of VIDEOS_PER_BLOCK, unless there is no room for more than one such block.
+    A multiple of VIDEOS_PER_BLOCK, unless there is no room for more than one such block. At least as many as the head encodes at once, if
+    those are fewer.
     """
-    size = max(1, FRAMES_PER_BLOCK // (longest * head.frame_vectors))
+    least = head.videos_at_once if head.videos_at_once < VIDEOS_PER_BLOCK else 1
+    size = max(least, FRAMES_PER_BLOCK // (longest * head.frame_vectors))
     return size - size % VIDEOS_PER_BLOCK if size > VIDEOS_PER_BLOCK else size
 
 

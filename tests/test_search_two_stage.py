@@ -30,6 +30,7 @@ from tests.patch_pairs import PatchPairs
 from train_head.batches import TextBatch
 from train_head.heads import HeadConfig, make_head
 from train_head.run import save_run
+from train_head.scoring import cost
 from train_head.scoring.candidates import CandidateCollector
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.rerank import rerank
@@ -271,3 +272,12 @@ def test_an_evaluation_reads_patch_tokens_for_the_head_that_wants_them(patches_c
         held = {id(part): part.bytes_held for part in parts}
         assert all(held.values())
         assert found.memory_left == room - sum(held.values()) - ours.videos.patches.bytes_held
+
+
+def test_a_stage_that_takes_a_day_is_refused_before_the_work(cache_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "REFUSED_FROM_S", 0.0)
+    slow, fast = "zero-shot:tests.pair_by_pair:PairByPair", "zero-shot:mean"
+    with pytest.raises(UserError, match=r"^scoring 62 videos for the query in the first stage with head .*: name a faster run with --cand"):
+        search.main(options(cache_path, fast, slow, query=("a red ring",)))
+    with pytest.raises(UserError, match=r"^scoring 7 videos for the query with head .*: use fewer --candidates$"):
+        search.main(options(cache_path, slow, fast, query=("a red ring",)))

@@ -102,7 +102,8 @@ class Gallery:
             score_AB[:, first : first + len(block.videos)] = found_AB.cpu().numpy()
 
         firsts = range(0, len(members), self._size)
-        parallel(self.threads, score_block, list(zip(firsts, blocks, strict=True)), lambda: None)
+        # A single block, as a few candidates are, is not handed to a thread: the head divides it among all of them.
+        parallel(1 if len(blocks) == 1 else self.threads, score_block, list(zip(firsts, blocks, strict=True)), lambda: None)
         return score_AB
 
     def flops_a_pair(self, words: int) -> float:
@@ -116,8 +117,9 @@ class Gallery:
         return self.videos if head.READS_PATCHES else replace(self.videos, patches=None)
 
     def threads_for(self, videos: int) -> int:
-        """How many threads `scores` uses for this many videos. They share blocks of videos."""
-        return min(self.threads, -(-videos // self._size))
+        """How many threads `scores` may use for this many videos. They share blocks of videos, or the work on a single block."""
+        blocks = -(-videos // self._size)
+        return self.threads if blocks == 1 else min(self.threads, blocks)
 
     def _in_blocks(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return [members[first : first + self._size] for first in range(0, len(members), self._size)]

@@ -161,7 +161,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         # Reopen the cache to see what the others wrote, and merge their lists of failures.
         cache = FeatureCache(options.cache)
         Writer(cache, _limits(), (0, 1), list(read_failures(cache.path, SHARED_FILES).values()), todo.outdated).flush()
-    cache.listings.complete(own.name, with_failures(listed, cache.path), share)
+    cache.listings.complete(own.name, with_failures(listed, dataset, cache), share)
     unread = find_unread(dataset.captions["caption"], cache, clip)
     if options.prune:
         total |= {f"pruned_{kind}": count for kind, count in prune(cache.path).items()}
@@ -224,7 +224,8 @@ def _report(
     lacking = [] if cache.patch_settings is None else [name for name in cache.names("videos") if not cache.has_patches(name)]
     if lacking:
         print(
-            f"{len(lacking):,} videos of the cache have no patch tokens, such as {quote(lacking[0])}: extract their source again",
+            f"{len(lacking):,} videos of the cache have no patch tokens, such as {quote(lacking[0])}: extract their source again, or "
+            "--prune those that no source lists",
             file=sys.stderr,
         )
     count = {name: int(value) for name, value in total.items()}

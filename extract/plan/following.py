@@ -35,7 +35,9 @@ def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, A
     followed = {name: recorded[name] for name in names} if recorded else {}
     if recorded:
         followed["decode_device"] = recorded.get("decode_device", "cpu")
-        followed |= {name: recorded[name] for name in ("token_shift", "token_clusters") if name in recorded}
+        if not (options.token_shift or options.token_clusters):
+            # Else opening the cache says that it has the other one.
+            followed |= {name: recorded[name] for name in ("token_shift", "token_clusters") if name in recorded}
         if options.model is None and options.pretrained is None:
             followed |= _model_of(options)
     of_preset = {"fps": preset.fps, "max_frames": preset.max_frames, "pictures": preset.pictures}

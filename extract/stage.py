@@ -222,7 +222,7 @@ def _report(
     for line in unread.lines():
         print(line, file=sys.stderr)
     lacking = [] if cache.patch_settings is None else [name for name in cache.names("videos") if not cache.has_patches(name)]
-    if lacking:
+    if lacking and options.shard.endswith("/1"):  # else other processes may still be making them
         print(
             f"{len(lacking):,} videos of the cache have no patch tokens, such as {quote(lacking[0])}: extract their source again, or "
             "--prune those that no source lists",

@@ -304,9 +304,14 @@ def test_new_videos_of_a_cache_with_patch_tokens_get_theirs(
 
 
 @pytest.mark.long
-def test_a_lost_part_is_made_again_and_shares_add_up(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_part_is_made_again_and_shares_add_up(
+    options: ExtractOptions, made_without: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made_without, options.cache)
     for shard in ("0/2", "1/2"):
-        cache = run(replace(options, shard=shard), capsys)[1]
+        said, cache, err = run(replace(options, shard=shard), capsys)
+        assert said["videos_without_tokens"] == (1 if shard == "0/2" else 0)
+        assert "have no patch tokens" not in err
     expected = [tokens(cache, name) for name in NAMES]
     lost, damaged = sorted(options.cache.glob("patches-*.h5"))
     lost.unlink()

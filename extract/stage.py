@@ -161,7 +161,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
         # Reopen the cache to see what the others wrote, and merge their lists of failures.
         cache = FeatureCache(options.cache)
         Writer(cache, _limits(), (0, 1), list(read_failures(cache.path, SHARED_FILES).values()), todo.outdated).flush()
-    cache.listings.complete(own.name, with_failures(listed, cache.path), share)
+    cache.listings.complete(own.name, with_failures(listed, dataset, cache), share)
     unread = find_unread(dataset.captions["caption"], cache, clip)
     if options.prune:
         total |= {f"pruned_{kind}": count for kind, count in prune(cache.path).items()}
@@ -222,9 +222,10 @@ def _report(
     for line in unread.lines():
         print(line, file=sys.stderr)
     lacking = [] if cache.patch_settings is None else [name for name in cache.names("videos") if not cache.has_patches(name)]
-    if lacking:
+    if lacking and options.shard.endswith("/1"):  # else other processes may still be making them
         print(
-            f"{len(lacking):,} videos of the cache have no patch tokens, such as {quote(lacking[0])}: extract their source again",
+            f"{len(lacking):,} videos of the cache have no patch tokens, such as {quote(lacking[0])}: extract their source again, or "
+            "--prune those that no source lists",
             file=sys.stderr,
         )
     count = {name: int(value) for name, value in total.items()}

@@ -243,6 +243,18 @@ def test_a_resumed_run_ends_with_the_same_bits_and_its_search_and_evaluation_rea
     assert all(sum(hit.moment.weight_F) == pytest.approx(1, abs=1e-5) for hit in answer.hits)
 
 
+def test_training_and_scoring_without_patch_tokens_open_none_of_their_parts(options: TrainOptions, tmp_path: Path) -> None:
+    """A damaged part would be noticed."""
+    cache = shutil.copytree(options.cache, tmp_path / "cache")
+    for part in cache.glob("patches-*.h5"):
+        part.write_bytes(b"no HDF5")
+    run = train_head.main(replace(options, cache=cache, head="mean"))
+    evaluate.main(EvaluateOptions(cache, str(run), tmp_path / "out", split="val", device="cpu", quiet=True))
+    assert search.main(SearchOptions(cache, str(run), query=("a ring",), top=3, device="cpu", quiet=True))
+    with pytest.raises(UserError, match="is damaged"):
+        train_head.main(replace(options, cache=cache, out=tmp_path / "other"))
+
+
 def test_positions_are_for_every_token_of_the_longest_video(options: TrainOptions) -> None:
     cache = FeatureCache(options.cache)
     head = build_head(replace(options, max_frames=30), cache)

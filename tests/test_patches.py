@@ -30,7 +30,7 @@ from extract.encode.clip import BATCH, Clip, load_clip
 from extract.encode.image.patches import Patches, patch_tower
 from extract.failures import read_failures
 from tests.small_towers import CPU, DIMENSION, KINDS, ROUNDING, VIT, Kind, noise, off_by
-from tests.videos import convert, pattern
+from tests.videos import convert, cut_video, pattern
 
 TOWERS = {
     **{name: KINDS[name] for name in ("ViT", "ViT, mean of patches", "ViT, attention pooling", "timm ViT", "timm ViT, attention pooling")},
@@ -304,9 +304,14 @@ def test_new_videos_of_a_cache_with_patch_tokens_get_theirs(
 
 
 @pytest.mark.long
-def test_a_lost_part_is_made_again_and_shares_add_up(options: ExtractOptions, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_part_is_made_again_and_shares_add_up(
+    options: ExtractOptions, made_without: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made_without, options.cache)
     for shard in ("0/2", "1/2"):
-        cache = run(replace(options, shard=shard), capsys)[1]
+        said, cache, err = run(replace(options, shard=shard), capsys)
+        assert said["videos_without_tokens"] == (1 if shard == "0/2" else 0)
+        assert "have no patch tokens" not in err
     expected = [tokens(cache, name) for name in NAMES]
     lost, damaged = sorted(options.cache.glob("patches-*.h5"))
     lost.unlink()
@@ -342,6 +347,24 @@ def test_a_file_that_decodes_to_other_frames_is_listed_as_failed(
     failure = read_failures(options.cache)["3.mp4"]
     assert failure.reason.startswith("it decodes to 3 frames here, but the cache holds 3 frames at other times")
     assert (options.cache / FAILURES_FILE).is_file()
+    # Its features are those of the file as it is, so search still finds it.
+    assert sorted(cache.listings.gallery()) == NAMES
+    assert sorted(run(replace(options, retry_failed=True), capsys)[1].listings.gallery()) == NAMES
+
+
+def test_a_video_that_was_cut_short_gets_patch_tokens_of_the_frames_that_are_cached(
+    options: ExtractOptions, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """--allow-partial need not be repeated, as it need not be for the frames."""
+    (tmp_path / "cut").mkdir()
+    cut_video(tmp_path / "cut" / "v.mkv")
+    bare = replace(options, videos=tmp_path / "cut", tokens=None)
+    assert run(bare, capsys)[0]["videos_failed"] == 1
+    frames_there = len(run(replace(bare, allow_partial=True), capsys)[1].frames("v.mkv"))
+    said, cache, _ = run(replace(bare, tokens="patches"), capsys)
+    assert (said["videos_given_tokens"], said["videos_failed"], said["videos_without_tokens"]) == (1, 0, 0)
+    assert tokens(cache, "v.mkv").shape == (frames_there, 9, DIMENSION)
+    assert cache.listings.gallery() == {"v.mkv": "v.mkv"}
 
 
 def test_the_dry_run_counts_patch_tokens_on_their_own(

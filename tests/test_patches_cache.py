@@ -558,6 +558,9 @@ def test_an_extraction_makes_damaged_and_outdated_tokens_again(family_model: Cal
     before = {name: rows_of(FeatureCache(options.cache).patches([name])) for name in FeatureCache(options.cache).names("patches")}
     tokens[0].write_bytes(tokens[0].read_bytes()[:-1])
     assert verify(VerifyOptions(options.cache)) == 3
+    with pytest.raises(UserError, match="is damaged, as is every part with patch tokens: name the --tokens that they were made with"):
+        extract(replace(options, tokens=None))
+    assert parts(options.cache) == tokens
     extract(options)
     assert parts(options.cache, "videos") == frames
     repaired = FeatureCache(options.cache)

@@ -404,6 +404,9 @@ def test_a_cache_of_shifted_tokens(options: ExtractOptions, frames: FeatureCache
     assert with_defaults(options, FOLDER, cache.settings, ()).token_shift
     with pytest.raises(UserError, match="token_shift is None there and True here"):
         main(replace(options, videos=frames.path.parent / "videos", cache=frames.path, token_shift=True))
+    clusters = "segments=3,medoids=5,block=2"
+    with pytest.raises(UserError, match=f"token_clusters is None there and {clusters} here; token_shift is True there and None here"):
+        main(replace(options, token_clusters=clusters))
     out = tmp_path / "exported"
     export(ExportOptions(cache.path, out, quiet=True))
     imported = FeatureCache(import_features(ImportOptions(tmp_path / "again", out / "videos", about=out / "about.json", quiet=True)))

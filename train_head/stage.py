@@ -343,8 +343,11 @@ def _identity(options: TrainOptions, data: TrainingData, processes: ProcessGroup
 
 def _patches_read(data: TrainingData) -> str | None:
     """The --tokens of the patch tokens that the head reads; None if it reads none."""
+    if data.train.videos.patches is None:
+        return None
     settings = data.cache.patch_settings
-    return None if settings is None or data.train.videos.patches is None else f"{settings.option}, {settings.count} a frame"
+    assert settings is not None
+    return f"{settings.option}, {settings.count} a frame"
 
 
 def _check_identity(options: TrainOptions, identity: dict[str, Any], before: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ Shape suffixes: N frames of a piece, C channels, H and W sides.
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +195,14 @@ class PrefetchedVideos:
                 raise DecodeFailed("a symbolic link that points outside the folder of videos: --follow-links allows it")
             stat = row.file.stat()
             digest = file_digest(row.file)
+            # A cached video that was cut short has the frames that it has: whether these are the same is checked below.
+            sampling = replace(self._sampling, allow_partial=self._sampling.allow_partial or row.only_tokens)
             if row.stored:
                 sampled = self._stored(row.video_id, lambda picture: take((picture, None)))
-            elif self._sampling.max_frames is None:
-                sampled = sample_frames(row.file, self._sampling, lambda image: take(shrink(image)), span)
+            elif sampling.max_frames is None:
+                sampled = sample_frames(row.file, sampling, lambda image: take(shrink(image)), span)
             else:
-                chosen = sample_frames(row.file, self._sampling, shrink, span)
+                chosen = sample_frames(row.file, sampling, shrink, span)
                 for shrunk in chosen.pictures:
                     take(shrunk)
                 no_pictures = [None] * len(chosen.pictures)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data.base.errors import UserError
 from data.base.sealed import is_sound
 from data.cache import CLIP_FILE
 from data.cache.extraction import read_extraction
@@ -27,7 +28,7 @@ def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, A
 
     `recorded` holds the settings of the cache, and is empty if there is none. `served` holds the presets of its sources. Given options are
     not changed: opening the cache refuses those that differ from it. `max_words` stays None unless the cache records it, since its default
-    depends on the model.
+    depends on the model. Raises UserError if all patch tokens of the cache are damaged and --tokens is not given.
     """
     # The cache's recipe takes precedence for the user's own folder or table, and for a preset that the cache already serves.
     recipe = options_with(ExtractOptions, Meaning.RECIPE) if preset.name in served or not preset.files else ()
@@ -35,12 +36,15 @@ def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, A
     followed = {name: recorded[name] for name in names} if recorded else {}
     if recorded:
         followed["decode_device"] = recorded.get("decode_device", "cpu")
-        followed |= {name: recorded[name] for name in ("token_shift", "token_clusters") if name in recorded}
+        if not (options.token_shift or options.token_clusters):
+            # Else opening the cache says that it has the other one.
+            followed |= {name: recorded[name] for name in ("token_shift", "token_clusters") if name in recorded}
         if options.model is None and options.pretrained is None:
             followed |= _model_of(options)
     of_preset = {"fps": preset.fps, "max_frames": preset.max_frames, "pictures": preset.pictures}
     # Else a cache would hold patch tokens of some of its videos alone.
-    values = new_cache_defaults() | of_preset | followed | {"tokens": _tokens_of(options.cache)}
+    tokens = _tokens_of(options.cache) if options.tokens is None else options.tokens
+    values = new_cache_defaults() | of_preset | followed | {"tokens": tokens}
     unset = (None, False, "auto")
     return replace(options, **{name: value for name, value in values.items() if name == "seed" or getattr(options, name) in unset})
 
@@ -68,11 +72,19 @@ def shares_of_table(options: ExtractOptions, preset: Preset, sources: Mapping[st
 
 
 def _tokens_of(cache: Path) -> str | None:
-    """The --tokens of the patch tokens that the cache in a folder holds, read from any intact part; None if there is none."""
-    for part in sorted(cache.glob("patches-*.h5")):
+    """The --tokens of the patch tokens that the cache in a folder holds, read from any intact part; None if there is none.
+
+    Raises UserError if there are parts and all are damaged: they would be deleted, and nothing would say what to make again.
+    """
+    parts = sorted(cache.glob("patches-*.h5"))
+    for part in parts:
         if is_sound(part):
             with open_file(part) as opened:
                 return read_patch_settings(opened).option
+    if parts:
+        raise UserError(
+            f"{parts[0]} is damaged, as is every part with patch tokens: name the --tokens that they were made with, or remove the parts"
+        )
     return None
 
 

@@ -88,7 +88,8 @@ def _has_moved(source: Source, files: pd.Series, folder: Path) -> bool:
 
 def _is_cached(cache: FeatureCache, video_id: str, row: Any) -> bool:
     stat = row["file"].stat()
-    return cache.is_current(video_id, stat.st_size, stat.st_mtime_ns, Span.of_cells(row.start, row.end), lambda: file_digest(row["file"]))
+    span = Span.of_cells(row["start"], row["end"])
+    return cache.is_current(video_id, stat.st_size, stat.st_mtime_ns, span, lambda: file_digest(row["file"]))
 
 
 def to_list(dataset: Dataset, cache: FeatureCache, own: NamedSource, folder: Path) -> Listing:
@@ -126,10 +127,16 @@ def _is_in_an_empty_folder(folder: Path, file: str | None) -> bool:
     return nearest != folder and nearest.is_relative_to(folder) and not any(nearest.iterdir())
 
 
-def with_failures(listed: Listing, cache: Path) -> Listing:
-    """The listing with failed videos marked, since their cached features, if any, come from an older file."""
-    failed = listed.videos["video_id"].isin(read_failures(cache))
-    return Listing(listed.source, listed.captions, listed.videos.assign(failed=failed))
+def with_failures(listed: Listing, dataset: Dataset, cache: FeatureCache) -> Listing:
+    """The listing with failed videos marked, since their cached features, if any, come from an older file.
+
+    A video that only could not be given patch tokens is not marked: its features come from the file as it is now.
+    """
+    failed = read_failures(cache.path)
+    rows = dataset.videos[dataset.videos["video_id"].isin(failed) & dataset.videos["file"].notna()]
+    usable = {row["video_id"] for row in rows.to_dict("records") if row["file"].is_file() and _is_cached(cache, row["video_id"], row)}
+    marks = listed.videos["video_id"].isin(failed.keys() - usable)
+    return Listing(listed.source, listed.captions, listed.videos.assign(failed=marks))
 
 
 def unlisted_of(dataset: Dataset, cache: FeatureCache | None, own: NamedSource, options: ExtractOptions) -> dict[str, dict[str, int]]:

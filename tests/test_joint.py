@@ -213,8 +213,8 @@ def test_fewer_candidates_than_asked_for_are_said(options: TrainOptions) -> None
     loaded = load(options)
     assert few_candidates(4, loaded.train, loaded.select) == ""
     assert few_candidates(50, loaded.train, loaded.select) == (
-        "note: --candidates 50 is more than there are: negatives are drawn from 39 videos for a caption, and from 50 captions for a video; "
-        "validation re-ranks 10 videos for a caption, and 20 captions for a video"
+        "note: --candidates 50 is more than there are: wrong videos of a training caption, 39; videos to re-rank in validation, 10; "
+        "captions to re-rank in validation, 20"
     )
 
 
@@ -325,7 +325,10 @@ def test_the_usual_numbers_are_recorded(options: TrainOptions, cache: FeatureCac
         ({"hard_negatives": 5}, "--hard-negatives 5 are drawn from the 4 best of --candidates: use --hard-negatives 4 or less, or"),
         ({"hard_negatives": None}, "--hard-negatives 15 are drawn from the 4 best of --candidates"),
         ({"hard_negatives": 0}, "--hard-negatives 0 must be at least 1"),
-        ({"hard_negatives": 40, "candidates": 50}, "--hard-negatives 40: with 40 training videos, a caption has 39 wrong ones: use"),
+        (
+            {"hard_negatives": 40, "candidates": 50},
+            "--hard-negatives 40: there are 40 training videos, and one of them is the caption's own: use --hard-negatives 39",
+        ),
         ({"finetune": True}, "--finetune does not go with --candidates-run: candidates come from cached features, and CLIP changes; leave"),
         ({"mask_same_video": True}, "--mask-same-video does not go with --candidates-run: captions of the same video are never hard"),
         ({"cdcr": 0.1}, "--cdcr does not go with --candidates-run: "),

@@ -89,14 +89,15 @@ class Answers:
 
 def few_candidates(k: int, train: Split, select: Split) -> str:
     """What to say where splits have fewer than K videos or captions to draw from or to re-rank; empty if they have as many."""
-    found = []
     of_text, of_video = Answers(train.texts.texts, train.answers, len(train.videos.ids)).pool_sizes(k)
-    if min(of_text, of_video) < k:
-        found.append(f"negatives are drawn from {of_text:,} videos for a caption, and from {of_video:,} captions for a video")
-    videos, texts = len(select.videos.ids), len(select.answers)
-    if min(videos, texts) < k:
-        found.append(f"validation re-ranks {min(k, videos):,} videos for a caption, and {min(k, texts):,} captions for a video")
-    return f"note: --candidates {k:,} is more than there are: {'; '.join(found)}" if found else ""
+    counts = {
+        "wrong videos of a training caption": of_text,
+        "wrong captions of a training video": of_video,
+        "videos to re-rank in validation": min(k, len(select.videos.ids)),
+        "captions to re-rank in validation": min(k, len(select.answers)),
+    }
+    fewer = [f"{what}, {count:,}" for what, count in counts.items() if count < k]
+    return f"note: --candidates {k:,} is more than there are: {'; '.join(fewer)}" if fewer else ""
 
 
 @dataclass(kw_only=True)

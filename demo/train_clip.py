@@ -33,6 +33,7 @@ from extract.encode.clip import load_clip
 from extract.encode.models import RANDOM
 
 CONFIG_DIR = Path(__file__).parent / "clip"
+CONFIG_FILE = "open_clip_config.json"
 
 
 Batch = tuple[NDArray[np.uint8], list[str]]
@@ -95,6 +96,8 @@ def main(options: TrainClipOptions) -> Path:
     check_seed(options.seed)
     require_writable_folder(options.out)
     clip = load_clip(f"local-dir:{options.config}", RANDOM, torch.device("cpu"), options.seed)
+    # Read now: the folder may be gone when training ends.
+    config = (options.config / CONFIG_FILE).read_bytes()
     model = clip.model.train().requires_grad_(True)
     with torch.no_grad():
         model.logit_scale.fill_(log(1 / 0.07))
@@ -128,12 +131,12 @@ def main(options: TrainClipOptions) -> Path:
             with torch.no_grad():
                 model.logit_scale.clamp_(max=log(100))
             bar.set_postfix(loss=f"{loss.item():.3f}", scale=f"{model.logit_scale.exp().item():.1f}")
-    _save(model, seen_ids, options)
+    _save(model, seen_ids, config, options.out)
     print(f"{options.steps} steps in {time.perf_counter() - start:.0f} s -> {options.out}")
     return options.out
 
 
-def _save(model: nn.Module, seen_ids: set[int], options: TrainClipOptions) -> None:
+def _save(model: nn.Module, seen_ids: set[int], config: bytes, out: Path) -> None:
     state = {
         name: (value.detach().to(torch.float16) if value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
@@ -141,9 +144,9 @@ def _save(model: nn.Module, seen_ids: set[int], options: TrainClipOptions) -> No
     unseen = torch.ones(len(state["token_embedding.weight"]), dtype=torch.bool)
     unseen[list(seen_ids)] = False
     state["token_embedding.weight"][unseen] = 0
-    make_folder(options.out)
-    write_whole(options.out / "open_clip_config.json", (options.config / "open_clip_config.json").read_bytes())
-    write_tensors(options.out / "open_clip_model.safetensors", state)
+    make_folder(out)
+    write_whole(out / CONFIG_FILE, config)
+    write_tensors(out / "open_clip_model.safetensors", state)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""What the demo set promises of its captions, checked from their words alone."""
+"""What the demo set promises of its captions, checked from their words alone; and that its CLIP is kept when training ends."""
 
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+from demo import train_clip
 from demo.world import ATTRIBUTES, MAX_EVENTS, NAMES, DemoSplit, caption, change_one_attribute, make_split, random_events
 
 Facts = frozenset[tuple[str, int]]
@@ -81,3 +85,19 @@ def test_changing_an_attribute_changes_one() -> None:
     events = random_events(rng, 300)
     assert ((change_one_attribute(rng, events) != events).sum(axis=1) == 1).all()
     assert len(np.unique(random_events(rng, 50_000), axis=0)) > 15_000
+
+
+@pytest.mark.long
+def test_a_clip_is_kept_if_its_configuration_is_gone_when_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, loss = tmp_path / "config", train_clip.clip_loss
+    shutil.copytree(train_clip.CONFIG_DIR, config, ignore=shutil.ignore_patterns("*.safetensors"))
+    before = (config / train_clip.CONFIG_FILE).read_bytes()
+
+    def lose(*given: Tensor) -> Tensor:
+        shutil.rmtree(config)
+        return loss(*given)
+
+    monkeypatch.setattr(train_clip, "clip_loss", lose)
+    out = train_clip.main(train_clip.TrainClipOptions(tmp_path / "out", config, steps=1, batch_size=4))
+    assert (out / train_clip.CONFIG_FILE).read_bytes() == before
+    assert (out / "open_clip_model.safetensors").is_file()

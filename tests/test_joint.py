@@ -31,7 +31,7 @@ from train_head.stage import build_head, load, make_trainer
 from train_head.sweep import SweepOptions
 from train_head.sweep import main as sweep
 from train_head.training.cost import say_step_cost
-from train_head.training.hard_negatives import HardNegativeTrainer, Pools, most_texts
+from train_head.training.hard_negatives import Answers, HardNegativeTrainer, Pools, few_candidates
 
 
 def small(name: str = "joint") -> PairwiseHead:
@@ -158,11 +158,64 @@ def test_negatives_are_drawn_from_the_best_wrong_entries(options: TrainOptions) 
 def test_pools_of_few_entries_hold_every_wrong_one() -> None:
     answers = np.array([0, 0, 1])
     everything = Candidates(np.array([[0, 1], [1, 0], [0, 1]]), np.array([[2, 0, 1], [1, 2, 0]]), (0, 0))
-    assert most_texts(answers) == 2
-    pools = Pools.of(everything, answers, 50)
+    pools = Pools.of(everything, Answers(["a", "b", "c"], answers, 2), 50)
     assert pools.video_AK.tolist() == [[1], [1], [0]]
     # A pool has as many captions as the video with the most leaves.
     assert pools.text_BK.tolist() == [[2], [1]]
+
+
+def test_captions_that_videos_share_are_no_negatives(options: TrainOptions) -> None:
+    """Of videos 0, 1 and 2, with the captions a, b; a; c: their pools, what is drawn of them, and a loss by hand."""
+    trainer = trainer_of(replace(options, hard_negatives=2))
+    captions = ["a", "b", "a", "c", *(f"other {i}" for i in range(len(trainer.split.answers) - 4))]
+    trainer.answers = Answers(captions, trainer.split.answers, 40)
+    answers = np.array([0, 0, 1, 2])
+    shared = Answers(captions[:4], answers, 3)
+    everything = Candidates(
+        np.array([[0, 1, 2], [1, 0, 2], [1, 0, 2], [1, 2, 0]]), np.array([[2, 0, 3, 1], [0, 2, 1, 3], [3, 0, 1, 2]]), (0, 0)
+    )
+    pools = Pools.of(everything, shared, 2)
+    # What is right for video 0 or 1 stands last: of caption a both, of caption b video 0 alone.
+    assert pools.video_AK.tolist() == [[2, 0], [1, 2], [2, 1], [1, 0]]
+    assert pools.text_BK.tolist() == [[3, 2], [1, 3], [0, 1]]
+    trainer.answers, trainer.pools = shared, pools
+    trainer.split = replace(trainer.split, answers=answers)
+    seen = [trainer.draw(np.array([0, 2])) for _ in range(5)]
+    assert all(videos_AN[:, 0].tolist() == [2, 2] and texts_AN[0, 0] == 3 for videos_AN, texts_AN in seen)
+    random_parameters(trainer.head, 4)
+    with torch.no_grad():
+        encoded_texts = trainer.head.encode_texts(TextBatch.gather(trainer.texts, range(4), trainer.device))
+        score_AB = trainer.head.scores(
+            encoded_texts, trainer.head.encode_videos(VideoBatch.gather(trainer.videos, range(3), trainer.device))
+        )[0]
+    rows = [score_AB[0, [0, 2]], score_AB[[0, 3], 0], score_AB[2, [1, 2]], score_AB[[2, 1, 3], 1]]
+    expected = torch.stack([cross_entropy(row, torch.tensor(0)) for row in rows]).mean()
+    # Scores of up to 100 round at 1e-5 in products of another shape.
+    torch.testing.assert_close(trainer.losses_of(np.array([0, 2]))[1][0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_features_of_a_negative_that_are_no_numbers_are_named(options: TrainOptions) -> None:
+    """The patch tokens of a video that is not in the batch."""
+    trainer = trainer_of(options)
+    video = trainer.pools.video_AK[0, 0]
+    patches = trainer.videos.patches
+    assert patches is not None
+    held = patches._values_TD
+    assert held is not None
+    held[patches._first_N[video]] = torch.nan
+    name = re.escape(trainer.split.videos.ids[video])
+    losses_K = torch.full((1, 3), torch.nan)
+    with pytest.raises(UserError, match=rf"^patch token features are not finite of '{name}: .*', epoch 1: delete the cache"):
+        trainer._check(1, losses_K, np.array([[0]]))
+
+
+def test_fewer_candidates_than_asked_for_are_said(options: TrainOptions) -> None:
+    loaded = load(options)
+    assert few_candidates(4, loaded.train, loaded.select) == ""
+    assert few_candidates(50, loaded.train, loaded.select) == (
+        "note: --candidates 50 is more than there are: wrong videos of a training caption, 39; videos to re-rank in validation, 10; "
+        "captions to re-rank in validation, 20"
+    )
 
 
 def test_the_loss_is_that_of_a_plain_reading(options: TrainOptions) -> None:
@@ -272,7 +325,10 @@ def test_the_usual_numbers_are_recorded(options: TrainOptions, cache: FeatureCac
         ({"hard_negatives": 5}, "--hard-negatives 5 are drawn from the 4 best of --candidates: use --hard-negatives 4 or less, or"),
         ({"hard_negatives": None}, "--hard-negatives 15 are drawn from the 4 best of --candidates"),
         ({"hard_negatives": 0}, "--hard-negatives 0 must be at least 1"),
-        ({"hard_negatives": 40, "candidates": 50}, "--hard-negatives 40: with 40 training videos, a caption has 39 wrong ones: use"),
+        (
+            {"hard_negatives": 40, "candidates": 50},
+            "--hard-negatives 40: there are 40 training videos, and one of them is the caption's own: use --hard-negatives 39",
+        ),
         ({"finetune": True}, "--finetune does not go with --candidates-run: candidates come from cached features, and CLIP changes; leave"),
         ({"mask_same_video": True}, "--mask-same-video does not go with --candidates-run: captions of the same video are never hard"),
         ({"cdcr": 0.1}, "--cdcr does not go with --candidates-run: "),

@@ -50,7 +50,7 @@ from train_head.temporal import PositionedBlocks, check_rows, make_blocks
 from train_head.training.checkpoint import CHECKPOINT_FILE, drop_checkpoint
 from train_head.training.cost import say_step_cost
 from train_head.training.first_stage import FirstRun, FirstStage
-from train_head.training.hard_negatives import HardNegativeTrainer
+from train_head.training.hard_negatives import HardNegativeTrainer, few_candidates
 from train_head.training.run_state import RunState
 from train_head.training.tensorboard_log import TENSORBOARD_FOLDER, TensorBoardLog, require_tensorboard
 from train_head.training.trainer import Trainer, fitting_batch
@@ -123,6 +123,10 @@ def _print_plan(options: TrainOptions, data: TrainingData, batch: int) -> None:
             f"and every video; the epoch is chosen by re-ranking its {options.candidates:,} best",
             file=sys.stderr,
         )
+    if data.first is not None:
+        assert options.candidates is not None
+        if few := few_candidates(options.candidates, data.train, data.select):
+            print(few, file=sys.stderr)
     if not options.quiet or batch < options.batch_size:
         print(batches_line(options, data.train, batch), file=sys.stderr)
     if len(data.select.videos.ids) == 1:

@@ -57,7 +57,7 @@ class FirstStage:
         assert negatives is not None
         if negatives >= videos:
             raise UserError(
-                f"--hard-negatives {negatives}: with {videos:,} training videos, a caption has {videos - 1:,} wrong ones: use "
+                f"--hard-negatives {negatives}: there are {videos:,} training videos, and one of them is the caption's own: use "
                 f"--hard-negatives {videos - 1} or less"
             )
         splits = [_as_read(run, options, cache, split) for split in (train, select)]

@@ -6,7 +6,8 @@ N wrong captions likewise. With y_0 the score of the true pair and y_1 ... y_N t
 
     - log( exp(y_0) / (exp(y_0) + ... + exp(y_N)) )
 
-over both directions. Captions of the same video are never wrong ones. EDJE and VEDJE train with hard negatives too; this loss is ours.
+over both directions. A video and a caption that it has, word for word, are no wrong pair: neither its own captions nor those that several
+videos share. Where they leave fewer than N wrong ones, the sum is shorter. EDJE and VEDJE train with hard negatives too; this loss is ours.
 
 Every step draws from a generator seeded by the run's seed and the number of the step, so that a resumed run draws as an uninterrupted one,
 and every process as the others. Processes share the captions: each scores the pairs of its own, and gradients are summed.
@@ -15,6 +16,7 @@ Shape suffixes: A captions of a batch, B videos of the split, K candidates, N ne
 ones.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,27 +48,56 @@ class Pools:
     text_BK: NDArray[np.int64]
 
     @classmethod
-    def of(cls, candidates: Candidates, answers: NDArray[np.int64], k: int) -> "Pools":
-        """The best K that are wrong, of at least K + `most_texts(answers)` candidates; fewer if there are not as many."""
-        texts, videos = len(answers), len(candidates.text_BK)
-        right_AK = candidates.video_AK == answers[:, None]
-        right_BK = answers[candidates.text_BK] == np.arange(videos)[:, None]
+    def of(cls, candidates: Candidates, answers: "Answers", k: int) -> "Pools":
+        """The best K that are wrong, of at least K + `Answers.most_texts` candidates; fewer if there are not as many.
+
+        Right ones are the last of a row, where captions that several videos share leave fewer wrong ones.
+        """
+        texts, videos = candidates.video_AK, candidates.text_BK
+        right_AK = answers.right(np.arange(len(texts))[:, None], texts)
+        right_BK = answers.right(videos, np.arange(len(videos))[:, None])
 
         def wrong(entry_QK: NDArray[np.int64], right_QK: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-            # Stable, so that the wrong ones keep their order before the right ones.
-            order_QK = np.argsort(right_QK, axis=1, kind="stable")[:, :count]
-            assert not np.take_along_axis(right_QK, order_QK, axis=1).any()
-            return np.take_along_axis(entry_QK, order_QK, axis=1)
+            return np.take_along_axis(entry_QK, np.argsort(right_QK, axis=1, kind="stable")[:, :count], axis=1)
 
-        return cls(
-            wrong(candidates.video_AK, right_AK, min(k, videos - 1)),
-            wrong(candidates.text_BK, right_BK, min(k, texts - most_texts(answers))),
-        )
+        of_text, of_video = answers.pool_sizes(k)
+        return cls(wrong(texts, right_AK, of_text), wrong(videos, right_BK, of_video))
 
 
-def most_texts(answers: NDArray[np.int64]) -> int:
-    """The number of texts of the video that has the most."""
-    return int(np.bincount(answers).max())
+class Answers:
+    """Which captions are right for which videos: a video's own, and equal ones of other videos."""
+
+    def __init__(self, captions: Sequence[str], answers: NDArray[np.int64], videos: int) -> None:
+        self.answers, self.videos = answers, videos
+        self.most_texts = int(np.bincount(answers).max())
+        """The number of texts of the video that has the most."""
+        numbers: dict[str, int] = {}
+        self._caption_A = np.array([numbers.setdefault(caption, len(numbers)) for caption in captions])
+        self._right = np.unique(self._caption_A * videos + answers)
+
+    def right(self, texts: NDArray[np.int64], videos: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether these texts and videos belong together, of two arrays that broadcast."""
+        pairs = self._caption_A[texts] * self.videos + videos
+        places = np.searchsorted(self._right, pairs).clip(max=len(self._right) - 1)
+        found: NDArray[np.bool_] = self._right[places] == pairs
+        return found
+
+    def pool_sizes(self, k: int) -> tuple[int, int]:
+        """The videos to draw from for a text, and the texts for a video: `k`, or as many as other videos and their captions leave."""
+        return min(k, self.videos - 1), min(k, len(self.answers) - self.most_texts)
+
+
+def few_candidates(k: int, train: Split, select: Split) -> str:
+    """What to say where splits have fewer than K videos or captions to draw from or to re-rank; empty if they have as many."""
+    of_text, of_video = Answers(train.texts.texts, train.answers, len(train.videos.ids)).pool_sizes(k)
+    counts = {
+        "wrong videos of a training caption": of_text,
+        "wrong captions of a training video": of_video,
+        "videos to re-rank in validation": min(k, len(select.videos.ids)),
+        "captions to re-rank in validation": min(k, len(select.answers)),
+    }
+    fewer = [f"{what}, {count:,}" for what, count in counts.items() if count < k]
+    return f"note: --candidates {k:,} is more than there are: {'; '.join(fewer)}" if fewer else ""
 
 
 @dataclass(kw_only=True)
@@ -83,6 +114,7 @@ class HardNegativeTrainer(Trainer):
         self.drawn = 0
         """Steps whose negatives were drawn."""
         super().__post_init__()
+        self.answers = Answers(self.split.texts.texts, self.split.answers, len(self.split.videos.ids))
 
     @property
     def pairs_a_step(self) -> int:
@@ -113,9 +145,9 @@ class HardNegativeTrainer(Trainer):
 
     def prepare(self) -> None:
         train, select = self.first.train, self.first.select
-        count, quiet = self.k + most_texts(train.answers), self.options.quiet
+        count, quiet = self.k + self.answers.most_texts, self.options.quiet
         found = FirstPass.of(self.first.run.head, train, count, self.budget, quiet, self.processes)
-        self.pools = Pools.of(found.candidates, train.answers, self.k)
+        self.pools = Pools.of(found.candidates, self.answers, self.k)
         self.selecting = FirstPass.of(self.first.run.head, select, self.k, self.budget, quiet, self.processes)
 
     def validation_metrics(self, select: Split) -> Metrics:
@@ -155,15 +187,32 @@ class HardNegativeTrainer(Trainer):
     def draw(self, texts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Draw the next step's negatives: N videos for each of these captions, and N captions for each of their videos [A, N].
 
-        A row of a pool is drawn from without replacement.
+        A row of a pool is drawn from without replacement, and its wrong entries first.
         """
         random = np.random.default_rng([self.options.seed, self.drawn])
         self.drawn += 1
+        videos = self.split.answers[texts]
+        video_AK, text_AK = self.pools.video_AK[texts], self.pools.text_BK[videos]
 
-        def some(pool_AK: NDArray[np.int64]) -> NDArray[np.int64]:
-            return random.permuted(pool_AK, axis=1)[:, : self.negatives]
+        def some(pool_AK: NDArray[np.int64], right_AK: NDArray[np.bool_]) -> NDArray[np.int64]:
+            order_AK = random.permuted(np.broadcast_to(np.arange(pool_AK.shape[1]), pool_AK.shape), axis=1)
+            right_AK = np.take_along_axis(right_AK, order_AK, axis=1)
+            order_AK = np.take_along_axis(order_AK, np.argsort(right_AK, axis=1, kind="stable"), axis=1)
+            return np.take_along_axis(pool_AK, order_AK[:, : self.negatives], axis=1)
 
-        return some(self.pools.video_AK[texts]), some(self.pools.text_BK[self.split.answers[texts]])
+        return (
+            some(video_AK, self.answers.right(texts[:, None], video_AK)),
+            some(text_AK, self.answers.right(text_AK, videos[:, None])),
+        )
+
+    def suspects(self, texts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of all videos with features that are not finite: any may be a negative."""
+        answers, found = self.split.answers, []
+        for video in np.unique(answers):
+            own = np.flatnonzero(answers == video)
+            if self.not_finite(TextBatch.gather(self.texts, own, self.device), VideoBatch.gather(self.videos, [video], self.device)):
+                found.append(own)
+        return np.concatenate([texts[:0], *found])
 
     def losses_of(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         wrong_videos_AN, wrong_texts_AN = self.draw(texts)
@@ -201,5 +250,10 @@ class HardNegativeTrainer(Trainer):
         )
         count = len(texts)
         true_A1, video_AN, text_AN = (part.view(count, -1) for part in score_P.split([count, to_video[1].size, to_text[1].size]))
+        right_2AN = (self.answers.right(*pair) for pair in (to_video, to_text))
+        video_AN, text_AN = (
+            score_AN.masked_fill(torch.from_numpy(right_AN).to(self.device), -torch.inf)
+            for score_AN, right_AN in zip((video_AN, text_AN), right_2AN, strict=True)
+        )
         score_2AC = torch.stack([torch.cat([true_A1, video_AN], dim=1), torch.cat([true_A1, text_AN], dim=1)])
         return score_2AC, self.finite(text_batch, video_batch)

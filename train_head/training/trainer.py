@@ -261,23 +261,34 @@ class Trainer:
             if not np.isfinite(loss):
                 videos = [self.split.videos.ids[i] for i in self.split.answers[texts]]
                 listed = [f"{video}: {self.split.texts.texts[a]}" for video, a in zip(videos, texts, strict=True)]
-                broken = [f"{video}: {self.split.texts.texts[a]}" for video, a in zip(videos, texts, strict=True) if self._broken(a)]
+                broken = [(int(a), kinds) for a in self.suspects(texts) if (kinds := self.not_finite(*self.batches(np.array([a]))))]
                 if broken:
-                    raise UserError(f"features are not finite of {broken[0]!r}, epoch {epoch}: {self.NOT_FINITE}", broken)
+                    names = [f"{self.split.videos.ids[self.split.answers[a]]}: {self.split.texts.texts[a]}" for a, _ in broken]
+                    raise UserError(
+                        f"{' and '.join(broken[0][1])} features are not finite of {names[0]!r}, epoch {epoch}: {self.NOT_FINITE}", names
+                    )
                 raise UserError(
                     f"the loss is {loss} in epoch {epoch}, on videos {', '.join(videos[:3])} and the others listed: train again with a "
                     "lower --lr",
                     listed,
                 )
 
-    def _broken(self, text: int) -> bool:
-        """Whether the caption or its video has features that are not finite."""
-        return not self.finite(*self.batches(np.array([text])))
+    def suspects(self, texts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The captions to look at, with their videos, if the loss of this batch is not finite."""
+        return texts
 
     def finite(self, texts: TextBatch, videos: VideoBatch) -> Tensor:
         """Whether all features are finite; a scalar on the device."""
-        given = (texts.sentence_AD, texts.word_RD, videos.frame_BFD, *([] if videos.patch_BFMD is None else [videos.patch_BFMD]))
-        return torch.stack([tensor.isfinite().all() for tensor in given]).all()
+        return torch.stack([tensor.isfinite().all() for tensor in _features(texts, videos).values()]).all()
+
+    def not_finite(self, texts: TextBatch, videos: VideoBatch) -> list[str]:
+        """The kinds of features that are not finite."""
+        return [kind for kind, tensor in _features(texts, videos).items() if not tensor.isfinite().all()]
+
+
+def _features(texts: TextBatch, videos: VideoBatch) -> dict[str, Tensor]:
+    patches = {} if videos.patch_BFMD is None else {"patch token": videos.patch_BFMD}
+    return {"sentence": texts.sentence_AD, "word": texts.word_RD, "frame": videos.frame_BFD, **patches}
 
 
 def fitting_batch(asked: int, videos: int, processes: int) -> int:

@@ -51,8 +51,6 @@ class Gallery:
         `like`: a gallery of the same videos, whose features are shared if this head reads the same of them; they do not count again.
         Raises UserError if there are no videos, or if one has more frames than the head supports.
         """
-        if max_frames is not None and max_frames < 1:
-            raise UserError(f"--max-frames {max_frames} must be at least 1")
         ids = sorted(video_ids)
         if not ids:
             raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or search with --all")

@@ -95,11 +95,15 @@ class Searcher:
         """
         if options.top < 1:
             raise UserError(f"--top {options.top} must be at least 1")
+        if options.max_frames is not None and options.max_frames < 1:
+            raise UserError(f"--max-frames {options.max_frames} must be at least 1")
         check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
         if options.candidates is not None:
             require_index(options.index, [options.candidates_from])
         self._options, self._device = options, find_device(options.device)
         self.cache = FeatureCache(options.cache)
+        self.files = _files(options, self.cache)
+        _check_candidates(options, len(self.files))
         self.head, record = load_head(
             options.run, self.cache, self._device, execution, max_frames=options.max_frames, tau=options.tau, kappa=options.kappa
         )
@@ -114,7 +118,6 @@ class Searcher:
             self._first = load_first_stage(options.candidates_run, self.cache, self._device, execution)
             self.scored_by += f", which re-ranks the {options.candidates:,} best of {self._first.name} for every query"
         self._encoder = self._load_encoder() if queries else None
-        self.files = _files(options, self.cache)
         self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget))
         self.shortlist = _shortlist(options, self.cache, self.gallery)
         self._said_no_chance = False
@@ -296,16 +299,22 @@ def _best(scored: Scored, count: int | None) -> NDArray[np.int64]:
     return np.sort(scored.videos[np.argsort(-scored.score_B, kind="stable")[:count]])
 
 
-def _shortlist(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery) -> Shortlist:
-    """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an index finds."""
+def _check_candidates(options: RetrievalOptions, videos: int) -> None:
+    """Raise UserError for a number of candidates that this many videos, or the other options, rule out. An empty gallery has an error of
+    its own."""
     if options.candidates is None:
         if options.index is not None:
             raise UserError(f"--index {options.index} is for --candidates: add a number of candidates, such as --candidates 100")
-        return WholeGallery(len(gallery.ids))
-    check_candidates(options.candidates, len(gallery.ids))
+        return
+    if videos:
+        check_candidates(options.candidates, videos)
     if options.candidates < options.top:
         raise UserError(f"--candidates {options.candidates} must be at least --top {options.top}")
-    if options.candidates_run is not None:
+
+
+def _shortlist(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery) -> Shortlist:
+    """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an index finds."""
+    if options.candidates is None or options.candidates_run is not None:
         return WholeGallery(len(gallery.ids))
     folder = None if options.index is None else options.index / options.candidates_from
     index = candidate_index(cache, gallery.videos, options.candidates_from, folder, quiet=options.quiet)

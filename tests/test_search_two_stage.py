@@ -226,6 +226,7 @@ def test_the_page_is_served_in_two_stages(patches_cache: FeatureCache, capsys: p
         ({"candidates": None}, "--candidates-run needs a number of candidates: add one, such as --candidates 50"),
         ({"index": Path("index")}, "--index and --candidates-from find candidates with an index, --candidates-run with a run: leave one"),
         ({"candidates_from": "pooled"}, "--index and --candidates-from find candidates with an index, --candidates-run with a run: leave"),
+        ({"max_frames": 0}, "--max-frames 0 must be at least 1"),
         ({"candidates": 4}, "--candidates 4 must be at least --top 5"),
         ({"candidates": 63}, "--candidates 63: the gallery has 62 videos: use 1 to 62"),
         ({"candidates_run": "nowhere"}, "--candidates-run: --run nowhere: there is no such folder: name the folder of a run"),
@@ -235,8 +236,9 @@ def test_the_page_is_served_in_two_stages(patches_cache: FeatureCache, capsys: p
     ],
 )
 def test_what_does_not_go_with_another_run_is_refused(cache_path: Path, change: dict[str, Any], line: str) -> None:
+    """And before CLIP loads: this one does not exist."""
     with pytest.raises(UserError) as refusal:
-        search.main(replace(options(cache_path, "zero-shot:ti", "zero-shot:mean", query=("a red ring",)), **change))
+        search.main(replace(options(cache_path, "zero-shot:ti", "zero-shot:mean", query=("a red ring",), model="local-dir:no"), **change))
     assert str(refusal.value).startswith(line)
     assert "\n" not in str(refusal.value)
 

@@ -40,7 +40,7 @@ class TrainOptions:
     video-sentence+word-frame."""
     temporal: Annotated[Literal["auto", "seq-transf", "seq-lstm", "none"], About.HEAD, Meaning.VARIED] = "auto"
     """Temporal encoder over the frames: seq-transf (four Transformer blocks) or seq-lstm (a one-way LSTM). auto is seq-transf, and
-    none for tight and ts2, which have Transformer blocks of their own."""
+    none for tight, ts2 and joint, which have Transformer blocks of their own."""
     temporal_init: Annotated[Literal["auto", "clip", "random"], About.HEAD, Meaning.VARIED] = "auto"
     """Initial weights of the Transformer blocks, of seq-transf, tight or ts2: CLIP's text blocks, or random. auto takes CLIP's if they fit
     the features, and says and records which."""

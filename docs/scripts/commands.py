@@ -42,7 +42,7 @@ def modules() -> list[str]:
     """The modules that are commands, in the order of the rooms."""
     found = []
     for room in ROOMS:
-        for path in sorted([*(ROOT / room).glob("*.py"), *(ROOT / room).glob("*/__main__.py")]):
+        for path in sorted((ROOT / room).rglob("*.py")):
             names = {
                 node.func.id
                 for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

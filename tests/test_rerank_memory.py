@@ -60,7 +60,7 @@ def test_bins_leave_before_others_come(split: Split, head: PatchPairs, monkeypat
             most, bins = max(most, len(alive)), bins + 1
 
     monkeypatch.setattr(reranking, "_Bin", Watched)
-    monkeypatch.setattr(reranking, "videos_per_block", lambda _: 4)
+    monkeypatch.setattr(reranking, "videos_per_block", lambda *_: 4)
     monkeypatch.setattr(reranking, "VIDEOS_PER_BLOCK", 8)
     if not alone:
         monkeypatch.setattr(PatchPairs, "WORDS_PER_STRIP", 100)

@@ -42,7 +42,7 @@ def head_of(name: str) -> tuple[Head, dict[str, Tensor]]:
 def batches() -> tuple[TextBatch, EncodedFrames]:
     sentences, words, frames = FEATURES
     frame_BFD, mask_BF = pad(frames, extra=1, fill=2.0)
-    return text_batch(sentences, words), EncodedFrames(frame_BFD, mask_BF, frame_BFD)
+    return text_batch(sentences, words), EncodedFrames(frame_BFD, mask_BF, before_BFD=frame_BFD)
 
 
 def contrast(score_AB: Tensor) -> Tensor:

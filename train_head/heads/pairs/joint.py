@@ -42,12 +42,12 @@ from train_head.temporal.transformer import NORM_EPSILON, QUICK, initialise_bloc
 
 WIDTH, LAYERS, MLP_RATIO = 192, 3, 2
 """Of the blocks. Features of fewer dimensions have blocks of their own width."""
-SHARED = 4
-"""Videos of a text that are scored together where shapes are constant. Two take a sixth more time. More take no less, and candidates of
-many lengths would fill few blocks."""
-STEP = 6
+SHARED = 10
+"""Videos of a text that are scored together where shapes are constant. Four take a quarter more time. With more, candidates of many lengths
+would fill few blocks, and 20 candidates would not be shared evenly by two threads."""
+STEP = 12
 """Texts and videos fill this many positions, or a multiple, where shapes are constant, so that the positions of SHARED pairs are a multiple
-of half of GRAIN."""
+of GRAIN."""
 LONG_PAIR = 1536
 """A pair of more positions is scored alone where shapes are constant."""
 

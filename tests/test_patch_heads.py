@@ -217,6 +217,7 @@ def options(patches_cache_path: Path, tmp_path: Path) -> TrainOptions:
     )
 
 
+@pytest.mark.long
 def test_a_resumed_run_ends_with_the_same_bits_and_its_search_and_evaluation_read_patch_tokens(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -11,18 +11,17 @@ import numpy as np
 from data.base.errors import UserError
 from data.base.progress import say
 from data.compute.processes import ProcessGroup
-from data.metrics import DIRECTIONS, RECALL_SUM, RankCounter, recall_sum, summary
+from data.metrics import DIRECTIONS
 from evaluate.cost import Cost, measured
 from evaluate.inputs import EvaluationInputs, ReadyRun, Scored
 from evaluate.options import EvaluateOptions
 from evaluate.two_stage.gains import gains
 from search.first_stage import check_first_stage
 from train_head.run import TRAINED_WITH, trained_on
-from train_head.scoring.candidates import CandidateCollector
 from train_head.scoring.cost import check_cost, flops_a_pair, warm_up
-from train_head.scoring.pairs import RankedScores, score_all_pairs
-from train_head.scoring.ranks import answers_there, two_stage_ranks
+from train_head.scoring.ranks import answers_there
 from train_head.scoring.rerank import Pairs, score_pairs
+from train_head.scoring.two_stage import FirstPass
 
 _ALL_PAIRS = ("dual_softmax", "query_bank", "save_scores", "run_file", "zero_shot_tau_from")
 """Options that score all pairs with the evaluated head."""
@@ -56,42 +55,17 @@ def score_in_two_stages(options: EvaluateOptions, inputs: EvaluationInputs, proc
     _check_costs(first, second, k, options.quiet, processes)
     if options.report and not options.quiet and processes.rank == 0:
         say("note: no report.html is written, because it shows scores of all pairs, and --candidates-run leaves most of them out")
-    counter, collector = RankCounter(split.answers, videos), CandidateCollector(texts, videos, k)
     warm_up(first.head, first.split.texts, first.split.videos)
     with measured(first.head.logit_scale.device) as first_cost:
-        score_all_pairs(
-            first.head,
-            first.split.texts,
-            first.split.videos,
-            split.answers,
-            [RankedScores(counter), collector],
-            inputs.memory_left,
-            options.quiet,
-            "first stage",
-            processes,
-        )
-    candidates = collector.candidates()
-    text_AK = np.broadcast_to(np.arange(texts)[:, None], candidates.video_AK.shape)
-    video_BK = np.broadcast_to(np.arange(videos)[:, None], candidates.text_BK.shape)
-    pairs = Pairs.of(
-        np.concatenate([text_AK.ravel(), candidates.text_BK.ravel()]),
-        np.concatenate([candidates.video_AK.ravel(), video_BK.ravel()]),
-        videos,
-    )
+        found = FirstPass.of(first.head, first.split, k, inputs.memory_left, options.quiet, processes)
+    candidates, pairs = found.candidates, found.pairs
     warm_up(second.head, split.texts, split.videos)
     with measured(second.head.logit_scale.device) as second_cost:
         score_P = score_pairs(
             second.head, split.texts, split.videos, pairs, candidates.video_AK[:, 0], inputs.memory_left, processes, options.quiet
         )
-    of_texts, of_videos = counter.ranks()
-    asking = of_videos.query_Q
+    ranks, metrics, asking = found.reranked(score_P), found.metrics(score_P), found.ranks[1].query_Q
     owners = (candidates.video_AK, split.answers[candidates.text_BK[asking]])
-    ranks = (
-        two_stage_ranks(of_texts, owners[0], score_P[pairs.places(text_AK, candidates.video_AK)].numpy(), split.answers),
-        two_stage_ranks(of_videos, owners[1], score_P[pairs.places(candidates.text_BK, video_BK)].numpy()[asking], asking),
-    )
-    metrics: dict[str, Any] = dict(zip(DIRECTIONS, map(summary, ranks), strict=True))
-    metrics[RECALL_SUM] = recall_sum(**metrics)
     there = (answers_there(owners[0], split.answers), answers_there(owners[1], asking))
     stages = [
         _stage_row(first, flops_a_pair(first.head, first.split) * texts * videos, texts * videos, first_cost),
@@ -100,9 +74,9 @@ def score_in_two_stages(options: EvaluateOptions, inputs: EvaluationInputs, proc
     two_stage = {
         "run": first.name,
         "candidates": k,
-        **counter.metrics(),
+        **found.metrics(),
         "answers_among_candidates": {name: 100 * float(there_Q.mean()) for name, there_Q in zip(DIRECTIONS, there, strict=True)},
-        **gains((of_texts, of_videos), ranks, there, np.searchsorted(asking, split.answers), options.seed),
+        **gains(found.ranks, ranks, there, np.searchsorted(asking, split.answers), options.seed),
         "boundary_ties": dict(zip(DIRECTIONS, candidates.boundary_ties, strict=True)),
         "stages": stages,
         "max_frames": first.max_frames,

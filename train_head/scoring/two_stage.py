@@ -55,11 +55,12 @@ class FirstPass:
 
     def metrics(self, score_P: Tensor | None = None) -> Metrics:
         """The metrics of both directions with the scores of `pairs` by the second stage, or those of the first stage alone."""
-        ranks = self.ranks if score_P is None else self._reranked(score_P)
+        ranks = self.ranks if score_P is None else self.reranked(score_P)
         text_to_video, video_to_text = map(summary, ranks)
         return {**dict(zip(DIRECTIONS, (text_to_video, video_to_text), strict=True)), RECALL_SUM: recall_sum(text_to_video, video_to_text)}
 
-    def _reranked(self, score_P: Tensor) -> tuple[Ranks, Ranks]:
+    def reranked(self, score_P: Tensor) -> tuple[Ranks, Ranks]:
+        """The ranks of both directions with the scores of `pairs` by the second stage."""
         of_texts, of_videos = self.ranks
         video_AK, text_BK, asking = self.candidates.video_AK, self.candidates.text_BK, of_videos.query_Q
         score_AK = score_P[self.pairs.places(self._text_queries(), video_AK)].numpy()

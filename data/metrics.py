@@ -218,7 +218,9 @@ def retrieval_metrics(
 
     Raises ValueError if a score is NaN (NanScore), if the shapes do not match, or if an answer is out of range.
     """
-    scores_AB = torch.as_tensor(scores_AB)
+    if not isinstance(scores_AB, Tensor):
+        # Torch warns of an array that it may not write to, such as one of a file mapped for reading.
+        scores_AB = torch.from_numpy(np.require(scores_AB, requirements="W"))
     if scores_AB.ndim != 2 or len(scores_AB) != len(answers):
         raise ValueError(f"scores of shape {tuple(scores_AB.shape)} do not match {len(answers)} answers")
     counter = RankCounter(answers, scores_AB.shape[1], ties)

@@ -29,6 +29,14 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def torch_warns_always() -> None:
+    """A warning that torch gives once a process would fail whichever test of the process comes first, and hide in all others."""
+    import torch
+
+    torch.set_warn_always(True)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def demo_clip_loaded_once() -> Iterator[None]:
     """The demo set's CLIP, which nothing changes once it is loaded, loads once for all extractions of this process.
 

@@ -140,6 +140,11 @@ def test_blocks_in_any_order_give_the_same(ties: Ties, problem: tuple[list[list[
     assert counter.metrics() == retrieval_metrics(scores, answers, ties)
 
 
+def test_scores_mapped_from_a_file_for_reading_are_taken(tmp_path: Path) -> None:
+    np.save(tmp_path / "scores.npy", np.eye(4))
+    assert retrieval_metrics(np.load(tmp_path / "scores.npy", mmap_mode="r"), [0, 1, 2, 3])["RSum"] == 600
+
+
 def test_constant_scores_give_k_of_n() -> None:
     metrics = retrieval_metrics(torch.zeros(20, 20), list(range(20)))
     for direction in ("text_to_video", "video_to_text"):

@@ -99,7 +99,7 @@ def load_split(
         sources=listing.names,
         texts=texts,
         videos=videos,
-        answers=rows["video_id"].map(position).to_numpy(dtype=np.int64),
+        answers=rows["video_id"].map(position).to_numpy(dtype=np.int64, copy=True),  # pandas's own array is read-only
         counts=counts,
     )
 

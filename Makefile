@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests side by side: one more than cores, for many wait for processes of their own.
 TESTERS = $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8) + 1)')
+# Tests start hundreds of Pythons: where bytecode is not written, each would compile this tree again.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-long test-encoders test-processors docs clean
 

@@ -133,7 +133,11 @@ def split(cache: FeatureCache) -> Split:
     ("name", "memory_budget"),
     [
         # Memory for one video at a time concerns no head by itself, but one that scores texts alone.
-        pytest.param(name, budget, marks=[] if budget or name in ("glccl", "tight", "xclip") else [pytest.mark.long])
+        pytest.param(
+            name,
+            budget,
+            marks=[] if name in (("glccl", "tight", "xclip", "tmass", "joint") if budget else ("glccl", "tight")) else [pytest.mark.long],
+        )
         for name in sorted(HEADS)
         for budget in (0, 2**30)
     ],
@@ -170,6 +174,7 @@ def test_an_answer_that_is_no_candidate_is_the_last_of_all() -> None:
     assert found["answers_among_candidates"] == pytest.approx(75)
 
 
+@pytest.mark.long
 def test_evaluate_reports_what_candidates_lose(cache_path: Path, tmp_path: Path) -> None:
     options = EvaluateOptions(
         cache=cache_path,

@@ -219,6 +219,7 @@ def test_the_curve_counts_answers_within_the_first_k() -> None:
     assert [match_curve(ranks, 7)[k - 1] for k in (1, 5)] == pytest.approx([100 * ranks.recall(k).mean() for k in (1, 5)])
 
 
+@pytest.mark.long
 def test_all_files_and_the_same_bytes_again(seeds: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = CompareOptions(tuple(seeds), base=seeds[0], sweep="csc_weight", out=out)

@@ -180,6 +180,7 @@ def test_memory_holds_the_frames_that_may_be_chosen(tmp_path: Path, sampling: Ma
             assert len(ready) <= 6 * limit + 2
 
 
+@pytest.mark.long
 def test_frames_of_a_long_video_are_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three hours, and parts of them: the same frames as decoding all of it gives."""
     path = numbered_video(tmp_path / "long.mp4", 3 * 3600, 1)

@@ -25,6 +25,7 @@ from extract.encode.clip import BATCH, check_features, load_clip
 from extract.encode.library import list_models, open_clip
 from extract.encode.models import find_model, load_tokenizer
 from extract.encoders import judge
+from tests.choice import long_but
 from tests.conftest import ROOT
 from tests.small_towers import CPU, CUSTOM, DIMENSION, KINDS, ROUNDING, TINY_TIMM, VIT, Kind, noise, off_by, timm
 from train_head.training.finetune import save_clip
@@ -125,7 +126,7 @@ def open_clips(encode: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
 
 # EVA's tower is built at its full size, which takes as long as all others together.
 @pytest.mark.exact
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.long) if kind == "timm EVA" else kind for kind in KINDS])
+@pytest.mark.parametrize("kind", long_but(["ViT", "timm ViT", "timm ConvNeXt", "ResNet"], KINDS))
 def test_features_are_open_clips(kind: str, tmp_path: Path) -> None:
     clip = load_clip(KINDS[kind].folder(tmp_path), "random", CPU, seed=1)
     assert clip.dimension == DIMENSION

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.choice import long_but
 from tests.features import PATCHES, video_batch
 from tests.torch_threads import threads
 from train_head.heads import DEFAULT_EXECUTION, HEADS, Execution, Head, HeadConfig, TextBatch, VideoBatch, make_head
@@ -24,9 +25,14 @@ pytestmark = pytest.mark.exact
 
 WORDS, FRAMES, DIMENSION = 30, 18, 128
 """Neither limit is a multiple of what texts and videos are padded to."""
+QUICK = {"glccl", "joint", "mean", "tmass", "ts2", "xclip"}
+"""Compiled loops, pairs alone, one product, noise of a pair, patch tokens, and frames before the temporal encoder beside those behind it.
+`make test-long` and `make test-processors` try all heads."""
+
+
 BEHIND = [
     # Heads share the LSTM: two behind it are enough for `make test`, of which xclip also reads the frames before it.
-    pytest.param(name, temporal, marks=[pytest.mark.long] if temporal == "seq-lstm" and name not in ("mean", "xclip") else [])
+    pytest.param(name, temporal, marks=[] if name in (("mean", "xclip") if temporal == "seq-lstm" else QUICK) else [pytest.mark.long])
     for name, kind in sorted(HEADS.items())
     for temporal in (["none"] if kind.OWN_BLOCKS else ["none", "seq-transf", "seq-lstm"])
 ]
@@ -92,7 +98,7 @@ def test_not_a_bit_depends_on_order_neighbours_padding_or_threads(
 
 
 @pytest.mark.parametrize(("words", "frames"), [(WORDS, 3), (7, 18), (16, 12)])
-@pytest.mark.parametrize("name", sorted(HEADS))
+@pytest.mark.parametrize("name", long_but(QUICK, sorted(HEADS)))
 @torch.no_grad()
 def test_not_a_bit_depends_on_the_place_in_a_block(name: str, words: int, frames: int) -> None:
     """Texts and videos of one length fill blocks, and change places."""
@@ -106,7 +112,7 @@ def test_not_a_bit_depends_on_the_place_in_a_block(name: str, words: int, frames
         assert torch.equal(features.scores(head, texts, videos), scores_SAB[:, texts][:, :, videos])
 
 
-@pytest.mark.parametrize("name", sorted(HEADS))
+@pytest.mark.parametrize("name", long_but(QUICK, sorted(HEADS)))
 @torch.no_grad()
 def test_in_a_search_not_a_bit_depends_on_other_queries_or_videos(name: str) -> None:
     features, head = Features(1, 9, 60), random_head(name, "seq-transf", Execution(few_texts=True))
@@ -115,7 +121,7 @@ def test_in_a_search_not_a_bit_depends_on_other_queries_or_videos(name: str) -> 
         assert torch.equal(features.scores(head, [a], list(range(a, 60, 7))), together_SAB[:, a : a + 1, a::7])
 
 
-@pytest.mark.parametrize("name", sorted(HEADS.keys() - HALVES.keys()))
+@pytest.mark.parametrize("name", long_but(QUICK, sorted(HEADS.keys() - HALVES.keys())))
 @torch.no_grad()
 def test_in_float64_not_a_bit_depends_on_neighbours(name: str) -> None:
     """glccl runs its plain form there."""

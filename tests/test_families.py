@@ -31,6 +31,7 @@ from extract.encode.texts import encode_texts
 from extract.ffmpeg.run import encode_video
 from search import SearchOptions
 from tests.caches import BUDGET
+from tests.choice import long_but
 from tests.plain_towers import Own
 from tests.tiny_encoders import ENGLISH, FAMILIES, FOREIGN, SIDE
 from train_head import TrainOptions
@@ -55,7 +56,7 @@ TABLE = [*ENGLISH[:VIDEOS], *[text for texts in FOREIGN.values() for text in tex
 """The captions of these videos in turn."""
 QUICK = ("SigLIP", "CLIPA", "CoCa", "XLM-R")
 """One family of each kind of text tower and tokenizer; the others go through the stages among the long tests."""
-THROUGH_THE_STAGES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in FAMILIES]
+THROUGH_THE_STAGES = long_but(QUICK, FAMILIES)
 HUGGING_FACE = [name for name, family in FAMILIES.items() if family.tokenizer is not None]
 MULTILINGUAL = [name for name, family in FAMILIES.items() if family.multilingual]
 

@@ -86,6 +86,7 @@ def _write_with_little_room(path: Path) -> None:
         write_all(path, 200, a_part=50)
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
     write_all(tmp_path, 10)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}

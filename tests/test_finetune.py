@@ -132,6 +132,7 @@ def test_layers_of_vision_transformers_are_counted_from_the_input() -> None:
         train_above(clip.model, (unknown, both[1]), 0)
 
 
+@pytest.mark.long
 def test_a_clip_that_is_written_is_the_same_when_it_is_loaded(tmp_path: Path) -> None:
     clip = load_clip("ViT-S-32", "random", torch.device("cpu"), seed=1)
     assert save_clip(clip, tmp_path / "clip") == clip.digest

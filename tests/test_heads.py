@@ -16,6 +16,7 @@ import train_head
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from evaluate import EvaluateOptions
+from tests.choice import long_but
 from tests.features import PATCHES, D, random_features, text_batch, video_batch
 from tests.plain_heads import plain_scores, random_parameters, rounding
 from tests.training_runs import first_stage_of
@@ -150,8 +151,8 @@ def options(patches_cache_path: Path, tmp_path: Path) -> TrainOptions:
 
 @pytest.mark.parametrize(
     "name",
-    # The halves of glccl are its class with other scores.
-    [pytest.param(name, marks=[pytest.mark.long] if name in HALVES else []) for name in sorted(HEADS.keys() - {"glccl", "mean"})],
+    # One that scores pairs of a block, one that draws noise, and one that scores single pairs; tests of the stages have glccl and mean.
+    long_but(["tight", "tmass", "xclip"], sorted(HEADS.keys() - {"glccl", "mean"})),
 )
 def test_every_head_trains_and_evaluates(options: TrainOptions, name: str, tmp_path: Path) -> None:
     if HEADS[name].OWN_BLOCKS:

@@ -33,6 +33,7 @@ from search.options import RetrievalOptions
 from search.searcher import Searcher
 from tests import feature_files as files
 from tests.caches import BUDGET, with_patches
+from tests.choice import long_but
 from tests.conftest import DEMO_CLIP
 from tests.training_runs import first_stage_of
 from train_head import sweep
@@ -175,7 +176,7 @@ def test_what_is_not_known_is_said(options: ImportOptions, capsys: pytest.Captur
 # Stages
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", long_but(["glccl", "ts2", "wti"], HEADS))
 def test_every_head_trains_and_is_evaluated(head: str, imported_patches: Path, tmp_path: Path) -> None:
     run = train_head.main(
         train_head.TrainOptions(
@@ -286,6 +287,7 @@ def _from_extraction(cache: FeatureCache, folder: Path, known: dict[str, Any]) -
     return ImportOptions(cache=folder / "cache", frames=frames, texts=texts, about=folder / "about.json", quiet=True)
 
 
+@pytest.mark.long
 def test_queries_work_with_the_right_clip_alone(cache: FeatureCache, tmp_path: Path) -> None:
     query = "a small white object resting on the right"
     search = RetrievalOptions(cache=cache.path, run="zero-shot:glccl", device="cpu", top=5, quiet=True, all=True)

@@ -244,6 +244,7 @@ def test_a_resumed_run_ends_with_the_same_bits_and_its_search_and_evaluation_rea
     assert all(sum(hit.moment.weight_F) == pytest.approx(1, abs=1e-5) for hit in answer.hits)
 
 
+@pytest.mark.long
 def test_training_and_scoring_without_patch_tokens_open_none_of_their_parts(options: TrainOptions, tmp_path: Path) -> None:
     """A damaged part would be noticed."""
     cache = shutil.copytree(options.cache, tmp_path / "cache")

@@ -15,6 +15,7 @@ from data.datasets import ADAPTERS, find_preset
 from evaluate import EvaluateOptions
 from experiments.ablations import AblationOptions
 from extract import ExtractOptions
+from tests.choice import long_but
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
 from train_head.heads import HEADS
@@ -126,7 +127,7 @@ def test_a_python_that_is_not_there_is_one_line(tmp_path: Path, script: str) -> 
     ]
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", long_but(["didemo", "msrvtt"], PIPELINES))
 def test_a_pipeline_trains_by_the_recipe_of_its_preset(tmp_path: Path, name: str) -> None:
     """Every command is written down instead of run; its options must be ones that the stage has."""
     python, log = recorder(tmp_path)

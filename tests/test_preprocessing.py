@@ -21,6 +21,7 @@ from extract.encode.library import list_models, open_clip, tags_of
 from extract.encode.models import RANDOM, find_model
 from extract.encode.preprocessing import Preprocessing, from_cache, from_config, from_options
 from search.queries import QueryEncoder
+from tests.choice import long_but
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
 from train_head.training.finetune import load_trained, save_clip
@@ -103,7 +104,7 @@ def test_where_tags_differ_the_line_names_values_tags_and_options() -> None:
     assert model.preprocessing(from_cache(settings)) == (Preprocessing(), None)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", long_but(["bf16"], ["fp32", "bf16"]))
 def test_random_weights_of_a_built_in_model_keep_it_in_every_precision(precision: Any) -> None:
     clip = load_clip("PE-Core-T-16-384", RANDOM, CPU, precision=precision)
     assert clip.image_settings() == {

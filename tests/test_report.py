@@ -39,6 +39,7 @@ from evaluate.report.pictures import COLUMNS, HEIGHT, column_edges
 from extract import ExtractOptions
 from extract.encode.models import load_tokenizer
 from tests.browser import OpenPage
+from tests.choice import long_but
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head.run import load_head
 from train_head.scoring.pairs import RankedScores, score_all_pairs
@@ -444,7 +445,7 @@ def heights(page: Page, card: str) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 900), (360, 740)])
+@pytest.mark.parametrize("size", long_but([(360, 740)], [(1280, 900), (360, 740)]))
 def test_the_page_shows_in_a_browser(glccl: Written, open_page: OpenPage, scheme: str, size: tuple[int, int]) -> None:
     page = open_page(glccl.out / "report.html", viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     assert page.title() == "zero-shot:glccl on table test: retrieval report"

@@ -28,6 +28,7 @@ from search.queries import MAX_QUERY, clean_query
 from search.searcher import QUERIES_AT_ONCE, Answer, Searcher
 from search.serve import ServeOptions
 from tests.caches import BUDGET, QUERY, captions_of, jpeg, rewritten
+from tests.choice import long_but
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.features import pad
 from train_head.glim import glim_scores
@@ -121,6 +122,7 @@ def test_a_cosine_is_with_the_frames_that_the_head_compares(cache: FeatureCache,
     torch.testing.assert_close(torch.tensor(moments[0].weight_F, dtype=torch.float64), expected_F, rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_query_scores_the_same_alone_in_a_file_with_any_memory_and_from_a_merged_cache(
     options: SearchOptions, cache: FeatureCache, tmp_path: Path
 ) -> None:
@@ -222,7 +224,7 @@ def asked_json(cache: Path, capsys: pytest.CaptureFixture[str], *words: str) -> 
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("end", long_but(["\r\n"], ["\n", "\r\n", "\r"]))
 def test_a_file_of_queries_may_come_from_any_editor(
     options: SearchOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str, end: str
 ) -> None:

@@ -24,6 +24,7 @@ from extract.failures import read_failures
 from extract.ffmpeg.clock import length_of
 from extract.ffmpeg.run import Processes
 from extract.plan.segments import segments_of
+from tests.choice import long_but
 from tests.conftest import DEMO_CLIP
 from tests.videos import convert, cut_video, numbered_video
 
@@ -194,7 +195,7 @@ def as_recorded(folder: Path) -> dict[str, int]:
     return {path.name: 1 if path.stem == "tune" else 3 for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("decoder", ["ffmpeg", "pyav"])
+@pytest.mark.parametrize("decoder", long_but(["ffmpeg"], ["ffmpeg", "pyav"]))
 def test_a_length_is_that_of_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str], decoder: Literal["ffmpeg", "pyav"]) -> None:
     """No segment without frames, none missing, and together they are the frames of the whole."""
     if decoder == "pyav":

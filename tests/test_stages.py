@@ -26,6 +26,7 @@ from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from extract import ExtractOptions
 from tests.all_scores import all_scores
+from tests.choice import long_but
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.decoding import hanging_decoder
 from tests.features import PATCHES, pad
@@ -184,7 +185,7 @@ def test_evaluation_equals_the_function_for_researchers(cache: FeatureCache, cac
 @pytest.mark.parametrize(
     "head_name",
     # All pairs of joint take as long as those of all others; tests/test_candidates.py has its exact scores of some.
-    [pytest.param(name, marks=pytest.mark.long) if name == "joint" else name for name in sorted(HEADS)],
+    long_but(["glccl", "mean", "tmass", "ts2", "xclip"], sorted(HEADS)),
 )
 def test_blocks_cover_every_pair_once(patches_cache: FeatureCache, head_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     split = load_split(patches_cache, "test", None, BUDGET, patches=True)
@@ -247,6 +248,7 @@ def test_the_temporal_encoder_starts_from_clip(train_options: TrainOptions, cach
     assert not torch.equal(*(head.get_parameter("temporal.positional_embedding") for head in (random, clip)))
 
 
+@pytest.mark.long
 def test_a_text_tower_of_another_width_cannot_start_the_temporal_encoder(
     own_cache_options: ExtractOptions, train_options: TrainOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,6 +280,7 @@ def test_a_run_does_not_fit_other_weights(own_cache_options: ExtractOptions, run
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_run_fits_another_cache_of_the_same_weights_within_its_lengths(
     own_cache_options: ExtractOptions, train_options: TrainOptions, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def results(options: Any) -> dict[str, dict[str, object]]:
     return {path.parent.parent.name: json.loads(path.read_text()) for path in options.out.glob("*/results/metrics.json")}
 
 
+@pytest.mark.long
 def test_a_sweep_of_one_value_evaluates_and_the_table_is_there(
     options: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from evaluate.compare.results import Result, group_by_seed
 from search import SearchOptions
 from search.searcher import Searcher
 from tests.caches import BUDGET, captions_of
+from tests.choice import long_but
 from tests.features import D, pad, random_features, text_batch
 from tests.plain_heads import plain_scores, rounding
 from train_head import TrainOptions
@@ -58,7 +59,7 @@ def scored(head: Head, features: tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 
 @pytest.mark.parametrize("name", WITH_TEMPERATURES)
-@pytest.mark.parametrize("tau", [TAU, 0.01, 40.0])
+@pytest.mark.parametrize("tau", long_but([0.01], [TAU, 0.01, 40.0]))
 def test_every_way_of_scoring_uses_the_temperatures_of_the_head(name: str, tau: float) -> None:
     """Compiled with and without gradients, for few texts, and plain in float64; against the equations in float64."""
     features = random_features(torch.Generator().manual_seed(3), WORD_COUNTS, FRAME_COUNTS)

@@ -130,6 +130,7 @@ def test_special_tokens_are_letters_in_a_cache(texts_cache: FeatureCache) -> Non
     assert len(words_of(texts_cache, "a dog")) == 4
 
 
+@pytest.mark.long
 def test_metrics_and_the_report_count_captions_that_were_cut(
     texts_cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -302,6 +302,7 @@ def test_the_cost_is_said_before_the_work(
     assert second == (f"note: results are not compared with those of random words, which takes 1,240,000 TFLOP with head {PAIR_BY_PAIR}")
 
 
+@pytest.mark.long
 def test_what_takes_a_day_is_refused_before_the_work(cache_path: Path, tmp_path: Path, everything_is_refused: None) -> None:
     run, out = f"zero-shot:{PAIR_BY_PAIR}", tmp_path / "out"
     with pytest.raises(UserError, match=r"^scoring 24 x 12 pairs .* with --candidates K --candidates-run RUN$") as found:

@@ -32,6 +32,7 @@ from extract.encode.image.patches import Patches
 from extract.encode.image.shift import Neighbours, shift_tokens, shifted_patches
 from extract.plan.following import with_defaults
 from tests.caches import BUDGET
+from tests.choice import long_but
 from tests.conftest import DEMO_CLIP
 from tests.tiny_encoders import LAYERS, SIDE_32, VIT, Family
 from tests.videos import numbered_video
@@ -303,7 +304,7 @@ def off_by(found: Any, expected: Any) -> float:
     return float((np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)).max())
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in TOWERS])
+@pytest.mark.parametrize("name", long_but(QUICK, TOWERS))
 @pytest.mark.parametrize("inside", [SHIFT, CLUSTERS], ids=["shift", "clusters"])
 def test_a_tower_against_one_written_out(tower: Callable[[str], Clip], name: str, inside: Inside) -> None:
     """One frame, fewer than segments, as many as the segments divide and not; and more frames than a batch takes."""

@@ -1,0 +1,13 @@
+"""Which of many parameters `make test` tries, and which are left to `make test-long`."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+
+def long_but(quick: Collection[Any], values: Iterable[Any]) -> list[Any]:
+    """The values, of which all but the quick ones are marked long."""
+    every = list(values)
+    assert all(value in every for value in quick), quick
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.long) for value in every]

@@ -25,6 +25,7 @@ from extract.decode.frames import CUDA_FAILURES, Cuda
 from extract.decode.pyav import WORKER, PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.ffmpeg.run import Processes
+from tests.choice import long_but
 from tests.processes import is_alive
 from tests.videos import convert, frame_number, numbered_video, pattern
 from tests.waiting import wait_until
@@ -85,7 +86,7 @@ ENCODED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ENCODED)
+@pytest.mark.parametrize("name", long_but([*ENCODED][::3], ENCODED))
 def test_skipping_frames_changes_none_of_the_others(tmp_path: Path, pyav: PyavProcesses, name: str) -> None:
     """Frames predicted from both sides, from other groups, from parts of frames; lines that end in padding."""
     path = tmp_path / name

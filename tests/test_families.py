@@ -55,8 +55,8 @@ VIDEOS = 10
 TABLE = [*ENGLISH[:VIDEOS], *[text for texts in FOREIGN.values() for text in texts][:VIDEOS], LONG]
 """The captions of these videos in turn."""
 QUICK = ("SigLIP", "CLIPA", "CoCa", "XLM-R")
-"""One family of each kind of text tower and tokenizer; the others go through the stages among the long tests."""
-THROUGH_THE_STAGES = long_but(QUICK, FAMILIES)
+"""One family of each kind of text tower and tokenizer; the others are among the long tests."""
+EVERY = long_but(QUICK, FAMILIES)
 HUGGING_FACE = [name for name, family in FAMILIES.items() if family.tokenizer is not None]
 MULTILINGUAL = [name for name, family in FAMILIES.items() if family.multilingual]
 
@@ -91,7 +91,7 @@ def off_by(found: Any, expected: Any) -> float:
     return float((np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)).max())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_sentence_is_open_clips_and_every_token_has_its_feature(name: str, clip_of: Load, own_of: OwnOf) -> None:
     """All tokens that open_clip's tokenizer makes, and no padding."""
     clip, own = clip_of(name), own_of(name)
@@ -106,7 +106,7 @@ def test_a_sentence_is_open_clips_and_every_token_has_its_feature(name: str, cli
         assert off_by(entry.words_TD, words_LD[real_L]) < ALIKE
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_pictures_are_open_clips(name: str, clip_of: Load, own_of: OwnOf) -> None:
     clip, own = clip_of(name), own_of(name)
     noise = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_pictures_are_open_clips(name: str, clip_of: Load, own_of: OwnOf) -> Non
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_neighbours_and_order_change_no_bit(name: str, clip_of: Load) -> None:
     """Alone, among a few, and in more than one batch of longer texts."""
     clip, texts = clip_of(name), TEXTS[:7]
@@ -135,7 +135,7 @@ def test_neighbours_and_order_change_no_bit(name: str, clip_of: Load) -> None:
             np.testing.assert_array_equal(entry.sentence_D, other.sentence_D)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_long_text_is_cut_as_its_tokenizer_cuts(name: str, clip_of: Load, own_of: OwnOf) -> None:
     """To its first tokens and the marks around them; the whole length is counted."""
     clip, own, most = clip_of(name), own_of(name), 9
@@ -255,7 +255,7 @@ def query_of(name: str) -> str:
     return FOREIGN["German"][0] if FAMILIES[name].multilingual else ENGLISH[0]
 
 
-@pytest.mark.parametrize("name", THROUGH_THE_STAGES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_cache_of_videos_and_captions_is_searched(name: str, clip_of: Load, cache_of: Callable[[str], Made]) -> None:
     """The cache finds its model again, which makes the same features of a query."""
     made, most = cache_of(name), clip_of(name).context_length
@@ -281,7 +281,7 @@ def test_a_cache_of_videos_and_captions_is_searched(name: str, clip_of: Load, ca
     assert not answer.notes.no_known_word
 
 
-@pytest.mark.parametrize("name", THROUGH_THE_STAGES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_head_is_trained_on_the_cache(name: str, cache_of: Callable[[str], Made], tmp_path: Path) -> None:
     cache = cache_of(name).cache
     options = TrainOptions(cache=cache.path, out=tmp_path / "run", head="glccl", epochs=1, batch_size=4, device="cpu", quiet=True)

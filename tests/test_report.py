@@ -445,7 +445,7 @@ def heights(page: Page, card: str) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", long_but([(360, 740)], [(1280, 900), (360, 740)]))
+@pytest.mark.parametrize("size", long_but([((360, 740),)], [((1280, 900),), ((360, 740),)]))
 def test_the_page_shows_in_a_browser(glccl: Written, open_page: OpenPage, scheme: str, size: tuple[int, int]) -> None:
     page = open_page(glccl.out / "report.html", viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     assert page.title() == "zero-shot:glccl on table test: retrieval report"

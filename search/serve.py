@@ -54,8 +54,6 @@ def main(options: ServeOptions) -> None:
 @contextmanager
 def serving(options: ServeOptions) -> Iterator[str]:
     """Serve the page from a thread of this process and yield its address. For tests and tools that drive a browser."""
-    from waitress import wasyncore
-
     with _listen(options) as listening:
         server = make_server(options, listening)
         thread = Thread(target=server.run, daemon=True)
@@ -63,10 +61,24 @@ def serving(options: ServeOptions) -> Iterator[str]:
         try:
             yield address_of(listening)
         finally:
-            # The server's thread closes all sockets; with none left, its loop ends.
-            server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map, ignore_all=True))
-            thread.join()
-            server.task_dispatcher.shutdown()
+            stop(server, thread)
+
+
+def stop(server: Any, thread: Thread) -> None:
+    """End a server that runs in this thread."""
+
+    def close_channels() -> None:
+        for channel in [*server._map.values()]:
+            if channel not in (server, server.trigger):
+                channel.close()
+        # With nothing left to wait for, the loop ends.
+        server._map.clear()
+
+    server.trigger.pull_trigger(close_channels)
+    thread.join()
+    server.task_dispatcher.shutdown()
+    # Last, because this closes the trigger, by which threads that answer wake the loop too: one of them may have done so before this one.
+    server.close()
 
 
 def make_server(options: ServeOptions, listening: socket.socket) -> Any:

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
+import waitress
 from flask.testing import FlaskClient
 from playwright.sync_api import expect
 
@@ -381,6 +383,25 @@ def test_in_a_browser_a_query_is_answered_and_a_moment_shown(open_page: OpenPage
     expect(page.locator("#status")).to_contain_text(QUERY)
     expect(field).to_have_value(QUERY)
     expect(page).to_have_title(f"{QUERY} - video search")
+
+
+def test_a_server_stops_though_a_thread_that_answers_wakes_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = waitress.create_server(lambda _environ, _start: [], sockets=[listening])
+        thread = Thread(target=server.run, daemon=True)
+        thread.start()
+        wake = server.trigger._physical_pull
+
+        def wake_twice() -> None:
+            wake()
+            thread.join()
+            wake()
+
+        monkeypatch.setattr(server.trigger, "_physical_pull", wake_twice)
+        serve.stop(server, thread)
+        assert not thread.is_alive()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            wake()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -196,7 +196,6 @@ def test_a_part_of_a_split_is_refused_by_every_stage(part_of_1k_a: Path, tmp_pat
     assert said[0] == "msrvtt-9k test: scored 12 of 1,000 videos expected (12 present, 12 decoded) and 12 of 1,000 captions"
 
 
-@pytest.mark.long
 def test_choosing_the_epoch_on_test_trains_on_all_and_is_labelled(
     part_of_1k_a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

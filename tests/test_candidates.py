@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from search.index.vectors import INDEX_FILE, VideoIndex, nearest
 from search.options import RetrievalOptions
 from search.searcher import Searcher
 from tests.all_scores import all_scores
+from tests.choice import long_but
 from tests.features import PATCHES
 from train_head.heads import HEADS, HeadConfig, make_head
 from train_head.scoring.rerank import candidate_metrics, rerank
@@ -131,16 +133,11 @@ def split(cache: FeatureCache) -> Split:
 @pytest.mark.exact
 @pytest.mark.parametrize(
     ("name", "memory_budget"),
-    [
+    long_but(
         # Memory for one video at a time concerns no head by itself, but one that scores texts alone.
-        pytest.param(
-            name,
-            budget,
-            marks=[] if name in (("glccl", "tight", "xclip", "tmass", "joint") if budget else ("glccl", "tight")) else [pytest.mark.long],
-        )
-        for name in sorted(HEADS)
-        for budget in (0, 2**30)
-    ],
+        [*((name, 2**30) for name in ("glccl", "joint", "tight", "tmass", "xclip")), ("glccl", 0), ("tight", 0)],
+        product(sorted(HEADS), (0, 2**30)),
+    ),
 )
 def test_reranked_scores_are_those_of_all_pairs(
     patches_cache: FeatureCache, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch

@@ -151,7 +151,7 @@ def test_features_are_open_clips(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize(
     "kind",
-    ["timm ViT", "ViT, mean of patches", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("timm ConvNeXt", "timm FastViT"))],
+    long_but(["timm ViT", "ViT, mean of patches"], ["timm ViT", "ViT, mean of patches", "timm ConvNeXt", "timm FastViT"]),
 )
 def test_lower_precision_is_open_clips_own(kind: str, precision: Literal["bf16", "fp16"], tmp_path: Path) -> None:
     """The same weights in a network that open_clip builds for the precision, and the preprocessing of the folder."""

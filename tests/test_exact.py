@@ -28,14 +28,13 @@ WORDS, FRAMES, DIMENSION = 30, 18, 128
 QUICK = {"glccl", "joint", "mean", "tmass", "ts2", "xclip"}
 """Compiled loops, pairs alone, one product, noise of a pair, patch tokens, and frames before the temporal encoder beside those behind it.
 `make test-long` and `make test-processors` try all heads."""
-
-
-BEHIND = [
-    # Heads share the LSTM: two behind it are enough for `make test`, of which xclip also reads the frames before it.
-    pytest.param(name, temporal, marks=[] if name in (("mean", "xclip") if temporal == "seq-lstm" else QUICK) else [pytest.mark.long])
+EVERY = [
+    (name, temporal)
     for name, kind in sorted(HEADS.items())
     for temporal in (["none"] if kind.OWN_BLOCKS else ["none", "seq-transf", "seq-lstm"])
 ]
+# Heads share the LSTM: two behind it are enough for `make test`, of which xclip also reads the frames before it.
+BEHIND = long_but([pair for pair in EVERY if pair[0] in (("mean", "xclip") if pair[1] == "seq-lstm" else QUICK)], EVERY)
 """Every head, with what may stand in front of it."""
 
 

@@ -181,7 +181,7 @@ def test_any_text_is_read_as_its_tokenizer_reads_it(name: str, texts: list[str],
         assert clip.tokenizer.cut(tokens, own.context) == ids_L[real_L].tolist()
 
 
-@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.long)])  # half precision is slow on a CPU
+@pytest.mark.parametrize("precision", long_but(["bf16"], ["bf16", "fp16"]))  # half precision is slow on a CPU
 @pytest.mark.parametrize("name", ["SigLIP", "SigLIP 2", "CLIPA", "CoCa", "XLM-R", "mT5", "NLLB"])
 def test_lower_precision_is_open_clips_own(
     name: str, precision: Literal["bf16", "fp16"], family_model: Callable[[str], str], own_of: OwnOf

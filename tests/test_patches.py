@@ -29,6 +29,7 @@ from extract.decode.sample import Sampling, sample_frames
 from extract.encode.clip import BATCH, Clip, load_clip
 from extract.encode.image.patches import Patches, patch_tower
 from extract.failures import read_failures
+from tests.choice import long_but
 from tests.small_towers import CPU, DIMENSION, KINDS, ROUNDING, VIT, Kind, noise, off_by
 from tests.videos import convert, cut_video, pattern
 
@@ -44,7 +45,7 @@ LONG = ("timm EVA", "timm relative positions", "timm ConvNeXt", "timm FastViT")
 
 
 def of_each(names: Sequence[str]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kind", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in names])
+    return pytest.mark.parametrize("kind", long_but({*names} - {*LONG}, names))
 
 
 def load(kind: Kind, folder: Path) -> Clip:

@@ -79,7 +79,6 @@ def test_processes_re_rank_the_candidates_of_another_run_as_one_does(cache_path:
             assert (tmp_path / f"{count}" / ranks).read_bytes() == (tmp_path / "1" / ranks).read_bytes()
 
 
-@pytest.mark.long
 def test_processes_with_other_options_or_caches_are_refused(cache_path: Path, another_cache: Path, tmp_path: Path) -> None:
     command: Command = ["evaluate", "--run", "zero-shot:mean", "--out", tmp_path / "out", "--device", "cpu", "--quiet", "--cache"]
     done = finish(start([[*command, cache_path], [*command, another_cache, "--max-frames", "2"]]))

@@ -30,7 +30,8 @@ results differ by rounding alone, as for every head.
 **Cost.** z is a sum of a few vectors of the video (`xpool.py` says how), so no layer meets a pair. The rest is one pass over D for a pair,
 compiled (`train_head/kernels/mass.py`).
 
-Shape suffixes: A texts, B videos, F frames, D joint dimension, K = F + 2 vectors of a video (frames, constant, bias).
+Shape suffixes: A texts, B videos, F frames, D joint dimension, K the vectors that z is a sum of (those of E in xpool.py, the
+bias, and zeros).
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -39,10 +40,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from train_head.batches import EncodedFrames, TextBatch
 from train_head.heads.base import DEFAULT_EXECUTION, Execution, HeadConfig, unit
-from train_head.heads.xpool import Memory, Queries, XpoolAttention
+from train_head.heads.xpool import Memory, Queries, XpoolAttention, in_steps
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.mass import Pairs, best_of, cosines
 from train_head.kernels.noise import hash_rows, hash_videos, pair_keys
@@ -101,7 +103,7 @@ class TmassHead(XpoolAttention):
         bias_D = self.norm_out.bias.expand(len(memory.value_BED), 1, -1)
         return Videos(
             memory,
-            torch.cat([memory.value_BED * self.norm_out.weight, bias_D], dim=1),
+            in_steps(torch.cat([memory.value_BED * self.norm_out.weight, bias_D], dim=1)),
             unit(batch.frame_BFD.masked_fill(~batch.mask_BF[..., None], 0.0)),
             hash_videos(batch.before_BFD, batch.mask_BF),
         )
@@ -112,6 +114,7 @@ class TmassHead(XpoolAttention):
         cosine_ABF = self.execution.product(texts.queries.unit_AD, videos.unit_frame_BFD.flatten(0, 1)).view(-1, b, frames)
         weight_BAE = self.mixtures(texts.queries, videos.memory)
         mixture_BAK = torch.cat([weight_BAE, torch.ones_like(weight_BAE[..., :1])], dim=-1)
+        mixture_BAK = pad(mixture_BAK, (0, videos.basis_BKD.shape[1] - mixture_BAK.shape[-1]))
         return Pairs(texts.sentence_AD, mixture_BAK, videos.basis_BKD, cosine_ABF.transpose(0, 1), self.radius[:frames])
 
     def score_block(self, texts: Texts, videos: Videos) -> Tensor:

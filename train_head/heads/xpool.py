@@ -19,7 +19,7 @@ channels, and t_j = FC'(g_r * hat(m_j W_O)), where FC' is FC plus the identity w
 So FC meets frames and not pairs. Variances and the norm of z are quadratic forms of a and b with Gram matrices of a video's frames, and the
 cosine needs the products of s * g_z with the frames hat(t_j).
 
-Shape suffixes: A texts, B videos, F frames, E frames and the constant t_0, D joint dimension.
+Shape suffixes: A texts, B videos, F frames, E frames, the constant t_0 and zeros up to a multiple of FRAMES_STEP, D joint dimension.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from train_head.heads.base import DEFAULT_EXECUTION, AuthorsPadding, Execution, Head, HeadConfig, unit
-from train_head.kernels.blocks import TextBlock, VideoBlock
+from train_head.kernels.blocks import FRAMES_STEP, TextBlock, VideoBlock
 from train_head.kernels.plain import inverse_norm
 from train_head.masking import FAR_BELOW
 
@@ -50,7 +50,7 @@ class Memory(NamedTuple):
     mask_BF: Tensor
     """True at the frames that count."""
     value_BED: Tensor
-    """hat(t_j), the constant last."""
+    """hat(t_j), the constant, and zeros."""
     pooled_BFF: Tensor
     """Gram matrix of hat(m_j W_O), divided by D: the variance of a mixture."""
     value_BEE: Tensor
@@ -85,7 +85,8 @@ class XpoolAttention(Head):
         weighted_BFD = pooled_BFD * self.norm_pooled.weight
         constant_D = self.fc(self.norm_pooled.bias) + self.norm_pooled.bias
         value_BFD = linear(weighted_BFD, self.fc.weight) + weighted_BFD
-        value_BED = _centred(torch.cat([value_BFD, constant_D.expand(len(value_BFD), 1, -1)], dim=1))
+        # Products over another number of frames would have other last bits at some rows, on some processors.
+        value_BED = in_steps(_centred(torch.cat([value_BFD, constant_D.expand(len(value_BFD), 1, -1)], dim=1)))
         d = self.config.dimension
         return Memory(self.key(frame_BFD), mask_BF, value_BED, gram(pooled_BFD) / d, gram(value_BED) / d)
 
@@ -97,6 +98,7 @@ class XpoolAttention(Head):
         weight_BAF = weight_ABF.masked_fill(~videos.mask_BF, FAR_BELOW).softmax(dim=-1).transpose(0, 1).contiguous()
         inverse_BA1 = (quadratic(weight_BAF, videos.pooled_BFF) + self.norm_pooled.eps).rsqrt()[..., None]
         weight_BAE = torch.cat([weight_BAF * inverse_BA1, torch.ones_like(inverse_BA1)], dim=-1)
+        weight_BAE = pad(weight_BAE, (0, videos.value_BED.shape[1] - weight_BAE.shape[-1]))
         return weight_BAE * (quadratic(weight_BAE, videos.value_BEE) + self.norm_out.eps).rsqrt()[..., None]
 
 
@@ -161,6 +163,11 @@ class XpoolHead(XpoolAttention):
 def _centred(x: Tensor) -> Tensor:
     """Vectors [..., D] minus the mean of their channels."""
     return x - x.mean(dim=-1, keepdim=True)
+
+
+def in_steps(x_BED: Tensor) -> Tensor:
+    """The vectors, and zeros up to a multiple of FRAMES_STEP."""
+    return pad(x_BED, (0, 0, 0, -x_BED.shape[1] % FRAMES_STEP))
 
 
 def gram(x_BFD: Tensor) -> Tensor:

@@ -20,11 +20,15 @@ from data.base.progress import Progress
 from data.base.whole_files import write_atomically, write_json
 from data.base.writable import make_folder, require_writable_folder
 from data.cli.command import run_command
-from demo.render import SIDE, render_event
-from demo.world import DemoSplit, caption, make_split
+from demo.render import FOOTAGE, SIDE, render_event
+from demo.words import Voice, caption
+from demo.world import MAX_VIDEOS, DemoSplit, make_split
 from extract.ffmpeg.run import encode_video, require_ffmpeg
 
-FPS = 8
+FPS = 4
+"""Frames a second of the videos: extraction samples one a second."""
+VOICE = Voice(unusual=0.5)
+"""How the captions are worded: otherwise than those that CLIP learned from."""
 RECIPE_FILE = "recipe.json"
 
 
@@ -35,7 +39,7 @@ class GenerateOptions:
     out: Path
     """Folder for videos/ and annotations/."""
     train: int = 1000
-    """Number of training videos, with four captions each."""
+    """Number of training videos, with six captions each."""
     val: int = 200
     """Number of validation videos, with two captions each."""
     test: int = 500
@@ -46,7 +50,7 @@ class GenerateOptions:
     """Do not print progress."""
 
 
-CAPTIONS_PER_VIDEO = {"train": 4, "val": 2, "test": 2}
+CAPTIONS_PER_VIDEO = {"train": 6, "val": 2, "test": 2}
 
 
 def main(options: GenerateOptions) -> Path:
@@ -56,6 +60,8 @@ def main(options: GenerateOptions) -> Path:
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     if min(sizes.values()) < 1:
         raise UserError("--train, --val and --test must each be at least 1")
+    if max(sizes.values()) > MAX_VIDEOS:
+        raise UserError(f"--train, --val and --test must each be at most {MAX_VIDEOS:,}: beyond that no caption is true of one video alone")
     require_writable_folder(options.out)
     recipe = {**sizes, "seed": options.seed}
     videos, annotations = options.out / "videos", options.out / "annotations"
@@ -96,7 +102,8 @@ def _describe(made: DemoSplit, split: str, ids: list[str], rng: np.random.Genera
         seconds = int(made.seconds_VE[v].sum())
         records["videos"].append({"video_id": video_id, "split": split, "start time": 0, "end time": seconds, "url": ""})
         for statement in made.statements[v]:
-            sentence = {"video_id": video_id, "caption": caption(rng, statement), "sen_id": len(records["sentences"])}
+            words = caption(rng, statement, VOICE)
+            sentence = {"video_id": video_id, "caption": words, "sen_id": len(records["sentences"]), "kind": statement.kind}
             records["sentences"].append(sentence)
 
 
@@ -108,7 +115,7 @@ def _render_video(task: tuple[Path, NDArray[np.int8], NDArray[np.int8], tuple[in
     for event_K, seconds in zip(events_EK, seconds_E, strict=True):
         count = FPS * int(seconds)
         if count:
-            stills += [still.tobytes() for still in render_event(event_K, [i / count for i in range(count)], rng)]
+            stills += [still.tobytes() for still in render_event(event_K, [i / count for i in range(count)], rng, FOOTAGE)]
     encode_video(path, b"".join(stills), SIDE, SIDE, FPS)
 
 

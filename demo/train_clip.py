@@ -1,8 +1,10 @@
-"""Train the demo's tiny CLIP on rendered stills and captions of single events: `python -m demo.train_clip --out DIR`.
+"""Train the demo's tiny CLIP on rendered stills and captions: `python -m demo.train_clip --out DIR`.
 
 The loss is CLIP's contrastive loss (Radford et al. 2021) on random events of the demo world. Half of each batch are hard negatives that
-differ from the other half in one attribute. The result is a folder for `--model local-dir:DIR` with open_clip's configuration and float16
-weights. The embeddings of tokens that no caption uses are set to zero, so that the file compresses well and unknown words have no effect.
+differ from the other half in one attribute. As on the web, a caption may say more than its picture shows (PARTIAL), and unusual words are
+rare and sometimes wrong (WEB); the pictures are clean. The result is a folder for `--model local-dir:DIR` with open_clip's configuration
+and float16 weights. The embeddings of tokens that no caption uses are set to zero, so that the file compresses well and unknown words have
+no effect.
 
 Shape suffixes: N stills of a batch, L text positions, D joint dimension.
 """
@@ -27,14 +29,21 @@ from data.base.whole_files import write_whole
 from data.base.writable import make_folder, require_writable_folder
 from data.cli.command import run_command
 from data.compute.tensors import write_tensors
-from demo.render import render_event
-from demo.world import NAMES, caption, change_one_attribute, random_events
-from extract.encode.clip import load_clip
+from demo.render import render_event, studio
+from demo.words import Voice, caption
+from demo.world import MAX_EVENTS, NAMES, Description, Statement, change_one_attribute, describe, random_events
+from extract.encode.clip import Clip, load_clip
 from extract.encode.models import RANDOM
 
 CONFIG_DIR = Path(__file__).parent / "clip"
 CONFIG_FILE = "open_clip_config.json"
 
+WEB = Voice(unusual=0.15, wrong=0.2)
+"""How the captions of the training are worded."""
+PARTIAL = 0.35
+"""Share of the captions that describe several events, of which the picture shows one."""
+FIRST = 0.7
+"""Share of those whose picture shows the first event: people mention first what they see first."""
 
 Batch = tuple[NDArray[np.uint8], list[str]]
 """Stills [N, H, W, 3] and their captions."""
@@ -48,7 +57,7 @@ class TrainClipOptions:
     """Folder for open_clip_config.json and open_clip_model.safetensors."""
     config: Path = CONFIG_DIR
     """Folder with open_clip_config.json: the architecture to train."""
-    steps: int = 1800
+    steps: int = 1600
     """Number of optimiser steps."""
     batch_size: int = 128
     """Stills per step; half of them are hard negatives of the other half."""
@@ -64,12 +73,25 @@ def _make_batch(task: tuple[int, int, int]) -> Batch:
     rng = np.random.default_rng([seed, step])
     base_NK = random_events(rng, size // 2)
     events_NK = np.concatenate([base_NK, change_one_attribute(rng, base_NK)])
-    stills, captions = [], []
-    for event_K in events_NK:
-        stills.append(np.asarray(render_event(event_K, [float(rng.random())], rng)[0]))
-        mentioned = rng.permutation(len(NAMES))[: rng.integers(3, len(NAMES) + 1)]
-        captions.append(caption(rng, ({NAMES[k]: int(event_K[k]) for k in mentioned},)))
-    return np.stack(stills), captions
+    stills = [np.asarray(render_event(event_K, [float(rng.random())], rng, studio(rng))[0]) for event_K in events_NK]
+    return np.stack(stills), [caption(rng, _statement(rng, event_K), WEB) for event_K in events_NK]
+
+
+def _statement(rng: np.random.Generator, event_K: NDArray[np.int8]) -> Statement:
+    """Some facts of the event, alone or among random others."""
+    own = _some_facts(rng, event_K, 3)
+    if rng.random() >= PARTIAL:
+        return Statement("one", (own,))
+    kind = ("several", "order", "whole")[int(rng.integers(3))]
+    others = random_events(rng, int(rng.integers(2, MAX_EVENTS)) if kind == "whole" else 1)
+    mentioned = [_some_facts(rng, other_K, 1) for other_K in others]
+    mentioned.insert(0 if rng.random() < FIRST else int(rng.integers(1, len(mentioned) + 1)), own)
+    return Statement(kind, tuple(mentioned))
+
+
+def _some_facts(rng: np.random.Generator, event_K: NDArray[np.int8], least: int) -> Description:
+    """At least this many facts of an event, drawn at random."""
+    return describe(event_K, [NAMES[k] for k in rng.permutation(len(NAMES))[: rng.integers(least, len(NAMES) + 1)]])
 
 
 def _batches(pool: ProcessPoolExecutor, options: TrainClipOptions) -> Iterator[Batch]:
@@ -89,6 +111,13 @@ def clip_loss(image_ND: Tensor, sentence_ND: Tensor, logit_scale: Tensor) -> Ten
     logits_NN = logit_scale * normalise(image_ND, dim=-1) @ normalise(sentence_ND, dim=-1).T
     target_N = torch.arange(len(logits_NN))
     return (nn.functional.cross_entropy(logits_NN, target_N) + nn.functional.cross_entropy(logits_NN.T, target_N)) / 2
+
+
+def _sentences(clip: Clip, ids_NL: Tensor, length_N: Tensor) -> Tensor:
+    """Sentence features [N, D]: texts of similar length together, at no more positions than the longest has tokens."""
+    order_N = length_N.argsort(stable=True)
+    features = [clip.text.features(ids_NL[group, : clip.positions(int(length_N[group].max()))])[0] for group in order_N.chunk(4)]
+    return torch.cat(features)[order_N.argsort()]
 
 
 def main(options: TrainClipOptions) -> Path:
@@ -116,11 +145,11 @@ def main(options: TrainClipOptions) -> Path:
             image_NCHW = nn.functional.interpolate(
                 torch.from_numpy(still_NHWC).permute(0, 3, 1, 2).float() / 255, size=64, mode="bicubic", antialias=True
             ).clamp(0, 1)
-            ids_NL, _ = clip.tokenize(captions, clip.context_length)
+            ids_NL, length_N = clip.tokenize(captions, clip.context_length)
             seen_ids.update(ids_NL.unique().tolist())
             loss = clip_loss(
                 model.encode_image((image_NCHW - 0.5) / 0.25),
-                model.encode_text(ids_NL),
+                _sentences(clip, ids_NL, length_N),
                 model.logit_scale.exp(),
             )
             optimiser.zero_grad()

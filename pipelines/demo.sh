@@ -13,13 +13,12 @@ for head in mean glccl; do
     "$python" -m evaluate --cache "$out/cache" --run "zero-shot:$head" --out "$out/results/zero-shot-$head"
 done
 training=$("$python" -m data.presets --preset demo --training)
-for head in mean glccl; do
-    # shellcheck disable=SC2086 # several options
-    [ -e "$out/$head/run.json" ] || "$python" -m train_head --cache "$out/cache" --out "$out/$head" --head "$head" $training --resume
-    "$python" -m evaluate --cache "$out/cache" --run "$out/$head" --out "$out/results/$head"
-done
+# shellcheck disable=SC2086 # several options
+"$python" -m train_head.sweep --cache "$out/cache" --out "$out/sweep" --head mean,glccl --seeds 3 $training --evaluate
+# The first seed of GLCCL, for the search page and with a report.
+[ -e "$out/glccl/run.json" ] || cp -R "$out"/sweep/glccl-seed0-*/. "$out/glccl"
+"$python" -m evaluate --cache "$out/cache" --run "$out/glccl" --out "$out/results/glccl"
 
 echo
-"$python" -m evaluate.compare --out "$out/summary" \
-    "$out"/results/zero-shot-mean "$out"/results/zero-shot-glccl "$out"/results/mean "$out"/results/glccl
-echo "videos, cache, runs and results are under $out; this table and its plots are in $out/summary"
+"$python" -m evaluate.compare --out "$out/summary" "$out"/results/zero-shot-mean "$out"/results/zero-shot-glccl "$out/sweep"
+echo "videos, cache, runs and results are under $out; this table and its plots are in $out/summary, a report in $out/results/glccl"

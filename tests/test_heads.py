@@ -190,7 +190,7 @@ def test_more_frames_than_the_matrices_take_are_refused(cache: FeatureCache, tmp
     from train_head.run import check_fits
     from train_head.scoring.splits import load_split
 
-    head = make_head("xclip", replace(config(), dimension=cache.dimension, max_words=40, max_frames=2))
+    head = make_head("xclip", replace(config(), dimension=cache.dimension, max_words=64, max_frames=2))
     with pytest.raises(UserError, match=r"the matrices of head xclip take 2: use --max-frames 2 or less"):
         check_fits(head, load_split(cache, "test", None, 10**9))
     check_fits(head, load_split(cache, "test", None, 10**9, max_frames=2))

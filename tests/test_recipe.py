@@ -51,7 +51,7 @@ def test_a_run_by_the_recipe_is_recorded_evaluated_and_searched(
     options: TrainOptions, cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train_head.main(replace(options, head="glccl", quiet=False))
-    assert "up to 40 words and 3 frames: as zero vectors, because the cache holds no features of padding" in capsys.readouterr().err
+    assert "up to 64 words and 3 frames: as zero vectors, because the cache holds no features of padding" in capsys.readouterr().err
     record = json.loads((run / "run.json").read_text())
     trained_with = record["trained_with"]["options"]
     assert [trained_with[name] for name in ("recipe", "optimizer", "padding")] == ["authors", "bert-adam", "authors"]
@@ -62,7 +62,7 @@ def test_a_run_by_the_recipe_is_recorded_evaluated_and_searched(
     result = json.loads((evaluate.main(evaluation) / "metrics.json").read_text())
     assert result["text_to_video"] == pytest.approx(record["val"]["text_to_video"])
     head, _ = load_head(str(run), cache, CPU)
-    assert result["cost"]["flops_a_pair"] == head.pair_flops(np.array([40.0]), np.array([3.0]))
+    assert result["cost"]["flops_a_pair"] == head.pair_flops(np.array([64.0]), np.array([3.0]))
     with pytest.raises(UserError, match="--padding authors pads every video to 3 frames: use --max-frames 3 or less"):
         evaluate.main(replace(evaluation, max_frames=4, out=tmp_path / "longer"))
     caption = captions_of(cache, 1)[0]
@@ -105,8 +105,8 @@ def test_the_first_step_of_bert_adam_has_rate_0_and_the_log_has_the_rates(option
     trainer.run_epoch(1, log=log)
     assert moved[0] == set()
     assert moved[-1] >= {"M_g", "P1", "temporal.positional_embedding"}
-    # After each step, the rate of the next: of five steps none is within the warm-up but the first.
-    assert rates == pytest.approx([options.lr * (1 + cos(pi * done / 5)) / 2 for done in range(1, 6)])
+    # After each step, the rate of the next: of seven steps none is within the warm-up but the first.
+    assert rates == pytest.approx([options.lr * (1 + cos(pi * done / 7)) / 2 for done in range(1, 8)])
     assert [group["initial_lr"] for group in trainer.optimiser.param_groups] == [1e-3, 1e-3, 1e-6, 1e-6]
 
 

@@ -192,7 +192,7 @@ def test_blocks_cover_every_pair_once(patches_cache: FeatureCache, head_name: st
     assert sum(split.videos.frames.length_N) > 80
     assert sum(split.texts.words.length_N) > 100
     torch.manual_seed(0)
-    head = make_head(head_name, HeadConfig(patches_cache.dimension, max_words=40, logit_scale=100.0, max_frames=40, patches=PATCHES))
+    head = make_head(head_name, HeadConfig(patches_cache.dimension, max_words=64, logit_scale=100.0, max_frames=40, patches=PATCHES))
     found = []
     for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
         monkeypatch.setattr(type(head), "WORDS_PER_STRIP", words)

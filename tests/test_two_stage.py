@@ -103,7 +103,7 @@ def test_ranks_are_those_of_a_plain_reading(data: st.DataObject, seed: int, vide
 def random_run(cache: FeatureCache, path: Path, name: str, trained_on: list[str]) -> str:
     """A run of a head with random parameters."""
     torch.manual_seed(0)
-    head = make_head(name, HeadConfig(cache.dimension, max_words=40, logit_scale=100.0, max_frames=40)).requires_grad_(False)
+    head = make_head(name, HeadConfig(cache.dimension, max_words=64, logit_scale=100.0, max_frames=40)).requires_grad_(False)
     for parameter in head.parameters():
         if parameter.ndim:
             parameter.add_(torch.randn(parameter.shape), alpha=0.3 * parameter.shape[-1] ** -0.5)

@@ -37,7 +37,7 @@ PRESETS = (
     ),
     Preset("msrvtt-full", FULL_FILES, {"train": Count(6513), "val": Count(497), "test": Count(2990)}),
 )
-DEMO_PRESETS = (Preset("demo", FULL_FILES, captions=SEVERAL, max_words=40, lr=1e-3),)
+DEMO_PRESETS = (Preset("demo", FULL_FILES, captions=SEVERAL, max_words=64, epochs=3, lr=1e-3),)
 """The learning rate is larger because the training set is small and the steps are few."""
 
 

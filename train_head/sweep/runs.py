@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,9 +88,13 @@ def _reads(run: _Run) -> tuple[int, bool]:
     return run.options.max_frames or 0, head_class(run.options.head).READS_PATCHES
 
 
-def sweep(options: Sweep) -> Path:
-    """Train the missing runs and return runs.csv. Raises UserError for anything the user can fix."""
-    grid = expand(options)
+def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Callable[[], bool] = lambda: True) -> Path:
+    """Train the missing runs and return runs.csv. Raises UserError for anything the user can fix.
+
+    grid: the runs, instead of those that the options describe.
+    more: asked before each run; False starts no more. Those that have started still end.
+    """
+    given, grid = grid is not None, expand(options) if grid is None else grid
     for run in grid:
         kind = head_class(run.head)
         if issubclass(kind, PairwiseHead) and kind.HARD_NEGATIVES_ONLY:
@@ -118,7 +122,8 @@ def sweep(options: Sweep) -> Path:
     # Runs that read the same features are neighbours, so that memory holds those features alone.
     missing = sorted((run for run in runs if run.name not in there), key=_reads)
     make_folder(options.out)
-    write_options(options.out / OPTIONS_FILE, options, "python -m train_head.sweep")
+    if not given:
+        write_options(options.out / OPTIONS_FILE, options, "python -m train_head.sweep")
     rows: dict[str, dict[str, Any]] = {}
     unevaluated = [run.name for run in runs if options.evaluate and run.name in there and not _results(options, run.name).is_file()]
     with Progress("sweep", len(unevaluated) + len(missing), "runs", options.quiet) as progress:
@@ -126,7 +131,9 @@ def sweep(options: Sweep) -> Path:
             _evaluate(options, name)
             progress.update()
         for _, group in itertools.groupby(missing, key=_reads):
-            for row in _train_all(options, cache, device, list(group)):
+            if not more():
+                break
+            for row in _train_all(options, cache, device, list(group), more):
                 rows[row["run"]] = row
                 # In the order of the grid, not in the order of ending.
                 ended = [rows[run.name] for run in missing if run.name in rows]
@@ -135,14 +142,16 @@ def sweep(options: Sweep) -> Path:
                 if options.evaluate:
                     _evaluate(options, row["run"])
                 progress.update()
-    summary = f"{path}: {len(runs)} runs, {len(missing)} of them trained now"
+    summary = f"{path}: {len(runs)} runs, {len(rows)} of them trained now"
     if options.evaluate:
-        summary += f", {len(missing) + len(unevaluated)} evaluated: python -m evaluate.compare {options.out}"
+        summary += f", {len(rows) + len(unevaluated)} evaluated: python -m evaluate.compare {options.out}"
     print(summary, file=sys.stderr)
     return path
 
 
-def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: Sequence[_Run]) -> Iterator[dict[str, Any]]:
+def _train_all(
+    options: Sweep, cache: FeatureCache, device: torch.device, runs: Sequence[_Run], more: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
     """Train runs that read the same features, and yield their rows as they end."""
     first = runs[0].options
     budget = budget_bytes(options.memory_budget)
@@ -166,14 +175,15 @@ def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: 
             say_step_cost(head, shared.loaded.train, batch, len(shared.loaded.train.answers) // batch * run.epochs)
             check_validation(replace(run, quiet=options.quiet), shared.loaded.select, head, times=run.epochs + 1)
             _check_report(report, head, options.quiet)
+    jobs = itertools.takewhile(lambda _: more(), runs)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():
-            yield from (_train_one(shared, run) for run in runs)
+            yield from (_train_one(shared, run) for run in jobs)
         return
     # In OUT, which has room for the runs: the system's temporary folder may be in memory.
     with TemporaryDirectory(dir=options.out, prefix=".features-") as folder:
-        for _, row in in_processes(count, _train_one, _map(shared, Path(folder)), runs):
+        for _, row in in_processes(count, _train_one, _map(shared, Path(folder)), jobs):
             yield row
 
 

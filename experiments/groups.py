@@ -51,7 +51,7 @@ def _csc(head: str) -> Group:
         "glim-local": "CSC with local scores alone",
         "xclip": "CSC with X-CLIP's scores",
     }
-    return Group(f"csc-{head}", title[head], "CSC weight", _varied("csc_weight", (0.0, 0.5), head=head), "0")
+    return Group(f"csc-{head}", title[head], f"CSC weight in {head}", _varied("csc_weight", (0.0, 0.5), head=head), "0")
 
 
 GROUPS = (
@@ -60,8 +60,10 @@ GROUPS = (
     _csc("glim-global"),
     _csc("glim-local"),
     _csc("xclip"),
-    Group("csc-data", "Pairs through which CSC's gradient flows", "pairs", _varied("csc_data", ("both", "positive", "negative")), "both"),
-    Group("temporal", "Temporal encoder", "encoder", _varied("temporal", ("none", "seq-transf", "seq-lstm")), "none"),
+    Group(
+        "csc-data", "Pairs through which CSC's gradient flows", "CSC pairs", _varied("csc_data", ("both", "positive", "negative")), "both"
+    ),
+    Group("temporal", "Temporal encoder", "temporal encoder", _varied("temporal", ("none", "seq-transf", "seq-lstm")), "none"),
     Group(
         "scores",
         "Scores",
@@ -73,7 +75,7 @@ GROUPS = (
     Group(
         "recipe",
         "Optimiser and padding",
-        "optimiser and padding",
+        "recipe",
         {
             "AdamW, padding masked": {},
             "BertAdam, padding masked": {"optimizer": "bert-adam"},

@@ -24,7 +24,7 @@ SCORING_MS = "scoring_ms"
 Key = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """The runs on one set."""
 

@@ -25,8 +25,7 @@ def page(verdicts: Sequence[WorldVerdicts], split: str, pictures: dict[str, str]
     for world in worlds:
         yield from ("", _runs_sentence(world))
     yield from ("", "## Claims", "")
-    for one in verdicts:
-        yield _counts_sentence(one)
+    yield from (f"- {_counts_sentence(one)}" for one in verdicts)
     yield ""
     yield (
         f"A difference is the mean over seeds of the first setting's figure less the second's at the same seed, on {split}. All intervals "
@@ -77,12 +76,8 @@ def _runs_sentence(world: World) -> str:
 
 def _counts_sentence(one: WorldVerdicts) -> str:
     counts = one.counted()
-    left = f"; {counts[Verdict.NOT_MEASURED]} not measured" if counts[Verdict.NOT_MEASURED] else ""
     pairs = [compared.difference.pairs for judged in one.judged for compared in judged.compared if compared.difference is not None]
-    line = (
-        f"On {one.world.name}, {counts[Verdict.HELD]} claims are held, {counts[Verdict.REFUTED]} refuted and "
-        f"{counts[Verdict.UNDECIDED]} undecided{left}, by {one.comparisons} comparisons."
-    )
+    line = f"On {one.world.name}, by {one.comparisons} comparisons: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}."
     seeds = min((count for count in pairs if count > 1), default=0)
     if seeds and counts[Verdict.UNDECIDED]:
         narrower = quantile(2 * seeds, one.comparisons) / quantile(seeds, one.comparisons) / 2**0.5
@@ -115,7 +110,7 @@ def _claims_of(verdicts: Sequence[WorldVerdicts], group: Group, contrast: bool) 
         measured = [one for one in verdicts if one.judged[place].verdict != Verdict.NOT_MEASURED]
         if figures and measured and contrast == bool(figures & CONTRAST):
             found = [f"on {one.world.name} {claim_sentence(one.judged[place], group)}" for one in measured]
-            yield from ("", f"*{claim.words}*: {'. '.join(found)}.")
+            yield from ("", f"*{claim.words}*: {'; '.join(found)}.")
 
 
 def _commits(world: World, group: Group) -> Iterator[str]:

@@ -109,12 +109,11 @@ def chosen_groups(only: str) -> list[Group]:
     return [group for group in GROUPS if not names or group.name in names]
 
 
-def runs_of(groups: Iterable[Group], shared: TrainOptions, seeds: int) -> Iterator[tuple[Group, TrainOptions]]:
-    """The options of every run: all seeds of a setting, then the next setting. Groups share runs, which come with each of them."""
-    for group in groups:
-        for setting in group.settings.values():
-            for seed in range(seeds):
-                yield group, replace(shared, **setting, seed=seed)
+def runs_of(group: Group, shared: TrainOptions, seeds: int) -> Iterator[TrainOptions]:
+    """The options of every run of a group: all seeds of a setting, then the next setting. Groups may have runs in common."""
+    for setting in group.settings.values():
+        for seed in range(seeds):
+            yield replace(shared, **setting, seed=seed)
 
 
 def reads_patches(setting: Setting) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pandas as pd
+import torch
 
 from data.base.errors import UserError
 from data.base.progress import duration, say
@@ -31,9 +32,8 @@ from experiments.groups import Group, chosen_groups, reads_patches, runs_of
 from experiments.rows import RUNS_FILE, WORLD, read_rows
 from train_head.options import TrainOptions
 from train_head.run import frames_of
-from train_head.settle import settled
 from train_head.sweep import Sweep
-from train_head.sweep.runs import run_name, sweep
+from train_head.sweep.runs import named_runs, sweep
 
 ROOT = Path(__file__).parent.parent
 MAKERS = {
@@ -100,7 +100,7 @@ def main(options: StudyOptions) -> Path:
     shared = _by_recipe(TrainOptions(cache_path, out, device=options.device, quiet=True), cache)
     before = read_rows(out / RUNS_FILE, world=options.world) if (out / RUNS_FILE).exists() else pd.DataFrame()
     _check_cache(before, cache, out)
-    plan = _plan(groups, shared, options.seeds, cache, before)
+    plan = _plan(groups, shared, options.seeds, cache, device, before)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     _say_plan(plan, before if len(before) else gathered[gathered[WORLD] == options.world], count)
     # What an earlier sitting left, should this one be killed.
@@ -139,7 +139,7 @@ def _check_cache(rows: pd.DataFrame, cache: FeatureCache, out: Path) -> None:
         raise UserError(f"--out {out} holds runs of another cache, which cannot be compared with those of {cache.path}: name another --out")
 
 
-def _plan(groups: Sequence[Group], shared: TrainOptions, seeds: int, cache: FeatureCache, rows: pd.DataFrame) -> Plan:
+def _plan(groups: Sequence[Group], shared: TrainOptions, seeds: int, cache: FeatureCache, device: torch.device, rows: pd.DataFrame) -> Plan:
     """Name the runs as the sweep does. Says which settings are left out because the cache does not have what they read."""
     frames, left_out = frames_of(cache), []
     fitting = []
@@ -154,9 +154,9 @@ def _plan(groups: Sequence[Group], shared: TrainOptions, seeds: int, cache: Feat
     if left_out:
         say(f"left out: {'; '.join(left_out)}")
     runs: dict[str, tuple[Group, TrainOptions]] = {}
-    for group, run in runs_of(fitting, shared, seeds):
-        run_settled = settled(run, cache)
-        runs.setdefault(run_name(run_settled, cache, "test"), (group, run_settled))
+    for group in fitting:
+        named = named_runs(list(runs_of(group, shared, seeds)), cache, "test", device)
+        runs |= {name: (group, run) for name, run in named.items() if name not in runs}
     done = set(rows.get("run", ()))
     return Plan(runs, [name for name in runs if name not in done])
 
@@ -169,9 +169,8 @@ def _say_plan(plan: Plan, timed: pd.DataFrame, processes: int) -> None:
     by_group = [(name, len(list(own))) for name, own in itertools.groupby(plan.missing, lambda name: plan.runs[name][0].name)]
     seconds = [_seconds(plan.runs[name][1], timed) for name in plan.missing]
     known = [value for value in seconds if value is not None]
-    about = (
-        f"about {duration(sum(known) * len(seconds) / len(known) / processes)} on {processes} at a time" if known else "of unknown length"
-    )
+    left = duration(sum(known) * len(seconds) / len(known) / processes) if known else ""
+    about = f"about {left} with {processes} at a time" if left else "for a time that the first runs will tell"
     say(f"missing, {about}: {', '.join(f'{name} {count}' for name, count in by_group)}")
 
 

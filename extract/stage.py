@@ -277,7 +277,8 @@ def _facts(options: ExtractOptions, settings: dict[str, Any], dataset: Dataset) 
     """The values that all processes must share."""
     decisive = options_without(type(options), Meaning.FREE)
     given = {f"--{name.replace('_', '-')}": json_value(getattr(options, name)) for name in decisive}
-    listed = [dataset.videos["video_id"].tolist(), dataset.videos["split"].tolist(), dataset.captions["caption"].tolist()]
+    listed = [dataset.videos["video_id"].tolist(), dataset.videos["split"].tolist()]
+    listed += [dataset.captions[column].tolist() for column in ("caption", "kind") if column in dataset.captions]
     content = {"the data set": hashlib.sha256(json.dumps(listed).encode()).hexdigest(), "--cache": str(options.cache.resolve())}
     return given | settings | content
 

@@ -25,13 +25,12 @@ from tests.plain_heads import random_parameters
 from tests.training_runs import logged, stop_at
 from train_head import TrainOptions
 from train_head.heads import HeadConfig, PairwiseHead, TextBatch, VideoBatch, make_head
+from train_head.scoring.answers import Answers
 from train_head.scoring.candidates import Candidates
 from train_head.settle import settled
 from train_head.stage import build_head, load, make_trainer
-from train_head.sweep import SweepOptions
-from train_head.sweep import main as sweep
 from train_head.training.cost import say_step_cost
-from train_head.training.hard_negatives import Answers, HardNegativeTrainer, Pools, few_candidates
+from train_head.training.hard_negatives import HardNegativeTrainer, Pools, few_candidates
 
 
 def small(name: str = "joint") -> PairwiseHead:
@@ -357,12 +356,6 @@ def test_a_cache_without_tokens_and_a_first_run_of_another_clip_are_refused(
     with pytest.raises(UserError, match=r"^--candidates-run: --run .* was trained on features of other CLIP weights"):
         train_head.main(replace(options, candidates_run=str(first)))
     assert not options.out.exists()
-
-
-def test_a_sweep_refuses_a_head_that_needs_a_first_run(options: TrainOptions, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^--head joint: it is trained on the candidates of another run, and a sweep has none: train it"):
-        sweep(SweepOptions(cache=options.cache, out=tmp_path / "sweep", head="mean,joint", seeds=1, device="cpu", quiet=True))
-    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_step_says_how_many_pairs_it_scores(

@@ -4,7 +4,17 @@ import math
 
 from data.base.errors import UserError, check_seed
 from data.cli.meaning import AtLeast, Meaning, marks, options_with
-from train_head.heads import ALL_SCORES, HEADS, PairwiseHead, check_temporal, chosen_scores, has_decorrelation, head_class, is_own
+from train_head.heads import (
+    ALL_SCORES,
+    HEADS,
+    PairwiseHead,
+    check_temporal,
+    chosen_scores,
+    has_decorrelation,
+    head_class,
+    is_own,
+    pairwise_heads,
+)
 from train_head.options import TrainOptions
 from train_head.settle import HARD_NEGATIVES
 from train_head.temperatures import given_temperatures
@@ -70,10 +80,9 @@ def _check_candidates(options: TrainOptions) -> None:
                 raise UserError(f"--{name.replace('_', '-')} goes with --candidates-run: add it, or leave this out")
         return
     if not issubclass(kind, PairwiseHead):
-        ready = [name for name, other in HEADS.items() if issubclass(other, PairwiseHead)]
         raise UserError(
             f"--candidates-run: head {options.head} shares its work between pairs and is trained on all pairs of a batch: leave the option "
-            f"out, or use head {' or '.join(ready)}"
+            f"out, or use head {' or '.join(pairwise_heads())}"
         )
     for name, given in (("finetune", options.finetune), ("mask_same_video", options.mask_same_video), ("cdcr", options.cdcr)):
         if given:

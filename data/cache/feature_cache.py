@@ -317,7 +317,7 @@ class FeatureCache:
 
         Raises UserError if it lacks a column, or if a cell is not text.
         """
-        for column in ("video_id", "caption", "split"):
+        for column in ("video_id", "caption", "split", *["kind"] * ("kind" in captions)):
             if column not in captions:
                 raise UserError(f"the table has the columns {', '.join(map(str, captions))}: expected video_id, caption and split")
             wrong = [cell for cell in captions[column].unique() if not isinstance(cell, str)]
@@ -328,7 +328,7 @@ class FeatureCache:
         self.listings.complete(preset, listing_of(captions, videos, Source(preset)))
 
     def table(self, preset: str | None = None) -> pd.DataFrame:
-        """The captions of a preset: columns video_id, caption, split. A cache with a single preset needs no name."""
+        """The captions of a preset: see `Listing`. A cache with a single preset needs no name."""
         return self.listings.select(preset).captions
 
     def frames(self, video_id: str) -> NDArray[Any]:

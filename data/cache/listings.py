@@ -24,6 +24,8 @@ from data.cache.tables import captions_file, checksum_file, is_intact, options_f
 from data.span import WHOLE_FILE, cells_of
 
 COLUMNS = ["video_id", "split", "file", "start", "end", "failed"]
+TEXTS = ["video_id", "caption", "split", "kind"]
+"""Columns of text."""
 PATIENCE_S = 1.0
 """How long a table and its checksum may disagree: another process renames first one, then the other."""
 
@@ -32,7 +34,7 @@ PATIENCE_S = 1.0
 class Listing:
     """The videos and captions that one source lists.
 
-    captions: columns video_id, caption, split.
+    captions: columns video_id, caption, split; and kind, if any has one (see `data.datasets.kinds`).
     videos: columns video_id, split, file (relative to the folder of videos, None if there is no file), start and end (the span of the
         file in seconds; see `data.span`), failed (whether the file, as it is now, could not be decoded).
     """
@@ -48,9 +50,9 @@ class Listing:
     @cached_property
     def _digest(self) -> str:
         sha = hashlib.sha256()
-        for table in (self.captions[["video_id", "caption", "split"]], self.videos[["video_id", "split", "start", "end"]]):
+        for table in (self.captions[self.captions.columns.intersection(TEXTS)], self.videos[["video_id", "split", "start", "end"]]):
             # As Python objects: pandas writes a column of Arrow strings to JSON at half the speed.
-            texts = dict.fromkeys(table.columns.intersection(["video_id", "caption", "split"]), object)
+            texts = dict.fromkeys(table.columns.intersection(TEXTS), object)
             sha.update(table.astype(texts).to_json(orient="split", index=False).encode())
         return sha.hexdigest()
 
@@ -140,7 +142,7 @@ class Listings:
         return joined if "failed" in joined else joined.assign(failed=False)
 
     def captions(self, name: str) -> pd.DataFrame:
-        """The captions of a source: columns video_id, caption, split. A folder of videos has no rows."""
+        """The captions of a source: see `Listing`. A folder of videos has no rows."""
         files = self._captions_files(name)
         try:
             return self._read(files[0]) if files else pd.DataFrame({"video_id": [], "caption": [], "split": []}, dtype=str)

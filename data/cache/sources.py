@@ -15,6 +15,7 @@ import pandas as pd
 
 from data.base.errors import UserError
 from data.base.quoting import path_text, quote
+from data.datasets.kinds import if_any, with_kinds
 from data.datasets.types import Preset
 
 LONGEST_NAME = 120
@@ -101,7 +102,8 @@ def name_of(source: Source, given: str | None, own: bool, existing: Mapping[str,
 
 
 def combine(listings: Sequence[Selection]) -> Selection:
-    """Combine listings with captions into one. A caption that two listings have for the same video appears once.
+    """Combine listings with captions into one. A caption that two listings have for the same video appears once, with the kind that the
+    first of them gives it.
 
     Raises UserError if two listings put a video into different splits.
     """
@@ -121,6 +123,14 @@ def combine(listings: Sequence[Selection]) -> Selection:
         # Repeated captions within one table are kept.
         known = pd.MultiIndex.from_frame(captions[["video_id", "caption"]])
         new = ~pd.MultiIndex.from_frame(listing.captions[["video_id", "caption"]]).isin(known)
-        captions = pd.concat([captions, listing.captions[new]], ignore_index=True)
+        own, further = with_kinds(captions), with_kinds(listing.captions)
+        captions = if_any(pd.concat([own.assign(kind=_first_kinds(own, further)), further[new]], ignore_index=True))
         videos = pd.concat([videos, listing.videos[~listing.videos["video_id"].isin(splits.index)]], ignore_index=True)
     return Selection(tuple(name for one in listings for name in one.names), listings[0].preset, captions, videos)
+
+
+def _first_kinds(captions: pd.DataFrame, others: pd.DataFrame) -> "pd.Series[str]":
+    """The kinds of captions, with those that `others` gives to the same captions where they have none."""
+    given = others[others["kind"] != ""].drop_duplicates(["video_id", "caption"]).set_index(["video_id", "caption"])["kind"]
+    theirs = given.reindex(pd.MultiIndex.from_frame(captions[["video_id", "caption"]])).fillna("").to_numpy()
+    return captions["kind"].where(captions["kind"] != "", pd.Series(theirs, index=captions.index))

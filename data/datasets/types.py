@@ -12,6 +12,7 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 from data.datasets.files import read_ids
 from data.datasets.folders import Found, Sought, VideoFolder
+from data.datasets.kinds import if_any, note_of_kinds
 from data.span import WHOLE_FILE, Span, cells_of
 
 SPLITS = ("train", "val", "test")
@@ -63,7 +64,7 @@ class Preset:
 class Dataset:
     """A data set under one preset.
 
-    captions: columns video_id, caption, split, in the order of the annotations.
+    captions: columns video_id, caption, split, in the order of the annotations; and kind, if any has one (see `data.datasets.kinds`).
     videos: one row per video of the splits; columns video_id, split, file (None if there is none), start and end in seconds (see
         `data.span`; NaN is the start or the end of the file).
     notes: lines about annotations that were left out, and about files found under another spelling of their names.
@@ -79,11 +80,12 @@ class Dataset:
 
 
 class Row(NamedTuple):
-    """One caption, its video and its split."""
+    """One caption, its video, its split, and its kind: see `data.datasets.kinds`."""
 
     video_id: str
     caption: str
     split: str
+    kind: str = ""
 
 
 def listed_rows(preset: Preset, annotations: Path, captions: Mapping[str, list[str]], source: Path) -> Iterator[Row]:
@@ -95,8 +97,15 @@ def listed_rows(preset: Preset, annotations: Path, captions: Mapping[str, list[s
         yield from rows_of(read_ids(annotations / name), split, captions, source, name)
 
 
-def rows_of(ids: list[str], split: str, captions: Mapping[str, list[str]], source: Path, name: str) -> Iterator[Row]:
-    """The captions of these videos of one split, which the file `name` lists; see `listed_rows`."""
+def rows_of(
+    ids: list[str],
+    split: str,
+    captions: Mapping[str, list[str]],
+    source: Path,
+    name: str,
+    kinds: Mapping[str, list[str]] | None = None,
+) -> Iterator[Row]:
+    """The captions of these videos of one split, which the file `name` lists; see `listed_rows`. `kinds`: the kind of each caption."""
     without = [video_id for video_id in ids if not captions.get(video_id)]
     if without:
         raise UserError(
@@ -105,8 +114,9 @@ def rows_of(ids: list[str], split: str, captions: Mapping[str, list[str]], sourc
             [f"without captions: {video_id}" for video_id in without],
         )
     for video_id in ids:
-        for caption in captions[video_id]:
-            yield Row(video_id, caption, split)
+        of_video = captions[video_id]
+        for caption, kind in zip(of_video, [""] * len(of_video) if kinds is None else kinds[video_id], strict=True):
+            yield Row(video_id, caption, split, kind)
 
 
 def assemble(
@@ -125,7 +135,7 @@ def assemble(
 
     Raises UserError if a video is in two splits, or if several files match one video.
     """
-    captions = pd.DataFrame(rows, columns=list(Row._fields))
+    captions = if_any(pd.DataFrame(rows, columns=list(Row._fields)))
     if preset.held_out:
         kept = held_out(captions.loc[captions["split"] == "train", "video_id"].unique(), preset.held_out)
         captions.loc[captions["video_id"].isin(kept) & (captions["split"] == "train"), "split"] = "val"
@@ -137,7 +147,7 @@ def assemble(
     found = folder.find({video_id: sought(video_id) for video_id in ids}, str(annotations))
     files = pd.Series(found.files, index=videos.index, dtype=object)
     videos = videos.assign(file=files, **cells_of(spans(video_id) for video_id in ids))
-    return Dataset(captions, videos, (*notes, *note_of_spellings(found, folder)))
+    return Dataset(captions, videos, (*notes, *note_of_spellings(found, folder), *note_of_kinds(captions)))
 
 
 def note_of_spellings(found: Found, folder: VideoFolder) -> tuple[str, ...]:

@@ -110,6 +110,7 @@ def _write_table(path: Path, cache: FeatureCache, name: str) -> None:
     table = captions.assign(video=captions["video_id"], start=start, end=end)
     columns = ["video", "caption", *([] if (table["split"] == SEARCHED).all() else ["split"])]
     columns += [side for side in ("start", "end") if table[side].notna().any()]
+    columns += ["kind"] * ("kind" in table)
     content = io.BytesIO()
     table[columns].to_parquet(content, index=False)
     write_whole(path, content.getvalue())

@@ -48,6 +48,7 @@ __all__ = [
     "head_class",
     "is_own",
     "make_head",
+    "pairwise_heads",
     "source_file",
     "source_sha256",
     "unit",
@@ -88,6 +89,11 @@ def has_decorrelation(name: str) -> bool:
     a batch, and a class that defines it."""
     kind = head_class(name)
     return kind.decorrelation is not Head.decorrelation if is_own(name) else kind.READS_WORDS and not issubclass(kind, PairwiseHead)
+
+
+def pairwise_heads() -> list[str]:
+    """The names of our heads whose work is in the pairs, which score by candidates."""
+    return [name for name, kind in HEADS.items() if issubclass(kind, PairwiseHead)]
 
 
 def make_head(name: str, config: HeadConfig, execution: Execution = DEFAULT_EXECUTION) -> Head:

@@ -87,6 +87,40 @@ def check_cost(
         say(line)
 
 
+def check_first_pass(head: Head, split: Split, quiet: bool = True, processes: ProcessGroup | None = None) -> None:
+    """`check_cost` of a first stage, which scores all pairs of the split to find candidates."""
+    texts, videos = len(split.answers), len(split.videos.ids)
+    check_cost(
+        head,
+        split.texts,
+        split.videos,
+        f"scoring {texts:,} x {videos:,} pairs of split {split.name!r} in the first stage",
+        flops_a_pair(head, split) * texts * videos,
+        "name a faster run with --candidates-run, such as zero-shot:mean",
+        quiet,
+        processes,
+    )
+
+
+def check_reranking(head: Head, split: Split, k: int, what: str, remedy: str, quiet: bool = True, times: int = 1) -> None:
+    """`check_cost` of re-ranking the K best videos of every text and the K best texts of every video, this many times.
+
+    For heads that score hardly more than these pairs (`Head.texts_alone`). `what` names the work; the number of pairs follows it.
+    """
+    texts, videos = len(split.answers), len(split.videos.ids)
+    most = min(texts * videos, texts * min(k, videos) + videos * min(k, texts))
+    check_cost(
+        head,
+        split.texts,
+        split.videos,
+        f"{what} up to {most:,} pairs,",
+        flops_a_pair(head, split) * most * times,
+        remedy,
+        quiet,
+        videos_at_once=-(-most // texts),
+    )
+
+
 @torch.no_grad()
 def flops_a_second(
     head: Head, texts: TextFeatures, videos: VideoFeatures, videos_at_once: int | None = None, threads: int | None = None

@@ -25,7 +25,7 @@ class Split:
     `answers` [A] holds the index of each text's video. `sources` names the sources in the cache. `counts` has the numbers of videos
     expected (by the protocol), listed (in the annotations), present (as files), decoded and scored, and of captions expected, listed,
     encoded and scored, as in `counts["videos_listed"]`. A caption is scored if it and its video have features; a video, if any of its
-    captions is.
+    captions is. `kinds` holds the kind of each text, "" for none (see `data.datasets.kinds`); None if no text of the split has one.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Split:
     videos: VideoFeatures
     answers: NDArray[np.int64]
     counts: dict[str, int]
+    kinds: tuple[str, ...] | None = None
 
     def summary(self, verb: str = "scored") -> str:
         """The counts in one line for people."""
@@ -101,6 +102,7 @@ def load_split(
         videos=videos,
         answers=rows["video_id"].map(position).to_numpy(dtype=np.int64, copy=True),  # pandas's own array is read-only
         counts=counts,
+        kinds=tuple(rows["kind"].tolist()) if "kind" in rows and (rows["kind"] != "").any() else None,
     )
 
 

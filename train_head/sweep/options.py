@@ -34,6 +34,15 @@ class Sweep:
     evaluate: Annotated[bool, About.OUTPUT] = False
     """Evaluate each trained run with python -m evaluate, on the same split and without a report, into OUT/RUN/results. Then
     python -m evaluate.compare OUT makes a table of the results."""
+    candidates_run: Annotated[str | None, About.LOSS] = None
+    """For joint and tight: a run, or zero-shot:HEAD, that ranks every split first. They then train on hard negatives, and re-rank its best
+    to choose the epoch and to measure it. Other heads train and score as always. Without it, tight trains on all pairs of a batch and
+    scores all pairs, and joint is refused."""
+    hard_negatives: Annotated[int | None, About.LOSS] = None
+    """With --candidates-run: hard negatives of each caption and of each video in a step. Default: 15."""
+    candidates: Annotated[int | None, About.LOSS] = None
+    """With --candidates-run: how many of its best are drawn from for every caption and every video, and re-ranked on every split. Default:
+    50."""
     preset: Annotated[str | None, About.INPUT] = None
     """Split protocol. Needed only if the cache serves several."""
     name: Annotated[str | None, About.INPUT] = None

@@ -23,53 +23,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
 
 from data.base.errors import LostProcess, UserError
-from data.base.progress import Progress, say
+from data.base.progress import Progress
 from data.base.provenance import provenance
 from data.base.version import CHECKOUT
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
-from data.cache.mapped import map_texts, map_videos
 from data.cli.command import INTERRUPTED, USER_ERROR
 from data.cli.meaning import Meaning, options_with, since_unchanged
 from data.cli.options_file import OPTIONS_FILE, write_options
-from data.compute.device import budget_bytes, find_device
+from data.compute.device import find_device
 from data.compute.processes import ProcessGroup
-from data.metrics import RECALL_SUM, TEXT_TO_VIDEO, VIDEO_TO_TEXT, Metrics
 from train_head.checks import check_options
-from train_head.compiling import announce_compiling, compile_loops
-from train_head.heads import Head, PairwiseHead, head_class
+from train_head.heads import PairwiseHead, head_class, pairwise_heads
 from train_head.options import TrainOptions
-from train_head.run import METRICS_FILE, RESULTS_FOLDER, check_fits, patches_for, recorded_source, save_run
-from train_head.scoring.cost import check_cost, flops_a_pair
-from train_head.scoring.pairs import evaluate_pairs
-from train_head.scoring.splits import Split, load_split
-from train_head.settle import settled, start_lines
-from train_head.stage import TrainingData, batches_line, build_head, check_validation, decisive_options, fit, load
+from train_head.run import METRICS_FILE, RESULTS_FOLDER, patches_for, recorded_source, save_run
+from train_head.settle import HARD_NEGATIVES, settled
+from train_head.stage import decisive_options, fit
+from train_head.sweep.measure import measure, metric_columns
 from train_head.sweep.options import Sweep, expand
-from train_head.training.cost import say_step_cost
-from train_head.training.trainer import fitting_batch
+from train_head.sweep.shared import Shared, load_shared
+from train_head.training.first_stage import FirstRun
 from train_head.training.workers import in_processes
 
 RUNS_FILE = "runs.csv"
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """The data that all runs with one value of --max-frames share."""
-
-    out: Path
-    report_on: Literal["test", "val"]
-    budget: int
-    loaded: TrainingData
-    report: Split
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -83,9 +66,9 @@ class _Run:
         return self.name
 
 
-def _reads(run: _Run) -> tuple[int, bool]:
-    """What a run reads of the cache."""
-    return run.options.max_frames or 0, head_class(run.options.head).READS_PATCHES
+def _reads(run: _Run) -> tuple[int, bool, bool]:
+    """What a run reads of the cache, and whether it has a first stage."""
+    return run.options.max_frames or 0, head_class(run.options.head).READS_PATCHES, run.options.candidates_run is not None
 
 
 def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Callable[[], bool] = lambda: True) -> Path:
@@ -94,14 +77,8 @@ def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Call
     grid: the runs, instead of those that the options describe.
     more: asked before each run; False starts no more. Those that have started still end.
     """
-    given, grid = grid is not None, expand(options) if grid is None else grid
+    given, grid = grid is not None, with_candidates(options, expand(options)) if grid is None else grid
     for run in grid:
-        kind = head_class(run.head)
-        if issubclass(kind, PairwiseHead) and kind.HARD_NEGATIVES_ONLY:
-            raise UserError(
-                f"--head {run.head}: it is trained on the candidates of another run, and a sweep has none: train it with python -m "
-                "train_head --candidates-run RUN"
-            )
         check_options(run)
     if options.processes is not None and options.processes < 1:
         raise UserError(f"--processes {options.processes} must be at least 1")
@@ -113,22 +90,18 @@ def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Call
     path = options.out / RUNS_FILE
     before = _read_rows(path)
     there = {row["run"] for row in before}
-    # Several points of a grid may stand for the same run, such as a default and its number, or a recipe and what it says.
-    named: dict[str, _Run] = {}
-    for run in (settled(run, cache) for run in grid):
-        name = run_name(run, cache, options.report_on)
-        named.setdefault(name, _Run(run, name))
-    runs = list(named.values())
+    runs = [_Run(run, name) for name, run in named_runs(grid, cache, options.report_on, device).items()]
     # Runs that read the same features are neighbours, so that memory holds those features alone.
     missing = sorted((run for run in runs if run.name not in there), key=_reads)
     make_folder(options.out)
     if not given:
         write_options(options.out / OPTIONS_FILE, options, "python -m train_head.sweep")
     rows: dict[str, dict[str, Any]] = {}
-    unevaluated = [run.name for run in runs if options.evaluate and run.name in there and not _results(options, run.name).is_file()]
+    by_name = {run.name: run for run in runs}
+    unevaluated = [run for run in runs if options.evaluate and run.name in there and not _results(options, run).is_file()]
     with Progress("sweep", len(unevaluated) + len(missing), "runs", options.quiet) as progress:
-        for name in unevaluated:
-            _evaluate(options, name)
+        for evaluated in unevaluated:
+            _evaluate(options, evaluated)
             progress.update()
         for _, group in itertools.groupby(missing, key=_reads):
             if not more():
@@ -140,7 +113,7 @@ def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Call
                 write_atomically(path, pd.DataFrame([*before, *ended]).to_csv(index=False))
                 # Other processes keep training in the meantime.
                 if options.evaluate:
-                    _evaluate(options, row["run"])
+                    _evaluate(options, by_name[row["run"]])
                 progress.update()
     summary = f"{path}: {len(runs)} runs, {len(rows)} of them trained now"
     if options.evaluate:
@@ -153,28 +126,7 @@ def _train_all(
     options: Sweep, cache: FeatureCache, device: torch.device, runs: Sequence[_Run], more: Callable[[], bool]
 ) -> Iterator[dict[str, Any]]:
     """Train runs that read the same features, and yield their rows as they end."""
-    first = runs[0].options
-    budget = budget_bytes(options.memory_budget)
-    patches = head_class(first.head).READS_PATCHES
-    report = load_split(
-        cache, options.report_on, options.preset, budget, first.max_frames, options.allow_missing, options.name, patches=patches
-    )
-    shared = _Shared(options.out, options.report_on, budget, load(first), report, device)
-    for line in dict.fromkeys(line for run in runs for line in start_lines(run.options, cache, quiet=True)):
-        say(line)
-    _say_batches([run.options for run in runs], shared.loaded.train)
-    with announce_compiling(options.quiet):
-        # Compile once here; the processes then load the loops from disk.
-        for run in {run.options.head: run.options for run in runs}.values():
-            head = build_head(run, shared.loaded.cache).to(device)
-            # All splits of all heads, before the first run: the report's would else be refused after a training.
-            for split in (shared.loaded.train, shared.loaded.select, report):
-                check_fits(head, split)
-            compile_loops(head, shared.loaded.train)
-            batch = fitting_batch(run.batch_size, len(shared.loaded.train.videos.ids), 1)
-            say_step_cost(head, shared.loaded.train, batch, len(shared.loaded.train.answers) // batch * run.epochs)
-            check_validation(replace(run, quiet=options.quiet), shared.loaded.select, head, times=run.epochs + 1)
-            _check_report(report, head, options.quiet)
+    shared = load_shared(options, cache, device, [run.options for run in runs])
     jobs = itertools.takewhile(lambda _: more(), runs)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
@@ -183,41 +135,8 @@ def _train_all(
         return
     # In OUT, which has room for the runs: the system's temporary folder may be in memory.
     with TemporaryDirectory(dir=options.out, prefix=".features-") as folder:
-        for _, row in in_processes(count, _train_one, _map(shared, Path(folder)), jobs):
+        for _, row in in_processes(count, _train_one, shared.mapped(Path(folder)), jobs):
             yield row
-
-
-def _check_report(report: Split, head: Head, quiet: bool) -> None:
-    """Say what it takes to score all pairs of the split that a run reports, or raise UserError if that is too much."""
-    texts, videos = len(report.answers), len(report.videos.ids)
-    what = f"scoring {texts:,} x {videos:,} pairs of split {report.name!r} after each run"
-    remedy = f"name fewer videos as split {report.name!r}" + (", or use --report-on val" if report.name == "test" else "")
-    check_cost(head, report.texts, report.videos, what, flops_a_pair(head, report) * texts * videos, remedy, quiet)
-
-
-def _say_batches(runs: Sequence[TrainOptions], train: Split) -> None:
-    """Say that a batch larger than the split is reduced. Raises UserError for several such sizes, which would give the same runs."""
-    larger = {run.batch_size: run for run in runs if run.batch_size > len(train.videos.ids)}
-    if len(larger) > 1:
-        raise UserError(
-            f"--batch-size {' and '.join(map(str, larger))} are more than the {len(train.videos.ids)} training videos and would be the "
-            "same: name one of them"
-        )
-    for asked, run in larger.items():
-        say(batches_line(run, train, fitting_batch(asked, len(train.videos.ids), 1)))
-
-
-def _map(shared: _Shared, folder: Path) -> _Shared:
-    """The same data with its features in files of `folder`, which other processes map into memory."""
-
-    def mapped(split: Split, name: str) -> Split:
-        own = folder / name
-        own.mkdir()
-        return replace(split, texts=map_texts(split.texts, own), videos=map_videos(split.videos, own))
-
-    loaded = shared.loaded
-    loaded = replace(loaded, train=mapped(loaded.train, "train"), select=mapped(loaded.select, "select"))
-    return replace(shared, loaded=loaded, report=mapped(shared.report, "report"))
 
 
 @contextmanager
@@ -231,27 +150,51 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def run_name(run: TrainOptions, cache: FeatureCache, report_on: str) -> str:
-    """The name of a run: its head, its seed, and a digest of everything that decides its row."""
+def with_candidates(options: Sweep, grid: Sequence[TrainOptions]) -> list[TrainOptions]:
+    """The runs, with the options of --candidates-run for the heads that it is for. Raises UserError if none of the grid is."""
+    given = {name: getattr(options, name) for name in ("candidates_run", *HARD_NEGATIVES)}
+    taking = {run.head for run in grid if issubclass(head_class(run.head), PairwiseHead)}
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if named and not taking:
+        raise UserError(f"{named[0]}: no head of --head scores by candidates: leave the option out, or add {' or '.join(pairwise_heads())}")
+    return [replace(run, **given) if run.head in taking else run for run in grid]
+
+
+def named_runs(grid: Sequence[TrainOptions], cache: FeatureCache, report_on: str, device: torch.device) -> dict[str, TrainOptions]:
+    """The runs of a grid, settled, by the names of their rows.
+
+    Several points of a grid may stand for the same run, such as a default and its number, or a recipe and what it says. Raises UserError if
+    there is no such --candidates-run.
+    """
+    firsts = {name: FirstRun.load(name, cache, device) for name in {run.candidates_run for run in grid} if name is not None}
+    named: dict[str, TrainOptions] = {}
+    for run in (settled(run, cache) for run in grid):
+        named.setdefault(run_name(run, cache, report_on, firsts.get(run.candidates_run or "")), run)
+    return named
+
+
+def run_name(run: TrainOptions, cache: FeatureCache, report_on: str, first: FirstRun | None = None) -> str:
+    """The name of a run: its head, its seed, and a digest of everything that decides its row. `first`: the run of --candidates-run."""
     # A sweep never trains CLIP, so the options of fine-tuning do not matter.
     decisive = since_unchanged(type(run), decisive_options(run, leave_out=[Meaning.FINETUNING]))
-    text = json.dumps([decisive, cache.digest, report_on, *recorded_source(run.head).values()], sort_keys=True)
+    weights = [] if run.candidates_run is None or first is None else [first.weights_sha256]
+    text = json.dumps([decisive, cache.digest, report_on, *recorded_source(run.head).values(), *weights], sort_keys=True)
     # Not every file system takes the colon of package.module:Class.
     return f"{run.head.replace(':', '.')}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
+def _train_one(shared: Shared, run: _Run) -> dict[str, Any]:
     """Train and measure one run, keep it under OUT/NAME, and return its row."""
     loaded, report = shared.loaded, shared.report
     start = _times()
     head, record = fit(run.options, loaded, shared.device, ProcessGroup(), keep=False)
     trained = _times()
-    metrics = evaluate_pairs(head, report.texts, report.videos, report.answers, shared.budget)
+    measured = measure(head, report, shared.budget, shared.first)
     scored = _times()
     folder = shared.out / run.name
     make_folder(folder)
     write_options(folder / OPTIONS_FILE, replace(run.options, out=folder), "python -m train_head")
-    save_run(folder, head, {**record, f"{shared.report_on}_after": metrics}, loaded.train.videos.ids)
+    save_run(folder, head, {**record, f"{report.name}_after": measured.metrics}, loaded.train.videos.ids)
     made_by = provenance(run.options)
     return {
         "run": run.name,
@@ -259,8 +202,9 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
         "seed": run.options.seed,
         "batch_used": record["batch_size"],
         "best_epoch": record["best_epoch"],
-        **_columns("val", record["val"]),
-        **(_columns(shared.report_on, metrics) if shared.report_on != "val" else {}),
+        **metric_columns("val", record["val"]),
+        **measured.columns,
+        **{name: getattr(run.options, name) for name in ("candidates_run", *HARD_NEGATIVES)},
         "queries": len(report.answers),
         "gallery": len(report.videos.ids),
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
@@ -280,14 +224,16 @@ def _train_one(shared: _Shared, run: _Run) -> dict[str, Any]:
     }
 
 
-def _results(options: Sweep, run: str) -> Path:
+def _results(options: Sweep, run: _Run) -> Path:
     """A file that exists once a run is evaluated."""
-    return options.out / run / RESULTS_FOLDER / METRICS_FILE
+    return options.out / run.name / RESULTS_FOLDER / METRICS_FILE
 
 
-def _evaluate(options: Sweep, run: str) -> None:
+def _evaluate(options: Sweep, run: _Run) -> None:
     """Evaluate a run with the command of the third stage. If that reports a UserError, raises it here."""
-    given = {"cache": options.cache, "run": options.out / run, "out": _results(options, run).parent, "split": options.report_on}
+    folder = options.out / run.name
+    given = {"cache": options.cache, "run": folder, "out": _results(options, run).parent, "split": options.report_on}
+    given |= {name: getattr(run.options, name) for name in ("candidates_run", "candidates")}
     given |= {name: getattr(options, name) for name in ("preset", "name", "memory_budget", "device")}
     # As --name=value, because a value may begin with a dash.
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
@@ -309,20 +255,12 @@ def _evaluate(options: Sweep, run: str) -> None:
     if done.returncode == INTERRUPTED:
         raise KeyboardInterrupt
     print(done.stderr, file=sys.stderr)
-    raise LostProcess(
-        f"the evaluation of {options.out / run} ended with status {done.returncode}: its output is above; sweep again to continue"
-    )
+    raise LostProcess(f"the evaluation of {folder} ended with status {done.returncode}: its output is above; sweep again to continue")
 
 
 def _times() -> tuple[float, float]:
     """Wall-clock seconds and CPU seconds of this process. Other work on the machine affects the first only."""
     return time.perf_counter(), time.process_time()
-
-
-def _columns(split: str, metrics: Metrics) -> dict[str, float]:
-    short = {TEXT_TO_VIDEO: "t2v", VIDEO_TO_TEXT: "v2t"}
-    flat = {f"{split} {name} {key}": value for direction, name in short.items() for key, value in metrics[direction].items()}
-    return flat | {f"{split} {RECALL_SUM}": metrics[RECALL_SUM]}
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -60,13 +60,13 @@ class FirstStage:
                 f"--hard-negatives {negatives}: there are {videos:,} training videos, and one of them is the caption's own: use "
                 f"--hard-negatives {videos - 1} or less"
             )
-        splits = [_as_read(run, options, cache, split) for split in (train, select)]
+        splits = [as_read(run, options, cache, split) for split in (train, select)]
         for split in splits:
             check_fits(run.head, split)
         return cls(run, *splits)
 
 
-def _as_read(run: FirstRun, options: TrainOptions, cache: FeatureCache, split: Split) -> Split:
+def as_read(run: FirstRun, options: TrainOptions, cache: FeatureCache, split: Split) -> Split:
     """The split as the first head reads it."""
     words, patches = run.head.most_words, run.head.READS_PATCHES
     same_words = words is None or int(split.texts.words.length_N.max()) <= words

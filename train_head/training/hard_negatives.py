@@ -16,7 +16,6 @@ Shape suffixes: A captions of a batch, B videos of the split, K candidates, N ne
 ones.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +28,10 @@ from torch.nn.functional import cross_entropy
 from data.compute.device import budget_bytes
 from data.metrics import Metrics
 from train_head.batches import TextBatch, VideoBatch
-from train_head.heads import PairwiseHead
+from train_head.heads import Head, PairwiseHead
+from train_head.scoring.answers import Answers
 from train_head.scoring.candidates import Candidates
-from train_head.scoring.cost import check_cost, flops_a_pair
+from train_head.scoring.cost import check_first_pass, check_reranking
 from train_head.scoring.rerank import score_pairs
 from train_head.scoring.splits import Split
 from train_head.scoring.two_stage import FirstPass
@@ -48,7 +48,7 @@ class Pools:
     text_BK: NDArray[np.int64]
 
     @classmethod
-    def of(cls, candidates: Candidates, answers: "Answers", k: int) -> "Pools":
+    def of(cls, candidates: Candidates, answers: Answers, k: int) -> "Pools":
         """The best K that are wrong, of at least K + `Answers.most_texts` candidates; fewer if there are not as many.
 
         Right ones are the last of a row, where captions that several videos share leave fewer wrong ones.
@@ -64,29 +64,6 @@ class Pools:
         return cls(wrong(texts, right_AK, of_text), wrong(videos, right_BK, of_video))
 
 
-class Answers:
-    """Which captions are right for which videos: a video's own, and equal ones of other videos."""
-
-    def __init__(self, captions: Sequence[str], answers: NDArray[np.int64], videos: int) -> None:
-        self.answers, self.videos = answers, videos
-        self.most_texts = int(np.bincount(answers).max())
-        """The number of texts of the video that has the most."""
-        numbers: dict[str, int] = {}
-        self._caption_A = np.array([numbers.setdefault(caption, len(numbers)) for caption in captions])
-        self._right = np.unique(self._caption_A * videos + answers)
-
-    def right(self, texts: NDArray[np.int64], videos: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether these texts and videos belong together, of two arrays that broadcast."""
-        pairs = self._caption_A[texts] * self.videos + videos
-        places = np.searchsorted(self._right, pairs).clip(max=len(self._right) - 1)
-        found: NDArray[np.bool_] = self._right[places] == pairs
-        return found
-
-    def pool_sizes(self, k: int) -> tuple[int, int]:
-        """The videos to draw from for a text, and the texts for a video: `k`, or as many as other videos and their captions leave."""
-        return min(k, self.videos - 1), min(k, len(self.answers) - self.most_texts)
-
-
 def few_candidates(k: int, train: Split, select: Split) -> str:
     """What to say where splits have fewer than K videos or captions to draw from or to re-rank; empty if they have as many."""
     of_text, of_video = Answers(train.texts.texts, train.answers, len(train.videos.ids)).pool_sizes(k)
@@ -98,6 +75,17 @@ def few_candidates(k: int, train: Split, select: Split) -> str:
     }
     fewer = [f"{what}, {count:,}" for what, count in counts.items() if count < k]
     return f"note: --candidates {k:,} is more than there are: {'; '.join(fewer)}" if fewer else ""
+
+
+def step_pairs(batch: int, negatives: int) -> int:
+    """The pairs that a step scores: every caption with its video, N wrong videos, and its video with N wrong captions."""
+    return batch * (1 + 2 * negatives)
+
+
+def check_reranked_validation(head: Head, select: Split, k: int, times: int, quiet: bool) -> None:
+    """Say what it takes to re-rank the validation split this many times, or raise UserError if that is too much."""
+    what = f"validation, {times:,} time{'' if times == 1 else 's'}"
+    check_reranking(head, select, k, what, "use fewer --epochs or --candidates", quiet, times=times)
 
 
 @dataclass(kw_only=True)
@@ -118,30 +106,15 @@ class HardNegativeTrainer(Trainer):
 
     @property
     def pairs_a_step(self) -> int:
-        return self.batch_size * (1 + 2 * self.negatives)
+        return step_pairs(self.batch_size, self.negatives)
 
     def check_costs(self, select: Split, times: int) -> None:
         """Say what the first stage and all validations take, or raise UserError if that is too much."""
-        run, quiet = self.first.run, self.options.quiet
-        for split in (self.first.train, self.first.select):
-            texts, videos = len(split.answers), len(split.videos.ids)
-            check_cost(
-                run.head,
-                split.texts,
-                split.videos,
-                f"scoring {texts:,} x {videos:,} pairs of split {split.name!r} in the first stage",
-                flops_a_pair(run.head, split) * texts * videos,
-                "name a faster run with --candidates-run, such as zero-shot:mean",
-                quiet,
-                self.processes,
-            )
-        if self.processes.rank:
-            return
-        texts, videos = len(select.answers), len(select.videos.ids)
-        most = min(texts * videos, texts * min(self.k, videos) + videos * min(self.k, texts))
-        what = f"validation, {times:,} time{'' if times == 1 else 's'} up to {most:,} pairs,"
-        flops, at_once = flops_a_pair(self.head, select) * most * times, -(-most // texts)
-        check_cost(self.head, select.texts, select.videos, what, flops, "use fewer --epochs or --candidates", quiet, videos_at_once=at_once)
+        first, quiet = self.first, self.options.quiet
+        for split in (first.train, first.select):
+            check_first_pass(first.run.head, split, quiet, self.processes)
+        if self.processes.rank == 0:
+            check_reranked_validation(self.head, select, self.k, times, quiet)
 
     def prepare(self) -> None:
         train, select = self.first.train, self.first.select

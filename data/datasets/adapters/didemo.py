@@ -2,6 +2,8 @@
 
 A description belongs to the listed video of exactly the same name. The records name some videos under two suffixes, the lists under one, so
 71 descriptions of val and 89 of test are left out, as in the field. The preset didemo-stems includes them.
+
+A record may hold the `kind` of its description (see `data.datasets.kinds`); a paragraph has a kind if its descriptions have the same.
 """
 
 from dataclasses import replace
@@ -11,6 +13,7 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 from data.datasets.files import check_caption, read_ids, read_json
 from data.datasets.folders import Sought, VideoFolder
+from data.datasets.kinds import agreed, check_kind
 from data.datasets.types import PARAGRAPH, SPLITS, Count, Dataset, Preset, Row, assemble, rows_of
 from data.span import Span
 
@@ -36,17 +39,22 @@ def read_didemo(preset: Preset, annotations: Path, videos: Path) -> Dataset:
         ids = read_ids(annotations / name)
         listed = {_stem(video_id) if preset.by_stem else video_id: video_id for video_id in ids}
         descriptions: dict[str, list[str]] = {}
+        kinds: dict[str, list[str]] = {}
         dropped = 0
-        for video, description in _read_records(source):
+        for video, description, kind in _read_records(source):
             video_id = listed.get(_stem(video) if preset.by_stem else video)
             if video_id is None:
                 dropped += 1
             else:
                 descriptions.setdefault(video_id, []).append(description)
+                kinds.setdefault(video_id, []).append(kind)
         if dropped:
             notes.append(f"{dropped} descriptions of {source.name} are left out: {name} does not name their videos")
         paragraphs = {video_id: [" ".join(parts)] for video_id, parts in descriptions.items()}
-        rows += rows_of(ids, split, paragraphs, source, name)
+        mixed = sum(len({*own}) > 1 for own in kinds.values())
+        if mixed:
+            notes.append(f"{mixed} paragraphs of {source.name} join descriptions of several kinds, and have none")
+        rows += rows_of(ids, split, paragraphs, source, name, {video_id: [agreed(own)] for video_id, own in kinds.items()})
 
     def sought(video_id: str) -> Sought:
         return Sought(names=(video_id, f"{video_id}.mp4"), stems=(_stem(video_id),))
@@ -59,8 +67,8 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _read_records(path: Path) -> list[tuple[str, str]]:
-    """The video and the description of every record, in order."""
+def _read_records(path: Path) -> list[tuple[str, str, str]]:
+    """The video, the description and its kind of every record, in order."""
     content = read_json(path)
     if not isinstance(content, list):
         raise UserError(f"{path} is not a list of records")
@@ -69,5 +77,5 @@ def _read_records(path: Path) -> list[tuple[str, str]]:
         place = f"{path}, record {number}"
         if not isinstance(record, dict) or not isinstance(record.get("video"), str) or "description" not in record:
             raise UserError(f"{place}: it lacks 'video' or 'description': {quote(record)}")
-        records.append((record["video"], check_caption(record["description"], place)))
+        records.append((record["video"], check_caption(record["description"], place), check_kind(record.get("kind"), place)))
     return records

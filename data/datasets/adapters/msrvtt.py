@@ -3,6 +3,8 @@
 1k-A trains on 9,000 videos (7k: 7,010) and tests on 1,000 with one caption each. It has no validation split, so 500 training videos, chosen
 by a hash of their ids, are held out for validation. The full protocol has three splits, with all captions of each video. The demo set uses
 the files of the full protocol.
+
+A record of a sentence may hold its `kind` (see `data.datasets.kinds`), and so may a list with sentences, as a column.
 """
 
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 from data.datasets.files import check_caption, check_video_id, read_csv, read_json, require_file
 from data.datasets.folders import Sought, VideoFolder
+from data.datasets.kinds import check_kind
 from data.datasets.types import SEVERAL, SINGLE, Count, Dataset, Preset, Row, assemble, rows_of
 
 JSON_NAMES = ("MSRVTT_data.json", "MSR_VTT.json")
@@ -50,7 +53,7 @@ def read_msrvtt(preset: Preset, annotations: Path, videos: Path) -> Dataset:
 
 def _rows(preset: Preset, annotations: Path) -> Iterator[Row]:
     source = require_file(annotations, JSON_NAMES)
-    sentences = _read_sentences(source)
+    sentences, kinds = _read_sentences(source)
     for split, name in preset.files.items():
         path = annotations / name
         listed = read_csv(path, ("video_id",))
@@ -59,14 +62,16 @@ def _rows(preset: Preset, annotations: Path) -> Iterator[Row]:
             row = int(listed["video_id"].duplicated().to_numpy().argmax())
             raise UserError(f"{path}, row {row + 1}: lists {quote(ids[row])} twice: list each video once")
         if "sentence" in listed:
-            for row, (video_id, sentence) in enumerate(zip(ids, listed["sentence"], strict=True), start=1):
-                yield Row(video_id, check_caption(sentence, f"{path}, row {row}"), split)
+            own = listed["kind"] if "kind" in listed else [""] * len(ids)
+            for row, (video_id, sentence, kind) in enumerate(zip(ids, listed["sentence"], own, strict=True), start=1):
+                place = f"{path}, row {row}"
+                yield Row(video_id, check_caption(sentence, place), split, check_kind(kind, place))
         else:
-            yield from rows_of(ids, split, sentences, source, name)
+            yield from rows_of(ids, split, sentences, source, name, kinds)
 
 
-def _read_sentences(path: Path) -> dict[str, list[str]]:
-    """The captions of every video, from either form of JSON: `sentences` with video_id, or `annotations` with image_id."""
+def _read_sentences(path: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The captions of every video, and their kinds, from either form of JSON: `sentences` with video_id, or `annotations` with image_id."""
     content = read_json(path)
     for records_key, id_key in (("sentences", "video_id"), ("annotations", "image_id")):
         records = content.get(records_key) if isinstance(content, dict) else None
@@ -75,11 +80,13 @@ def _read_sentences(path: Path) -> dict[str, list[str]]:
         if not isinstance(records, list):
             raise UserError(f"{path}: {records_key!r} is not a list of records")
         captions: dict[str, list[str]] = {}
+        kinds: dict[str, list[str]] = {}
         for number, record in enumerate(records, start=1):
             place = f"{path}, record {number} of {records_key!r}"
             if not isinstance(record, dict) or not {id_key, "caption"} <= record.keys():
                 raise UserError(f"{place}: it lacks {id_key!r} or 'caption'")
             video_id = check_video_id(record[id_key], place)
             captions.setdefault(video_id, []).append(check_caption(record["caption"], place))
-        return captions
+            kinds.setdefault(video_id, []).append(check_kind(record.get("kind"), place))
+        return captions, kinds
     raise UserError(f"{path} has neither 'sentences' nor 'annotations'")

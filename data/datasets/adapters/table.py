@@ -1,7 +1,8 @@
 """The user's own data: a table of videos and captions, or just a folder of videos to search.
 
 A table has the columns video (a file name in the folder of videos) and caption, and optionally split (train, val or test), video_id
-(default: the file name), start and end. `rows` lists the supported file formats, `columns` the other names of columns.
+(default: the file name), start, end, and kind (see `data.datasets.kinds`). `rows` lists the supported file formats, `columns` the other
+names of columns.
 """
 
 import re
@@ -17,6 +18,7 @@ from data.datasets.containers import is_still, is_video_name
 from data.datasets.division import OFFER, Shares, divide, missing_splits, split_named
 from data.datasets.files import check_caption, is_there
 from data.datasets.folders import Sought, VideoFolder, and_left_alone, spelling
+from data.datasets.kinds import check_kind, if_any, note_of_kinds, without_repeats
 from data.datasets.paths import Paths, check_name
 from data.datasets.tables.cells import Rows
 from data.datasets.tables.columns import Columns, find_columns, folded, is_header, looks_like_times
@@ -67,8 +69,9 @@ def read_table(
     """Read the table file `annotations`. Relative file names are looked up in `videos`, by default among all files under it (`folder`);
     `paths` resolves them.
 
-    Rows that are equal in all columns that are read count once. If the table lacks splits, `shares` says how to divide its videos; segments
-    of one file stay in one split. Without `shares`, all rows of a table without a split column are in the split `search`.
+    Rows that are equal in all columns that are read count once, and without a kind if they differ only in that. If the table lacks splits,
+    `shares` says how to divide its videos; segments of one file stay in one split. Without `shares`, all rows of a table without a split
+    column are in the split `search`.
 
     Raises UserError, with the place in the file, if the table cannot be read.
     """
@@ -78,7 +81,7 @@ def read_table(
         raise UserError(f"{annotations} has no rows: every row is a video, a caption and a split")
     table = _Table(annotations, rows, columns)
     frame = table.frame()
-    unique = frame.drop_duplicates()
+    unique, disputed = without_repeats(frame)
     has_splits = (unique["split"] != SEARCHED).all()
     table.require_one_meaning(unique)
     segments = unique.drop_duplicates("video_id")
@@ -92,7 +95,9 @@ def read_table(
     folder = VideoFolder(videos) if folder is None else folder
     found = folder.find(sought, str(annotations))
     files = pd.Series(found.files, index=segments.index, dtype=object)
-    notes = [*table.notes(len(frame) - len(unique)), *paths.notes(), *note_of_spellings(found, folder)]
+    captions = if_any(unique[["video_id", "caption", "split", "kind"]])
+    notes = [*table.notes(len(frame) - len(unique)), *table.notes_of_kinds(captions, disputed)]
+    notes += [*paths.notes(), *note_of_spellings(found, folder)]
     there = list(unique["split"].unique()) if has_splits else ["train"]
     division = None
     if shares is not None and not (shares.followed and not _to_divide(there, shares)):
@@ -105,7 +110,7 @@ def read_table(
     else:
         notes += _offers(annotations, there if has_splits else [])
     listed = segments[["video_id", "split", "start", "end"]].assign(file=files)
-    captions = unique[["video_id", "caption", "split"]]
+    captions = captions.assign(split=unique["split"])
     return Dataset(captions.reset_index(drop=True), listed.reset_index(drop=True), tuple(notes), names, division)
 
 
@@ -125,7 +130,7 @@ class _Table:
         return f"{self._name}, {self._rows.place(row)}"
 
     def frame(self) -> pd.DataFrame:
-        """Columns video, video_id, caption, split, start and end; the index counts the rows of the table."""
+        """Columns video, video_id, caption, split, start, end and kind; the index counts the rows of the table."""
         self._require_certain_cells()
         self._require_one_column()
         video, caption = self._texts("video"), self._texts("caption")
@@ -135,7 +140,9 @@ class _Table:
         self._each(caption, check_caption)
         self._require_captions(caption)
         times = {role: self._seconds(role) for role in ("start", "end")}
-        return pd.DataFrame({"video": video, "video_id": video_id, "caption": caption, "split": self._splits(), **times})
+        return pd.DataFrame(
+            {"video": video, "video_id": video_id, "caption": caption, "split": self._splits(), **times, "kind": self._kinds()}
+        )
 
     def require_one_meaning(self, frame: pd.DataFrame) -> None:
         """Raise UserError if a video_id has several splits, files or segments, or if a segment ends before it starts."""
@@ -179,6 +186,14 @@ class _Table:
         left = [f"duplicate rows, which count once: {twice:,}"] if twice else []
         left += [f"blank rows skipped: {rows.blank:,}"] if rows.blank else []
         return [f"{name}: {'; '.join(part)}" for part in (understood, left) if part]
+
+    def notes_of_kinds(self, captions: pd.DataFrame, disputed: int) -> list[str]:
+        """Lines about the kinds of the captions; `disputed` captions are in several rows of different kinds."""
+        missing = Counter(text for text in self._texts("kind") if text.strip() and not check_kind(text, ""))
+        lines = [*note_of_kinds(captions)]
+        lines += [f"kinds that count as none: {', '.join(f'{quote(text)} ({n:,})' for text, n in missing.items())}"] if missing else []
+        lines += [f"captions with several kinds, which count as none: {disputed:,}"] if disputed else []
+        return [f"{self.path.name}: {line}" for line in lines]
 
     def _texts(self, role: str) -> list[str]:
         position = self._columns.positions.get(role)
@@ -259,6 +274,16 @@ class _Table:
                 raise UserError(f"{place}: {role} is {quote(text)}, {error}") from error
 
         texts = self._texts(role)
+        self._each(texts, read)
+        return [known[text] for text in texts]
+
+    def _kinds(self) -> list[str]:
+        texts = self._texts("kind")
+        known: dict[str, str] = {}
+
+        def read(text: str, place: str) -> None:
+            known[text] = check_kind(text, place)
+
         self._each(texts, read)
         return [known[text] for text in texts]
 

@@ -9,7 +9,7 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 from data.datasets.containers import is_video_name
 
-DOCUMENTED = ("video", "caption", "split", "video_id", "start", "end")
+DOCUMENTED = ("video", "caption", "split", "video_id", "start", "end", "kind")
 """The names that the documentation gives."""
 
 SYNONYMS = {
@@ -19,6 +19,7 @@ SYNONYMS = {
     "video_id": "",
     "start": "starttime startsec startsecs startsecond startseconds starts tstart begin begintime",
     "end": "endtime endsec endsecs endsecond endseconds ends tend stop stoptime",
+    "kind": "",
 }
 """Other names of the same columns, in the form of `folded`."""
 

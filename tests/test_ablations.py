@@ -113,7 +113,7 @@ def test_a_claim_is_held_if_all_comparisons_are(found: str, verdict: str) -> Non
 def test_the_table_of_claims_follows_from_the_figures(path: Path) -> None:
     text = text_of(path)
     # Five comparisons of three seeds: t at 1 - 0.05 / 5 and two degrees of freedom is 9.925.
-    assert "On demo, by 5 comparisons: 1 held, 1 refuted, 4 undecided, 14 not measured." in text
+    assert "On demo, by 5 comparisons: 1 held, 1 refuted, 4 undecided, 15 not measured." in text
     for begins, other, verdict, sign in (
         ("CSC is better than none", [425.1, 426.0, 426.9], "held", 1),
         ("Guidance without parameters is better", [430.5, 431.4, 432.6], "undecided", 1),
@@ -172,8 +172,8 @@ def test_kinds_margins_and_variances_are_shown_where_there_are_some(tmp_path: Pa
     ]
     text = text_of(written(tmp_path / "runs.csv", *groups))
     assert row(text, "CSC tells answers")[3:] == ["+1.00 [+1.00, +1.00]", "**held**"]
-    assert row(text, "CSC makes the four scores agree")[3:] == ["-1.00 [-1.00, -1.00]", "**held**"]
-    assert row(text, "CSC keeps the four scores apart")[4] == "**undecided**"
+    assert row(text, "CSC makes the four scores of answers agree")[3:] == ["-1.00 [-1.00, -1.00]", "**held**"]
+    assert row(text, "CSC makes the four scores of hard negatives")[4] == "**undecided**"
     assert row(text, "Guidance helps where")[3:] == ["not measured<br>+10.0 [+10.0, +10.0]", "**undecided**"]
     assert (
         "| demo | their order | variance of answers \N{MULTIPLICATION SIGN} 10⁴ | 2.00 ± 0.00 | 1.00 ± 0.00 | -1.00 [-1.00, -1.00] |"

@@ -79,8 +79,9 @@ CLAIMS = (
     Claim("0.5 is the best weight of CSC", _than("csc-weight", "0.5", "0.1", "0.3", "0.7", "1")),
     Claim("CSC through both kinds of pairs is better than through one", _than("csc-data", "both", "positive", "negative")),
     Claim("CSC tells answers from hard negatives: it raises the margin", _than("csc-weight", "0.5", "0", figure=MARGIN)),
-    Claim("CSC makes the four scores agree on answers", _than("csc-weight", "0.5", "0", figure=AGREEMENT)),
-    Claim("CSC keeps the four scores apart on hard negatives", _than("csc-weight", "0.5", "0", figure=DISAGREEMENT)),
+    Claim("CSC makes the four scores of answers agree", _than("csc-weight", "0.5", "0", figure=AGREEMENT)),
+    Claim("CSC makes the four scores of hard negatives disagree", _than("csc-weight", "0.5", "0", figure=DISAGREEMENT)),
+    Claim("With CSC, scores agree more on answers than on hard negatives", _than("csc-weight", "0.5", "0", figure=RATIO)),
     Claim(
         "A Transformer over frames is better than none, and than an LSTM", _than("temporal", "seq-transf", "none", "seq-lstm"), choice=True
     ),

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from experiments.ablations.claims import AGREEMENT, CLAIMS, DISAGREEMENT, MARGIN
+from experiments.ablations.claims import AGREEMENT, CLAIMS, DISAGREEMENT, MARGIN, RATIO
 from experiments.ablations.paired import quantile
 from experiments.ablations.reading import World
 from experiments.ablations.tables import claim_sentence, claims_table, contrast_table, cost_table, group_table, kinds_table
 from experiments.ablations.verdicts import Verdict, WorldVerdicts
 from experiments.groups import GROUPS, Group
 
-CONTRAST = {MARGIN, AGREEMENT, DISAGREEMENT}
+CONTRAST = {MARGIN, AGREEMENT, DISAGREEMENT, RATIO}
 BY_KIND = ("heads", "temporal", "frames")
 """The groups that are also shown by kind of caption."""
 SETS = {"demo": "the demo set", "fullsize": "the same world at the size of MSR-VTT"}
@@ -130,8 +130,8 @@ def _contrast(verdicts: Sequence[WorldVerdicts], group: Group, split: str) -> It
     yield from ("", "### What CSC does to answers and hard negatives", "")
     yield (
         "The margin is the retrieval score of a caption's best answer less that of its hardest negative, the video with the highest score "
-        "that is no answer; the variance is that of a pair's four scores. Scores are those before the logit scale. CSC claims a larger "
-        "margin, a smaller variance on answers, and a smaller ratio of the variance on answers to that on negatives."
+        "that is no answer; the variance is that of a pair's four scores, and the ratio that of answers divided by that of hard negatives. "
+        "Scores are those before the logit scale."
     )
     yield from lines
     yield from _claims_of(verdicts, group, contrast=True)

@@ -13,13 +13,10 @@ import tyro
 
 from data.datasets import ADAPTERS, find_preset
 from evaluate import EvaluateOptions
-from experiments.ablations import AblationOptions
 from extract import ExtractOptions
 from tests.choice import long_but
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
-from train_head.heads import HEADS
-from train_head.sweep import SweepOptions, expand
 
 PIPELINES = sorted(ADAPTERS.keys() - {"demo"})
 
@@ -40,7 +37,7 @@ def recorder(folder: Path, real: str = "none") -> tuple[Path, Path]:
 
 
 def test_every_data_set_has_a_pipeline() -> None:
-    assert {path.stem for path in (ROOT / "pipelines").glob("*.sh")} == {*ADAPTERS, "recipe", "ablate_csc", "python"}
+    assert {path.stem for path in (ROOT / "pipelines").glob("*.sh")} == {*ADAPTERS, "recipe", "python"}
 
 
 @pytest.mark.parametrize("script", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "pipelines").rglob("*.sh")))
@@ -117,7 +114,7 @@ def test_which_python_runs_a_pipeline(tmp_path: Path, given: str) -> None:
         assert words[words.index(option) + 1] == str(value)
 
 
-@pytest.mark.parametrize("script", ["demo.sh", "table.sh", "ablate_csc.sh"])
+@pytest.mark.parametrize("script", ["demo.sh", "table.sh"])
 def test_a_python_that_is_not_there_is_one_line(tmp_path: Path, script: str) -> None:
     environment = {**os.environ, "PYTHON": "no/python", "VIDEOS": str(tmp_path), "ANNOTATIONS": str(tmp_path)}
     done = subprocess.run(["bash", ROOT / "pipelines" / script], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
@@ -199,23 +196,3 @@ def test_broken_videos_stop_the_pipeline_unless_allowed(demo_set: Path, tmp_path
     refused = pipeline("table", **environment)
     assert refused.returncode == 2
     assert "missing: video5.mp4" in refused.stderr.splitlines()
-
-
-def test_the_ablations_are_sweeps_into_one_csv(tmp_path: Path) -> None:
-    """From a cache that is there to the text, as commands."""
-    python, log = recorder(tmp_path)
-    (tmp_path / "clip.h5").touch()
-    done = pipeline("ablate_csc", PYTHON=python, CACHE=tmp_path, OUT=tmp_path / "out", SEEDS=2, DOC=tmp_path / "doc.md")
-    assert done.returncode == 0, done.stderr
-    *sweeps, text = [line.split()[1:] for line in log.read_text().splitlines()]
-    assert {command[0] for command in sweeps} == {"train_head.sweep"}
-    grids = [tyro.cli(SweepOptions, args=command[1:]) for command in sweeps]
-    assert {(grid.out, grid.seeds) for grid in grids} == {(tmp_path / "out", 2)}
-    runs = [run for grid in grids for run in expand(grid)]
-    assert len(runs) == len(set(runs))
-    # A step of tight takes longer than a run of another head, and the demo's cache has no patch tokens.
-    assert {run.head for run in runs} == {name for name, kind in HEADS.items() if not kind.READS_PATCHES} - {"tight"}
-    assert {run.csc_weight for run in runs if run.head == "glccl"} == {0, 0.1, 0.3, 0.5, 0.7, 1}
-    assert text[0] == "experiments.ablations"
-    options = tyro.cli(AblationOptions, args=text[1:])
-    assert (options.runs, options.out) == (tmp_path / "out" / "runs.csv", tmp_path / "doc.md")

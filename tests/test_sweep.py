@@ -1,4 +1,4 @@
-"""Sweeps: a grid over one loaded cache, its CSV, and the text written from it."""
+"""Sweeps: a grid over one loaded cache, and its CSV."""
 
 import json
 import os
@@ -25,14 +25,12 @@ from data.exchange.options import ImportOptions
 from data.import_features import main as import_features
 from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
-from experiments.ablations import AblationOptions
-from experiments.ablations import main as ablations
 from tests import feature_files as files
 from tests.conftest import ROOT
 from tests.waiting import wait_until
 from train_head import TrainOptions
 from train_head.stage import fit
-from train_head.sweep import SweepOptions, expand, sweep_options
+from train_head.sweep import SweepOptions, expand, runs, sweep_options
 from train_head.sweep import main as sweep
 
 
@@ -89,6 +87,19 @@ def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(options: Any, m
     run = train_head.main(alone)
     assert (run / "head.safetensors").read_bytes() == (options.out / str(row["run"]) / "head.safetensors").read_bytes()
     assert {"test t2v R@1", "val RSum", "training_seconds", "scoring_cpu_seconds", "commit", "cache_digest", "date"} <= set(table.columns)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_runs_start_only_while_there_is_time(options: Any) -> None:
+    """Of runs that are given, instead of those that the options describe."""
+    grid = expand(replace(options, head="mean", csc_weight="0", epochs="1,2"))
+    asked = iter([True] * 4 + [False] * 4)
+    path = runs.sweep(options, grid, lambda: next(asked))
+    assert pd.read_csv(path)[["head", "epochs", "seed"]].to_numpy().tolist() == [["mean", 1, 0], ["mean", 1, 1], ["mean", 2, 0]]
+    assert not (options.out / OPTIONS_FILE).exists()
+    before = path.read_bytes()
+    assert runs.sweep(options, grid, lambda: False).read_bytes() == before
+    assert len(pd.read_csv(runs.sweep(options, grid))) == 4
 
 
 def results(options: Any) -> dict[str, dict[str, object]]:
@@ -303,57 +314,3 @@ def test_a_value_of_another_type_is_refused_with_those_that_fit(options: Any, na
 @pytest.mark.parametrize("kind", [TrainOptions, EveryKind])
 def test_a_sweep_of_nothing_is_a_run_at_its_defaults(options: Any, kind: type[TrainOptions]) -> None:
     assert expand(sweep_options(kind)(options.cache, options.out, seeds=1)) == [kind(options.cache, options.out, quiet=True)]
-
-
-def made_up_runs(folder: Path, **columns: object) -> Path:
-    """Runs whose figures are known: CSC adds 4 and 6 to RSum at 0.5, takes 10 or adds 10 at 1."""
-    base = {
-        "head": "glccl",
-        "scores": "all",
-        "temporal": "seq-transf",
-        "temporal_init": "clip",
-        "csc_data": "both",
-        "mask_same_video": False,
-        "max_frames": None,
-        "lr": 1e-3,
-        "epochs": 5,
-        "batch_size": 128,
-        "train_videos": 1000,
-        "commit": "abcdef0123",
-        "queries": 1000,
-        "gallery": 500,
-        "parameters": 7,
-        "training_cpu_seconds": 3.0,
-        "scoring_cpu_seconds": 0.5,
-        "device": "cpu",
-        "threads": 1,
-        **columns,
-    }
-    sums = {(0.0, 0): 400.0, (0.0, 1): 410.0, (0.5, 0): 404.9, (0.5, 1): 415.1, (1.0, 0): 390.0, (1.0, 1): 420.0}
-    rows = [
-        {**base, "csc_weight": weight, "seed": seed, "test RSum": rsum, "test t2v R@1": 1.0, "test t2v R@5": 2.0, "test v2t R@1": 3.0}
-        for (weight, seed), rsum in sums.items()
-    ]
-    pd.DataFrame(rows).to_csv(folder / "runs.csv", index=False)
-    return folder / "runs.csv"
-
-
-@pytest.mark.parametrize("columns", [{}, {"tau": 5.0, "kappa": 0.01}, {"tau": None, "kappa": 0.01}])
-def test_the_text_follows_from_the_figures(tmp_path: Path, columns: dict[str, object]) -> None:
-    text = ablations(AblationOptions(runs=made_up_runs(tmp_path, **columns), out=tmp_path / "ablations.md")).read_text()
-    # 4.9 and 5.1: mean 5, standard error 0.1, t of one degree of freedom 12.71.
-    assert "| 0.5 | 2 | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 | 410.0 ± 7.2 | +5.0 [+3.7, +6.3] |" in text
-    assert "| 1 | 2 | 1.0 ± 0.0 | 2.0 ± 0.0 | 3.0 ± 0.0 | 405.0 ± 21.2 | +0.0 [-127.1, +127.1] |" in text
-    assert "The claim that CSC at 0.5 is better than none: holds against 0." in text
-    assert "## Temporal encoder" not in text
-    assert "Temporal encoder; " in text.split("## Not measured")[1]
-    assert "best: holds for the mean, which is largest there." in text
-    assert "| glccl | 2 | 7 | 3.0 | 1.00 | 0.50 | 1.00 |" in text
-    figure = tmp_path / "ablations-csc-weight.svg"
-    assert f"]({figure.name})" in text
-    drawn = figure.read_bytes()
-    assert b"weight of the CSC loss" in drawn
-    ablations(AblationOptions(runs=tmp_path / "runs.csv", out=tmp_path / "ablations.md"))
-    assert figure.read_bytes() == drawn
-    with pytest.raises(UserError, match=r"pipelines/ablate_csc\.sh"):
-        ablations(AblationOptions(runs=tmp_path / "none.csv"))

@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,9 +71,13 @@ def _reads(run: _Run) -> tuple[int, bool, bool]:
     return run.options.max_frames or 0, head_class(run.options.head).READS_PATCHES, run.options.candidates_run is not None
 
 
-def sweep(options: Sweep) -> Path:
-    """Train the missing runs and return runs.csv. Raises UserError for anything the user can fix."""
-    grid = with_candidates(options, expand(options))
+def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Callable[[], bool] = lambda: True) -> Path:
+    """Train the missing runs and return runs.csv. Raises UserError for anything the user can fix.
+
+    grid: the runs, instead of those that the options describe.
+    more: asked before each run; False starts no more. Those that have started still end.
+    """
+    given, grid = grid is not None, with_candidates(options, expand(options)) if grid is None else grid
     for run in grid:
         check_options(run)
     if options.processes is not None and options.processes < 1:
@@ -83,20 +87,15 @@ def sweep(options: Sweep) -> Path:
     cache = FeatureCache(options.cache)
     for run in grid:
         patches_for(run.head, cache)
-    first = None if options.candidates_run is None else FirstRun.load(options.candidates_run, cache, device)
     path = options.out / RUNS_FILE
     before = _read_rows(path)
     there = {row["run"] for row in before}
-    # Several points of a grid may stand for the same run, such as a default and its number, or a recipe and what it says.
-    named: dict[str, _Run] = {}
-    for run in (settled(run, cache) for run in grid):
-        name = run_name(run, cache, options.report_on, first)
-        named.setdefault(name, _Run(run, name))
-    runs = list(named.values())
+    runs = [_Run(run, name) for name, run in named_runs(grid, cache, options.report_on, device).items()]
     # Runs that read the same features are neighbours, so that memory holds those features alone.
     missing = sorted((run for run in runs if run.name not in there), key=_reads)
     make_folder(options.out)
-    write_options(options.out / OPTIONS_FILE, options, "python -m train_head.sweep")
+    if not given:
+        write_options(options.out / OPTIONS_FILE, options, "python -m train_head.sweep")
     rows: dict[str, dict[str, Any]] = {}
     by_name = {run.name: run for run in runs}
     unevaluated = [run for run in runs if options.evaluate and run.name in there and not _results(options, run).is_file()]
@@ -105,7 +104,9 @@ def sweep(options: Sweep) -> Path:
             _evaluate(options, evaluated)
             progress.update()
         for _, group in itertools.groupby(missing, key=_reads):
-            for row in _train_all(options, cache, device, list(group)):
+            if not more():
+                break
+            for row in _train_all(options, cache, device, list(group), more):
                 rows[row["run"]] = row
                 # In the order of the grid, not in the order of ending.
                 ended = [rows[run.name] for run in missing if run.name in rows]
@@ -114,24 +115,27 @@ def sweep(options: Sweep) -> Path:
                 if options.evaluate:
                     _evaluate(options, by_name[row["run"]])
                 progress.update()
-    summary = f"{path}: {len(runs)} runs, {len(missing)} of them trained now"
+    summary = f"{path}: {len(runs)} runs, {len(rows)} of them trained now"
     if options.evaluate:
-        summary += f", {len(missing) + len(unevaluated)} evaluated: python -m evaluate.compare {options.out}"
+        summary += f", {len(rows) + len(unevaluated)} evaluated: python -m evaluate.compare {options.out}"
     print(summary, file=sys.stderr)
     return path
 
 
-def _train_all(options: Sweep, cache: FeatureCache, device: torch.device, runs: Sequence[_Run]) -> Iterator[dict[str, Any]]:
+def _train_all(
+    options: Sweep, cache: FeatureCache, device: torch.device, runs: Sequence[_Run], more: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
     """Train runs that read the same features, and yield their rows as they end."""
     shared = load_shared(options, cache, device, [run.options for run in runs])
+    jobs = itertools.takewhile(lambda _: more(), runs)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     if min(count, len(runs)) == 1:
         with _one_thread():
-            yield from (_train_one(shared, run) for run in runs)
+            yield from (_train_one(shared, run) for run in jobs)
         return
     # In OUT, which has room for the runs: the system's temporary folder may be in memory.
     with TemporaryDirectory(dir=options.out, prefix=".features-") as folder:
-        for _, row in in_processes(count, _train_one, shared.mapped(Path(folder)), runs):
+        for _, row in in_processes(count, _train_one, shared.mapped(Path(folder)), jobs):
             yield row
 
 
@@ -158,6 +162,19 @@ def with_candidates(options: Sweep, grid: Sequence[TrainOptions]) -> list[TrainO
     if named and not taking:
         raise UserError(f"{named[0]}: no head of --head scores by candidates: leave the option out, or add {' or '.join(pairwise_heads())}")
     return [replace(run, **given) if run.head in taking else run for run in grid]
+
+
+def named_runs(grid: Sequence[TrainOptions], cache: FeatureCache, report_on: str, device: torch.device) -> dict[str, TrainOptions]:
+    """The runs of a grid, settled, by the names of their rows.
+
+    Several points of a grid may stand for the same run, such as a default and its number, or a recipe and what it says. Raises UserError if
+    there is no such --candidates-run.
+    """
+    firsts = {name: FirstRun.load(name, cache, device) for name in {run.candidates_run for run in grid} if name is not None}
+    named: dict[str, TrainOptions] = {}
+    for run in (settled(run, cache) for run in grid):
+        named.setdefault(run_name(run, cache, report_on, firsts.get(run.candidates_run or "")), run)
+    return named
 
 
 def run_name(run: TrainOptions, cache: FeatureCache, report_on: str, first: FirstRun | None = None) -> str:

@@ -1,7 +1,7 @@
 """Runs independent jobs, such as the runs of a sweep, in separate processes of one thread each."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -22,7 +22,7 @@ State = TypeVar("State")
 Result = TypeVar("Result")
 
 
-def in_processes(count: int, work: Callable[[State, Job], Result], state: State, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+def in_processes(count: int, work: Callable[[State, Job], Result], state: State, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
     """Run `work(state, job)` for every job in `count` processes, and yield each job with its result as it ends.
 
     >>> for run, row in in_processes(4, train_one, loaded, runs): ...

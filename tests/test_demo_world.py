@@ -16,7 +16,7 @@ from demo import train_clip
 from demo.generate import VOICE
 from demo.render import FOOTAGE, SIDE, render_event
 from demo.words import UNUSUAL, Voice, caption
-from demo.world import ATTRIBUTES, KINDS, MAX_EVENTS, NAMES, DemoSplit, change_one_attribute, make_split, random_events
+from demo.world import ATTRIBUTES, KINDS, NAMES, DemoSplit, change_one_attribute, make_split, random_events
 from extract.encode.clip import load_clip
 
 Facts = frozenset[tuple[str, int]]

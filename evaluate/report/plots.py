@@ -120,7 +120,7 @@ def _cmc(folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int]) -> 
         f"{name}: {', '.join(f'{100 * of.recall(k).mean():.1f}% at {k}' for k in (1, 5, 10))}"
         for name, of in zip(DIRECTION_NAMES, ranks, strict=True)
     )
-    return _render(folder, "cmc", "Cumulative match", "Queries with their answer in the top K.", f"{at}.", draw)
+    return render(folder, "cmc", "Cumulative match", "Queries with their answer in the top K.", f"{at}.", draw)
 
 
 def _rank_histogram(folder: Path, ranks: tuple[Ranks, Ranks]) -> Plot:
@@ -144,7 +144,7 @@ def _rank_histogram(folder: Path, ranks: tuple[Ranks, Ranks]) -> Plot:
         f"{name}: {', '.join(f'rank {label} {share:.1f}%' for label, share in zip(labels, of, strict=True))}"
         for name, of in zip(DIRECTION_NAMES, shares, strict=True)
     )
-    return _render(folder, "ranks", "Ranks of the answers", "Queries by the rank of their answer.", f"{listed}.", draw)
+    return render(folder, "ranks", "Ranks of the answers", "Queries by the rank of their answer.", f"{listed}.", draw)
 
 
 def _score_distributions(folder: Path, collected: Collected, names: Sequence[str], scale: float) -> Plot:
@@ -168,7 +168,7 @@ def _score_distributions(folder: Path, collected: Collected, names: Sequence[str
     )
     text = "Distribution of each score over matching pairs and over each caption's hardest negative."
     height = HEIGHT if len(names) < 3 else 1.35 * HEIGHT
-    return _render(folder, "scores", "Scores of positives and hardest negatives", text, f"Means: {means}.", draw, height)
+    return render(folder, "scores", "Scores of positives and hardest negatives", text, f"Means: {means}.", draw, height)
 
 
 def _variance_distributions(folder: Path, collected: Collected, scale: float) -> Plot:
@@ -191,7 +191,7 @@ def _variance_distributions(folder: Path, collected: Collected, scale: float) ->
         "The CSC loss pushes the scores of a pair to agree if text and video match, and to differ if they do not. Mean variance: "
         f"{_power(own_A)} for positives, {_power(other_A)} for hardest negatives{ratio}."
     )
-    return _render(folder, "variance", "Variance over a pair's scores", text, "", draw, 1.35 * HEIGHT)
+    return render(folder, "variance", "Variance over a pair's scores", text, "", draw, 1.35 * HEIGHT)
 
 
 def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
@@ -206,7 +206,7 @@ def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
         f"A video is in the top {hubs.depth} of {hubs.count_B.mean():.1f} queries on average, and of {int(hubs.count_B.max()):,} at most; "
         f"{int((hubs.count_B == 0).sum()):,} of {len(hubs.count_B):,} videos are in none."
     )
-    return _render(folder, "hubs", "How often videos are found", text, "", draw)
+    return render(folder, "hubs", "How often videos are found", text, "", draw)
 
 
 def _two_histograms(axes: Axes, own_A: NDArray[np.floating], other_A: NDArray[np.floating], edges: NDArray[np.float64]) -> None:
@@ -238,9 +238,7 @@ def _power(value_A: NDArray[np.floating]) -> str:
     return f"{digits} \N{MULTIPLICATION SIGN} 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
-def _render(
-    folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT
-) -> Plot:
+def render(folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT) -> Plot:
     """Draw a figure and save it, for the page with text as text, and for the files with text as outlines."""
     assert name in PLOT_NAMES
     for_page = io.StringIO()

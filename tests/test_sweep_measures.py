@@ -175,11 +175,15 @@ def test_candidates_and_the_weights_of_the_first_run_tell_runs_apart(cache: Feat
 
 
 @pytest.mark.long
-def test_runs_by_candidates_side_by_side_and_evaluated(patches_cache_path: Path, tmp_path: Path) -> None:
-    """A re-ranker that reads patch tokens, on candidates of a trained run that reads fewer frames; two processes; then evaluations."""
-    first = TrainOptions(
-        patches_cache_path, tmp_path / "first", head="dp", temporal="none", epochs=1, batch_size=32, max_frames=2, device="cpu", quiet=True
-    )
+@pytest.mark.parametrize("trained", [False, True])
+def test_runs_by_candidates_side_by_side_and_evaluated(patches_cache_path: Path, tmp_path: Path, trained: bool) -> None:
+    """A re-ranker that reads patch tokens; a first run that reads the same frames, or fewer; two processes; then evaluations."""
+    first = "zero-shot:mean"
+    if trained:
+        given = TrainOptions(
+            patches_cache_path, tmp_path / "first", head="dp", temporal="none", epochs=1, max_frames=2, device="cpu", quiet=True
+        )
+        first = str(train_head.main(replace(given, batch_size=32)))
     options = options_for(
         patches_cache_path,
         tmp_path / "sweep",
@@ -187,7 +191,7 @@ def test_runs_by_candidates_side_by_side_and_evaluated(patches_cache_path: Path,
         temporal="auto",
         seeds=2,
         report_on="val",
-        candidates_run=str(train_head.main(first)),
+        candidates_run=first,
         candidates=5,
         hard_negatives=2,
     )

@@ -152,7 +152,11 @@ def _one_thread() -> Iterator[None]:
 
 def with_candidates(options: Sweep, grid: Sequence[TrainOptions]) -> list[TrainOptions]:
     """The runs, with the options of --candidates-run for the heads that it is for. Raises UserError if none of the grid is."""
-    given = {name: getattr(options, name) for name in ("candidates_run", *HARD_NEGATIVES)}
+    given: dict[str, Any] = {
+        "candidates_run": options.candidates_run,
+        "candidates": options.candidates,
+        "hard_negatives": options.hard_negatives,
+    }
     taking = {run.head for run in grid if issubclass(head_class(run.head), PairwiseHead)}
     named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if named and not taking:

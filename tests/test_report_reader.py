@@ -206,7 +206,7 @@ def test_the_table_of_queries_has_every_caption(study: Study) -> None:
         assert head is not None
         assert head.get_text() == caption
         assert float(cells[0]) == float(str(row["data-rank"])) == rank
-        assert float(cells[1]) == float(str(row["data-gain"])) == before.loc[a, "rank"] - rank
+        assert float(cells[1]) == float(str(row["data-gain"])) == before["rank"].to_numpy()[a] - rank
         assert cells[2] == row["data-kind"] == study.table.loc[a, "kind"]
         assert cells[3] == video_id
         first = ids[int(score_AB[a].argmax())]
@@ -219,15 +219,20 @@ def test_the_table_of_queries_has_every_caption(study: Study) -> None:
 def test_of_many_queries_the_table_has_those_with_cards_and_a_draw(study: Study) -> None:
     split = inputs_of(study, "zero-shot:mean")[1].evaluated.split
     texts = len(split.answers)
-    ranks = Ranks(np.arange(texts), np.ones(texts, dtype=np.int64), np.ones(texts, dtype=np.int64))
-    best = Best(np.zeros((texts, 1), dtype=np.int64), *(np.zeros((1, texts, 1), dtype=np.float32) for _ in range(2)))
-    table = query_table(split, ranks, None, Collected(best, best, *(np.zeros((1, texts)) for _ in range(2)), 0.0), {1, 4}, 0, most=4)
+    best_A = np.resize([1, 1, 10, 10, 11], texts)
+    ranks = Ranks(np.arange(texts), best_A, best_A + np.resize([0, 1, 0, 1, 0], texts))
+    score_SAK = np.zeros((1, texts, 1), dtype=np.float32)
+    best = Best(np.zeros((texts, 1), dtype=np.int64), score_SAK[0], score_SAK)
+    collected = Collected(best, best, score_SAK[..., 0], score_SAK[..., 0], 0.0)
+    table = query_table(split, ranks, None, collected, {1, 4}, 0, most=4)
     assert len(table.rows) == 4
     assert table.queries == texts
     numbers = [row.text for row in table.rows]
     assert numbers == sorted(numbers)
     assert {1, 4} < {*numbers}
     assert all(row.gain == 0 and row.before is None for row in table.rows)
+    every = query_table(split, ranks, None, collected, {1, 4}, 0)
+    assert [row.outcome for row in every.rows][:5] == ["first", "ten", "ten", "missed", "missed"]
 
 
 def test_links_lead_to_the_file_and_the_moment(study: Study) -> None:

@@ -23,6 +23,7 @@ from evaluate.compare.curves import match_curve
 from evaluate.report import PLOT_FORMATS, PLOT_NAMES
 from evaluate.report.collect import Collected
 from evaluate.report.findings import Hubs
+from evaluate.report.variance import power, score_variance
 
 DIRECTION_NAMES = ("text to video", "video to text")
 
@@ -81,22 +82,18 @@ def draw_plots(
     score_names: Sequence[str],
     scale: float,
     hubs: Hubs,
+    variance_words: Sequence[str],
 ) -> list[Plot]:
     """Draw all plots, write each into `folder` as PNG and SVG, and return them for the page.
 
-    `entries`: the number of entries that each direction ranks; `scale`: the logit scale, by which scores are divided.
+    `entries`: the number of entries that each direction ranks; `scale`: the logit scale, by which scores are divided; `variance_words`: see
+    `evaluate.report.variance`.
     """
     make_folder(folder)
     drawn = [_cmc(folder, ranks, entries), _rank_histogram(folder, ranks), _score_distributions(folder, collected, score_names, scale)]
     if len(score_names) > 1:
-        drawn.append(_variance_distributions(folder, collected, scale))
+        drawn.append(_variance_distributions(folder, collected, scale, variance_words))
     return [*drawn, _hub_histogram(folder, hubs)]
-
-
-def score_variance(score_SA: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
-    """The unbiased variance [A] over the scores of each pair, before the logit scale, as in the CSC loss."""
-    variance_A: NDArray[np.float64] = (score_SA.astype(np.float64) / scale).var(axis=0, ddof=1)
-    return variance_A
 
 
 def _cmc(folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int]) -> Plot:
@@ -120,7 +117,7 @@ def _cmc(folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int]) -> 
         f"{name}: {', '.join(f'{100 * of.recall(k).mean():.1f}% at {k}' for k in (1, 5, 10))}"
         for name, of in zip(DIRECTION_NAMES, ranks, strict=True)
     )
-    return _render(folder, "cmc", "Cumulative match", "Queries with their answer in the top K.", f"{at}.", draw)
+    return render(folder, "cmc", "Cumulative match", "Queries with their answer in the top K.", f"{at}.", draw)
 
 
 def _rank_histogram(folder: Path, ranks: tuple[Ranks, Ranks]) -> Plot:
@@ -144,7 +141,7 @@ def _rank_histogram(folder: Path, ranks: tuple[Ranks, Ranks]) -> Plot:
         f"{name}: {', '.join(f'rank {label} {share:.1f}%' for label, share in zip(labels, of, strict=True))}"
         for name, of in zip(DIRECTION_NAMES, shares, strict=True)
     )
-    return _render(folder, "ranks", "Ranks of the answers", "Queries by the rank of their answer.", f"{listed}.", draw)
+    return render(folder, "ranks", "Ranks of the answers", "Queries by the rank of their answer.", f"{listed}.", draw)
 
 
 def _score_distributions(folder: Path, collected: Collected, names: Sequence[str], scale: float) -> Plot:
@@ -168,10 +165,10 @@ def _score_distributions(folder: Path, collected: Collected, names: Sequence[str
     )
     text = "Distribution of each score over matching pairs and over each caption's hardest negative."
     height = HEIGHT if len(names) < 3 else 1.35 * HEIGHT
-    return _render(folder, "scores", "Scores of positives and hardest negatives", text, f"Means: {means}.", draw, height)
+    return render(folder, "scores", "Scores of positives and hardest negatives", text, f"Means: {means}.", draw, height)
 
 
-def _variance_distributions(folder: Path, collected: Collected, scale: float) -> Plot:
+def _variance_distributions(folder: Path, collected: Collected, scale: float, words: Sequence[str]) -> Plot:
     own_A, other_A = score_variance(collected.positive_SA, scale), score_variance(collected.negative_SA, scale)
 
     def draw(figure: Figure) -> None:
@@ -186,12 +183,9 @@ def _variance_distributions(folder: Path, collected: Collected, scale: float) ->
         axes.set(xlabel="variance of a pair's scores", ylabel="pairs (%)")
         axes.legend(loc="upper left")
 
-    ratio = f"; their ratio is {own_A.mean() / other_A.mean():.2f}" if np.isfinite(other_A).any() and other_A.mean() > 0 else ""
-    text = (
-        "The CSC loss pushes the scores of a pair to agree if text and video match, and to differ if they do not. Mean variance: "
-        f"{_power(own_A)} for positives, {_power(other_A)} for hardest negatives{ratio}."
-    )
-    return _render(folder, "variance", "Variance over a pair's scores", text, "", draw, 1.35 * HEIGHT)
+    hardest = f"; the mean of the latter is {power(float(other_A.mean()))}" if np.isfinite(other_A).all() else ""
+    text = f"Variance of the scores of a pair, over matching pairs and over each caption's hardest negative{hardest}."
+    return render(folder, "variance", "Variance over a pair's scores", " ".join([text, *words]), "", draw, 1.35 * HEIGHT)
 
 
 def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
@@ -206,7 +200,7 @@ def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
         f"A video is in the top {hubs.depth} of {hubs.count_B.mean():.1f} queries on average, and of {int(hubs.count_B.max()):,} at most; "
         f"{int((hubs.count_B == 0).sum()):,} of {len(hubs.count_B):,} videos are in none."
     )
-    return _render(folder, "hubs", "How often videos are found", text, "", draw)
+    return render(folder, "hubs", "How often videos are found", text, "", draw)
 
 
 def _two_histograms(axes: Axes, own_A: NDArray[np.floating], other_A: NDArray[np.floating], edges: NDArray[np.float64]) -> None:
@@ -230,18 +224,8 @@ def _mean(value_A: NDArray[np.floating]) -> str:
     return f"{value_A.mean():.3f}" if np.isfinite(value_A).all() else "none"
 
 
-def _power(value_A: NDArray[np.floating]) -> str:
-    """The mean of small numbers in scientific notation: 3.9 × 10⁻³."""
-    if not np.isfinite(value_A).all():
-        return "none"
-    digits, power = f"{value_A.mean():.1e}".split("e")
-    return f"{digits} \N{MULTIPLICATION SIGN} 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-
-
-def _render(
-    folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT
-) -> Plot:
-    """Draw a figure and save it, for the page with text as text, and for the files with text as outlines."""
+def render(folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT) -> Plot:
+    """Draw a figure and save it, for the page with text as text, and for the files with text as outlines. `figures`: see `Plot`."""
     assert name in PLOT_NAMES
     for_page = io.StringIO()
     with mpl.rc_context(_STYLE):

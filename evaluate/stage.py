@@ -26,9 +26,10 @@ from evaluate.exhaustive import score_exhaustively
 from evaluate.folder import EVALUATION_PATTERNS, check_out, replacing
 from evaluate.guidance.choose import check_choice
 from evaluate.guidance.sharpness import sharpness
-from evaluate.inputs import EvaluationInputs, load
+from evaluate.inputs import EvaluationInputs, Scored, load
 from evaluate.options import EvaluateOptions
 from evaluate.ranks import RankTables, protocol
+from evaluate.report.zero_shot import plan_rows, score_rows
 from evaluate.scores.exports import check_exports, require_writable_exports
 from evaluate.two_stage.of_run import check_candidates_run, score_in_two_stages
 from evaluate.two_stage.rows import format_candidates, vector_kinds
@@ -89,12 +90,28 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup, outputs: ExitSt
         require_index(options.index, vector_kinds(options.candidates_from))
     inputs = load(options, processes)
     processes.agree(_must_agree(options, inputs))
+    beside = plan_rows(options, inputs, processes)
     if inputs.first is None:
         scored = score_exhaustively(options, inputs, processes, outputs)
     else:
         scored = score_in_two_stages(options, inputs, processes)
-    if processes.rank > 0:
-        return options.out
+    # What is scored for the report alone comes after the results, which are kept whatever happens to it.
+    result = _write_results(options, inputs, scored, start, processes.world_size) if processes.rank == 0 else {}
+    if scored.collector is not None:
+        zero_shot = score_rows(beside, options, inputs, processes)
+        if processes.rank == 0:
+            from evaluate.report.page import write_report  # matplotlib takes half a second to load
+
+            run = inputs.evaluated
+            collected = scored.collector.collected()
+            write_report(
+                options.out, result, run.split, run.head, inputs.cache, scored.ranks, collected, options.seed, zero_shot, run.record
+            )
+    return options.out
+
+
+def _write_results(options: EvaluateOptions, inputs: EvaluationInputs, scored: Scored, start: float, processes: int) -> dict[str, Any]:
+    """Write everything but the report, print the result, and return the content of metrics.json. `start`: when the evaluation began."""
     run = inputs.evaluated
     head, split, figures = run.head, run.split, dict(scored.figures)
     ranks = RankTables.of(split, scored.ranks, video_seconds(inputs.cache, split.videos.ids))
@@ -116,7 +133,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup, outputs: ExitSt
         "intervals": intervals(ranks.ranks(), ranks.owners(), options.seed),
         **figures,
         "breakdown": breakdown(ranks, options.seed),
-        "processes": processes.world_size,
+        "processes": processes,
         "protocol": protocol(len(split.answers), len(split.videos.ids)),
         "max_frames": run.max_frames,
         "temperatures": {**head.temperatures(), "instead_of": other_temperatures(head, run.record)},
@@ -144,11 +161,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup, outputs: ExitSt
         print(format_kinds(result["breakdown"][KIND]))
     if result["candidates"] and not options.json:
         print(format_candidates(result["candidates"]))
-    if scored.collector is not None:
-        from evaluate.report.page import write_report  # matplotlib takes half a second to load
-
-        write_report(options.out, result, split, head, inputs.cache, scored.ranks, scored.collector.collected(), options.seed)
-    return options.out
+    return result
 
 
 def _check_options(options: EvaluateOptions) -> None:

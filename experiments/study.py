@@ -188,8 +188,10 @@ def _gather(gathered: pd.DataFrame, rows: pd.DataFrame, options: StudyOptions) -
     if rows.empty:
         return
     others = gathered[gathered[WORLD] != options.world]
+    table = pd.concat([others, rows] if len(others) else [rows])
     make_folder(options.csv.parent)
-    write_atomically(options.csv, pd.concat([others, rows] if len(others) else [rows]).to_csv(index=False))
+    # By world, so that the order of sittings changes nothing.
+    write_atomically(options.csv, table.sort_values(WORLD, kind="stable").to_csv(index=False))
 
 
 if __name__ == "__main__":

@@ -176,11 +176,10 @@ def test_kinds_margins_and_variances_are_shown_where_there_are_some(tmp_path: Pa
     assert row(text, "CSC makes the four scores of hard negatives")[4] == "**undecided**"
     assert row(text, "Guidance helps where")[3:] == ["not measured<br>+10.0 [+10.0, +10.0]", "**undecided**"]
     assert (
-        "| demo | their order | variance of answers \N{MULTIPLICATION SIGN} 10⁴ | 2.00 ± 0.00 | 1.00 ± 0.00 | -1.00 [-1.00, -1.00] |"
-        in text
+        "| demo | an order | variance of answers \N{MULTIPLICATION SIGN} 10⁴ | 2.00 ± 0.00 | 1.00 ± 0.00 | -1.00 [-1.00, -1.00] |" in text
     )
     assert "| demo | all | ratio of variances | 0.500 ± 0.000 | 0.250 ± 0.000 | -0.250 [-0.250, -0.250] |" in text
-    assert "| set | head | all | one event | their order |" in text
+    assert "| set | head | all | one event | an order |" in text
     assert "| demo | mean | 1.0 ± 0.0 | 50.0 ± 0.0 | 20.5 ± 0.0 |" in text
     assert "several events" not in text
 
@@ -261,6 +260,11 @@ def test_runs_of_two_recipes_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "runs.csv", rows("demo", DEFAULTS), rows("demo", DEFAULTS, csc_weight=0.0, lr=1e-4))
     with pytest.raises(UserError, match=r"the runs of world demo differ in lr \(0\.0001, 0\.001\): keep those of one value"):
         read_worlds(path, "test")
+
+
+def test_undecided_groups_are_named_for_the_next_study(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(AblationOptions(runs=path, out=tmp_path / "page.md"))
+    assert capsys.readouterr().err == "undecided on demo: --only heads,scores\n"
 
 
 def test_pictures_are_the_same_bytes_and_readable_on_dark_pages(path: Path, tmp_path: Path) -> None:

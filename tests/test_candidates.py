@@ -149,7 +149,7 @@ def test_reranked_scores_are_those_of_all_pairs(
     torch.manual_seed(0)
     kind = HEADS[name]
     blocks = {"temporal": "none" if kind.OWN_BLOCKS else "seq-transf", "temporal_positions": kind.block_positions(40)}
-    config = HeadConfig(patches_cache.dimension, 40, logit_scale=100.0, max_frames=40, patches=PATCHES, **blocks)  # type: ignore[arg-type]
+    config = HeadConfig(patches_cache.dimension, 64, logit_scale=100.0, max_frames=40, patches=PATCHES, **blocks)  # type: ignore[arg-type]
     head = make_head(name, config)
     score_AB = all_scores(head, split).mean_AB
     generator = torch.Generator().manual_seed(0)

@@ -135,7 +135,7 @@ def test_any_blocks_in_any_order_give_what_a_loop_over_pairs_gives(
 
 def with_random_parameters(cache: FeatureCache, name: str, scale: float = 20.0) -> Head:
     torch.manual_seed(0)
-    head = make_head(name, HeadConfig(cache.dimension, 40, scale, max_frames=40, patches=4 if HEADS[name].READS_PATCHES else 0))
+    head = make_head(name, HeadConfig(cache.dimension, 64, scale, max_frames=40, patches=4 if HEADS[name].READS_PATCHES else 0))
     random_parameters(head, 3)
     return head.eval()
 

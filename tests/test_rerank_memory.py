@@ -26,7 +26,7 @@ def split(patches_cache: FeatureCache) -> Split:
 def head(patches_cache: FeatureCache) -> PatchPairs:
     settings = patches_cache.patch_settings
     assert settings is not None
-    return PatchPairs("own", HeadConfig(patches_cache.dimension, 40, 100.0, patches=settings.count)).requires_grad_(False)
+    return PatchPairs("own", HeadConfig(patches_cache.dimension, 64, 100.0, patches=settings.count)).requires_grad_(False)
 
 
 def video_bytes(head: PatchPairs, split: Split) -> int:

@@ -112,7 +112,7 @@ def test_a_cosine_is_with_the_frames_that_the_head_compares(cache: FeatureCache,
     caption, video = captions_of(cache, 1)[0], cache.names("videos")[0]
     texts, videos = cache.texts([caption], BUDGET), cache.videos([video], BUDGET)
     torch.manual_seed(0)
-    head = make_head(name, HeadConfig(cache.dimension, 40, 100.0, max_frames=40, temporal="seq-transf", temporal_positions=40))
+    head = make_head(name, HeadConfig(cache.dimension, 64, 100.0, max_frames=40, temporal="seq-transf", temporal_positions=40))
     measure, moments = find_moments(head, TextBatch.gather(texts, [0], torch.device("cpu")), videos, [0])
     batch = VideoBatch.gather(videos, [0], torch.device("cpu"))
     frame_FD = (batch.frame_BFD if name == "xclip" else head.temporal_frames(batch))[0].detach().double()

@@ -89,7 +89,7 @@ def test_rows_of_a_world_are_gathered_beside_those_of_others(
     written(options.csv, rows("demo", [1.0], head="mean"), rows("fullsize", [500.0, 501.0]))
     study.main(replace(options, minutes=0, processes=2))
     table = pd.read_csv(options.csv)
-    assert table[["world", "test RSum"]].to_numpy().tolist() == [["fullsize", 500], ["fullsize", 501], ["demo", 430], ["demo", 431]]
+    assert table[["world", "test RSum"]].to_numpy().tolist() == [["demo", 430], ["demo", 431], ["fullsize", 500], ["fullsize", 501]]
     # Two runs of 100 + 20 seconds, two at a time.
     assert "missing, about 2 min with 2 at a time: same-video 2" in capsys.readouterr().err
 

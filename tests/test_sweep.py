@@ -85,7 +85,10 @@ def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(options: Any, m
         cache=options.cache, out=tmp_path / "alone", epochs=1, batch_size=32, lr=1e-3, temporal="none", seed=1, device="cpu", quiet=True
     )
     run = train_head.main(alone)
-    assert (run / "head.safetensors").read_bytes() == (options.out / str(row["run"]) / "head.safetensors").read_bytes()
+    swept = options.out / str(row["run"])
+    assert (run / "head.safetensors").read_bytes() == (swept / "head.safetensors").read_bytes()
+    logs = [pd.read_csv(folder / "log.csv").drop(columns="seconds") for folder in (run, swept)]
+    pd.testing.assert_frame_equal(*logs)
     assert {"test t2v R@1", "val RSum", "training_seconds", "scoring_cpu_seconds", "commit", "cache_digest", "date"} <= set(table.columns)
 
 

@@ -208,7 +208,7 @@ def test_a_head_of_expensive_pairs_scores_few_besides_those_asked_for(
     cache: FeatureCache, memory_budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = load_split(cache, "train", None, 2**30)
-    head = make_head(PAIR_BY_PAIR, HeadConfig(cache.dimension, 40, 100.0))
+    head = make_head(PAIR_BY_PAIR, HeadConfig(cache.dimension, 64, 100.0))
     score_AB = all_scores(head, split).mean_AB
     generator = np.random.default_rng(0)
     videos = generator.permuted(np.broadcast_to(np.arange(40), score_AB.shape), axis=1)[:, :3]
@@ -366,7 +366,7 @@ def test_a_few_candidates_of_a_text_are_measured_as_the_block_that_they_take(
 ) -> None:
     """The same work is said if it comes as one video a text, each of which takes a block, and not if blocks are full."""
     split = load_split(cache, "train", None, 2**30)
-    head = make_head(PAIR_BY_PAIR, HeadConfig(cache.dimension, 40, 100.0))
+    head = make_head(PAIR_BY_PAIR, HeadConfig(cache.dimension, 64, 100.0))
     for at_once, lines in ((None, 0), (1, 1), (48, 0)):
         cost.check_cost(head, split.texts, split.videos, "work", 1e11, "none", quiet=False, videos_at_once=at_once)
         assert capsys.readouterr().err.count("\n") == lines

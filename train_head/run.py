@@ -1,5 +1,7 @@
 """A run on disk: the head's weights as safetensors, and JSON with its configuration, its provenance and the digest of its CLIP."""
 
+import csv
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ from data.base.errors import UserError, not_as_written, one_line
 from data.base.progress import say
 from data.base.provenance import json_value
 from data.base.version import require_known
-from data.base.whole_files import write_json
+from data.base.whole_files import write_atomically, write_json
 from data.cache import ClipParts, FeatureCache
 from data.cache.features import TextFeatures
 from data.compute.tensors import read_tensors, write_tensors
@@ -101,6 +103,15 @@ def save_run(path: Path, head: Head, record: dict[str, Any], trained_on: Sequenc
     weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in head.state_dict().items()}
     write_tensors(path / WEIGHTS_FILE, weights)
     write_json(path / RUN_FILE, {"head": {"head": head.name, **asdict(head.config)}, **recorded_source(head.name), **record})
+
+
+def write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write log.csv: a row for each epoch. The last row has all columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[-1]), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def recorded_source(head: str) -> dict[str, str]:

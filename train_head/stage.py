@@ -1,8 +1,6 @@
 """The second stage: load the cache, train the head, keep the epoch that is best on validation."""
 
-import csv
 import hashlib
-import io
 import json
 import sys
 import time
@@ -16,7 +14,6 @@ import torch
 
 from data.base.errors import UserError
 from data.base.provenance import json_value, provenance
-from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
 from data.cli.meaning import Meaning, filled, options_without
@@ -41,6 +38,7 @@ from train_head.run import (
     patches_for,
     recorded_source,
     save_run,
+    write_log,
 )
 from train_head.scoring.cost import check_cost, flops_a_pair
 from train_head.scoring.splits import Split, load_split
@@ -101,7 +99,7 @@ def train(options: TrainOptions) -> Path:
             _print_plan(options, data, batch)
         try:
             with announce_compiling(options.quiet or processes.rank > 0):
-                head, record = fit(options, data, device, processes, keep=True)
+                head, record, _ = fit(options, data, device, processes, keep=True)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop
         if processes.rank == 0:
@@ -203,8 +201,8 @@ def _check_out(options: TrainOptions) -> None:
 
 def fit(
     options: TrainOptions, data: TrainingData, device: torch.device, processes: ProcessGroup, keep: bool
-) -> tuple[Head, dict[str, Any]]:
-    """Train, and return the head with the weights of its best epoch and the record for run.json.
+) -> tuple[Head, dict[str, Any], list[dict[str, Any]]]:
+    """Train, and return the head with the weights of its best epoch, the record for run.json, and the rows of log.csv.
 
     With `keep`, write the log and checkpoints to OUT, and continue from the checkpoint in OUT if there is one. Rank 0 writes, validates and
     returns the best epoch. The other ranks return the head after its last step.
@@ -252,7 +250,7 @@ def fit(
             if first:
                 metrics = _end_epoch(state, options, data, trainer, losses, seconds)
                 if keep:
-                    _write_log(options.out / LOG_FILE, state.rows)
+                    write_log(options.out / LOG_FILE, state.rows)
                 scalars.write(state.epoch * trainer.steps_an_epoch, {f"{options.select_on}/{key}": value for key, value in metrics.items()})
             state.epoch += 1
             if state.epoch <= options.epochs:
@@ -261,7 +259,7 @@ def fit(
         trainer.load_weights(state.best)
         if keep:
             state.record |= trainer.save_encoder(options.out)
-    return head, state.record
+    return head, state.record, state.rows
 
 
 def check_validation(options: TrainOptions, select: Split, head: Head, times: int) -> None:
@@ -483,11 +481,3 @@ def build_head(options: TrainOptions, cache: FeatureCache) -> Head:
 def _flat(metrics: Metrics) -> dict[str, float]:
     flat = {f"{direction} {name}": value for direction in DIRECTIONS for name, value in metrics[direction].items()}
     return flat | {RECALL_SUM: metrics[RECALL_SUM]}
-
-
-def _write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[-1]), restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())

@@ -35,6 +35,8 @@ WEIGHT_UNITS = 10_000
 """The page gets weights as integers; this many units make a weight of 1."""
 MAX_CAPTION = 400
 """Characters shown of a caption."""
+OWN_CAPTIONS = 3
+"""Captions shown of a wrongly found video."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,20 @@ class Strip:
 
 
 @dataclass(frozen=True)
+class OwnCaptions:
+    """The first captions that the split has of a video, and how many more there are."""
+
+    shown: list[str]
+    more: int
+
+    @classmethod
+    def of(cls, split: Split, video: int, most: int = OWN_CAPTIONS) -> "OwnCaptions":
+        """The captions of the video with this index."""
+        texts = np.flatnonzero(split.answers == video)
+        return cls([shortened(split.texts.texts[text]) for text in texts[:most]], max(0, len(texts) - most))
+
+
+@dataclass(frozen=True)
 class Entry:
     """An entry in the ranking of a query: its rank, scores, whether it is the correct answer, and its strip or text."""
 
@@ -80,6 +96,8 @@ class Entry:
     video_id: str
     strip: Strip | None
     text: CardText | None
+    own: OwnCaptions | None
+    """What a wrongly found video shows by its own captions: it may suit the query as well."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,8 @@ class Card:
     rank: str
     text: CardText | None
     strip: Strip | None
+    own: OwnCaptions | None
+    """The captions of the query if it is a video: a wrongly found text may suit it as well."""
     entries: list[Entry]
     chosen: int
     """The button that is pressed initially."""
@@ -101,8 +121,13 @@ class Card:
         return max((max(row) for strip in strips if strip for row in strip.weights), default=0)
 
     @property
+    def shown_ids(self) -> list[str]:
+        """The videos that the card names."""
+        return [*self.video_ids, *(entry.video_id for entry in self.entries)]
+
+    @property
     def video_ids(self) -> list[str]:
-        """The videos that the card shows."""
+        """The videos whose frames the card shows."""
         return [strip.video_id for strip in [self.strip, *(entry.strip for entry in self.entries)] if strip]
 
 
@@ -130,8 +155,9 @@ class CardMaker:
         for video, strip in zip(videos, strips, strict=True):
             scores = best.score_SQK[:, text, places[video]] if video in places else self._collected.positive_SA[:, text]
             rank = str(places[video] + 1) if video in places else own
-            entries.append(_entry(rank, scores, video == answer, strip.video_id, strip=strip))
-        return Card(f"text-{text}", own, shown[0], None, entries, _pressed(shown))
+            captions = None if video == answer else OwnCaptions.of(self._split, video)
+            entries.append(_entry(rank, scores, video == answer, strip.video_id, strip=strip, own=captions))
+        return Card(f"text-{text}", own, shown[0], None, None, entries, _pressed(shown))
 
     def of_video(self, ranks: Ranks, query: int) -> Card:
         """The card of a video query: its top texts, only the best of each video, and its own best text if that ranks lower."""
@@ -149,7 +175,7 @@ class CardMaker:
             rank = str(places[text] + 1) if text in places else own
             owner = int(self._split.answers[text])
             entries.append(_entry(rank, scores, owner == video, self._split.videos.ids[owner], text=card_text))
-        return Card(f"video-{video}", own, None, strips[0], entries, _pressed(shown))
+        return Card(f"video-{video}", own, None, strips[0], OwnCaptions.of(self._split, video), entries, _pressed(shown))
 
     @torch.no_grad()
     def _weigh(self, texts: Sequence[int], videos: Sequence[int]) -> tuple[list[CardText], list[Strip]]:
@@ -177,7 +203,7 @@ class CardMaker:
                 assert weights.word_ABLF is not None
                 for b, beta_LF in enumerate(weights.word_ABLF[a].cpu().numpy()):
                     rows[b].append(beta_LF[i])
-            shown.append(CardText(caption if len(caption) <= MAX_CAPTION else caption[:MAX_CAPTION] + "…", buttons))
+            shown.append(CardText(shortened(caption), buttons))
         return shown, [self._strip(video, of_video) for video, of_video in zip(videos, rows, strict=True)]
 
     def _strip(self, video: int, rows: list[NDArray[np.float32]]) -> Strip:
@@ -210,10 +236,21 @@ def rank_text(rank: float) -> str:
     return f"{rank:,.1f}" if rank % 1 else f"{rank:,.0f}"
 
 
+def shortened(caption: str) -> str:
+    """A caption, cut after MAX_CAPTION characters."""
+    return caption if len(caption) <= MAX_CAPTION else caption[:MAX_CAPTION] + "…"
+
+
 def _entry(
-    rank: str, scores_S: NDArray[np.float32], answer: bool, video_id: str, strip: Strip | None = None, text: CardText | None = None
+    rank: str,
+    scores_S: NDArray[np.float32],
+    answer: bool,
+    video_id: str,
+    strip: Strip | None = None,
+    text: CardText | None = None,
+    own: OwnCaptions | None = None,
 ) -> Entry:
-    return Entry(rank, float(scores_S.mean()), scores_S.tolist(), answer, video_id, strip, text)
+    return Entry(rank, float(scores_S.mean()), scores_S.tolist(), answer, video_id, strip, text, own)
 
 
 def _pressed(texts: Sequence[CardText]) -> int:

@@ -26,12 +26,15 @@ class Collected:
 
     In text to video, the entries are videos. In video to text, they are texts, but only the best text of each video, as in the
     metrics. The positive of a text is its own video. Its hardest negative is the best other video; NaN if there is only one video.
+    `other_variance` is the unbiased variance over the scores of a pair, averaged over all pairs that do not match: the denominator of
+    the CSC loss over the whole split. NaN with a single score or a single video.
     """
 
     videos_of_texts: Best
     texts_of_videos: Best
     positive_SA: NDArray[np.float32]
     negative_SA: NDArray[np.float32]
+    other_variance: float
 
 
 class ReportCollector:
@@ -43,6 +46,7 @@ class ReportCollector:
         self._videos = TopEntries(len(answers), KEPT, scores)
         self._texts = TopEntries(videos, KEPT, scores)
         self._positive_SA = torch.full((scores, len(answers)), torch.nan)
+        self._variance_sum, self._others = torch.zeros(1, dtype=torch.float64), len(answers) * (videos - 1)
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Take a block. All texts of a video must be in the same block."""
@@ -51,6 +55,10 @@ class ReportCollector:
         answer_A = self._answer_A[texts]
         rows, columns = (answer_A[:, None] == videos).nonzero(as_tuple=True)
         self._positive_SA[:, texts[rows]] = scores_SAB[:, rows, columns]
+        if len(scores_SAB) > 1:
+            variance_AB = (scores_SAB - retrieval_AB).square_().sum(dim=0)
+            variance_AB[rows, columns] = 0
+            self._variance_sum += variance_AB.sum(dtype=torch.float64) / (len(scores_SAB) - 1)
         self._videos.update(texts, videos, retrieval_AB, scores_SAB)
         row_GB, best_GB = _best_texts(retrieval_AB, answer_A, texts)
         best_SGB = scores_SAB.gather(1, row_GB.expand(len(scores_SAB), -1, -1))
@@ -63,6 +71,7 @@ class ReportCollector:
         # Each positive was scored by one process; the others hold NaN.
         self._positive_SA.masked_fill_(self._positive_SA.isnan(), -torch.inf)
         processes.maximum(self._positive_SA)
+        processes.sum(self._variance_sum)
         self._videos, self._texts = self._videos.shared(processes), self._texts.shared(processes)
 
     def collected(self) -> Collected:
@@ -76,7 +85,9 @@ class ReportCollector:
             negative_SA = videos_of_texts.score_SQK[:, np.arange(len(place_A)), place_A]
         else:
             negative_SA = np.full_like(self._positive_SA.numpy(), np.nan)
-        return Collected(videos_of_texts, self._texts.best(), self._positive_SA.numpy(), negative_SA)
+        with_others = self._others > 0 and len(self._positive_SA) > 1
+        other_variance = float(self._variance_sum) / self._others if with_others else float("nan")
+        return Collected(videos_of_texts, self._texts.best(), self._positive_SA.numpy(), negative_SA, other_variance)
 
 
 def _best_texts(retrieval_AB: Tensor, answer_A: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:

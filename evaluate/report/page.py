@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,19 @@ from data.metrics import DIRECTIONS, FIGURES, Ranks
 from evaluate.compare.table import guidance_notes
 from evaluate.report import PLOTS_FOLDER, REPORT_FILE
 from evaluate.report.by_kind import draw_breakdown
-from evaluate.report.cards import WEIGHT_UNITS, Card, CardMaker
+from evaluate.report.cards import WEIGHT_UNITS, Card, CardMaker, rank_text
 from evaluate.report.collect import Collected
-from evaluate.report.findings import HUB_DEPTHS, LISTED, choose_queries, find_hubs, shared_captions
+from evaluate.report.findings import HUB_DEPTHS, LISTED, Hubs, choose_queries, find_hubs, shared_captions
+from evaluate.report.links import find_links
 from evaluate.report.pictures import COLUMNS, Pictures
-from evaluate.report.plots import DIRECTION_NAMES, draw_plots
+from evaluate.report.plots import DIRECTION_NAMES, Plot, draw_plots
+from evaluate.report.queries import OUTCOMES, change_text, query_table
+from evaluate.report.training import CSC, TrainingLog, draw_training, read_log
+from evaluate.report.variance import ratio_in_words
+from evaluate.report.zero_shot import ZeroShot, compared, compared_figures
 from search.cut import cut_notes
 from train_head.heads import Head
+from train_head.run import TRAINED_WITH
 from train_head.scoring.splits import Split
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -48,11 +55,14 @@ def write_report(
     ranks: tuple[Ranks, Ranks],
     collected: Collected,
     seed: int,
+    zero_shot: ZeroShot,
+    record: Mapping[str, Any],
 ) -> Path:
     """Write OUT/report.html and the plots in OUT/plots, and return the path of the report.
 
-    `result`: contents of metrics.json; `ranks`: both directions, text to video first; `seed`: draws the answered queries to show.
-    The same arguments give the same bytes. Raises UserError if a thumbnail in the cache is damaged.
+    `result`: contents of metrics.json; `ranks`: both directions, text to video first; `seed`: draws the answered queries to show, and the
+    resamples behind intervals; `zero_shot`: the rows beside the run's; `record`: contents of run.json. The same arguments give the same
+    bytes. Raises UserError if a thumbnail in the cache is damaged.
     """
     maker = CardMaker(head, split, collected, cache.extraction.model, cache.settings)
     groups = _groups(maker, ranks, seed)
@@ -63,8 +73,14 @@ def write_report(
                 pictures.add(video_id)
     hubs = [find_hubs(collected.videos_of_texts.entry_QK, len(split.videos.ids), depth) for depth in HUB_DEPTHS]
     shared, most_found = shared_captions(split.texts.texts, split.answers)
-    entries = (len(split.videos.ids), len(np.unique(split.answers)))
-    plots = draw_plots(out / PLOTS_FOLDER, ranks, entries, collected, head.score_names(), float(head.scale().detach()), hubs[-1])
+    with_cards = {int(card.name.removeprefix("text-")) for group in groups for card in group.cards if card.text}
+    before = zero_shot.rows[0] if zero_shot.rows else None
+    table = query_table(split, ranks[0], None if before is None else before.ranks[0], collected, with_cards, seed)
+    hub_ids = [split.videos.ids[video] for video in hubs[-1].top if hubs[-1].count_B[video]]
+    shown_ids = [video_id for group in groups for card in group.cards for video_id in card.shown_ids]
+    links = find_links(cache, split, out / REPORT_FILE, [*shown_ids, *table.video_ids, *hub_ids])
+    log = read_log(result["run"], record)
+    plots = _plots(out / PLOTS_FOLDER, result, split, head, ranks, collected, hubs[-1], log)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     page = (
         _environment()
@@ -72,6 +88,18 @@ def write_report(
         .render(
             result=result,
             columns=FIGURES,
+            zero_shot=zero_shot,
+            compared=compared(result, ranks, split.answers, zero_shot.rows, seed),
+            compared_figures=list(compared_figures()),
+            before=before,
+            table=table,
+            with_cards=with_cards,
+            outcomes=OUTCOMES,
+            change_text=change_text,
+            rank_text=rank_text,
+            seed=seed,
+            links=links,
+            no_curve=None if isinstance(log, TrainingLog) else log,
             directions=list(zip(DIRECTIONS, DIRECTION_NAMES, strict=True)),
             notes=[*cut_notes(result), *guidance_notes(result)],
             provenance=_provenance(result, head),
@@ -85,9 +113,7 @@ def write_report(
             most_columns=COLUMNS if split.videos.frames.length_N.max() > COLUMNS else None,
             no_spelling=maker.no_spelling,
             hubs=hubs,
-            hub_rows=[
-                (split.videos.ids[video], [int(of.count_B[video]) for of in hubs]) for video in hubs[-1].top if hubs[-1].count_B[video]
-            ],
+            hub_rows=[(video_id, [int(of.count_B[split.videos.ids.index(video_id)]) for of in hubs]) for video_id in hub_ids],
             shared=[(item.caption, [split.videos.ids[video] for video in item.videos]) for item in shared[:LISTED]],
             shared_count=len(shared),
             most_found=most_found,
@@ -98,6 +124,24 @@ def write_report(
     )
     write_atomically(out / REPORT_FILE, page)
     return out / REPORT_FILE
+
+
+def _plots(
+    folder: Path,
+    result: dict[str, Any],
+    split: Split,
+    head: Head,
+    ranks: tuple[Ranks, Ranks],
+    collected: Collected,
+    hubs: Hubs,
+    log: TrainingLog | str,
+) -> list[Plot]:
+    """All plots of the page, with the training curve if there is a log."""
+    entries = (len(split.videos.ids), len(np.unique(split.answers)))
+    scale, weight = float(head.scale().detach()), result[TRAINED_WITH]["options"].get("csc_weight")
+    words = ratio_in_words(collected, scale, weight, log.at(CSC) if isinstance(log, TrainingLog) else None)
+    plots = draw_plots(folder, ranks, entries, collected, head.score_names(), scale, hubs, words)
+    return [*plots, draw_training(folder, log)] if isinstance(log, TrainingLog) else plots
 
 
 def _groups(maker: CardMaker, ranks: tuple[Ranks, Ranks], seed: int) -> list[CardGroup]:
@@ -149,8 +193,14 @@ def _environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["figure"] = lambda value: f"{value:,.1f}"
+    environment.filters["signed"] = _signed
     environment.filters["seconds"] = _seconds
     return environment
+
+
+def _signed(value: float) -> str:
+    """A difference, such as "+3.2"; one that rounds to 0 has no sign."""
+    return f"{value:+,.1f}" if round(value, 1) else "0.0"
 
 
 def _seconds(value: float) -> str:

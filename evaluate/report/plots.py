@@ -23,6 +23,7 @@ from evaluate.compare.curves import match_curve
 from evaluate.report import PLOT_FORMATS, PLOT_NAMES
 from evaluate.report.collect import Collected
 from evaluate.report.findings import Hubs
+from evaluate.report.variance import power, score_variance
 
 DIRECTION_NAMES = ("text to video", "video to text")
 
@@ -81,22 +82,18 @@ def draw_plots(
     score_names: Sequence[str],
     scale: float,
     hubs: Hubs,
+    variance_words: Sequence[str],
 ) -> list[Plot]:
     """Draw all plots, write each into `folder` as PNG and SVG, and return them for the page.
 
-    `entries`: the number of entries that each direction ranks; `scale`: the logit scale, by which scores are divided.
+    `entries`: the number of entries that each direction ranks; `scale`: the logit scale, by which scores are divided; `variance_words`: see
+    `evaluate.report.variance`.
     """
     make_folder(folder)
     drawn = [_cmc(folder, ranks, entries), _rank_histogram(folder, ranks), _score_distributions(folder, collected, score_names, scale)]
     if len(score_names) > 1:
-        drawn.append(_variance_distributions(folder, collected, scale))
+        drawn.append(_variance_distributions(folder, collected, scale, variance_words))
     return [*drawn, _hub_histogram(folder, hubs)]
-
-
-def score_variance(score_SA: NDArray[np.float32], scale: float) -> NDArray[np.float64]:
-    """The unbiased variance [A] over the scores of each pair, before the logit scale, as in the CSC loss."""
-    variance_A: NDArray[np.float64] = (score_SA.astype(np.float64) / scale).var(axis=0, ddof=1)
-    return variance_A
 
 
 def _cmc(folder: Path, ranks: tuple[Ranks, Ranks], entries: tuple[int, int]) -> Plot:
@@ -171,7 +168,7 @@ def _score_distributions(folder: Path, collected: Collected, names: Sequence[str
     return render(folder, "scores", "Scores of positives and hardest negatives", text, f"Means: {means}.", draw, height)
 
 
-def _variance_distributions(folder: Path, collected: Collected, scale: float) -> Plot:
+def _variance_distributions(folder: Path, collected: Collected, scale: float, words: Sequence[str]) -> Plot:
     own_A, other_A = score_variance(collected.positive_SA, scale), score_variance(collected.negative_SA, scale)
 
     def draw(figure: Figure) -> None:
@@ -186,12 +183,9 @@ def _variance_distributions(folder: Path, collected: Collected, scale: float) ->
         axes.set(xlabel="variance of a pair's scores", ylabel="pairs (%)")
         axes.legend(loc="upper left")
 
-    ratio = f"; their ratio is {own_A.mean() / other_A.mean():.2f}" if np.isfinite(other_A).any() and other_A.mean() > 0 else ""
-    text = (
-        "The CSC loss pushes the scores of a pair to agree if text and video match, and to differ if they do not. Mean variance: "
-        f"{_power(own_A)} for positives, {_power(other_A)} for hardest negatives{ratio}."
-    )
-    return render(folder, "variance", "Variance over a pair's scores", text, "", draw, 1.35 * HEIGHT)
+    hardest = f"; the mean of the latter is {power(float(other_A.mean()))}" if np.isfinite(other_A).all() else ""
+    text = f"Variance of the scores of a pair, over matching pairs and over each caption's hardest negative{hardest}."
+    return render(folder, "variance", "Variance over a pair's scores", " ".join([text, *words]), "", draw, 1.35 * HEIGHT)
 
 
 def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
@@ -230,16 +224,8 @@ def _mean(value_A: NDArray[np.floating]) -> str:
     return f"{value_A.mean():.3f}" if np.isfinite(value_A).all() else "none"
 
 
-def _power(value_A: NDArray[np.floating]) -> str:
-    """The mean of small numbers in scientific notation: 3.9 × 10⁻³."""
-    if not np.isfinite(value_A).all():
-        return "none"
-    digits, power = f"{value_A.mean():.1e}".split("e")
-    return f"{digits} \N{MULTIPLICATION SIGN} 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-
-
 def render(folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT) -> Plot:
-    """Draw a figure and save it, for the page with text as text, and for the files with text as outlines."""
+    """Draw a figure and save it, for the page with text as text, and for the files with text as outlines. `figures`: see `Plot`."""
     assert name in PLOT_NAMES
     for_page = io.StringIO()
     with mpl.rc_context(_STYLE):

@@ -1,5 +1,6 @@
 """docs/design/ablations.md from the CSV of the study: `python -m experiments.ablations`."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,5 +34,8 @@ def main(options: AblationOptions) -> Path:
     verdicts = [judge(world, options.split) for world in read_worlds(options.runs, options.split)]
     pictures = draw_all(verdicts, options.split, options.out)
     write_atomically(options.out, "\n".join(page(verdicts, options.split, pictures)) + "\n")
+    for one in verdicts:
+        if undecided := one.undecided_groups():
+            print(f"undecided on {one.world.name}: --only {','.join(undecided)}", file=sys.stderr)
     print(options.out)
     return options.out

@@ -25,8 +25,8 @@ class Figure:
 
 
 RSUM = Figure("RSum", "{split} RSum")
-ONE_EVENT = Figure("t2v R@1 [one]", "{split} t2v R@1 [one]")
-ORDER = Figure("t2v R@1 [order]", "{split} t2v R@1 [order]")
+ONE_EVENT = Figure("t2v R@1, captions of one event", "{split} t2v R@1 [one]")
+ORDER = Figure("t2v R@1, captions of an order", "{split} t2v R@1 [order]")
 MARGIN = Figure("margin \N{MULTIPLICATION SIGN} 100", "{split} margin", digits=2, factor=100)
 AGREEMENT = Figure(
     "variance of answers \N{MULTIPLICATION SIGN} 10⁴", "{split} variance of answers", digits=2, factor=1e4, less_is_better=True

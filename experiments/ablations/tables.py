@@ -12,7 +12,7 @@ from experiments.ablations.verdicts import Compared, Judged, Verdict, WorldVerdi
 from experiments.groups import GROUPS, Group
 
 RECALLS = tuple(Figure(name, f"{{split}} {name}") for name in ("t2v R@1", "t2v R@5", "v2t R@1"))
-KINDS = {"": "all", "one": "one event", "several": "several events", "order": "their order", "whole": "the whole video"}
+KINDS = {"": "all", "one": "one event", "several": "several events", "order": "an order", "whole": "the whole video"}
 """Kinds of captions, as columns name them and as tables do."""
 
 

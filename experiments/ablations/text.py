@@ -77,7 +77,8 @@ def _runs_sentence(world: World) -> str:
 def _counts_sentence(one: WorldVerdicts) -> str:
     counts = one.counted()
     pairs = [compared.difference.pairs for judged in one.judged for compared in judged.compared if compared.difference is not None]
-    line = f"On {one.world.name}, by {one.comparisons} comparisons: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}."
+    said = [f"{count} {verdict}" for verdict, count in counts.items() if count or verdict != Verdict.NOT_MEASURED]
+    line = f"On {one.world.name}, by {one.comparisons} comparisons: {', '.join(said)}."
     seeds = min((count for count in pairs if count > 1), default=0)
     if seeds and counts[Verdict.UNDECIDED]:
         narrower = quantile(2 * seeds, one.comparisons) / quantile(seeds, one.comparisons) / 2**0.5

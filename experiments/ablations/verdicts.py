@@ -66,6 +66,11 @@ class WorldVerdicts:
         found = [judged.verdict for judged in self.judged]
         return {verdict: found.count(verdict) for verdict in Verdict}
 
+    def undecided_groups(self) -> list[str]:
+        """The groups with undecided comparisons, in the order of GROUPS."""
+        found = {one.comparison.group for judged in self.judged for one in judged.compared if one.verdict == Verdict.UNDECIDED}
+        return [group.name for group in GROUPS if group.name in found]
+
 
 def judge(world: World, split: str, claims: Sequence[Claim] = CLAIMS) -> WorldVerdicts:
     """Judge all claims in a world."""

@@ -43,7 +43,7 @@ from data.compute.processes import ProcessGroup
 from train_head.checks import check_options
 from train_head.heads import PairwiseHead, head_class, pairwise_heads
 from train_head.options import TrainOptions
-from train_head.run import METRICS_FILE, RESULTS_FOLDER, patches_for, recorded_source, save_run
+from train_head.run import LOG_FILE, METRICS_FILE, RESULTS_FOLDER, patches_for, recorded_source, save_run, write_log
 from train_head.settle import HARD_NEGATIVES, settled
 from train_head.stage import decisive_options, fit
 from train_head.sweep.measure import measure, metric_columns
@@ -191,13 +191,14 @@ def _train_one(shared: Shared, run: _Run) -> dict[str, Any]:
     """Train and measure one run, keep it under OUT/NAME, and return its row."""
     loaded, report = shared.loaded, shared.report
     start = _times()
-    head, record = fit(run.options, loaded, shared.device, ProcessGroup(), keep=False)
+    head, record, log = fit(run.options, loaded, shared.device, ProcessGroup(), keep=False)
     trained = _times()
     measured = measure(head, report, shared.budget, shared.first)
     scored = _times()
     folder = shared.out / run.name
     make_folder(folder)
     write_options(folder / OPTIONS_FILE, replace(run.options, out=folder), "python -m train_head")
+    write_log(folder / LOG_FILE, log)
     save_run(folder, head, {**record, f"{report.name}_after": measured.metrics}, loaded.train.videos.ids)
     made_by = provenance(run.options)
     return {

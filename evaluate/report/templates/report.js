@@ -17,7 +17,7 @@ function show(card, button) {
   }
   for (const strip of card.querySelectorAll(".strip")) {
     const row = weights(strip, Number(button.dataset.row));
-    const times = [...strip.querySelectorAll(".times span")].map((time) => time.textContent);
+    const times = [...strip.querySelectorAll(".times > *")].map((time) => time.textContent);
     const bars = strip.querySelector(".bars");
     [...bars.children].forEach((bar, i) => { bar.style.height = `${(100 * row[i]) / peak}%`; });
     bars.setAttribute("aria-label", row.map((weight, i) => `${times[i]}: ${Math.round(weight / 100)}%`).join(", "));
@@ -57,6 +57,67 @@ for (const card of document.querySelectorAll(".card")) {
     scrollToHeaviest(card);
   });
 }
+
+// The moments of a video are one stop of the Tab key: the arrow keys move between them.
+for (const times of document.querySelectorAll(".times[role=group]")) {
+  const moments = [...times.children];
+  const stop = (moment) => { for (const other of moments) other.tabIndex = other === moment ? 0 : -1; };
+  stop(moments[0]);
+  times.addEventListener("focusin", (event) => stop(event.target));
+  times.addEventListener("keydown", (event) => {
+    const at = moments.indexOf(event.target);
+    const next = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: moments.length - 1 }[event.key];
+    if (!moments[next]) return;
+    event.preventDefault();
+    moments[next].focus();
+  });
+}
+
+// A link to a card opens it.
+function openTarget(hash) {
+  const card = document.getElementById(hash.slice(1));
+  if (card && card.matches("details.card")) card.open = true;
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest('a[href^="#card-"]');
+  if (link) openTarget(link.hash);
+});
+addEventListener("hashchange", () => openTarget(location.hash));
+openTarget(location.hash);
+
+const filters = document.getElementById("filters");
+const rows = [...document.querySelectorAll("#query-table > tbody > tr")];
+const plain = (text) => text.normalize("NFKC").toLowerCase();
+const words = new Map(rows.map((row) => [row, plain(row.textContent)]));
+// Without kinds, there is no choice of them.
+const choice = (id) => document.getElementById(id)?.value ?? "";
+
+function filterRows() {
+  const typed = plain(choice("filter-text")).split(/\s+/).filter(Boolean);
+  const wanted = { outcome: choice("filter-outcome"), kind: choice("filter-kind") };
+  let shown = 0;
+  for (const row of rows) {
+    const fits = Object.entries(wanted).every(([name, value]) => !value || row.dataset[name] === value);
+    row.hidden = !(fits && typed.every((word) => words.get(row).includes(word)));
+    if (!row.hidden) shown += 1;
+  }
+  document.getElementById("filtered").textContent = `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} shown`;
+}
+
+function sortRows() {
+  const [name, sign] = choice("sort").split(" ");
+  // Rows that are equal stay in the order of the split.
+  const sorted = name ? rows.toSorted((a, b) => sign * (a.dataset[name] - b.dataset[name])) : rows;
+  document.querySelector("#query-table > tbody").append(...sorted);
+}
+
+filters.hidden = false;
+filters.addEventListener("input", filterRows);
+document.getElementById("sort").addEventListener("change", sortRows);
+// A browser may keep what was chosen before a reload.
+filterRows();
+sortRows();
 
 const theme = document.getElementById("theme");
 const isDark = () => {

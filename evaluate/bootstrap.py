@@ -28,16 +28,20 @@ Samples = dict[str, Any]
 """As `data.metrics.Metrics`, with an array [N] in place of every number."""
 
 
-def resample(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], resamples: int, seed: int, recalls_alone: bool = False) -> Samples:
+def resample(
+    ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64] | None, resamples: int, seed: int, recalls_alone: bool = False
+) -> Samples:
     """Metrics of both directions, and RSum, in every resample.
 
     `ranks`: text to video, then video to text. `owner_A` [A]: for each text, the index of its video among the video-to-text
-    queries. `recalls_alone`: leave out MdR, which takes most of the time, and MnR.
+    queries; None for text to video alone. `recalls_alone`: leave out MdR, which takes most of the time, and MnR.
     """
     texts, videos = ranks
     rng = np.random.default_rng(seed)
     figures = _recall_figures if recalls_alone else _figures
     by_text = [figures(texts, weight_NA) for weight_NA in _draws(len(texts.best_Q), resamples, rng)]
+    if owner_A is None:
+        return {TEXT_TO_VIDEO: _joined(by_text)}
     by_video, sums = [], []
     for weight_NB in _draws(len(videos.best_Q), resamples, rng):
         by_video.append(figures(videos, weight_NB))
@@ -56,6 +60,13 @@ def intervals(ranks: tuple[Ranks, Ranks], owner_A: NDArray[np.int64], seed: int)
         **{name: {key: limits(value) for key, value in samples[name].items()} for name in DIRECTIONS},
         RECALL_SUM: limits(samples[RECALL_SUM]),
     }
+
+
+def recall_intervals(ranks: Ranks, seed: int) -> dict[str, list[float]]:
+    """The interval [low, high] of each recall of one direction."""
+    draws = _draws(len(ranks.best_Q), RESAMPLES, np.random.default_rng(seed))
+    recall_NK = np.concatenate([recalls(ranks, weight_NQ) for weight_NQ in draws])
+    return {name: limits(recall_NK[:, i]) for i, name in enumerate(RECALL_NAMES)}
 
 
 def resample_shares(

@@ -13,6 +13,7 @@ from data.base.errors import not_as_written
 from data.base.whole_files import write_whole
 from data.cache.tables import read_parquet
 from data.metrics import Ranks
+from evaluate.breakdown.traits import TRAITS, traits_of_texts, traits_of_videos
 from train_head.scoring.splits import Split
 
 RANKS_FILES = {"text_to_video": "ranks-text-to-video.parquet", "video_to_text": "ranks-video-to-text.parquet"}
@@ -26,18 +27,28 @@ class RankTables:
 
     Ties leave the rank open between `best_rank` and `worst_rank`; `rank` is their mean.
 
-        query  caption        video_id  rank  best_rank  worst_rank
-            0  a dog runs     video7     1.0          1           1
-            1  a man sings    video2     3.5          3           4
+        query  caption        video_id  rank  best_rank  worst_rank  kind     words  seconds
+            0  a dog runs     video7     1.0          1           1  one          3     10.0
+            1  a man sings    video2     3.5          3           4  several      3     21.0
+
+    The last columns are the traits of the query (see `evaluate.breakdown.traits`). Results of earlier versions and of fusions lack them.
     """
 
     text_to_video: pd.DataFrame
     video_to_text: pd.DataFrame
 
     @classmethod
-    def of(cls, split: Split, ranks: tuple[Ranks, Ranks]) -> "RankTables":
-        """The ranks of a split, text to video first."""
-        return cls.of_ids(split.texts.texts, split.answers, split.videos.ids, ranks)
+    def of(cls, split: Split, ranks: tuple[Ranks, Ranks], seconds: NDArray[np.float64]) -> "RankTables":
+        """The ranks of a split, text to video first, with the traits of queries. `seconds`: the length of each video."""
+        tables = cls.of_ids(split.texts.texts, split.answers, split.videos.ids, ranks)
+        of_texts = traits_of_texts(split.texts.texts, split.kinds, split.answers, seconds)
+        of_videos = traits_of_videos(of_texts, split.answers)
+        return cls(
+            *(
+                table.join(traits.loc[of.query_Q].reset_index(drop=True))
+                for table, traits, of in zip((tables.text_to_video, tables.video_to_text), (of_texts, of_videos), ranks, strict=True)
+            )
+        )
 
     @classmethod
     def of_ids(cls, captions: Sequence[str], answers: NDArray[np.int64], ids: Sequence[str], ranks: tuple[Ranks, Ranks]) -> "RankTables":
@@ -59,7 +70,8 @@ class RankTables:
         frames = []
         for direction, name in RANKS_FILES.items():
             try:
-                frames.append(read_parquet(folder / name)[_QUERY[direction] + _RANKS])
+                frame = read_parquet(folder / name)
+                frames.append(frame[[*_QUERY[direction], *_RANKS, *(trait for trait in TRAITS if trait in frame)]])
             except (OSError, ValueError, KeyError) as error:
                 raise not_as_written(
                     folder / name,
@@ -87,6 +99,10 @@ class RankTables:
         """For each text [A], the index of its video among the video-to-text queries."""
         place = pd.Index(self.video_to_text["video_id"]).get_indexer(pd.Index(self.text_to_video["video_id"]))
         return np.asarray(place, dtype=np.int64)
+
+    def joint(self) -> bool:
+        """Whether the texts describe exactly the video-to-text queries: RSum needs both directions of the same videos."""
+        return {*self.text_to_video["video_id"]} == {*self.video_to_text["video_id"]}
 
     def same_queries(self, other: "RankTables") -> bool:
         """Whether both tables have the same queries in the same order."""

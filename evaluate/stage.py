@@ -18,6 +18,9 @@ from data.compute.device import find_device
 from data.compute.processes import ProcessGroup
 from data.metrics import DIRECTIONS, RECALL_SUM
 from evaluate.bootstrap import intervals
+from evaluate.breakdown.figures import breakdown
+from evaluate.breakdown.table import format_kinds
+from evaluate.breakdown.traits import KIND, video_seconds
 from evaluate.compare.table import format_evaluation
 from evaluate.exhaustive import score_exhaustively
 from evaluate.folder import EVALUATION_PATTERNS, check_out, replacing
@@ -111,7 +114,7 @@ def _write_results(options: EvaluateOptions, inputs: EvaluationInputs, scored: S
     """Write everything but the report, print the result, and return the content of metrics.json. `start`: when the evaluation began."""
     run = inputs.evaluated
     head, split, figures = run.head, run.split, dict(scored.figures)
-    ranks = RankTables.of(split, scored.ranks)
+    ranks = RankTables.of(split, scored.ranks, video_seconds(inputs.cache, split.videos.ids))
     trained_ids = frozenset().union(*(trained_on(one.name) for one in (run, inputs.first) if one is not None))
     result: dict[str, Any] = {
         "run": options.run,
@@ -129,6 +132,7 @@ def _write_results(options: EvaluateOptions, inputs: EvaluationInputs, scored: S
         **{name: figures.pop(name) for name in (*DIRECTIONS, RECALL_SUM)},
         "intervals": intervals(ranks.ranks(), ranks.owners(), options.seed),
         **figures,
+        "breakdown": breakdown(ranks, options.seed),
         "processes": processes,
         "protocol": protocol(len(split.answers), len(split.videos.ids)),
         "max_frames": run.max_frames,
@@ -153,6 +157,8 @@ def _write_results(options: EvaluateOptions, inputs: EvaluationInputs, scored: S
         write_json(new / METRICS_FILE, result)
     shown = (*ROW, *DIRECTIONS, RECALL_SUM, *(name for name in ("candidates", "two_stage") if result.get(name)))
     print(json.dumps({name: result[name] for name in shown}) if options.json else format_evaluation(result))
+    if KIND in result["breakdown"] and not options.json:
+        print(format_kinds(result["breakdown"][KIND]))
     if result["candidates"] and not options.json:
         print(format_candidates(result["candidates"]))
     return result

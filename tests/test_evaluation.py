@@ -351,7 +351,8 @@ def test_the_table_of_an_evaluation(options: EvaluateOptions, capsys: pytest.Cap
     assert rows["without word-frame"][-1] == f"{result['scores'][-1]['RSum']:.1f}"
     assert rows["dual softmax"][-1] == f"{result['post_processing'][0]['RSum']:.1f}"
     assert "dual softmax: reads the whole test matrix" in "\n".join(lines)
-    assert lines[-1].startswith("scoring: ")
+    begins = [next(i for i, line in enumerate(lines) if line.startswith(start)) for start in ("run", "scoring: ", "kind of caption")]
+    assert begins == sorted(begins)
     evaluate.main(replace(options, json=True))
     line = json.loads(capsys.readouterr().out)
     assert line.keys() >= {"run", "queries", "gallery", "text_to_video", "video_to_text", "RSum"}

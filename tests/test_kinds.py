@@ -20,6 +20,7 @@ from data.exchange.options import ExportOptions
 from data.merge import MergeOptions, merge
 from extract import ExtractOptions
 from tests.annotation_files import didemo_name, write_didemo, write_msrvtt
+from tests.caches import OLD
 from tests.conftest import DEMO_CLIP
 from tests.table_files import HEADER, WRITERS, Logical, read, refusal
 from tests.videos import numbered_video
@@ -182,6 +183,10 @@ def test_kinds_through_a_merged_file_and_an_export(own_data: ExtractOptions, tmp
         "",
         "one",
     ]
+
+
+def test_a_cache_of_an_earlier_format_has_no_kinds() -> None:
+    assert loaded(OLD / "cache") is None
 
 
 def test_shares_of_the_work_list_kinds(own_data: ExtractOptions, tmp_path: Path) -> None:

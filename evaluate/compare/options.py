@@ -19,6 +19,9 @@ class CompareOptions:
     base: Annotated[Path | None, About.METRICS] = None
     """Folder of results to test all others against, with a paired bootstrap and McNemar's test. Results that differ from it only in the
     training seed belong to the base. Default: no tests."""
+    by: Annotated[Literal["kind", "words", "seconds"] | None, About.METRICS] = None
+    """Also compare on groups of the queries: by kind of caption, or in up to four ranges of the caption's length in words or the video's
+    length in seconds. Default: all queries together."""
     sweep: Annotated[str | None, About.METRICS] = None
     """Training option, such as csc_weight: sort the table by it, and plot R@1 and RSum against it into --out, with standard deviations
     over seeds. If there is nothing to plot, a line says why."""

@@ -170,9 +170,14 @@ class SeedGroup:
 
     @cached_property
     def figures(self) -> dict[str, tuple[float, float | None]]:
-        """Mean and sample standard deviation (n - 1) over seeds of every metric; the deviation of a single result is None."""
-        found = {f"{direction} {name}": [r.metrics[direction][name] for r in self.results] for direction in DIRECTIONS for name in FIGURES}
-        found[RECALL_SUM] = [result.metrics[RECALL_SUM] for result in self.results]
+        """Mean and sample standard deviation (n - 1) over seeds of every metric; the deviation of a single result is None.
+
+        On a group of queries, a direction without queries and RSum may be missing: see `evaluate.compare.by`.
+        """
+        there = [direction for direction in DIRECTIONS if direction in self.first.metrics]
+        found = {f"{direction} {name}": [r.metrics[direction][name] for r in self.results] for direction in there for name in FIGURES}
+        if RECALL_SUM in self.first.metrics:
+            found[RECALL_SUM] = [result.metrics[RECALL_SUM] for result in self.results]
         several = len(self.results) > 1
         return {name: (float(np.mean(values)), float(np.std(values, ddof=1)) if several else None) for name, values in found.items()}
 

@@ -53,7 +53,7 @@ class Comparison:
     """Tests of a group against the base."""
 
     figures: dict[str, Difference]
-    """By the names in TESTED."""
+    """By the names in TESTED; without RSum if the results lack it, as on some groups of queries."""
     mcnemar: McNemar | None
     """None if either side has several seeds."""
 
@@ -70,7 +70,7 @@ def compare_with_base(groups: Sequence[SeedGroup], base: SeedGroup, seed: int) -
 
 def _compare(group: SeedGroup, base: SeedGroup, ours: TestedSamples, theirs: TestedSamples) -> Comparison:
     figures = {}
-    for name in TESTED:
+    for name in theirs:
         sample_N = ours[name] - theirs[name]
         figure = name if name == RECALL_SUM else f"{TEXT_TO_VIDEO} {name}"
         low, high = limits(sample_N)
@@ -99,7 +99,8 @@ def mcnemar(result: Result, base: Result) -> McNemar:
 
 def _mean_samples(group: SeedGroup, seed: int) -> TestedSamples:
     """The tested metrics in every resample, averaged over the seeds of the group."""
-    owner_A = group.first.ranks.owners()
+    owner_A = group.first.ranks.owners() if RECALL_SUM in group.first.metrics else None
     samples = [resample(result.ranks.ranks(), owner_A, RESAMPLES, seed, recalls_alone=True) for result in group.results]
     recalls = {name: np.mean([sample[TEXT_TO_VIDEO][name] for sample in samples], axis=0) for name in RECALL_NAMES}
-    return {**recalls, RECALL_SUM: np.mean([sample[RECALL_SUM] for sample in samples], axis=0)}
+    sums = {} if owner_A is None else {RECALL_SUM: np.mean([sample[RECALL_SUM] for sample in samples], axis=0)}
+    return recalls | sums

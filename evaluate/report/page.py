@@ -17,6 +17,7 @@ from data.cache import FeatureCache
 from data.metrics import DIRECTIONS, FIGURES, Ranks
 from evaluate.compare.table import guidance_notes
 from evaluate.report import PLOTS_FOLDER, REPORT_FILE
+from evaluate.report.by_kind import draw_breakdown
 from evaluate.report.cards import WEIGHT_UNITS, Card, CardMaker, rank_text
 from evaluate.report.collect import Collected
 from evaluate.report.findings import HUB_DEPTHS, LISTED, Hubs, choose_queries, find_hubs, shared_captions
@@ -104,6 +105,7 @@ def write_report(
             provenance=_provenance(result, head),
             plots=plots,
             plots_folder=PLOTS_FOLDER,
+            breakdown=draw_breakdown(out / PLOTS_FOLDER, result["breakdown"]),
             groups=groups,
             pictures=pictures.encode(),
             score_names=head.score_names(),

@@ -279,13 +279,8 @@ class _Table:
 
     def _kinds(self) -> list[str]:
         texts = self._texts("kind")
-        known: dict[str, str] = {}
-
-        def read(text: str, place: str) -> None:
-            known[text] = check_kind(text, place)
-
-        self._each(texts, read)
-        return [known[text] for text in texts]
+        self._each(texts, check_kind)
+        return [check_kind(text, "") for text in texts]
 
     def _splits(self) -> list[str]:
         texts = self._texts("split")

@@ -1,0 +1,36 @@
+"""Formats the metrics of the kinds of captions as text."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data.base.quoting import visible
+from data.metrics import DIRECTIONS, FIGURES
+from evaluate.compare.table import NONE, Table
+
+COLUMNS = ("queries", *FIGURES)
+
+
+def format_kinds(by_kind: Mapping[str, Any]) -> str:
+    """The table by kind of caption, both directions, then what is left out. `by_kind`: see `evaluate.breakdown.figures.breakdown`."""
+    columns = [("", "kind of caption"), *((direction.replace("_", " "), name) for direction in DIRECTIONS for name in COLUMNS)]
+    rows = [
+        [visible(group["name"]), *(cell for direction in DIRECTIONS for cell in cells(group[direction]))] for group in by_kind["groups"]
+    ]
+    return "\n".join([Table(columns, rows).text(), *left_out_lines(by_kind["left_out"], by_kind["further_kinds"])])
+
+
+def cells(figures: Mapping[str, Any] | None) -> list[str]:
+    """The cells of COLUMNS for one direction of a group."""
+    if figures is None:
+        return ["0", *[NONE] * len(FIGURES)]
+    return [str(figures["queries"]), *(f"{figures[name]:.1f}" for name in FIGURES)]
+
+
+def left_out_lines(left_out: Mapping[str, int], further_kinds: int) -> Iterator[str]:
+    """How many queries are in no group, and why, if any."""
+    captions, videos = (left_out[direction] for direction in DIRECTIONS)
+    further = f", or with one of {further_kinds:,} less frequent kinds" if further_kinds else ""
+    if captions:
+        yield f"in no group: {captions:,} captions without a kind{further}"
+    if videos:
+        yield f"in no group: {videos:,} videos whose captions do not share a kind{further}"

@@ -88,7 +88,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_equals_single_runs(options: Any, m
     swept = options.out / str(row["run"])
     assert (run / "head.safetensors").read_bytes() == (swept / "head.safetensors").read_bytes()
     logs = [pd.read_csv(folder / "log.csv").drop(columns="seconds") for folder in (run, swept)]
-    pd.testing.assert_frame_equal(*logs)
+    pd.testing.assert_frame_equal(logs[0], logs[1])
     assert {"test t2v R@1", "val RSum", "training_seconds", "scoring_cpu_seconds", "commit", "cache_digest", "date"} <= set(table.columns)
 
 

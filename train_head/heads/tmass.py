@@ -44,7 +44,7 @@ from torch.nn.functional import pad
 
 from train_head.batches import EncodedFrames, TextBatch
 from train_head.heads.base import DEFAULT_EXECUTION, Execution, HeadConfig, unit
-from train_head.heads.xpool import Memory, Queries, XpoolAttention, in_steps
+from train_head.heads.xpool import Memory, Queries, XpoolAttention, in_steps, with_zeros
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.mass import Pairs, best_of, cosines
 from train_head.kernels.noise import hash_rows, hash_videos, pair_keys
@@ -149,8 +149,8 @@ class TmassHead(XpoolAttention):
         return {SUPPORT: ALPHA * contrastive_loss(support_AB * self.scale(), left_out_AB)}
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
-        d = self.config.dimension
+        d, more = self.config.dimension, with_zeros(frames + 1)
         # Queries times keys, cosines, z and the radius; deviations; |t|^2, |z|^2 and t z; then three sums for every sample, of R e with z,
         # with t, and with itself.
-        pooled = 4 * frames * d + 2 * (frames + 2) * d + 2 * frames * d + 4 * (frames + 1) ** 2
+        pooled = 4 * frames * d + 2 * with_zeros(more + 1) * d + 2 * frames * d + 4 * more**2
         return pooled + 6 * d + SAMPLES * 7 * d + 0 * words

@@ -155,7 +155,7 @@ class XpoolHead(XpoolAttention):
         return z_BAD.permute(2, 1, 0)
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
-        d, more = self.config.dimension, frames + 1
+        d, more = self.config.dimension, with_zeros(frames + 1)
         # Queries times keys, sentences times values; one quadratic form over frames and two that include the constant; two sums.
         return 2 * (frames + more) * d + 2 * frames**2 + 2 * frames + 2 * (2 * more**2 + 2 * more) + 4 * more + 0 * words
 
@@ -163,6 +163,11 @@ class XpoolHead(XpoolAttention):
 def _centred(x: Tensor) -> Tensor:
     """Vectors [..., D] minus the mean of their channels."""
     return x - x.mean(dim=-1, keepdim=True)
+
+
+def with_zeros(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers of vectors, with the zeros of `in_steps`."""
+    return np.ceil(vectors / FRAMES_STEP) * FRAMES_STEP
 
 
 def in_steps(x_BED: Tensor) -> Tensor:

@@ -312,25 +312,25 @@ def test_queries_are_filtered_and_sorted(study: Study, open_page: OpenPage) -> N
     shown = "rows => rows.filter(row => !row.hidden).map(row => row.querySelector('th bdi').textContent)"
     every = list(study.table["caption"])
     assert rows.evaluate_all(shown) == every
-    page.get_by_label("Words").fill("STAR  twice")
+    page.get_by_role("searchbox", name="Words").fill("STAR  twice")
     assert rows.evaluate_all(shown) == ["a star, twice"]
     assert page.locator("#filtered").inner_text() == f"1 of {len(every)} shown"
     page.keyboard.press("Enter")
-    page.get_by_label("Words").fill("")
-    page.get_by_label("Kind").select_option("one <i>")
+    page.get_by_role("searchbox", name="Words").fill("")
+    page.get_by_role("combobox", name="Kind").select_option("one <i>")
     assert rows.evaluate_all(shown) == list(study.table.loc[study.table["kind"] == "one <i>", "caption"])
-    page.get_by_label("Kind").select_option("")
-    page.get_by_label("Outcome").select_option("first")
+    page.get_by_role("combobox", name="Kind").select_option("")
+    page.get_by_role("combobox", name="Outcome").select_option("first")
     ranks = RankTables.read(study.out).text_to_video
     assert rows.evaluate_all(shown) == list(ranks.loc[ranks["rank"] == 1, "caption"])
-    page.get_by_label("Outcome").select_option("")
+    page.get_by_role("combobox", name="Outcome").select_option("")
     for order, sorted_rows in (
         ("rank, worst first", ranks.sort_values("rank", ascending=False, kind="stable")),
         ("rank, best first", ranks.sort_values("rank", kind="stable")),
         ("caption, longest first", ranks.sort_values("caption", key=lambda of: -of.str.len(), kind="stable")),
         ("of the split", ranks),
     ):
-        page.get_by_label("Order").select_option(order)
+        page.get_by_role("combobox", name="Order").select_option(order)
         assert rows.evaluate_all(shown) == list(sorted_rows["caption"])
     assert page.title().startswith(str(study.run))
 

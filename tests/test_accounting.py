@@ -113,7 +113,7 @@ def test_presets_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ("lsmdc", "--epochs 5 --batch-size 300 --lr 0.0001"),
         ("msvd", "--epochs 5 --batch-size 300 --lr 0.0001"),
         ("activitynet", "--epochs 20 --batch-size 112 --lr 0.0001"),
-        ("demo", "--epochs 5 --batch-size 128 --lr 0.001"),
+        ("demo", "--epochs 3 --batch-size 128 --lr 0.001"),
     ],
 )
 def test_a_recipe_is_printed_as_options_of_training(preset: str, options: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +181,7 @@ def part_of_1k_a(cache_path: Path, demo_set: Path, tmp_path_factory: pytest.Temp
 
 def test_a_part_of_a_split_is_refused_by_every_stage(part_of_1k_a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = TrainOptions(cache=part_of_1k_a, out=tmp_path / "run", epochs=1, batch_size=32, device="cpu", quiet=True, json=True)
-    with pytest.raises(UserError, match=r"lists 36 videos and 144 captions for split train, not 8,500 .*--allow-missing"):
+    with pytest.raises(UserError, match=r"lists 36 videos and 216 captions for split train, not 8,500 .*--allow-missing"):
         train_head.main(train)
     run = train_head.main(replace(train, allow_missing=True))
     said = json.loads(capsys.readouterr().out)

@@ -51,14 +51,14 @@ def test_a_batch_that_does_not_fit_gives_the_run_of_the_largest_that_does(
     said = capsys.readouterr()
     assert said.err == (
         f"batches of 40 captions rather than the {asked} of --batch-size, because there are only 40 training videos: "
-        "4 steps per epoch, 8 in all\n"
+        "6 steps per epoch, 12 in all\n"
     )
     assert json.loads(said.out)["batch_size"] == 40
     assert (larger / "head.safetensors").read_bytes() == (fitting / "head.safetensors").read_bytes()
     pd.testing.assert_frame_equal(logged(larger), logged(fitting), check_exact=True)
     for run, given_batch in ((larger, asked), (fitting, 40)):
         made = record(run)
-        assert (made["batch_size"], made["steps_an_epoch"]) == (40, 4)
+        assert (made["batch_size"], made["steps_an_epoch"]) == (40, 6)
         assert made["provenance"]["options"]["batch_size"] == given_batch  # type: ignore[index]
 
 
@@ -124,6 +124,6 @@ def test_a_sweep_takes_the_largest_batch_too_and_writes_down_both(
     table = pd.read_csv(sweep(replace(few, device="cpu", quiet=True)))
     assert table[["batch_size", "batch_used"]].to_numpy().tolist() == [[20, 20], [128, 40]]
     said = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"batches of 40 captions rather than the 128 .*: 4 steps per epoch, 4 in all", said[0])
+    assert re.fullmatch(r"batches of 40 captions rather than the 128 .*: 6 steps per epoch, 6 in all", said[0])
     with pytest.raises(UserError, match="--batch-size 128 and 64 are more than the 40 training videos and would be the same"):
         sweep(replace(few, out=tmp_path / "other", batch_size="128,64", device="cpu", quiet=True))

@@ -23,9 +23,9 @@ def options(cache_path: Path, tmp_path: Path) -> TrainOptions:
 def test_scalars_of_a_resumed_run_are_those_of_its_log(options: TrainOptions) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed")
     options = replace(options, tensorboard=True)
-    # Step 6 is told of and then lost: the last checkpoint is from the end of the first epoch.
+    # Step 8 is told of and then lost: the last checkpoint is from the end of the first epoch.
     with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, 7)
+        stop_at(patch, 9)
         with pytest.raises(KeyboardInterrupt):
             train_head.main(options)
     log = pd.read_csv(train_head.main(replace(options, resume=True)) / "log.csv")
@@ -33,15 +33,15 @@ def test_scalars_of_a_resumed_run_are_those_of_its_log(options: TrainOptions) ->
     events.Reload()
     for name in ("loss", "contrastive", "csc"):
         of_steps = events.Scalars(f"train/{name}")
-        assert [event.step for event in of_steps] == list(range(1, 11))
+        assert [event.step for event in of_steps] == list(range(1, 15))
         values = [event.value for event in of_steps]
-        assert [sum(values[:5]) / 5, sum(values[5:]) / 5] == pytest.approx(log[name][1:].tolist(), rel=1e-6)
+        assert [sum(values[:7]) / 7, sum(values[7:]) / 7] == pytest.approx(log[name][1:].tolist(), rel=1e-6)
     rates = [event.value for event in events.Scalars("train/lr")]
     assert max(rates) == pytest.approx(options.lr)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     for name in ("text_to_video R@1", "video_to_text MnR", "RSum"):
         of_epochs = [(event.step, event.value) for event in events.Scalars(f"val/{name}")]
-        assert of_epochs == [(5 * epoch, pytest.approx(value)) for epoch, value in enumerate(log[name])]
+        assert of_epochs == [(7 * epoch, pytest.approx(value)) for epoch, value in enumerate(log[name])]
 
 
 def test_without_the_option_there_is_none(options: TrainOptions) -> None:

@@ -189,7 +189,7 @@ def test_a_run_of_before_has_the_paper_s_temperatures(training: TrainOptions, ev
 
 
 def test_a_sweep_names_runs_as_before_the_temperatures(training: TrainOptions, cache: FeatureCache) -> None:
-    """The names are those that versions 0.2.0 to 0.5.0 give to these runs, so that a folder swept then is not trained again."""
+    """The names are those that version 0.5.0 gives to these runs, so that a folder swept then is not trained again."""
     options = SweepOptions(cache=training.cache, out=training.out, seeds=1, epochs="1", batch_size="32", device="cpu", quiet=True)
     names = {"glccl": "glccl-seed0-523d7244caa7", "mean": "mean-seed0-7a6f49c842bb"}
     for head, name in names.items():

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import benchmarks.tokens.report
 from benchmarks.tokens.measures import attention_of_class_token, found_in
 from benchmarks.tokens.options import TokensOptions
+from benchmarks.tokens.report import main
 from benchmarks.tokens.sizes import sizes
 from data.base.errors import UserError
 from extract.encode.clip import Shape, load_clip
@@ -21,7 +21,7 @@ def test_rates_sizes_and_measures_are_printed_and_written(tmp_path: Path, capsys
     model = KINDS["ViT"].folder(tmp_path / "model")
     save_clip(load_clip(model, "random", CPU), tmp_path / "model")
     options = TokensOptions(model, videos=3, seconds=2, repeats=1, trained=model, demo_videos=2, out=tmp_path / "out.json")
-    out = benchmarks.tokens.report.main(options)
+    out = main(options)
     lines = capsys.readouterr().out.splitlines()
     figures = json.loads(lines[-1])
     assert figures == json.loads(out.read_text())["figures"]
@@ -68,7 +68,7 @@ def test_a_clip_without_a_class_token_is_refused(tmp_path: Path) -> None:
     model = KINDS["ViT, mean of patches"].folder(tmp_path / "model")
     save_clip(load_clip(model, "random", CPU), tmp_path / "model")
     with pytest.raises(UserError, match=r"--trained local-dir:.* does not pool a class token: name a CLIP of open_clip that does"):
-        benchmarks.tokens.report.main(TokensOptions(model, videos=1, seconds=1, repeats=1, trained=model, out=tmp_path / "out.json"))
+        main(TokensOptions(model, videos=1, seconds=1, repeats=1, trained=model, out=tmp_path / "out.json"))
 
 
 @pytest.mark.parametrize(
@@ -77,4 +77,4 @@ def test_a_clip_without_a_class_token_is_refused(tmp_path: Path) -> None:
 )
 def test_wrong_options_are_refused(options: TokensOptions, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        benchmarks.tokens.report.main(options)
+        main(options)

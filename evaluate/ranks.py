@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.base.errors import not_as_written
+from data.base.errors import UserError, not_as_written
 from data.base.whole_files import write_whole
 from data.cache.tables import read_parquet
 from data.metrics import Ranks
@@ -78,6 +78,9 @@ class RankTables:
                     error,
                     f"{folder / name} is missing or damaged: evaluate again with --out {folder}",
                 ) from error
+        named = [[trait for trait in TRAITS if trait in frame] for frame in frames]
+        if named[0] != named[1]:
+            raise UserError(f"the tables of ranks in {folder} are of different evaluations: evaluate again with --out {folder}")
         return cls(*frames)
 
     def write(self, folder: Path) -> None:

@@ -158,7 +158,7 @@ def _write_results(options: EvaluateOptions, inputs: EvaluationInputs, scored: S
     shown = (*ROW, *DIRECTIONS, RECALL_SUM, *(name for name in ("candidates", "two_stage") if result.get(name)))
     print(json.dumps({name: result[name] for name in shown}) if options.json else format_evaluation(result))
     if KIND in result["breakdown"] and not options.json:
-        print(format_kinds(result["breakdown"][KIND]))
+        print(format_kinds(result["breakdown"][KIND], options.ties))
     if result["candidates"] and not options.json:
         print(format_candidates(result["candidates"]))
     return result

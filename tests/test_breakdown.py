@@ -309,7 +309,7 @@ def test_a_comparison_by_kind_in_every_form(results: dict[str, Path], tmp_path: 
     assert "RSum only where the captions of a group describe exactly its videos" in text.splitlines()
     assert len(text.split("McNemar, R@1")) == 5
     markdown = (tmp_path / "out/table.md").read_text()
-    assert "\n\n### kind \\<b\\>$x$ \\| 順序: 4 captions, 2 videos\n\n" in markdown
+    assert "\n\n### kind \\<b\\>\\$x\\$ \\| 順序: 4 captions, 2 videos\n\n" in markdown
     latex = (tmp_path / "out/table.tex").read_text()
     assert latex.count(r"\begin{tabular}") == 8
     assert r"kind \textless{}b\textgreater{}\$x\$ | 順序" in latex
@@ -360,6 +360,32 @@ def test_what_cannot_be_divided_is_refused(results: dict[str, Path], tmp_path: P
         main(CompareOptions((results["kinds-None"], shorter), by="kind", allow_different=True))
 
 
-def test_results_that_disagree_on_kinds_say_so(results: dict[str, Path]) -> None:
-    record = main(CompareOptions((results["kinds-None"], results["plain-1"]), by="kind"))
+@pytest.mark.parametrize("order", [("kinds-None", "plain-1"), ("plain-1", "kinds-None")])
+def test_results_that_disagree_on_kinds_say_so(results: dict[str, Path], order: tuple[str, str]) -> None:
+    """Those that were evaluated before the captions had kinds may come first, as the base does."""
+    record = main(CompareOptions(tuple(results[name] for name in order), base=results[order[0]], by="kind"))
+    assert [group["name"] for group in record["groups"]] == [
+        group["name"] for group in metrics(results["kinds-None"])["breakdown"]["kind"]["groups"]
+    ]
     assert f"kind of queries as in {results['kinds-None']}; {results['plain-1']} gives other values" in record["notes"]
+
+
+def test_tables_of_different_evaluations_are_refused(results: dict[str, Path], tmp_path: Path) -> None:
+    mixed = Path(shutil.copytree(results["kinds-1"], tmp_path / "mixed"))
+    name = RANKS_FILES["video_to_text"]
+    pd.read_parquet(mixed / name).drop(columns=["kind", "words", "seconds"]).to_parquet(mixed / name, index=False)
+    with pytest.raises(UserError, match=f"ranks in {mixed} are of different evaluations: evaluate again with --out {mixed}"):
+        main(CompareOptions((mixed,), by="kind"))
+
+
+def test_groups_say_that_they_credit_ties_by_expectation(
+    results: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "groups of queries credit ties by expectation, whatever the figures of all queries do"
+    cache = results["kinds-None"].parent / "cache"
+    for ties in ("expected", "reference"):
+        asked = EvaluateOptions(cache, "zero-shot:mean", tmp_path / ties, name="kinds", ties=ties, report=False, device="cpu", quiet=True)
+        evaluate.main(asked)
+        assert (note in capsys.readouterr().out) == (ties == "reference")
+        assert (note in main(CompareOptions((tmp_path / ties,), by="words"))["notes"]) == (ties == "reference")
+        capsys.readouterr()

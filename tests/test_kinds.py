@@ -54,6 +54,8 @@ def test_the_column_in_every_form_of_table(table_folder: Path, form: str, monkey
         (("NaN", "one"), ["", "one"]),
         (("", "\t "), ["none has one"]),
         (("null", "N/A"), ["none has one"]),
+        (("#N/A", "<NA>"), ["none has one"]),
+        (("caf\u00e9", "cafe\u0301"), ["caf\u00e9", "caf\u00e9"]),
         (("a" * 100, "A"), ["a" * 100, "A"]),
     ],
 )

@@ -29,7 +29,7 @@ from evaluate.report import zero_shot
 from evaluate.report.collect import Collected
 from evaluate.report.links import address
 from evaluate.report.queries import query_table
-from evaluate.report.training import read_log
+from evaluate.report.training import TrainingLog, read_log
 from evaluate.report.variance import ratio_in_words
 from evaluate.report.zero_shot import plan_rows
 from extract import ExtractOptions
@@ -175,6 +175,35 @@ def test_without_a_log_the_report_says_why_there_is_no_curve(study: Study, tmp_p
     assert "cannot be read" in str(read_log(str(tmp_path), record))
     (tmp_path / "log.csv").write_bytes((study.run / "log.csv").read_bytes())
     assert "does not have the losses of epoch 7" in str(read_log(str(tmp_path), record | {"best_epoch": 7}))
+    assert "does not have the losses of epoch 0" in str(read_log(str(tmp_path), record | {"best_epoch": 0}))
+
+
+def whole_log() -> pd.DataFrame:
+    losses = {"loss": [None, 2.0, 1.0], "contrastive": [None, 2.0, 1.0], "csc": [None, 0.5, 0.4]}
+    return pd.DataFrame(
+        {"epoch": [0, 1, 2], **losses, "text_to_video R@1": [1.0, 2.0, 3.0], "RSum": [9.0, 8.0, 7.0], "seconds": [0.0, 1.0, 1.0]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value"),
+    [
+        (1, "loss", np.nan),
+        (2, "csc", np.inf),
+        (2, "seconds", np.nan),
+        (0, "RSum", np.nan),
+        (1, "text_to_video R@1", np.nan),
+        (1, "epoch", 5),
+    ],
+)
+def test_a_damaged_log_is_not_drawn(tmp_path: Path, row: int, column: str, value: float) -> None:
+    log, record = whole_log(), {"best_epoch": 2, "selected_on": "val"}
+    log.to_csv(tmp_path / "log.csv", index=False)
+    assert isinstance(read_log(str(tmp_path), record), TrainingLog)
+    log.loc[row, column] = value
+    log.to_csv(tmp_path / "log.csv", index=False)
+    path = tmp_path / "log.csv"
+    assert read_log(str(tmp_path), record) == f"There is no training curve, because {path} is damaged: numbers or epochs are missing."
 
 
 def test_wrongly_found_videos_show_captions_of_their_own(study: Study) -> None:

@@ -4,6 +4,7 @@ A table of captions has the column `kind` only if a caption has one.
 """
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
@@ -12,7 +13,7 @@ import pandas as pd
 from data.base.errors import UserError
 from data.base.quoting import quote
 from data.datasets.files import NO_TEXT
-from data.datasets.tables.times import MISSING
+from data.datasets.tables.times import MISSING_TEXT
 
 MAX_KIND = 100
 """Most characters of a kind; a longer text is a caption or a remark."""
@@ -21,7 +22,8 @@ SHOWN = 8
 
 
 def check_kind(value: object, place: str) -> str:
-    """Return the kind, with single spaces between its words; "" for None and NaN, and for words that stand for them (`MISSING`).
+    """Return the kind, with single spaces between its words, in Unicode's form NFC; "" for None and NaN, and for words that stand for them
+    (`MISSING_TEXT`).
 
     Raises UserError if it is not text, is longer than MAX_KIND, or matches NO_TEXT.
     """
@@ -31,8 +33,9 @@ def check_kind(value: object, place: str) -> str:
         raise UserError(f"{place}: the kind {quote(value)} is not text: write it in quotes, or leave it out")
     if NO_TEXT.search(value):
         raise UserError(f"{place}: the kind {quote(value)} holds a zero byte or half a character")
-    kind = " ".join(value.split())
-    if kind.lower() in MISSING:
+    # Otherwise kinds that look alike would be two.
+    kind = unicodedata.normalize("NFC", " ".join(value.split()))
+    if kind.lower() in MISSING_TEXT:
         return ""
     if len(kind) > MAX_KIND:
         raise UserError(

@@ -4,19 +4,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data.base.quoting import visible
-from data.metrics import DIRECTIONS, FIGURES
+from data.metrics import DIRECTIONS, FIGURES, Ties
 from evaluate.compare.table import NONE, Table
 
 COLUMNS = ("queries", *FIGURES)
+BY_EXPECTATION = "groups of queries credit ties by expectation, whatever the figures of all queries do"
+"""A note where the latter count ties as in the field's code."""
 
 
-def format_kinds(by_kind: Mapping[str, Any]) -> str:
-    """The table by kind of caption, both directions, then what is left out. `by_kind`: see `evaluate.breakdown.figures.breakdown`."""
+def format_kinds(by_kind: Mapping[str, Any], ties: Ties) -> str:
+    """The table by kind of caption, both directions, then what is left out. `by_kind`: see `evaluate.breakdown.figures.breakdown`; `ties`:
+    how the figures of all queries count them."""
     columns = [("", "kind of caption"), *((direction.replace("_", " "), name) for direction in DIRECTIONS for name in COLUMNS)]
     rows = [
         [visible(group["name"]), *(cell for direction in DIRECTIONS for cell in cells(group[direction]))] for group in by_kind["groups"]
     ]
-    return "\n".join([Table(columns, rows).text(), *left_out_lines(by_kind["left_out"], by_kind["further_kinds"])])
+    notes = [*left_out_lines(by_kind["left_out"], by_kind["further_kinds"]), *[BY_EXPECTATION] * (ties == "reference")]
+    return "\n".join([Table(columns, rows).text(), *notes])
 
 
 def cells(figures: Mapping[str, Any] | None) -> list[str]:

@@ -8,7 +8,7 @@ from data.base.errors import UserError
 from data.base.quoting import path_text, visible
 from data.metrics import DIRECTIONS, RECALL_SUM, recall_sum, summary
 from evaluate.breakdown.groups import Group, Groups, groups_by
-from evaluate.breakdown.table import left_out_lines
+from evaluate.breakdown.table import BY_EXPECTATION, left_out_lines
 from evaluate.breakdown.traits import KIND
 from evaluate.compare.compared import Compared
 from evaluate.compare.results import Result, SeedGroup
@@ -39,7 +39,8 @@ class Part:
 
 
 def divide(results: Sequence[Result], by: str) -> Division:
-    """Divide the queries by a trait, as the first of the results that has it says. They all have the same queries.
+    """Divide the queries by a trait, as the first of the results that has it says. They all have the same queries. A result from before the
+    captions had kinds has none.
 
     Raises UserError if the queries differ, if no result says the trait, or if no caption has a kind.
     """
@@ -53,15 +54,17 @@ def divide(results: Sequence[Result], by: str) -> Division:
             f"--by {by}: {first.folder} was written by an earlier version or a fusion, without the {by} of its queries: evaluate again "
             f"with --out {first.folder}, or add a result on the same queries that has them"
         )
-    texts, videos = known[0].ranks.text_to_video, known[0].ranks.video_to_text
+    divided = next((result for result in known if by != KIND or (result.ranks.text_to_video[KIND] != "").any()), known[0])
+    texts, videos = divided.ranks.text_to_video, divided.ranks.video_to_text
     groups = groups_by(by, texts, videos)
     if groups is None:
         raise UserError(
-            f"--by {by}: no caption of {known[0].folder} has a kind: add a column kind to the table of captions, extract and evaluate again"
+            f"--by {by}: no caption of {divided.folder} has a kind: add a column kind to the table of captions, extract and evaluate again"
         )
     others = [result for result in known if not result.ranks.text_to_video[by].equals(texts[by])]
-    differ = [f"{by} of queries as in {path_text(known[0].folder)}; {path_text(others[0].folder)} gives other values"] if others else []
-    return Division(groups, [*left_out_lines(dict(zip(DIRECTIONS, groups.left_out, strict=True)), groups.further_kinds), *differ])
+    differ = [f"{by} of queries as in {path_text(divided.folder)}; {path_text(others[0].folder)} gives other values"] if others else []
+    ties = [BY_EXPECTATION] * any(result.metrics["ties"] == "reference" for result in results)
+    return Division(groups, [*left_out_lines(dict(zip(DIRECTIONS, groups.left_out, strict=True)), groups.further_kinds), *differ, *ties])
 
 
 def compare_parts(compared: Compared, division: Division, seed: int) -> Iterator[Part]:

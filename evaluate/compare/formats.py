@@ -15,8 +15,8 @@ from evaluate.compare.results import MUST_MATCH
 from evaluate.compare.significance import TESTED
 from evaluate.compare.table import FIGURE_COLUMNS, NONE, Table, heading, latex_text, result_notes
 
-MARKUP = re.compile(r"[\\`*_\[\]<>|#]")
-"""Characters that mean something in Markdown."""
+MARKUP = re.compile(r"[\\`*_\[\]<>|#&$~]")
+"""Characters that mean something in the Markdown of GitHub."""
 
 
 @dataclass(frozen=True)

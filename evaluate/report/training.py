@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from data.base.errors import one_line
 from data.metrics import RECALL_NAMES, RECALL_SUM, TEXT_TO_VIDEO
 from evaluate.report.plots import FIRST, HEIGHT, INK, SECOND, Plot, render
 from train_head.losses import LOSSES
@@ -53,10 +55,21 @@ def read_log(run: str, record: Mapping[str, Any]) -> TrainingLog | str:
         losses = columns[columns.index(EPOCH) + 1 : columns.index(CHOSEN_BY)]
         log = TrainingLog(rows[[EPOCH, *losses, CHOSEN_BY, RECALL_SUM]].astype(float), losses, record["best_epoch"], record["selected_on"])
     except (OSError, ValueError, KeyError) as error:
-        return f"There is no training curve, because {path} cannot be read ({error})."
-    if not (log.rows[EPOCH] == log.kept).any() or log.losses[: len(LOSSES)] != list(LOSSES):
+        return f"There is no training curve, because {path} cannot be read ({one_line(error)})."
+    if not _is_whole(rows, log):
+        return f"There is no training curve, because {path} is damaged: numbers or epochs are missing."
+    if not (log.rows[EPOCH] == log.kept).any() or log.kept < 1 or log.losses[: len(LOSSES)] != list(LOSSES):
         return f"There is no training curve, because {path} does not have the losses of epoch {log.kept}, which the run kept."
     return log
+
+
+def _is_whole(rows: pd.DataFrame, log: TrainingLog) -> bool:
+    """Whether the epochs follow one another, and all numbers are there and finite: training stops at a loss that is not. Epoch 0 has no
+    losses."""
+    trained = log.rows[EPOCH] > 0
+    numbers = (log.rows[[EPOCH, CHOSEN_BY, RECALL_SUM]], log.rows[trained])
+    in_order = bool((log.rows[EPOCH].diff()[1:] == 1).all())
+    return in_order and bool(rows[trained].notna().to_numpy().all()) and all(np.isfinite(found.to_numpy()).all() for found in numbers)
 
 
 def draw_training(folder: Path, log: TrainingLog) -> Plot:

@@ -23,7 +23,7 @@ from data.datasets.paths import Paths, check_name
 from data.datasets.tables.cells import Rows
 from data.datasets.tables.columns import Columns, find_columns, folded, is_header, looks_like_times
 from data.datasets.tables.rows import read_rows
-from data.datasets.tables.times import MISSING, seconds_of
+from data.datasets.tables.times import MISSING_TEXT, seconds_of
 from data.datasets.types import SPLITS, Dataset, Preset, note_of_spellings
 from data.span import WHOLE_FILE, cells_of
 
@@ -39,7 +39,7 @@ COLLECTION = re.compile(r"""\s*(?:\[\s*(['"]).*\1\s*,?\s*\]|\{\s*(['"]).*['"]\s*
 
 LENGTHS = ("duration", "length")
 
-NO_CAPTION = MISSING - {""} | {"#n/a", "<na>"}
+NO_CAPTION = MISSING_TEXT - {""}
 """How programs write a missing caption."""
 
 SEARCHED = "search"

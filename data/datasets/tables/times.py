@@ -12,6 +12,8 @@ COMMA = re.compile(r"[\d:]*\d,\d+")
 THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "\\n"})
 """How R, pandas and SQL write a missing number, in lower case."""
+MISSING_TEXT = MISSING | {"#n/a", "<na>"}
+"""How these and spreadsheets write a missing text, in lower case."""
 LONGEST_S = 1e9
 MAX_LENGTH = 40
 

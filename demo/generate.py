@@ -1,10 +1,11 @@
 """Render the demo data set: `python -m demo.generate --out DIR` writes DIR/videos/*.mp4 and DIR/annotations in MSR-VTT's format.
 
-A second run renders only the missing videos, and refuses a DIR made with other sizes or another seed.
+A second run renders only the missing videos, and refuses a DIR with other sizes, another seed, another version of the world or other files.
 """
 
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -15,14 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.base.errors import UserError, check_seed
+from data.base.errors import UserError, check_seed, not_as_written
 from data.base.progress import Progress
 from data.base.whole_files import write_atomically, write_json
 from data.base.writable import make_folder, require_writable_folder
 from data.cli.command import run_command
 from demo.render import FOOTAGE, SIDE, render_event
 from demo.words import Voice, caption
-from demo.world import MAX_VIDEOS, DemoSplit, make_split
+from demo.world import MAX_VIDEOS, VERSION, DemoSplit, make_split
 from extract.ffmpeg.run import encode_video, require_ffmpeg
 
 FPS = 4
@@ -63,14 +64,12 @@ def main(options: GenerateOptions) -> Path:
     if max(sizes.values()) > MAX_VIDEOS:
         raise UserError(f"--train, --val and --test must each be at most {MAX_VIDEOS:,}: beyond that no caption is true of one video alone")
     require_writable_folder(options.out)
-    recipe = {**sizes, "seed": options.seed}
+    recipe = {**sizes, "seed": options.seed, "world": VERSION}
     videos, annotations = options.out / "videos", options.out / "annotations"
-    recipe_path = options.out / RECIPE_FILE
-    if recipe_path.exists() and json.loads(recipe_path.read_text()) != recipe:
-        raise UserError(f"--out {options.out} holds a demo set of other sizes or another seed: choose another folder, or delete it")
+    _check_folder(options.out, recipe, (videos, annotations))
     for folder in (videos, annotations):
         make_folder(folder)
-    write_json(recipe_path, recipe)
+    write_json(options.out / RECIPE_FILE, recipe)
     tasks = []
     records: dict[str, list[Any]] = {"videos": [], "sentences": []}
     number = 0
@@ -94,6 +93,23 @@ def main(options: GenerateOptions) -> Path:
             progress.update()
     print(f"{options.out}: {number} videos ({len(tasks)} rendered now), {len(records['sentences'])} captions")
     return options.out
+
+
+def _check_folder(out: Path, recipe: dict[str, int], folders: Sequence[Path]) -> None:
+    """Raise UserError if `out` has a set of another recipe, or files in `folders` that no recipe explains."""
+    path, remedy = out / RECIPE_FILE, "choose another folder, or delete it"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if filled := [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]:
+            raise UserError(f"--out {out} holds files that are not of a demo set, in {filled[0]}: choose another folder") from error
+    except (OSError, ValueError) as error:
+        raise not_as_written(path, error, f"{path} is damaged: {remedy}") from error
+    else:
+        if found != recipe:
+            same = isinstance(found, dict) and {**found, "world": VERSION} == recipe
+            which = "of another version of the demo's world" if same else "of other sizes or another seed"
+            raise UserError(f"--out {out} holds a demo set {which}: {remedy}")
 
 
 def _describe(made: DemoSplit, split: str, ids: list[str], rng: np.random.Generator, records: dict[str, list[Any]]) -> None:

@@ -19,6 +19,9 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
+VERSION = 2
+"""Of the videos and captions that a seed stands for: raised whenever they change, so that no folder mixes those of two versions."""
+
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "size": ("small", "large"),
     "colour": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white"),
@@ -37,7 +40,8 @@ FACTS = {"one": (3, 5), "several": (4, 6), "order": (4, 6), "whole": (0, 0)}
 """A caption of each kind states at least this many facts (drawn between the two), and more until it is true of one video alone. It states
 at least one of every event that it mentions."""
 RECURRING = 0.4
-"""Probability that an event is one of the COMMON ones of its split, which occur in many videos. Two events of each video do not recur."""
+"""Probability that an event of a pair's first video is one of the COMMON ones of its split, apart from two that do not recur. In the
+sibling, those in the other order stay, and the rest is changed. So about 15% of all events recur."""
 COMMON = 24
 MAX_VIDEOS = 12_000
 """Maximum size of a split: with more, the events that occur in one pair of siblings alone would run out."""
@@ -146,7 +150,7 @@ def make_split(rng: np.random.Generator, videos: int, captions_per_video: int) -
 
 
 def _changed(rng: np.random.Generator, events_NK: NDArray[np.int8], taken: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """A copy of the events with one attribute of each changed, such that none is taken; in large splits few take more changes."""
+    """A copy of the events with one attribute of each changed, such that none is taken. Near MAX_VIDEOS some take more changes."""
     changed_NK = change_one_attribute(rng, events_NK)
     tries = 0
     while (again_N := taken[_code(changed_NK)]).any():

@@ -15,8 +15,17 @@ done
 training=$("$python" -m data.presets --preset demo --training)
 # shellcheck disable=SC2086 # several options
 "$python" -m train_head.sweep --cache "$out/cache" --out "$out/sweep" --head mean,glccl --seeds 3 $training --evaluate
-# The first seed of GLCCL, for the search page and with a report.
-[ -e "$out/glccl/run.json" ] || cp -R "$out"/sweep/glccl-seed0-*/. "$out/glccl"
+# The first seed of GLCCL, for the search page and with a report: the newest, if the sweep holds one of older options too. A copy that was
+# cut short is not taken for a run.
+newest=
+for run in "$out"/sweep/glccl-seed0-*/run.json; do
+    if [ -z "$newest" ] || [ "$run" -nt "$newest" ]; then newest=$run; fi
+done
+if ! cmp -s "$newest" "$out/glccl/run.json"; then
+    rm -rf "$out/glccl.part" "$out/glccl"
+    cp -R "$(dirname -- "$newest")" "$out/glccl.part"
+    mv "$out/glccl.part" "$out/glccl"
+fi
 "$python" -m evaluate --cache "$out/cache" --run "$out/glccl" --out "$out/results/glccl"
 
 echo

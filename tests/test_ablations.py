@@ -256,6 +256,46 @@ def test_a_damaged_csv_is_one_line_and_leaves_the_page(tmp_path: Path, content: 
     assert out.read_text() == "before"
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test RSum": [5.0, None]}, "has no test RSum"),
+        ({"test RSum": [5.0, "high"]}, "'high' is no number, in column test RSum"),
+        ({"test margin": [0.1, "wide"]}, "'wide' is no number, in column test margin"),
+        ({"csc_weight": [0.5, "much"]}, "'much' is no number, in column csc_weight"),
+        ({"seed": [0, "first"]}, "'first' is no number, in column seed"),
+        ({"parameters": [7, None]}, "has no parameters"),
+        ({"device": [None, "cpu"]}, "has no device"),
+        ({"training_cpu_seconds": [None, 2.0]}, "has no training_cpu_seconds"),
+    ],
+)
+def test_a_row_without_a_figure_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = written(tmp_path / "runs.csv", rows("demo", [1.0, 2.0], **change))
+    with pytest.raises(UserError, match=f"is damaged .*{message}.*: delete it, and run"):
+        main(AblationOptions(runs=path, out=tmp_path / "page.md"))
+
+
+@pytest.mark.parametrize("column", ["epochs", "gallery", "parameters", "device", "threads", "train_videos"])
+def test_a_csv_without_a_column_of_the_page_is_refused(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "runs.csv"
+    pd.DataFrame(rows("demo", [1.0, 2.0])).drop(columns=column).to_csv(path, index=False)
+    with pytest.raises(UserError, match=f"it has no column {column}"):
+        main(AblationOptions(runs=path, out=tmp_path / "page.md"))
+
+
+def test_a_csv_without_rows_does_not_replace_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    pd.DataFrame(rows("demo", [1.0])).head(0).to_csv(path, index=False)
+    with pytest.raises(UserError, match="has no runs: train some with"):
+        main(AblationOptions(runs=path, out=tmp_path / "page.md"))
+
+
+def test_a_head_too_quick_for_the_clock_is_compared_with_none(tmp_path: Path) -> None:
+    path = written(tmp_path / "runs.csv", rows("demo", [1.0, 2.0], scoring_cpu_seconds=0.0), rows("demo", [1.0, 2.0], head="mean"))
+    out = main(AblationOptions(runs=path, out=tmp_path / "page.md")).read_text()
+    assert "| demo | mean | 2 | 7 | 3.0 | 1.00 | 0.50 | not measured |" in out
+
+
 def test_runs_of_two_recipes_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "runs.csv", rows("demo", DEFAULTS), rows("demo", DEFAULTS, csc_weight=0.0, lr=1e-4))
     with pytest.raises(UserError, match=r"the runs of world demo differ in lr \(0\.0001, 0\.001\): keep those of one value"):

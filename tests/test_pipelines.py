@@ -124,6 +124,37 @@ def test_a_python_that_is_not_there_is_one_line(tmp_path: Path, script: str) -> 
     ]
 
 
+def test_the_demo_keeps_the_newest_run_whole_after_a_kill_in_its_copy(tmp_path: Path) -> None:
+    """A copy of the checkout's scripts, with a Python that does nothing: the runs of a sweep are there already."""
+    out, python = tmp_path / "runs" / "demo", tmp_path / "python"
+    shutil.copytree(ROOT / "pipelines", tmp_path / "pipelines")
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    for age, name in ((50, "glccl-seed0-zz"), (10, "glccl-seed0-aa"), (0, "mean-seed0-bb")):
+        (out / "sweep" / name).mkdir(parents=True)
+        for file in ("run.json", "head.safetensors"):
+            (out / "sweep" / name / file).write_text(f"{file} of {name}")
+            os.utime(out / "sweep" / name / file, (1e9 - age, 1e9 - age))
+
+    def demo() -> dict[str, str]:
+        script, environment = tmp_path / "pipelines" / "demo.sh", {**os.environ, "PYTHON": str(python)}
+        done = subprocess.run(["bash", script], capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        return {file.name: file.read_text() for file in (out / "glccl").iterdir()}
+
+    whole = {file: f"{file} of glccl-seed0-aa" for file in ("run.json", "head.safetensors")}
+    assert demo() == whole
+    # Cut short where the last file was to come, before and now.
+    (out / "glccl" / "head.safetensors").unlink()
+    (out / "glccl").rename(out / "glccl.part")
+    assert demo() == whole
+    # What users put beside the run stays, as long as the run is the newest.
+    (out / "glccl" / "own").write_text("mine")
+    assert demo() == {**whole, "own": "mine"}
+    (out / "glccl" / "run.json").write_text("of older options")
+    assert demo() == whole
+
+
 @pytest.mark.parametrize("name", long_but(["didemo", "msrvtt"], PIPELINES))
 def test_a_pipeline_trains_by_the_recipe_of_its_preset(tmp_path: Path, name: str) -> None:
     """Every command is written down instead of run; its options must be ones that the stage has."""

@@ -11,11 +11,13 @@ import pandas as pd
 from data.base.errors import UserError
 from data.cli.meaning import Meaning, filled, options_with
 from experiments.groups import Group, Setting, resolved
-from experiments.rows import WORLD, read_rows
+from experiments.rows import WORLD, read_rows, require_complete
 from train_head.options import TrainOptions
 
 RECIPE = ("epochs", "batch_size", "lr")
 """The options of which all runs of a world have the same value."""
+SHOWN = ("queries", "gallery", "train_videos", "parameters", "device", "threads", "training_cpu_seconds", "scoring_cpu_seconds")
+"""Other columns that the page says or computes something of, for every run."""
 UNREAD = ("recipe", "out", "cache")
 """Options that say nothing which others do not say."""
 SCORING_MS = "scoring_ms"
@@ -52,6 +54,9 @@ def read_worlds(path: Path, split: str) -> list[World]:
     lacking = [name for name in ("training_cpu_seconds", "scoring_cpu_seconds", "queries") if name not in table]
     if lacking:
         raise UserError(f"{path} is of a sweep that did not count {lacking[0]}: run the study again into another folder")
+    if table.empty:
+        raise UserError(f"{path} has no runs: train some with python -m experiments.study")
+    require_complete(table, (*RECIPE, *SHOWN, f"{split} RSum"), path)
     table = table.assign(**{SCORING_MS: 1000 * table["scoring_cpu_seconds"] / table["queries"]})
     return [_world(str(name), rows, path) for name, rows in table.groupby(WORLD, sort=False)]
 

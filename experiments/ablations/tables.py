@@ -127,8 +127,8 @@ def cost_table(worlds: Sequence[World], group: Group) -> Iterator[str]:
         for label, own in runs.items():
             cells = [world.name, label, str(len(own)), f"{int(own['parameters'].iloc[0]):,}"]
             for column, digits in (("training_cpu_seconds", 1), (SCORING_MS, 2)):
-                value = statistics.median(own[column])
-                cells += [f"{value:.{digits}f}", "not measured" if base is None else f"{value / statistics.median(base[column]):.2f}"]
+                value, of_base = statistics.median(own[column]), 0.0 if base is None else statistics.median(base[column])
+                cells += [f"{value:.{digits}f}", f"{value / of_base:.2f}" if of_base else "not measured"]
             rows.append(cells)
     yield from table(columns, rows)
 

@@ -25,6 +25,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import train_head.sweep.runs
 from data.base.version import version
 from data.cli.command_line import parse
 from demo import generate
@@ -391,6 +392,11 @@ def test_pages_that_the_code_names_are_there() -> None:
 
 
 # What is generated
+
+
+def test_reading_a_command_leaves_its_package_as_it_was() -> None:
+    assert commands.command("train_head.sweep").prog == "python -m train_head.sweep"
+    assert train_head.sweep.runs is sys.modules["train_head.sweep.runs"]
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:

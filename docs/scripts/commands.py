@@ -77,13 +77,15 @@ def command(module: str) -> Command:
 
 @contextlib.contextmanager
 def _unloaded(module: str) -> Iterator[None]:
-    """runpy warns of a module that is loaded already."""
-    loaded = sys.modules.pop(module, None) if "." in module else None
+    """runpy warns of a module that is loaded already. It is put back as it was: a package loaded anew would lack its loaded modules."""
+    parent, _, name = module.rpartition(".")
+    loaded = sys.modules.pop(module, None) if parent else None
     try:
         yield
     finally:
         if loaded is not None:
             sys.modules[module] = loaded
+            setattr(sys.modules[parent], name, loaded)
 
 
 def help_of(found: Command) -> str:

@@ -295,7 +295,7 @@ def test_queries_work_with_the_right_clip_alone(cache: FeatureCache, tmp_path: P
     scale = cache.clip_parts().logit_scale
     every: list[dict[str, Any]] = [{"model": DEMO_CLIP, "weights": cache.weights}, {"model": DEMO_CLIP}, {}]
     for number, known in enumerate(every):
-        made = main(_from_extraction(cache, tmp_path / str(number), {"context_length": 32, "logit_scale": scale} | known))
+        made = main(_from_extraction(cache, tmp_path / str(number), {"context_length": 64, "logit_scale": scale} | known))
         model = None if "model" in known else DEMO_CLIP
         found = next(Searcher(replace(search, cache=made, model=model)).search([query])).hits
         assert [hit.video_id for hit in found] == [name for name, _ in expected]

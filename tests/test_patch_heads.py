@@ -232,7 +232,7 @@ def test_a_resumed_run_ends_with_the_same_bits_and_its_search_and_evaluation_rea
     pd.testing.assert_frame_equal(logged(resumed), logged(whole), check_exact=True)
     record = json.loads((whole / "run.json").read_text())
     assert record["head"]["patches"] == PATCHES
-    assert record["start"] == {"cross": {"from": "clip", "positions": 40, "positions_of_clip": 40, "positions_added": 0}}
+    assert record["start"] == {"cross": {"from": "clip", "positions": 64, "positions_of_clip": 64, "positions_added": 0}}
     evaluate.main(EvaluateOptions(options.cache, str(whole), tmp_path / "out", split="val", device="cpu", quiet=True))
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert result["text_to_video"] == pytest.approx(record["val"]["text_to_video"])

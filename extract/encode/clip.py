@@ -6,8 +6,7 @@ colour channels, H and W image sides, W also the width of the image tower.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from data.base.errors import UserError, one_line
 from data.cache import ClipParts
 from data.compute.shapes import GRAIN
+from extract.encode.arithmetic import exact_arithmetic
 from extract.encode.image.blocks import Blocks, Front, find_blocks
 from extract.encode.image.inside import UNCHANGED, Inside
 from extract.encode.image.patches import Patches, PatchTower, patch_tower
@@ -141,7 +141,7 @@ class Clip:
             return EncodedImages(_on_host(self.image_features(padded_NCHW)[:count]))
         tower = self.patch_tower
         assert tower is not None
-        with _without_tf32():
+        with exact_arithmetic():
             feature_ND, patch_NMW = tower.encode(padded_NCHW)
             patch_NMD = patches.choose(tower.tokens(patch_NMW))
         return EncodedImages(_on_host(feature_ND[:count]), _on_host(patch_NMD[:count]))
@@ -150,12 +150,12 @@ class Clip:
     def encode_front(self, front: Front, image_NCHW: Tensor) -> Tensor:
         """The tokens [N, P, W] that a front of the image tower makes of at most BATCH preprocessed pictures, on the device."""
         padded_NCHW = padded(image_NCHW).to(self.device, DTYPES[self.precision])
-        with _without_tf32():
+        with exact_arithmetic():
             return front(padded_NCHW)[: len(image_NCHW)]
 
     def image_features(self, image_NCHW: Tensor) -> Tensor:
         """Unnormalised image features [N, D] of any number of preprocessed pictures on the device, with gradients."""
-        with _without_tf32():
+        with exact_arithmetic():
             return pooled(self.model.encode_image(image_NCHW, normalize=False))
 
     def positions(self, length: int) -> int:
@@ -175,7 +175,7 @@ class Clip:
 
     def text_features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
         """Like `encode_texts`, for any number of texts on the device, with gradients."""
-        with _without_tf32():
+        with exact_arithmetic():
             return self.text.features(ids_NL)
 
     def parts(self) -> ClipParts:
@@ -363,18 +363,6 @@ def _activation(block: Any) -> str:
             name, approximate = type(module).__name__, getattr(module, "approximate", "none")
             return name if approximate == "none" else f"{name}({approximate})"
     return "unknown"
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Compute float32 matmuls and convolutions in float32: TF32 would round their inputs to a 10-bit mantissa."""
-    products = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = products
 
 
 def _on_host(feature: Tensor) -> NDArray[np.float32]:

@@ -59,7 +59,7 @@ class StudyOptions:
     minutes: Annotated[float | None, About.MACHINE] = None
     """Start no more runs after this many minutes. Those that are training still end. 0 only says what is missing."""
     only: Annotated[str, About.INPUT] = ""
-    """Groups of runs, separated by commas. Default: all."""
+    """Groups of runs, separated by commas: csc-weight,heads. csc-weight:0:0.5 stands for two settings of a group. Default: all."""
     device: Annotated[DeviceName, About.MACHINE] = "auto"
     """Device to train on. auto takes CUDA if available, else the CPU."""
     processes: Annotated[int | None, About.MACHINE] = None

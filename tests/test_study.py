@@ -12,7 +12,7 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from experiments import fullsize, study
 from experiments.fullsize import FullsizeOptions
-from experiments.groups import GROUPS, resolved, runs_of
+from experiments.groups import GROUPS, chosen_groups, resolved, runs_of
 from experiments.study import StudyOptions
 from tests.study_rows import rows, written
 from train_head import TrainOptions
@@ -52,7 +52,11 @@ def test_a_group_is_what_sweeps_take(group: Any, tmp_path: Path) -> None:
     runs = list(runs_of(group, shared, seeds=2))
     assert [run.seed for run in runs] == [0, 1] * len(group.settings)
     for place, setting in enumerate(group.settings.values()):
-        given = {name: "yes" if value is True else str(value) for name, value in setting.items()}
+        # What a sweep varies is text, and numbers of candidates are the same for all of its runs.
+        given = {
+            name: value if "candidates" in name or name == "hard_negatives" else "yes" if value is True else str(value)
+            for name, value in setting.items()
+        }
         swept = SweepOptions(cache=shared.cache, out=shared.out, seeds=2, **given)
         for run, by_sweep in zip(runs[2 * place :], with_candidates(swept, expand(swept)), strict=False):
             check_options(run)
@@ -94,10 +98,23 @@ def test_rows_of_a_world_are_gathered_beside_those_of_others(
     assert "missing, about 2 min with 2 at a time: same-video 2" in capsys.readouterr().err
 
 
+def test_only_takes_groups_and_settings() -> None:
+    chosen = chosen_groups("heads:xclip, csc-weight:0.5:0 ,start,start:clip,csc-data")
+    assert [(group.name, list(group.settings)) for group in chosen] == [
+        ("csc-weight", ["0", "0.5"]),
+        ("heads", ["xclip"]),
+        ("csc-data", ["both", "positive", "negative"]),
+        ("start", ["clip", "random"]),
+    ]
+    assert chosen[0].settings["0.5"] == {"csc_weight": 0.5}
+    assert chosen_groups(" ") == list(GROUPS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"only": "heads,taus"}, r"--only taus is no group of the study: use some of csc-weight, heads, "),
+        ({"only": "heads:glccl:clip"}, r"--only heads:clip is no setting of the group: use some of glccl, glim-global, "),
         ({"seeds": 0}, "--seeds 0 must be at least 1"),
         ({"minutes": -1.0}, r"--minutes -1\.0 must be a number of at least 0"),
         ({"minutes": float("nan")}, "--minutes nan must be a number of at least 0"),

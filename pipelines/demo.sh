@@ -13,8 +13,9 @@ for head in mean glccl; do
     "$python" -m evaluate --cache "$out/cache" --run "zero-shot:$head" --out "$out/results/zero-shot-$head"
 done
 training=$("$python" -m data.presets --preset demo --training)
+# The longer runs first: no core waits for the last one.
 # shellcheck disable=SC2086 # several options
-"$python" -m train_head.sweep --cache "$out/cache" --out "$out/sweep" --head mean,glccl --seeds 3 $training --evaluate
+"$python" -m train_head.sweep --cache "$out/cache" --out "$out/sweep" --head glccl,mean --seeds 3 $training --evaluate
 # The first seed of GLCCL, for the search page and with a report: the newest, if the sweep holds one of older options too. A copy that was
 # cut short is not taken for a run.
 newest=

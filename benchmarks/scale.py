@@ -70,7 +70,7 @@ class ScaleOptions:
     cache: Path = ROOT / "runs" / "demo" / "cache"
     """Cache of the demo set, which the synthetic videos imitate (make demo)."""
     enlarged: Path | None = None
-    """Cache of a larger demo set, to measure the number of candidates needed (python -m demo.generate --test 10000, then extract).
+    """Cache of a larger demo set, to measure the number of candidates needed (python -m experiments.fullsize).
     Default: a synthetic cache of 10,000 videos."""
     run: str = "zero-shot:glccl"
     """Folder of a run, or zero-shot:HEAD."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from extract.encode.arithmetic import exact_arithmetic
+from data.compute.arithmetic import exact_arithmetic
 from tests.torch_threads import threads
 
 IMAGES, HEADS, WIDTH = 24, 2, 32

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from data.base.errors import UserError, one_line
 from data.cache import ClipParts
+from data.compute.arithmetic import exact_arithmetic
 from data.compute.shapes import GRAIN
-from extract.encode.arithmetic import exact_arithmetic
 from extract.encode.image.blocks import Blocks, Front, find_blocks
 from extract.encode.image.inside import UNCHANGED, Inside
 from extract.encode.image.patches import Patches, PatchTower, patch_tower

@@ -19,6 +19,7 @@ from evaluate.scores.exports import Exports
 from evaluate.two_stage.rows import candidate_rows, vector_kinds
 from train_head.heads import Head
 from train_head.run import check_words
+from train_head.scoring.answers import Answers
 from train_head.scoring.cost import check_cost, flops_a_pair, warm_up
 from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import Split
@@ -39,7 +40,9 @@ def score_exhaustively(options: EvaluateOptions, inputs: EvaluationInputs, proce
     post_processing = PostProcessing(head, split, options.dual_softmax, bank, options.ties)
     exports = Exports(options, head, split)
     outputs.enter_context(exports.opened(processes))
-    collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names())) if options.report else None
+    collector = None
+    if options.report:
+        collector = ReportCollector(Answers(split.texts.texts, split.answers, len(split.videos.ids)), len(head.score_names()))
     warm_up(head, split.texts, split.videos)
     with measured(head.logit_scale.device) as cost:
         accumulators = [rankings.accumulator, *post_processing.accumulators, *exports.accumulators]

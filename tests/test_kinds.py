@@ -106,10 +106,38 @@ def test_kinds_of_sentences_of_msrvtt(tmp_path: Path) -> None:
     lists.write_text("\n".join(f"{line},{kind}" for line, kind in zip(lines, ["kind", "order", *[""] * 9], strict=False)))
     of_list = read_dataset("msrvtt", find_preset("msrvtt", "msrvtt-9k", tmp_path), tmp_path, tmp_path)
     assert kinds_of(of_list.captions[of_list.captions["split"] == "test"]) == ["order", "", "", ""]
-    content["sentences"][0]["kind"] = 3
+    content["sentences"][0]["kind"] = ["one"]
     source.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="record 1 of 'sentences': the kind 3 is not text"):
+    with pytest.raises(UserError, match=r"record 1 of 'sentences': the kind \['one'\] is not text: write one category in quotes, or leave"):
         read_dataset("msrvtt", find_preset("msrvtt", "msrvtt-full", tmp_path), tmp_path, tmp_path)
+
+
+def test_a_number_is_a_kind_in_every_form(table_folder: Path, tmp_path: Path) -> None:
+    """Records of a data set have the kinds of a table that holds the same values, as JSON and as Parquet."""
+    values = [3, 3.0, 2.5, 0, -7, True, False, None, float("nan"), 2**70]
+    expected = ["3", "3", "2.5", "0", "-7", "true", "false", "", "", str(2**70)]
+    lines = [json.dumps({"video": "a.mp4", "caption": f"caption {i}", "kind": value}) for i, value in enumerate(values)]
+    assert kinds_of(read(table_folder, "\n".join(lines)).captions) == expected
+    numbers = {"video": "a.mp4", "caption": ["x", "y", "z"], "kind": [3, None, 4]}
+    pd.DataFrame(numbers).to_parquet(table_folder / "table.parquet")
+    assert kinds_of(read(table_folder, (table_folder / "table.parquet").read_bytes()).captions) == ["3", "", "4"]
+    assert kinds_of(read(table_folder, pd.DataFrame(numbers).astype({"kind": "Int64"}).to_csv(index=False)).captions) == ["3", "", "4"]
+    write_msrvtt(tmp_path)
+    source = tmp_path / "MSRVTT_data.json"
+    content = json.loads(source.read_text())
+    for record, value in zip(content["sentences"], values, strict=False):
+        record["kind"] = value
+    source.write_text(json.dumps(content))
+    found = read_dataset("msrvtt", find_preset("msrvtt", "msrvtt-full", tmp_path), tmp_path, tmp_path)
+    assert kinds_of(found.captions)[: len(values)] == expected
+    write_didemo(tmp_path)
+    records = json.loads((tmp_path / "test_data.json").read_text())
+    (tmp_path / "test_data.json").write_text(json.dumps([{**record, "kind": 3} for record in records]))
+    paragraphs = read_dataset("didemo", find_preset("didemo", None, tmp_path), tmp_path, tmp_path).captions
+    assert set(kinds_of(paragraphs[paragraphs["split"] == "test"])) == {"3"}
+    (tmp_path / "test_data.json").write_text(json.dumps([{**record, "kind": {"is": 3}} for record in records]))
+    with pytest.raises(UserError, match=r"test_data\.json, record 1: the kind \{'is': 3\} is not text"):
+        read_dataset("didemo", find_preset("didemo", None, tmp_path), tmp_path, tmp_path)
 
 
 def test_a_paragraph_has_the_kind_that_its_descriptions_share(tmp_path: Path) -> None:
@@ -226,5 +254,5 @@ def test_sources_with_and_without_kinds_combined() -> None:
 
 
 def test_a_kind_is_checked_as_it_is_written() -> None:
-    with pytest.raises(UserError, match="here: the kind True is not text: write it in quotes, or leave it out"):
-        check_kind(True, "here")
+    with pytest.raises(UserError, match="here: a kind of 101 characters"):
+        check_kind(10**100, "here")

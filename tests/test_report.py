@@ -45,6 +45,7 @@ from tests.browser import OpenPage
 from tests.choice import long_but
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head.run import load_head
+from train_head.scoring.answers import Answers
 from train_head.scoring.pairs import RankedScores, score_all_pairs
 from train_head.scoring.splits import Split, load_split
 
@@ -141,7 +142,7 @@ def collect(cache: Path, run: str) -> tuple[Any, Split, Any, RankCounter, Collec
     head, _ = load_head(run, opened, torch.device("cpu"))
     split = split_of(cache)
     counter = RankCounter(split.answers, len(split.videos.ids))
-    collector = ReportCollector(split.answers, len(split.videos.ids), len(head.score_names()))
+    collector = ReportCollector(Answers(split.texts.texts, split.answers, len(split.videos.ids)), len(head.score_names()))
     score_all_pairs(head, split.texts, split.videos, split.answers, [RankedScores(counter), collector], 2**30)
     return head, split, opened, counter, collector.collected()
 
@@ -357,14 +358,16 @@ def test_a_damaged_thumbnail_is_named_and_the_figures_are_kept(report_cache: Pat
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_the_best_entries_are_those_of_the_whole_matrix(data: st.DataObject) -> None:
-    """Few different scores, so that most tie; blocks of any cut, in any order."""
+    """Few different scores, so that most tie; captions that several videos share, up to all; blocks of any cut, in any order."""
     videos, scores = data.draw(st.integers(1, 14)), data.draw(st.integers(1, 3))
     answers = np.array(sorted([*range(videos), *data.draw(st.lists(st.integers(0, videos - 1), max_size=8))]), dtype=np.int64)
     order = np.array(data.draw(st.permutations(range(len(answers)))))
     answers = answers[order]
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
     score_SAB = torch.randint(0, 3, (scores, len(answers), videos), generator=generator).float()
-    collector = ReportCollector(answers, videos, scores)
+    distinct = st.integers(0, data.draw(st.integers(0, len(answers) - 1)))
+    captions = [f"caption {data.draw(distinct)}" for _ in answers]
+    collector = ReportCollector(Answers(captions, answers, videos), scores)
     cut = data.draw(st.integers(1, videos))
     owners = data.draw(st.integers(1, videos))
     blocks = [(first, low) for first in range(0, videos, cut) for low in range(0, videos, owners)]
@@ -374,18 +377,20 @@ def test_the_best_entries_are_those_of_the_whole_matrix(data: st.DataObject) -> 
         collector.update(score_SAB[:, texts[:, None], columns], texts, columns)
     collected = collector.collected()
     mean_AB = score_SAB.mean(dim=0).numpy()
+    others = []
     for a, answer in enumerate(answers):
         best = sorted(range(videos), key=lambda b: (-mean_AB[a, b], b))[:KEPT]
         assert collected.videos_of_texts.entry_QK[a].tolist() == best
         np.testing.assert_array_equal(collected.videos_of_texts.score_SQK[:, a], score_SAB[:, a, best])
         np.testing.assert_array_equal(collected.positive_SA[:, a], score_SAB[:, a, answer])
-        other = next((b for b in sorted(range(videos), key=lambda b: (-mean_AB[a, b], b)) if b != answer), None)
-        np.testing.assert_array_equal(collected.negative_SA[:, a], np.full(scores, np.nan) if other is None else score_SAB[:, a, other])
+        right = {owner for owner, caption in zip(answers, captions, strict=True) if caption == captions[a]}
+        wrong = [b for b in sorted(range(videos), key=lambda b: (-mean_AB[a, b], b)) if b not in right]
+        np.testing.assert_array_equal(collected.negative_SA[:, a], score_SAB[:, a, wrong[0]] if wrong else np.full(scores, np.nan))
+        others += [score_SAB[:, a, b].numpy() for b in wrong]
     for b in range(videos):
         of_video = [min(np.flatnonzero(answers == owner), key=lambda a: (-mean_AB[a, b], a)) for owner in range(videos)]
         texts_of_video = sorted(of_video, key=lambda a: (-mean_AB[a, b], a))[:KEPT]
         assert collected.texts_of_videos.entry_QK[b].tolist() == texts_of_video
-    others = [score_SAB[:, a, b].numpy() for a, answer in enumerate(answers) for b in range(videos) if b != answer]
     expected = np.mean([np.var(one, ddof=1) for one in others]) if others and scores > 1 else np.nan
     np.testing.assert_allclose(collected.other_variance, expected, rtol=1e-6, atol=1e-7)
 
@@ -435,18 +440,26 @@ def test_of_a_long_video_a_column_is_a_run_of_frames(report_cache: Path, tmp_pat
         np.testing.assert_allclose(np.array(entry.strip.weights[0]) / WEIGHT_UNITS, runs, atol=1.5 / WEIGHT_UNITS)
 
 
-def test_a_split_of_one_video_has_a_report(report_cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_split_of_one_or_two_videos_has_a_report(report_cache: Path, tmp_path: Path, count: int) -> None:
+    """Two of them share a caption, which then has no negative."""
     cache = FeatureCache(copy_without_pictures(FeatureCache(report_cache), tmp_path / "cache"))
     preset = cache.listings.select().preset
     captions, videos = cache.table(), cache.listings.videos(preset)
-    only = videos["video_id"].iloc[0]
-    cache.write_table(preset, captions[captions["video_id"] == only], videos[videos["video_id"] == only])
+    kept = videos["video_id"].iloc[:count]
+    captions = captions[captions["video_id"].isin(kept)].reset_index(drop=True)
+    captions.loc[captions.groupby("video_id").head(1).index, "caption"] = captions["caption"][0]
+    cache.write_table(preset, captions, videos[videos["video_id"].isin(kept)])
     options = EvaluateOptions(
         cache=tmp_path / "cache", run="zero-shot:glccl", out=tmp_path / "out", ties="reference", device="cpu", quiet=True
     )
     written = Written.at(evaluate.main(options))
     assert "Ties are counted as in the field" in written.soup.get_text()
-    assert all(len(card.select("li.entry")) == 1 for card in written.cards())
+    assert all(len(card.select("li.entry")) == count for card in written.cards())
+    said = " ".join(written.soup.get_text(" ").split())
+    without = len(captions) if count == 1 else 2
+    assert f"{without} of {len(captions)} captions are answered by every video and have no negative." in said
+    assert not re.search(r"\bnan\b", said)
 
 
 def heights(page: Page, card: str) -> list[list[float]]:

@@ -261,6 +261,10 @@ def test_of_many_queries_the_table_has_those_with_cards_and_a_draw(study: Study)
     assert {1, 4} < {*numbers}
     assert all(row.gain == 0 and row.before is None for row in table.rows)
     every = query_table(split, ranks, None, collected, {1, 4}, 0)
+    assert split.kinds is not None
+    assert every.some_without_kind
+    for kinds in (None, tuple(kind or "another" for kind in split.kinds)):
+        assert not query_table(replace(split, kinds=kinds), ranks, None, collected, set(), 0).some_without_kind
     assert [row.outcome for row in every.rows][:5] == ["first", "ten", "ten", "missed", "missed"]
 
 
@@ -346,13 +350,17 @@ def test_queries_are_filtered_and_sorted(study: Study, open_page: OpenPage) -> N
     assert page.locator("#filtered").inner_text() == f"1 of {len(every)} shown"
     page.keyboard.press("Enter")
     page.get_by_role("searchbox", name="Words").fill("")
-    page.get_by_role("combobox", name="Kind").select_option("one <i>")
-    assert rows.evaluate_all(shown) == list(study.table.loc[study.table["kind"] == "one <i>", "caption"])
-    page.get_by_role("combobox", name="Kind").select_option("")
-    page.get_by_role("combobox", name="Outcome").select_option("first")
+    kinds = page.get_by_role("combobox", name="Kind")
+    assert kinds.locator("option").all_inner_texts() == ["all", "one <i>", "no kind"]
+    for label, kind in (("one <i>", "one <i>"), ("no kind", "")):
+        kinds.select_option(label=label)
+        assert rows.evaluate_all(shown) == list(study.table.loc[study.table["kind"] == kind, "caption"])
+    kinds.select_option(label="all")
+    assert rows.evaluate_all(shown) == every
+    page.get_by_role("combobox", name="Outcome").select_option(label="found first")
     ranks = RankTables.read(study.out).text_to_video
     assert rows.evaluate_all(shown) == list(ranks.loc[ranks["rank"] == 1, "caption"])
-    page.get_by_role("combobox", name="Outcome").select_option("")
+    page.get_by_role("combobox", name="Outcome").select_option(label="all")
     for order, sorted_rows in (
         ("rank, worst first", ranks.sort_values("rank", ascending=False, kind="stable")),
         ("rank, best first", ranks.sort_values("rank", kind="stable")),

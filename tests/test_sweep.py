@@ -18,6 +18,7 @@ import torch
 
 import train_head
 from data.base.errors import UserError
+from data.base.scratch import scratch_folder
 from data.cli.command_line import About, parse
 from data.cli.meaning import AtLeast, Meaning, NoneAs
 from data.cli.options_file import OPTIONS_FILE, read_options
@@ -27,6 +28,7 @@ from evaluate.compare import CompareOptions
 from evaluate.compare import main as compare
 from tests import feature_files as files
 from tests.conftest import ROOT
+from tests.killed_scratch import killed_with_scratch
 from tests.waiting import wait_until
 from train_head import TrainOptions
 from train_head.stage import fit
@@ -193,6 +195,32 @@ def test_an_interrupted_sweep_leaves_whole_rows_and_no_process(options: Any, how
     assert not list(options.out.glob(".*"))
     # The last one ends when it sees that the others have.
     wait_until(lambda: not _lives(process.pid), "the end of every process")
+
+
+@pytest.mark.long
+def test_the_features_of_a_killed_sweep_are_removed_by_the_next(options: Any) -> None:
+    given: list[str | Path | int] = ["--cache", options.cache, "--out", options.out, "--seeds", 400, "--processes", 2, "--batch-size", 32]
+    command = [sys.executable, "-m", "train_head.sweep", *map(str, given), "--epochs", "1", "--temporal", "none", "--device", "cpu"]
+    process = subprocess.Popen([*command, "--quiet"], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_until((options.out / "runs.csv").exists, "a row", 100)
+    [features] = options.out.glob(f"{runs.FEATURES_PREFIX}*")
+    one = replace(options, head="mean", csc_weight="0", seeds=1)
+    sweep(one)
+    assert (features / "report" / "frames.npy").is_file()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (features / "report" / "frames.npy").is_file()
+    sweep(one)
+    assert not features.exists()
+
+
+def test_a_sweep_removes_abandoned_features_and_keeps_those_in_use(options: Any) -> None:
+    options.out.mkdir()
+    [left] = killed_with_scratch(options.out, runs.FEATURES_PREFIX)
+    with scratch_folder(options.out, runs.FEATURES_PREFIX) as used:
+        sweep(replace(options, head="mean", csc_weight="0", seeds=1))
+        assert used.is_dir()
+    assert not left.exists()
 
 
 def _lives(group: int) -> bool:

@@ -20,10 +20,14 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.cache.listings import Listing
 from evaluate import EvaluateOptions
+from evaluate.report.collect import ReportCollector
+from evaluate.report.variance import score_variance
 from tests.all_scores import all_scores
 from train_head import TrainOptions
 from train_head.heads import HeadConfig, make_head
 from train_head.run import load_head
+from train_head.scoring.answers import Answers
+from train_head.scoring.pairs import score_all_pairs
 from train_head.scoring.splits import load_split
 from train_head.settle import settled
 from train_head.sweep import SweepOptions
@@ -36,12 +40,15 @@ KINDS = ("order", "two words", "")
 
 @pytest.fixture(scope="module")
 def kinds_cache(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the demo's cache whose captions have kinds, some of them none."""
+    """A copy of the demo's cache whose captions have kinds, some of them none. Two test videos share a caption."""
     path = tmp_path_factory.mktemp("kinds") / "cache"
     shutil.copytree(cache_path, path)
     listings = FeatureCache(path).listings
     [(name, source)] = listings.sources().items()
     captions = listings.captions(name)
+    first, other = captions.index[captions["split"] == "test"][[0, -1]]
+    assert captions["video_id"][first] != captions["video_id"][other]
+    captions.loc[other, "caption"] = captions["caption"][first]
     listed = Listing(source, captions.assign(kind=[KINDS[i % 3] for i in range(len(captions))]), listings.videos(name))
     listings.complete(name, listed)
     return path
@@ -53,27 +60,29 @@ def options_for(cache: Path, out: Path, **given: Any) -> Any:
 
 
 def test_columns_say_what_the_scores_of_the_run_say(kinds_cache: Path, tmp_path: Path) -> None:
-    """The scores of the saved run, pair by pair; a head with one score has margins alone."""
+    """The scores of the saved run, pair by pair; a head with one score has margins alone. The report has the same negatives."""
     path = sweep(options_for(kinds_cache, tmp_path / "sweep", head="glccl,mean"))
     table, cache = pd.read_csv(path), FeatureCache(kinds_cache)
     split = load_split(cache, "test", None, 2**30)
     assert split.kinds is not None
+    texts = split.texts.texts
+    right_A = [{int(own) for own, text in zip(split.answers, texts, strict=True) if text == caption} for caption in texts]
+    assert [len(right) for right in right_A].count(2) == 2
     for _, row in table.iterrows():
         head, _ = load_head(str(path.parent / row["run"]), cache, torch.device("cpu"))
         kept, scale = all_scores(head, split), float(head.scale().detach())
         found: dict[str, list[tuple[int, float, float, float]]] = {"": [], "order": [], "two words": []}
         for a, own in enumerate(split.answers.tolist()):
-            right = {video for video, text in zip(split.answers, split.texts.texts, strict=True) if text == split.texts.texts[a]}
-            assert right == {own}
             score_B = kept.mean_AB[a].tolist()
-            wrong = max((b for b in range(len(score_B)) if b != own), key=lambda b, score_B=score_B: score_B[b])  # type: ignore[misc]
-            both = (kept.score_SAB[:, a, [own, wrong]].double() / scale).var(dim=0, unbiased=False).tolist()
-            figures = (1 + sum(score > score_B[own] for score in score_B), (score_B[own] - score_B[wrong]) / scale, *both)
+            best = sorted(range(len(score_B)), key=lambda b, score_B=score_B: -score_B[b])  # type: ignore[misc]
+            answer, wrong = next(b for b in best if b in right_A[a]), next(b for b in best if b not in right_A[a])
+            both = (kept.score_SAB[:, a, [answer, wrong]].double() / scale).var(dim=0, unbiased=False).tolist()
+            figures = (1 + sum(score > score_B[own] for score in score_B), (score_B[answer] - score_B[wrong]) / scale, *both)
             for kind in {"", split.kinds[a]}:
                 found[kind].append(figures)
-        for kind, texts in found.items():
+        for kind, of_kind in found.items():
             suffix = f" [{kind}]" if kind else ""
-            rank_A, *means = np.array(texts).T
+            rank_A, *means = np.array(of_kind).T
             assert row[f"test t2v R@1{suffix}"] == pytest.approx(100 * (rank_A == 1).mean())
             assert row[f"test t2v R@5{suffix}"] == pytest.approx(100 * (rank_A <= 5).mean())
             margin, of_answers, of_negatives = (float(mean_A.mean()) for mean_A in means)
@@ -84,6 +93,15 @@ def test_columns_say_what_the_scores_of_the_run_say(kinds_cache: Path, tmp_path:
                 assert pd.isna(written).all()
             else:
                 assert written == pytest.approx([of_answers, of_negatives, of_answers / of_negatives], rel=1e-5)
+        collector = ReportCollector(Answers(texts, split.answers, len(split.videos.ids)), len(head.score_names()))
+        score_all_pairs(head, split.texts, split.videos, split.answers, [collector], 2**30)
+        negative_SA = collector.collected().negative_SA
+        best_A = [max(kept.mean_AB[a, b].item() for b in right) for a, right in enumerate(right_A)]
+        assert np.mean(best_A - negative_SA.mean(axis=0)) / scale == pytest.approx(row["test margin"], abs=1e-6)
+        if row["head"] != "mean":
+            # The report's variances are unbiased, like the CSC loss.
+            of_report = score_variance(negative_SA, scale).mean() * (len(negative_SA) - 1) / len(negative_SA)
+            assert of_report == pytest.approx(row["test variance of negatives"], rel=1e-5)
     assert pd.isna(table[["candidates", "candidates_run", "hard_negatives"]]).all(axis=None)
     assert not any("[]" in name or name.startswith("val margin") for name in map(str, table))
 

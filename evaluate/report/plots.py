@@ -163,7 +163,12 @@ def _score_distributions(folder: Path, collected: Collected, names: Sequence[str
     means = "; ".join(
         f"{name}: {own.mean():.3f} and {_mean(other)}" for name, own, other in zip(names, positive_SA, negative_SA, strict=True)
     )
-    text = "Distribution of each score over matching pairs and over each caption's hardest negative."
+    text = (
+        "Distribution of each score over matching pairs and over each caption's hardest negative: the video with the highest score that "
+        "is no answer to it. A video answers its own captions, and equal captions of other videos."
+    )
+    without = int(np.isnan(negative_SA[0]).sum())
+    text += f" {without:,} of {negative_SA.shape[1]:,} captions are answered by every video and have no negative." if without else ""
     height = HEIGHT if len(names) < 3 else 1.35 * HEIGHT
     return render(folder, "scores", "Scores of positives and hardest negatives", text, f"Means: {means}.", draw, height)
 
@@ -183,7 +188,8 @@ def _variance_distributions(folder: Path, collected: Collected, scale: float, wo
         axes.set(xlabel="variance of a pair's scores", ylabel="pairs (%)")
         axes.legend(loc="upper left")
 
-    hardest = f"; the mean of the latter is {power(float(other_A.mean()))}" if np.isfinite(other_A).all() else ""
+    there_A = np.isfinite(other_A)
+    hardest = f"; the mean of the latter is {power(float(other_A[there_A].mean()))}" if there_A.any() else ""
     text = f"Variance of the scores of a pair, over matching pairs and over each caption's hardest negative{hardest}."
     return render(folder, "variance", "Variance over a pair's scores", " ".join([text, *words]), "", draw, 1.35 * HEIGHT)
 
@@ -205,8 +211,9 @@ def _hub_histogram(folder: Path, hubs: Hubs) -> Plot:
 
 def _two_histograms(axes: Axes, own_A: NDArray[np.floating], other_A: NDArray[np.floating], edges: NDArray[np.float64]) -> None:
     for value_A, label, colour, style in ((own_A, "positives", FIRST, "-"), (other_A, "hardest negatives", SECOND, "--")):
-        share, _ = np.histogram(value_A[np.isfinite(value_A)], edges)
-        share = 100 * share / max(len(value_A), 1)
+        there_A = np.isfinite(value_A)
+        share, _ = np.histogram(value_A[there_A], edges)
+        share = 100 * share / max(int(there_A.sum()), 1)
         axes.stairs(share, edges, color=colour, linewidth=1.4, linestyle=style, label=label)
         if label == "positives":
             axes.stairs(share, edges, color=colour, alpha=0.25, linewidth=0, fill=True)
@@ -221,7 +228,8 @@ def _linear_bins(*values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _mean(value_A: NDArray[np.floating]) -> str:
-    return f"{value_A.mean():.3f}" if np.isfinite(value_A).all() else "none"
+    there_A = np.isfinite(value_A)
+    return f"{value_A[there_A].mean():.3f}" if there_A.any() else "none"
 
 
 def render(folder: Path, name: str, title: str, caption: str, figures: str, draw: Callable[[Figure], None], height: float = HEIGHT) -> Plot:

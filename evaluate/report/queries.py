@@ -59,6 +59,11 @@ class QueryTable:
     """The kinds of its captions in alphabetical order; empty if the data set has none."""
 
     @property
+    def some_without_kind(self) -> bool:
+        """Whether captions without a kind stand beside others."""
+        return bool(self.kinds) and any(not row.kind for row in self.rows)
+
+    @property
     def video_ids(self) -> list[str]:
         """The videos in the table."""
         return [video_id for row in self.rows for video_id in (row.video_id, row.found) if video_id is not None]

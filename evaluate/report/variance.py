@@ -16,7 +16,10 @@ def score_variance(score_SA: NDArray[np.float32], scale: float) -> NDArray[np.fl
 
 
 def variance_ratio(collected: Collected) -> float | None:
-    """The value of the CSC loss over the whole split: see `train_head.losses.csc_loss`. None if it has no denominator."""
+    """The value of the CSC loss over the whole split: see `train_head.losses.csc_loss`. None if it has no denominator.
+
+    A text and another video with an equal caption count as neither matching nor other pair.
+    """
     others = collected.other_variance
     return float(score_variance(collected.positive_SA, 1.0).mean()) / others if np.isfinite(others) and others > 0 else None
 

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -31,6 +30,7 @@ import torch
 from data.base.errors import LostProcess, UserError
 from data.base.progress import Progress
 from data.base.provenance import provenance
+from data.base.scratch import remove_abandoned, scratch_folder
 from data.base.version import CHECKOUT
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
@@ -53,6 +53,8 @@ from train_head.training.first_stage import FirstRun
 from train_head.training.workers import in_processes
 
 RUNS_FILE = "runs.csv"
+FEATURES_PREFIX = ".features-"
+"""Begins the names of folders in OUT with the features that the processes of a sweep share."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Call
     # Runs that read the same features are neighbours, so that memory holds those features alone.
     missing = sorted((run for run in runs if run.name not in there), key=_reads)
     make_folder(options.out)
+    remove_abandoned(options.out, FEATURES_PREFIX)
     if not given:
         write_options(options.out / OPTIONS_FILE, options, "python -m train_head.sweep")
     rows: dict[str, dict[str, Any]] = {}
@@ -134,8 +137,8 @@ def _train_all(
             yield from (_train_one(shared, run) for run in jobs)
         return
     # In OUT, which has room for the runs: the system's temporary folder may be in memory.
-    with TemporaryDirectory(dir=options.out, prefix=".features-") as folder:
-        for _, row in in_processes(count, _train_one, shared.mapped(Path(folder)), jobs):
+    with scratch_folder(options.out, FEATURES_PREFIX) as folder:
+        for _, row in in_processes(count, _train_one, shared.mapped(folder), jobs):
             yield row
 
 

@@ -1,7 +1,9 @@
 """Rows of text and their places in a file, the same for all file formats."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -78,6 +80,21 @@ def require_columns_of_a_table(names: Sequence[str], path: Path) -> None:
     long = next((name for name in names if len(name) > MAX_COLUMN_NAME), None)
     if long is not None:
         raise UserError(f"{path} has a column with a name of {len(long):,} characters, {quote(long)}: is there a line of column names?")
+
+
+def scalar_text(value: float | Decimal | None) -> str:
+    """The text of a number, "true" or "false" for a boolean, and "" for None and NaN, in files with types."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float() if math.isnan(value):
+            return ""
+        case float() if math.isfinite(value):
+            return number_text(value)
+        case _:
+            return str(value)
 
 
 def number_text(value: float) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
@@ -17,7 +16,7 @@ from data.base.errors import UserError, one_line
 from data.base.quoting import quote
 from data.datasets.containers import is_video_name
 from data.datasets.files import line_of, unique_keys
-from data.datasets.tables.cells import Doubt, IsHeader, Rows, is_blank, number_text, require_columns_of_a_table
+from data.datasets.tables.cells import Doubt, IsHeader, Rows, is_blank, number_text, require_columns_of_a_table, scalar_text
 
 JSON_BEGINS = re.compile(r"\s*(?:\{|\[\s*(?:[\[{\]]|$))")
 """The start of a JSON list or object; no text table has such a header."""
@@ -151,14 +150,8 @@ def _of_columns(names: list[str], columns: Sequence[Sequence[Any]], places: Sequ
 
 def _text_of(value: object) -> tuple[str, Doubt | None]:
     match value:
-        case None:
-            return "", None
-        case bool():
-            return str(value).lower(), None
-        case int() | Decimal():
-            return str(value), None
-        case float():
-            return ("", None) if math.isnan(value) else (number_text(value) if math.isfinite(value) else str(value), None)
+        case None | int() | float() | Decimal():
+            return scalar_text(value), None
         case timedelta():
             return number_text(value.total_seconds()), None
         case time():

@@ -95,10 +95,11 @@ const choice = (id) => document.getElementById(id)?.value ?? "";
 
 function filterRows() {
   const typed = plain(choice("filter-text")).split(/\s+/).filter(Boolean);
+  // A choice is "=" and the wanted value, which is empty for "no kind"; that of all rows is empty.
   const wanted = { outcome: choice("filter-outcome"), kind: choice("filter-kind") };
   let shown = 0;
   for (const row of rows) {
-    const fits = Object.entries(wanted).every(([name, value]) => !value || row.dataset[name] === value);
+    const fits = Object.entries(wanted).every(([name, value]) => !value || value === `=${row.dataset[name]}`);
     row.hidden = !(fits && typed.every((word) => words.get(row).includes(word)));
     if (!row.hidden) shown += 1;
   }

@@ -112,7 +112,7 @@ def chosen_groups(only: str) -> list[Group]:
         return list(GROUPS)
     groups = {group.name: group for group in GROUPS}
     named: dict[str, list[str]] = {}
-    for entry in only.split(","):
+    for entry in filter(str.strip, only.split(",")):
         name, *labels = (part.strip() for part in entry.split(":"))
         if name not in groups:
             raise UserError(f"--only {name} is no group of the study: use some of {', '.join(groups)}")

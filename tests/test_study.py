@@ -99,7 +99,7 @@ def test_rows_of_a_world_are_gathered_beside_those_of_others(
 
 
 def test_only_takes_groups_and_settings() -> None:
-    chosen = chosen_groups("heads:xclip, csc-weight:0.5:0 ,start,start:clip,csc-data")
+    chosen = chosen_groups("heads:xclip, csc-weight:0.5:0 ,start,start:clip,,csc-data,")
     assert [(group.name, list(group.settings)) for group in chosen] == [
         ("csc-weight", ["0", "0.5"]),
         ("heads", ["xclip"]),

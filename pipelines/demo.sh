@@ -10,7 +10,7 @@ out=runs/demo
 "$python" -m extract --dataset demo --videos "$out/videos" --annotations "$out/annotations" \
     --cache "$out/cache" --model local-dir:demo/clip
 for head in mean glccl; do
-    "$python" -m evaluate --cache "$out/cache" --run "zero-shot:$head" --out "$out/results/zero-shot-$head"
+    "$python" -m evaluate --cache "$out/cache" --run "zero-shot:$head" --out "$out/results/zero-shot-$head" --no-report
 done
 training=$("$python" -m data.presets --preset demo --training)
 # The longer runs first: no core waits for the last one.

@@ -38,7 +38,7 @@ from train_head.heads import HEADS, head_class
 from train_head.options import TrainOptions
 from train_head.scoring.splits import Split, load_split
 from train_head.stage import build_head
-from train_head.sweep.runs import RUNS_FILE
+from train_head.sweep.rows import RUNS_FILE
 from train_head.training.trainer import Trainer
 
 DIMENSION = 512

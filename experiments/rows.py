@@ -9,8 +9,6 @@ import pandas as pd
 from data.base.errors import UserError, cannot_read
 from train_head.options import TrainOptions
 
-RUNS_FILE = "runs.csv"
-"""What a sweep writes into its folder."""
 WORLD = "world"
 """The column that says which set a run was trained on."""
 COLUMNS = ("run", "head", "seed")

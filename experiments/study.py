@@ -29,13 +29,16 @@ from data.cli.options_file import OPTIONS_FILE, write_options
 from data.compute.device import find_device
 from data.datasets import preset_named
 from experiments.groups import Group, chosen_groups, reads_patches, runs_of
-from experiments.rows import RUNS_FILE, WORLD, read_rows
+from experiments.rows import WORLD, read_rows
 from train_head.options import TrainOptions
 from train_head.run import frames_of
 from train_head.sweep import Sweep
+from train_head.sweep.rows import RUNS_FILE, data_digest, require_same_data
 from train_head.sweep.runs import named_runs, sweep
 
 ROOT = Path(__file__).parent.parent
+REPORT_ON: Literal["test"] = "test"
+"""The split that every run is measured on."""
 MAKERS = {
     "demo": "pipelines/demo.sh renders and extracts it",
     "fullsize": "python -m experiments.fullsize renders and extracts it",
@@ -99,7 +102,7 @@ def main(options: StudyOptions) -> Path:
     cache = FeatureCache(cache_path)
     shared = _by_recipe(TrainOptions(cache_path, out, device=options.device, quiet=True), cache)
     before = read_rows(out / RUNS_FILE, world=options.world) if (out / RUNS_FILE).exists() else pd.DataFrame()
-    _check_cache(before, cache, out)
+    _check_cache(before, cache, shared, out)
     plan = _plan(groups, shared, options.seeds, cache, device, before)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
     _say_plan(plan, before if len(before) else gathered[gathered[WORLD] == options.world], count)
@@ -132,11 +135,12 @@ def _by_recipe(shared: TrainOptions, cache: FeatureCache) -> TrainOptions:
     return shared if preset is None else replace(shared, epochs=preset.epochs, batch_size=preset.batch_size, lr=preset.lr)
 
 
-def _check_cache(rows: pd.DataFrame, cache: FeatureCache, out: Path) -> None:
-    """Raise UserError if there are rows of another cache."""
+def _check_cache(rows: pd.DataFrame, cache: FeatureCache, shared: TrainOptions, out: Path) -> None:
+    """Raise UserError if there are rows of another cache, or of other captions or videos in it."""
     found = {"cache_digest": cache.digest, "weights": cache.weights}
     if any(set(rows.get(name, ())) - {value} for name, value in found.items()):
         raise UserError(f"--out {out} holds runs of another cache, which cannot be compared with those of {cache.path}: name another --out")
+    require_same_data((row for _, row in rows.iterrows()), data_digest(cache, shared, REPORT_ON), cache, out / RUNS_FILE)
 
 
 def _plan(groups: Sequence[Group], shared: TrainOptions, seeds: int, cache: FeatureCache, device: torch.device, rows: pd.DataFrame) -> Plan:
@@ -155,7 +159,7 @@ def _plan(groups: Sequence[Group], shared: TrainOptions, seeds: int, cache: Feat
         say(f"left out: {'; '.join(left_out)}")
     runs: dict[str, tuple[Group, TrainOptions]] = {}
     for group in fitting:
-        named = named_runs(list(runs_of(group, shared, seeds)), cache, "test", device)
+        named = named_runs(list(runs_of(group, shared, seeds)), cache, REPORT_ON, device)
         runs |= {name: (group, run) for name, run in named.items() if name not in runs}
     done = set(rows.get("run", ()))
     return Plan(runs, [name for name in runs if name not in done])

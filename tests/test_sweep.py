@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import torch
 import train_head
 from data.base.errors import UserError
 from data.base.scratch import scratch_folder
+from data.cache import FeatureCache
+from data.cache.listings import Listing
 from data.cli.command_line import About, parse
 from data.cli.meaning import AtLeast, Meaning, NoneAs
 from data.cli.options_file import OPTIONS_FILE, read_options
@@ -270,6 +273,28 @@ def test_captions_without_tokens_are_found_before_a_run_is_trained(options: Any,
     with pytest.raises(UserError, match="4 of 4 texts of split 'test' have a sentence feature but no tokens, which head dp reads"):
         sweep(replace(options, cache=cache, head="mean,dp", csc_weight="0"))
     assert not (options.out / "runs.csv").exists()
+
+
+def test_runs_on_other_captions_are_not_taken_for_done(options: Any, tmp_path: Path) -> None:
+    """Two captions change their videos. No name of a run depends on that, so the sweep would train nothing and call the old figures new."""
+    small = replace(options, cache=shutil.copytree(options.cache, tmp_path / "cache"), head="mean", csc_weight="0", seeds=1)
+    path = sweep(small)
+    table = path.read_bytes()
+    listings = FeatureCache(small.cache).listings
+    ((name, source),) = listings.sources().items()
+    captions = listings.captions(name)
+    first, second = captions[captions["split"] == "train"].drop_duplicates("video_id").index[:2]
+    captions.loc[[first, second], "caption"] = captions.loc[[second, first], "caption"].to_numpy()
+    listings.complete(name, Listing(source, captions, listings.videos(name)))
+    with pytest.raises(UserError, match=r"holds runs on other captions or videos than .* such as mean-seed0-\w+: name another"):
+        sweep(small)
+    assert path.read_bytes() == table
+    # A row of an earlier version does not say what its run saw, and is kept.
+    pd.read_csv(path).drop(columns="data_digest").to_csv(path, index=False)
+    sweep(replace(small, seeds=2))
+    rows = pd.read_csv(path)
+    assert rows["seed"].tolist() == [0, 1]
+    assert rows["data_digest"].isna().tolist() == [True, False]
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def load(options: TrainOptions) -> TrainingData:
     budget, patches = budget_bytes(options.memory_budget), head_class(options.head).READS_PATCHES
     train_split, select_split = (
         load_split(cache, name, options.preset, budget, options.max_frames, options.allow_missing, options.name, patches=patches)
-        for name in (_training_split(cache, options), options.select_on)
+        for name in (training_split(cache, options), options.select_on)
     )
     if len(train_split.videos.ids) < 2:
         raise UserError(
@@ -444,7 +444,7 @@ def _check_same(options: TrainOptions, before: Mapping[str, Any], out: Path) -> 
         raise UserError(f"--resume: the run in {out} was started with other options ({'; '.join(differing)}): use them, or another --out")
 
 
-def _training_split(cache: FeatureCache, options: TrainOptions) -> str:
+def training_split(cache: FeatureCache, options: TrainOptions) -> str:
     """The name of the training split. With --select-on test it includes the videos held out for validation."""
     preset = preset_named(cache.listings.select(options.preset, options.name).preset)
     return "train+val" if options.select_on == "test" and preset is not None and preset.held_out else "train"

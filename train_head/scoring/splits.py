@@ -1,5 +1,7 @@
 """Loads the features of one split of a cache, and counts what is missing."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -104,6 +106,17 @@ def load_split(
         counts=counts,
         kinds=tuple(rows["kind"].tolist()) if "kind" in rows and (rows["kind"] != "").any() else None,
     )
+
+
+def split_digest(cache: FeatureCache, name: str, preset: str | None = None, source: str | None = None) -> str:
+    """SHA-256 of what `load_split` would load with `allow_missing`: captions, their videos and kinds, in order, whatever their features.
+
+    Raises UserError if the cache has no such split.
+    """
+    found = _find(cache, cache.listings.select(preset, source), name)
+    rows = found.rows[found.whole]
+    columns = [rows[column].tolist() for column in ("video_id", "caption", "kind") if column in rows]
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,11 @@ from train_head.settle import HARD_NEGATIVES, settled
 from train_head.stage import decisive_options, fit
 from train_head.sweep.measure import measure, metric_columns
 from train_head.sweep.options import Sweep, expand
+from train_head.sweep.rows import DATA, RUNS_FILE, data_digest, read_rows, require_same_data
 from train_head.sweep.shared import Shared, load_shared
 from train_head.training.first_stage import FirstRun
 from train_head.training.workers import in_processes
 
-RUNS_FILE = "runs.csv"
 FEATURES_PREFIX = ".features-"
 """Begins the names of folders in OUT with the features that the processes of a sweep share."""
 
@@ -90,8 +90,10 @@ def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Call
     for run in grid:
         patches_for(run.head, cache)
     path = options.out / RUNS_FILE
-    before = _read_rows(path)
+    before = read_rows(path)
     there = {row["run"] for row in before}
+    digest = data_digest(cache, grid[0], options.report_on)
+    require_same_data(before, digest, cache, path)
     runs = [_Run(run, name) for name, run in named_runs(grid, cache, options.report_on, device).items()]
     # Runs that read the same features are neighbours, so that memory holds those features alone.
     missing = sorted((run for run in runs if run.name not in there), key=_reads)
@@ -110,7 +112,7 @@ def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Call
             if not more():
                 break
             for row in _train_all(options, cache, device, list(group), more):
-                rows[row["run"]] = row
+                rows[row["run"]] = {**row, DATA: digest}
                 # In the order of the grid, not in the order of ending.
                 ended = [rows[run.name] for run in missing if run.name in rows]
                 write_atomically(path, pd.DataFrame([*before, *ended]).to_csv(index=False))
@@ -269,16 +271,3 @@ def _evaluate(options: Sweep, run: _Run) -> None:
 def _times() -> tuple[float, float]:
     """Wall-clock seconds and CPU seconds of this process. Other work on the machine affects the first only."""
     return time.perf_counter(), time.process_time()
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and sweep again") from error
-    if "run" not in table:
-        raise UserError(f"{path} is not from a sweep (it has no column run): name another --out")
-    rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
-    return rows

@@ -136,7 +136,7 @@ def test_a_damaged_csv_is_found_before_the_work(options: StudyOptions, which: st
     options.out.mkdir()
     path = options.csv if which == "csv" else options.out / "runs.csv"
     path.write_text("world,run,head,seed\ndemo,a-run\n")
-    with pytest.raises(UserError, match=r"is damaged .*: delete it, and run python -m experiments\.study again"):
+    with pytest.raises(UserError, match=r"is damaged .*: delete that row, and run python -m experiments\.study again"):
         study.main(options)
     assert path.read_text() == "world,run,head,seed\ndemo,a-run\n"
     assert not list(options.out.glob("glccl*"))

@@ -66,12 +66,15 @@ def page(verdicts: Sequence[WorldVerdicts], split: str, pictures: dict[str, str]
 
 def _runs_sentence(world: World) -> str:
     first = world.rows.iloc[0]
-    older = f" {world.dropped} older runs of the same setting and seed are left out." if world.dropped else ""
-    return (
-        f"**{world.name}** ({SETS.get(world.name, 'a set of its own')}): {len(world.rows)} runs on {first['train_videos']:,} training "
-        f"videos, learning rate {first['lr']:g}, {first['epochs']} epochs of batches of {first['batch_size']}; the epoch is chosen on val. "
-        f"Figures are of {first['queries']:,} captions and {first['gallery']:,} videos.{older}"
+    left_out = [(world.dropped, "older, of the same setting and seed"), (world.unknown, "of settings that no group has")]
+    said = ", ".join(f"{count} {which}" for count, which in left_out if count)
+    line = (
+        f"**{world.name}** ({SETS.get(world.name, 'a set of its own')}): {len(world.rows) - world.unknown} runs on "
+        f"{first['train_videos']:,} training videos, learning rate {first['lr']:g}, {first['epochs']:g} epochs of batches of "
+        f"{first['batch_size']:g}; the epoch is chosen on val. Figures are of {first['queries']:,} captions and "
+        f"{first['gallery']:,} videos."
     )
+    return f"{line} Left out: {said}." if said else line
 
 
 def _counts_sentence(one: WorldVerdicts) -> str:

@@ -143,6 +143,17 @@ def test_tables_of_groups_have_an_interval_of_their_own(path: Path) -> None:
     assert "different commits" not in text
 
 
+def test_a_claim_with_several_better_settings_names_them(tmp_path: Path) -> None:
+    groups = [rows("demo", DEFAULTS), rows("demo", [440.0, 440.9, 442.1], optimizer="bert-adam")]
+    text = text_of(written(tmp_path / "runs.csv", *groups))
+    (line,) = [line for line in text.splitlines() if line.startswith("*BertAdam is better")]
+    against = "against AdamW with masked padding"
+    assert line.split(": ", 1)[1] == (
+        f"on demo held for BertAdam with masked padding {against}; not measured for AdamW with padding that counts {against}; "
+        f"not measured for BertAdam with padding that counts {against}."
+    )
+
+
 def test_worlds_stand_side_by_side_and_are_corrected_alone(tmp_path: Path) -> None:
     full = [rows("fullsize", [500.0, 501.0, 502.0]), rows("fullsize", [510.1, 511.0, 511.9], csc_weight=0.0, commit="1234567890")]
     path = written(tmp_path / "runs.csv", *demo(), *full)

@@ -97,9 +97,9 @@ CLAIMS = (
     Claim("0.01 is the best temperature of the interaction", _than("kappa", "0.01", "0.003", "0.03", "0.1"), choice=True),
     Claim(
         "BertAdam is better than AdamW, and padding that counts than masked padding",
-        _than("recipe", "BertAdam, padding masked", "AdamW, padding masked")
-        + _than("recipe", "AdamW, padding counts", "AdamW, padding masked")
-        + _than("recipe", "BertAdam, padding counts", "AdamW, padding masked"),
+        _than("recipe", "BertAdam with masked padding", "AdamW with masked padding")
+        + _than("recipe", "AdamW with padding that counts", "AdamW with masked padding")
+        + _than("recipe", "BertAdam with padding that counts", "AdamW with masked padding"),
         choice=True,
     ),
 )

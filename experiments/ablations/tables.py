@@ -146,9 +146,14 @@ def spread(runs: pd.DataFrame, figure: Figure, split: str) -> str:
 
 def claim_sentence(judged: Judged, group: Group) -> str:
     """What was found of the part of a claim that is about a group, by the settings that it was compared with."""
+    compared = [one for one in judged.compared if one.comparison.group == group.name]
+    # The claim names the better setting, unless there are several.
+    several = len({one.comparison.better for one in compared}) > 1
     parts = []
     for verdict in Verdict:
-        against = [one.comparison.than for one in judged.compared if one.verdict == verdict and one.comparison.group == group.name]
-        if against:
-            parts.append(f"{verdict} against {', '.join(against)}")
+        found = [one.comparison for one in compared if one.verdict == verdict]
+        if found and several:
+            parts += [f"{verdict} for {each.better} against {each.than}" for each in found]
+        elif found:
+            parts.append(f"{verdict} against {', '.join(each.than for each in found)}")
     return "; ".join(parts)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from data.base.errors import UserError
 from data.cache import FeatureCache
@@ -205,6 +206,14 @@ def test_sittings_grow_one_csv_of_two_worlds(options: StudyOptions, capsys: pyte
     assert both["world"].tolist() == ["demo"] * 5 + ["fullsize"] * 2
     # The same seeds and features: the same figures.
     assert both["test RSum"].tolist()[5:] == first["test RSum"].tolist()
+
+
+def test_a_device_that_is_not_there_is_found_before_the_rendering(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the device is there")
+    with pytest.raises(UserError, match="--device cuda: this torch sees no CUDA device"):
+        fullsize.main(FullsizeOptions(out=tmp_path / "set", device="cuda", quiet=True))
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.long

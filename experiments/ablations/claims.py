@@ -81,7 +81,9 @@ CLAIMS = (
     Claim("CSC tells answers from hard negatives: it raises the margin", _than("csc-weight", "0.5", "0", figure=MARGIN)),
     Claim("CSC makes the four scores of answers agree", _than("csc-weight", "0.5", "0", figure=AGREEMENT)),
     Claim("CSC makes the four scores of hard negatives disagree", _than("csc-weight", "0.5", "0", figure=DISAGREEMENT)),
-    Claim("With CSC, scores agree more on answers than on hard negatives", _than("csc-weight", "0.5", "0", figure=RATIO)),
+    Claim(
+        "CSC makes scores agree more on answers than on hard negatives: it lowers the ratio", _than("csc-weight", "0.5", "0", figure=RATIO)
+    ),
     Claim(
         "A Transformer over frames is better than none, and than an LSTM", _than("temporal", "seq-transf", "none", "seq-lstm"), choice=True
     ),

@@ -33,10 +33,12 @@ from data.compute.device import budget_bytes, find_device
 from data.metrics import RankCounter, Ranks
 from evaluate.bootstrap import limits, recalls
 from extract import ExtractOptions
+from train_head.checks import check_options
 from train_head.options import TrainOptions
 from train_head.run import CLIP_FOLDER, LOG_FILE, RUN_FILE, load_head
 from train_head.scoring.pairs import RankedScores, score_all_pairs
 from train_head.scoring.splits import load_split
+from train_head.training.pixels import require_pixels
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ("R@1", "RSum")
@@ -57,15 +59,15 @@ class FinetuningOptions:
     seeds: int = 5
     """Seeds 0, 1, ... of both sides."""
     clip_lrs: str = "1e-6,1e-5,1e-4"
-    """Learning rates of CLIP to choose from, with commas between them."""
+    """Learning rates of CLIP to choose from, separated by commas."""
     choosing_seeds: int = 1
-    """So many of the seeds, the first ones, choose among them."""
+    """The learning rate is chosen on this many of the seeds, the first ones."""
     epochs: int = 5
     """Passes over the training captions."""
     lr: float = 1e-3
     """Largest learning rate of the head."""
     batch_size: int = 128
-    """Captions a step."""
+    """Captions per step."""
     max_frames: int | None = None
     """Frames used of each video. Default: all that are cached."""
     draws: int = 10_000
@@ -86,19 +88,8 @@ class Measured:
 
 def main(options: FinetuningOptions) -> Path:
     """Train what is missing, measure, print the comparison and write OUT/finetuning.json; returns its path."""
-    rates = _rates(options.clip_lrs)
-    require_writable_folder(options.out)
-    shared = TrainOptions(
-        cache=options.cache,
-        out=options.out,
-        resume=True,
-        max_frames=options.max_frames,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        device=options.device,
-    )
-    seeds = range(options.seeds)
+    rates, shared, seeds = _rates(options.clip_lrs), _shared(options), range(options.seeds)
+    _check(options, shared, rates)
     frozen = [train_head.main(replace(shared, seed=seed, out=options.out / f"frozen-seed{seed}")) for seed in seeds]
 
     def tune(rate: float, seed: int) -> Path:
@@ -128,11 +119,43 @@ def main(options: FinetuningOptions) -> Path:
     return options.out / "finetuning.json"
 
 
+def _shared(options: FinetuningOptions) -> TrainOptions:
+    """The options of every run."""
+    return TrainOptions(
+        cache=options.cache,
+        out=options.out,
+        resume=True,
+        max_frames=options.max_frames,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        device=options.device,
+    )
+
+
+def _check(options: FinetuningOptions, shared: TrainOptions, rates: Sequence[float]) -> None:
+    """Raise UserError for what would else stop the last steps, after hours of training."""
+    for name, value in (("seeds", options.seeds), ("choosing-seeds", options.choosing_seeds), ("draws", options.draws)):
+        if value < 1:
+            raise UserError(f"--{name} {value} must be at least 1")
+    if options.choosing_seeds > options.seeds:
+        raise UserError(f"--choosing-seeds {options.choosing_seeds} must be at most --seeds, {options.seeds}")
+    for rate in rates:
+        check_options(replace(shared, finetune=True, clip_lr=rate))
+    require_writable_folder(options.out)
+    for option, folder in (("--videos", options.videos), ("--annotations", options.annotations)):
+        if not folder.is_dir():
+            raise UserError(f"{option} {folder} is not there: name that of the demo set (python -m demo.generate makes it)")
+    cache = FeatureCache(options.cache)
+    videos = cache.listings.select().videos
+    require_pixels(cache, videos[videos["split"].isin(["train", "val"]) & ~videos["failed"]]["video_id"].tolist())
+
+
 def _rates(given: str) -> list[float]:
     try:
         return [float(text) for text in given.split(",")]
     except ValueError as error:
-        raise UserError(f"--clip-lrs {given}: numbers with commas between them") from error
+        raise UserError(f"--clip-lrs {given} must be numbers, separated by commas") from error
 
 
 def _record(run: Path) -> dict[str, Any]:
@@ -204,11 +227,12 @@ def difference_of(pairs: Sequence[tuple[Measured, Measured]], figure: str, draws
     rng = np.random.default_rng(0)
     videos = len(pairs[0][0].videos.query_Q)
     drawn = []
-    for _ in range(0, draws, 100):
-        video_NB = rng.integers(videos, size=(100, videos))
+    for start in range(0, draws, 100):
+        count = min(100, draws - start)
+        video_NB = rng.integers(videos, size=(count, videos))
         weight_NB = np.stack([np.bincount(video_B, minlength=videos) for video_B in video_NB]).astype(np.float64)
         of_seed_SN = np.stack([_drawn(tuned, weight_NB, figure) - _drawn(frozen, weight_NB, figure) for frozen, tuned in pairs])
-        seed_NS = rng.integers(len(pairs), size=(100, len(pairs)))
+        seed_NS = rng.integers(len(pairs), size=(count, len(pairs)))
         drawn.append(np.take_along_axis(of_seed_SN.T, seed_NS, axis=1).mean(axis=1))
     low, high = limits(np.concatenate(drawn))
     mean = statistics.mean(figures_of(tuned)[figure] - figures_of(frozen)[figure] for frozen, tuned in pairs)

@@ -12,6 +12,7 @@ from data.base.writable import require_writable_folder
 from data.cli.command import SOME_FAILED, run_command
 from data.cli.command_line import About
 from data.cli.meaning import DeviceName
+from data.compute.device import find_device
 from demo import generate
 from extract.options import ExtractOptions
 from extract.stage import Outcome, extract
@@ -40,6 +41,8 @@ class FullsizeOptions:
 def main(options: FullsizeOptions) -> Outcome:
     """Render and extract what is missing. Raises UserError for what the user can fix."""
     require_writable_folder(options.out)
+    # Before the rendering, which takes an hour.
+    find_device(options.device)
     generate.main(
         generate.GenerateOptions(out=options.out, train=options.train, val=options.val, test=options.test, quiet=options.quiet),
     )

@@ -78,12 +78,12 @@ GROUPS = (
         "Optimiser and padding",
         "recipe",
         {
-            "AdamW, padding masked": {},
-            "BertAdam, padding masked": {"optimizer": "bert-adam"},
-            "AdamW, padding counts": {"padding": "authors"},
-            "BertAdam, padding counts": {"optimizer": "bert-adam", "padding": "authors"},
+            "AdamW with masked padding": {},
+            "BertAdam with masked padding": {"optimizer": "bert-adam"},
+            "AdamW with padding that counts": {"padding": "authors"},
+            "BertAdam with padding that counts": {"optimizer": "bert-adam", "padding": "authors"},
         },
-        "AdamW, padding masked",
+        "AdamW with masked padding",
     ),
     Group("start", "Start of the temporal encoder", "start", _varied("temporal_init", ("clip", "random")), "random"),
     Group(
@@ -110,12 +110,15 @@ def chosen_groups(only: str) -> list[Group]:
     """
     if not only.strip():
         return list(GROUPS)
+    entries = [entry for entry in only.split(",") if entry.strip()]
+    if not entries:
+        raise UserError(f"--only {only} names no group: use some of {', '.join(group.name for group in GROUPS)}")
     groups = {group.name: group for group in GROUPS}
     named: dict[str, list[str]] = {}
-    for entry in filter(str.strip, only.split(",")):
+    for entry in entries:
         name, *labels = (part.strip() for part in entry.split(":"))
         if name not in groups:
-            raise UserError(f"--only {name} is no group of the study: use some of {', '.join(groups)}")
+            raise UserError(f"--only {name or entry.strip()} is no group of the study: use some of {', '.join(groups)}")
         settings = groups[name].settings
         if unknown := [label for label in labels if label not in settings]:
             raise UserError(f"--only {name}:{unknown[0]} is no setting of the group: use some of {', '.join(settings)}")

@@ -19,7 +19,7 @@ import torch
 
 from data.base.errors import UserError
 from data.base.progress import duration, say
-from data.base.whole_files import write_atomically
+from data.base.whole_files import locked_folder, write_atomically
 from data.base.writable import make_folder, require_writable_file, require_writable_folder
 from data.cache import FeatureCache
 from data.cli.command import run_command
@@ -56,7 +56,7 @@ class StudyOptions:
     out: Annotated[Path | None, About.OUTPUT] = None
     """Folder for the runs and their runs.csv. Default: runs/study/WORLD."""
     csv: Annotated[Path, About.OUTPUT] = ROOT / "runs" / "study" / "study.csv"
-    """The one CSV of all worlds. The rows of WORLD become those of OUT/runs.csv; other rows stay."""
+    """The one CSV of all worlds, to which the rows of OUT/runs.csv are added. They replace those of the same runs; other rows stay."""
     seeds: Annotated[int, About.OPTIMIZER] = 5
     """Seeds of every setting: 0, 1, ... More can be added later."""
     minutes: Annotated[float | None, About.MACHINE] = None
@@ -96,18 +96,22 @@ def main(options: StudyOptions) -> Path:
     if not cache_path.exists():
         raise UserError(f"--cache {cache_path} is not there: {MAKERS[options.world]}")
     require_writable_folder(out)
-    require_writable_file(options.csv)
-    gathered = read_rows(options.csv) if options.csv.exists() else pd.DataFrame(columns=[WORLD])
+    require_writable_file(options.csv, "--csv")
+    if options.csv.resolve() == (out / RUNS_FILE).resolve():
+        raise UserError(f"--csv {options.csv} is the table of --out itself: name another file")
+    gathered = _read_gathered(options.csv)
     device = find_device(options.device)
     cache = FeatureCache(cache_path)
     shared = _by_recipe(TrainOptions(cache_path, out, device=options.device, quiet=True), cache)
     before = read_rows(out / RUNS_FILE, world=options.world) if (out / RUNS_FILE).exists() else pd.DataFrame()
-    _check_cache(before, cache, shared, out)
+    timed, digest = before if len(before) else gathered[gathered[WORLD] == options.world], data_digest(cache, shared, REPORT_ON)
+    _check_cache(before, cache, digest, f"--out {out}", "--out")
+    _check_cache(gathered[gathered[WORLD] == options.world], cache, digest, f"--csv {options.csv}", "--csv")
     plan = _plan(groups, shared, options.seeds, cache, device, before)
     count = options.processes or (1 if device.type != "cpu" else len(os.sched_getaffinity(0)))
-    _say_plan(plan, before if len(before) else gathered[gathered[WORLD] == options.world], count)
+    _say_plan(plan, timed, count)
     # What an earlier sitting left, should this one be killed.
-    _gather(gathered, before, options)
+    _gather(before, options)
     if plan.missing and limit:
         make_folder(out)
         write_options(out / OPTIONS_FILE, options, "python -m experiments.study")
@@ -120,12 +124,13 @@ def main(options: StudyOptions) -> Path:
         finally:
             if (out / RUNS_FILE).exists():
                 before = read_rows(out / RUNS_FILE, world=options.world)
-                _gather(gathered, before, options)
+                _gather(before, options)
     left = len(plan.runs.keys() - set(before.get("run", ())))
     if left:
         say(f"{left} of {len(plan.runs)} runs are missing: run the same command again to go on")
-    say(f"the page: python -m experiments.ablations --runs {options.csv}")
-    print(options.csv)
+    if options.csv.exists():
+        say(f"the page: python -m experiments.ablations --runs {options.csv}")
+        print(options.csv)
     return options.csv
 
 
@@ -135,12 +140,12 @@ def _by_recipe(shared: TrainOptions, cache: FeatureCache) -> TrainOptions:
     return shared if preset is None else replace(shared, epochs=preset.epochs, batch_size=preset.batch_size, lr=preset.lr)
 
 
-def _check_cache(rows: pd.DataFrame, cache: FeatureCache, shared: TrainOptions, out: Path) -> None:
-    """Raise UserError if there are rows of another cache, or of other captions or videos in it."""
+def _check_cache(rows: pd.DataFrame, cache: FeatureCache, digest: str, where: str, option: str) -> None:
+    """Raise UserError if there are rows of another cache, or of other captions or videos in it (`digest`)."""
     found = {"cache_digest": cache.digest, "weights": cache.weights}
     if any(set(rows.get(name, ())) - {value} for name, value in found.items()):
-        raise UserError(f"--out {out} holds runs of another cache, which cannot be compared with those of {cache.path}: name another --out")
-    require_same_data((row for _, row in rows.iterrows()), data_digest(cache, shared, REPORT_ON), cache, out / RUNS_FILE)
+        raise UserError(f"{where} holds runs of another cache, which cannot be compared with those of {cache.path}: name another {option}")
+    require_same_data((row for _, row in rows.iterrows()), digest, cache, where, option)
 
 
 def _plan(groups: Sequence[Group], shared: TrainOptions, seeds: int, cache: FeatureCache, device: torch.device, rows: pd.DataFrame) -> Plan:
@@ -180,22 +185,32 @@ def _say_plan(plan: Plan, timed: pd.DataFrame, processes: int) -> None:
 
 def _seconds(run: TrainOptions, timed: pd.DataFrame) -> float | None:
     """Seconds that a run takes, by the median of those of its head, or of all."""
-    if "training_seconds" not in timed or timed.empty:
+    if not {"training_seconds", "scoring_seconds"} <= set(timed):
         return None
-    seconds = timed["training_seconds"] + timed["scoring_seconds"]
+    seconds = (timed["training_seconds"] + timed["scoring_seconds"]).dropna()
+    if seconds.empty:
+        return None
     own = seconds[timed["head"] == run.head]
     return float(statistics.median(own if len(own) else seconds))
 
 
-def _gather(gathered: pd.DataFrame, rows: pd.DataFrame, options: StudyOptions) -> None:
-    """Write the CSV of all worlds with these rows of this one."""
+def _read_gathered(path: Path) -> pd.DataFrame:
+    """The rows of all worlds so far."""
+    return read_rows(path) if path.exists() else pd.DataFrame(columns=["run", WORLD])
+
+
+def _gather(rows: pd.DataFrame, options: StudyOptions) -> None:
+    """Add these rows of this world to the CSV of all worlds."""
     if rows.empty:
         return
-    others = gathered[gathered[WORLD] != options.world]
-    table = pd.concat([others, rows] if len(others) else [rows])
-    make_folder(options.csv.parent)
-    # By world, so that the order of sittings changes nothing.
-    write_atomically(options.csv, table.sort_values(WORLD, kind="stable").to_csv(index=False))
+    make_folder(options.csv.parent, "--csv")
+    # A study of another world may have written in the meantime.
+    with locked_folder(options.csv.parent):
+        gathered = _read_gathered(options.csv)
+        others = gathered[(gathered[WORLD] != options.world) | ~gathered["run"].isin(rows["run"])]
+        table = pd.concat([others, rows] if len(others) else [rows])
+        # By world, so that the order of sittings changes nothing.
+        write_atomically(options.csv, table.sort_values(WORLD, kind="stable").to_csv(index=False))
 
 
 if __name__ == "__main__":

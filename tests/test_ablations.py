@@ -143,6 +143,17 @@ def test_tables_of_groups_have_an_interval_of_their_own(path: Path) -> None:
     assert "different commits" not in text
 
 
+def test_a_claim_with_several_better_settings_names_them(tmp_path: Path) -> None:
+    groups = [rows("demo", DEFAULTS), rows("demo", [440.0, 440.9, 442.1], optimizer="bert-adam")]
+    text = text_of(written(tmp_path / "runs.csv", *groups))
+    (line,) = [line for line in text.splitlines() if line.startswith("*BertAdam is better")]
+    against = "against AdamW with masked padding"
+    assert line.split(": ", 1)[1] == (
+        f"on demo held for BertAdam with masked padding {against}; not measured for AdamW with padding that counts {against}; "
+        f"not measured for BertAdam with padding that counts {against}."
+    )
+
+
 def test_worlds_stand_side_by_side_and_are_corrected_alone(tmp_path: Path) -> None:
     full = [rows("fullsize", [500.0, 501.0, 502.0]), rows("fullsize", [510.1, 511.0, 511.9], csc_weight=0.0, commit="1234567890")]
     path = written(tmp_path / "runs.csv", *demo(), *full)
@@ -212,7 +223,7 @@ def test_an_older_row_of_the_same_run_is_left_out(path: Path) -> None:
     table = pd.read_csv(path)
     older = table[table["head"] == "xpool"].assign(**{"test RSum": 0.0})
     pd.concat([older, table]).to_csv(path, index=False)
-    assert text_of(path) == before.replace("500 videos.", "500 videos. 3 older runs of the same setting and seed are left out.")
+    assert text_of(path) == before.replace("500 videos.", "500 videos. Left out: 3 older, of the same setting and seed.")
 
 
 def test_a_setting_of_another_cost_is_not_mixed_up(tmp_path: Path) -> None:
@@ -238,6 +249,7 @@ def test_a_setting_of_another_cost_is_not_mixed_up(tmp_path: Path) -> None:
         (None, "is not there: write it with python -m experiments.study"),
         ("", r"is damaged \(No columns to parse from file\): delete it"),
         ("a,b\n1,2,3\n4\n1,2,3,4,5\n", "is damaged"),
+        ("run,head,seed,world\nx,glccl,0,demo\ny,glccl\n", r"is damaged \(line 3 has 2 of 4 fields\): delete that row"),
         ("a,b\n1,2\n", r"is not a table of runs \(it has no column run\)"),
         ("run,head,seed\nx,glccl,0\n", "does not say the world of every run"),
         ("run,head,seed,world\nx,glccl,0,demo\ny,glccl,1,\n", "does not say the world of every run"),
@@ -251,8 +263,9 @@ def test_a_damaged_csv_is_one_line_and_leaves_the_page(tmp_path: Path, content: 
     out.write_text("before")
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as raised:
         main(AblationOptions(runs=path, out=out))
+    assert "\n" not in str(raised.value)
     assert out.read_text() == "before"
 
 
@@ -260,10 +273,18 @@ def test_a_damaged_csv_is_one_line_and_leaves_the_page(tmp_path: Path, content: 
     ("change", "message"),
     [
         ({"test RSum": [5.0, None]}, "has no test RSum"),
-        ({"test RSum": [5.0, "high"]}, "'high' is no number, in column test RSum"),
-        ({"test margin": [0.1, "wide"]}, "'wide' is no number, in column test margin"),
-        ({"csc_weight": [0.5, "much"]}, "'much' is no number, in column csc_weight"),
-        ({"seed": [0, "first"]}, "'first' is no number, in column seed"),
+        ({"test RSum": [5.0, "high"]}, "has high as test RSum, which is not a finite number"),
+        ({"test margin": [0.1, "wide"]}, "has wide as test margin, which is not a finite number"),
+        ({"csc_weight": [0.5, "much"]}, "has much as csc_weight, which is not a finite number"),
+        ({"seed": [0, "first"]}, "has first as seed, which is not a finite number"),
+        ({"test RSum": [5.0, math.inf]}, "has inf as test RSum, which is not a finite number"),
+        ({"test margin": [-math.inf, 0.1]}, "has -inf as test margin, which is not a finite number"),
+        ({"seed": [0, -1]}, "has -1 as seed, which is not a whole number of at least 0"),
+        ({"seed": [0, 1.5]}, "has 1.5 as seed, which is not a whole number of at least 0"),
+        ({"queries": [1000, "many"]}, "has many as queries, which is not a finite number"),
+        ({"parameters": [7, "858,625"]}, "has 858,625 as parameters, which is not a finite number"),
+        ({"test t2v R@1": [None, 1.0]}, "has no test t2v R@1"),
+        ({"mask_same_video": [False, "WAHR"]}, "has WAHR as mask_same_video, which is not True or False"),
         ({"parameters": [7, None]}, "has no parameters"),
         ({"device": [None, "cpu"]}, "has no device"),
         ({"training_cpu_seconds": [None, 2.0]}, "has no training_cpu_seconds"),
@@ -271,11 +292,11 @@ def test_a_damaged_csv_is_one_line_and_leaves_the_page(tmp_path: Path, content: 
 )
 def test_a_row_without_a_figure_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = written(tmp_path / "runs.csv", rows("demo", [1.0, 2.0], **change))
-    with pytest.raises(UserError, match=f"is damaged .*{message}.*: delete it, and run"):
+    with pytest.raises(UserError, match=f"is damaged .*{message}.*: delete that row, and run"):
         main(AblationOptions(runs=path, out=tmp_path / "page.md"))
 
 
-@pytest.mark.parametrize("column", ["epochs", "gallery", "parameters", "device", "threads", "train_videos"])
+@pytest.mark.parametrize("column", ["epochs", "gallery", "parameters", "device", "threads", "train_videos", "test v2t R@1"])
 def test_a_csv_without_a_column_of_the_page_is_refused(tmp_path: Path, column: str) -> None:
     path = tmp_path / "runs.csv"
     pd.DataFrame(rows("demo", [1.0, 2.0])).drop(columns=column).to_csv(path, index=False)
@@ -300,6 +321,50 @@ def test_runs_of_two_recipes_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "runs.csv", rows("demo", DEFAULTS), rows("demo", DEFAULTS, csc_weight=0.0, lr=1e-4))
     with pytest.raises(UserError, match=r"the runs of world demo differ in lr \(0\.0001, 0\.001\): keep those of one value"):
         read_worlds(path, "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": 500}, r"differ in queries \(1000, 500\): keep"),
+        ({"gallery": 50}, r"differ in gallery \(50, 500\): keep"),
+        ({"train_videos": 9}, r"differ in train_videos \(1000, 9\): keep"),
+        ({"cache_digest": "another"}, r"differ in cache_digest \(another, one\): keep"),
+    ],
+)
+def test_runs_of_two_sets_in_one_world_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    one = {"cache_digest": "one"}
+    path = written(tmp_path / "runs.csv", rows("demo", DEFAULTS, **one), rows("demo", DEFAULTS, **{**one, "csc_weight": 0.0, **change}))
+    with pytest.raises(UserError, match=message):
+        read_worlds(path, "test")
+
+
+def test_runs_that_no_column_tells_apart_are_refused(path: Path) -> None:
+    """Such as those of a CSV that lost the column of what was varied. Those of another commit are older."""
+    table = pd.read_csv(path).drop(columns="csc_weight")
+    table.to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"runs demo-\{\}-0 and demo-.*csc_weight.* of world demo have the same options and seed"):
+        read_worlds(path, "test")
+    older = table["run"].str.contains("csc_weight")
+    pd.concat([table[older].assign(commit="before"), table[~older]]).to_csv(path, index=False)
+    assert "Left out: 3 older, of the same setting and seed." in text_of(path)
+
+
+def test_runs_of_settings_that_no_group_has_are_counted(tmp_path: Path) -> None:
+    path = written(tmp_path / "runs.csv", *demo(), rows("demo", DEFAULTS, temporal="gru"), rows("demo", [1.0], csc_weight=0.2))
+    assert "(the demo set): 15 runs on" in text_of(path)
+    assert "500 videos. Left out: 4 of settings that no group has." in text_of(path)
+
+
+def test_intervals_over_fewer_seeds_say_so(tmp_path: Path) -> None:
+    """Pairs are of the same seed, whatever the order of rows."""
+    others = rows("demo", [425.1, 426.0, 426.9, 400.0], csc_weight=0.0)
+    path = written(tmp_path / "runs.csv", others[:0:-1], rows("demo", DEFAULTS, **{"test margin": [0.1, 0.2, None]}), demo()[2])
+    text = text_of(path)
+    # 431 - 426 and 432 - 426.9: 5.05 with a standard error of 0.05. By three comparisons, t at one degree of freedom is 38.188.
+    assert row(text, "CSC is better than none")[3] == "+5.1 [+3.1, +7.0] (2 seeds)"
+    assert row(text, "Guidance without parameters is better")[3] == "-0.5 [-0.9, -0.1]"
+    assert row(text, "demo | 0.5 | 3 |")[7] == "+5.1 [+4.4, +5.7] (2 seeds)"
 
 
 def test_undecided_groups_are_named_for_the_next_study(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

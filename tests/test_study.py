@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from data.base.errors import UserError
 from data.cache import FeatureCache
@@ -18,7 +19,7 @@ from tests.study_rows import rows, written
 from train_head import TrainOptions
 from train_head.checks import check_options
 from train_head.heads import HEADS
-from train_head.sweep import SweepOptions, expand
+from train_head.sweep import Sweep, SweepOptions, expand
 from train_head.sweep.runs import with_candidates
 
 
@@ -70,6 +71,7 @@ def test_no_minutes_say_what_is_missing(options: StudyOptions, capsys: pytest.Ca
     assert "missing, for a time that the first runs will tell: csc-weight 18, frames 9" in said
     assert "27 of 27 runs are missing: run the same command again to go on" in said
     assert [line for line in said if line.startswith("left out")] == ["left out: frames 12, where no video has more frames"]
+    assert not any("experiments.ablations" in line for line in said)
     assert not options.csv.exists()
     assert options.out is not None
     assert not options.out.exists()
@@ -90,12 +92,30 @@ def test_rows_of_a_world_are_gathered_beside_those_of_others(
     trained = [{name: value for name, value in row.items() if name != "world"} for row in rows("demo", [430.0, 431.0])]
     own = {"cache_digest": cache.digest, "weights": cache.weights}
     written(options.out / "runs.csv", [{**row, **own} for row in trained])
-    written(options.csv, rows("demo", [1.0], head="mean"), rows("fullsize", [500.0, 501.0]))
+    # An older row of the first run, and one of a run that this folder does not have.
+    written(options.csv, rows("fullsize", [500.0, 501.0]), rows("demo", [429.0]), rows("demo", [1.0], head="mean"))
     study.main(replace(options, minutes=0, processes=2))
     table = pd.read_csv(options.csv)
-    assert table[["world", "test RSum"]].to_numpy().tolist() == [["demo", 430], ["demo", 431], ["fullsize", 500], ["fullsize", 501]]
+    assert table[["world", "test RSum"]].to_numpy().tolist() == [
+        ["demo", 1],
+        ["demo", 430],
+        ["demo", 431],
+        ["fullsize", 500],
+        ["fullsize", 501],
+    ]
     # Two runs of 100 + 20 seconds, two at a time.
     assert "missing, about 2 min with 2 at a time: same-video 2" in capsys.readouterr().err
+
+
+def test_rows_that_another_study_gathers_in_the_meantime_stay(
+    options: StudyOptions, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(given: Sweep, *_: object) -> None:
+        written(given.out / "runs.csv", rows("demo", [430.0], cache_digest=cache.digest, weights=cache.weights))
+        written(options.csv, rows("fullsize", [500.0]))
+
+    monkeypatch.setattr(study, "sweep", trained)
+    assert pd.read_csv(study.main(options))["world"].tolist() == ["demo", "fullsize"]
 
 
 def test_only_takes_groups_and_settings() -> None:
@@ -108,6 +128,10 @@ def test_only_takes_groups_and_settings() -> None:
     ]
     assert chosen[0].settings["0.5"] == {"csc_weight": 0.5}
     assert chosen_groups(" ") == list(GROUPS)
+    # --only can name every setting.
+    for group in GROUPS:
+        for label in group.settings:
+            assert chosen_groups(f"{group.name}:{label}") == [replace(group, settings={label: group.settings[label]})]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +139,10 @@ def test_only_takes_groups_and_settings() -> None:
     [
         ({"only": "heads,taus"}, r"--only taus is no group of the study: use some of csc-weight, heads, "),
         ({"only": "heads:glccl:clip"}, r"--only heads:clip is no setting of the group: use some of glccl, glim-global, "),
+        ({"only": ", ,"}, "--only , , names no group: use some of csc-weight, heads, "),
+        ({"only": ":0"}, "--only :0 is no group of the study: use some of csc-weight, heads, "),
+        ({"csv": Path("tests")}, "--csv tests is a folder: name a file"),
+        ({"csv": Path("/proc/study.csv")}, r"/proc/study\.csv cannot be written .* choose another --csv"),
         ({"seeds": 0}, "--seeds 0 must be at least 1"),
         ({"minutes": -1.0}, r"--minutes -1\.0 must be a number of at least 0"),
         ({"minutes": float("nan")}, "--minutes nan must be a number of at least 0"),
@@ -136,7 +164,7 @@ def test_a_damaged_csv_is_found_before_the_work(options: StudyOptions, which: st
     options.out.mkdir()
     path = options.csv if which == "csv" else options.out / "runs.csv"
     path.write_text("world,run,head,seed\ndemo,a-run\n")
-    with pytest.raises(UserError, match=r"is damaged .*: delete it, and run python -m experiments\.study again"):
+    with pytest.raises(UserError, match=r"is damaged .*: delete that row, and run python -m experiments\.study again"):
         study.main(options)
     assert path.read_text() == "world,run,head,seed\ndemo,a-run\n"
     assert not list(options.out.glob("glccl*"))
@@ -146,8 +174,18 @@ def test_runs_of_another_cache_are_refused(options: StudyOptions) -> None:
     assert options.out is not None
     options.out.mkdir()
     written(options.out / "runs.csv", rows("demo", [430.0], cache_digest="another"))
-    with pytest.raises(UserError, match=r"holds runs of another cache, .* name another --out"):
+    with pytest.raises(UserError, match=r"--out .*out holds runs of another cache, .* name another --out"):
         study.main(options)
+    (options.out / "runs.csv").rename(options.csv)
+    with pytest.raises(UserError, match=r"--csv .*study\.csv holds runs of another cache, .* name another --csv"):
+        study.main(options)
+
+
+def test_the_table_of_the_runs_is_not_that_of_all_worlds(options: StudyOptions) -> None:
+    assert options.out is not None
+    with pytest.raises(UserError, match=r"--csv .*runs\.csv is the table of --out itself: name another file"):
+        study.main(replace(options, csv=options.out / "runs.csv"))
+    assert not options.out.exists()
 
 
 @pytest.mark.long
@@ -168,6 +206,14 @@ def test_sittings_grow_one_csv_of_two_worlds(options: StudyOptions, capsys: pyte
     assert both["world"].tolist() == ["demo"] * 5 + ["fullsize"] * 2
     # The same seeds and features: the same figures.
     assert both["test RSum"].tolist()[5:] == first["test RSum"].tolist()
+
+
+def test_a_device_that_is_not_there_is_found_before_the_rendering(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the device is there")
+    with pytest.raises(UserError, match="--device cuda: this torch sees no CUDA device"):
+        fullsize.main(FullsizeOptions(out=tmp_path / "set", device="cuda", quiet=True))
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.long

@@ -110,6 +110,44 @@ def test_runs_start_only_while_there_is_time(options: Any) -> None:
     assert len(pd.read_csv(runs.sweep(options, grid))) == 4
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_two_sweeps_of_one_folder_keep_the_rows_of_both(options: Any) -> None:
+    """The second one begins and ends while the first one trains."""
+    grid = expand(replace(options, head="mean", csc_weight="0"))
+    asked: list[Path] = []
+
+    def more() -> bool:
+        if len(asked) == 2:
+            asked.append(sweep(replace(options, head="dp", csc_weight="0", seeds=1)))
+        else:
+            asked.append(options.out)
+        return True
+
+    path = runs.sweep(options, grid, more)
+    assert pd.read_csv(path)[["head", "seed"]].to_numpy().tolist() == [["dp", 0], ["mean", 0], ["mean", 1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ("run,head\na,mean\nb,mean,7\n", r"is damaged \(.* saw 3\): delete it and sweep again$"),
+        ("name\na\n", "is not from a sweep"),
+    ],
+)
+def test_a_damaged_table_of_runs_is_found_before_the_work(options: Any, content: str | None, message: str) -> None:
+    """A folder in its place, or contents that pandas describes in two lines."""
+    options.out.mkdir()
+    path = options.out / "runs.csv"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        sweep(options)
+    assert [path.name for path in options.out.iterdir()] == ["runs.csv"]
+
+
 def results(options: Any) -> dict[str, dict[str, object]]:
     """What the evaluations of a sweep's runs say, by the run."""
     return {path.parent.parent.name: json.loads(path.read_text()) for path in options.out.glob("*/results/metrics.json")}
@@ -286,7 +324,7 @@ def test_runs_on_other_captions_are_not_taken_for_done(options: Any, tmp_path: P
     first, second = captions[captions["split"] == "train"].drop_duplicates("video_id").index[:2]
     captions.loc[[first, second], "caption"] = captions.loc[[second, first], "caption"].to_numpy()
     listings.complete(name, Listing(source, captions, listings.videos(name)))
-    with pytest.raises(UserError, match=r"holds runs on other captions or videos than .* such as mean-seed0-\w+: name another"):
+    with pytest.raises(UserError, match=r"runs.csv holds runs, such as mean-seed0-\w+, on other captions or videos"):
         sweep(small)
     assert path.read_bytes() == table
     # A row of an earlier version does not say what its run saw, and is kept.

@@ -1,12 +1,14 @@
 """Files that are written whole: the old one or the new one is there, and nothing besides."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from data.base.errors import UserError
-from data.base.whole_files import write_json, write_whole, written_whole
+from data.base.whole_files import locked_folder, write_json, write_whole, written_whole
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -41,3 +43,23 @@ def test_a_folder_that_may_not_be_listed_takes_files(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone/file cannot be written \(No such file or directory\): make room"):
         write_whole(tmp_path / "gone" / "file", b"new")
+
+
+def test_one_at_a_time_reads_and_replaces_a_file_of_a_locked_folder(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"")
+
+    def add(line: bytes) -> None:
+        with locked_folder(tmp_path):
+            before = path.read_bytes()
+            time.sleep(0.01)
+            path.write_bytes(before + line)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, [b"a", b"b", b"c", b"d"] * 4))
+    assert sorted(path.read_bytes()) == sorted(b"abcd" * 4)
+
+
+def test_the_block_also_runs_where_nothing_can_be_locked(tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "gone"):
+        pass

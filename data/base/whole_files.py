@@ -1,12 +1,13 @@
 """Atomic writes: each file is written under a temporary name beside its target, synced, and renamed."""
 
 import errno
+import fcntl
 import json
 import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,20 @@ def write_atomically(path: Path, text: str) -> None:
     Bytes of file names that are not UTF-8 are written as escapes, which JSON reads back unchanged.
     """
     write_whole(path, text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder during the block, so that of several processes one at a time reads a file in it and replaces it.
+
+    Waits for the lock. Where folders cannot be opened or locked, the block runs without.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -81,7 +81,9 @@ CLAIMS = (
     Claim("CSC tells answers from hard negatives: it raises the margin", _than("csc-weight", "0.5", "0", figure=MARGIN)),
     Claim("CSC makes the four scores of answers agree", _than("csc-weight", "0.5", "0", figure=AGREEMENT)),
     Claim("CSC makes the four scores of hard negatives disagree", _than("csc-weight", "0.5", "0", figure=DISAGREEMENT)),
-    Claim("With CSC, scores agree more on answers than on hard negatives", _than("csc-weight", "0.5", "0", figure=RATIO)),
+    Claim(
+        "CSC makes scores agree more on answers than on hard negatives: it lowers the ratio", _than("csc-weight", "0.5", "0", figure=RATIO)
+    ),
     Claim(
         "A Transformer over frames is better than none, and than an LSTM", _than("temporal", "seq-transf", "none", "seq-lstm"), choice=True
     ),
@@ -97,9 +99,9 @@ CLAIMS = (
     Claim("0.01 is the best temperature of the interaction", _than("kappa", "0.01", "0.003", "0.03", "0.1"), choice=True),
     Claim(
         "BertAdam is better than AdamW, and padding that counts than masked padding",
-        _than("recipe", "BertAdam, padding masked", "AdamW, padding masked")
-        + _than("recipe", "AdamW, padding counts", "AdamW, padding masked")
-        + _than("recipe", "BertAdam, padding counts", "AdamW, padding masked"),
+        _than("recipe", "BertAdam with masked padding", "AdamW with masked padding")
+        + _than("recipe", "AdamW with padding that counts", "AdamW with masked padding")
+        + _than("recipe", "BertAdam with padding that counts", "AdamW with masked padding"),
         choice=True,
     ),
 )

@@ -7,11 +7,11 @@ import pandas as pd
 
 from experiments.ablations.claims import AGREEMENT, DISAGREEMENT, MARGIN, RATIO, RSUM, Claim, Comparison, Figure
 from experiments.ablations.paired import Difference, differences, interval
-from experiments.ablations.reading import SCORING_MS, World
+from experiments.ablations.reading import RECALLS, SCORING_MS, World
 from experiments.ablations.verdicts import Compared, Judged, Verdict, WorldVerdicts
 from experiments.groups import GROUPS, Group
 
-RECALLS = tuple(Figure(name, f"{{split}} {name}") for name in ("t2v R@1", "t2v R@5", "v2t R@1"))
+RECALL_FIGURES = tuple(Figure(name, f"{{split}} {name}") for name in RECALLS)
 KINDS = {"": "all", "one": "one event", "several": "several events", "order": "an order", "whole": "the whole video"}
 """Kinds of captions, as columns name them and as tables do."""
 
@@ -40,7 +40,7 @@ def claims_table(worlds: Sequence[WorldVerdicts], claims: Sequence[Claim]) -> It
         ]
         for world in worlds:
             judged = world.judged[place]
-            cells += ["<br>".join(_said_difference(one) for one in judged.compared), f"**{judged.verdict}**"]
+            cells += ["<br>".join(_said_difference(one, world.seeds) for one in judged.compared), f"**{judged.verdict}**"]
         rows.append(cells)
     yield from table(columns, rows)
 
@@ -50,30 +50,31 @@ def _compared(comparison: Comparison) -> str:
     return f"{group.column} {comparison.better} - {comparison.than}"
 
 
-def _said_difference(compared: Compared) -> str:
+def _said_difference(compared: Compared, seeds: int) -> str:
     if compared.difference is None:
         return "not measured"
-    return said(compared.difference, compared.comparison.figure.digits)
+    return said(compared.difference, seeds, compared.comparison.figure.digits)
 
 
-def said(difference: Difference, digits: int = 1) -> str:
-    """A difference with its interval: +1.0 [-0.5, +2.5]."""
+def said(difference: Difference, seeds: int, digits: int = 1) -> str:
+    """A difference with its interval: +1.0 [-0.5, +2.5]. If it is over fewer than `seeds` seeds, this says over how many."""
     if difference.pairs < 2:
         return f"{difference.mean:+.{digits}f} (one seed)"
-    return f"{difference.mean:+.{digits}f} [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
+    fewer = f" ({difference.pairs} seeds)" if difference.pairs < seeds else ""
+    return f"{difference.mean:+.{digits}f} [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]{fewer}"
 
 
 def group_table(worlds: Sequence[World], group: Group, split: str) -> Iterator[str]:
     """The settings of a group in every world that has several: recalls, RSum, and its difference from the base."""
-    columns = ["set", group.column, "seeds", *(figure.name for figure in (*RECALLS, RSUM)), f"RSum against {group.base}"]
+    columns = ["set", group.column, "seeds", *(figure.name for figure in (*RECALL_FIGURES, RSUM)), f"RSum against {group.base}"]
     rows = []
     for world in worlds:
         runs = world.of_group(group)
         base = runs.get(group.base)
         for label, own in runs.items():
-            cells = [spread(own, figure, split) for figure in (*RECALLS, RSUM)]
+            cells = [spread(own, figure, split) for figure in (*RECALL_FIGURES, RSUM)]
             paired = [] if base is None or label == group.base else differences(own, base, RSUM, split)
-            against = said(interval(paired)) if paired else "" if label == group.base else "no seeds in common"
+            against = said(interval(paired), len(own)) if paired else "" if label == group.base else "no seeds in common"
             rows.append([world.name, label, str(len(own)), *cells, against])
     yield from table(columns, rows)
 
@@ -112,7 +113,7 @@ def contrast_table(worlds: Sequence[World], group: Group, without: str, with_: s
                 paired = differences(after, before, of_kind, split)
                 if paired:
                     cells = [spread(runs, of_kind, split) for runs in (before, after)]
-                    rows.append([world.name, name, figure.name, *cells, said(interval(paired), figure.digits)])
+                    rows.append([world.name, name, figure.name, *cells, said(interval(paired), len(after), figure.digits)])
     if rows:
         yield from table(["set", "captions about", "figure", "without CSC", "with CSC", "difference"], rows)
 
@@ -145,9 +146,14 @@ def spread(runs: pd.DataFrame, figure: Figure, split: str) -> str:
 
 def claim_sentence(judged: Judged, group: Group) -> str:
     """What was found of the part of a claim that is about a group, by the settings that it was compared with."""
+    compared = [one for one in judged.compared if one.comparison.group == group.name]
+    # The claim names the better setting, unless there are several.
+    several = len({one.comparison.better for one in compared}) > 1
     parts = []
     for verdict in Verdict:
-        against = [one.comparison.than for one in judged.compared if one.verdict == verdict and one.comparison.group == group.name]
-        if against:
-            parts.append(f"{verdict} against {', '.join(against)}")
+        found = [one.comparison for one in compared if one.verdict == verdict]
+        if found and several:
+            parts += [f"{verdict} for {each.better} against {each.than}" for each in found]
+        elif found:
+            parts.append(f"{verdict} against {', '.join(each.than for each in found)}")
     return "; ".join(parts)

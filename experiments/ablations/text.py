@@ -29,15 +29,16 @@ def page(verdicts: Sequence[WorldVerdicts], split: str, pictures: dict[str, str]
     yield ""
     yield (
         f"A difference is the mean over seeds of the first setting's figure less the second's at the same seed, on {split}. All intervals "
-        "of a set hold together with a probability of at least 95%: each has the level 1 - 0.05 / m, where m is the number of comparisons "
-        "of the set in this table (Student's t with Bonferroni's correction: "
+        "of a set hold together with a probability of at least 95%: each has the level 1 - 0.05 / m, where m is the number of different "
+        "comparisons of the set in this table (Student's t with Bonferroni's correction: "
         "[Dunn 1961](https://doi.org/10.1080/01621459.1961.10482090))."
     )
     yield ""
     yield (
         "- **held**: for every comparison of the claim, the whole interval lies on the side that is claimed;\n"
         "- **refuted**: for one of them, it lies on the other side;\n"
-        "- **undecided**: neither."
+        "- **undecided**: neither;\n"
+        "- **not measured**: the set has no runs for any of them."
     )
     yield ""
     yield (
@@ -48,8 +49,8 @@ def page(verdicts: Sequence[WorldVerdicts], split: str, pictures: dict[str, str]
     yield from _picture(pictures, "claims")
     yield from ("", "## Groups of runs", "")
     yield (
-        "Means ± standard deviations over seeds. Unlike above, each interval here is a 95% interval of its own: of twenty, one misses its "
-        "value by chance."
+        "Means ± standard deviations over seeds. Unlike above, each interval here is a 95% interval of its own: on average, one of twenty "
+        "misses its value."
     )
     measured = [group for group in GROUPS if any(_is_measured(world, group) for world in worlds)]
     for group in measured:
@@ -66,12 +67,15 @@ def page(verdicts: Sequence[WorldVerdicts], split: str, pictures: dict[str, str]
 
 def _runs_sentence(world: World) -> str:
     first = world.rows.iloc[0]
-    older = f" {world.dropped} older runs of the same setting and seed are left out." if world.dropped else ""
-    return (
-        f"**{world.name}** ({SETS.get(world.name, 'a set of its own')}): {len(world.rows)} runs on {first['train_videos']:,} training "
-        f"videos, learning rate {first['lr']:g}, {first['epochs']} epochs of batches of {first['batch_size']}; the epoch is chosen on val. "
-        f"Figures are of {first['queries']:,} captions and {first['gallery']:,} videos.{older}"
+    left_out = [(world.dropped, "older, of the same setting and seed"), (world.unknown, "of settings that no group has")]
+    said = ", ".join(f"{count} {which}" for count, which in left_out if count)
+    line = (
+        f"**{world.name}** ({SETS.get(world.name, 'a set of its own')}): {len(world.rows) - world.unknown} runs on "
+        f"{first['train_videos']:,} training videos, learning rate {first['lr']:g}, {first['epochs']:g} epochs of batches of "
+        f"{first['batch_size']:g}; the epoch is chosen on val. Figures are of {first['queries']:,} captions and "
+        f"{first['gallery']:,} videos."
     )
+    return f"{line} Left out: {said}." if said else line
 
 
 def _counts_sentence(one: WorldVerdicts) -> str:
@@ -141,15 +145,16 @@ def _contrast(verdicts: Sequence[WorldVerdicts], group: Group, split: str) -> It
 def _cost(worlds: Sequence[World], heads: Group) -> Iterator[str]:
     if not worlds:
         return
-    threads = " and ".join(str(count) for count in sorted({count for world in worlds for count in world.rows["threads"]}))
+    counts = sorted({count for world in worlds for count in world.rows["threads"]})
+    threads = f"{' and '.join(f'{count:g}' for count in counts)} thread{'s' * (counts != [1])}"
     devices = " and ".join(sorted({device for world in worlds for device in world.rows["device"]}))
     yield from ("", "## What each head costs", "")
     yield (
-        f"Medians over seeds, {threads} thread(s) on {devices}, with the temporal encoder, in seconds in which a core worked for the run, "
-        "in which other work on the machine shows less than by the clock. Training includes its evaluations on val, and the first run of a "
-        "process its compilation; scoring is that of all pairs of the split shown, with features encoded again. The halves of GLCCL are "
-        "made by the same compiled pass as the whole, so they cost as much. Heads were run one after the other: "
-        "`python -m benchmarks.training` times steps of all heads in turn ([scoring](scoring.md))."
+        f"Medians over seeds, {threads} on {devices}, with the temporal encoder. Times are CPU seconds of the run, which other work on the "
+        "machine affects less than seconds by the clock. Training includes the evaluations on val, and in the first run of a process the "
+        "compilation. Scoring is of all pairs of the split, and encodes the features again. The halves of GLCCL use the same compiled pass "
+        "as the whole, so they cost about as much. The heads did not take turns: `python -m benchmarks.training` times their steps in turn "
+        "([scoring](scoring.md))."
     )
     yield from cost_table(worlds, heads)
 

@@ -61,6 +61,11 @@ class WorldVerdicts:
     comparisons: int
     """The intervals that hold together."""
 
+    @property
+    def seeds(self) -> int:
+        """The seeds of the comparison that has most."""
+        return max((one.difference.pairs for judged in self.judged for one in judged.compared if one.difference is not None), default=0)
+
     def counted(self) -> dict[Verdict, int]:
         """How many claims have each verdict."""
         found = [judged.verdict for judged in self.judged]

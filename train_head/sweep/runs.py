@@ -2,7 +2,7 @@
 
 Every combination of the option values is trained with every seed. A run keeps the epoch that is best on the validation split, and that
 epoch is measured on the split --report-on. Runs with a row in the CSV are not trained again, so an interrupted sweep can continue, and
-several sweeps can share a folder.
+several sweeps can share a folder, also at the same time.
 
 With --evaluate, each run is evaluated as soon as it is trained, as are earlier runs without results. This starts the third stage as a
 command and imports nothing of it.
@@ -32,7 +32,7 @@ from data.base.progress import Progress
 from data.base.provenance import provenance
 from data.base.scratch import remove_abandoned, scratch_folder
 from data.base.version import CHECKOUT
-from data.base.whole_files import write_atomically
+from data.base.whole_files import locked_folder, write_atomically
 from data.base.writable import make_folder, require_writable_folder
 from data.cache import FeatureCache
 from data.cli.command import INTERRUPTED, USER_ERROR
@@ -91,9 +91,9 @@ def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Call
         patches_for(run.head, cache)
     path = options.out / RUNS_FILE
     before = read_rows(path)
-    there = {row["run"] for row in before}
     digest = data_digest(cache, grid[0], options.report_on)
-    require_same_data(before, digest, cache, path)
+    require_same_data(before, digest, cache, str(path), "--out")
+    there = {row["run"] for row in before}
     runs = [_Run(run, name) for name, run in named_runs(grid, cache, options.report_on, device).items()]
     # Runs that read the same features are neighbours, so that memory holds those features alone.
     missing = sorted((run for run in runs if run.name not in there), key=_reads)
@@ -114,8 +114,7 @@ def sweep(options: Sweep, grid: Sequence[TrainOptions] | None = None, more: Call
             for row in _train_all(options, cache, device, list(group), more):
                 rows[row["run"]] = {**row, DATA: digest}
                 # In the order of the grid, not in the order of ending.
-                ended = [rows[run.name] for run in missing if run.name in rows]
-                write_atomically(path, pd.DataFrame([*before, *ended]).to_csv(index=False))
+                _write_rows(path, [rows[run.name] for run in missing if run.name in rows])
                 # Other processes keep training in the meantime.
                 if options.evaluate:
                     _evaluate(options, by_name[row["run"]])
@@ -271,3 +270,11 @@ def _evaluate(options: Sweep, run: _Run) -> None:
 def _times() -> tuple[float, float]:
     """Wall-clock seconds and CPU seconds of this process. Other work on the machine affects the first only."""
     return time.perf_counter(), time.process_time()
+
+
+def _write_rows(path: Path, ended: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of this sweep after those in the file, to which another sweep of the same folder may have added."""
+    own = {row["run"] for row in ended}
+    with locked_folder(path.parent):
+        others = [row for row in read_rows(path) if row["run"] not in own]
+        write_atomically(path, pd.DataFrame([*others, *ended]).to_csv(index=False))

@@ -324,7 +324,7 @@ def test_runs_on_other_captions_are_not_taken_for_done(options: Any, tmp_path: P
     first, second = captions[captions["split"] == "train"].drop_duplicates("video_id").index[:2]
     captions.loc[[first, second], "caption"] = captions.loc[[second, first], "caption"].to_numpy()
     listings.complete(name, Listing(source, captions, listings.videos(name)))
-    with pytest.raises(UserError, match=r"runs.csv holds runs, such as mean-seed0-\w+, on other captions or videos"):
+    with pytest.raises(UserError, match=r"runs.csv holds runs on other captions or videos than .*, such as mean-seed0"):
         sweep(small)
     assert path.read_bytes() == table
     # A row of an earlier version does not say what its run saw, and is kept.

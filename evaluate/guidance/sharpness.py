@@ -19,8 +19,9 @@ from train_head.scoring.splits import Split
 
 ONE_FRAME = 0.9
 """A frame with more weight than this decides alone: all others together change the mixture by less than a tenth."""
-TEXTS_AT_ONCE, MOST_TEXTS = 8, 256
-"""Whole videos are weighed together until they have TEXTS_AT_ONCE texts, but never more than MOST_TEXTS texts at once."""
+TEXTS_AT_ONCE, MOST_TEXTS = 64, 256
+"""Whole videos are weighed together until they have TEXTS_AT_ONCE texts, but never more than MOST_TEXTS texts at once. With fewer, the
+temporal encoder mostly runs on padding: it takes a block of videos at a time."""
 UNIFORM = 0.99
 """Entropy above which the guidance hardly guides. With 12 frames, it means that weights deviate from 1/12 by a fifth of it on average, so
 that the mixture is nearly the mean of the frames."""

@@ -20,6 +20,7 @@ import extract
 import train_head
 from data.cache import FeatureCache
 from data.compute.processes import ProcessGroup
+from data.datasets.kinds import MAX_KIND
 from data.metrics import Ranks
 from evaluate import EvaluateOptions
 from evaluate.bootstrap import RESAMPLES, limits, resample
@@ -370,6 +371,12 @@ def test_queries_are_filtered_and_sorted(study: Study, open_page: OpenPage) -> N
         page.get_by_role("combobox", name="Order").select_option(order)
         assert rows.evaluate_all(shown) == list(sorted_rows["caption"])
     assert page.title().startswith(str(study.run))
+
+
+def test_a_long_kind_does_not_widen_the_page(study: Study, open_page: OpenPage) -> None:
+    page = open_page(study.out / "report.html", viewport={"width": 360, "height": 740})
+    page.locator("#filter-kind option").nth(1).evaluate("(option, kind) => { option.textContent = kind; }", "x" * MAX_KIND)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 def test_links_work_by_keyboard(study: Study, open_page: OpenPage) -> None:

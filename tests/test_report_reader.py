@@ -28,15 +28,17 @@ from evaluate.inputs import EvaluationInputs, load
 from evaluate.ranks import RankTables
 from evaluate.report import zero_shot
 from evaluate.report.collect import Collected
-from evaluate.report.links import address
+from evaluate.report.links import address, find_links
 from evaluate.report.queries import query_table
 from evaluate.report.training import TrainingLog, read_log
 from evaluate.report.variance import ratio_in_words
 from evaluate.report.zero_shot import plan_rows
 from extract import ExtractOptions
 from tests.browser import OpenPage
+from tests.videos import numbered_video
 from train_head import TrainOptions
 from train_head.heads import make_head
+from train_head.scoring.splits import load_split
 from train_head.scoring.top import Best
 
 HOSTILE = "</script><img src=x onerror=\"document.title = 'taken'\">"
@@ -288,6 +290,28 @@ def test_links_lead_to_the_file_and_the_moment(study: Study) -> None:
     assert "not linked" not in text_of(study.soup)
 
 
+def test_the_link_of_a_segment_opens_that_part_of_its_file(extract_options: ExtractOptions, tmp_path: Path) -> None:
+    numbered_video(tmp_path / "videos" / "talk #1.mp4", 24, 2)
+    rows = [("whole", "", ""), ("later", 2.5, ""), ("early", "", 4), ("middle", 3, 5.25), ("zero", 0, "")]
+    table = pd.DataFrame([("talk #1.mp4", f"caption {row[0]}", "test", *row) for row in rows])
+    table.to_csv(tmp_path / "t.csv", header=["video", "caption", "split", "video_id", "start", "end"], index=False)
+    options = replace(
+        extract_options, dataset="table", videos=tmp_path / "videos", annotations=tmp_path / "t.csv", cache=tmp_path / "cache"
+    )
+    cache = FeatureCache(extract.main(options))
+    split = load_split(cache, "test", None, 10**9)
+    links = find_links(cache, split, tmp_path / "out" / "report.html", split.videos.ids)
+    assert {video_id: links.whole(video_id) for video_id in split.videos.ids} == {
+        "whole": "../videos/talk%20%231.mp4",
+        "later": "../videos/talk%20%231.mp4#t=2.5",
+        "early": "../videos/talk%20%231.mp4#t=0,4",
+        "middle": "../videos/talk%20%231.mp4#t=3,5.25",
+        "zero": "../videos/talk%20%231.mp4",
+    }
+    out = evaluate.main(EvaluateOptions(cache.path, "zero-shot:mean", tmp_path / "out", device="cpu", quiet=True))
+    assert {link["href"] for link in parsed(out).select("a") if link.get_text() == "middle"} == {"../videos/talk%20%231.mp4#t=3,5.25"}
+
+
 def test_a_video_that_is_gone_is_named_once_and_not_linked(study: Study, tmp_path: Path) -> None:
     (study.videos / NAMES[0]).rename(tmp_path / "moved.mp4")
     try:
@@ -296,6 +320,7 @@ def test_a_video_that_is_gone_is_named_once_and_not_linked(study: Study, tmp_pat
         (tmp_path / "moved.mp4").rename(study.videos / NAMES[0])
     soup = parsed(out)
     assert text_of(soup).count("1 of the 4 videos on this page are not linked") == 1
+    assert "run extract again with their folder as --videos, and evaluate again" in text_of(soup)
     assert {link.get_text() for link in soup.select(".who a")} == {*NAMES[1:]}
     assert "This head was not trained, so there is no training curve." in text_of(soup)
 

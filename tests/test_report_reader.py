@@ -345,6 +345,7 @@ def test_an_address_gives_the_path_back(name: str) -> None:
         (4.0, 0.0, 0.9, ["ratio is 4.00", "it is the opposite", "without the CSC loss"]),
         (4.0, 0.5, None, ["--csc-weight 0.5, which did not bring the ratio below 1"]),
         (4.0, 0.5, 0.25, ["kept epoch is 0.25", "does not carry over"]),
+        (4.0, 0.5, 0.996, ["kept epoch is 1.00, so training did not reach its aim either"]),
         (4.0, 0.5, 1.25, ["kept epoch is 1.25", "training did not reach its aim either"]),
     ],
 )

@@ -186,6 +186,20 @@ def test_the_report_leaves_out_what_does_not_divide_the_queries(results: dict[st
     assert sorted(path.name for path in tmp_path.iterdir()) == ["by-seconds.png", "by-seconds.svg"]
 
 
+def test_the_report_shows_a_single_kind_beside_captions_without_one(results: dict[str, Path], tmp_path: Path) -> None:
+    found = metrics(results["kinds-None"])["breakdown"]
+    found["kind"]["groups"] = [{**found["kind"]["groups"][0], "name": "\U0001f468\u200d\U0001f469", "video_to_text": None}]
+    section = next(section for section in draw_breakdown(tmp_path, found) if section.name == "kind")
+    assert section.notes
+    # The joiner makes one emoji of two.
+    assert [group["name"] for group in section.groups] == ["\U0001f468\u200d\U0001f469"]
+    texts = [text.get_text() for text in BeautifulSoup(section.plot.svg, "html.parser").select("text")]
+    assert "text to video" in texts
+    assert "video to text" not in texts
+    found["kind"]["left_out"] = {"text_to_video": 0, "video_to_text": 0}
+    assert "kind" not in [section.name for section in draw_breakdown(tmp_path, found)]
+
+
 @given(st.lists(st.integers(1, 40) | st.floats(0.1, 1e4).map(lambda value: round(value, 1)), min_size=1, max_size=60))
 def test_every_query_is_in_exactly_one_range(values: list[float]) -> None:
     starts = range_starts(np.array(values, dtype=np.float64))
@@ -368,6 +382,9 @@ def test_results_that_disagree_on_kinds_say_so(results: dict[str, Path], order: 
         group["name"] for group in metrics(results["kinds-None"])["breakdown"]["kind"]["groups"]
     ]
     assert f"kind of queries as in {results['kinds-None']}; {results['plain-1']} gives other values" in record["notes"]
+    record = main(CompareOptions((*(results[name] for name in order), results["plain-None"]), by="kind"))
+    others = ", ".join(str(results[name]) for name in (*order, "plain-None") if name != "kinds-None")
+    assert f"kind of queries as in {results['kinds-None']}; {others} give other values" in record["notes"]
 
 
 def test_tables_of_different_evaluations_are_refused(results: dict[str, Path], tmp_path: Path) -> None:

@@ -65,7 +65,14 @@ def test_what_a_cell_says(table_folder: Path, written: tuple[str, str], expected
 
 def test_what_is_no_kind_is_refused_with_its_place(table_folder: Path) -> None:
     assert "table.csv, line 3: a kind of 101 characters" in refusal(table_folder, TABLE.format("one", "a" * 101))
-    assert "line 1: kind holds a list, not text" in refusal(table_folder, '{"video": "a.mp4", "caption": "x", "kind": ["one"]}\n' * 2)
+    listed = refusal(table_folder, '{"video": "a.mp4", "caption": "x", "kind": ["one"]}\n' * 2)
+    assert "line 1: kind holds a list, not text: write one text in a cell" in listed
+    # As pandas writes it to CSV.
+    said = refusal(table_folder, TABLE.format("one", "\"['one', 'two']\""))
+    assert """table.csv, line 3: the kind "['one', 'two']" is a list or an object: write one category""" in said
+    pd.DataFrame({"video": ["a.mp4"], "caption": ["x"], "kind": pd.to_datetime(["2024-01-02"])}).to_parquet(table_folder / "dates.parquet")
+    said = refusal(table_folder, (table_folder / "dates.parquet").read_bytes())
+    assert "row 1: kind holds a date: write it as text" in said
     half = '{"video": "a.mp4", "caption": "x", "kind": "\\ud800"}\n' * 2
     assert "line 1: the kind '\\ud800' holds a zero byte or half a character" in refusal(table_folder, half)
 
@@ -110,6 +117,29 @@ def test_kinds_of_sentences_of_msrvtt(tmp_path: Path) -> None:
     source.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"record 1 of 'sentences': the kind \['one'\] is not text: write one category in quotes, or leave"):
         read_dataset("msrvtt", find_preset("msrvtt", "msrvtt-full", tmp_path), tmp_path, tmp_path)
+
+
+def test_kinds_of_msrvtt_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    """Sentences of a list stand in place of those of the JSON file, and a list without sentences has no kinds."""
+    write_msrvtt(tmp_path)
+    source, train = tmp_path / "MSRVTT_data.json", tmp_path / "MSRVTT_train.9k.csv"
+    content = json.loads(source.read_text())
+    content["sentences"] = [{**record, "kind": "order"} for record in content["sentences"]]
+    source.write_text(json.dumps(content))
+    train.write_text("\n".join(f"{line},{'kind' if i == 0 else 'one'}" for i, line in enumerate(train.read_text().splitlines())))
+    found = read_dataset("msrvtt", find_preset("msrvtt", "msrvtt-9k", tmp_path), tmp_path, tmp_path)
+    assert {*kinds_of(found.captions[found.captions["split"] == "train"])} == {"order"}
+    assert {*kinds_of(found.captions[found.captions["split"] == "test"])} == {""}
+    assert [note for note in found.notes if "not read" in note] == [
+        "MSRVTT_train.9k.csv: its column kind is not read, because it has no sentences: give kinds to the sentences of MSRVTT_data.json",
+        "MSRVTT_data.json: 8 kinds of videos of MSRVTT_JSFUSION_test.csv are not read, because that list has their sentences: give it a "
+        "column kind",
+    ]
+    lists = tmp_path / "MSRVTT_JSFUSION_test.csv"
+    lists.write_text("\n".join(f"{line},{'kind' if i == 0 else 'one'}" for i, line in enumerate(lists.read_text().splitlines())))
+    found = read_dataset("msrvtt", find_preset("msrvtt", "msrvtt-9k", tmp_path), tmp_path, tmp_path)
+    assert {*kinds_of(found.captions[found.captions["split"] == "test"])} == {"one"}
+    assert not any("that list has their sentences" in note for note in found.notes)
 
 
 def test_a_number_is_a_kind_in_every_form(table_folder: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import extract
 import train_head
 from data.cache import FeatureCache
 from data.compute.processes import ProcessGroup
+from data.datasets.kinds import MAX_KIND
 from data.metrics import Ranks
 from evaluate import EvaluateOptions
 from evaluate.bootstrap import RESAMPLES, limits, resample
@@ -27,15 +28,17 @@ from evaluate.inputs import EvaluationInputs, load
 from evaluate.ranks import RankTables
 from evaluate.report import zero_shot
 from evaluate.report.collect import Collected
-from evaluate.report.links import address
+from evaluate.report.links import address, find_links
 from evaluate.report.queries import query_table
 from evaluate.report.training import TrainingLog, read_log
 from evaluate.report.variance import ratio_in_words
 from evaluate.report.zero_shot import plan_rows
 from extract import ExtractOptions
 from tests.browser import OpenPage
+from tests.videos import numbered_video
 from train_head import TrainOptions
 from train_head.heads import make_head
+from train_head.scoring.splits import load_split
 from train_head.scoring.top import Best
 
 HOSTILE = "</script><img src=x onerror=\"document.title = 'taken'\">"
@@ -287,6 +290,28 @@ def test_links_lead_to_the_file_and_the_moment(study: Study) -> None:
     assert "not linked" not in text_of(study.soup)
 
 
+def test_the_link_of_a_segment_opens_that_part_of_its_file(extract_options: ExtractOptions, tmp_path: Path) -> None:
+    numbered_video(tmp_path / "videos" / "talk #1.mp4", 24, 2)
+    rows = [("whole", "", ""), ("later", 2.5, ""), ("early", "", 4), ("middle", 3, 5.25), ("zero", 0, "")]
+    table = pd.DataFrame([("talk #1.mp4", f"caption {row[0]}", "test", *row) for row in rows])
+    table.to_csv(tmp_path / "t.csv", header=["video", "caption", "split", "video_id", "start", "end"], index=False)
+    options = replace(
+        extract_options, dataset="table", videos=tmp_path / "videos", annotations=tmp_path / "t.csv", cache=tmp_path / "cache"
+    )
+    cache = FeatureCache(extract.main(options))
+    split = load_split(cache, "test", None, 10**9)
+    links = find_links(cache, split, tmp_path / "out" / "report.html", split.videos.ids)
+    assert {video_id: links.whole(video_id) for video_id in split.videos.ids} == {
+        "whole": "../videos/talk%20%231.mp4",
+        "later": "../videos/talk%20%231.mp4#t=2.5",
+        "early": "../videos/talk%20%231.mp4#t=0,4",
+        "middle": "../videos/talk%20%231.mp4#t=3,5.25",
+        "zero": "../videos/talk%20%231.mp4",
+    }
+    out = evaluate.main(EvaluateOptions(cache.path, "zero-shot:mean", tmp_path / "out", device="cpu", quiet=True))
+    assert {link["href"] for link in parsed(out).select("a") if link.get_text() == "middle"} == {"../videos/talk%20%231.mp4#t=3,5.25"}
+
+
 def test_a_video_that_is_gone_is_named_once_and_not_linked(study: Study, tmp_path: Path) -> None:
     (study.videos / NAMES[0]).rename(tmp_path / "moved.mp4")
     try:
@@ -295,6 +320,7 @@ def test_a_video_that_is_gone_is_named_once_and_not_linked(study: Study, tmp_pat
         (tmp_path / "moved.mp4").rename(study.videos / NAMES[0])
     soup = parsed(out)
     assert text_of(soup).count("1 of the 4 videos on this page are not linked") == 1
+    assert "run extract again with their folder as --videos, and evaluate again" in text_of(soup)
     assert {link.get_text() for link in soup.select(".who a")} == {*NAMES[1:]}
     assert "This head was not trained, so there is no training curve." in text_of(soup)
 
@@ -319,6 +345,7 @@ def test_an_address_gives_the_path_back(name: str) -> None:
         (4.0, 0.0, 0.9, ["ratio is 4.00", "it is the opposite", "without the CSC loss"]),
         (4.0, 0.5, None, ["--csc-weight 0.5, which did not bring the ratio below 1"]),
         (4.0, 0.5, 0.25, ["kept epoch is 0.25", "does not carry over"]),
+        (4.0, 0.5, 0.996, ["kept epoch is 1.00, so training did not reach its aim either"]),
         (4.0, 0.5, 1.25, ["kept epoch is 1.25", "training did not reach its aim either"]),
     ],
 )
@@ -370,6 +397,12 @@ def test_queries_are_filtered_and_sorted(study: Study, open_page: OpenPage) -> N
         page.get_by_role("combobox", name="Order").select_option(order)
         assert rows.evaluate_all(shown) == list(sorted_rows["caption"])
     assert page.title().startswith(str(study.run))
+
+
+def test_a_long_kind_does_not_widen_the_page(study: Study, open_page: OpenPage) -> None:
+    page = open_page(study.out / "report.html", viewport={"width": 360, "height": 740})
+    page.locator("#filter-kind option").nth(1).evaluate("(option, kind) => { option.textContent = kind; }", "x" * MAX_KIND)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 def test_links_work_by_keyboard(study: Study, open_page: OpenPage) -> None:

@@ -82,9 +82,9 @@ def test_times_that_a_spreadsheet_made_of_what_was_typed(table_folder: Path) -> 
     ("cell", "said"),
     [
         (dt.date(2024, 5, 5), "caption holds a date, which Excel makes of what looks like one: format the column as text"),
-        (dt.time(1, 30), "caption holds a time of day"),
+        (dt.time(1, 30), "caption holds a time of day: format the column as text and write it again"),
         ("=B1", "caption holds a formula without its value: open the file in a spreadsheet and save it again"),
-        ("#N/A", "caption holds the error #N/A"),
+        ("#N/A", "caption holds the error #N/A: correct the formula, or clear the cell"),
         (12345678901234567, "caption holds a number of more digits than Excel keeps"),
     ],
 )

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+JOINERS = "\u200c\u200d"
+"""Part of words in Persian and in scripts of India, and of emoji such as a family."""
+
 
 def quote(value: object) -> str:
     """A value from a file for an error line: unprintable characters escaped, and truncated."""
@@ -16,5 +19,5 @@ def path_text(path: Path | str) -> str:
 
 
 def visible(text: object) -> str:
-    """str(text) with unprintable characters escaped: one line that cannot control the terminal."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
+    """str(text) with unprintable characters escaped, except for JOINERS: one line that cannot control the terminal."""
+    return "".join(character if character.isprintable() or character in JOINERS else ascii(character)[1:-1] for character in str(text))

@@ -20,6 +20,8 @@ MAX_CAPTION = 100_000
 
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """A zero byte or a lone surrogate, which no text file can hold."""
+COLLECTION = re.compile(r"""\s*(?:\[\s*(['"]).*\1\s*,?\s*\]|\{\s*(['"]).*['"]\s*:.*\})\s*""", re.DOTALL)
+"""A list of strings, or a dictionary, in one cell: pandas writes this to CSV for a column of lists."""
 
 
 LINE_BREAK = re.compile(r"\r\n|\r|\n")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from data.base.errors import UserError
 from data.base.quoting import quote
-from data.datasets.files import NO_TEXT
+from data.datasets.files import COLLECTION, NO_TEXT
 from data.datasets.tables.cells import scalar_text
 from data.datasets.tables.times import MISSING_TEXT
 
@@ -25,13 +25,15 @@ def check_kind(value: object, place: str) -> str:
     """Return the kind, with single spaces between its words, in Unicode's form NFC; "" for None and NaN, and for words that stand for them
     (`MISSING_TEXT`). A number or a boolean is the text that a typed table has for it: "3" for 3.
 
-    Raises UserError if it is anything else than these or text, is longer than MAX_KIND, or matches NO_TEXT.
+    Raises UserError if it is anything else than these or text, is longer than MAX_KIND, or matches NO_TEXT or COLLECTION.
     """
     if value is not None and not isinstance(value, str | int | float):
         raise UserError(f"{place}: the kind {quote(value)} is not text: write one category in quotes, or leave it out")
     text = value if isinstance(value, str) else scalar_text(value)
     if NO_TEXT.search(text):
         raise UserError(f"{place}: the kind {quote(text)} holds a zero byte or half a character")
+    if COLLECTION.fullmatch(text):
+        raise UserError(f"{place}: the kind {quote(text)} is a list or an object: write one category, or leave it out")
     # Otherwise kinds that look alike would be two.
     kind = unicodedata.normalize("NFC", " ".join(text.split()))
     if kind.lower() in MISSING_TEXT:

@@ -62,7 +62,8 @@ def divide(results: Sequence[Result], by: str) -> Division:
             f"--by {by}: no caption of {divided.folder} has a kind: add a column kind to the table of captions, extract and evaluate again"
         )
     others = [result for result in known if not result.ranks.text_to_video[by].equals(texts[by])]
-    differ = [f"{by} of queries as in {path_text(divided.folder)}; {path_text(others[0].folder)} gives other values"] if others else []
+    names, verb = ", ".join(path_text(result.folder) for result in others), "gives" if len(others) == 1 else "give"
+    differ = [f"{by} of queries as in {path_text(divided.folder)}; {names} {verb} other values"] if others else []
     ties = [BY_EXPECTATION] * any(result.metrics["ties"] == "reference" for result in results)
     return Division(groups, [*left_out_lines(dict(zip(DIRECTIONS, groups.left_out, strict=True)), groups.further_kinds), *differ, *ties])
 

@@ -34,11 +34,12 @@ class Section:
 
 
 def draw_breakdown(folder: Path, breakdown: Mapping[str, Any]) -> list[Section]:
-    """Draw the groups by every trait that divides the queries, and write the pictures into `folder`.
+    """Draw the groups by every trait that divides the queries, and write the pictures into `folder`. A single group divides them if some
+    queries are in none.
 
     breakdown: see `evaluate.breakdown.figures.breakdown`.
     """
-    return [_section(folder, by, found) for by, found in breakdown.items() if len(found["groups"]) > 1]
+    return [_section(folder, by, found) for by, found in breakdown.items() if len(found["groups"]) > 1 or any(found["left_out"].values())]
 
 
 def _section(folder: Path, by: str, found: Mapping[str, Any]) -> Section:
@@ -54,6 +55,8 @@ def _section(folder: Path, by: str, found: Mapping[str, Any]) -> Section:
         for direction, name, shift, look in zip(DIRECTIONS, DIRECTION_NAMES, (-0.2, 0.2), looks, strict=True):
             # Without queries of a direction there is no bar.
             rows = [i for i, group in enumerate(groups) if group[direction] is not None]
+            if not rows:  # the legend would show the direction in another colour
+                continue
             value = np.array([groups[i][direction][SHOWN] for i in rows])
             low, high = np.array([groups[i][direction]["intervals"][SHOWN] for i in rows]).reshape(-1, 2).T
             axes.barh(place[rows] + shift, value, 0.38, label=name, **look)

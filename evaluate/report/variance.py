@@ -66,6 +66,7 @@ def _cause(csc_weight: float | None, csc_in_training: float | None) -> str:
     if csc_in_training is None:
         return f"{trained}, which did not bring the ratio below 1 on this split."
     mean = f"The mean ratio over the batches of its kept epoch is {csc_in_training:.2f}"
-    if csc_in_training < 1:
+    # As it is shown: 0.996 reads 1.00.
+    if round(csc_in_training, 2) < 1:
         return f"{trained}. {mean}: training reached its aim on the training videos, and that does not carry over to this split."
     return f"{trained}. {mean}, so training did not reach its aim either: a larger weight or more epochs may."

@@ -45,13 +45,17 @@ def read_msrvtt(preset: Preset, annotations: Path, videos: Path) -> Dataset:
     """Read the JSON file and the split lists from the folder `annotations`. Videos are ID.mp4, else ID.webm, else ID with any suffix,
     directly in `videos`."""
     folder = VideoFolder(videos, recursive=False)
-    rows = _rows(preset, annotations)
-    return assemble(
-        preset, rows, annotations, folder, lambda video_id: Sought(names=(f"{video_id}.mp4", f"{video_id}.webm"), stems=(video_id,))
-    )
+    notes: list[str] = []
+    rows = [*_rows(preset, annotations, notes)]
+
+    def sought(video_id: str) -> Sought:
+        return Sought(names=(f"{video_id}.mp4", f"{video_id}.webm"), stems=(video_id,))
+
+    return assemble(preset, rows, annotations, folder, sought, notes=tuple(notes))
 
 
-def _rows(preset: Preset, annotations: Path) -> Iterator[Row]:
+def _rows(preset: Preset, annotations: Path, notes: list[str]) -> Iterator[Row]:
+    """The captions of all splits. Adds to `notes` a line about the kinds of each list that are not read."""
     source = require_file(annotations, JSON_NAMES)
     sentences, kinds = _read_sentences(source)
     for split, name in preset.files.items():
@@ -63,10 +67,20 @@ def _rows(preset: Preset, annotations: Path) -> Iterator[Row]:
             raise UserError(f"{path}, row {row + 1}: lists {quote(ids[row])} twice: list each video once")
         if "sentence" in listed:
             own = listed["kind"] if "kind" in listed else [""] * len(ids)
+            unread = 0 if "kind" in listed else sum(kind != "" for video_id in ids for kind in kinds.get(video_id, []))
+            if unread:
+                notes.append(
+                    f"{source.name}: {unread:,} kinds of videos of {name} are not read, because that list has their sentences: give it a "
+                    "column kind"
+                )
             for row, (video_id, sentence, kind) in enumerate(zip(ids, listed["sentence"], own, strict=True), start=1):
                 place = f"{path}, row {row}"
                 yield Row(video_id, check_caption(sentence, place), split, check_kind(kind, place))
         else:
+            if "kind" in listed:
+                notes.append(
+                    f"{name}: its column kind is not read, because it has no sentences: give kinds to the sentences of {source.name}"
+                )
             yield from rows_of(ids, split, sentences, source, name, kinds)
 
 

@@ -5,7 +5,6 @@ A table has the columns video (a file name in the folder of videos) and caption,
 names of columns.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 from data.datasets.containers import is_still, is_video_name
 from data.datasets.division import OFFER, Shares, divide, missing_splits, split_named
-from data.datasets.files import check_caption, is_there
+from data.datasets.files import COLLECTION, check_caption, is_there
 from data.datasets.folders import Sought, VideoFolder, and_left_alone, spelling
 from data.datasets.kinds import check_kind, if_any, note_of_kinds, without_repeats
 from data.datasets.paths import Paths, check_name
@@ -33,9 +32,6 @@ PRESETS = (
 )
 FOLDER = PRESETS[1]
 """The preset of a plain folder of videos."""
-
-COLLECTION = re.compile(r"""\s*(?:\[\s*(['"]).*\1\s*,?\s*\]|\{\s*(['"]).*['"]\s*:.*\})\s*""", re.DOTALL)
-"""A list of strings, or a dictionary, in one cell: pandas writes this to CSV for a column of lists."""
 
 LENGTHS = ("duration", "length")
 

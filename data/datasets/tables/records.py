@@ -155,11 +155,11 @@ def _text_of(value: object) -> tuple[str, Doubt | None]:
         case timedelta():
             return number_text(value.total_seconds()), None
         case time():
-            return value.isoformat(), Doubt("a time of day", "h:mm:ss")
+            return value.isoformat(), Doubt("a time of day: write it as text", "h:mm:ss")
         case datetime() | date():
-            return value.isoformat(), Doubt("a date")
+            return value.isoformat(), Doubt("a date: write it as text")
         case _:
-            return "", Doubt(f"{_describe(value)}, not text: write a row for each entry")
+            return "", Doubt(f"{_describe(value)}, not text: write one text in a cell, and a row for each caption")
 
 
 def _describe(value: object) -> str:

@@ -173,7 +173,7 @@ def _read_sheet(sheet: "Worksheet", formulas: frozenset[tuple[int, int]]) -> _Sh
 def _text_of(value: object, number_format: str, data_type: str) -> tuple[str, Doubt | None]:
     """The text of a cell, and a doubt if Excel may have changed it: Excel turns text into dates, times and rounded numbers."""
     if data_type == "e":
-        return str(value), Doubt(f"the error {value}")
+        return str(value), Doubt(f"the error {value}: correct the formula, or clear the cell")
     match value:
         case bool():
             return str(value).upper(), None
@@ -205,8 +205,8 @@ def _clock(seconds: float, number_format: str) -> tuple[str, Doubt]:
     seconds = round(seconds, 3)
     hours, minutes, rest = int(seconds // 3600), int(seconds % 3600 // 60), seconds % 60
     if "s" not in number_format.lower() and rest < 0.0005:
-        return f"{hours}:{minutes:02}", Doubt("a time of day", "h:mm")
-    return f"{hours}:{minutes:02}:{rest:06.3f}".removesuffix(".000"), Doubt("a time of day", "h:mm:ss")
+        return f"{hours}:{minutes:02}", Doubt(f"a time of day: {AS_TEXT}", "h:mm")
+    return f"{hours}:{minutes:02}:{rest:06.3f}".removesuffix(".000"), Doubt(f"a time of day: {AS_TEXT}", "h:mm:ss")
 
 
 def _header_of(sheet: _Sheet, is_header: IsHeader) -> int | None:

@@ -1,6 +1,7 @@
 """Files that are written whole: the old one or the new one is there, and nothing besides."""
 
-import time
+import fcntl
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -45,15 +46,21 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         write_whole(tmp_path / "gone" / "file", b"new")
 
 
-def test_one_at_a_time_reads_and_replaces_a_file_of_a_locked_folder(tmp_path: Path) -> None:
+def test_one_at_a_time_holds_a_locked_folder(tmp_path: Path) -> None:
+    other = os.open(tmp_path, os.O_RDONLY)
+    with locked_folder(tmp_path), pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
+
+
+def test_a_file_of_a_locked_folder_keeps_what_all_add(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_whole(path, b"")
 
     def add(line: bytes) -> None:
         with locked_folder(tmp_path):
-            before = path.read_bytes()
-            time.sleep(0.01)
-            path.write_bytes(before + line)
+            path.write_bytes(path.read_bytes() + line)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(add, [b"a", b"b", b"c", b"d"] * 4))

@@ -216,7 +216,7 @@ def test_wrongly_found_videos_show_captions_of_their_own(study: Study) -> None:
             assert name is not None
             own = study.table.loc[study.table["video"] == name.get_text(), "caption"]
             assert [quote.get_text() for quote in shown.select("q")] == list(own[:3])
-            assert (f"and {len(own) - 3} more" in text_of(shown)) == (len(own) > 3)
+            assert (f" and {len(own) - 3} more" in shown.get_text()) == (len(own) > 3)
             checked.add(len(own) > 3)
         if str(card["data-card"]).startswith("text"):
             entries = card.select("li.entry")

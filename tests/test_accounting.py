@@ -71,7 +71,7 @@ def test_check_from_the_shell(tmp_path: Path) -> None:
     table.write_text("video,caption,split\na.mp4,a ring\n")
     broken = stage("data.check", "--videos", tmp_path, "--annotations", table)
     assert broken.returncode == 2
-    assert broken.stderr == f"error: {table}, line 2: 2 fields where the header has 3\n"
+    assert broken.stderr == f"error: {table}, line 2: 2 fields where the header has 3: end the row with a separator for each empty cell\n"
 
 
 @pytest.mark.long

@@ -56,6 +56,8 @@ def test_the_column_in_every_form_of_table(table_folder: Path, form: str, monkey
         (("null", "N/A"), ["none has one"]),
         (("#N/A", "<NA>"), ["none has one"]),
         (("caf\u00e9", "cafe\u0301"), ["caf\u00e9", "caf\u00e9"]),
+        (("\u200bone\ufeff", "o\u2060ne"), ["one", "one"]),
+        (("\u200b", "\U0001f468\u200d\U0001f467"), ["", "\U0001f468\u200d\U0001f467"]),
         (("a" * 100, "A"), ["a" * 100, "A"]),
     ],
 )

@@ -198,7 +198,8 @@ def test_an_id_that_is_there_twice_in_records(tmp_path: Path) -> None:
     [
         ("lsmdc", "00:01\tSOMEONE", "00:01 SOMEONE", "line 1: 5 fields between tabs instead of 6"),
         ("msrvtt-test", "key,vid_key,video_id,", "key,vid_key,video,", "has no column video_id"),
-        ("msrvtt-test", "ret0,", "", "line 2: 3 fields where the header has 4"),
+        ("msrvtt-test", "ret0,", "", "line 2: 3 fields where the header has 4: end the row with a separator for each empty cell"),
+        ("msrvtt-test", "ret0,", "ret0,0,", "line 2: 5 fields where the header has 4: put a caption that holds the separator into quotes"),
         ("msrvtt", '"caption"', '"text"', "record 1 of 'sentences': it lacks"),
         ("didemo", '"description"', '"text"', "record 1: it lacks 'video' or 'description'"),
         ("didemo", '"part 0 of 20\\n"', "7", "record 1: the caption 7 is not text"),

@@ -460,6 +460,9 @@ def test_a_split_of_one_or_two_videos_has_a_report(report_cache: Path, tmp_path:
     without = len(captions) if count == 1 else 2
     assert f"{without} of {len(captions)} captions are answered by every video and have no negative." in said
     assert not re.search(r"\bnan\b", said)
+    paragraphs = [" ".join(tag.get_text().split()) for tag in written.soup.select("section > p")]
+    assert any("the score of an entry is their mean. The cache has no thumbnails" in text for text in paragraphs)
+    assert [text for text in paragraphs if re.search(r"[a-z]\.[A-Z]", text)] == []
 
 
 def heights(page: Page, card: str) -> list[list[float]]:

@@ -216,7 +216,7 @@ def test_wrongly_found_videos_show_captions_of_their_own(study: Study) -> None:
             assert name is not None
             own = study.table.loc[study.table["video"] == name.get_text(), "caption"]
             assert [quote.get_text() for quote in shown.select("q")] == list(own[:3])
-            assert (f"and {len(own) - 3} more" in text_of(shown)) == (len(own) > 3)
+            assert (f" and {len(own) - 3} more" in shown.get_text()) == (len(own) > 3)
             checked.add(len(own) > 3)
         if str(card["data-card"]).startswith("text"):
             entries = card.select("li.entry")
@@ -399,10 +399,15 @@ def test_queries_are_filtered_and_sorted(study: Study, open_page: OpenPage) -> N
     assert page.title().startswith(str(study.run))
 
 
-def test_a_long_kind_does_not_widen_the_page(study: Study, open_page: OpenPage) -> None:
+def test_a_long_kind_widens_no_page_and_hides_no_figures(study: Study, open_page: OpenPage) -> None:
     page = open_page(study.out / "report.html", viewport={"width": 360, "height": 740})
     page.locator("#filter-kind option").nth(1).evaluate("(option, kind) => { option.textContent = kind; }", "x" * MAX_KIND)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+    row = page.get_by_role("region", name="Table by kind of caption").locator("tbody tr").first
+    row.locator("bdi").evaluate("(name, kind) => { name.textContent = kind; }", "x" * MAX_KIND)
+    figure = row.locator("td").first.bounding_box()
+    assert figure is not None
+    assert figure["x"] + figure["width"] < 360
 
 
 def test_links_work_by_keyboard(study: Study, open_page: OpenPage) -> None:

@@ -133,6 +133,17 @@ def read_ids(path: Path) -> list[str]:
     return list(ids)
 
 
+def other_count(fields: int, columns: int) -> str:
+    """What is wrong with a row that has another number of fields than the header has columns, and the remedy.
+
+    >>> other_count(2, 3)
+    '2 fields where the header has 3: end the row with a separator for each empty cell'
+    """
+    too_many = fields > columns
+    remedy = "put a caption that holds the separator into quotes" if too_many else "end the row with a separator for each empty cell"
+    return f"{fields} field{'s' * (fields != 1)} where the header has {columns}: {remedy}"
+
+
 def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a CSV file with a header, all cells as text, none as missing. Raises UserError if it is invalid or lacks one of `columns`."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
@@ -141,7 +152,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         rows = []
         for row in reader:
             if row and len(row) != len(header):
-                raise UserError(f"{path}, line {reader.line_num}: {len(row)} fields where the header has {len(header)}")
+                raise UserError(f"{path}, line {reader.line_num}: {other_count(len(row), len(header))}")
             if row:
                 rows.append(row)
     except csv.Error as error:

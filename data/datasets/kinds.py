@@ -3,6 +3,7 @@
 A table of captions has the column `kind` only if a caption has one.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -17,13 +18,15 @@ from data.datasets.tables.times import MISSING_TEXT
 
 MAX_KIND = 100
 """Most characters of a kind; a longer text is a caption or a remark."""
+INVISIBLE = re.compile("[\u200b\u2060\ufeff]")
+"""Zero-width space, word joiner and byte order mark, which copied cells hold. Joiners, which shape letters and emoji, stay."""
 SHOWN = 8
 """Kinds that a note names."""
 
 
 def check_kind(value: object, place: str) -> str:
-    """Return the kind, with single spaces between its words, in Unicode's form NFC; "" for None and NaN, and for words that stand for them
-    (`MISSING_TEXT`). A number or a boolean is the text that a typed table has for it: "3" for 3.
+    """Return the kind, with single spaces between its words, without INVISIBLE characters, in Unicode's form NFC; "" for None and NaN, and
+    for words that stand for them (`MISSING_TEXT`). A number or a boolean is the text that a typed table has for it: "3" for 3.
 
     Raises UserError if it is anything else than these or text, is longer than MAX_KIND, or matches NO_TEXT or COLLECTION.
     """
@@ -35,7 +38,7 @@ def check_kind(value: object, place: str) -> str:
     if COLLECTION.fullmatch(text):
         raise UserError(f"{place}: the kind {quote(text)} is a list or an object: write one category, or leave it out")
     # Otherwise kinds that look alike would be two.
-    kind = unicodedata.normalize("NFC", " ".join(text.split()))
+    kind = unicodedata.normalize("NFC", " ".join(INVISIBLE.sub("", text).split()))
     if kind.lower() in MISSING_TEXT:
         return ""
     if len(kind) > MAX_KIND:

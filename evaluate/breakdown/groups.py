@@ -48,7 +48,8 @@ def groups_by(by: str, texts: pd.DataFrame, videos: pd.DataFrame) -> Groups | No
 
     texts, videos: rank tables with columns of traits: see `evaluate.ranks.RankTables`.
 
-    A video belongs to a kind if all of its captions do, and to a range of words by the mean length of its captions.
+    A video belongs to a kind if all of its captions do, and to a range of words by the mean length of its captions,
+    rounded down.
     """
     if by != KIND:
         starts = range_starts(texts[by].to_numpy(dtype=np.float64))

@@ -33,8 +33,9 @@ def cells(figures: Mapping[str, Any] | None) -> list[str]:
 def left_out_lines(left_out: Mapping[str, int], further_kinds: int) -> Iterator[str]:
     """How many queries are in no group, and why, if any."""
     captions, videos = (left_out[direction] for direction in DIRECTIONS)
-    further = f", or with one of {further_kinds:,} less frequent kinds" if further_kinds else ""
+    less_frequent = "one less frequent kind" if further_kinds == 1 else f"one of {further_kinds:,} less frequent kinds"
+    further = f", or with {less_frequent}" if further_kinds else ""
     if captions:
-        yield f"in no group: {captions:,} captions without a kind{further}"
+        yield f"in no group: {captions:,} caption{'s' * (captions != 1)} without a kind{further}"
     if videos:
-        yield f"in no group: {videos:,} videos whose captions do not share a kind{further}"
+        yield f"in no group: {videos:,} video{'s' * (videos != 1)} whose captions do not share a kind{further}"

@@ -35,7 +35,7 @@ class Part:
         """The name of the group and its size in one line."""
         name = f"kind {visible(self.name)}" if by == KIND else self.name
         captions, videos = self.queries.values()
-        return f"{name}: {captions:,} captions, {videos:,} videos"
+        return f"{name}: {captions:,} caption{'s' * (captions != 1)}, {videos:,} video{'s' * (videos != 1)}"
 
 
 def divide(results: Sequence[Result], by: str) -> Division:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from data.base.errors import UserError
 from data.base.quoting import quote
 from data.datasets.containers import is_video_name
-from data.datasets.files import LINE_BREAK
+from data.datasets.files import LINE_BREAK, other_count
 from data.datasets.tables.cells import HEADER_ROWS, IsHeader, Rows, find_header, is_blank, require_columns_of_a_table
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -149,8 +149,7 @@ def _rows(lines: _Lines, separator: str, path: Path, is_header: IsHeader) -> Row
     for i, record in enumerate(body):
         if len(record) != count:
             if len(record) < count or not is_blank(record[count:]):
-                what = f"{path}, line {places[i]}: {len(record)} field{'s' * (len(record) != 1)} where the header has {len(header)}"
-                raise UserError(f"{what}: put a caption that holds the separator into quotes" if len(record) > len(header) else what)
+                raise UserError(f"{path}, line {places[i]}: {other_count(len(record), len(header))}")
             body[i] = record[:count]
         swallowed = next((cell for cell in record if "\n" in cell or "\r" in cell if _holds_rows(cell, separator)), None)
         if swallowed is not None:

@@ -13,11 +13,12 @@ from data.cli.meaning import Meaning, filled, options_with
 from experiments.groups import GROUPS, Group, Setting, resolved
 from experiments.rows import WORLD, read_rows, require_complete
 from train_head.options import TrainOptions
+from train_head.sweep.rows import DATA
 
 RECIPE = ("epochs", "batch_size", "lr")
 """The options of which all runs of a world have the same value."""
-SET = ("queries", "gallery", "train_videos", "cache_digest", "weights")
-"""What else is the same for all runs of a world."""
+SET = ("queries", "gallery", "train_videos", "cache_digest", "weights", DATA)
+"""What else is the same for all runs of a world that say it."""
 SHOWN = ("queries", "gallery", "train_videos", "parameters", "device", "threads", "training_cpu_seconds", "scoring_cpu_seconds")
 """Other columns that the page says or computes something of, for every run."""
 UNREAD = ("recipe", "out", "cache")

@@ -38,10 +38,10 @@ from data.metrics import RankCounter
 from evaluate.cost import measured
 from evaluate.scores.matrix import MatrixFiles
 from evaluate.scores.saving import MEAN, SavedScores, chosen_matrices
-from search.gallery import Gallery
 from search.index.candidates import Vectors, candidate_index, find_candidates
 from search.index.vectors import VideoIndex
-from search.shortlist import IndexedGallery
+from search.retrieval.gallery import Gallery
+from search.retrieval.shortlist import IndexedGallery
 from train_head.heads import Head, TextBatch
 from train_head.run import METRICS_FILE, load_head
 from train_head.scoring.pairs import RankedScores, evaluate_pairs, score_all_pairs

@@ -111,7 +111,7 @@ def measure(cache: Path, run: str, queries: int, threads: int) -> Row:
     for name, seconds in seconds_per_text(sides, texts[: max(3, queries // 3)], time.process_time).items():
         row[f"{name} processor ms, one thread"] = 1000 * statistics.median(seconds)
     start = time.process_time()
-    # The first query of a new length also scores random words of that length (see search.chance).
+    # The first query of a new length also scores random words of that length (see search.retrieval.chance).
     next(searcher.search([" ".join(WORDS[: TOKENS - 1])]))
     row["first query of a length, processor ms, one thread"] = 1000 * (time.process_time() - start)
     return row

@@ -16,7 +16,7 @@ from evaluate.options import EvaluateOptions
 from evaluate.report.collect import ReportCollector
 from evaluate.scores.exports import Exports
 from evaluate.two_stage.rows import parse_candidates
-from search.first_stage import load_first_stage
+from search.retrieval.first_stage import load_first_stage
 from train_head.heads import Execution, Head
 from train_head.run import RunOptions, check_fits, load_head
 from train_head.scoring.splits import Split, load_split

@@ -33,8 +33,8 @@ from evaluate.report.zero_shot import plan_rows, score_rows
 from evaluate.scores.exports import check_exports, require_writable_exports
 from evaluate.two_stage.of_run import check_candidates_run, score_in_two_stages
 from evaluate.two_stage.rows import format_candidates, vector_kinds
-from search.cut import cut_figures
 from search.index.candidates import require_index
+from search.retrieval.cut import cut_figures
 from train_head.compiling import announce_compiling
 from train_head.heads import Head
 from train_head.run import (

@@ -20,16 +20,16 @@ from data.cache import FeatureCache
 from data.cache.features import TextFeatures
 from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
-from search.chance import RANDOM_QUERIES, Chance
-from search.cut import count_cut
-from search.first_stage import check_first_stage, load_first_stage
-from search.gallery import Gallery
 from search.index.candidates import candidate_index, check_candidates, require_index
-from search.moments import Measure, Moment, find_moments
-from search.notes import Notes
 from search.options import RetrievalOptions
-from search.queries import QueryEncoder, cut_texts
-from search.shortlist import IndexedGallery, Shortlist, WholeGallery
+from search.retrieval.chance import RANDOM_QUERIES, Chance
+from search.retrieval.cut import count_cut
+from search.retrieval.first_stage import check_first_stage, load_first_stage
+from search.retrieval.gallery import Gallery
+from search.retrieval.moments import Measure, Moment, find_moments
+from search.retrieval.notes import Notes
+from search.retrieval.queries import QueryEncoder, cut_texts
+from search.retrieval.shortlist import IndexedGallery, Shortlist, WholeGallery
 from train_head.heads import Execution, Head, TextBatch
 from train_head.run import RunOptions, check_words, load_head, temperature_line
 from train_head.scoring.cost import check_cost, work

@@ -41,7 +41,7 @@ def answer(options: SearchOptions) -> list["Answer"]:
 
 def _queries(options: SearchOptions) -> list[str]:
     """All queries, cleaned."""
-    from search.queries import clean_query
+    from search.retrieval.queries import clean_query
 
     given = list(options.query)
     if len(given) > 1 and not options.each:
@@ -69,7 +69,7 @@ def _lines(name: str, option: str, quiet: bool) -> list[str]:
 
     Reads UTF-8, with or without a byte-order mark, and UTF-16 with one. Raises UserError, naming the line, for anything else.
     """
-    from search.queries import clean_query, clean_text
+    from search.retrieval.queries import clean_query, clean_text
 
     try:
         if name == "-" and sys.stdin is None:
@@ -110,8 +110,8 @@ def _decoded(content: bytes, encoding: str, named: str) -> str:
 
 def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions) -> list["Answer"]:
     from data.base.progress import Progress
-    from search.moments import MEANING
     from search.pages.page import write_page
+    from search.retrieval.moments import MEANING
 
     answers = []
     # On a terminal, the answers themselves show the progress.
@@ -133,7 +133,7 @@ def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions
 
 def _as_text(answer: "Answer") -> Iterator[str]:
     """The lines that print an answer."""
-    from search.moments import timestamp
+    from search.retrieval.moments import timestamp
 
     yield answer.query
     for note in answer.notes.lines():
@@ -145,7 +145,7 @@ def _as_text(answer: "Answer") -> Iterator[str]:
 
 def _as_dict(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> dict[str, Any]:
     """The answer for JSON output."""
-    from search.moments import timestamp
+    from search.retrieval.moments import timestamp
 
     return {
         "query": answer.query,

@@ -22,7 +22,7 @@ from extract.encode.library import open_clip
 from extract.encode.models import load_tokenizer
 from extract.encode.reload import reload_clip
 from extract.encode.tokens import Cut
-from search.chance import RANDOM_QUERIES
+from search.retrieval.chance import RANDOM_QUERIES
 from tests.choice import long_but
 from tests.tiny_encoders import ENGLISH, FAMILIES, FOREIGN
 from train_head.training.finetune import save_clip

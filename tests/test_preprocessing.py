@@ -20,7 +20,7 @@ from extract.encode.clip import load_clip
 from extract.encode.library import list_models, open_clip, tags_of
 from extract.encode.models import RANDOM, find_model
 from extract.encode.preprocessing import Preprocessing, from_cache, from_config, from_options
-from search.queries import QueryEncoder
+from search.retrieval.queries import QueryEncoder
 from tests.choice import long_but
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions

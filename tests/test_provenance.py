@@ -31,7 +31,7 @@ from evaluate.compare.results import Result
 from extract import ExtractOptions
 from extract.encode.reload import reload_clip
 from extract.plan.following import with_defaults
-from search.queries import QueryEncoder
+from search.retrieval.queries import QueryEncoder
 from search.serve import ServeOptions, _folder
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions

@@ -23,8 +23,8 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
 from search import SearchOptions
-from search.moments import find_moments, timestamp
-from search.queries import MAX_QUERY, clean_query
+from search.retrieval.moments import find_moments, timestamp
+from search.retrieval.queries import MAX_QUERY, clean_query
 from search.searcher import QUERIES_AT_ONCE, Answer, Searcher
 from search.serve import ServeOptions
 from tests.caches import BUDGET, QUERY, captions_of, jpeg, rewritten

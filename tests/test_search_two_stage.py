@@ -22,7 +22,7 @@ from data.sampling import choose_words
 from evaluate import EvaluateOptions
 from evaluate.inputs import SCORING_BYTES, SCORING_BYTES_A_DIMENSION, load
 from search import SearchOptions
-from search.chance import RANDOM_QUERIES
+from search.retrieval.chance import RANDOM_QUERIES
 from search.searcher import QUERIES_AT_ONCE, Searcher
 from search.serve import ServeOptions, serving
 from tests.caches import BUDGET, captions_of

@@ -27,9 +27,9 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
 from search import SearchOptions, serve
-from search.moments import timestamp
 from search.pages.web import HEADERS, make_app
-from search.queries import MAX_QUERY
+from search.retrieval.moments import timestamp
+from search.retrieval.queries import MAX_QUERY
 from search.searcher import Searcher
 from search.serve import ServeOptions
 from tests.browser import OpenPage

@@ -23,8 +23,8 @@ from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from extract.encode.clip import Clip, load_clip
 from search import SearchOptions
-from search.cut import count_cut
 from search.pages.web import make_app
+from search.retrieval.cut import count_cut
 from search.searcher import Answer, Searcher
 from search.serve import ServeOptions, make_server
 from tests.caches import BUDGET, OLD, captions_of

@@ -9,7 +9,7 @@ from data.metrics import DIRECTIONS, FIGURES, RECALL_SUM
 from evaluate.guidance.choose import choice_lines
 from evaluate.guidance.sharpness import guidance_lines, misfit
 from evaluate.two_stage.notes import difference, two_stage_notes
-from search.cut import cut_notes
+from search.retrieval.cut import cut_notes
 from train_head.scoring.splits import counts_line
 
 FIGURE_COLUMNS = [(direction.replace("_", " "), name) for direction in DIRECTIONS for name in FIGURES] + [("", RECALL_SUM)]

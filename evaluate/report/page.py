@@ -28,7 +28,7 @@ from evaluate.report.queries import OUTCOMES, change_text, query_table
 from evaluate.report.training import CSC, TrainingLog, draw_training, read_log
 from evaluate.report.variance import ratio_in_words
 from evaluate.report.zero_shot import ZeroShot, compared, compared_figures
-from search.cut import cut_notes
+from search.retrieval.cut import cut_notes
 from train_head.heads import Head
 from train_head.run import TRAINED_WITH
 from train_head.scoring.splits import Split

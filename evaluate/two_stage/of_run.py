@@ -16,7 +16,7 @@ from evaluate.cost import Cost, measured
 from evaluate.inputs import EvaluationInputs, ReadyRun, Scored
 from evaluate.options import EvaluateOptions
 from evaluate.two_stage.gains import gains
-from search.first_stage import check_first_stage
+from search.retrieval.first_stage import check_first_stage
 from train_head.run import TRAINED_WITH, trained_on
 from train_head.scoring.cost import check_cost, flops_a_pair, warm_up
 from train_head.scoring.ranks import answers_there

@@ -10,7 +10,7 @@ import jinja2
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder
 from data.sampling import choose_frames
-from search.moments import MEANING, timestamp
+from search.retrieval.moments import MEANING, timestamp
 from search.searcher import Answer, Hit, Searcher
 
 TEMPLATES = Path(__file__).parent / "templates"

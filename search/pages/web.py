@@ -23,9 +23,9 @@ from data.base.quoting import path_text
 from data.cache.features import TextFeatures
 from data.datasets.files import files_named
 from extract.plan.digest import file_digest
-from search.moments import MEANING
 from search.pages.page import TEMPLATES, FrameView, environment, frame_views, shortened
-from search.queries import MAX_QUERY, clean_query
+from search.retrieval.moments import MEANING
+from search.retrieval.queries import MAX_QUERY, clean_query
 from search.searcher import Hit, Searcher
 
 HEADERS = {

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search.gallery import Gallery
-from search.queries import QueryEncoder
+from search.retrieval.gallery import Gallery
+from search.retrieval.queries import QueryEncoder
 from train_head.heads import TextBatch
 
 RANDOM_QUERIES = 20

@@ -11,6 +11,7 @@ VERBS = {
     "presets": "print the split protocols and their recipes",
     "verify": "check every byte of a cache against its checksums",
     "merge": "merge a cache into one file",
+    "publish": "lay a cache in an object store, where search and evaluation read it",
     "import_features": "import features that another program made into a cache",
     "export_features": "export the features of a cache to safetensors, npz or Parquet",
     "sources": "print the folders and tables of a cache, or remove one",

@@ -11,6 +11,7 @@ from data.base.errors import UserError
 from data.base.writable import require_writable_file
 from data.cli.command import run_command
 from data.cli.command_line import About
+from data.store.address import require_folder
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def merge(options: MergeOptions) -> int:
     """Write the file and return the exit status. Raises UserError if the file exists, or if the cache is missing or damaged."""
     from data.cache import FeatureCache  # numpy and pandas load late, so that --help answers at once
 
+    require_folder(options.cache, "CACHE")
     if options.out.exists():
         raise UserError(f"{options.out} exists already: name a new file, or remove it")
     if not options.out.parent.is_dir():

@@ -11,6 +11,7 @@ import tyro
 from data.base.errors import UserError
 from data.cli.command import run_command
 from data.cli.command_line import About
+from data.store.address import require_folder
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def print_sources(options: SourcesOptions) -> int:
 
     cache = FeatureCache(options.cache)
     if options.drop is not None:
+        require_folder(options.cache, "CACHE")
         if cache.merged:
             raise UserError(f"{options.cache} is a merged cache and cannot change: drop the source from the folder, and merge again")
         names = cache.listings.names()

@@ -12,6 +12,7 @@ from data.base.quoting import visible
 from data.base.sealed import is_sound
 from data.cli.command import SOME_FAILED, run_command
 from data.cli.command_line import About
+from data.store.address import require_folder
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def verify(options: VerifyOptions) -> int:
     from data.cache.tables import is_intact
 
     path = options.cache
+    require_folder(path, "CACHE")
     if not path.is_file() and not (path / CLIP_FILE).exists() and not list(path.glob("videos-*.h5")):
         raise UserError(f"there is no cache at {path}: name the folder that extract wrote, or a merged file")
     files = [path] if path.is_file() else sorted([*path.glob("*.h5"), *(path / name for name in Listings(path).files())])

@@ -28,6 +28,7 @@ from data.compute.processes import ProcessGroup
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.accounting import Counts, left_alone, report, require_complete, splits_of, summary_line
 from data.datasets.adapters.table import FOLDER
+from data.store.address import require_folder
 from extract.decode.decoders import check_decoder
 from extract.encode.clip import Clip, load_clip
 from extract.encode.image.batches import Timings
@@ -91,6 +92,7 @@ class _Request:
 
 def _read(options: ExtractOptions) -> _Request:
     """Fill in the options and read the data set. Raises UserError if options conflict or the data set is incomplete."""
+    require_folder(options.cache, "--cache")
     preset = find_preset(options.dataset, options.preset, options.annotations)
     recorded = (recorded_settings(options.cache) if options.cache.is_dir() else None) or {}
     if recorded and "fps" not in recorded:

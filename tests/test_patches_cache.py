@@ -288,7 +288,7 @@ def test_damaged_parts_are_found_and_made_again(tmp_path: Path, capsys: pytest.C
     cache.write_videos(entries[1:])
     cache.write_patches(entries[1:2], None)
     assert verify(VerifyOptions(tmp_path)) == 0
-    sound, damaged = (Path(FeatureCache(tmp_path).places("patches")[name].part.path) for name in "ab")
+    sound, damaged = (Path(str(FeatureCache(tmp_path).places("patches")[name].part.path)) for name in "ab")
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)

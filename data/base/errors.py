@@ -4,7 +4,6 @@ import errno
 import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 MAX_LISTED = 10
 """Most lines of a list that are printed."""
@@ -25,6 +24,10 @@ class UserError(ValueError):
         self.listed, self.whole = tuple(listed), whole
 
 
+class Unavailable(UserError):
+    """Something outside of this program does not answer, such as a store on the network. It may answer later."""
+
+
 def first_of(lines: Sequence[str], whole: str = "") -> list[str]:
     """The first MAX_LISTED lines, and one that counts the rest and says where the whole list is."""
     left = len(lines) - MAX_LISTED
@@ -38,13 +41,13 @@ def one_line(error: BaseException) -> str:
     return textwrap.shorten(said, LONGEST_REASON, placeholder=" ...") if " " in said else said[:LONGEST_REASON] or type(error).__name__
 
 
-def cannot_read(path: Path, error: OSError) -> UserError:
+def cannot_read(path: object, error: OSError) -> UserError:
     """The error for a file that the system refuses to read."""
     reason = os.strerror(error.errno) if error.errno else error
     return UserError(f"{path} cannot be read ({reason}): check its permissions and the disk, then run again")
 
 
-def not_as_written(path: Path, error: Exception, line: str) -> UserError:
+def not_as_written(path: object, error: Exception, line: str) -> UserError:
     """The error `line` for a missing or damaged file of this program. If `error` suggests that the file itself may be intact, such as for a
     lack of permissions, the error of `cannot_read` instead: nobody should be told to delete an intact file."""
     # Libraries raise OSError without an errno for bad contents.

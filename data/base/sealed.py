@@ -41,6 +41,15 @@ def is_sound(path: Path) -> bool:
         raise cannot_read(path, error) from error
 
 
+def read_seal(path: Path) -> str:
+    """The checksum that a sealed file holds, in hexadecimal digits. It identifies the contents of a sound file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(SEAL_BYTES).rstrip(b"\0").decode("ascii", "replace").removeprefix(_MARK).strip()
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
 def _digest(file: BufferedReader | BufferedRandom) -> str:
     sha = hashlib.sha256()
     file.seek(SEAL_BYTES)

@@ -47,6 +47,7 @@ from data.cache.layout import (
     patch_arrays,
     read_clip,
     require_patches,
+    require_same,
     require_settings,
     require_texts,
     require_videos,
@@ -61,6 +62,8 @@ from data.cache.reading import DEFAULT_BUDGET, one_row, read_images, read_ragged
 from data.cache.sources import Source
 from data.sampling import choose_frames, choose_words
 from data.span import WHOLE_FILE, Span
+from data.store.address import require_folder
+from data.store.path import fetch_opening, local, located, named
 
 if TYPE_CHECKING:  # writing a part needs no torch
     from data.cache.features import Ragged, TextFeatures, VideoFeatures
@@ -79,14 +82,17 @@ class FeatureCache:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = path = Path(path)
-        self.merged = path.is_file()
-        self.listings = Listings(path)
-        if not path.exists():
+        self._location = place = located(path)
+        self.path = path = named(place)
+        """Where the cache is, on this machine or in a store. It prints as its address; only `folder` is for writing."""
+        self.merged = place.is_file()
+        self.listings = Listings(place)
+        if not place.exists():
             raise UserError(f"there is no cache at {path}: make one with python -m extract --cache {path} ...")
-        if not self.merged and not (path / CLIP_FILE).is_file():
+        if not self.merged and not (place / CLIP_FILE).is_file():
             raise UserError(f"{path} holds no feature cache ({CLIP_FILE} is missing): name the folder that extract wrote")
-        self._clip_path = path if self.merged else path / CLIP_FILE
+        self._clip_path = place if self.merged else place / CLIP_FILE
+        fetch_opening(place)
         with open_file(self._clip_path) as file:
             if file.attrs.get("format") not in READABLE:
                 known = " and ".join(map(str, READABLE))
@@ -127,6 +133,7 @@ class FeatureCache:
         Raises UserError, naming every setting that differs, if the existing cache was made with other settings.
         """
         path = Path(path)
+        require_folder(path, "--cache")
         require_settings(path, settings)
         if path.is_file():
             raise UserError(f"--cache {path} is a merged cache and cannot grow: name the folder that it was merged from")
@@ -145,7 +152,7 @@ class FeatureCache:
             for file in parts:
                 if file.exists():
                     recorded = _settings_of(file)
-                    _require_same(path, recorded, settings)
+                    require_same(path, recorded, settings)
         if broken or not clip_file.exists():
             write_sealed(clip_file, file_bytes(lambda file: write_clip(file, recorded, clip, dict(provenance), extraction)))
         barrier()
@@ -155,7 +162,12 @@ class FeatureCache:
 
     def require(self, settings: Mapping[str, Any]) -> None:
         """Raise UserError, naming every setting that differs, if the cache was made with other settings."""
-        _require_same(self.path, self._recorded, settings)
+        require_same(self.path, self._recorded, settings)
+
+    @property
+    def folder(self) -> Path:
+        """The path, to write to. Raises UserError if the cache is in a store."""
+        return local(self._location)
 
     @property
     def weights(self) -> str:
@@ -175,13 +187,15 @@ class FeatureCache:
     def clip_parts(self) -> ClipParts:
         """The tensors and constants of CLIP that stage two needs."""
         with open_file(self._clip_path) as file:
-            return read_clip(file)
+            return read_clip(file, self._clip_path)
 
     def _index(self, kind: Kind) -> Index:
         """The index of a kind, read on first use."""
         if kind not in self._indices:
             index = Index()
-            for part in parts_of(self.path, kind):
+            if kind == "patches":
+                fetch_opening(self._location, patches=True)
+            for part in parts_of(self._location, kind):
                 index.add(kind, part, self.digest)
             self._indices[kind] = index
         return self._indices[kind]
@@ -308,7 +322,7 @@ class FeatureCache:
 
     def merge(self, out: Path) -> None:
         """Write the whole cache into one file, which can be opened as a cache. Replaced entries are left out."""
-        tables = {name: self.path / name for name in self.listings.files()}
+        tables = {name: self.folder / name for name in self.listings.files()}
         indices: dict[Kind, Index] = {kind: self._index(kind) for kind in NAMES}
         write_merged(out, indices, tables, self._recorded, self.clip_parts(), self.provenance, self.extraction)
 
@@ -446,7 +460,7 @@ class FeatureCache:
         turn: held while HDF5 writes. Threads should share one lock: h5py runs one call at a time, so parts that are written at once are
             all complete at once, and no thread hashes or syncs meanwhile.
         """
-        part = self.path / f"{kind}-{hashlib.sha256(identity).hexdigest()[:16]}.h5"
+        part = self.folder / f"{kind}-{hashlib.sha256(identity).hexdigest()[:16]}.h5"
         with written_whole(part) as temporary:
             with turn, new_file(temporary) as (file, _):
                 file.attrs["digest"] = self.digest
@@ -460,11 +474,6 @@ class FeatureCache:
                 written.result()
             before_naming()
         return part
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return f"{text[:12]}..." if len(text) == 64 else text
 
 
 def recorded_settings(path: Path) -> dict[str, Any] | None:
@@ -489,14 +498,3 @@ def _settings_of(file: Path) -> dict[str, Any]:
     with open_file(file) as opened:
         settings: dict[str, Any] = json.loads(opened.attrs["settings"])
     return settings
-
-
-def _require_same(path: Path, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    recorded, given = {**BEFORE_4, **recorded}, {**BEFORE_4, **given}
-    differing = [
-        f"{key} is {_short(recorded.get(key))} there and {_short(given.get(key))} here"
-        for key in sorted({*recorded, *given})
-        if recorded.get(key) != given.get(key)
-    ]
-    if differing:
-        raise UserError(f"the cache {path} was made with other settings ({'; '.join(differing)}): use them, or another --cache")

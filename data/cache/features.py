@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.store.rows import fetch_rows
+
 _SPARE = 0.5
 """Share of a device's free memory that features may use; the rest is for computing."""
 
@@ -76,12 +78,18 @@ class Ragged:
             return self
         return Ragged(self.length_N, self._values_TD.to(device), [])
 
+    def fetch(self, indices: Sequence[int] | NDArray[np.int64]) -> None:
+        """Fetch the rows of these entries together, if they are in a store, so that `gather` finds them on this machine."""
+        if self._values_TD is None:
+            fetch_rows(self._sources[i] for i in np.asarray(indices, dtype=np.int64))
+
     def gather(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """The rows of these entries, concatenated: float32 [R, D] or [R, M, D] on the device; and the length of each entry: int64 [N]."""
         index_N = np.asarray(indices, dtype=np.int64)
         length_N = self.length_N[index_N]
         device = device or torch.device("cpu")
         if self._values_TD is None:
+            self.fetch(index_N)
             parts = [source[rows] for source, rows in (self._sources[i] for i in index_N)]
             rows_RD = torch.from_numpy(np.concatenate(parts))
         else:
@@ -105,6 +113,12 @@ class VideoFeatures:
     def bytes_held(self) -> int:
         """Bytes of memory in use."""
         return self.frames.bytes_held + (0 if self.patches is None else self.patches.bytes_held)
+
+    def fetch(self, indices: Sequence[int] | NDArray[np.int64]) -> None:
+        """Fetch the features of these videos together: see `Ragged.fetch`."""
+        for features in (self.frames, self.patches):
+            if features is not None:
+                features.fetch(indices)
 
     def to(self, device: torch.device) -> "VideoFeatures":
         """A copy with the features on the device if they fit: see `Ragged.to`."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from data.base.errors import UserError, not_as_written
 from data.base.quoting import quote
 from data.base.sealed import SEAL_BYTES
+from data.store.path import CachePath, StorePath
+from data.store.rows import Layout, StoredArrays, StoredRows
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -22,15 +24,21 @@ Group: TypeAlias = h5py.Group
 """A group of an HDF5 file, or the file itself."""
 File: TypeAlias = h5py.File
 
+CHUNK_BYTES = 2**20
+"""Bytes of a chunk of a dataset that grows: reading a single entry reads little more than that entry."""
 
-def open_file(path: Path) -> h5py.File:
-    """Open a file for reading. Raises UserError if it is damaged or cannot be read."""
+
+def open_file(path: CachePath) -> h5py.File:
+    """Open a file for reading. Raises UserError if it is damaged or cannot be read.
+
+    Close a file of a store before the program ends: HDF5 crashes if it closes one after Python.
+    """
     # No locks: files are complete when they appear and never change. A decoder started while the file is open would inherit the
     # lock and keep it, and some network file systems do not support locks.
     if not path.exists():
         raise UserError(f"{path} is gone: the cache was pruned or repaired since it was opened; start again")
     try:
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(path.open_for_hdf5(), "r") if isinstance(path, StorePath) else h5py.File(path, "r", locking=False)
     except OSError as error:
         raise damaged_file(path, error) from error
 
@@ -147,13 +155,18 @@ def read_arrays(group: Group) -> dict[str, NDArray[Any]]:
     return {name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)}
 
 
+def stored_arrays(group: Group, path: StorePath) -> StoredArrays:
+    """The datasets of a group of a file in a store, each of which is read when it is asked for."""
+    found = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
+    return StoredArrays({name: StoredRows(path, layout_of(dataset)) for name, dataset in found.items()})
+
+
 def append(group: Group, name: str, rows: NDArray[Any]) -> None:
     """Append rows to a dataset of a file that is being written, creating the dataset if needed."""
     if name not in group:
         dtype = h5py.string_dtype() if rows.dtype.kind in "OU" else rows.dtype
-        # Chunks of about 1 MiB: reading a single entry reads little more than that entry.
         row_bytes = max(rows.dtype.itemsize * int(np.prod(rows.shape[1:])), 1)
-        chunk = (max(1, 2**20 // row_bytes), *rows.shape[1:])
+        chunk = (max(1, CHUNK_BYTES // row_bytes), *rows.shape[1:])
         group.create_dataset(name, shape=(0, *rows.shape[1:]), maxshape=(None, *rows.shape[1:]), dtype=dtype, chunks=chunk)
     dataset = group[name]
     dataset.resize(len(dataset) + len(rows), axis=0)
@@ -161,9 +174,21 @@ def append(group: Group, name: str, rows: NDArray[Any]) -> None:
         dataset[len(dataset) - len(rows) :] = rows
 
 
-def damaged_file(path: Path, error: Exception) -> UserError:
+def damaged_file(path: CachePath, error: Exception) -> UserError:
     """The error for a file that is damaged or cannot be read."""
     return not_as_written(path, error, f"{path} is damaged ({error}): run extract again, which repairs the cache")
+
+
+def layout_of(dataset: Any) -> Layout:
+    """The layout of a dataset of numbers, in one range or in chunks of whole rows: as `write_arrays` or `append` writes it."""
+    shape, dtype = dataset.shape, dataset.dtype
+    if dataset.chunks is None:
+        return Layout(shape, dtype, shape[0], (dataset.id.get_offset(),) if dataset.size else ())
+    assert dataset.chunks[1:] == shape[1:]
+    assert not dataset.id.get_create_plist().get_nfilters()
+    chunks = [dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks())]
+    offsets = {chunk.chunk_offset[0]: chunk.byte_offset for chunk in chunks}
+    return Layout(shape, dtype, dataset.chunks[0], tuple(offsets[first] for first in sorted(offsets)))
 
 
 def open_foreign(path: Path) -> h5py.File:

@@ -1,6 +1,6 @@
 """The index of a cache: the part and the rows of every entry. The newest entry of a name wins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, pairwise, product
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data.base.errors import UserError
 from data.cache.hdf5 import Group, damaged_file, open_file
 from data.cache.layout import IMAGES, NAMES, UNKNOWN, Images, Kind, PatchSettings, read_patch_settings
+from data.store.path import CachePath
 
 READ_BYTES = 2**24
 """Most bytes of a part's rows that are read at once."""
@@ -20,14 +21,15 @@ READ_BYTES = 2**24
 class Part(NamedTuple):
     """A part: a file, and the HDF5 group in it, which is the root unless the file is a merged cache."""
 
-    path: Path
+    path: CachePath
     group: str
 
 
-def parts_of(path: Path, kind: Kind) -> list[Part]:
+def parts_of(path: CachePath, kind: Kind) -> list[Part]:
     """The parts of a cache, a folder or a merged file, that hold the entries of a kind."""
     if not path.is_file():
-        return [Part(file, "/") for file in sorted(path.glob(f"{kind}-*.h5"))]
+        files: Iterable[CachePath] = path.glob(f"{kind}-*.h5")
+        return [Part(file, "/") for file in sorted(files, key=str)]
     with open_file(path) as file:
         # A merged file has a group of patch tokens only if there were any.
         return [Part(path, kind)] if kind != "patches" or kind in file else []
@@ -73,7 +75,7 @@ class Index:
     images: dict[str, frozenset[Images]] = field(default_factory=dict)
     patches: PatchSettings | None = None
     """Which patch tokens the parts hold; None if there are none."""
-    first_patches: Path | None = None
+    first_patches: CachePath | None = None
     """The part that they were read from."""
 
     def add(self, kind: Kind, part: Part, digest: str) -> None:

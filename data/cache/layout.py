@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from data.base.errors import UserError
 from data.base.quoting import quote
 from data.cache.extraction import Extraction, write_extraction
-from data.cache.hdf5 import Group, read_arrays, write_arrays
+from data.cache.hdf5 import Group, read_arrays, stored_arrays, write_arrays
 from data.span import WHOLE_FILE, Span
+from data.store.path import CachePath, StorePath
 
 FORMAT = 4
 READABLE = (3, FORMAT)
@@ -208,6 +209,23 @@ def require_settings(path: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"the settings of the new cache {path} must be values of JSON: {error}") from error
 
 
+def require_same(path: Path, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise UserError, naming every setting that differs, if a cache records other settings than these."""
+    recorded, given = {**BEFORE_4, **recorded}, {**BEFORE_4, **given}
+    differing = [
+        f"{key} is {_short(recorded.get(key))} there and {_short(given.get(key))} here"
+        for key in sorted({*recorded, *given})
+        if recorded.get(key) != given.get(key)
+    ]
+    if differing:
+        raise UserError(f"the cache {path} was made with other settings ({'; '.join(differing)}): use them, or another --cache")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
 def require_videos(entries: Sequence[VideoEntry], dimension: int) -> None:
     """Raise UserError if a video cannot be written: its id, the shape of its frames [T, D], or its times [T]."""
     for entry in entries:
@@ -388,6 +406,7 @@ def write_clip(
     write_arrays(file, clip.tensors)
 
 
-def read_clip(file: Group) -> ClipParts:
-    """The parts of CLIP that `write_clip` stored."""
-    return ClipParts(read_arrays(file), float(file.attrs["logit_scale"]), int(file.attrs["heads"]), str(file.attrs["activation"]))
+def read_clip(file: Group, path: CachePath) -> ClipParts:
+    """The parts of CLIP that `write_clip` stored in the file at `path`."""
+    tensors = stored_arrays(file, path) if isinstance(path, StorePath) else read_arrays(file)
+    return ClipParts(tensors, float(file.attrs["logit_scale"]), int(file.attrs["heads"]), str(file.attrs["activation"]))

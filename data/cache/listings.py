@@ -22,6 +22,7 @@ from data.cache.hdf5 import open_file
 from data.cache.sources import SHARE, Selection, Source, combine
 from data.cache.tables import captions_file, checksum_file, is_intact, options_file, read_parquet, videos_file, write_parquet
 from data.span import WHOLE_FILE, cells_of
+from data.store.path import CachePath, local
 
 COLUMNS = ["video_id", "split", "file", "start", "end", "failed"]
 TEXTS = ["video_id", "caption", "split", "kind"]
@@ -60,8 +61,13 @@ class Listing:
 class Listings:
     """The listings of the cache at `path`, a folder or a merged file. Methods raise UserError if a table that they need is damaged."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: CachePath) -> None:
         self._path = path
+
+    @property
+    def _folder(self) -> Path:
+        """The folder of the cache, to write to. Raises UserError if the cache is in a store."""
+        return local(self._path)
 
     def files(self) -> list[str]:
         """File names of all tables, including shares."""
@@ -190,7 +196,7 @@ class Listings:
         """Remove a source from the listings. Its features stay until they are pruned."""
         for stem in [name, *self._shares(name)]:
             self._remove(stem)
-        (self._path / options_file(name)).unlink(missing_ok=True)
+        (self._folder / options_file(name)).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         """The names of all sources, including those whose first listing is pending."""
@@ -235,7 +241,7 @@ class Listings:
         path = self._path / name
         deadline = time.monotonic() + PATIENCE_S
         while not is_intact(path):
-            if not path.exists() and not checksum_file(path).exists():
+            if not path.exists() and not (self._path / checksum_file(name)).exists():
                 raise FileNotFoundError(path)
             if time.monotonic() > deadline:
                 raise UserError(f"{path} is damaged: run extract again on the folder or table of that name, which writes it anew")
@@ -248,8 +254,8 @@ class Listings:
         if listed.captions.empty:
             self._remove_file(captions_file(stem))
         else:
-            write_parquet(self._path / captions_file(stem), _with(listed.captions, attributes))
-        write_parquet(self._path / videos_file(stem), _with(listed.videos[COLUMNS].iloc[shard[0] :: shard[1]], attributes))
+            write_parquet(self._folder / captions_file(stem), _with(listed.captions, attributes))
+        write_parquet(self._folder / videos_file(stem), _with(listed.videos[COLUMNS].iloc[shard[0] :: shard[1]], attributes))
 
     def _remove(self, stem: str) -> None:
         for file in (videos_file(stem), captions_file(stem)):
@@ -257,8 +263,8 @@ class Listings:
 
     def _remove_file(self, name: str) -> None:
         # Checksum first: a checksum without its table means that the table was lost.
-        checksum_file(self._path / name).unlink(missing_ok=True)
-        (self._path / name).unlink(missing_ok=True)
+        (self._folder / checksum_file(name)).unlink(missing_ok=True)
+        (self._folder / name).unlink(missing_ok=True)
 
 
 def listing_of(captions: pd.DataFrame, videos: pd.DataFrame | None, source: Source) -> Listing:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.cache.hdf5 import File, open_file
+from data.cache.hdf5 import File, layout_of, open_file
 from data.cache.index import Part, Place, runs
 from data.cache.layout import ROWS, Images, Kind, feature_bytes, offsets_of
+from data.store.path import StorePath
+from data.store.rows import StoredRows
 
 if TYPE_CHECKING:  # reading one entry needs no torch
     from data.cache.features import Ragged
@@ -134,9 +136,7 @@ def read_ragged(
     count = np.array([len(rows) for rows in chosen], dtype=np.int64)
     row_bytes = prod(features_a_row) * feature_bytes(settings)
     if int(count.sum()) * row_bytes > memory_budget:
-        parts = {place.part for place in places}
-        opened = OpenParts(dataset, parts)
-        of_part = {part: RowsOfPart(opened, part) for part in parts}
+        of_part = _sources(dataset, {place.part for place in places})
         rows = [place.start + taken for place, taken in zip(places, chosen, strict=True)]
         return Ragged.on_disk([of_part[place.part] for place in places], rows)
     offsets = offsets_of(count)
@@ -152,6 +152,21 @@ def read_ragged(
                 for i in run:
                     values_TD[offsets[i] : offsets[i + 1]] = rows_TD[places[i].start - first + chosen[i]]
     return Ragged.in_memory(values_TD, offsets)
+
+
+def _sources(dataset: str, parts: Collection[Part]) -> dict[Part, RowsOfPart | StoredRows]:
+    """The rows of a dataset of each part, read on use. All parts of a cache are on this machine, or all in a store."""
+    if all(isinstance(part.path, StorePath) for part in parts):
+        return {part: stored_rows(part, dataset) for part in parts}
+    opened = OpenParts(dataset, parts)
+    return {part: RowsOfPart(opened, part) for part in parts}
+
+
+def stored_rows(part: Part, dataset: str) -> StoredRows:
+    """The rows of a dataset of a part in a store."""
+    assert isinstance(part.path, StorePath)
+    with open_file(part.path) as file:
+        return StoredRows(part.path, layout_of(file[part.group][dataset]))
 
 
 def read_seconds(places: Sequence[Place], chosen: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:

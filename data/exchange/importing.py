@@ -35,6 +35,7 @@ from data.exchange.items import NOUN, Block, Item, Reader, require_frames, requi
 from data.exchange.matching import Matched, match
 from data.exchange.one_file import FORMS, ShardsReader
 from data.exchange.options import ImportOptions
+from data.store.address import require_folder
 
 WRITERS = 3
 """Threads that write parts: while one hashes, the other syncs."""
@@ -161,6 +162,7 @@ def _open(options: ImportOptions, about: About, settings: dict[str, Any]) -> Fea
 
 def _check(options: ImportOptions) -> None:
     """Raise UserError for options that are wrong for any features."""
+    require_folder(options.cache, "--cache")
     if options.patches is not None and options.frames is None:
         raise UserError("--patches names patch tokens of frames: add --frames; those that the cache has already are not read again")
     if options.frames is None and options.texts is None:

@@ -1,0 +1,1 @@
+"""Caches in an object store: published with checksums, and read in verified blocks through a bounded cache on the local disk."""

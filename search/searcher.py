@@ -20,7 +20,7 @@ from data.cache import FeatureCache
 from data.cache.features import TextFeatures
 from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
-from search.index.candidates import candidate_index, check_candidates, require_index
+from search.index.candidates import candidate_index, check_candidates, is_there, require_index
 from search.options import RetrievalOptions
 from search.retrieval.chance import RANDOM_QUERIES, Chance
 from search.retrieval.cut import count_cut
@@ -137,7 +137,10 @@ class Searcher:
         """The gallery of the head, and that of --candidates-run."""
         first, head, frames, quiet = self._first, self.head, self._max_frames, self._options.quiet
         if first is None:
-            return Gallery(self.cache, self.files, head, frames, memory_budget, quiet, ahead=self._options.candidates is None), None
+            # A few candidates are read faster than all videos are loaded. To build an index, all are read.
+            candidates, index = self._options.candidates, self._options.index
+            in_memory = candidates is None or not is_there(index, self._options.candidates_from)
+            return Gallery(self.cache, self.files, head, frames, memory_budget * in_memory, quiet, ahead=candidates is None), None
         # Both read the same frames unless one was trained on fewer. The first stage scores every video for every query, so patch tokens
         # and second copies of frames leave it half of the memory.
         shares = frames == first.max_frames and not head.READS_PATCHES

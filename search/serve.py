@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from data.base.errors import UserError
 from data.cli.command import run_command
 from data.cli.command_line import About
+from data.store.address import address_of as store_at
 from search.options import RetrievalOptions
 
 if TYPE_CHECKING:  # numpy and pandas load late, so that --help answers at once
@@ -45,7 +46,7 @@ def main(options: ServeOptions) -> None:
     """
     with _listen(options) as listening:
         server = make_server(options, listening)
-        print(f"searching {options.cache} at {address_of(listening)} (Ctrl-C to stop)", flush=True)
+        print(f"searching {store_at(options.cache) or options.cache} at {address_of(listening)} (Ctrl-C to stop)", flush=True)
         server.run()
     # waitress swallows the interrupt and returns.
     raise KeyboardInterrupt("the server has stopped; run the same command to start it again")

@@ -67,6 +67,11 @@ def require_index(folder: Path | None, made_from: Sequence[Vectors]) -> None:
             require_writable_folder(one, "--index")
 
 
+def is_there(folder: Path | None, vectors: Vectors) -> bool:
+    """Whether the folder of --index holds an index of these vectors, so that none has to be built."""
+    return folder is not None and (folder / vectors / INDEX_FILE).exists()
+
+
 def index_fingerprint(cache: FeatureCache, videos: VideoFeatures, vectors: Vectors) -> str:
     """SHA-256 of everything that determines the index: the features, the number of frames of each video, the kind of vectors."""
     frames = hashlib.sha256(videos.frames.length_N.tobytes()).hexdigest()

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import flask
 from werkzeug.exceptions import HTTPException
 
-from data.base.errors import UserError
+from data.base.errors import Unavailable, UserError
 from data.base.quoting import path_text
 from data.cache.features import TextFeatures
 from data.datasets.files import files_named
@@ -113,7 +113,8 @@ class _Pages:
         return flask.send_file(path, conditional=True, download_name=path_text(path.name), etag=tag)
 
     def _answered(self, template: str) -> flask.Response:
-        """Render the template with the answer to q (a query) or v (the number of a video); status 400 or 413 for a bad query."""
+        """Render the template with the answer to q (a query) or v (the number of a video); status 400 or 413 for a bad query, 503 if a
+        store does not answer."""
         asked, number = flask.request.args.get("q"), flask.request.args.get("v", type=int)
         values: dict[str, Any] = {"query": "", "error": None, "answer": None, "captions": None}
         status, start = 200, perf_counter()
@@ -134,7 +135,7 @@ class _Pages:
                         self._captions = self._searcher.cached_captions()
                     values["captions"] = self._searcher.captions(number, self._captions)
         except UserError as error:
-            values["error"], status = str(error), max(status, 400)
+            values["error"], status = str(error), 503 if isinstance(error, Unavailable) else max(status, 400)
         content = self._templates.get_template(template).render(
             **values,
             title=_title(values),

@@ -91,6 +91,9 @@ class Gallery:
         encoded_texts = self._head.encode_texts(texts.cut_to(self._head.most_words))
         whole = len(members) == len(self.ids)
         blocks: Sequence[_Block] = self._blocks if whole else [_Block(some, None) for some in self._in_blocks(members)]
+        if not whole:
+            # The blocks read them one after another.
+            self.videos.fetch(members)
         score_AB = np.empty((len(texts.length_A), len(members)), np.float32)
 
         def score_block(job: tuple[int, _Block], _: None) -> None:

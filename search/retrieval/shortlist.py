@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from search.index.vectors import VideoIndex
+from search.index.engine import Engine
 from train_head.heads import TextBatch
 
 
@@ -30,11 +30,12 @@ class WholeGallery:
 class IndexedGallery:
     """The candidates are the videos nearest to the sentence in an index."""
 
-    def __init__(self, index: VideoIndex, number: int) -> None:
+    def __init__(self, index: Engine, number: int) -> None:
         """`number`: candidates per query, at most the number of videos."""
         self._index, self._number = index, number
 
     def candidates(self, query: TextBatch, count: int) -> NDArray[np.int64]:
         assert count <= self._number
         video_AK, _ = self._index.search(normalize(query.sentence_AD, dim=-1).cpu().numpy(), self._number)
-        return np.sort(video_AK[0])
+        found = video_AK[0]
+        return np.sort(found[found >= 0])

@@ -31,25 +31,9 @@ from search.options import RetrievalOptions
 from search.searcher import Searcher
 from search.status import StatusOptions
 from tests.caches import QUERY, rewritten
+from tests.collection_rows import of_engine, rows_of
 
 pytest.importorskip("milvus_lite")
-
-Rows = dict[str, tuple[Any, ...]]
-
-
-def rows_of(options: EngineOptions, vectors: str = "frames") -> Rows:
-    """Every row of a collection by its primary key, with everything in it, read in one piece."""
-    milvus = Milvus(options)
-    try:
-        name = f"{options.collection}_{vectors}"
-        milvus.client.load_collection(name)
-        found = milvus.client.query(name, filter="entry >= 0", output_fields=["*"], consistency_level="Strong")
-        return {
-            row["id"]: (*(row[name] for name in sorted(row) if name != "vector"), np.asarray(row["vector"], np.float32).tobytes())
-            for row in found
-        }
-    finally:
-        milvus.close()
 
 
 def expected_rows(cache: FeatureCache) -> dict[str, tuple[str, int, float, bytes]]:
@@ -73,10 +57,6 @@ def small(cache: FeatureCache, tmp_path: Path) -> Path:
 @pytest.fixture
 def lite(tmp_path: Path) -> EngineOptions:
     return EngineOptions(engine="milvus", uri=str(tmp_path / "v.db"))
-
-
-def of_engine(kind: type[Any], engine: EngineOptions, cache: Path, **more: Any) -> Any:
-    return kind(cache=cache, quiet=True, **vars(engine), **more)
 
 
 def test_a_collection_holds_every_frame_with_its_place(small: Path, lite: EngineOptions, capsys: pytest.CaptureFixture[str]) -> None:

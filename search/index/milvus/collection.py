@@ -144,7 +144,7 @@ class Collection:
 
     def load(self) -> None:
         """Have the server load the collection for queries, and wait until it has. Does nothing if it is loaded."""
-        self.milvus.ask("load the collection", self.milvus.client.load_collection, self.name, timeout=WRITE_S)
+        self.milvus.finish("load the collection", self.milvus.client.load_collection, self.name)
 
     def count(self) -> int:
         """Rows, including all that are written by now."""
@@ -188,7 +188,7 @@ class Collection:
 
     def flush(self) -> None:
         """Have the server write everything to its storage, and index it."""
-        self.milvus.ask("flush the collection", self.milvus.client.flush, self.name, timeout=WRITE_S)
+        self.milvus.finish("flush the collection", self.milvus.client.flush, self.name)
 
     def unindexed(self) -> int:
         """Rows that the index of the collection does not cover yet."""

@@ -11,6 +11,7 @@ Shape suffixes: A texts, Q queries of all texts, M entries of the lists of one t
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +47,14 @@ STOP_WORDS = frozenset(_LISTED.split())
 that captions are about, such as "man", "fire" and "computer"."""
 
 
+class Word(NamedTuple):
+    """A content word, in lower case, and the places of its first and last token."""
+
+    text: str
+    first: int
+    last: int
+
+
 class ContentWords:
     """Finds the content words of texts among their token features."""
 
@@ -74,14 +83,14 @@ class ContentWords:
                 raise UserError(f"{needs}, and that of {model} splits {quote(text)} into {count} tokens, not {length}: {remedy}")
         return words
 
-    def rows(self, text: str, length: int) -> list[int]:
-        """Which of the `length` token features of a text are the last of a content word, ascending."""
+    def find(self, text: str, length: int) -> list[Word]:
+        """The content words of a text among its `length` token features, in order."""
         whole = self._tokenizer.spell(text, self._max_words)
         # A head may read fewer words than the cache holds.
         spelled = [whole[i] for i in choose_words(len(whole), length)]
         assert len(spelled) == length
         before, after = self._tokenizer.marks
-        return [before + i for i in content_tokens(spelled[before : length - after])]
+        return [Word(word, before + first, before + last) for word, first, last in split_words(spelled[before : length - after])]
 
     def queries(self, texts: TextFeatures, some: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Unit vectors [Q, D] of the texts at these indices, for each its sentence and then its content words; and their numbers [A]."""
@@ -89,27 +98,29 @@ class ContentWords:
         word_RD, length_A = texts.words.gather(some)
         vectors, counts, first = [], [], 0
         for a, sentence_D, length in zip(some, sentence_AD, length_A.tolist(), strict=True):
-            rows = [first + row for row in self.rows(texts.texts[a], length)]
+            rows = [first + word.last for word in self.find(texts.texts[a], length)]
             vectors.append(torch.cat([sentence_D[None], word_RD[rows]]))
             counts.append(1 + len(rows))
             first += length
         return normalize(torch.cat(vectors), dim=-1).numpy(), np.array(counts, dtype=np.int64)
 
 
-def content_tokens(spelled: Sequence[str]) -> list[int]:
-    """The place of the last token of every content word, for tokens from `Tokenizer.spell` without the special tokens.
+def split_words(spelled: Sequence[str]) -> list[Word]:
+    """The content words of tokens from `Tokenizer.spell`, without the special tokens.
 
-    >>> content_tokens(["a ", "skate", "boarder ", "on ", "the ", "beach ", ", "])
-    [2, 5]
+    >>> [tuple(word) for word in split_words(["a ", "skate", "boarder ", "on ", "the ", "beach ", ", "])]
+    [('skateboarder', 1, 2), ('beach', 5, 5)]
     """
-    found, word, last = [], "", -1
+    found, pieces = [], list[tuple[str, int]]()
     for i, token in enumerate(spelled):
         bare = NOT_OF_A_WORD.sub("", token)
-        word, last = word + bare, i if bare else last
+        if bare:
+            pieces.append((bare, i))
         if token.endswith(" ") or i + 1 == len(spelled):
-            if word and word.lower() not in STOP_WORDS:
-                found.append(last)
-            word = ""
+            word = "".join(piece for piece, _ in pieces).lower()
+            if word and word not in STOP_WORDS:
+                found.append(Word(word, pieces[0][1], pieces[-1][1]))
+            pieces.clear()
     return found
 
 

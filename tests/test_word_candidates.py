@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import benchmarks.rerank.candidates
 import evaluate
 import search
+from benchmarks.rerank.candidates import CandidatesOptions
 from data.base.errors import UserError
 from data.cache import FeatureCache, TextEntry, VideoEntry
 from evaluate import EvaluateOptions
@@ -103,7 +105,7 @@ def test_a_text_that_a_head_cuts_keeps_the_words_it_reads(cache: FeatureCache) -
 def best_videos(frames: list[NDArray[np.float64]], query_D: NDArray[np.float32], k: int) -> list[int]:
     """The k videos with the frame nearest to a query, by brute force."""
     near = [(frame_FD @ query_D.astype(np.float64) / np.linalg.norm(frame_FD, axis=1)).max() for frame_FD in frames]
-    return np.argsort(-np.array(near), kind="stable")[:k].tolist()
+    return [int(i) for i in np.argsort(-np.array(near), kind="stable")[:k]]
 
 
 def brute_force(cache: FeatureCache, text: str, k: int) -> list[int]:
@@ -161,6 +163,29 @@ def test_the_commands_take_words(cache_path: Path, tmp_path: Path, capsys: pytes
     assert result["candidates"][1]["text_to_video"] == result["text_to_video"]
     assert [folder.name for folder in (tmp_path / "index").iterdir()] == ["frames"]
     assert "12 by words" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_benchmark_counts_the_exact_top_10(cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos = len(cache.names("videos"))
+    assert cache.extraction.model is not None
+    options = CandidatesOptions(
+        cache=cache.path, model=cache.extraction.model, numbers=(K, videos), texts=8, out=tmp_path / "candidates.json"
+    )
+    benchmarks.rerank.candidates.main(options)
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures == json.loads((tmp_path / "candidates.json").read_text())["figures"]
+    shares = figures["shares"]["top 10 of zero-shot:glccl"]
+    assert {"frames", "pooled", "words (last token)", "words (word alone), in turn"} <= shares.keys()
+    for row in shares.values():
+        few, every = row["all"]
+        assert 0 < few <= 100 * K / 10
+        assert every == 100
+
+
+def test_lists_take_turns() -> None:
+    lists = np.array([[4, 2, 7], [2, 9, 4], [1, 2, 3]])
+    assert benchmarks.rerank.candidates.take_turns(lists, np.array([2, 1])).tolist() == [[4, 2, 9], [1, 2, 3]]
 
 
 def imported(path: Path) -> FeatureCache:

@@ -21,12 +21,16 @@ from data.cache.features import TextFeatures
 from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
 from search.index.candidates import candidate_index, check_candidates, index_for, require_index
+from search.index.engine import Engine
+from search.index.milvus.opening import open_collection
+from search.index.options import check_engine
 from search.index.words import ContentWords
 from search.options import RetrievalOptions
 from search.retrieval.chance import RANDOM_QUERIES, Chance
 from search.retrieval.cut import count_cut
 from search.retrieval.first_stage import check_first_stage, load_first_stage
 from search.retrieval.gallery import Gallery
+from search.retrieval.listed import listed_videos
 from search.retrieval.moments import Measure, Moment, find_moments
 from search.retrieval.notes import Notes
 from search.retrieval.queries import QueryEncoder, cut_texts
@@ -98,12 +102,13 @@ class Searcher:
             raise UserError(f"--top {options.top} must be at least 1")
         if options.max_frames is not None and options.max_frames < 1:
             raise UserError(f"--max-frames {options.max_frames} must be at least 1")
+        _check_engine(options)
         check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
         if options.candidates is not None:
             require_index(options.index, [options.candidates_from])
         self._options, self._device = options, find_device(options.device)
         self.cache = FeatureCache(options.cache)
-        self.files = _files(options, self.cache)
+        self.files = listed_videos(options, self.cache)
         _check_candidates(options, len(self.files))
         self.head, record = load_head(
             options.run, self.cache, self._device, execution, max_frames=options.max_frames, tau=options.tau, kappa=options.kappa
@@ -120,7 +125,7 @@ class Searcher:
             self.scored_by += f", which re-ranks the {options.candidates:,} best of {self._first.name} for every query"
         self._encoder = self._load_encoder() if queries else None
         self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget))
-        self.shortlist = _shortlist(options, self.cache, self.gallery, lambda: self.encoder.content_words)
+        self.shortlist = _shortlist(options, self.cache, self.gallery, self._max_frames, lambda: self.encoder.content_words)
         self._said_no_chance = False
 
     @property
@@ -301,6 +306,19 @@ def _best(scored: Scored, count: int | None) -> NDArray[np.int64]:
     return np.sort(scored.videos[np.argsort(-scored.score_B, kind="stable")[:count]])
 
 
+def _check_engine(options: RetrievalOptions) -> None:
+    """Raise UserError for an engine that does not go with the other options."""
+    check_engine(options)
+    if options.engine == "faiss":
+        if options.search_params is not None:
+            raise UserError("--search-params is for --engine milvus: add it, or leave this option out")
+        return
+    if options.candidates_run is not None:
+        raise UserError("--engine milvus finds candidates in a collection, --candidates-run with a run: leave one of them out")
+    if options.candidates is None:
+        raise UserError("--engine milvus finds candidates: say how many, such as --candidates 100")
+
+
 def _check_candidates(options: RetrievalOptions, videos: int) -> None:
     """Raise UserError for a number of candidates that this many videos, or the other options, rule out. An empty gallery has an error of
     its own."""
@@ -314,22 +332,16 @@ def _check_candidates(options: RetrievalOptions, videos: int) -> None:
         raise UserError(f"--candidates {options.candidates} must be at least --top {options.top}")
 
 
-def _shortlist(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery, words: Callable[[], ContentWords]) -> Shortlist:
-    """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an index finds."""
+def _shortlist(
+    options: RetrievalOptions, cache: FeatureCache, gallery: Gallery, max_frames: int | None, words: Callable[[], ContentWords]
+) -> Shortlist:
+    """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an engine finds."""
     if options.candidates is None or options.candidates_run is not None:
         return WholeGallery(len(gallery.ids))
     vectors = index_for(options.candidates_from)
-    folder = None if options.index is None else options.index / vectors
-    index = candidate_index(cache, gallery.videos, vectors, folder, quiet=options.quiet)
-    return IndexedGallery(index, options.candidates, words if options.candidates_from == "words" else None)
-
-
-def _files(options: RetrievalOptions, cache: FeatureCache) -> dict[str, str]:
-    """The file of each cached video in the gallery, empty if unknown. Raises UserError for an unknown source."""
-    if options.all and options.name is not None:
-        raise UserError("--all searches the whole cache, --name one source: leave one of them out")
-    listed = cache.listings.gallery(options.name)
-    # Features that were not written by an extraction have no listing.
-    if options.all or not cache.listings.sources():
-        return {video_id: listed.get(video_id, "") for video_id in cache.names("videos")}
-    return {video_id: file for video_id, file in listed.items() if ("videos", video_id) in cache}
+    if options.engine == "milvus":
+        engine: Engine = open_collection(options, options.search_params, cache, gallery.ids, vectors, max_frames, options.quiet)
+    else:
+        folder = None if options.index is None else options.index / vectors
+        engine = candidate_index(cache, gallery.videos, vectors, folder, quiet=options.quiet)
+    return IndexedGallery(engine, options.candidates, words if options.candidates_from == "words" else None)

@@ -23,7 +23,9 @@ from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
 from data.compute.processes import ProcessGroup
-from search.index.vectors import INDEX_FILE, VideoIndex, nearest
+from search.index.engine import Engine, nearest
+from search.index.saved import INDEX_FILE, load_index, save_index
+from search.index.vectors import VideoIndex
 from search.index.words import ContentWords, join_lists
 
 Vectors = Literal["frames", "pooled"]
@@ -51,23 +53,35 @@ def candidate_index(
     """
     fingerprint = index_fingerprint(cache, videos, vectors)
     if folder is not None and (folder / INDEX_FILE).exists():
-        return VideoIndex.load(folder, fingerprint)
+        return load_index(folder, fingerprint)
     group = processes or ProcessGroup()
-    index = VideoIndex(videos.frames.dimension, fingerprint, (group.rank, group.world_size))
-    with Progress(f"index of {vectors}", len(videos.ids), "videos", quiet) as progress:
-        for first in range(0, len(videos.ids), VIDEOS_AT_ONCE):
-            some = np.arange(first, min(first + VIDEOS_AT_ONCE, len(videos.ids)))
-            index.add(*unit_vectors(videos.frames, some, vectors))
-            progress.update(len(some))
+    index = VideoIndex(videos.frames.dimension, (group.rank, group.world_size))
+    add_videos(index, np.arange(len(videos.ids)), videos, vectors, quiet)
     index.close_shard()
     if folder is not None:
-        index.save(folder)
+        assert group.world_size == 1, "one process's share of an index cannot be saved"
+        save_index(index, folder, fingerprint, video_keys(cache, videos))
     return index
 
 
 def index_for(found_by: FoundBy) -> Vectors:
     """The vectors of the index that candidates are found in."""
     return "frames" if found_by == "words" else found_by
+
+
+def add_videos(index: VideoIndex, numbers: NDArray[np.int64], videos: VideoFeatures, vectors: Vectors, quiet: bool) -> None:
+    """Add the videos with these ascending numbers."""
+    with Progress(f"index of {vectors}", len(numbers), "videos", quiet) as progress:
+        for first in range(0, len(numbers), VIDEOS_AT_ONCE):
+            some = numbers[first : first + VIDEOS_AT_ONCE]
+            index.add(*unit_vectors(videos.frames, some, vectors), some)
+            progress.update(len(some))
+
+
+def video_keys(cache: FeatureCache, videos: VideoFeatures) -> list[str]:
+    """For each video, what its vectors depend on: its id, when its features were written, the number of frames, the cache's settings."""
+    frames_N = videos.frames.length_N.tolist()
+    return [f"{cache.digest[:16]}:{cache.written_ns(name)}:{frames}:{name}" for name, frames in zip(videos.ids, frames_N, strict=True)]
 
 
 def require_index(folder: Path | None, found_by: Sequence[FoundBy]) -> None:
@@ -100,7 +114,7 @@ def unit_vectors(frames: Ragged, videos: NDArray[np.int64], vectors: Vectors) ->
 
 
 def find_candidates(
-    index: VideoIndex, texts: TextFeatures, k: int, processes: ProcessGroup | None = None, words: ContentWords | None = None
+    index: Engine, texts: TextFeatures, k: int, processes: ProcessGroup | None = None, words: ContentWords | None = None
 ) -> Tensor:
     """The indices [A, K] of the k videos nearest to each text, nearest first, over the index shares of all processes.
 
@@ -113,7 +127,7 @@ def find_candidates(
 
 
 def candidates_of(
-    index: VideoIndex,
+    index: Engine,
     texts: TextFeatures,
     some: Sequence[int] | NDArray[np.int64],
     k: int,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data.cache.features import TextFeatures
 from search.index.candidates import candidates_of
-from search.index.vectors import VideoIndex
+from search.index.engine import Engine
 from search.index.words import ContentWords
 
 
@@ -32,11 +32,12 @@ class WholeGallery:
 class IndexedGallery:
     """The candidates are the videos nearest in an index to the sentence, or also to its content words."""
 
-    def __init__(self, index: VideoIndex, candidates: int, words: Callable[[], ContentWords] | None = None) -> None:
+    def __init__(self, index: Engine, candidates: int, words: Callable[[], ContentWords] | None = None) -> None:
         """`candidates`: their number per query, at most the number of videos. `words`: called if content words take part."""
         self._index, self._candidates, self._words = index, candidates, words
 
     def candidates(self, texts: TextFeatures, number: int, count: int) -> NDArray[np.int64]:
         assert count <= self._candidates
         words = None if self._words is None else self._words()
-        return np.sort(candidates_of(self._index, texts, [number], self._candidates, words=words)[0])
+        found = candidates_of(self._index, texts, [number], self._candidates, words=words)[0]
+        return np.sort(found[found >= 0])

@@ -1,0 +1,57 @@
+"""Opens a collection of Milvus to search a gallery in it."""
+
+from collections.abc import Sequence
+
+from data.base.errors import UserError
+from data.base.progress import say
+from data.cache import FeatureCache
+from search.index.candidates import Vectors
+from search.index.milvus.client import Milvus
+from search.index.milvus.collection import Collection
+from search.index.milvus.engine import MilvusIndex
+from search.index.milvus.rows import Wanted
+from search.index.milvus.sync import Difference, require_same_cache
+from search.index.options import EngineOptions
+
+
+def collection_name(options: EngineOptions, vectors: Vectors) -> str:
+    """The name of the collection of these vectors."""
+    return f"{options.collection}_{vectors}"
+
+
+def require_collection(milvus: Milvus, options: EngineOptions, vectors: Vectors) -> Collection:
+    """The collection of these vectors. Raises UserError if there is none."""
+    collection = Collection(milvus, collection_name(options, vectors))
+    if not collection.exists():
+        raise UserError(f"Milvus at {milvus.name} has no collection {collection.name}: fill it with python -m search.build")
+    return collection
+
+
+def open_collection(
+    options: EngineOptions,
+    search_params: str | None,
+    cache: FeatureCache,
+    ids: Sequence[str],
+    vectors: Vectors,
+    max_frames: int | None,
+    quiet: bool,
+) -> MilvusIndex:
+    """The engine that finds videos of the gallery `ids`. Says how many videos the collection lacks, if the cache has others by now.
+
+    Raises UserError if Milvus does not answer, if there is no such collection, or if it holds another cache.
+    """
+    milvus = Milvus(options)
+    collection = require_collection(milvus, options, vectors)
+    require_same_cache(collection, cache.digest, vectors, max_frames, cache.path)
+    about = collection.about()
+    query = about.index.query(search_params)
+    collection.load()
+    wanted = Wanted(cache, ids, vectors, max_frames)
+    if about.fingerprint != wanted.fingerprint and not quiet:
+        found = Difference.of(collection.ledger(), wanted)
+        if found.missing or found.stale:
+            say(
+                f"note: of {len(ids):,} videos, the collection {collection.name} lacks {len(found.missing):,} and has {len(found.stale):,} "
+                "as they were before: bring it up to date with python -m search.add"
+            )
+    return MilvusIndex(collection, ids, query)

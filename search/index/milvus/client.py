@@ -1,12 +1,14 @@
 """The connection to Milvus: one line for every way in which it can fail."""
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from data.base.errors import UserError, one_line
 from search.index.options import TOKEN_VARIABLE, EngineOptions, is_file
@@ -14,6 +16,7 @@ from search.index.options import TOKEN_VARIABLE, EngineOptions, is_file
 if TYPE_CHECKING:
     pass
 
+DEFAULT_PORT = 19530
 CONNECT_S = 10.0
 QUERY_S = 20.0
 """How long a query is repeated while the server does not answer."""
@@ -24,6 +27,7 @@ INDEX_S = 86_400.0
 _LOGGERS = ("pymilvus", "milvus_lite")
 _REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "auth check failure", "PermissionDenied")
 _GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Fail connecting", "Retry timeout", "Connection refused", "channel")
+_LOADING = ("collection not loaded", "not ready", "channel not available", "no available shard")
 _NO_ROOM = ("No space left", "File too large", "disk quota", "Disk quota")
 
 Result = TypeVar("Result")
@@ -38,15 +42,18 @@ class Milvus:
         self.name = options.uri
         """The file or the address, for people."""
         self.file = is_file(options.uri)
+        # Failed handshakes are told by an error, and gRPC would print them too.
+        environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             from pymilvus import MilvusClient
         except ImportError as error:
             raise UserError("--engine milvus needs pymilvus: pip install -r requirements-milvus.txt") from error
         for name in _LOGGERS:  # they print a traceback for every error
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        secure: dict[str, Any] = {}
+        # Clients of one address would share a connection, whatever certificates and names they trust.
+        secure: dict[str, Any] = {"dedicated": True}
         if options.uri.startswith("https:"):
-            secure = {"secure": True, "server_name": options.tls_name or ""}
+            secure |= {"secure": True, "server_name": options.tls_name or ""}
             if options.tls_ca is not None:
                 secure["server_pem_path"] = str(options.tls_ca)
         token = options.token if options.token is not None else environ.get(TOKEN_VARIABLE, "")
@@ -112,14 +119,28 @@ class Milvus:
             return UserError(f"Milvus at {self.name} has no room ({message}): make room, then run the same command again")
         if self.file and "lock" in message.lower():
             return UserError(f"--uri {self.name} is open in another process, and Milvus Lite takes one: end it, or use a server")
+        if not self.file and "illegal connection params" in said and _listens(self.name):
+            return UserError(
+                f"something answers at {self.name}, but not as Milvus does to known users: check --token, http or https in --uri, --tls-ca and "
+                "--tls-name"
+            )
         if any(word in said for word in _GONE):
             return UserError(f"Milvus at {self.name} does not answer: start it, or correct --uri, then run the same command again")
         return UserError(f"Milvus at {self.name} failed to {what} ({message}): mend that, then run the same command again")
 
 
+def _listens(uri: str) -> bool:
+    """Whether anything accepts connections at an address."""
+    parts = urlsplit(uri)
+    try:
+        with socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else DEFAULT_PORT)), CONNECT_S):
+            return True
+    except OSError:
+        return False
+
+
 def _is_loading(error: Exception) -> bool:
-    message = str(error)
-    return "not loaded" in message or "not ready" in message or "channel not available" in message or "no available shard" in message
+    return any(words in str(error) for words in _LOADING)
 
 
 @contextmanager

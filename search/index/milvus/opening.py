@@ -43,11 +43,10 @@ def open_collection(
     milvus = Milvus(options)
     collection = require_collection(milvus, options, vectors)
     require_same_cache(collection, cache.digest, vectors, max_frames, cache.path)
-    about = collection.about()
-    query = about.index.query(search_params)
+    query = collection.about().index.query(search_params)
     collection.load()
     wanted = Wanted(cache, ids, vectors, max_frames)
-    if about.fingerprint != wanted.fingerprint and not quiet:
+    if not quiet and not collection.complete(wanted.fingerprint):
         found = Difference.of(collection.ledger(), wanted)
         if found.missing or found.stale:
             say(

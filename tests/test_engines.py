@@ -260,6 +260,26 @@ def test_a_search_by_a_collection_answers_as_by_an_index(cache_path: Path, lite:
     assert answers[0] == answers[1]
 
 
+def test_a_collection_that_is_behind_its_cache_finds_what_it_has(
+    cache: FeatureCache, tmp_path: Path, lite: EngineOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = Changed(cache, tmp_path / "cache")
+    changed.write(0, 1, 2, 3)
+    assert not filled_after(lite, changed.path, 0, monkeypatch)
+    ids = sorted(f"v{i}" for i in range(4))
+    with pytest.raises(UserError, match="holds none of these 4 videos: fill it with python -m search.build"):
+        open_collection(lite, None, FeatureCache(changed.path), ids, "frames", None, True)
+    build.main(of_engine(BuildOptions, lite, changed.path))
+    changed.write(4, 5, 6, as_names=(4, 5, 0))
+    grown = FeatureCache(changed.path)
+    capsys.readouterr()
+    index = open_collection(lite, None, grown, sorted(grown.names("videos")), "frames", None, False)
+    assert "note: of 6 videos, the collection videos_frames lacks 2 and has 1 as they were before: bring it up" in capsys.readouterr().err
+    video_AK, near_AK = index.search(np.ones((1, grown.dimension), np.float32), 6)
+    assert sorted(video_AK[0]) == [-1, -1, 0, 1, 2, 3]
+    assert np.isinf(near_AK[0, 4:]).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -114,7 +114,7 @@ def test_a_killed_build_goes_on(cache_path: Path, engine: EngineOptions) -> None
     process = started(engine, cache_path, 30)
     wait_for_rows(engine, process)
     process.kill()
-    process.wait()
+    process.communicate()
     build.main(of_engine(BuildOptions, engine, cache_path))
     fresh = replace(engine, collection=f"{engine.collection}_fresh")
     build.main(of_engine(BuildOptions, fresh, cache_path))

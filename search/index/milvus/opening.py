@@ -46,9 +46,13 @@ def open_collection(
     query = collection.about().index.query(search_params)
     collection.load()
     wanted = Wanted(cache, ids, vectors, max_frames)
-    if not quiet and not collection.complete(wanted.fingerprint):
+    if not collection.complete(wanted.fingerprint):
         found = Difference.of(collection.ledger(), wanted)
-        if found.missing or found.stale:
+        if len(found.missing) == len(wanted.held):
+            raise UserError(
+                f"the collection {collection.name} holds none of these {len(ids):,} videos: fill it with python -m search.build"
+            )
+        if (found.missing or found.stale) and not quiet:
             say(
                 f"note: of {len(ids):,} videos, the collection {collection.name} lacks {len(found.missing):,} and has {len(found.stale):,} "
                 "as they were before: bring it up to date with python -m search.add"

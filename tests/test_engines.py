@@ -267,7 +267,7 @@ def test_a_collection_that_is_behind_its_cache_finds_what_it_has(
     changed.write(0, 1, 2, 3)
     assert not filled_after(lite, changed.path, 0, monkeypatch)
     ids = sorted(f"v{i}" for i in range(4))
-    with pytest.raises(UserError, match="holds none of these 4 videos: fill it with python -m search.build"):
+    with pytest.raises(UserError, match="holds none of these 4 videos: fill it with"):
         open_collection(lite, None, FeatureCache(changed.path), ids, "frames", None, True)
     build.main(of_engine(BuildOptions, lite, changed.path))
     changed.write(4, 5, 6, as_names=(4, 5, 0))

@@ -340,7 +340,7 @@ def _shortlist(
         return WholeGallery(len(gallery.ids))
     vectors = index_for(options.candidates_from)
     if options.engine == "milvus":
-        engine: Engine = open_collection(options, options.search_params, cache, gallery.ids, vectors, max_frames, options.quiet)
+        engine: Engine = open_collection(options, options.search_params, cache, gallery.videos, vectors, max_frames, options.quiet)
     else:
         folder = None if options.index is None else options.index / vectors
         engine = candidate_index(cache, gallery.videos, vectors, folder, quiet=options.quiet)

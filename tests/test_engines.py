@@ -86,7 +86,7 @@ def test_both_engines_find_the_same_videos(small: Path, lite: EngineOptions, k: 
     videos = cache.videos(ids)
     query_AD = np.random.default_rng(0).standard_normal((70, cache.dimension)).astype(np.float32)
     by_faiss = candidate_index(cache, videos, "frames").search(query_AD, k)
-    by_milvus = open_collection(lite, None, cache, ids, "frames", None, True).search(query_AD, k)
+    by_milvus = open_collection(lite, None, cache, cache.videos(ids), "frames", None, True).search(query_AD, k)
     assert np.array_equal(by_milvus[0], by_faiss[0])
     assert np.allclose(by_milvus[1], by_faiss[1], atol=1e-5)
 
@@ -97,7 +97,7 @@ def test_a_server_that_does_not_group_gives_the_same(small: Path, lite: EngineOp
     cache = FeatureCache(small)
     ids = sorted(cache.names("videos"))
     query_AD = np.random.default_rng(1).standard_normal((3, cache.dimension)).astype(np.float32)
-    index = open_collection(lite, None, cache, ids, "frames", None, True)
+    index = open_collection(lite, None, cache, cache.videos(ids), "frames", None, True)
     whole = [index.search(query_AD, k) for k in (1, 4, 12)]
     search_of = index._collection.milvus.client.search
 
@@ -120,7 +120,7 @@ def test_videos_of_a_collection_outside_the_gallery_are_never_found(small: Path,
     cache = FeatureCache(small)
     ids = sorted(cache.names("videos"))[::3]
     query_AD = np.random.default_rng(2).standard_normal((5, cache.dimension)).astype(np.float32)
-    found = open_collection(lite, None, cache, ids, "frames", None, True).search(query_AD, len(ids))
+    found = open_collection(lite, None, cache, cache.videos(ids), "frames", None, True).search(query_AD, len(ids))
     assert np.array_equal(found[0], candidate_index(cache, cache.videos(ids), "frames").search(query_AD, len(ids))[0])
 
 
@@ -266,14 +266,14 @@ def test_a_collection_that_is_behind_its_cache_finds_what_it_has(
     changed = Changed(cache, tmp_path / "cache")
     changed.write(0, 1, 2, 3)
     assert not filled_after(lite, changed.path, 0, monkeypatch)
-    ids = sorted(f"v{i}" for i in range(4))
+    empty = FeatureCache(changed.path)
     with pytest.raises(UserError, match="holds none of these 4 videos: fill it with"):
-        open_collection(lite, None, FeatureCache(changed.path), ids, "frames", None, True)
+        open_collection(lite, None, empty, empty.videos(empty.names("videos")), "frames", None, True)
     build.main(of_engine(BuildOptions, lite, changed.path))
     changed.write(4, 5, 6, as_names=(4, 5, 0))
     grown = FeatureCache(changed.path)
     capsys.readouterr()
-    index = open_collection(lite, None, grown, sorted(grown.names("videos")), "frames", None, False)
+    index = open_collection(lite, None, grown, grown.videos(sorted(grown.names("videos"))), "frames", None, False)
     assert "note: of 6 videos, the collection videos_frames lacks 2 and has 1 as they were before: bring it up" in capsys.readouterr().err
     video_AK, near_AK = index.search(np.ones((1, grown.dimension), np.float32), 6)
     assert sorted(video_AK[0]) == [-1, -1, 0, 1, 2, 3]

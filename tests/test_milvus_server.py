@@ -92,7 +92,7 @@ def test_both_engines_find_the_same_videos_at_exhaustive_settings(
     ids = sorted(cache.names("videos"))
     query_AD = np.random.default_rng(0).standard_normal((70, cache.dimension)).astype(np.float32)
     by_faiss = candidate_index(cache, cache.videos(ids), "frames")
-    by_milvus = open_collection(own, search_params, cache, ids, "frames", None, True)
+    by_milvus = open_collection(own, search_params, cache, cache.videos(ids), "frames", None, True)
     for k in (1, 10, len(ids)):
         found, expected = by_milvus.search(query_AD, k), by_faiss.search(query_AD, k)
         assert np.allclose(found[1], expected[1], atol=1e-5)

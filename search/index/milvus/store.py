@@ -41,7 +41,7 @@ def fill(
 
     Raises UserError if Milvus does not answer or a collection holds something else.
     """
-    wanted = [Wanted(cache, video_ids, vectors, options.max_frames) for vectors in options.kinds()]
+    wanted = [Wanted.of_cache(cache, video_ids, vectors, options.max_frames) for vectors in options.kinds()]
     plans = [plan_index(one.rows, one.dimension, kind, params) for one in wanted]
     with connected(options) as milvus:
         collections = [_opened(milvus, options, cache, one, plan, make) for one, plan in zip(wanted, plans, strict=True)]
@@ -99,7 +99,7 @@ def status(options: FillOptions, cache: FeatureCache, video_ids: Sequence[str]) 
             }
             if found["same_cache"] and about.max_frames == options.max_frames:
                 ledger = collection.ledger()
-                wanted = Wanted(cache, video_ids, vectors, options.max_frames)
+                wanted = Wanted.of_cache(cache, video_ids, vectors, options.max_frames)
                 difference = Difference.of(ledger, wanted)
                 found |= {"videos": len(ledger), "missing": len(difference.missing), "outdated": len(difference.stale)}
                 found |= {"gone": len(difference.gone), "complete": collection.complete(wanted.fingerprint)}

@@ -22,7 +22,7 @@ from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
 from search.index.candidates import candidate_index, check_candidates, index_for, require_index
 from search.index.engine import Engine
-from search.index.milvus.opening import open_collection
+from search.index.milvus.opening import Found, find_collection, open_collection
 from search.index.options import check_engine
 from search.index.words import ContentWords
 from search.options import RetrievalOptions
@@ -123,9 +123,11 @@ class Searcher:
         if options.candidates_run is not None:
             self._first = load_first_stage(options.candidates_run, self.cache, self._device, execution)
             self.scored_by += f", which re-ranks the {options.candidates:,} best of {self._first.name} for every query"
+        # Before CLIP and the features are loaded, so that a wrong address fails early.
+        collection = _collection(options, self.cache, self._max_frames)
         self._encoder = self._load_encoder() if queries else None
         self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget))
-        self.shortlist = _shortlist(options, self.cache, self.gallery, self._max_frames, lambda: self.encoder.content_words)
+        self.shortlist = _shortlist(options, self.cache, self.gallery, collection, lambda: self.encoder.content_words)
         self._said_no_chance = False
 
     @property
@@ -332,15 +334,23 @@ def _check_candidates(options: RetrievalOptions, videos: int) -> None:
         raise UserError(f"--candidates {options.candidates} must be at least --top {options.top}")
 
 
+def _collection(options: RetrievalOptions, cache: FeatureCache, max_frames: int | None) -> Found | None:
+    """The collection of --engine milvus. Raises UserError if it cannot be searched."""
+    if options.engine != "milvus":
+        return None
+    return find_collection(options, options.search_params, cache, index_for(options.candidates_from), max_frames)
+
+
 def _shortlist(
-    options: RetrievalOptions, cache: FeatureCache, gallery: Gallery, max_frames: int | None, words: Callable[[], ContentWords]
+    options: RetrievalOptions, cache: FeatureCache, gallery: Gallery, collection: Found | None, words: Callable[[], ContentWords]
 ) -> Shortlist:
     """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an engine finds."""
     if options.candidates is None or options.candidates_run is not None:
         return WholeGallery(len(gallery.ids))
     vectors = index_for(options.candidates_from)
-    if options.engine == "milvus":
-        engine: Engine = open_collection(options, options.search_params, cache, gallery.videos, vectors, max_frames, options.quiet)
+    engine: Engine
+    if collection is not None:
+        engine = open_collection(collection, cache, gallery.videos, vectors, options.quiet)
     else:
         folder = None if options.index is None else options.index / vectors
         engine = candidate_index(cache, gallery.videos, vectors, folder, quiet=options.quiet)

@@ -5,7 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from data.cache import FeatureCache
+from data.cache.features import VideoFeatures
 from search.index.milvus.client import Milvus
+from search.index.milvus.engine import MilvusIndex
+from search.index.milvus.opening import find_collection, open_collection
 from search.index.options import EngineOptions
 
 Rows = dict[str, tuple[Any, ...]]
@@ -29,3 +33,10 @@ def rows_of(options: EngineOptions, vectors: str = "frames") -> Rows:
 def of_engine(kind: type[Any], engine: EngineOptions, cache: Path, **more: Any) -> Any:
     """Options of a command for a cache and an engine."""
     return kind(cache=cache, quiet=True, **vars(engine), **more)
+
+
+def index_of(
+    engine: EngineOptions, cache: FeatureCache, videos: VideoFeatures, search_params: str | None = None, quiet: bool = True
+) -> MilvusIndex:
+    """The engine of the frames of these videos."""
+    return open_collection(find_collection(engine, search_params, cache, "frames", None), cache, videos, "frames", quiet)

@@ -24,14 +24,13 @@ from search.index.commands import FillOptions
 from search.index.milvus.client import Milvus
 from search.index.milvus.collection import Collection
 from search.index.milvus.kinds import KINDS, plan_index
-from search.index.milvus.opening import open_collection
 from search.index.options import EngineOptions
 from search.index.saved import INDEX_FILE, load_index
 from search.options import RetrievalOptions
 from search.searcher import Searcher
 from search.status import StatusOptions
 from tests.caches import QUERY, rewritten
-from tests.collection_rows import of_engine, rows_of
+from tests.collection_rows import index_of, of_engine, rows_of
 
 pytest.importorskip("milvus_lite")
 
@@ -86,7 +85,7 @@ def test_both_engines_find_the_same_videos(small: Path, lite: EngineOptions, k: 
     videos = cache.videos(ids)
     query_AD = np.random.default_rng(0).standard_normal((70, cache.dimension)).astype(np.float32)
     by_faiss = candidate_index(cache, videos, "frames").search(query_AD, k)
-    by_milvus = open_collection(lite, None, cache, cache.videos(ids), "frames", None, True).search(query_AD, k)
+    by_milvus = index_of(lite, cache, cache.videos(ids)).search(query_AD, k)
     assert np.array_equal(by_milvus[0], by_faiss[0])
     assert np.allclose(by_milvus[1], by_faiss[1], atol=1e-5)
 
@@ -97,7 +96,7 @@ def test_a_server_that_does_not_group_gives_the_same(small: Path, lite: EngineOp
     cache = FeatureCache(small)
     ids = sorted(cache.names("videos"))
     query_AD = np.random.default_rng(1).standard_normal((3, cache.dimension)).astype(np.float32)
-    index = open_collection(lite, None, cache, cache.videos(ids), "frames", None, True)
+    index = index_of(lite, cache, cache.videos(ids))
     whole = [index.search(query_AD, k) for k in (1, 4, 12)]
     search_of = index._collection.milvus.client.search
 
@@ -120,7 +119,7 @@ def test_videos_of_a_collection_outside_the_gallery_are_never_found(small: Path,
     cache = FeatureCache(small)
     ids = sorted(cache.names("videos"))[::3]
     query_AD = np.random.default_rng(2).standard_normal((5, cache.dimension)).astype(np.float32)
-    found = open_collection(lite, None, cache, cache.videos(ids), "frames", None, True).search(query_AD, len(ids))
+    found = index_of(lite, cache, cache.videos(ids)).search(query_AD, len(ids))
     assert np.array_equal(found[0], candidate_index(cache, cache.videos(ids), "frames").search(query_AD, len(ids))[0])
 
 
@@ -241,7 +240,7 @@ def test_an_index_of_faiss_follows_its_gallery(cache_path: Path, tmp_path_factor
         patch.setattr(search.index.vectors, "SHARD_VECTORS", 25)
         for _ in range(3):
             ids = sorted(data.draw(st.sets(st.sampled_from(everything), min_size=1, max_size=20)))
-            options = FillOptions(cache=cache.path, index=folder, quiet=True)
+            options = FillOptions(cache=cache.path, index=folder)
             list(faiss_store.fill(options, cache, ids, make=not (folder / "frames" / INDEX_FILE).exists()))
             videos = cache.videos(ids)
             found = load_index(folder / "frames", index_fingerprint(cache, videos, "frames"))
@@ -255,7 +254,7 @@ def test_an_index_of_faiss_follows_its_gallery(cache_path: Path, tmp_path_factor
 
 def test_a_search_by_a_collection_answers_as_by_an_index(cache_path: Path, lite: EngineOptions, capsys: pytest.CaptureFixture[str]) -> None:
     build.main(of_engine(BuildOptions, lite, cache_path))
-    options = RetrievalOptions(cache=cache_path, run="zero-shot:glccl", top=5, candidates=20, device="cpu", quiet=True)
+    options = RetrievalOptions(cache=cache_path, run="zero-shot:glccl", top=5, candidates=20, device="cpu")
     answers = [list(Searcher(replace(options, **change)).search([QUERY])) for change in ({}, vars(lite))]
     assert answers[0] == answers[1]
 
@@ -268,12 +267,12 @@ def test_a_collection_that_is_behind_its_cache_finds_what_it_has(
     assert not filled_after(lite, changed.path, 0, monkeypatch)
     empty = FeatureCache(changed.path)
     with pytest.raises(UserError, match="holds none of these 4 videos: fill it with"):
-        open_collection(lite, None, empty, empty.videos(empty.names("videos")), "frames", None, True)
+        index_of(lite, empty, empty.videos(empty.names("videos")))
     build.main(of_engine(BuildOptions, lite, changed.path))
     changed.write(4, 5, 6, as_names=(4, 5, 0))
     grown = FeatureCache(changed.path)
     capsys.readouterr()
-    index = open_collection(lite, None, grown, grown.videos(sorted(grown.names("videos"))), "frames", None, False)
+    index = index_of(lite, grown, grown.videos(sorted(grown.names("videos"))), quiet=False)
     assert "note: of 6 videos, the collection videos_frames lacks 2 and has 1 as they were before: bring it up" in capsys.readouterr().err
     video_AK, near_AK = index.search(np.ones((1, grown.dimension), np.float32), 6)
     assert sorted(video_AK[0]) == [-1, -1, 0, 1, 2, 3]

@@ -20,12 +20,11 @@ from search.drop import DropOptions
 from search.index.candidates import candidate_index
 from search.index.milvus.client import Milvus
 from search.index.milvus.collection import Collection
-from search.index.milvus.opening import open_collection
 from search.index.options import EngineOptions
 from search.options import RetrievalOptions
 from search.searcher import Searcher
 from tests.caches import QUERY, rewritten
-from tests.collection_rows import of_engine, rows_of
+from tests.collection_rows import index_of, of_engine, rows_of
 from tests.conftest import ROOT
 from tests.waiting import wait_until
 
@@ -92,7 +91,7 @@ def test_both_engines_find_the_same_videos_at_exhaustive_settings(
     ids = sorted(cache.names("videos"))
     query_AD = np.random.default_rng(0).standard_normal((70, cache.dimension)).astype(np.float32)
     by_faiss = candidate_index(cache, cache.videos(ids), "frames")
-    by_milvus = open_collection(own, search_params, cache, cache.videos(ids), "frames", None, True)
+    by_milvus = index_of(own, cache, cache.videos(ids), search_params)
     for k in (1, 10, len(ids)):
         found, expected = by_milvus.search(query_AD, k), by_faiss.search(query_AD, k)
         assert np.allclose(found[1], expected[1], atol=1e-5)

@@ -1,5 +1,7 @@
 """Opens a collection of Milvus to search a gallery in it."""
 
+from typing import NamedTuple
+
 from data.base.errors import UserError
 from data.base.progress import say
 from data.cache import FeatureCache
@@ -26,34 +28,43 @@ def require_collection(milvus: Milvus, options: EngineOptions, vectors: Vectors)
     return collection
 
 
-def open_collection(
-    options: EngineOptions,
-    search_params: str | None,
-    cache: FeatureCache,
-    videos: VideoFeatures,
-    vectors: Vectors,
-    max_frames: int | None,
-    quiet: bool,
-) -> MilvusIndex:
-    """The engine that finds these videos, numbered as they are here. Says how many of them the collection lacks, if any.
+class Found(NamedTuple):
+    """A collection that holds the right vectors of the right cache, loaded, with the parameters of its queries."""
+
+    collection: Collection
+    query: dict[str, int]
+
+
+def find_collection(
+    options: EngineOptions, search_params: str | None, cache: FeatureCache, vectors: Vectors, max_frames: int | None
+) -> Found:
+    """The collection to search, before anything else is loaded.
 
     Raises UserError if Milvus does not answer, if there is no such collection, or if it holds another cache.
     """
-    milvus = Milvus(options)
-    collection = require_collection(milvus, options, vectors)
+    collection = require_collection(Milvus(options), options, vectors)
     require_same_cache(collection, cache.digest, vectors, max_frames, cache.path)
     query = collection.about().index.query(search_params)
     collection.load()
-    wanted = Wanted(cache, videos, vectors)
+    return Found(collection, query)
+
+
+def open_collection(found: Found, cache: FeatureCache, videos: VideoFeatures, vectors: Vectors, quiet: bool) -> MilvusIndex:
+    """The engine that finds these videos, numbered as they are here. Says how many of them the collection lacks, if any.
+
+    Raises UserError if it lacks all of them.
+    """
+    collection, wanted = found.collection, Wanted(cache, videos, vectors)
     if not collection.complete(wanted.fingerprint):
-        found = Difference.of(collection.ledger(), wanted)
-        if len(found.missing) == len(wanted.held):
+        difference = Difference.of(collection.ledger(), wanted)
+        missing, stale = len(difference.missing), len(difference.stale)
+        if missing == len(wanted.held):
             raise UserError(
                 f"the collection {collection.name} holds none of these {len(videos.ids):,} videos: fill it with python -m search.build"
             )
-        if (found.missing or found.stale) and not quiet:
+        if (missing or stale) and not quiet:
             say(
-                f"note: of {len(videos.ids):,} videos, the collection {collection.name} lacks {len(found.missing):,} and has "
-                f"{len(found.stale):,} as they were before: bring it up to date with python -m search.add"
+                f"note: of {len(videos.ids):,} videos, the collection {collection.name} lacks {missing:,} and has {stale:,} as they were "
+                "before: bring it up to date with python -m search.add"
             )
-    return MilvusIndex(collection, videos.ids, query)
+    return MilvusIndex(collection, videos.ids, found.query)

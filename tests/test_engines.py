@@ -1,6 +1,7 @@
 """The engines of candidates: both find what comparing every vector finds, and both follow their cache."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,13 @@ def test_a_search_says_what_its_collection_does_not_have(
     options = RetrievalOptions(cache=cache_path, run="zero-shot:mean", candidates=20, device="cpu", quiet=True, **vars(lite))
     with pytest.raises(UserError, match=message):
         Searcher(replace(options, **change), queries=False)
+
+
+@pytest.mark.parametrize("package", ["pymilvus", "milvus_lite"])
+def test_a_missing_package_is_named(lite: EngineOptions, cache_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=r"needs pymilvus and milvus-lite: pip install -r requirements-milvus\.txt"):
+        build.main(of_engine(BuildOptions, lite, cache_path))
 
 
 def test_a_collection_of_another_cache_or_of_someone_else_is_refused(small: Path, cache_path: Path, lite: EngineOptions) -> None:

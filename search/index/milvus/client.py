@@ -51,8 +51,11 @@ class Milvus:
             from grpc import FutureTimeoutError, RpcError
             from pymilvus import MilvusClient
             from pymilvus.exceptions import MilvusException
+
+            if self.file:
+                import milvus_lite  # noqa: F401 - pymilvus starts it
         except ImportError as error:
-            raise UserError("--engine milvus needs pymilvus: pip install -r requirements-milvus.txt") from error
+            raise UserError("--engine milvus needs pymilvus and milvus-lite: pip install -r requirements-milvus.txt") from error
         self._errors: tuple[type[Exception], ...] = (MilvusException, RpcError, FutureTimeoutError)
         for name in _LOGGERS:  # they print a traceback for every error
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)

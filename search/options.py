@@ -8,34 +8,30 @@ import tyro
 
 from data.cli.command_line import About
 from data.cli.meaning import DeviceName
+from search.index.options import EngineOptions
+from search.retrieval.listed import GalleryOptions
 
 
 @dataclass(frozen=True)
-class RetrievalOptions:
+class RetrievalOptions(EngineOptions, GalleryOptions):
     """What to search, and with which head."""
 
-    cache: Annotated[Path, About.INPUT]
-    """Folder of the feature cache."""
     run: Annotated[str, About.INPUT]
     """Folder of a run, or zero-shot:HEAD for an untrained head: glccl, glim-global, glim-local, mean, xclip, dp, ti, meanmaxsim, or
     package.module:Class."""
-    name: Annotated[str | None, About.INPUT] = None
-    """Search only the videos of this source, by the name that extract gave it. Default: the videos of all sources."""
-    all: Annotated[bool, About.INPUT] = False
-    """Search everything in the cache, including videos that no source lists any more."""
     top: Annotated[int, About.OUTPUT] = 10
     """Number of results for each query."""
     candidates: Annotated[int | None, About.CANDIDATES] = None
     """Score only this many videos for each query, found with an index, or by another run; for large galleries and slow heads. Default:
     score all videos."""
-    candidates_from: Annotated[Literal["frames", "pooled"], About.CANDIDATES] = "frames"
+    candidates_from: Annotated[Literal["frames", "pooled", "words"], About.CANDIDATES] = "frames"
     """Vectors in the index. frames: one per frame, and a video is found by its best frame. pooled: one per video, the mean of its frames,
-    which is cheaper."""
+    which is cheaper. words: those of frames, asked for the sentence and for each of its content words."""
     candidates_run: Annotated[str | None, About.CANDIDATES] = None
     """Folder of a run, or zero-shot:HEAD, that finds the candidates in place of an index: it scores all videos, and --run the K best of
     them, with K from --candidates. For heads too slow for all videos. Default: find candidates with an index."""
-    index: Annotated[Path | None, About.CANDIDATES] = None
-    """Folder that keeps the index for the next search. Default: build it each time."""
+    search_params: Annotated[str | None, About.CANDIDATES] = None
+    """With milvus: parameters of a query, such as nprobe=64 for more lists, or ef=400. Default: an eighth of the lists."""
     model: Annotated[str | None, About.MODEL] = None
     """CLIP model, by open_clip's name or as local-dir:PATH, if it has moved since the cache was made. Default: as the cache records."""
     pretrained: Annotated[str | None, About.MODEL] = None

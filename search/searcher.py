@@ -3,7 +3,7 @@
 Shape suffixes: A texts, B videos.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -20,12 +20,17 @@ from data.cache import FeatureCache
 from data.cache.features import TextFeatures
 from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
-from search.index.candidates import candidate_index, check_candidates, is_there, require_index
+from search.index.candidates import candidate_index, check_candidates, index_for, is_there, require_index
+from search.index.engine import Engine
+from search.index.milvus.opening import Found, find_collection, open_collection
+from search.index.options import check_engine
+from search.index.words import ContentWords
 from search.options import RetrievalOptions
 from search.retrieval.chance import RANDOM_QUERIES, Chance
 from search.retrieval.cut import count_cut
 from search.retrieval.first_stage import check_first_stage, load_first_stage
 from search.retrieval.gallery import Gallery
+from search.retrieval.listed import listed_videos
 from search.retrieval.moments import Measure, Moment, find_moments
 from search.retrieval.notes import Notes
 from search.retrieval.queries import QueryEncoder, cut_texts
@@ -97,12 +102,13 @@ class Searcher:
             raise UserError(f"--top {options.top} must be at least 1")
         if options.max_frames is not None and options.max_frames < 1:
             raise UserError(f"--max-frames {options.max_frames} must be at least 1")
+        _check_engine(options)
         check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
         if options.candidates is not None:
             require_index(options.index, [options.candidates_from])
         self._options, self._device = options, find_device(options.device)
         self.cache = FeatureCache(options.cache)
-        self.files = _files(options, self.cache)
+        self.files = listed_videos(options, self.cache)
         _check_candidates(options, len(self.files))
         self.head, record = load_head(
             options.run, self.cache, self._device, execution, max_frames=options.max_frames, tau=options.tau, kappa=options.kappa
@@ -117,9 +123,11 @@ class Searcher:
         if options.candidates_run is not None:
             self._first = load_first_stage(options.candidates_run, self.cache, self._device, execution)
             self.scored_by += f", which re-ranks the {options.candidates:,} best of {self._first.name} for every query"
+        # Before CLIP and the features are loaded, so that a wrong address fails early.
+        collection = _collection(options, self.cache, self._max_frames)
         self._encoder = self._load_encoder() if queries else None
-        self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget))
-        self.shortlist = _shortlist(options, self.cache, self.gallery)
+        self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget), collection is not None)
+        self.shortlist = _shortlist(options, self.cache, self.gallery, collection, lambda: self.encoder.content_words)
         self._said_no_chance = False
 
     @property
@@ -133,13 +141,13 @@ class Searcher:
         limits = [self.head.most_words, *([] if self._first is None else [self._first.head.most_words])]
         return QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, *limits)
 
-    def _galleries(self, memory_budget: int) -> tuple[Gallery, Gallery | None]:
-        """The gallery of the head, and that of --candidates-run."""
+    def _galleries(self, memory_budget: int, indexed: bool) -> tuple[Gallery, Gallery | None]:
+        """The gallery of the head, and that of --candidates-run. `indexed`: an engine has the vectors already."""
         first, head, frames, quiet = self._first, self.head, self._max_frames, self._options.quiet
         if first is None:
             # A few candidates are read faster than all videos are loaded. To build an index, all are read.
-            candidates, index = self._options.candidates, self._options.index
-            in_memory = candidates is None or not is_there(index, self._options.candidates_from)
+            candidates = self._options.candidates
+            in_memory = candidates is None or not (indexed or is_there(self._options.index, self._options.candidates_from))
             return Gallery(self.cache, self.files, head, frames, memory_budget * in_memory, quiet, ahead=candidates is None), None
         # Both read the same frames unless one was trained on fewer. The first stage scores every video for every query, so patch tokens
         # and second copies of frames leave it half of the memory.
@@ -151,7 +159,8 @@ class Searcher:
     @cached_property
     def _chance(self) -> Chance:
         head, gallery = self._over_all()
-        return Chance(gallery, self.encoder, lambda text: self.shortlist.candidates(text, self._options.top), float(head.scale().detach()))
+        top = self._options.top
+        return Chance(gallery, self.encoder, lambda texts, r: self.shortlist.candidates(texts, r, top), float(head.scale().detach()))
 
     def _over_all(self) -> tuple[Head, Gallery]:
         """The head that sees most of the gallery, with its gallery: that of --candidates-run, if there is one."""
@@ -167,7 +176,7 @@ class Searcher:
             if first == 0:
                 self._check_cost(texts, len(queries))
             single = [TextBatch.gather(texts, [i], self._device) for i in range(len(some))]
-            listed = [self.shortlist.candidates(text, self._options.top) for text in single]
+            listed = [self.shortlist.candidates(texts, i, self._options.top) for i in range(len(some))]
             found = self._first_scored(some, texts, listed[0])
             candidates = listed if found is None else [_best(scored, self._options.candidates) for scored in found]
             # Neighbouring queries with the same candidates are scored together.
@@ -302,6 +311,19 @@ def _best(scored: Scored, count: int | None) -> NDArray[np.int64]:
     return np.sort(scored.videos[np.argsort(-scored.score_B, kind="stable")[:count]])
 
 
+def _check_engine(options: RetrievalOptions) -> None:
+    """Raise UserError for an engine that does not go with the other options."""
+    check_engine(options)
+    if options.engine == "faiss":
+        if options.search_params is not None:
+            raise UserError("--search-params is for --engine milvus: add it, or leave this option out")
+        return
+    if options.candidates_run is not None:
+        raise UserError("--engine milvus finds candidates in a collection, --candidates-run with a run: leave one of them out")
+    if options.candidates is None:
+        raise UserError("--engine milvus finds candidates: say how many, such as --candidates 100")
+
+
 def _check_candidates(options: RetrievalOptions, videos: int) -> None:
     """Raise UserError for a number of candidates that this many videos, or the other options, rule out. An empty gallery has an error of
     its own."""
@@ -315,21 +337,24 @@ def _check_candidates(options: RetrievalOptions, videos: int) -> None:
         raise UserError(f"--candidates {options.candidates} must be at least --top {options.top}")
 
 
-def _shortlist(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery) -> Shortlist:
-    """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an index finds."""
+def _collection(options: RetrievalOptions, cache: FeatureCache, max_frames: int | None) -> Found | None:
+    """The collection of --engine milvus. Raises UserError if it cannot be searched."""
+    if options.engine != "milvus":
+        return None
+    return find_collection(options, options.search_params, cache, index_for(options.candidates_from), max_frames)
+
+
+def _shortlist(
+    options: RetrievalOptions, cache: FeatureCache, gallery: Gallery, collection: Found | None, words: Callable[[], ContentWords]
+) -> Shortlist:
+    """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an engine finds."""
     if options.candidates is None or options.candidates_run is not None:
         return WholeGallery(len(gallery.ids))
-    folder = None if options.index is None else options.index / options.candidates_from
-    index = candidate_index(cache, gallery.videos, options.candidates_from, folder, quiet=options.quiet)
-    return IndexedGallery(index, options.candidates)
-
-
-def _files(options: RetrievalOptions, cache: FeatureCache) -> dict[str, str]:
-    """The file of each cached video in the gallery, empty if unknown. Raises UserError for an unknown source."""
-    if options.all and options.name is not None:
-        raise UserError("--all searches the whole cache, --name one source: leave one of them out")
-    listed = cache.listings.gallery(options.name)
-    # Features that were not written by an extraction have no listing.
-    if options.all or not cache.listings.sources():
-        return {video_id: listed.get(video_id, "") for video_id in cache.names("videos")}
-    return {video_id: file for video_id, file in listed.items() if ("videos", video_id) in cache}
+    vectors = index_for(options.candidates_from)
+    engine: Engine
+    if collection is not None:
+        engine = open_collection(collection, cache, gallery.videos, vectors, options.quiet)
+    else:
+        folder = None if options.index is None else options.index / vectors
+        engine = candidate_index(cache, gallery.videos, vectors, folder, quiet=options.quiet)
+    return IndexedGallery(engine, options.candidates, words if options.candidates_from == "words" else None)

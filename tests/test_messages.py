@@ -21,7 +21,11 @@ from evaluate.compare import CompareOptions
 from evaluate.fuse.options import FuseOptions
 from extract import ExtractOptions
 from search import SearchOptions
+from search.add import AddOptions
+from search.build import BuildOptions
+from search.drop import DropOptions
 from search.serve import ServeOptions
+from search.status import StatusOptions
 from tests.conftest import ROOT
 from tests.training_runs import stop_at
 from train_head import TrainOptions
@@ -31,6 +35,7 @@ from train_head.sweep import SweepOptions
 COMMANDS = (
     *(ExtractOptions, TrainOptions, SweepOptions, EvaluateOptions, SearchOptions, ServeOptions),
     *(CompareOptions, FuseOptions, ImportOptions),
+    *(BuildOptions, AddOptions, StatusOptions, DropOptions),
 )
 
 MAKERS = {"UserError": 0, "not_as_written": 2}

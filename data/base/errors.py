@@ -25,7 +25,7 @@ class UserError(ValueError):
 
 
 class Unavailable(UserError):
-    """Something outside of this program does not answer, such as a store on the network. It may answer later."""
+    """A UserError for a service that does not answer now, though nothing is wrong with what the user asked for."""
 
 
 def first_of(lines: Sequence[str], whole: str = "") -> list[str]:

@@ -99,6 +99,7 @@ class FeatureCache:
                 raise UserError(
                     f"{path} has cache format {file.attrs.get('format')}, but this program reads {known}: extract into a new --cache"
                 )
+            self.format = int(file.attrs["format"])
             self._recorded: dict[str, Any] = json.loads(file.attrs["settings"])
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
             self.extraction = read_extraction(file.attrs, self._clip_path)
@@ -247,6 +248,10 @@ class FeatureCache:
     def stamp(self, video_id: str) -> FileStamp:
         """What a cached video was made from."""
         return self._index("videos").stamps[video_id]
+
+    def written_ns(self, video_id: str) -> int:
+        """When the features of a cached video were written, in nanoseconds since 1970."""
+        return self._index("videos").written_ns[video_id]
 
     def images_of(self, video_id: str) -> frozenset[Images]:
         """The kinds of images that are stored for a video's frames; empty for a video that is not cached."""

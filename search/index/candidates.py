@@ -1,8 +1,8 @@
-"""Finds candidates for exact re-ranking: the videos nearest to a sentence, by their best frame or by their mean frame.
+"""Finds candidates for exact re-ranking: the videos nearest to a sentence, by best or mean frame, or also to its content words.
 
 The index holds plain CLIP features, so one index serves every head that is trained on the cache.
 
-Shape suffixes: N videos, T frames of several videos together, A texts, K candidates, D joint dimension.
+Shape suffixes: N videos, T frames of several videos together, A texts, Q queries of several texts, K candidates, D joint dimension.
 """
 
 import hashlib
@@ -23,11 +23,19 @@ from data.base.writable import require_writable_folder
 from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
 from data.compute.processes import ProcessGroup
-from search.index.vectors import INDEX_FILE, VideoIndex, nearest
+from search.index.engine import Engine, nearest
+from search.index.saved import INDEX_FILE, load_index, save_index
+from search.index.vectors import VideoIndex
+from search.index.words import ContentWords, join_lists
 
 Vectors = Literal["frames", "pooled"]
+"""What an index holds."""
+FoundBy = Literal["frames", "pooled", "words"]
+"""How candidates are found. words: in the index of frames, by the sentence and its content words."""
 VIDEOS_AT_ONCE = 1024
 TEXTS_AT_ONCE = 1024
+TEXTS_BY_WORDS_AT_ONCE = 128
+"""A text of a dozen words is as many queries."""
 
 
 def candidate_index(
@@ -45,31 +53,48 @@ def candidate_index(
     """
     fingerprint = index_fingerprint(cache, videos, vectors)
     if folder is not None and (folder / INDEX_FILE).exists():
-        return VideoIndex.load(folder, fingerprint)
+        return load_index(folder, fingerprint)
     group = processes or ProcessGroup()
-    index = VideoIndex(videos.frames.dimension, fingerprint, (group.rank, group.world_size))
-    with Progress(f"index of {vectors}", len(videos.ids), "videos", quiet) as progress:
-        for first in range(0, len(videos.ids), VIDEOS_AT_ONCE):
-            some = np.arange(first, min(first + VIDEOS_AT_ONCE, len(videos.ids)))
-            index.add(*unit_vectors(videos.frames, some, vectors))
-            progress.update(len(some))
+    index = VideoIndex(videos.frames.dimension, (group.rank, group.world_size))
+    add_videos(index, np.arange(len(videos.ids)), videos, vectors, quiet)
     index.close_shard()
     if folder is not None:
-        index.save(folder)
+        assert group.world_size == 1, "one process's share of an index cannot be saved"
+        save_index(index, folder, fingerprint, video_keys(cache, videos))
     return index
 
 
-def require_index(folder: Path | None, made_from: Sequence[Vectors]) -> None:
+def index_for(found_by: FoundBy) -> Vectors:
+    """The vectors of the index that candidates are found in."""
+    return "frames" if found_by == "words" else found_by
+
+
+def add_videos(index: VideoIndex, numbers: NDArray[np.int64], videos: VideoFeatures, vectors: Vectors, quiet: bool) -> None:
+    """Add the videos with these ascending numbers."""
+    with Progress(f"index of {vectors}", len(numbers), "videos", quiet) as progress:
+        for first in range(0, len(numbers), VIDEOS_AT_ONCE):
+            some = numbers[first : first + VIDEOS_AT_ONCE]
+            index.add(*unit_vectors(videos.frames, some, vectors), some)
+            progress.update(len(some))
+
+
+def video_keys(cache: FeatureCache, videos: VideoFeatures) -> list[str]:
+    """For each video, what its vectors depend on: its id, when its features were written, the number of frames, the cache's settings."""
+    frames_N = videos.frames.length_N.tolist()
+    return [f"{cache.digest[:16]}:{cache.written_ns(name)}:{frames}:{name}" for name, frames in zip(videos.ids, frames_N, strict=True)]
+
+
+def require_index(folder: Path | None, found_by: Sequence[FoundBy]) -> None:
     """Raise UserError if an index has to be written into FOLDER/frames or FOLDER/pooled and cannot be."""
-    folders = [] if folder is None else [folder / vectors for vectors in made_from]
+    folders = [] if folder is None else [folder / index_for(one) for one in found_by]
     for one in folders:
         if not (one / INDEX_FILE).exists():
             require_writable_folder(one, "--index")
 
 
-def is_there(folder: Path | None, vectors: Vectors) -> bool:
-    """Whether the folder of --index holds an index of these vectors, so that none has to be built."""
-    return folder is not None and (folder / vectors / INDEX_FILE).exists()
+def is_there(folder: Path | None, found_by: FoundBy) -> bool:
+    """Whether the folder of --index holds the index, so that none has to be built."""
+    return folder is not None and (folder / index_for(found_by) / INDEX_FILE).exists()
 
 
 def index_fingerprint(cache: FeatureCache, videos: VideoFeatures, vectors: Vectors) -> str:
@@ -93,20 +118,37 @@ def unit_vectors(frames: Ragged, videos: NDArray[np.int64], vectors: Vectors) ->
     return normalize(pooled_ND, dim=-1).numpy(), np.ones(len(length_N), dtype=np.int64)
 
 
-def find_candidates(index: VideoIndex, texts: TextFeatures, k: int, processes: ProcessGroup | None = None) -> Tensor:
+def find_candidates(
+    index: Engine, texts: TextFeatures, k: int, processes: ProcessGroup | None = None, words: ContentWords | None = None
+) -> Tensor:
     """The indices [A, K] of the k videos nearest to each text, nearest first, over the index shares of all processes.
 
-    Raises UserError if there are fewer than k videos.
+    With `words`, the text's content words take part: see `search.index.words`. Raises UserError if there are fewer than k videos.
     """
     check_candidates(k, index.videos)
+    count, at_once = len(texts.texts), TEXTS_AT_ONCE if words is None else TEXTS_BY_WORDS_AT_ONCE
+    blocks = [np.arange(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+    return torch.from_numpy(np.concatenate([candidates_of(index, texts, some, k, processes, words) for some in blocks]))
+
+
+def candidates_of(
+    index: Engine,
+    texts: TextFeatures,
+    some: Sequence[int] | NDArray[np.int64],
+    k: int,
+    processes: ProcessGroup | None = None,
+    words: ContentWords | None = None,
+) -> NDArray[np.int64]:
+    """`find_candidates` of the texts at these indices, searched for together."""
+    if words is None:
+        query_QD, count_A = normalize(texts.sentences.gather(some)[0], dim=-1).numpy(), None
+    else:
+        query_QD, count_A = words.queries(texts, some)
     group = processes or ProcessGroup()
-    found = []
-    for first in range(0, len(texts.texts), TEXTS_AT_ONCE):
-        sentence_AD, _ = texts.sentences.gather(np.arange(first, min(first + TEXTS_AT_ONCE, len(texts.texts))))
-        video_AK, near_AK = index.search(normalize(sentence_AD, dim=-1).numpy(), k)
-        shares = zip(group.gather(torch.from_numpy(video_AK)), group.gather(torch.from_numpy(near_AK)), strict=True)
-        found.append(nearest([(videos.numpy(), near.numpy()) for videos, near in shares], len(sentence_AD), k)[0])
-    return torch.from_numpy(np.concatenate(found))
+    video_QK, near_QK = index.search(query_QD, k)
+    shares = zip(group.gather(torch.from_numpy(video_QK)), group.gather(torch.from_numpy(near_QK)), strict=True)
+    video_QK, _ = nearest([(videos.numpy(), near.numpy()) for videos, near in shares], len(query_QD), k)
+    return video_QK if count_A is None else join_lists(video_QK, count_A)
 
 
 def check_candidates(k: int, videos: int, texts: int = 0) -> None:

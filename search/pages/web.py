@@ -135,7 +135,7 @@ class _Pages:
                         self._captions = self._searcher.cached_captions()
                     values["captions"] = self._searcher.captions(number, self._captions)
         except UserError as error:
-            values["error"], status = str(error), 503 if isinstance(error, Unavailable) else max(status, 400)
+            values["error"], status = str(error), max(status, 503 if isinstance(error, Unavailable) else 400)
         content = self._templates.get_template(template).render(
             **values,
             title=_title(values),

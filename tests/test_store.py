@@ -227,7 +227,7 @@ def test_what_writes_refuses_a_store(published: str, extract_options: ExtractOpt
         lambda: print_sources(SourcesOptions(cache, drop="demo")),
         lambda: FeatureCache(published).write_texts([TextEntry("a text", rows_TD, rows_TD[0])]),
     ):
-        with pytest.raises(UserError, match=r"s3://.* is in a store, where commands only search and evaluate: name the folder that"):
+        with pytest.raises(UserError, match=r"s3://.* is in a store, and this needs the cache itself: name the folder that"):
             refused()
 
 

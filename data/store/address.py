@@ -28,4 +28,4 @@ def require_folder(path: Path, option: str) -> None:
 
 def only_read(address: object, option: str) -> UserError:
     """The error for a cache in a store where one in a folder is needed."""
-    return UserError(f"{option} {address} is in a store, where commands only search and evaluate: name the folder that was published there")
+    return UserError(f"{option} {address} is in a store, and this needs the cache itself: name the folder that was published there")

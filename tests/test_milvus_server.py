@@ -39,7 +39,7 @@ from data.cli.command import run_command
 from search.build import BuildOptions, main
 
 search.index.milvus.rows.ROWS_A_BATCH = 4
-search.index.milvus.client.WRITE_S = float(sys.argv.pop(1))
+search.index.milvus.client.CALL_S = search.index.milvus.client.WRITE_S = float(sys.argv.pop(1))
 import search.index.milvus.collection
 search.index.milvus.collection.WRITE_S = search.index.milvus.client.WRITE_S
 run_command(BuildOptions, main, prog="build")

@@ -7,29 +7,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import environ
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from data.base.errors import Unavailable, UserError, one_line
 from search.index.options import TOKEN_VARIABLE, EngineOptions, is_file
 
-if TYPE_CHECKING:
-    pass
-
 DEFAULT_PORT = 19530
 CONNECT_S = 10.0
 RETRY_S = 0.5
-CALL_S = 15.0
-"""How long one request may take. A request to a server that was killed may hang, and only the next one reaches the new server."""
+CALL_S = 60.0
+"""How long one request may take."""
 QUERY_S = 20.0
 """How long a query is repeated while the server does not answer."""
-WRITE_S = 60.0
-"""The same for a batch of rows: long enough for a server that starts again."""
+WRITE_S = 180.0
+"""The same for a batch of rows. A server that was killed takes about a minute to start again."""
 WORK_S = 3600.0
 """How long a server may take to write or load a whole collection."""
 _LOGGERS = ("pymilvus", "milvus_lite")
 _REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "auth check failure", "PermissionDenied")
-_GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Fail connecting", "Retry timeout", "Connection refused", "channel")
+_GONE = ("UNAVAILABLE", "Fail connecting", "Retry timeout", "Connection refused", "channel")
+_SLOW = ("DEADLINE_EXCEEDED",)
 _LOADING = ("collection not loaded", "not ready", "channel not available", "no available shard")
 _NO_ROOM = ("No space left", "File too large", "disk quota", "Disk quota")
 
@@ -148,6 +146,10 @@ class Milvus:
             )
         if any(word in said for word in _GONE):
             return Unavailable(f"Milvus at {self.name} does not answer: start it, or correct --uri, then run the same command again")
+        if any(word in said for word in _SLOW):
+            return Unavailable(
+                f"Milvus at {self.name} took too long to {what}: give it more processors or memory, then run the same command again"
+            )
         return UserError(f"Milvus at {self.name} failed to {what} ({message}): mend that, then run the same command again")
 
 
@@ -163,7 +165,7 @@ def _listens(uri: str) -> bool:
 
 def _may_pass(error: Exception) -> bool:
     """Whether the server may answer soon. One that starts again does so before it has loaded its collections."""
-    return any(words in f"{getattr(error, 'code', '')} {error}" for words in (*_GONE, *_LOADING))
+    return any(words in f"{getattr(error, 'code', '')} {error}" for words in (*_GONE, *_SLOW, *_LOADING))
 
 
 @contextmanager

@@ -10,6 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Row = dict[str, float]
+"""Figures by their name."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,24 @@ def peak_mib(process: subprocess.Popen[bytes]) -> float:
 
     `wait4` would be wrong: on Linux, its peak includes the memory of the parent, from between fork and exec.
     """
-    peak = 0
+    peak = 0.0
     while process.poll() is None:
         with suppress(FileNotFoundError, ProcessLookupError):
-            if found := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text()):
-                peak = max(peak, int(found[1]))
+            peak = max(peak, peak_of(process.pid))
         time.sleep(0.02)
-    return peak / 1024
+    return peak
+
+
+def peak_of(pid: int | Literal["self"]) -> float:
+    """Peak resident memory of a process so far, in MiB; 0 of one that has ended and is not yet waited for."""
+    return _status_mib(pid, "VmHWM")
+
+
+def resident_of(pid: int | Literal["self"]) -> float:
+    """Resident memory of a process now, in MiB."""
+    return _status_mib(pid, "VmRSS")
+
+
+def _status_mib(pid: int | Literal["self"], name: str) -> float:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0

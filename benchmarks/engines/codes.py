@@ -70,10 +70,12 @@ def code_recall(frames_of: Callable[[Path], Frames], path: Path) -> Row:
 
 
 def _codes(dimension: int) -> dict[str, int]:
-    """Codes by FAISS's name, with their bytes. The last have a byte for 8 numbers, as 64 bytes have at 512 numbers."""
-    codes = {"Flat": 4 * dimension, "SQ8": dimension, "PQ64": 64, "OPQ64,PQ64": 64}
-    eighth = dimension // 8
-    return codes | ({} if eighth == 64 else {f"PQ{eighth}": eighth, f"OPQ{eighth},PQ{eighth}": eighth})
+    """Codes by FAISS's name, with their bytes: 64, and a byte for 8 numbers, which is the same at 512 numbers."""
+    codes = {"Flat": 4 * dimension, "SQ8": dimension}
+    for size in sorted({64, dimension // 8}):
+        if dimension % size == 0:
+            codes |= {f"PQ{size}": size, f"OPQ{size},PQ{size}": size}
+    return codes
 
 
 def _frames(cache: FeatureCache, query_AD: NDArray[np.float32]) -> Frames:

@@ -129,9 +129,9 @@ class MilvusServer:
         if not (self.folder / "bin").exists():
             (self.folder / "bin").symlink_to(_binaries())
         config = MilvusServerConfig(data_dir=str(self.folder))
-        names = [name for name in config.configurable_items if name.endswith("_port") and name != "proxy_port"]
+        names = [name for name in config.configurable_items if name.endswith("_port")]
         *ports, peer, client = _free_ports(len(names) + 2)
-        config.update(proxy_port=self.port, **dict(zip(names, ports, strict=True)))
+        config.update(**dict(zip(names, ports, strict=True)))
         config.set("authorization_enabled", self._authorization)
         if self._tls is not None:
             config.set("tls_mode", 1)
@@ -141,6 +141,9 @@ class MilvusServer:
         for name in COORDINATORS:
             config.set(f"{name}.ip", "127.0.0.1")
         config.resolve()
+        # Not before: `resolve` refuses a port that a server has just left, and the server takes it.
+        config.set("proxy_port", self.port)
+        config.write_config()
         etcd = {"name": "default", "data-dir": self.folder / "data" / "etcd.data"}
         for role, port in (("client", client), ("peer", peer)):
             etcd |= {f"listen-{role}-urls": f"http://127.0.0.1:{port}"}

@@ -8,7 +8,7 @@ TESTERS = $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8) + 1
 # Tests start hundreds of Pythons: where bytecode is not written, each would compile this tree again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-long test-encoders test-processors docs clean
+.PHONY: demo test test-long test-encoders test-server test-processors docs clean
 
 demo: $(VENV)/ready
 	PYTHON=$(BIN)/python bash pipelines/demo.sh
@@ -18,7 +18,7 @@ test: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m tests.compile_loops & $(BIN)/mypy; types=$$?; wait; exit $$types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not architectures and not long" --numprocesses $(TESTERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not architectures and not long and not server" --numprocesses $(TESTERS) --dist worksteal
 
 # What starts many processes, and kills some of them.
 test-long: $(VENV)/ready-dev
@@ -27,6 +27,10 @@ test-long: $(VENV)/ready-dev
 # Every architecture of open_clip, through the checks of extraction.
 test-encoders: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m architectures --numprocesses $(TESTERS) --dist worksteal
+
+# A Milvus server, started, killed and stopped.
+test-server: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m server
 
 # Results that must not have other bits, as other processors would compute them.
 test-processors: $(VENV)/ready-dev

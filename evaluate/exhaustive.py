@@ -16,7 +16,8 @@ from evaluate.post_processing import BANK_SPLIT, PostProcessing, load_bank
 from evaluate.rankings import Rankings
 from evaluate.report.collect import ReportCollector
 from evaluate.scores.exports import Exports
-from evaluate.two_stage.rows import candidate_rows, vector_kinds
+from evaluate.two_stage.rows import candidate_rows, ways
+from search.index.words import ContentWords
 from train_head.heads import Head
 from train_head.run import check_words
 from train_head.scoring.answers import Answers
@@ -28,9 +29,10 @@ from train_head.scoring.splits import Split
 def score_exhaustively(options: EvaluateOptions, inputs: EvaluationInputs, processes: ProcessGroup, outputs: ExitStack) -> Scored:
     """Score all pairs, and with --candidates those of an index once more. Files that are written meanwhile stay open on `outputs`.
 
-    Raises UserError before that if all pairs would take a day or more.
+    Raises UserError before that if all pairs would take a day or more, or if the words of candidates by words cannot be told.
     """
     head, split = inputs.evaluated.head, inputs.evaluated.split
+    words = ContentWords.of_cache(inputs.cache, split.texts.texts) if options.candidates_from == "words" else None
     bank, memory_left = None, inputs.memory_left
     if options.query_bank is not None:
         bank = _bank(options, inputs)
@@ -58,6 +60,7 @@ def score_exhaustively(options: EvaluateOptions, inputs: EvaluationInputs, proce
         split,
         metrics[TEXT_TO_VIDEO],
         memory_left,
+        words,
         options.index,
         processes,
         options.quiet,
@@ -89,7 +92,7 @@ def _check_cost(options: EvaluateOptions, inputs: EvaluationInputs, bank: TextFe
     texts, videos = len(split.answers), len(split.videos.ids)
     corrected = options.dual_softmax or bank is not None
     pairs = texts * videos * (2 if corrected else 1) + (len(bank.texts) * videos if bank is not None else 0)
-    pairs += texts * sum(inputs.candidates) * len(vector_kinds(options.candidates_from))
+    pairs += texts * sum(inputs.candidates) * len(ways(options.candidates_from))
     more = " and ".join([*["the corrected ranks"] * corrected, *["--candidates"] * bool(inputs.candidates)])
     what = f"scoring {texts:,} x {videos:,} pairs{more and f', and more for {more},'}"
     remedy = "re-rank the candidates of a faster run instead, with --candidates K --candidates-run RUN"

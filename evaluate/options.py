@@ -66,9 +66,9 @@ class EvaluateOptions:
     candidates: Annotated[str | None, About.CANDIDATES] = None
     """Comma-separated numbers K: add text-to-video metrics of two-stage retrieval, which scores only K videos from an index for each
     caption, and the loss against scoring all videos. Default: none."""
-    candidates_from: Annotated[Literal["frames", "pooled", "both"], About.CANDIDATES] = "frames"
+    candidates_from: Annotated[Literal["frames", "pooled", "both", "words"], About.CANDIDATES] = "frames"
     """Vectors in the index. frames: one per frame, and a video is found by its best frame. pooled: one per video, the mean of its frames,
-    which is cheaper."""
+    which is cheaper. both: a row for each of these. words: those of frames, asked for the sentence and for each of its content words."""
     candidates_run: Annotated[str | None, About.CANDIDATES, Meaning.FREE] = None
     """Folder of a run, or zero-shot:HEAD, that scores all pairs in place of --run. With K of --candidates, --run then scores only the K
     best videos of each text and the K best texts of each video; the others follow as the first run ranks them. For heads too slow for all

@@ -32,7 +32,7 @@ from evaluate.ranks import RankTables, protocol
 from evaluate.report.zero_shot import plan_rows, score_rows
 from evaluate.scores.exports import check_exports, require_writable_exports
 from evaluate.two_stage.of_run import check_candidates_run, score_in_two_stages
-from evaluate.two_stage.rows import format_candidates, vector_kinds
+from evaluate.two_stage.rows import format_candidates, ways
 from search.index.candidates import require_index
 from search.retrieval.cut import cut_figures
 from train_head.compiling import announce_compiling
@@ -87,7 +87,7 @@ def _evaluate(options: EvaluateOptions, processes: ProcessGroup, outputs: ExitSt
     if processes.rank == 0:
         require_writable_folder(options.out)
         require_writable_exports(options)
-        require_index(options.index, vector_kinds(options.candidates_from))
+        require_index(options.index, ways(options.candidates_from))
     inputs = load(options, processes)
     processes.agree(_must_agree(options, inputs))
     beside = plan_rows(options, inputs, processes)

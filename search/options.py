@@ -24,9 +24,9 @@ class RetrievalOptions(EngineOptions, GalleryOptions):
     candidates: Annotated[int | None, About.CANDIDATES] = None
     """Score only this many videos for each query, found with an index, or by another run; for large galleries and slow heads. Default:
     score all videos."""
-    candidates_from: Annotated[Literal["frames", "pooled"], About.CANDIDATES] = "frames"
+    candidates_from: Annotated[Literal["frames", "pooled", "words"], About.CANDIDATES] = "frames"
     """Vectors in the index. frames: one per frame, and a video is found by its best frame. pooled: one per video, the mean of its frames,
-    which is cheaper."""
+    which is cheaper. words: those of frames, asked for the sentence and for each of its content words."""
     candidates_run: Annotated[str | None, About.CANDIDATES] = None
     """Folder of a run, or zero-shot:HEAD, that finds the candidates in place of an index: it scores all videos, and --run the K best of
     them, with K from --candidates. For heads too slow for all videos. Default: find candidates with an index."""

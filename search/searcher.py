@@ -3,7 +3,7 @@
 Shape suffixes: A texts, B videos.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -20,10 +20,11 @@ from data.cache import FeatureCache
 from data.cache.features import TextFeatures
 from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
-from search.index.candidates import candidate_index, check_candidates, require_index
+from search.index.candidates import candidate_index, check_candidates, index_for, require_index
 from search.index.engine import Engine
 from search.index.milvus.opening import open_collection
 from search.index.options import check_engine
+from search.index.words import ContentWords
 from search.options import RetrievalOptions
 from search.retrieval.chance import RANDOM_QUERIES, Chance
 from search.retrieval.cut import count_cut
@@ -124,7 +125,7 @@ class Searcher:
             self.scored_by += f", which re-ranks the {options.candidates:,} best of {self._first.name} for every query"
         self._encoder = self._load_encoder() if queries else None
         self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget))
-        self.shortlist = _shortlist(options, self.cache, self.gallery, self._max_frames)
+        self.shortlist = _shortlist(options, self.cache, self.gallery, self._max_frames, lambda: self.encoder.content_words)
         self._said_no_chance = False
 
     @property
@@ -153,7 +154,8 @@ class Searcher:
     @cached_property
     def _chance(self) -> Chance:
         head, gallery = self._over_all()
-        return Chance(gallery, self.encoder, lambda text: self.shortlist.candidates(text, self._options.top), float(head.scale().detach()))
+        top = self._options.top
+        return Chance(gallery, self.encoder, lambda texts, r: self.shortlist.candidates(texts, r, top), float(head.scale().detach()))
 
     def _over_all(self) -> tuple[Head, Gallery]:
         """The head that sees most of the gallery, with its gallery: that of --candidates-run, if there is one."""
@@ -169,7 +171,7 @@ class Searcher:
             if first == 0:
                 self._check_cost(texts, len(queries))
             single = [TextBatch.gather(texts, [i], self._device) for i in range(len(some))]
-            listed = [self.shortlist.candidates(text, self._options.top) for text in single]
+            listed = [self.shortlist.candidates(texts, i, self._options.top) for i in range(len(some))]
             found = self._first_scored(some, texts, listed[0])
             candidates = listed if found is None else [_best(scored, self._options.candidates) for scored in found]
             # Neighbouring queries with the same candidates are scored together.
@@ -330,15 +332,16 @@ def _check_candidates(options: RetrievalOptions, videos: int) -> None:
         raise UserError(f"--candidates {options.candidates} must be at least --top {options.top}")
 
 
-def _shortlist(options: RetrievalOptions, cache: FeatureCache, gallery: Gallery, max_frames: int | None) -> Shortlist:
+def _shortlist(
+    options: RetrievalOptions, cache: FeatureCache, gallery: Gallery, max_frames: int | None, words: Callable[[], ContentWords]
+) -> Shortlist:
     """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an engine finds."""
     if options.candidates is None or options.candidates_run is not None:
         return WholeGallery(len(gallery.ids))
+    vectors = index_for(options.candidates_from)
     if options.engine == "milvus":
-        engine: Engine = open_collection(
-            options, options.search_params, cache, gallery.ids, options.candidates_from, max_frames, options.quiet
-        )
+        engine: Engine = open_collection(options, options.search_params, cache, gallery.videos, vectors, max_frames, options.quiet)
     else:
-        folder = None if options.index is None else options.index / options.candidates_from
-        engine = candidate_index(cache, gallery.videos, options.candidates_from, folder, quiet=options.quiet)
-    return IndexedGallery(engine, options.candidates)
+        folder = None if options.index is None else options.index / vectors
+        engine = candidate_index(cache, gallery.videos, vectors, folder, quiet=options.quiet)
+    return IndexedGallery(engine, options.candidates, words if options.candidates_from == "words" else None)

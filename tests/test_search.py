@@ -21,6 +21,7 @@ import extract
 import search
 from data.base.errors import UserError
 from data.cache import FeatureCache
+from data.cache.features import TextFeatures
 from extract import ExtractOptions
 from search import SearchOptions
 from search.retrieval.moments import find_moments, timestamp
@@ -142,8 +143,8 @@ class EverySecond:
     def __init__(self, videos: int) -> None:
         self._videos = videos
 
-    def candidates(self, query: TextBatch, count: int) -> NDArray[np.int64]:
-        return np.arange(int(query.length_A[0]) % 2, self._videos, 2)
+    def candidates(self, texts: TextFeatures, number: int, count: int) -> NDArray[np.int64]:
+        return np.arange(int(texts.words.length_N[number]) % 2, self._videos, 2)
 
 
 def test_candidates_are_scored_exactly_and_nothing_else_is(options: SearchOptions, cache: FeatureCache) -> None:

@@ -73,13 +73,14 @@ class Place:
 
     def open(self, cache: FeatureCache, ids: Sequence[str], share: float) -> Engine:
         """The engine of all frames of these videos, which are sorted, with queries that probe this fraction of the lists."""
+        videos = cache.videos(ids, 0)
         if self.kind == "faiss":
             vectors_module.LIST_SHARE = share
-            return load_index(self.folder / "frames", index_fingerprint(cache, cache.videos(ids, 0), "frames"))
-        lists = plan_index(int(cache.videos(ids, 0).frames.length_N.sum()), cache.dimension).build.get("nlist")
+            return load_index(self.folder / "frames", index_fingerprint(cache, videos, "frames"))
+        lists = plan_index(int(videos.frames.length_N.sum()), cache.dimension).build.get("nlist")
         # A collection of few vectors has no lists.
         chosen = None if lists is None else f"nprobe={max(1, round(share * lists))}"
-        return open_collection(self.options(), chosen, cache, ids, "frames", None, quiet=True)
+        return open_collection(self.options(), chosen, cache, videos, "frames", None, quiet=True)
 
     def disk_mib(self) -> float:
         """Size of all files."""

@@ -45,6 +45,8 @@ class MilvusServer:
         self.folder = folder.resolve()
         self.port = _free_ports(1)[0]
         self._authorization, self._tls = authorization, tls
+        self._environment: dict[str, str] | None = None
+        """What the server is started with. Its files are written once: the wheel refuses ports that clients of a dead server still try."""
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -72,20 +74,20 @@ class MilvusServer:
     def start(self) -> None:
         """Start the server and wait until it is healthy. Raises RuntimeError if it ends or takes longer than HEALTHY_S."""
         assert self._process is None, "the server runs already"
-        health = _free_ports(1)[0]
-        environment = self._configure(health)
+        if self._environment is None:
+            self._environment = self._configure(_free_ports(1)[0])
         log = self.folder / "logs" / "server.log"
         with log.open("ab") as out:
             command = [str(self.folder / "bin" / "milvus"), "run", "standalone"]
             self._process = subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                command, cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
         # The end of this process, even by SIGKILL, closes the pipe.
         self._guard = subprocess.Popen(
             ["sh", "-c", 'read stopped || kill -KILL "$0"', str(self._process.pid)], stdin=subprocess.PIPE, start_new_session=True
         )
         end = time.monotonic() + HEALTHY_S
-        while not _is_healthy(health):
+        while not _is_healthy(int(self._environment["METRICS_PORT"])):
             if self._process.poll() is not None or time.monotonic() > end:
                 self.kill()
                 raise RuntimeError(f"Milvus did not start: see the end of {log}")
@@ -129,9 +131,9 @@ class MilvusServer:
         if not (self.folder / "bin").exists():
             (self.folder / "bin").symlink_to(_binaries())
         config = MilvusServerConfig(data_dir=str(self.folder))
-        names = [name for name in config.configurable_items if name.endswith("_port")]
+        names = [name for name in config.configurable_items if name.endswith("_port") and name != "proxy_port"]
         *ports, peer, client = _free_ports(len(names) + 2)
-        config.update(**dict(zip(names, ports, strict=True)))
+        config.update(proxy_port=self.port, **dict(zip(names, ports, strict=True)))
         config.set("authorization_enabled", self._authorization)
         if self._tls is not None:
             config.set("tls_mode", 1)
@@ -141,9 +143,6 @@ class MilvusServer:
         for name in COORDINATORS:
             config.set(f"{name}.ip", "127.0.0.1")
         config.resolve()
-        # Not before: `resolve` refuses a port that a server has just left, and the server takes it.
-        config.set("proxy_port", self.port)
-        config.write_config()
         etcd = {"name": "default", "data-dir": self.folder / "data" / "etcd.data"}
         for role, port in (("client", client), ("peer", peer)):
             etcd |= {f"listen-{role}-urls": f"http://127.0.0.1:{port}"}

@@ -1,1 +1,1 @@
-"""Benchmarks of the second stage of retrieval."""
+"""Benchmarks of retrieval in two stages."""

@@ -25,6 +25,10 @@ class UserError(ValueError):
         self.listed, self.whole = tuple(listed), whole
 
 
+class Unavailable(UserError):
+    """A UserError for a service that does not answer now, though nothing is wrong with what the user asked for."""
+
+
 def first_of(lines: Sequence[str], whole: str = "") -> list[str]:
     """The first MAX_LISTED lines, and one that counts the rest and says where the whole list is."""
     left = len(lines) - MAX_LISTED

@@ -9,12 +9,13 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.compute.processes import ProcessGroup
 from data.metrics import MEDIAN_RANK, RECALL_NAMES, TEXT_TO_VIDEO
-from search.index.candidates import Vectors, candidate_index, check_candidates, find_candidates
+from search.index.candidates import FoundBy, candidate_index, check_candidates, find_candidates, index_for
+from search.index.words import ContentWords
 from train_head.heads import Head
 from train_head.scoring.rerank import candidate_metrics, rerank
 from train_head.scoring.splits import Split
 
-CandidatesFrom = Literal["frames", "pooled", "both"]
+CandidatesFrom = Literal["frames", "pooled", "both", "words"]
 
 
 def parse_candidates(option: str, videos: int, texts: int = 0) -> list[int]:
@@ -31,8 +32,8 @@ def parse_candidates(option: str, videos: int, texts: int = 0) -> list[int]:
     return numbers
 
 
-def vector_kinds(made_from: CandidatesFrom) -> tuple[Vectors, ...]:
-    """The kinds of vectors that --candidates-from selects."""
+def ways(made_from: CandidatesFrom) -> tuple[FoundBy, ...]:
+    """The ways to find candidates that --candidates-from selects."""
     return ("frames", "pooled") if made_from == "both" else (made_from,)
 
 
@@ -44,32 +45,34 @@ def candidate_rows(
     split: Split,
     exhaustive: dict[str, float],
     memory_budget: int,
+    words: ContentWords | None = None,
     folder: Path | None = None,
     processes: ProcessGroup | None = None,
     quiet: bool = True,
 ) -> list[dict[str, Any]]:
-    """One row per kind of vectors and number of candidates: metrics, points lost against `exhaustive`, seconds.
+    """One row per way to find candidates and number of them: metrics, points lost against `exhaustive`, seconds.
 
-    If `numbers` is empty, no index is built. `folder` keeps the indexes, in FOLDER/frames and FOLDER/pooled. For answers that are
-    not candidates, see `candidate_metrics`.
+    If `numbers` is empty, no index is built. `words`: of the split's texts, for candidates by words. `folder` keeps the indexes, in
+    FOLDER/frames and FOLDER/pooled. For answers that are not candidates, see `candidate_metrics`.
     """
     if not numbers:
         return []
     rows = []
-    for vectors in vector_kinds(made_from):
+    for found_by in ways(made_from):
+        vectors = index_for(found_by)
         start = time.perf_counter()
         index = candidate_index(cache, split.videos, vectors, folder and folder / vectors, processes, quiet)
         opened = time.perf_counter() - start
         for number in numbers:
             start = time.perf_counter()
-            candidate_AK = find_candidates(index, split.texts, number, processes)
+            candidate_AK = find_candidates(index, split.texts, number, processes, words if found_by == "words" else None)
             found = time.perf_counter()
             score_AK = rerank(head, split.texts, split.videos, candidate_AK, memory_budget, processes, quiet)
             ranked = time.perf_counter()
             metrics = candidate_metrics(candidate_AK, score_AK, split.answers, len(split.videos.ids))
             rows.append(
                 {
-                    "vectors": vectors,
+                    "vectors": found_by,
                     "candidates": number,
                     **metrics,
                     "lost": {name: exhaustive[name] - metrics[TEXT_TO_VIDEO][name] for name in RECALL_NAMES},

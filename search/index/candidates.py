@@ -1,8 +1,8 @@
-"""Finds candidates for exact re-ranking: the videos nearest to a sentence, by their best frame or by their mean frame.
+"""Finds candidates for exact re-ranking: the videos nearest to a sentence, by best or mean frame, or also to its content words.
 
 The index holds plain CLIP features, so one index serves every head that is trained on the cache.
 
-Shape suffixes: N videos, T frames of several videos together, A texts, K candidates, D joint dimension.
+Shape suffixes: N videos, T frames of several videos together, A texts, Q queries of several texts, K candidates, D joint dimension.
 """
 
 import hashlib
@@ -26,10 +26,16 @@ from data.compute.processes import ProcessGroup
 from search.index.engine import Engine, nearest
 from search.index.saved import INDEX_FILE, load_index, save_index
 from search.index.vectors import VideoIndex
+from search.index.words import ContentWords, join_lists
 
 Vectors = Literal["frames", "pooled"]
+"""What an index holds."""
+FoundBy = Literal["frames", "pooled", "words"]
+"""How candidates are found. words: in the index of frames, by the sentence and its content words."""
 VIDEOS_AT_ONCE = 1024
 TEXTS_AT_ONCE = 1024
+TEXTS_BY_WORDS_AT_ONCE = 128
+"""A text of a dozen words is as many queries."""
 
 
 def candidate_index(
@@ -58,6 +64,11 @@ def candidate_index(
     return index
 
 
+def index_for(found_by: FoundBy) -> Vectors:
+    """The vectors of the index that candidates are found in."""
+    return "frames" if found_by == "words" else found_by
+
+
 def add_videos(index: VideoIndex, numbers: NDArray[np.int64], videos: VideoFeatures, vectors: Vectors, quiet: bool) -> None:
     """Add the videos with these ascending numbers."""
     with Progress(f"index of {vectors}", len(numbers), "videos", quiet) as progress:
@@ -73,9 +84,9 @@ def video_keys(cache: FeatureCache, videos: VideoFeatures) -> list[str]:
     return [f"{cache.digest[:16]}:{cache.written_ns(name)}:{frames}:{name}" for name, frames in zip(videos.ids, frames_N, strict=True)]
 
 
-def require_index(folder: Path | None, made_from: Sequence[Vectors]) -> None:
+def require_index(folder: Path | None, found_by: Sequence[FoundBy]) -> None:
     """Raise UserError if an index has to be written into FOLDER/frames or FOLDER/pooled and cannot be."""
-    folders = [] if folder is None else [folder / vectors for vectors in made_from]
+    folders = [] if folder is None else [folder / index_for(one) for one in found_by]
     for one in folders:
         if not (one / INDEX_FILE).exists():
             require_writable_folder(one, "--index")
@@ -102,20 +113,37 @@ def unit_vectors(frames: Ragged, videos: NDArray[np.int64], vectors: Vectors) ->
     return normalize(pooled_ND, dim=-1).numpy(), np.ones(len(length_N), dtype=np.int64)
 
 
-def find_candidates(index: Engine, texts: TextFeatures, k: int, processes: ProcessGroup | None = None) -> Tensor:
+def find_candidates(
+    index: Engine, texts: TextFeatures, k: int, processes: ProcessGroup | None = None, words: ContentWords | None = None
+) -> Tensor:
     """The indices [A, K] of the k videos nearest to each text, nearest first, over the index shares of all processes.
 
-    Raises UserError if there are fewer than k videos.
+    With `words`, the text's content words take part: see `search.index.words`. Raises UserError if there are fewer than k videos.
     """
     check_candidates(k, index.videos)
+    count, at_once = len(texts.texts), TEXTS_AT_ONCE if words is None else TEXTS_BY_WORDS_AT_ONCE
+    blocks = [np.arange(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+    return torch.from_numpy(np.concatenate([candidates_of(index, texts, some, k, processes, words) for some in blocks]))
+
+
+def candidates_of(
+    index: Engine,
+    texts: TextFeatures,
+    some: Sequence[int] | NDArray[np.int64],
+    k: int,
+    processes: ProcessGroup | None = None,
+    words: ContentWords | None = None,
+) -> NDArray[np.int64]:
+    """`find_candidates` of the texts at these indices, searched for together."""
+    if words is None:
+        query_QD, count_A = normalize(texts.sentences.gather(some)[0], dim=-1).numpy(), None
+    else:
+        query_QD, count_A = words.queries(texts, some)
     group = processes or ProcessGroup()
-    found = []
-    for first in range(0, len(texts.texts), TEXTS_AT_ONCE):
-        sentence_AD, _ = texts.sentences.gather(np.arange(first, min(first + TEXTS_AT_ONCE, len(texts.texts))))
-        video_AK, near_AK = index.search(normalize(sentence_AD, dim=-1).numpy(), k)
-        shares = zip(group.gather(torch.from_numpy(video_AK)), group.gather(torch.from_numpy(near_AK)), strict=True)
-        found.append(nearest([(videos.numpy(), near.numpy()) for videos, near in shares], len(sentence_AD), k)[0])
-    return torch.from_numpy(np.concatenate(found))
+    video_QK, near_QK = index.search(query_QD, k)
+    shares = zip(group.gather(torch.from_numpy(video_QK)), group.gather(torch.from_numpy(near_QK)), strict=True)
+    video_QK, _ = nearest([(videos.numpy(), near.numpy()) for videos, near in shares], len(query_QD), k)
+    return video_QK if count_A is None else join_lists(video_QK, count_A)
 
 
 def check_candidates(k: int, videos: int, texts: int = 0) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import flask
 from werkzeug.exceptions import HTTPException
 
-from data.base.errors import UserError
+from data.base.errors import Unavailable, UserError
 from data.base.quoting import path_text
 from data.cache.features import TextFeatures
 from data.datasets.files import files_named
@@ -134,7 +134,7 @@ class _Pages:
                         self._captions = self._searcher.cached_captions()
                     values["captions"] = self._searcher.captions(number, self._captions)
         except UserError as error:
-            values["error"], status = str(error), max(status, 400)
+            values["error"], status = str(error), max(status, 503 if isinstance(error, Unavailable) else 400)
         content = self._templates.get_template(template).render(
             **values,
             title=_title(values),

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data.cache.features import TextFeatures
 from search.retrieval.gallery import Gallery
 from search.retrieval.queries import QueryEncoder
 from train_head.heads import TextBatch
@@ -47,9 +48,13 @@ class Chance:
     """Compares queries with random words. The first query of each length triggers the scoring of random texts of that length."""
 
     def __init__(
-        self, gallery: Gallery, encoder: QueryEncoder, candidates: Callable[[TextBatch], NDArray[np.int64]], logit_scale: float
+        self,
+        gallery: Gallery,
+        encoder: QueryEncoder,
+        candidates: Callable[[TextFeatures, int], NDArray[np.int64]],
+        logit_scale: float,
     ) -> None:
-        """`candidates` returns the ascending indices of the videos to score with a text."""
+        """`candidates` returns the ascending indices of the videos to score with the text of this number."""
         self._gallery, self._encoder, self._candidates = gallery, encoder, candidates
         self._rounding = logit_scale * ROUNDING
         self._levels: dict[int, _Level] = {}
@@ -71,8 +76,7 @@ class Chance:
         features = self._encoder.encode_many(
             [tokenizer.random_words(length - tokenizer.empty_length, seed) for seed in range(RANDOM_QUERIES)], quiet=True
         )
-        single = [TextBatch.gather(features, [r], self._gallery.device) for r in range(RANDOM_QUERIES)]
-        chosen = [self._candidates(text) for text in single]
+        chosen = [self._candidates(features, r) for r in range(RANDOM_QUERIES)]
         video_U = np.unique(np.concatenate(chosen))
         texts = TextBatch.gather(features, range(RANDOM_QUERIES), self._gallery.device)
         score_RU = self._gallery.scores(texts, video_U)

@@ -6,6 +6,7 @@ Shape suffixes: A texts, T tokens of all texts together, D joint dimension.
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from extract.encode.clip import BATCH
 from extract.encode.reload import reload_clip
 from extract.encode.texts import encode_texts
 from extract.encode.tokens import Cut, Tokenizer
+from search.index.words import ContentWords
 
 MAX_QUERY = 10_000
 """Characters. CLIP reads a few hundred at most; the longest paragraph in the field's data sets has fewer than 5,000."""
@@ -76,6 +78,11 @@ class QueryEncoder:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of that CLIP."""
         return self._clip.tokenizer
+
+    @cached_property
+    def content_words(self) -> ContentWords:
+        """The content words of texts that this object encodes."""
+        return ContentWords(self.tokenizer, self._max_words)
 
     def cut_of(self, text: str) -> tuple[Cut | None, str]:
         """Where a text is cut, None if it is not, and the reason: see `Notes`. Of several heads, the one that reads least counts."""

@@ -1,29 +1,36 @@
 """The connection to Milvus: one line for every way in which it can fail."""
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
-from data.base.errors import UserError, one_line
+from data.base.errors import Unavailable, UserError, one_line
 from search.index.options import TOKEN_VARIABLE, EngineOptions, is_file
 
 if TYPE_CHECKING:
     pass
 
+DEFAULT_PORT = 19530
 CONNECT_S = 10.0
+RETRY_S = 0.5
+CALL_S = 15.0
+"""How long one request may take. A request to a server that was killed may hang, and only the next one reaches the new server."""
 QUERY_S = 20.0
 """How long a query is repeated while the server does not answer."""
 WRITE_S = 60.0
 """The same for a batch of rows: long enough for a server that starts again."""
-INDEX_S = 86_400.0
-"""The same for building the index of a large collection, which one request starts and waits for."""
+WORK_S = 3600.0
+"""How long a server may take to write or load a whole collection."""
 _LOGGERS = ("pymilvus", "milvus_lite")
 _REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "auth check failure", "PermissionDenied")
 _GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Fail connecting", "Retry timeout", "Connection refused", "channel")
+_LOADING = ("collection not loaded", "not ready", "channel not available", "no available shard")
 _NO_ROOM = ("No space left", "File too large", "disk quota", "Disk quota")
 
 Result = TypeVar("Result")
@@ -38,22 +45,28 @@ class Milvus:
         self.name = options.uri
         """The file or the address, for people."""
         self.file = is_file(options.uri)
+        # Failed handshakes are told by an error, and gRPC would print them too.
+        environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
+            from grpc import FutureTimeoutError, RpcError
             from pymilvus import MilvusClient
+            from pymilvus.exceptions import MilvusException
         except ImportError as error:
             raise UserError("--engine milvus needs pymilvus: pip install -r requirements-milvus.txt") from error
+        self._errors: tuple[type[Exception], ...] = (MilvusException, RpcError, FutureTimeoutError)
         for name in _LOGGERS:  # they print a traceback for every error
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        secure: dict[str, Any] = {}
+        # Clients of one address would share a connection, whatever certificates and names they trust.
+        secure: dict[str, Any] = {"dedicated": True}
         if options.uri.startswith("https:"):
-            secure = {"secure": True, "server_name": options.tls_name or ""}
+            secure |= {"secure": True, "server_name": options.tls_name or ""}
             if options.tls_ca is not None:
                 secure["server_pem_path"] = str(options.tls_ca)
         token = options.token if options.token is not None else environ.get(TOKEN_VARIABLE, "")
         with self._failures("open"), _reason_of_file(self.file) as reasons:
             try:
                 self.client: MilvusClient = MilvusClient(uri=self._uri(), token="" if self.file else token, timeout=CONNECT_S, **secure)
-            except Exception as error:
+            except MilvusException as error:
                 if reasons:
                     raise self._failed("open", reasons[0]) from error
                 raise
@@ -68,21 +81,37 @@ class Milvus:
             raise UserError(f"--uri {self.name} is not a file of Milvus Lite 3, which keeps a folder of that name: name another one")
         return str(folder)
 
-    def ask(self, what: str, call: Callable[..., Result], *args: Any, timeout: float = QUERY_S, **named: Any) -> Result:
-        """Call a method of the client, which repeats requests until `timeout` while nobody answers. `what` was tried, for errors.
+    def ask(self, what: str, call: Callable[..., Result], *args: Any, timeout: float | None = None, **named: Any) -> Result:
+        """Call a method of the client, again and again for `timeout` seconds (QUERY_S) while nobody answers. `what` was tried, for errors.
 
         Raises UserError if the server is gone, refuses, or has no room.
         """
-        end = time.monotonic() + timeout
+        end = time.monotonic() + (QUERY_S if timeout is None else timeout)
+        with self._failures(what):
+            while True:
+                left = max(1.0, end - time.monotonic())
+                try:
+                    return call(*args, timeout=left if self.file else min(CALL_S, left), **named)
+                except self._errors as error:
+                    if self.file or time.monotonic() + RETRY_S >= end or not _may_pass(error):
+                        raise
+                    time.sleep(RETRY_S)
+
+    def finish(self, what: str, call: Callable[..., object], *args: Any) -> None:
+        """Call a method of the client that waits for the server to finish some work, for up to WORK_S while the server answers.
+
+        Raises UserError as `ask` does.
+        """
+        end = time.monotonic() + WORK_S
         with self._failures(what):
             while True:
                 try:
-                    return call(*args, timeout=max(1.0, end - time.monotonic()), **named)
-                except Exception as error:
-                    # A server that starts again answers before it has loaded its collections.
-                    if not _is_loading(error) or time.monotonic() >= end:
+                    call(*args, timeout=CALL_S)
+                    return
+                except self._errors as error:
+                    if time.monotonic() >= end or not _may_pass(error):
                         raise
-                    time.sleep(0.5)
+                self.ask(what, self.client.get_server_version, timeout=WRITE_S)
 
     def close(self) -> None:
         """Close the connection; with a file, write it and let other processes open it."""
@@ -94,12 +123,9 @@ class Milvus:
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
-        from grpc import FutureTimeoutError, RpcError
-        from pymilvus.exceptions import MilvusException
-
         try:
             yield
-        except (MilvusException, RpcError, FutureTimeoutError) as error:
+        except self._errors as error:
             raise self._failed(what, error) from error
 
     def _failed(self, what: str, error: BaseException) -> UserError:
@@ -112,14 +138,29 @@ class Milvus:
             return UserError(f"Milvus at {self.name} has no room ({message}): make room, then run the same command again")
         if self.file and "lock" in message.lower():
             return UserError(f"--uri {self.name} is open in another process, and Milvus Lite takes one: end it, or use a server")
+        if not self.file and "illegal connection params" in said and _listens(self.name):
+            return UserError(
+                f"something answers at {self.name}, but not as Milvus does to known users: check --token, http or https in --uri, "
+                "--tls-ca and --tls-name"
+            )
         if any(word in said for word in _GONE):
-            return UserError(f"Milvus at {self.name} does not answer: start it, or correct --uri, then run the same command again")
+            return Unavailable(f"Milvus at {self.name} does not answer: start it, or correct --uri, then run the same command again")
         return UserError(f"Milvus at {self.name} failed to {what} ({message}): mend that, then run the same command again")
 
 
-def _is_loading(error: Exception) -> bool:
-    message = str(error)
-    return "not loaded" in message or "not ready" in message or "channel not available" in message or "no available shard" in message
+def _listens(uri: str) -> bool:
+    """Whether anything accepts connections at an address."""
+    parts = urlsplit(uri)
+    try:
+        with socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else DEFAULT_PORT)), CONNECT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the server may answer soon. One that starts again does so before it has loaded its collections."""
+    return any(words in f"{getattr(error, 'code', '')} {error}" for words in (*_GONE, *_LOADING))
 
 
 @contextmanager

@@ -12,7 +12,8 @@
     vector      the unit vector [D]
 
 A video's row of entry 0 is written after its others, and deleted after them. So the rows of entry 0 are a ledger: a video that it lists is
-in the collection completely. What describes the collection as a whole is kept in its properties.
+in the collection completely. What describes the collection as a whole is kept in its properties. They never change, because servers before
+2.4 lose changes when they start again. When the collection holds a gallery completely, an alias of the collection names the gallery.
 
 Shape suffixes: R rows, D dimension.
 """
@@ -51,7 +52,6 @@ class About:
     cache: digest of the settings of the cache.
     vectors: frames or pooled.
     max_frames: most frames of a video; None for all.
-    fingerprint: of the gallery that the collection holds completely (`candidates.index_fingerprint`); empty while it is filled.
     """
 
     cache: str
@@ -60,7 +60,6 @@ class About:
     max_frames: int | None
     dimension: int
     index: IndexPlan
-    fingerprint: str = ""
 
     def as_record(self) -> dict[str, Any]:
         """JSON values: see `from_record`."""
@@ -117,18 +116,35 @@ class Collection:
             timeout=WRITE_S,
         )
 
-    def describe(self, about: About) -> None:
-        """Replace the properties."""
-        properties = {_PROPERTY: json.dumps(about.as_record())}
-        self.milvus.ask("describe the collection", self.milvus.client.alter_collection_properties, self.name, properties)
+    def complete(self, fingerprint: str) -> bool:
+        """Whether the collection holds the gallery of this fingerprint (`candidates.index_fingerprint`), and nothing else."""
+        return self._alias(fingerprint) in self._aliases()
+
+    def mark(self, fingerprint: str | None) -> None:
+        """Record that the collection holds the gallery of this fingerprint, or that it holds none completely."""
+        wanted = set() if fingerprint is None else {self._alias(fingerprint)}
+        there = set(self._aliases())
+        client = self.milvus.client
+        for alias in there - wanted:
+            self.milvus.ask("change the collection", client.drop_alias, alias)
+        for alias in wanted - there:
+            self.milvus.ask("change the collection", client.create_alias, self.name, alias)
+
+    def _alias(self, fingerprint: str) -> str:
+        return f"{self.name}_holds_{fingerprint[:32]}"
+
+    def _aliases(self) -> list[str]:
+        found = self.milvus.ask("describe the collection", self.milvus.client.list_aliases, self.name)["aliases"]
+        return [alias for alias in found if alias.startswith(self._alias(""))]
 
     def drop(self) -> None:
         """Delete the collection with all rows."""
+        self.mark(None)
         self.milvus.ask("drop the collection", self.milvus.client.drop_collection, self.name, timeout=WRITE_S)
 
     def load(self) -> None:
         """Have the server load the collection for queries, and wait until it has. Does nothing if it is loaded."""
-        self.milvus.ask("load the collection", self.milvus.client.load_collection, self.name, timeout=WRITE_S)
+        self.milvus.finish("load the collection", self.milvus.client.load_collection, self.name)
 
     def count(self) -> int:
         """Rows, including all that are written by now."""
@@ -172,7 +188,7 @@ class Collection:
 
     def flush(self) -> None:
         """Have the server write everything to its storage, and index it."""
-        self.milvus.ask("flush the collection", self.milvus.client.flush, self.name, timeout=WRITE_S)
+        self.milvus.finish("flush the collection", self.milvus.client.flush, self.name)
 
     def unindexed(self) -> int:
         """Rows that the index of the collection does not cover yet."""

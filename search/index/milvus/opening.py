@@ -1,10 +1,9 @@
 """Opens a collection of Milvus to search a gallery in it."""
 
-from collections.abc import Sequence
-
 from data.base.errors import UserError
 from data.base.progress import say
 from data.cache import FeatureCache
+from data.cache.features import VideoFeatures
 from search.index.candidates import Vectors
 from search.index.milvus.client import Milvus
 from search.index.milvus.collection import Collection
@@ -31,27 +30,30 @@ def open_collection(
     options: EngineOptions,
     search_params: str | None,
     cache: FeatureCache,
-    ids: Sequence[str],
+    videos: VideoFeatures,
     vectors: Vectors,
     max_frames: int | None,
     quiet: bool,
 ) -> MilvusIndex:
-    """The engine that finds videos of the gallery `ids`. Says how many videos the collection lacks, if the cache has others by now.
+    """The engine that finds these videos, numbered as they are here. Says how many of them the collection lacks, if any.
 
     Raises UserError if Milvus does not answer, if there is no such collection, or if it holds another cache.
     """
     milvus = Milvus(options)
     collection = require_collection(milvus, options, vectors)
     require_same_cache(collection, cache.digest, vectors, max_frames, cache.path)
-    about = collection.about()
-    query = about.index.query(search_params)
+    query = collection.about().index.query(search_params)
     collection.load()
-    wanted = Wanted(cache, ids, vectors, max_frames)
-    if about.fingerprint != wanted.fingerprint and not quiet:
+    wanted = Wanted(cache, videos, vectors)
+    if not collection.complete(wanted.fingerprint):
         found = Difference.of(collection.ledger(), wanted)
-        if found.missing or found.stale:
-            say(
-                f"note: of {len(ids):,} videos, the collection {collection.name} lacks {len(found.missing):,} and has {len(found.stale):,} "
-                "as they were before: bring it up to date with python -m search.add"
+        if len(found.missing) == len(wanted.held):
+            raise UserError(
+                f"the collection {collection.name} holds none of these {len(videos.ids):,} videos: fill it with python -m search.build"
             )
-    return MilvusIndex(collection, ids, query)
+        if (found.missing or found.stale) and not quiet:
+            say(
+                f"note: of {len(videos.ids):,} videos, the collection {collection.name} lacks {len(found.missing):,} and has "
+                f"{len(found.stale):,} as they were before: bring it up to date with python -m search.add"
+            )
+    return MilvusIndex(collection, videos.ids, query)

@@ -3,7 +3,7 @@
 Shape suffixes: N videos, T vectors of several videos together, D dimension.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,16 @@ ROWS_A_BATCH = 4_000
 class Wanted:
     """The videos of a gallery and the vectors that a collection should hold of them."""
 
-    def __init__(self, cache: FeatureCache, video_ids: Sequence[str], vectors: Vectors, max_frames: int | None) -> None:
+    def __init__(self, cache: FeatureCache, videos: VideoFeatures, vectors: Vectors) -> None:
         """Raises UserError if there are no videos, or if an id is longer than Milvus takes."""
-        ids = sorted(video_ids)
+        ids = videos.ids
         if not ids:
             raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or use --all")
         for video_id in ids:
             if len(video_id.encode()) > LONGEST - 20:
                 raise UserError(f"the id of video {video_id[:40]}... has {len(video_id):,} characters, and Milvus takes fewer: shorten it")
         self._cache, self.vectors = cache, vectors
-        # Features stay on disk: each is read once.
-        self._videos: VideoFeatures = cache.videos(ids, 0, max_frames)
+        self._videos = videos
         self.number = {video_id: i for i, video_id in enumerate(ids)}
         length_N = self._videos.frames.length_N if vectors == "frames" else np.ones(len(ids), dtype=np.int64)
         self.held = {
@@ -40,6 +39,11 @@ class Wanted:
         """The ledger that the collection should have. A video without frames has no rows."""
         self.fingerprint = index_fingerprint(cache, self._videos, vectors)
         self.dimension = cache.dimension
+
+    @classmethod
+    def of_cache(cls, cache: FeatureCache, video_ids: Iterable[str], vectors: Vectors, max_frames: int | None) -> "Wanted":
+        """All of these videos. Features stay on disk, because each is read at most once."""
+        return cls(cache, cache.videos(sorted(video_ids), 0, max_frames), vectors)
 
     @property
     def rows(self) -> int:

@@ -41,7 +41,7 @@ def fill(
 
     Raises UserError if Milvus does not answer or a collection holds something else.
     """
-    wanted = [Wanted(cache, video_ids, vectors, options.max_frames) for vectors in options.kinds()]
+    wanted = [Wanted.of_cache(cache, video_ids, vectors, options.max_frames) for vectors in options.kinds()]
     plans = [plan_index(one.rows, one.dimension, kind, params) for one in wanted]
     with connected(options) as milvus:
         collections = [_opened(milvus, options, cache, one, plan, make) for one, plan in zip(wanted, plans, strict=True)]
@@ -52,7 +52,7 @@ def fill(
                     f"the collection {collection.name} has the index {about.index}, not {plan}: delete it first with search.drop"
                 )
             done = synchronize(collection, one, shard, options.quiet)
-            complete = "" if collection.about().fingerprint == one.fingerprint else "; not complete yet"
+            complete = "" if collection.complete(one.fingerprint) else "; not complete yet"
             yield (
                 f"{collection.name}: {len(one.held):,} videos, {one.rows:,} vectors of {one.dimension} numbers, index {about.index}; added "
                 f"{len(done.missing):,}, replaced {len(done.stale):,}, removed {len(done.gone):,}{complete}"
@@ -99,10 +99,10 @@ def status(options: FillOptions, cache: FeatureCache, video_ids: Sequence[str]) 
             }
             if found["same_cache"] and about.max_frames == options.max_frames:
                 ledger = collection.ledger()
-                wanted = Wanted(cache, video_ids, vectors, options.max_frames)
+                wanted = Wanted.of_cache(cache, video_ids, vectors, options.max_frames)
                 difference = Difference.of(ledger, wanted)
                 found |= {"videos": len(ledger), "missing": len(difference.missing), "outdated": len(difference.stale)}
-                found |= {"gone": len(difference.gone), "complete": about.fingerprint == wanted.fingerprint}
+                found |= {"gone": len(difference.gone), "complete": collection.complete(wanted.fingerprint)}
             yield found
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from data.base.errors import UserError
 from data.base.progress import Progress, say
@@ -64,11 +64,10 @@ def synchronize(collection: Collection, wanted: Wanted, shard: tuple[int, int], 
     Each step leaves a collection that the next call completes, whoever makes it and wherever the last one stopped. When nothing
     differs any more, the collection is written to storage, indexed and marked as complete.
     """
-    about = collection.about()
     difference = Difference.of(collection.ledger(), wanted)
-    if about.fingerprint and difference:
+    if difference:
         # A search that starts now looks for itself which videos are there.
-        collection.describe(replace(about, fingerprint=""))
+        collection.mark(None)
     own = difference.share(shard)
     collection.delete([*own.stale, *own.gone])
     todo = sorted([*own.missing, *own.stale])
@@ -84,7 +83,7 @@ def synchronize(collection: Collection, wanted: Wanted, shard: tuple[int, int], 
     _require_rows(collection, wanted)
     collection.flush()
     _wait_for_index(collection, quiet)
-    collection.describe(replace(about, fingerprint=wanted.fingerprint))
+    collection.mark(wanted.fingerprint)
     return difference
 
 

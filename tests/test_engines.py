@@ -143,7 +143,7 @@ def filled_after(options: EngineOptions, cache: Path, requests: int, monkeypatch
     """Whether a collection is filled by a process that is stopped at this many writing requests, before or after the request's effect."""
     left = iter(range(requests))
     with monkeypatch.context() as patch:
-        for name in ("upsert", "delete"):
+        for name in ("insert", "upsert", "delete"):
             real = getattr(Collection, name)
 
             def stopping(self: Collection, *args: Any, real: Any = real) -> None:

@@ -48,7 +48,7 @@ run_command(BuildOptions, main, prog="build")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    with MilvusServer(tmp_path_factory.mktemp("server")) as started:
+    with MilvusServer(tmp_path_factory.mktemp("server"), session_s=10) as started:
         yield started
 
 

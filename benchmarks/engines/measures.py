@@ -30,7 +30,7 @@ from data.cache import FeatureCache
 from search.index.candidates import index_fingerprint
 from search.index.engine import Engine
 from search.index.milvus.kinds import plan_index
-from search.index.milvus.opening import open_collection
+from search.index.milvus.opening import find_collection, open_collection
 from search.index.options import EngineOptions
 from search.index.saved import load_index
 from search.retrieval.gallery import Gallery
@@ -80,7 +80,7 @@ class Place:
         lists = plan_index(int(videos.frames.length_N.sum()), cache.dimension).build.get("nlist")
         # A collection of few vectors has no lists.
         chosen = None if lists is None else f"nprobe={max(1, round(share * lists))}"
-        return open_collection(self.options(), chosen, cache, videos, "frames", None, quiet=True)
+        return open_collection(find_collection(self.options(), chosen, cache, "frames", None), cache, videos, "frames", quiet=True)
 
     def disk_mib(self) -> float:
         """Size of all files."""
@@ -97,6 +97,7 @@ def measure_engine(kind: EngineKind, caches: tuple[Path, Path], exact_AK: NDArra
         row["build: server MiB"] = server.peak_mib if server else 0.0
         row["disk MiB"] = place.disk_mib()
         row["until the index is used, s"] = alone(await_index, place, first, exact_AK)["s"]
+        row["until the server rests, s"] = server.rest() if server else 0.0
         row |= alone(query_engine, place, first, exact_AK)
         row["query: server MiB"] = server.resident_mib if server else 0.0
         row["add 1%, s"], row["add 1%: client MiB"] = _run("add", grown, place)

@@ -25,8 +25,11 @@ HEALTHY_S = 120.0
 """How long a start may take. One after `kill` waits until etcd has given up the sessions of the dead server."""
 STOP_S = 1.0
 """How long a server may take to end by itself. It would wait half an hour for its collections to be released."""
-SESSION_S = 2
-"""Lease of a session in etcd; what a crash leaves ends with it. The default of 30 s delays a start after `kill` by as much again."""
+REST_S, IDLE = 600.0, 0.25
+"""How long a server may be busy after a build, and the share of a core below which it rests."""
+SESSION_S = 30
+"""Lease of a session in etcd, as Milvus sets it. What a crash leaves ends with it, so a start after `kill` waits as long. With a short
+lease, a server that is busy for as long takes itself for dead."""
 COORDINATORS = ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode")
 
 
@@ -40,11 +43,11 @@ class Certificate(NamedTuple):
 class MilvusServer:
     """A server and its folder, which keeps the data when the server ends. It ends with the process that started it, however that ends."""
 
-    def __init__(self, folder: Path, authorization: bool = False, tls: Certificate | None = None) -> None:
+    def __init__(self, folder: Path, authorization: bool = False, tls: Certificate | None = None, session_s: int = SESSION_S) -> None:
         """authorization: refuse clients without a token; root's is `root:Milvus`. Nothing is started yet."""
         self.folder = folder.resolve()
         self.port = _free_ports(1)[0]
-        self._authorization, self._tls = authorization, tls
+        self._authorization, self._tls, self._session_s = authorization, tls, session_s
         self._environment: dict[str, str] | None = None
         """What the server is started with. Its files are written once: the wheel refuses ports that clients of a dead server still try."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,6 +73,22 @@ class MilvusServer:
     def resident_mib(self) -> float:
         """Resident memory now."""
         return resident_of(self.pid)
+
+    def rest(self) -> float:
+        """Wait until the server has little left to do, and return for how many seconds. After a build, it merges what was written, and indexes
+        it anew."""
+        start = time.monotonic()
+        while time.monotonic() < start + REST_S:
+            before = self._cpu_s()
+            time.sleep(3)
+            if self._cpu_s() - before < IDLE * 3:
+                break
+        return time.monotonic() - start
+
+    def _cpu_s(self) -> float:
+        # Fields 14 and 15 of the file, counted after the name in brackets, which may hold blanks.
+        user, system = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def start(self) -> None:
         """Start the server and wait until it is healthy. Raises RuntimeError if it ends or takes longer than HEALTHY_S."""
@@ -139,7 +158,7 @@ class MilvusServer:
             config.set("tls_mode", 1)
             config.set("server_pem_path", str(self._tls.certificate.resolve()))
             config.set("server_key_path", str(self._tls.key.resolve()))
-        config.set("common.session.ttl", SESSION_S)
+        config.set("common.session.ttl", self._session_s)
         for name in COORDINATORS:
             config.set(f"{name}.ip", "127.0.0.1")
         config.resolve()

@@ -98,6 +98,11 @@ class Milvus:
                         raise
                     time.sleep(RETRY_S)
 
+    def once(self, what: str, call: Callable[..., Result], *args: Any) -> Result:
+        """Call a method of the client a single time. Raises UserError as `ask` does."""
+        with self._failures(what):
+            return call(*args, retry_times=0)
+
     def finish(self, what: str, call: Callable[..., object], *args: Any) -> None:
         """Call a method of the client that waits for the server to finish some work, for up to WORK_S while the server answers.
 

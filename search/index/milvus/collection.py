@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from data.base.errors import UserError
+from data.base.errors import Unavailable, UserError
 from search.index.milvus.client import WRITE_S, Milvus
 from search.index.milvus.kinds import IndexPlan, as_record, from_record
 
@@ -125,10 +125,15 @@ class Collection:
         wanted = set() if fingerprint is None else {self._alias(fingerprint)}
         there = set(self._aliases())
         client = self.milvus.client
-        for alias in there - wanted:
-            self.milvus.ask("change the collection", client.drop_alias, alias)
-        for alias in wanted - there:
-            self.milvus.ask("change the collection", client.create_alias, self.name, alias)
+        try:
+            for alias in there - wanted:
+                self.milvus.ask("change the collection", client.drop_alias, alias)
+            for alias in wanted - there:
+                self.milvus.ask("change the collection", client.create_alias, self.name, alias)
+        except UserError:
+            # Another process of --shard may have been faster.
+            if set(self._aliases()) != wanted:
+                raise
 
     def _alias(self, fingerprint: str) -> str:
         return f"{self.name}_holds_{fingerprint[:32]}"
@@ -168,11 +173,22 @@ class Collection:
         for row in self._all("entry >= 0", ["video", "entry"]):
             yield row["video"], row["entry"]
 
+    def insert(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows of whole videos, of which the collection has no row; those of entry 0 last.
+
+        This spares the server the deletion that is half of `upsert`. A request that failed may have been carried out, and would leave rows
+        twice if it were repeated, so `upsert` follows it.
+        """
+        for some in _entry_0_last(rows):
+            try:
+                self.milvus.once("write rows", self.milvus.client.insert, self.name, some)
+            except Unavailable:
+                self.upsert(some)
+
     def upsert(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows of whole videos; those of entry 0 last."""
-        for some in ([row for row in rows if row["entry"]], [row for row in rows if not row["entry"]]):
-            if some:
-                self.milvus.ask("write rows", self.milvus.client.upsert, self.name, some, timeout=WRITE_S)
+        """Write rows of whole videos in place of those that are there; those of entry 0 last."""
+        for some in _entry_0_last(rows):
+            self.milvus.ask("write rows", self.milvus.client.upsert, self.name, some, timeout=WRITE_S)
 
     def delete(self, videos: Iterable[str]) -> None:
         """Delete all rows of these videos; those of entry 0 last."""
@@ -213,10 +229,14 @@ class Collection:
                 reduce_stop_for_best=True,  # the rows with the smallest keys, and not those found first
                 timeout=WRITE_S,
             )
-            yield from page
-            if len(page) < ROWS_AT_ONCE:
+            if not page:
                 return
+            yield from page  # fewer than the limit, where the next ones are not known to be the smallest
             last = max(row["id"] for row in page)
+
+
+def _entry_0_last(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    return [some for some in ([row for row in rows if row["entry"]], [row for row in rows if not row["entry"]]) if some]
 
 
 def quoted(names: Sequence[str]) -> str:

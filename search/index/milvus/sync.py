@@ -69,11 +69,13 @@ def synchronize(collection: Collection, wanted: Wanted, shard: tuple[int, int], 
         # A search that starts now looks for itself which videos are there.
         collection.mark(None)
     own = difference.share(shard)
+    # Without a row, nothing can be there twice; a stopped process may have left rows that no ledger lists.
+    write = collection.upsert if collection.count() else collection.insert
     collection.delete([*own.stale, *own.gone])
     todo = sorted([*own.missing, *own.stale])
     with Progress(f"{wanted.vectors} to {collection.name}", len(todo), "videos", quiet) as progress:
         for videos, rows in wanted.batches(todo):
-            collection.upsert(rows)
+            write(rows)
             progress.update(videos)
     left = Difference.of(collection.ledger(), wanted)
     if left:

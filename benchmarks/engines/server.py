@@ -75,8 +75,10 @@ class MilvusServer:
         return resident_of(self.pid)
 
     def rest(self) -> float:
-        """Wait until the server has little left to do, and return for how many seconds. After a build, it merges what was written, and indexes
-        it anew."""
+        """Wait until the server has little left to do, and return for how many seconds.
+
+        After a build, it merges what was written, and indexes that anew.
+        """
         start = time.monotonic()
         while time.monotonic() < start + REST_S:
             before = self._cpu_s()

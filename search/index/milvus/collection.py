@@ -207,9 +207,9 @@ class Collection:
         self.milvus.finish("flush the collection", self.milvus.client.flush, self.name)
 
     def unindexed(self) -> int:
-        """Rows that the index of the collection does not cover yet."""
+        """Rows that the index of the collection does not cover. The server may be indexing others anew, which it has merged."""
         found = self.milvus.ask("describe the index", self.milvus.client.describe_index, self.name, "vector")
-        return int(found.get("pending_index_rows", 0))
+        return max(0, int(found.get("total_rows", 0)) - int(found.get("indexed_rows", 0)))
 
     def _all(self, which: str, fields: list[str]) -> Iterator[Mapping[str, Any]]:
         """All rows that the filter selects, in order of the primary key, including all that are written by now.

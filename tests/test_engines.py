@@ -1,8 +1,10 @@
 """The engines of candidates: both find what comparing every vector finds, and both follow their cache."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from search.searcher import Searcher
 from search.status import StatusOptions
 from tests.caches import QUERY, rewritten
 from tests.collection_rows import index_of, of_engine, rows_of
+from tests.conftest import ROOT
 
 pytest.importorskip("milvus_lite")
 
@@ -193,7 +196,7 @@ def test_add_and_status_say_what_changed(
     changed = Changed(cache, tmp_path / "cache")
     parts = changed.write(0, 1, 2)
     changed.write(3, 4)
-    with pytest.raises(UserError, match=r"has no collection videos_frames: fill it with python -m search.build"):
+    with pytest.raises(UserError, match=r"there is no such file: correct --uri, or make it with python -m search\.build"):
         add.main(of_engine(AddOptions, lite, changed.path))
     faiss = EngineOptions(index=tmp_path / "index")
     for engine in (lite, faiss):
@@ -303,6 +306,7 @@ def test_a_collection_that_is_behind_its_cache_finds_what_it_has(
         ({"index_params": "M=3"}, "needs --index-kind"),
         ({"shard": "0/2"}, "one process at a time opens a file of Milvus Lite"),
         ({"shard": "2/2", "uri": "http://127.0.0.1:1"}, "--shard 2/2: I/N with I from 0 to N - 1"),
+        ({"uri": "http://127.0.0.1:1/v.db"}, "must be a file that ends in .db, or an address"),
         ({"max_frames": 0}, "--max-frames 0 must be at least 1"),
     ],
 )
@@ -334,6 +338,29 @@ def test_a_search_says_what_its_collection_does_not_have(
     options = RetrievalOptions(cache=cache_path, run="zero-shot:mean", candidates=20, device="cpu", quiet=True, **vars(lite))
     with pytest.raises(UserError, match=message):
         Searcher(replace(options, **change), queries=False)
+
+
+@pytest.mark.parametrize("command", [status, add, drop])
+def test_a_file_is_made_by_build_alone_and_only_among_its_own(small: Path, lite: EngineOptions, command: Any, tmp_path: Path) -> None:
+    options = {status: StatusOptions, add: AddOptions}
+    wanted = of_engine(options[command], lite, small) if command in options else DropOptions(**vars(lite))
+    with pytest.raises(UserError, match=r"there is no such file: correct --uri, or make it with python -m search\.build"):
+        command.main(wanted)
+    assert not (tmp_path / "v.db").exists()
+    (tmp_path / "v.db").mkdir()
+    (tmp_path / "v.db" / "thesis.txt").write_text("mine")
+    for run in (lambda: command.main(wanted), lambda: build.main(of_engine(BuildOptions, lite, small))):
+        with pytest.raises(UserError, match="is a folder with other files than those of Milvus Lite: name another one"):
+            run()
+    assert [file.name for file in (tmp_path / "v.db").iterdir()] == ["thesis.txt"]
+
+
+def test_an_address_in_the_environment_is_not_read(small: Path, tmp_path: Path) -> None:
+    """pymilvus reads it when it is imported."""
+    command = [sys.executable, "-m", "search.status", "--cache", str(small), "--engine", "milvus", "--uri", "http://127.0.0.1:1"]
+    said = subprocess.run(command, cwd=ROOT, env=environ | {"MILVUS_URI": "here"}, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
+    assert "Milvus at http://127.0.0.1:1 does not answer" in said.stderr
 
 
 @pytest.mark.parametrize("package", ["pymilvus", "milvus_lite"])

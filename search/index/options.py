@@ -66,7 +66,8 @@ def _check_uri(options: EngineOptions, uri: str) -> None:
         return
     try:
         parts = urlsplit(uri)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        # pymilvus takes every address with this ending for a file.
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not uri.endswith(FILE_ENDING)
     except ValueError:  # a port that is no number
         valid = False
     if not valid:

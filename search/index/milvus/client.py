@@ -29,6 +29,10 @@ _REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "auth check failure", "Permi
 _GONE = ("UNAVAILABLE", "Fail connecting", "Retry timeout", "Connection refused", "channel")
 _SLOW = ("DEADLINE_EXCEEDED",)
 _LOADING = ("collection not loaded", "not ready", "channel not available", "no available shard")
+_LOCKED = "another process holds the lock"
+_ADDRESSES = ("MILVUS_URI", "MILVUS_DEFAULT_CONNECTION")
+_OF_LITE = ("LOCK", "collections")
+"""What Milvus Lite makes first in its folder."""
 _NO_ROOM = ("No space left", "File too large", "disk quota", "Disk quota")
 
 Result = TypeVar("Result")
@@ -37,14 +41,21 @@ Result = TypeVar("Result")
 class Milvus:
     """A connection. `client` is pymilvus's; call it through `ask`."""
 
-    def __init__(self, options: EngineOptions) -> None:
-        """Connect. Raises UserError if pymilvus is not installed, if nobody answers, or if the file or the credentials are refused."""
+    def __init__(self, options: EngineOptions, make: bool = False) -> None:
+        """Connect. `make`: make a file that does not exist.
+
+        Raises UserError if pymilvus is not installed, if nobody answers, or if the file or the credentials are refused.
+        """
         assert options.uri is not None
         self.name = options.uri
         """The file or the address, for people."""
         self.file = is_file(options.uri)
         # Failed handshakes are told by an error, and gRPC would print them too.
         environ.setdefault("GRPC_VERBOSITY", "NONE")
+        if self.file:
+            _check_file(self.name, make)
+        # pymilvus reads this address when it is imported, and fails if it does not like it. --uri is the only one that counts here.
+        theirs = {name: environ.pop(name) for name in _ADDRESSES if name in environ}
         try:
             from grpc import FutureTimeoutError, RpcError
             from pymilvus import MilvusClient
@@ -54,6 +65,8 @@ class Milvus:
                 import milvus_lite  # noqa: F401 - pymilvus starts it
         except ImportError as error:
             raise UserError("--engine milvus needs pymilvus and milvus-lite: pip install -r requirements-milvus.txt") from error
+        finally:
+            environ.update(theirs)
         self._errors: tuple[type[Exception], ...] = (MilvusException, RpcError, FutureTimeoutError)
         for name in _LOGGERS:  # they print a traceback for every error
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -64,23 +77,14 @@ class Milvus:
             if options.tls_ca is not None:
                 secure["server_pem_path"] = str(options.tls_ca)
         token = options.token if options.token is not None else environ.get(TOKEN_VARIABLE, "")
+        uri = str(Path(self.name).resolve()) if self.file else self.name
         with self._failures("open"), _reason_of_file(self.file) as reasons:
             try:
-                self.client: MilvusClient = MilvusClient(uri=self._uri(), token="" if self.file else token, timeout=CONNECT_S, **secure)
+                self.client: MilvusClient = MilvusClient(uri=uri, token="" if self.file else token, timeout=CONNECT_S, **secure)
             except MilvusException as error:
                 if reasons:
                     raise self._failed("open", reasons[0]) from error
                 raise
-
-    def _uri(self) -> str:
-        if not self.file:
-            return self.name
-        folder = Path(self.name).resolve()
-        if not folder.parent.is_dir():
-            raise UserError(f"--uri {self.name}: there is no folder {folder.parent}: make it, or name another file")
-        if folder.is_file():
-            raise UserError(f"--uri {self.name} is not a file of Milvus Lite 3, which keeps a folder of that name: name another one")
-        return str(folder)
 
     def ask(self, what: str, call: Callable[..., Result], *args: Any, timeout: float | None = None, **named: Any) -> Result:
         """Call a method of the client, again and again for `timeout` seconds (QUERY_S) while nobody answers. `what` was tried, for errors.
@@ -142,7 +146,7 @@ class Milvus:
             return UserError(f"Milvus at {self.name} refuses the credentials: give USER:PASSWORD by --token or {TOKEN_VARIABLE}")
         if any(word in said for word in _NO_ROOM):
             return UserError(f"Milvus at {self.name} has no room ({message}): make room, then run the same command again")
-        if self.file and "lock" in message.lower():
+        if self.file and _LOCKED in message:
             return UserError(f"--uri {self.name} is open in another process, and Milvus Lite takes one: end it, or use a server")
         if not self.file and "illegal connection params" in said and _listens(self.name):
             return UserError(
@@ -156,6 +160,19 @@ class Milvus:
                 f"Milvus at {self.name} took too long to {what}: give it more processors or memory, then run the same command again"
             )
         return UserError(f"Milvus at {self.name} failed to {what} ({message}): mend that, then run the same command again")
+
+
+def _check_file(name: str, make: bool) -> None:
+    """Raise UserError if a file cannot be one of Milvus Lite, which would make what is missing, even for a command that only reads."""
+    folder = Path(name).resolve()
+    if folder.is_file():
+        raise UserError(f"--uri {name} is not a file of Milvus Lite 3, which keeps a folder of that name: name another one")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / own).exists() for own in _OF_LITE):
+        raise UserError(f"--uri {name} is a folder with other files than those of Milvus Lite: name another one")
+    if not folder.parent.is_dir():
+        raise UserError(f"--uri {name}: there is no folder {folder.parent}: make it, or name another file")
+    if not make and not folder.is_dir():
+        raise UserError(f"--uri {name}: there is no such file: correct --uri, or make it with python -m search.build")
 
 
 def _listens(uri: str) -> bool:

@@ -17,9 +17,9 @@ from search.index.milvus.sync import Difference, require_same_cache, synchronize
 
 
 @contextmanager
-def connected(options: StoreOptions) -> Iterator[Milvus]:
-    """A connection that is closed at the end."""
-    milvus = Milvus(options)
+def connected(options: StoreOptions, make: bool = False) -> Iterator[Milvus]:
+    """A connection that is closed at the end. `make`: make a file that does not exist."""
+    milvus = Milvus(options, make)
     try:
         yield milvus
     finally:
@@ -43,7 +43,7 @@ def fill(
     """
     wanted = [Wanted.of_cache(cache, video_ids, vectors, options.max_frames) for vectors in options.kinds()]
     plans = [plan_index(one.rows, one.dimension, kind, params) for one in wanted]
-    with connected(options) as milvus:
+    with connected(options, make) as milvus:
         collections = [_opened(milvus, options, cache, one, plan, make) for one, plan in zip(wanted, plans, strict=True)]
         for one, plan, collection in zip(wanted, plans, collections, strict=True):
             about = collection.about()

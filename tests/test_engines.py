@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from os import environ
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import search.index.milvus.collection
 import search.index.vectors
 from data.base.errors import UserError
+from data.base.whole_files import write_json
 from data.cache import FeatureCache, VideoEntry
 from search import add, build, drop, status
 from search.add import AddOptions
@@ -254,6 +256,50 @@ def test_an_index_of_faiss_follows_its_gallery(cache_path: Path, tmp_path_factor
             files = {file.name for file in (folder / "frames").iterdir()}
             head = json.loads((folder / "frames" / INDEX_FILE).read_text())
             assert files == {INDEX_FILE, head["list"], *head["shards"]}
+
+
+def test_a_deleted_index_leaves_the_files_of_others(small: Path, tmp_path: Path) -> None:
+    folder, index = tmp_path / "index" / "frames", EngineOptions(index=tmp_path / "index")
+    build.main(of_engine(BuildOptions, index, small))
+    for name in ("thesis.txt", ".shard-0.faiss.host.1.tmp"):
+        (folder / name).write_text("left over by a process that was killed")
+    drop.main(DropOptions(**vars(index)))
+    assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
+    (folder / INDEX_FILE).write_text('{"title": "of a web page"}')
+    with pytest.raises(UserError, match=r"index\.json is not of an index"):
+        drop.main(DropOptions(**vars(index)))
+    (folder / INDEX_FILE).unlink()
+    build.main(of_engine(BuildOptions, index, small))
+    (folder / "thesis.txt").unlink()
+    drop.main(DropOptions(**vars(index)))
+    assert not folder.exists()
+
+
+def test_of_two_indexes_that_are_saved_at_once_one_is_whole(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other is saved when this one has written its parts, and before it has named them."""
+    cache = FeatureCache(small)
+    ids = sorted(cache.names("videos"))
+    galleries = [cache.videos(ids[:5]), cache.videos(ids[5:])]
+    folder = tmp_path / "index"
+    other = Thread(target=lambda: candidate_index(cache, galleries[1], "frames", folder))
+
+    def write_second(path: Path, value: Any) -> None:
+        if not other.ident:
+            other.start()
+            other.join(0.3)
+        write_json(path, value)
+
+    monkeypatch.setattr("search.index.saved.write_json", write_second)
+    candidate_index(cache, galleries[0], "frames", folder)
+    other.join()
+    assert load_index(folder, index_fingerprint(cache, galleries[1], "frames")).videos == len(ids) - 5
+
+
+def test_a_folder_that_takes_no_index_is_refused_before_the_work(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_store, "candidate_index", None)
+    (tmp_path / "index").write_text("a file")
+    with pytest.raises(UserError, match="cannot be written"):
+        build.main(of_engine(BuildOptions, EngineOptions(index=tmp_path / "index"), small))
 
 
 def test_a_search_by_a_collection_answers_as_by_an_index(cache_path: Path, lite: EngineOptions, capsys: pytest.CaptureFixture[str]) -> None:

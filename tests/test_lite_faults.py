@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from data.base.errors import UserError
+from data.cache import FeatureCache
 from search import build
 from search.build import BuildOptions
+from search.index.milvus import store
+from search.index.milvus.opening import find_collection
 from search.index.options import EngineOptions
-from tests.collection_rows import of_engine, rows_of
+from search.status import StatusOptions
+from tests.collection_rows import index_of, of_engine, rows_of
 from tests.conftest import ROOT
 from tests.waiting import wait_until
 
@@ -68,3 +73,29 @@ def test_a_full_disk_is_one_line(cache_path: Path, engine: EngineOptions, tmp_pa
     assert process.returncode == 2
     assert said == f"error: Milvus at {engine.uri} has no room ([Errno 27] File too large): make room, then run the same command again\n"
     assert_goes_on(engine, cache_path, tmp_path)
+
+
+def test_a_damaged_file_is_seen_and_built_again(cache_path: Path, engine: EngineOptions, tmp_path: Path) -> None:
+    """Milvus Lite goes back to an older list of its files, which may name none, if the newest is damaged."""
+    build.main(of_engine(BuildOptions, engine, cache_path))
+    folder = tmp_path / "v.db" / "collections" / "videos_frames"
+    (folder / "manifest.json").write_text("{")
+    cache = FeatureCache(cache_path)
+    [facts] = store.status(of_engine(StatusOptions, engine, cache_path), cache, sorted(cache.names("videos")))
+    assert (facts["complete"], facts["missing"]) == (False, len(cache.names("videos")))
+    assert_goes_on(engine, cache_path, tmp_path)
+    (folder / "schema.json").write_text("{")
+    with pytest.raises(UserError, match=r"or delete it and build it again with python -m search\.build"):
+        build.main(of_engine(BuildOptions, engine, cache_path))
+
+
+def test_a_file_that_is_searched_can_be_built_in_the_same_process(cache_path: Path, engine: EngineOptions) -> None:
+    build.main(of_engine(BuildOptions, engine, cache_path))
+    cache = FeatureCache(cache_path)
+    videos = cache.videos(sorted(cache.names("videos")))
+    with pytest.raises(UserError, match="has no collection videos_pooled"):
+        find_collection(engine, None, cache, "pooled", None)
+    index = index_of(engine, cache, videos)
+    build.main(of_engine(BuildOptions, engine, cache_path, candidates_from="pooled"))
+    assert index.search(videos.frames.gather([0])[0].numpy(), 1)[0][0].tolist() == [0]
+    index._collection.milvus.close()

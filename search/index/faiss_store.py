@@ -1,20 +1,21 @@
 """Fills, describes and deletes indexes of FAISS in folders, for the commands of `search`."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from data.base.errors import UserError
 from data.cache import FeatureCache
-from search.index.candidates import add_videos, candidate_index, index_fingerprint, video_keys
+from search.index.candidates import add_videos, candidate_index, index_fingerprint, require_index, video_keys
 from search.index.commands import FillOptions, StoreOptions
-from search.index.saved import INDEX_FILE, load_index, read_contents, save_index, updated_index
+from search.index.saved import INDEX_FILE, delete_index, load_index, read_contents, save_index, updated_index
 
 
 def fill(options: FillOptions, cache: FeatureCache, video_ids: Sequence[str], make: bool = False) -> Iterator[str]:
     """Bring the indexes up to date with the cache, and say of each what was done. `make`: make indexes that do not exist."""
     assert options.index is not None
+    if make:
+        require_index(options.index, options.kinds())
     videos = cache.videos(sorted(video_ids), 0, options.max_frames)
     for vectors in options.kinds():
         folder = options.index / vectors
@@ -70,7 +71,5 @@ def drop(options: StoreOptions) -> Iterator[str]:
         if not (folder / INDEX_FILE).exists():
             raise UserError(f"there is no index in {folder}: nothing to delete")
     for folder in folders:
-        # First what makes it an index: a deletion that is stopped leaves none.
-        (folder / INDEX_FILE).unlink()
-        shutil.rmtree(folder)
+        delete_index(folder)
         yield f"deleted the index {folder}"

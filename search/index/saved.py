@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import search.index.vectors as vectors_module
 from data.base.errors import UserError, not_as_written, one_line
 from data.base.sealed import SEAL_BYTES, is_sound, write_sealed
-from data.base.whole_files import write_json
+from data.base.whole_files import locked_folder, remove_stale, write_json
 from data.base.writable import make_folder
 from search.index.vectors import Shard, VideoIndex
 
@@ -44,9 +44,16 @@ class Contents:
 
 def save_index(index: VideoIndex, folder: Path, fingerprint: str, keys: Sequence[str]) -> None:
     """Write the index into a folder. `keys`: of each video of the gallery. The fingerprint identifies all of them: see `load_index`."""
+    make_folder(folder, "--index")
+    remove_stale(folder)
+    # Another process may save an index of other videos here, and each removes what its own does not need.
+    with locked_folder(folder):
+        _save(index, folder, fingerprint, keys)
+
+
+def _save(index: VideoIndex, folder: Path, fingerprint: str, keys: Sequence[str]) -> None:
     import faiss
 
-    make_folder(folder, "--index")
     names = []
     for shard in index.shards:
         content = faiss.serialize_index(shard.vectors).tobytes()
@@ -60,25 +67,50 @@ def save_index(index: VideoIndex, folder: Path, fingerprint: str, keys: Sequence
     head = {"format": FORMAT, "fingerprint": fingerprint, "dimension": index.dimension, "videos": index.videos}
     head |= {"shards": names, "list": videos}
     write_json(folder / INDEX_FILE, head | {"sha256": _digest(head)})
-    for file in [*folder.glob("shard-*.faiss"), *folder.glob("videos-*.json")]:
+    for file in _parts(folder):
         if file.name not in {*names, videos}:
             file.unlink(missing_ok=True)
 
 
+def delete_index(folder: Path) -> None:
+    """Delete the index in a folder, and the folder unless it holds other files. Raises UserError if there is no index."""
+    head, parts = folder / INDEX_FILE, _parts(folder)
+    if not parts and b'"fingerprint"' not in head.read_bytes():
+        raise UserError(f"{head} is not of an index: name the folder of one with --index")
+    with locked_folder(folder):
+        # First what makes it an index: a deletion that is stopped leaves none.
+        head.unlink()
+        for file in [*parts, *folder.glob(".shard-*.tmp"), *folder.glob(".videos-*.tmp"), *folder.glob(f".{INDEX_FILE}.*.tmp")]:
+            file.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The files that an index.json can name."""
+    return [*folder.glob("shard-*.faiss"), *folder.glob("videos-*.json")]
+
+
 def load_index(folder: Path, fingerprint: str) -> VideoIndex:
     """Read the index in a folder. Raises UserError if any byte is damaged, or if the index has another fingerprint."""
-    contents = read_contents(folder)
-    if contents.fingerprint != fingerprint:
-        raise UserError(
-            f"the index {folder} was built from another cache, other videos or other vectors ({contents.fingerprint[:12]}... there, "
-            f"{fingerprint[:12]}... here): {UPDATE}, name another folder with --index, or delete this one"
-        )
-    shards = [_shard(folder, name, numbers) for name, numbers in zip(contents.shards, contents.numbers, strict=True)]
+    with locked_folder(folder):
+        contents = _read_contents(folder)
+        if contents.fingerprint != fingerprint:
+            raise UserError(
+                f"the index {folder} was built from another cache, other videos or other vectors ({contents.fingerprint[:12]}... there, "
+                f"{fingerprint[:12]}... here): {UPDATE}, name another folder with --index, or delete this one"
+            )
+        shards = [_shard(folder, name, numbers) for name, numbers in zip(contents.shards, contents.numbers, strict=True)]
     return VideoIndex(contents.dimension, shards=shards, videos=contents.videos)
 
 
 def read_contents(folder: Path) -> Contents:
     """What the index in a folder holds. Raises UserError if it is damaged, or of another version of this program."""
+    with locked_folder(folder):
+        return _read_contents(folder)
+
+
+def _read_contents(folder: Path) -> Contents:
     try:
         head = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
         if head["format"] != FORMAT:
@@ -99,14 +131,15 @@ def updated_index(
 
     add: adds the videos with these ascending numbers to the index.
     """
-    contents = read_contents(folder)
     number = {key: i for i, key in enumerate(keys)}
     kept = []
-    for name, of_shard in zip(contents.shards, contents.keys, strict=True):
-        if all(key in number for key in of_shard):
-            shard = _shard(folder, name, [number[key] for key in of_shard])
-            if shard.vectors.ntotal >= vectors_module.SHARD_VECTORS:
-                kept.append(shard)
+    with locked_folder(folder):
+        contents = _read_contents(folder)
+        for name, of_shard in zip(contents.shards, contents.keys, strict=True):
+            if all(key in number for key in of_shard):
+                shard = _shard(folder, name, [number[key] for key in of_shard])
+                if shard.vectors.ntotal >= vectors_module.SHARD_VECTORS:
+                    kept.append(shard)
     index = VideoIndex(contents.dimension, shards=kept)
     there = np.concatenate([np.empty(0, dtype=np.int64), *(shard.number_V for shard in kept)])
     left = np.setdiff1d(np.arange(len(keys)), there)

@@ -3,11 +3,11 @@
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from os import environ
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from data.base.errors import Unavailable, UserError, one_line
@@ -50,6 +50,7 @@ class Milvus:
         self.name = options.uri
         """The file or the address, for people."""
         self.file = is_file(options.uri)
+        self._path = str(Path(options.uri).resolve())
         # Failed handshakes are told by an error, and gRPC would print them too.
         environ.setdefault("GRPC_VERBOSITY", "NONE")
         if self.file:
@@ -77,7 +78,8 @@ class Milvus:
             if options.tls_ca is not None:
                 secure["server_pem_path"] = str(options.tls_ca)
         token = options.token if options.token is not None else environ.get(TOKEN_VARIABLE, "")
-        uri = str(Path(self.name).resolve()) if self.file else self.name
+        uri = self._path if self.file else self.name
+        self._opens = self.file and self._path not in _servers_of_files()
         with self._failures("open"), _reason_of_file(self.file) as reasons:
             try:
                 self.client: MilvusClient = MilvusClient(uri=uri, token="" if self.file else token, timeout=CONNECT_S, **secure)
@@ -124,12 +126,12 @@ class Milvus:
                 self.ask(what, self.client.get_server_version, timeout=WRITE_S)
 
     def close(self) -> None:
-        """Close the connection; with a file, write it and let other processes open it."""
+        """Close the connection; with a file, write it and let other processes open it, unless this process had opened it before."""
         self.client.close()
-        if self.file:
+        if self._opens:
             from milvus_lite.server_manager import server_manager_instance
 
-            server_manager_instance.release_server(str(Path(self.name).resolve()))
+            server_manager_instance.release_server(self._path)
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
@@ -153,13 +155,21 @@ class Milvus:
                 f"something answers at {self.name}, but not as Milvus does to known users: check --token, http or https in --uri, "
                 "--tls-ca and --tls-name"
             )
-        if any(word in said for word in _GONE):
+        if not self.file and any(word in said for word in _GONE):
             return Unavailable(f"Milvus at {self.name} does not answer: start it, or correct --uri, then run the same command again")
         if any(word in said for word in _SLOW):
             return Unavailable(
                 f"Milvus at {self.name} took too long to {what}: give it more processors or memory, then run the same command again"
             )
-        return UserError(f"Milvus at {self.name} failed to {what} ({message}): mend that, then run the same command again")
+        or_again = ", or delete it and build it again with python -m search.build" if self.file else ""
+        return UserError(f"Milvus at {self.name} failed to {what} ({message}): mend that, then run the same command again{or_again}")
+
+
+def _servers_of_files() -> Container[str]:
+    """The files that this process has open: Milvus Lite runs one server for each, which all connections to the file share."""
+    from milvus_lite.server_manager import server_manager_instance
+
+    return cast("Container[str]", server_manager_instance._servers)
 
 
 def _check_file(name: str, make: bool) -> None:

@@ -116,9 +116,13 @@ class Collection:
             timeout=WRITE_S,
         )
 
-    def complete(self, fingerprint: str) -> bool:
-        """Whether the collection holds the gallery of this fingerprint (`candidates.index_fingerprint`), and nothing else."""
-        return self._alias(fingerprint) in self._aliases()
+    def complete(self, fingerprint: str, rows: int) -> bool:
+        """Whether the collection holds the gallery of this fingerprint (`candidates.index_fingerprint`), and nothing else.
+
+        `rows`: of this gallery. Those of the collection, which must be loaded, are counted, because
+        Milvus Lite goes back to an older state when its newest file is damaged.
+        """
+        return self._alias(fingerprint) in self._aliases() and self.count() == rows
 
     def mark(self, fingerprint: str | None) -> None:
         """Record that the collection holds the gallery of this fingerprint, or that it holds none completely."""

@@ -1,5 +1,6 @@
 """Opens a collection of Milvus to search a gallery in it."""
 
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from data.base.errors import UserError
@@ -42,10 +43,14 @@ def find_collection(
 
     Raises UserError if Milvus does not answer, if there is no such collection, or if it holds another cache.
     """
-    collection = require_collection(Milvus(options), options, vectors)
-    require_same_cache(collection, cache.digest, vectors, max_frames, cache.path)
-    query = collection.about().index.query(search_params)
-    collection.load()
+    with ExitStack() as stack:
+        milvus = Milvus(options)
+        stack.callback(milvus.close)
+        collection = require_collection(milvus, options, vectors)
+        require_same_cache(collection, cache.digest, vectors, max_frames, cache.path)
+        query = collection.about().index.query(search_params)
+        collection.load()
+        stack.pop_all()  # it stays open for the queries
     return Found(collection, query)
 
 
@@ -55,7 +60,7 @@ def open_collection(found: Found, cache: FeatureCache, videos: VideoFeatures, ve
     Raises UserError if it lacks all of them.
     """
     collection, wanted = found.collection, Wanted(cache, videos, vectors)
-    if not collection.complete(wanted.fingerprint):
+    if not collection.complete(wanted.fingerprint, wanted.rows):
         difference = Difference.of(collection.ledger(), wanted)
         missing, stale = len(difference.missing), len(difference.stale)
         if missing == len(wanted.held):

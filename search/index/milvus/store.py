@@ -52,7 +52,7 @@ def fill(
                     f"the collection {collection.name} has the index {about.index}, not {plan}: delete it first with search.drop"
                 )
             done = synchronize(collection, one, shard, options.quiet)
-            complete = "" if collection.complete(one.fingerprint) else "; not complete yet"
+            complete = "" if collection.complete(one.fingerprint, one.rows) else "; not complete yet"
             yield (
                 f"{collection.name}: {len(one.held):,} videos, {one.rows:,} vectors of {one.dimension} numbers, index {about.index}; added "
                 f"{len(done.missing):,}, replaced {len(done.stale):,}, removed {len(done.gone):,}{complete}"
@@ -102,7 +102,7 @@ def status(options: FillOptions, cache: FeatureCache, video_ids: Sequence[str]) 
                 wanted = Wanted.of_cache(cache, video_ids, vectors, options.max_frames)
                 difference = Difference.of(ledger, wanted)
                 found |= {"videos": len(ledger), "missing": len(difference.missing), "outdated": len(difference.stale)}
-                found |= {"gone": len(difference.gone), "complete": collection.complete(wanted.fingerprint)}
+                found |= {"gone": len(difference.gone), "complete": collection.complete(wanted.fingerprint, wanted.rows)}
             yield found
 
 

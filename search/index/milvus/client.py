@@ -1,6 +1,7 @@
 """The connection to Milvus: one line for every way in which it can fail."""
 
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Container, Iterator
@@ -30,6 +31,7 @@ WORK_S = 3600.0
 _LOGGERS = ("pymilvus", "milvus_lite")
 _REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "auth check failure", "PermissionDenied")
 _GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Fail connecting", "Retry timeout", "Connection refused", "channel")
+_DROPPED = re.compile(r"collection not found|can't find collection|collection '\w+' does not exist")
 _LOADING = ("collection not loaded", "not ready", "channel not available", "no available shard")
 _LOCKED = "another process holds the lock"
 _ADDRESSES = ("MILVUS_URI", "MILVUS_DEFAULT_CONNECTION")
@@ -154,6 +156,8 @@ class Milvus:
             )
         if not self.file and any(word in said for word in _GONE):
             return Unavailable(f"Milvus at {self.name} does not answer: start it, or correct --uri, then run the same command again")
+        if _DROPPED.search(said):
+            return Unavailable(f"Milvus at {self.name} has deleted the collection ({message}): fill it again with python -m search.build")
         or_again = ", or delete it and build it again with python -m search.build" if self.file else ""
         return UserError(f"Milvus at {self.name} failed to {what} ({message}): mend that, then run the same command again{or_again}")
 

@@ -8,14 +8,11 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from os import environ
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from data.base.errors import Unavailable, UserError, one_line
 from search.index.options import TOKEN_VARIABLE, EngineOptions, is_file
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_PORT = 19530
 CONNECT_S = 10.0

@@ -171,7 +171,7 @@ def test_the_room_alone_names_its_verbs() -> None:
     for arguments in (("data",), ("data", "chek")):
         refused = command(*arguments)
         assert refused.returncode == 2
-        verbs = "check, presets, verify, merge, import_features, export_features, sources, report"
+        verbs = "check, presets, verify, merge, publish, import_features, export_features, sources, report"
         assert re.fullmatch(rf"error: .*choose one of {verbs}\n", refused.stderr)
 
 

@@ -44,13 +44,13 @@ def test_a_spectrum_is_stretched_over_more_directions() -> None:
 def test_resampled_frames_keep_mean_spread_and_angles(cache: FeatureCache) -> None:
     split = load_split(cache, "test", None, 2**30)
     random = np.random.default_rng(0)
-    real, made = FrameDistribution.of(split), Resampled.of(split, 96, random)
+    real, made = FrameDistribution.of(split), Resampled.of(split, 160, random)
     np.testing.assert_allclose(made.isometry_DE @ made.isometry_DE.T, np.eye(len(real.mean_D)), atol=1e-9)
     frame_NFE = made.draw(4000, random)
-    assert frame_NFE.shape == (4000, 10, 96)
+    assert frame_NFE.shape == (4000, 10, 160)
     # Frames are within a subspace, and there like the real ones: as sure as a few videos tell.
-    frame_TD = frame_NFE.reshape(-1, 96) @ made.isometry_DE.T
-    np.testing.assert_allclose(frame_TD @ made.isometry_DE, frame_NFE.reshape(-1, 96), atol=1e-4)
+    frame_TD = frame_NFE.reshape(-1, 160) @ made.isometry_DE.T
+    np.testing.assert_allclose(frame_TD @ made.isometry_DE, frame_NFE.reshape(-1, 160), atol=1e-4)
     error = np.linalg.norm(frame_TD.mean(axis=0) - real.mean_D) / np.linalg.norm(real.mean_D)
     assert error < 0.2
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from data.base.errors import UserError
+from data.base.errors import Unavailable, UserError
 from data.cache import FeatureCache
-from search import build
+from search import build, drop
 from search.build import BuildOptions
+from search.drop import DropOptions
 from search.index.milvus import store
 from search.index.milvus.opening import find_collection
 from search.index.options import EngineOptions
@@ -98,4 +99,7 @@ def test_a_file_that_is_searched_can_be_built_in_the_same_process(cache_path: Pa
     index = index_of(engine, cache, videos)
     build.main(of_engine(BuildOptions, engine, cache_path, candidates_from="pooled"))
     assert index.search(videos.frames.gather([0])[0].numpy(), 1)[0][0].tolist() == [0]
+    drop.main(DropOptions(**vars(engine)))
+    with pytest.raises(Unavailable, match=r"has deleted the collection .*: fill it again with python -m search\.build"):
+        index.search(videos.frames.gather([0])[0].numpy(), 1)
     index._collection.milvus.close()

@@ -1,6 +1,7 @@
 """The connection to Milvus: one line for every way in which it can fail."""
 
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Container, Iterator
@@ -28,6 +29,7 @@ _LOGGERS = ("pymilvus", "milvus_lite")
 _REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "auth check failure", "PermissionDenied")
 _GONE = ("UNAVAILABLE", "Fail connecting", "Retry timeout", "Connection refused", "channel")
 _SLOW = ("DEADLINE_EXCEEDED",)
+_DROPPED = re.compile(r"collection not found|can't find collection|collection '\w+' does not exist")
 _LOADING = ("collection not loaded", "not ready", "channel not available", "no available shard")
 _LOCKED = "another process holds the lock"
 _ADDRESSES = ("MILVUS_URI", "MILVUS_DEFAULT_CONNECTION")
@@ -161,6 +163,8 @@ class Milvus:
             return Unavailable(
                 f"Milvus at {self.name} took too long to {what}: give it more processors or memory, then run the same command again"
             )
+        if _DROPPED.search(said):
+            return Unavailable(f"Milvus at {self.name} has deleted the collection ({message}): fill it again with python -m search.build")
         or_again = ", or delete it and build it again with python -m search.build" if self.file else ""
         return UserError(f"Milvus at {self.name} failed to {what} ({message}): mend that, then run the same command again{or_again}")
 

@@ -141,6 +141,7 @@ def test_a_folder_can_be_the_store(own: Path, tmp_path: Path, blocks: Path, caps
     assert FeatureCache(Path(address)).listings.sources() == {"demo": Source("demo")}
 
 
+@pytest.mark.long
 def test_a_damaged_part_ends_a_command_with_one_line(own: Path, address: str) -> None:
     publish(own, address)
     remote = Remote(address)

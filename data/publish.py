@@ -38,6 +38,8 @@ def main(options: PublishOptions) -> int:
     address = address_of(options.to)
     if address is None:
         raise UserError(f"--to {options.to} must be the address of a store, such as s3://bucket/prefix")
+    if address.startswith("memory:"):
+        raise UserError(f"--to {options.to} would end with this command: name a store such as s3://bucket/prefix")
     require_folder(options.cache, "--cache")
     cache = FeatureCache(options.cache)
     done = publish(cache.folder, address, options.check, options.quiet)

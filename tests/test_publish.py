@@ -1,7 +1,10 @@
 """Publishing a cache in a store: what is sent and removed, and what its readers see meanwhile."""
 
 import json
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +141,7 @@ def test_a_folder_can_be_the_store(own: Path, tmp_path: Path, blocks: Path, caps
     assert FeatureCache(Path(address)).listings.sources() == {"demo": Source("demo")}
 
 
+@pytest.mark.long
 def test_a_damaged_part_ends_a_command_with_one_line(own: Path, address: str) -> None:
     publish(own, address)
     remote = Remote(address)
@@ -147,3 +151,39 @@ def test_a_damaged_part_ends_a_command_with_one_line(own: Path, address: str) ->
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert f"{address}/{OBJECTS}/{key} is damaged: upload it anew with python -m data.publish" in line
+
+
+def test_a_prefix_is_no_pattern_and_holds_other_files_too(own: Path, tmp_path: Path, blocks: Path) -> None:
+    """Publishing removes what was published, or left by a run that was stopped, and nothing else."""
+    address = f"file://{tmp_path}/a store é[1]*"
+    Remote(address).put(f"{OBJECTS}/somebody's.h5", b"precious")
+    Remote(address).put(f"{OBJECTS}/videos-1.{'0' * 32}.h5.part", b"half")
+    assert publish(own, address).removed == 1
+    assert keys(address) == {"somebody's.h5", *(entry.key for entry in Store(address).manifest.files.values())}
+    assert FeatureCache(address).table().equals(FeatureCache(own).table())
+
+
+def test_a_disk_without_room_keeps_what_was_published(
+    own: Path, cache: FeatureCache, tmp_path: Path, blocks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"file://{tmp_path}/store"
+    publish(own, address)
+    rewritten(cache, own, {"video5": "video5"})
+    monkeypatch.setattr("data.store.remote.WAITS_S", ())
+    for send in (lambda: publish(own, address), lambda: Remote(address).put(MANIFEST, bytes(9000))):
+        with file_size_limit(2000), pytest.raises(UserError, match=r"store has no room \(.*\): make room there, then run again"):
+            send()
+        assert sorted(FeatureCache(address).names("videos")) == ["video0", "video1", "video2"]
+    publish(own, address)
+    assert len(FeatureCache(address).names("videos")) == 4
+
+
+@contextmanager
+def file_size_limit(most: int) -> Iterator[None]:
+    """As on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from search.options import RetrievalOptions
 from search.pages.web import make_app
 from search.searcher import Searcher
 from tests.caches import BUDGET, QUERY
+from tests.choice import long_but
 from tests.stores import S3, damage, key_of, part_of
 
 Request = tuple[str, int, int]
@@ -71,14 +73,21 @@ def with_candidates(cache: Path | str, index: Path) -> RetrievalOptions:
     return RetrievalOptions(Path(cache), "zero-shot:glccl", candidates=12, index=index, device="cpu", quiet=True)
 
 
-def test_a_search_finds_in_a_store_what_it_finds_in_the_folder(published: str, cache_path: Path, index: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("merged", "all_videos"), long_but([(True, False)], product((False, True), repeat=2)))
+def test_a_search_finds_in_a_store_what_it_finds_in_the_folder(
+    address: str, cache_path: Path, index: Path, tmp_path: Path, merged: bool, all_videos: bool
+) -> None:
     """With the same index, with all videos, and in a merged cache, whose features are in chunks."""
-    FeatureCache(cache_path).merge(tmp_path / "merged.h5")
-    publish(tmp_path / "merged.h5", f"{published}-merged")
-    for options in (with_candidates(cache_path, index), replace(with_candidates(cache_path, index), candidates=None, index=None)):
-        expected = list(Searcher(options).search([QUERY, "a ring"]))
-        for address in (published, f"{published}-merged"):
-            assert list(Searcher(replace(options, cache=Path(address))).search([QUERY, "a ring"])) == expected
+    source = cache_path
+    if merged:
+        source = tmp_path / "merged.h5"
+        FeatureCache(cache_path).merge(source)
+    publish(source, address)
+    options = with_candidates(cache_path, index)
+    if all_videos:
+        options = replace(options, candidates=None, index=None)
+    expected = list(Searcher(options).search([QUERY, "a ring"]))
+    assert list(Searcher(replace(options, cache=Path(address))).search([QUERY, "a ring"])) == expected
 
 
 def test_everything_that_is_cached_is_read_the_same(address: str, patches_cache_path: Path) -> None:
@@ -133,7 +142,7 @@ def test_candidates_are_read_at_once_and_nothing_else(
     assert not requests
 
 
-def test_a_damaged_part_is_named_and_mended(published: str, cache_path: Path, index: Path, blocks: Path) -> None:
+def test_a_damaged_part_is_named_and_mended(published: str, cache_path: Path, blocks: Path) -> None:
     cache = FeatureCache(cache_path)
     part = part_of(cache)
     place = cache.places("videos")[cache.names("videos")[0]]
@@ -141,25 +150,28 @@ def test_a_damaged_part_is_named_and_mended(published: str, cache_path: Path, in
     assert place.start == 0
     damage(published, part, content.index(frames))
     shutil.rmtree(blocks, ignore_errors=True)
-    every = replace(with_candidates(published, index), candidates=None, index=None)
+
+    def read() -> bytes:
+        return FeatureCache(published).frames(cache.names("videos")[0]).tobytes()
+
     mend = rf"is damaged: upload it anew with python -m data\.publish --cache DIR --to {published} --check$"
     with pytest.raises(UserError, match=mend) as said:
-        Searcher(every)
+        read()
     assert key_of(published, part) in str(said.value)
     assert publish(cache_path, published).sent == 0
     assert publish(cache_path, published, check=True).sent == 1
-    Searcher(every)
+    assert read() == frames
     # A file that is cut short, and one that is gone.
     remote, key = Remote(published), key_of(published, part)
     remote.put(key, content[:5000])
     shutil.rmtree(blocks)
     with pytest.raises(UserError, match="is damaged"):
-        Searcher(every)
+        read()
     remote.remove(key)
     with pytest.raises(UserError, match=r"a file of it is gone .*: start again; if that does not help, publish the cache again"):
-        Searcher(every)
+        read()
     assert publish(cache_path, published).sent == 1
-    Searcher(every)
+    assert read() == frames
 
 
 def test_a_store_that_goes_away_fails_queries_and_not_the_server(
@@ -238,6 +250,8 @@ def test_what_writes_refuses_a_store(published: str, extract_options: ExtractOpt
         ("s3://bucket/nothing", "there is no published cache at s3://bucket/nothing: publish one with python -m data.publish"),
         ("memory://nothing", "there is no published cache at memory://nothing: publish one with"),
         ("odd://nothing", r"odd://nothing is no address of a store \(.*\): name one such as s3://bucket/prefix"),
+        ("reference://nothing", r"reference://nothing is no address of a store \(.*\): name one such as s3://bucket/prefix"),
+        ("ftp://127.0.0.1/nothing", r"ftp://127\.0\.0\.1/nothing cannot be reached \(.*refused\): check the network"),
         ("gs://bucket", r"gs://bucket needs a package that is not installed \(.*gcsfs.*\): install the package"),
     ],
 )
@@ -257,6 +271,11 @@ def test_publishing_needs_a_folder_and_an_address(cache_path: Path, published: s
 
     with pytest.raises(UserError, match="--to runs/store must be the address of a store, such as s3://bucket/prefix"):
         main(PublishOptions(cache_path, "runs/store"))
+    for nowhere in ("s3://", "file:///"):
+        with pytest.raises(UserError, match=f"--to {nowhere} must be the address of a store"):
+            main(PublishOptions(cache_path, nowhere))
+    with pytest.raises(UserError, match="--to memory://name would end with this command: name a store such as"):
+        main(PublishOptions(cache_path, "memory://name"))
     with pytest.raises(UserError, match=r"--cache s3://.* is in a store"):
         main(PublishOptions(Path(published), "s3://bucket/other"))
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from data.base.errors import UserError
 
-_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<place>.*)")
+_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+(?P<place>[^/].*)")
 LOCAL_SCHEMES = ("file", "local")
 """Schemes whose place is a path from the root."""
 
 
 def address_of(path: object) -> str | None:
-    """The address of a store; None for a path on this machine. pathlib collapses s3://bucket to s3:/bucket, which is read as meant."""
+    """The address of a store; None for a path on this machine, or for a scheme alone. pathlib collapses s3://bucket to s3:/bucket, which
+    is read as meant."""
     found = _ADDRESS.fullmatch(str(path))
     if found is None:
         return None

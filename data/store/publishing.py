@@ -4,6 +4,7 @@ Stopped anywhere, it leaves the store as its readers know it, and the next run s
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +22,14 @@ from data.cache.listings import PATIENCE_S
 from data.cache.tables import checksum_file, is_intact
 from data.store.blocks import outside
 from data.store.manifest import BLOCK_BYTES, DIGEST_BYTES, MANIFEST, OBJECTS, Entry, Manifest
-from data.store.remote import Remote
+from data.store.remote import UNFINISHED, Remote
 from data.store.store import REQUEST_BYTES
 
 UPLOADS = 4
 """Files that are sent at once. A large one is sent in several pieces at once besides."""
 KEY_DIGITS = 32
+_KEY = re.compile(rf"[^/]+\.[0-9a-f]{{{KEY_DIGITS}}}\.(h5|parquet|sha256)({re.escape(UNFINISHED)})?")
+"""The name of a file in a store, of a run that was stopped too."""
 OPENING = {*NAMES.values(), *FileStamp._fields, "offsets", "seconds", "kept", *(f"{name}_offsets" for name in IMAGES["videos"])}
 """The datasets that opening a cache reads."""
 TABLES = "tables"
@@ -85,7 +88,8 @@ def publish(cache: Path, address: str, check: bool = False, quiet: bool = True) 
     manifest = Manifest(entries, files[0].name if cache.is_file() else "", BLOCK_BYTES).to_bytes()
     if manifest != content:
         remote.put(MANIFEST, manifest)
-    gone = there.keys() - {entry.key for entry in entries.values()}
+    # Nothing but what was published: a bucket may have a folder of this name for something else.
+    gone = {key for key in there if key in before or _KEY.fullmatch(key)} - {entry.key for entry in entries.values()}
     for key in sorted(gone):
         remote.remove(f"{OBJECTS}/{key}")
     sent = [entry.size for entry, lacking in done if lacking]

@@ -7,10 +7,12 @@ own library.
 import errno
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data.base.errors import Unavailable, UserError, one_line
+from data.base.writable import NO_ROOM
 from data.store.address import LOCAL_SCHEMES
 
 Result = TypeVar("Result")
@@ -21,6 +23,8 @@ CONNECT_S = 10
 READ_S = 20
 """Seconds without an answer before a request counts as failed."""
 PACKAGES = {"s3": "pip install -r requirements-s3.txt", "s3a": "pip install -r requirements-s3.txt"}
+UNFINISHED = ".part"
+"""Suffix of a file on a disk that is being written."""
 LASTING = (FileNotFoundError, PermissionError, ValueError, TypeError, ImportError, NotImplementedError)
 """Errors that another try does not change."""
 _LASTING_NAMES = ("Credential", "Validation", "NoRegion", "Profile", "Token")
@@ -43,8 +47,11 @@ class Remote:
         except ImportError as error:
             remedy = PACKAGES.get(scheme, "install the package, or copy the cache to a folder")
             raise UserError(f"{address} needs a package that is not installed ({one_line(error)}): {remedy}") from error
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:  # the last two of file systems that need more than an address
             raise UserError(f"{address} is no address of a store ({one_line(error)}): name one such as s3://bucket/prefix") from error
+        except OSError as error:
+            raise self._error(error) from error
+        self._in_place = scheme in LOCAL_SCHEMES
         if scheme in PACKAGES:
             # Else a store that hangs would be waited for 25 times.
             self._fs.retries = 1
@@ -53,7 +60,8 @@ class Remote:
     def whole(self, key: str) -> bytes | None:
         """A whole file; None if there is none. Raises UserError if the store cannot be reached."""
         try:
-            return self._tried([key], lambda keys: list(self._fs.cat(self._paths(keys), on_error="return").values()))[0]
+            # Not `cat`: it reads * and [ in a prefix as patterns.
+            return self._tried([key], lambda keys: self._fs.cat_ranges(self._paths(keys), [None], [None], on_error="return"))[0]
         except FileNotFoundError:
             return None
 
@@ -82,16 +90,25 @@ class Remote:
         return self._done(find)
 
     def put(self, key: str, content: Path | bytes) -> None:
-        """Write a file. Raises UserError if the store does not take it."""
+        """Write a file, whole or not at all. Raises UserError if the store does not take it."""
         path = f"{self._root}/{key}"
+        # A disk, unlike an object store, would show a file that is half written, or lose the one before.
+        written = path + UNFINISHED if self._in_place else path
         if isinstance(content, Path):
-            self._done(lambda: self._fs.put_file(str(content), path))
+            self._done(lambda: self._fs.put_file(str(content), written))
         else:
-            self._done(lambda: self._fs.pipe_file(path, content))
+            self._done(lambda: self._fs.pipe_file(written, content))
+        if written != path:
+            self._done(lambda: self._fs.mv(written, path))
 
     def remove(self, key: str) -> None:
-        """Remove a file. Raises UserError if the store does not let it go."""
-        self._done(lambda: self._fs.rm_file(f"{self._root}/{key}"))
+        """Remove a file, if it is there. Raises UserError if the store does not let it go."""
+
+        def remove() -> None:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(f"{self._root}/{key}")
+
+        self._done(remove)
 
     def _paths(self, keys: Sequence[str]) -> list[str]:
         return [f"{self._root}/{key}" for key in keys]
@@ -134,12 +151,15 @@ class Remote:
             return UserError(f"{self.address} is not there ({one_line(error)}): make the bucket or folder first, or name another")
         if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
             return UserError(f"{self.address} refuses access ({one_line(error)}): set credentials that may use it")
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return UserError(f"{self.address} has no room ({one_line(error)}): make room there, then run again")
         return Unavailable(f"{self.address} cannot be reached ({one_line(error)}): check the network and the store, then run again")
 
 
 def _lasts(error: Exception) -> bool:
     """Whether trying again cannot help."""
-    return isinstance(error, LASTING) or any(part in type(error).__name__ for part in _LASTING_NAMES)
+    full = isinstance(error, OSError) and error.errno in NO_ROOM
+    return full or isinstance(error, LASTING) or any(part in type(error).__name__ for part in _LASTING_NAMES)
 
 
 def _options(scheme: str) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from data.cli.command import run_command
-from search.index.commands import FillOptions, check_fill
-from search.retrieval.listed import listed_videos
+from search.index.commands import FillOptions, check_fill, gallery_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +20,7 @@ def main(options: AddOptions) -> None:
     from search.index.milvus import store
 
     cache = FeatureCache(options.cache)
-    videos = list(listed_videos(options, cache))
+    videos = gallery_of(options, cache)
     lines = faiss_store.fill(options, cache, videos) if options.engine == "faiss" else store.fill(options, cache, videos, shard)
     for line in lines:
         print(line, flush=True)

@@ -6,8 +6,7 @@ from typing import Annotated
 from data.base.errors import UserError
 from data.cli.command import run_command
 from data.cli.command_line import About
-from search.index.commands import FillOptions, KindName, check_fill
-from search.retrieval.listed import listed_videos
+from search.index.commands import FillOptions, KindName, check_fill, gallery_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ def main(options: BuildOptions) -> None:
     from search.index.milvus import store
 
     cache = FeatureCache(options.cache)
-    videos = list(listed_videos(options, cache))
+    videos = gallery_of(options, cache)
     if options.engine == "faiss":
         lines = faiss_store.fill(options, cache, videos, make=True)
     else:

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 from data.cli.command import run_command
 from data.cli.command_line import About
-from search.index.commands import FillOptions, check_fill
-from search.retrieval.listed import listed_videos
+from search.index.commands import FillOptions, check_fill, gallery_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ def main(options: StatusOptions) -> None:
     from search.index.milvus import store
 
     cache = FeatureCache(options.cache)
-    videos = list(listed_videos(options, cache))
+    videos = gallery_of(options, cache)
     found = faiss_store.status(options, cache, videos) if options.engine == "faiss" else store.status(options, cache, videos)
     for facts in found:
         print(json.dumps(facts) if options.json else _as_text(facts), flush=True)

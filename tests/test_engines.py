@@ -409,6 +409,16 @@ def test_an_address_in_the_environment_is_not_read(small: Path, tmp_path: Path) 
     assert "Milvus at http://127.0.0.1:1 does not answer" in said.stderr
 
 
+@pytest.mark.parametrize("to_faiss", [False, True])
+def test_an_empty_cache_has_no_index(cache: FeatureCache, lite: EngineOptions, tmp_path: Path, to_faiss: bool) -> None:
+    empty = FeatureCache.create(tmp_path / "empty", cache.settings, cache.clip_parts()).folder
+    engine = EngineOptions(index=tmp_path / "index") if to_faiss else lite
+    with pytest.raises(UserError, match="holds no videos that a source lists: run extract, or use --all"):
+        build.main(of_engine(BuildOptions, engine, empty))
+    assert not (tmp_path / "index").exists()
+    assert not (tmp_path / "v.db").exists()
+
+
 @pytest.mark.parametrize("package", ["pymilvus", "milvus_lite"])
 def test_a_missing_package_is_named(lite: EngineOptions, cache_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from data.base.errors import UserError
 from data.cli.command_line import About
 from search.index.options import EngineOptions, check_engine
-from search.retrieval.listed import GalleryOptions
+from search.retrieval.listed import GalleryOptions, listed_videos
+
+if TYPE_CHECKING:  # pandas loads late, so that --help answers at once
+    from data.cache import FeatureCache
 
 KindName = Literal["FLAT", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "HNSW", "DISKANN"]
 
@@ -36,6 +39,14 @@ class FillOptions(StoreOptions, GalleryOptions):
     """With milvus: I/N, to write the I-th of N shares of the videos, so that N processes or machines fill one collection."""
     quiet: Annotated[bool, About.OUTPUT] = False
     """Show no progress."""
+
+
+def gallery_of(options: GalleryOptions, cache: "FeatureCache") -> list[str]:
+    """The ids of the videos to index. Raises UserError if there are none."""
+    videos = list(listed_videos(options, cache))
+    if not videos:
+        raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or use --all")
+    return videos
 
 
 def check_store(options: StoreOptions) -> None:

@@ -22,10 +22,8 @@ class Wanted:
     """The videos of a gallery and the vectors that a collection should hold of them."""
 
     def __init__(self, cache: FeatureCache, videos: VideoFeatures, vectors: Vectors) -> None:
-        """Raises UserError if there are no videos, or if an id is longer than Milvus takes."""
+        """Raises UserError if an id is longer than Milvus takes."""
         ids = videos.ids
-        if not ids:
-            raise UserError(f"the cache {cache.path} holds no videos that a source lists: run extract, or use --all")
         for video_id in ids:
             if len(video_id.encode()) > LONGEST - 20:
                 raise UserError(f"the id of video {video_id[:40]}... has {len(video_id):,} characters, and Milvus takes fewer: shorten it")

@@ -28,6 +28,7 @@ WORK_S = 3600.0
 _LOGGERS = ("pymilvus", "milvus_lite")
 _REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "auth check failure", "PermissionDenied")
 _GONE = ("UNAVAILABLE", "Fail connecting", "Retry timeout", "Connection refused", "channel")
+_ATTEMPTS = re.compile(r"^\[\w+\] Retry run out of \d+ retry times, message=")
 _SLOW = ("DEADLINE_EXCEEDED",)
 _DROPPED = re.compile(r"collection not found|can't find collection|collection '\w+' does not exist")
 _LOADING = ("collection not loaded", "not ready", "channel not available", "no available shard")
@@ -143,8 +144,8 @@ class Milvus:
             raise self._failed(what, error) from error
 
     def _failed(self, what: str, error: BaseException) -> UserError:
-        # str() of an error of pymilvus wraps its message in the name of the class.
-        message = one_line(Exception(getattr(error, "message", "") or error))
+        # str() of an error of pymilvus wraps its message in the name of the class, and a last attempt in a count of attempts.
+        message = _ATTEMPTS.sub("", one_line(Exception(getattr(error, "message", "") or error)))
         said = f"{getattr(error, 'code', '')} {message}"
         if any(word in said for word in _REFUSED):
             return UserError(f"Milvus at {self.name} refuses the credentials: give USER:PASSWORD by --token or {TOKEN_VARIABLE}")

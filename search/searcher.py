@@ -88,7 +88,10 @@ class Scored(NamedTuple):
 
 
 class Searcher:
-    """Answers queries on one cache with one head, or with two, of which the first finds candidates. Not thread-safe."""
+    """Answers queries on one cache with one head, or with two, of which the first finds candidates. Not thread-safe.
+
+    As a context manager, it closes the cache's files and the index at the end. Features that are in memory need no closing.
+    """
 
     def __init__(self, options: RetrievalOptions, queries: bool = True, execution: Execution = ONE_BY_ONE) -> None:
         """Load the head and the features, and encode the gallery.
@@ -129,6 +132,19 @@ class Searcher:
         self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget), collection is not None)
         self.shortlist = _shortlist(options, self.cache, self.gallery, collection, lambda: self.encoder.content_words)
         self._said_no_chance = False
+
+    def __enter__(self) -> "Searcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files of features that are on disk, and the connection to the index."""
+        self.shortlist.close()
+        self.gallery.videos.close()
+        if self.first_gallery is not None:
+            self.first_gallery.videos.close()
 
     @property
     def encoder(self) -> QueryEncoder:

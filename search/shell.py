@@ -34,9 +34,11 @@ def answer(options: SearchOptions) -> list["Answer"]:
 
     with announce_compiling(options.quiet):
         if options.video is not None:
-            _print_captions(Searcher(options, queries=False), options.video, options)
+            with Searcher(options, queries=False) as searcher:
+                _print_captions(searcher, options.video, options)
             return []
-        return _search(Searcher(options), queries, options)
+        with Searcher(options) as searcher:
+            return _search(searcher, queries, options)
 
 
 def _queries(options: SearchOptions) -> list[str]:

@@ -16,7 +16,7 @@ PRELOADED = (
     "train_head.stage",
     "train_head.sweep",
     "search.searcher",
-    "search.pages.web",
+    "search.serve.app",
     "evaluate.stage",
     "evaluate.report.page",
     "evaluate.compare.curves",

@@ -18,7 +18,7 @@ from data.compute.processes import ProcessGroup
 from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from search import SearchOptions
-from search.serve import ServeOptions, make_server
+from search.serve import ServeOptions, serving
 from tests.conftest import DEMO_CLIP
 from train_head import TrainOptions
 from train_head.sweep import SweepOptions
@@ -64,8 +64,8 @@ def test_without_mps_every_command_says_so_before_any_work(cache_path: Path, tmp
         evaluate.main(EvaluateOptions(cache_path, "zero-shot:glccl", out, device="mps", quiet=True))
     with pytest.raises(UserError, match=NO_MPS):
         search.main(SearchOptions(cache_path, "zero-shot:glccl", device="mps", quiet=True, query=("a ring",)))
-    with pytest.raises(UserError, match=NO_MPS):
-        make_server(ServeOptions(cache_path, "zero-shot:glccl", device="mps", quiet=True), None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=NO_MPS), serving(ServeOptions(cache_path, "zero-shot:glccl", port=0, device="mps", quiet=True)):
+        pass
     assert not out.exists()
 
 

@@ -25,8 +25,8 @@ from extract import ExtractOptions, main
 from extract.plan.listing import prune
 from search import SearchOptions
 from search import main as find
-from search.pages.web import make_app
 from search.searcher import Searcher
+from search.serve.app import make_app
 from tests.conftest import DEMO_CLIP
 from tests.videos import numbered_video
 from train_head.scoring.splits import load_split

@@ -32,7 +32,8 @@ from extract import ExtractOptions
 from extract.encode.reload import reload_clip
 from extract.plan.following import with_defaults
 from search.retrieval.queries import QueryEncoder
-from search.serve import ServeOptions, _folder
+from search.serve import ServeOptions
+from search.serve.server import _folder
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
 from train_head.run import RunOptions, load_head

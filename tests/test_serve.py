@@ -27,11 +27,12 @@ from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
 from search import SearchOptions, serve
-from search.pages.web import HEADERS, make_app
 from search.retrieval.moments import timestamp
 from search.retrieval.queries import MAX_QUERY
 from search.searcher import Searcher
 from search.serve import ServeOptions
+from search.serve.app import HEADERS, make_app
+from search.serve.server import stop
 from tests.browser import OpenPage
 from tests.caches import QUERY, jpeg, rewritten
 from tests.conftest import DEMO_CLIP, ROOT
@@ -399,7 +400,7 @@ def test_a_server_stops_though_a_thread_that_answers_wakes_it_first(monkeypatch:
             wake()
 
         monkeypatch.setattr(server.trigger, "_physical_pull", wake_twice)
-        serve.stop(server, thread)
+        stop(server, thread)
         assert not thread.is_alive()
         with pytest.raises(OSError, match="Bad file descriptor"):
             wake()

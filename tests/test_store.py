@@ -32,8 +32,8 @@ from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from extract import main as extract
 from search.options import RetrievalOptions
-from search.pages.web import make_app
 from search.searcher import Searcher
+from search.serve.app import make_app
 from tests.caches import BUDGET, QUERY
 from tests.choice import long_but
 from tests.stores import S3, damage, key_of, part_of

@@ -23,10 +23,10 @@ from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from extract.encode.clip import Clip, load_clip
 from search import SearchOptions
-from search.pages.web import make_app
 from search.retrieval.cut import count_cut
 from search.searcher import Answer, Searcher
-from search.serve import ServeOptions, make_server
+from search.serve import ServeOptions, serving
+from search.serve.app import make_app
 from tests.caches import BUDGET, OLD, captions_of
 from tests.conftest import DEMO_CLIP
 from train_head.heads import HeadConfig, TextBatch, VideoBatch, make_head
@@ -210,10 +210,8 @@ def test_a_head_that_takes_fewer_tokens_says_that_it_cuts_there(
 
 
 def test_serve_says_at_its_start_that_the_head_cuts(cache_path: Path, narrow_run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        make_server(ServeOptions(cache=cache_path, run=narrow_run, device="cpu", quiet=True), listening).close()
+    with serving(ServeOptions(cache=cache_path, run=narrow_run, port=0, device="cpu", quiet=True)):
+        pass
     assert f"cuts queries to {NARROW} tokens; the cache keeps 64" in capsys.readouterr().err
 
 

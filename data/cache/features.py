@@ -3,7 +3,7 @@
 Shape suffixes: N entries, T rows of all entries, R rows of the entries of one batch, M patch tokens of a frame, D joint dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,12 +29,17 @@ class Ragged:
     """
 
     def __init__(
-        self, length_N: NDArray[np.int64], values_TD: Tensor | None, sources: Sequence[tuple[Any, slice | NDArray[np.int64]]]
+        self,
+        length_N: NDArray[np.int64],
+        values_TD: Tensor | None,
+        sources: Sequence[tuple[Any, slice | NDArray[np.int64]]],
+        close: Callable[[], None] = lambda: None,
     ) -> None:
         self.length_N = length_N
         self._first_N = np.cumsum(length_N) - length_N
         self._values_TD = values_TD
         self._sources = sources
+        self._close = close
 
     @classmethod
     def in_memory(cls, values_TD: NDArray[Any], offsets: NDArray[np.int64]) -> "Ragged":
@@ -42,11 +47,16 @@ class Ragged:
         return cls(np.diff(offsets), torch.from_numpy(values_TD), [])
 
     @classmethod
-    def on_disk(cls, sources: Sequence[Any], rows: Sequence[NDArray[np.int64]]) -> "Ragged":
-        """From array-likes that are read on use; entry i consists of `rows[i]`, in ascending order, of `sources[i]`."""
+    def on_disk(cls, sources: Sequence[Any], rows: Sequence[NDArray[np.int64]], close: Callable[[], None] = lambda: None) -> "Ragged":
+        """From array-likes that are read on use; entry i consists of `rows[i]`, in ascending order, of `sources[i]`. `close` closes their
+        files."""
         # HDF5 reads a slice several times faster than a list of the same rows.
         selected: list[slice | NDArray[np.int64]] = [slice(r[0], r[-1] + 1) if len(r) and r[-1] - r[0] + 1 == len(r) else r for r in rows]
-        return cls(np.array([len(r) for r in rows], dtype=np.int64), None, list(zip(sources, selected, strict=True)))
+        return cls(np.array([len(r) for r in rows], dtype=np.int64), None, list(zip(sources, selected, strict=True)), close)
+
+    def close(self) -> None:
+        """Close the files of rows on disk, which cannot be read afterwards."""
+        self._close()
 
     def __len__(self) -> int:
         return len(self.length_N)
@@ -119,6 +129,12 @@ class VideoFeatures:
         for features in (self.frames, self.patches):
             if features is not None:
                 features.fetch(indices)
+
+    def close(self) -> None:
+        """Close the files of features on disk: see `Ragged.close`."""
+        for features in (self.frames, self.patches):
+            if features is not None:
+                features.close()
 
     def to(self, device: torch.device) -> "VideoFeatures":
         """A copy with the features on the device if they fit: see `Ragged.to`."""

@@ -4,7 +4,7 @@ Shape suffixes: T rows of all entries (frames or tokens), D joint dimension. Row
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
 from math import prod
@@ -40,6 +40,11 @@ class OpenParts:
         self._open: OrderedDict[Part, tuple[File, Any]] = OrderedDict()
         for part in islice(parts, OPEN_PARTS):
             self.of(part)
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            self._open.popitem()[1][0].close()
 
     def of(self, part: Part) -> Any:
         """The dataset of a part, to be used before the next call."""
@@ -136,9 +141,9 @@ def read_ragged(
     count = np.array([len(rows) for rows in chosen], dtype=np.int64)
     row_bytes = prod(features_a_row) * feature_bytes(settings)
     if int(count.sum()) * row_bytes > memory_budget:
-        of_part = _sources(dataset, {place.part for place in places})
+        of_part, close = _sources(dataset, {place.part for place in places})
         rows = [place.start + taken for place, taken in zip(places, chosen, strict=True)]
-        return Ragged.on_disk([of_part[place.part] for place in places], rows)
+        return Ragged.on_disk([of_part[place.part] for place in places], rows, close)
     offsets = offsets_of(count)
     values_TD = np.empty((int(offsets[-1]), *features_a_row, int(settings["dimension"])), dtype=settings["dtype"])
     by_part: dict[Part, list[int]] = {}
@@ -154,12 +159,13 @@ def read_ragged(
     return Ragged.in_memory(values_TD, offsets)
 
 
-def _sources(dataset: str, parts: Collection[Part]) -> dict[Part, RowsOfPart | StoredRows]:
-    """The rows of a dataset of each part, read on use. All parts of a cache are on this machine, or all in a store."""
+def _sources(dataset: str, parts: Collection[Part]) -> tuple[dict[Part, RowsOfPart | StoredRows], Callable[[], None]]:
+    """The rows of a dataset of each part, read on use, and what closes their files. All parts of a cache are on this machine, or all in a
+    store."""
     if all(isinstance(part.path, StorePath) for part in parts):
-        return {part: stored_rows(part, dataset) for part in parts}
+        return {part: stored_rows(part, dataset) for part in parts}, lambda: None
     opened = OpenParts(dataset, parts)
-    return {part: RowsOfPart(opened, part) for part in parts}
+    return {part: RowsOfPart(opened, part) for part in parts}, opened.close
 
 
 def stored_rows(part: Part, dataset: str) -> StoredRows:

@@ -23,6 +23,9 @@ class Engine(Protocol):
     def search(self, query_AD: NDArray[np.float32], k: int) -> Found:
         """The k videos nearest to each query. Queries need not have norm 1."""
 
+    def close(self) -> None:
+        """Close what the engine is connected to."""
+
 
 def nearest(found: Sequence[Found], queries: int, k: int) -> Found:
     """Merge lists of shards, requests or processes, which have no video in common; equally near videos come in the order added."""

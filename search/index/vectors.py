@@ -91,6 +91,9 @@ class VideoIndex:
         query_AD = np.ascontiguousarray(query_AD, dtype=np.float32)
         return nearest([_search_shard(shard, query_AD, k) for shard in self.shards], len(query_AD), k)
 
+    def close(self) -> None:
+        """Nothing: the index is in memory."""
+
     @property
     def bytes_held(self) -> int:
         """Bytes of the vectors and their video numbers, without FAISS's lookup tables."""

@@ -15,6 +15,9 @@ from search.index.words import ContentWords
 class Shortlist(Protocol):
     """Picks the videos of a gallery that are scored exactly for a query."""
 
+    def close(self) -> None:
+        """Close what it is connected to."""
+
     def candidates(self, texts: TextFeatures, number: int, count: int) -> NDArray[np.int64]:
         """Ascending indices of at least one video to score with the text `number`. They should include its best `count` videos."""
 
@@ -24,6 +27,9 @@ class WholeGallery:
 
     def __init__(self, videos: int) -> None:
         self._all = np.arange(videos)
+
+    def close(self) -> None:
+        """Nothing: there is no index."""
 
     def candidates(self, texts: TextFeatures, number: int, count: int) -> NDArray[np.int64]:
         return self._all
@@ -35,6 +41,9 @@ class IndexedGallery:
     def __init__(self, index: Engine, candidates: int, words: Callable[[], ContentWords] | None = None) -> None:
         """`candidates`: their number per query, at most the number of videos. `words`: called if content words take part."""
         self._index, self._candidates, self._words = index, candidates, words
+
+    def close(self) -> None:
+        self._index.close()
 
     def candidates(self, texts: TextFeatures, number: int, count: int) -> NDArray[np.int64]:
         assert count <= self._candidates

@@ -45,6 +45,10 @@ class MilvusIndex:
                     video_AK[row, place], near_AK[row, place] = number, near
         return video_AK, near_AK
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._collection.milvus.close()
+
     def _search(self, query_AD: NDArray[np.float32], k: int) -> list[dict[int, float]]:
         """For each query, at least the k nearest videos with their nearness, or all that there are.
 

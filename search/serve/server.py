@@ -1,23 +1,21 @@
-"""Serves search as a local web page: `python -m search.serve --cache DIR --run RUN`."""
+"""The server below the page: it loads everything, listens, and serves until it is interrupted."""
 
 import logging
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from data.base.errors import UserError
-from data.cli.command import run_command
-from data.cli.command_line import About
 from data.store.address import address_of as store_at
-from search.options import RetrievalOptions
+from search.serve.options import ServeOptions
 
-if TYPE_CHECKING:  # numpy and pandas load late, so that --help answers at once
+if TYPE_CHECKING:  # numpy, pandas and torch load late, so that --help answers at once
     from data.cache.extraction import Extraction
+    from search.searcher import Searcher
 
 MAX_HEADER = 2**22
 """Bytes of a request line and headers. It exceeds what browsers send, so that the page itself can reject an overlong query."""
@@ -27,25 +25,13 @@ REQUESTS_AT_ONCE = 8
 """More than the number of connections that a browser opens to one server."""
 
 
-@dataclass(frozen=True)
-class ServeOptions(RetrievalOptions):
-    """Serve a search page with thumbnails and video players, on this machine only unless --host says otherwise."""
-
-    videos: Annotated[Path | None, About.INPUT] = None
-    """Folder of the video files, for the players. Default: the folder they were extracted from, if it still exists."""
-    host: Annotated[str, About.OUTPUT] = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets every machine on the network search and watch."""
-    port: Annotated[int, About.OUTPUT] = 8000
-    """Port to listen on; 0 picks a free port."""
-
-
 def main(options: ServeOptions) -> None:
     """Load everything, print the address, and serve until interrupted.
 
     Raises UserError if the port is taken, or if the cache, the run or the videos do not exist or do not fit.
     """
-    with _listen(options) as listening:
-        server = make_server(options, listening)
+    with _listen(options) as listening, loaded(options) as searcher:
+        server = make_server(searcher, options, listening)
         print(f"searching {store_at(options.cache) or options.cache} at {address_of(listening)} (Ctrl-C to stop)", flush=True)
         server.run()
     # waitress swallows the interrupt and returns.
@@ -55,14 +41,28 @@ def main(options: ServeOptions) -> None:
 @contextmanager
 def serving(options: ServeOptions) -> Iterator[str]:
     """Serve the page from a thread of this process and yield its address. For tests and tools that drive a browser."""
-    with _listen(options) as listening:
-        server = make_server(options, listening)
+    with _listen(options) as listening, loaded(options) as searcher:
+        server = make_server(searcher, options, listening)
         thread = Thread(target=server.run, daemon=True)
         thread.start()
         try:
             yield address_of(listening)
         finally:
             stop(server, thread)
+
+
+@contextmanager
+def loaded(options: ServeOptions) -> Iterator["Searcher"]:
+    """A searcher that has loaded everything and answered one query, so that compiled code and models are in memory."""
+    from search.searcher import Searcher
+    from train_head.compiling import announce_compiling
+
+    with announce_compiling(options.quiet):
+        searcher = Searcher(options)
+        for _ in searcher.search(["anything"]):
+            pass
+    with searcher:
+        yield searcher
 
 
 def stop(server: Any, thread: Thread) -> None:
@@ -82,20 +82,14 @@ def stop(server: Any, thread: Thread) -> None:
     server.close()
 
 
-def make_server(options: ServeOptions, listening: socket.socket) -> Any:
-    """A server that has loaded everything and answered one query, so that compiled code and models are in memory."""
+def make_server(searcher: "Searcher", options: ServeOptions, listening: socket.socket) -> Any:
+    """A server of the page around this searcher."""
     import waitress
 
-    from search.pages.web import make_app
-    from search.searcher import Searcher
-    from train_head.compiling import announce_compiling
+    from search.serve.app import make_app
 
     # A thumbnail that waits for another is not worth a line in the terminal.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    with announce_compiling(options.quiet):
-        searcher = Searcher(options)
-        for _ in searcher.search(["anything"]):
-            pass
     taken, kept = searcher.head.most_words, searcher.cache.settings["max_words"]
     if taken is not None and taken < kept:
         print(f"the head of {options.run} cuts queries to {taken} tokens; the cache keeps {kept}", file=sys.stderr)
@@ -146,12 +140,3 @@ def _folder(options: ServeOptions, extraction: "Extraction") -> Path | None:
         return before
     print(f"the videos are no longer in {before}: the page has no players; add --videos FOLDER", file=sys.stderr)
     return None
-
-
-if __name__ == "__main__":
-    run_command(
-        ServeOptions,
-        main,
-        prog="python -m search.serve",
-        examples=("--cache runs/cache --run zero-shot:glccl", "--cache runs/cache --run runs/glccl --videos videos --port 8080"),
-    )

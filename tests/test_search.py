@@ -147,13 +147,16 @@ def open_files(folder: Path) -> set[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux lists the open files of a process")
-def test_a_search_that_reads_candidates_from_the_disk_leaves_no_file_open(options: SearchOptions, cache: FeatureCache) -> None:
-    folder = Path(cache.path)
-    before = open_files(folder)
+def test_a_search_that_reads_candidates_from_the_disk_leaves_no_file_open(
+    options: SearchOptions, cache: FeatureCache, tmp_path: Path
+) -> None:
+    asked = replace(options, query=("a ring",), candidates=5, top=3, index=tmp_path)
+    search.main(asked)  # builds the index
+    before = open_files(Path(cache.path))
     gc.disable()  # what only the collector of cycles closes stays open for a time that nobody knows
     try:
-        search.main(replace(options, query=("a ring",), candidates=5, top=3))
-        assert open_files(folder) == before
+        search.main(asked)
+        assert open_files(Path(cache.path)) == before
     finally:
         gc.enable()
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from search.options import SearchOptions
 
 if TYPE_CHECKING:
-    from search.searcher import Answer
+    from search.answer import Answer
 
 __all__ = ["SearchOptions", "main"]
 

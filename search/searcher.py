@@ -4,7 +4,6 @@ Shape suffixes: A texts, B videos.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import groupby
@@ -20,18 +19,20 @@ from data.cache import FeatureCache
 from data.cache.features import TextFeatures
 from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
+from search.answer import Answer, CaptionHit, Hit
 from search.index.candidates import candidate_index, check_candidates, index_for, is_there, require_index
 from search.index.engine import Engine
 from search.index.milvus.opening import Found, find_collection, open_collection
 from search.index.options import check_engine
 from search.index.words import ContentWords
 from search.options import RetrievalOptions
+from search.query.query import Query, Shown
 from search.retrieval.chance import RANDOM_QUERIES, Chance
 from search.retrieval.cut import count_cut
 from search.retrieval.first_stage import check_first_stage, load_first_stage
 from search.retrieval.gallery import Gallery
 from search.retrieval.listed import listed_videos
-from search.retrieval.moments import Measure, Moment, find_moments
+from search.retrieval.moments import find_moments
 from search.retrieval.notes import Notes
 from search.retrieval.queries import QueryEncoder, cut_texts
 from search.retrieval.shortlist import IndexedGallery, Shortlist, WholeGallery
@@ -46,38 +47,6 @@ CHANCE_FLOPS = 1e13
 """Most work for the comparison of the first query of a length with random words: minutes on a slow machine."""
 ONE_BY_ONE = Execution(few_texts=True)
 """Optimized for one or a few texts at a time."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A video in the results. `number` is its index in the gallery, `file` its path below the video folder, empty if unknown."""
-
-    rank: int
-    number: int
-    video_id: str
-    file: str
-    score: float
-    moment: Moment
-
-
-@dataclass(frozen=True)
-class CaptionHit:
-    """A caption in the results."""
-
-    rank: int
-    caption: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A query and its results, best first."""
-
-    query: str
-    measure: Measure
-    """How the frames of a video are weighed."""
-    hits: list[Hit]
-    notes: Notes
 
 
 class Scored(NamedTuple):
@@ -153,6 +122,11 @@ class Searcher:
             self._encoder = self._load_encoder()
         return self._encoder
 
+    @property
+    def shown(self) -> Shown:
+        """What is shown of an answer unless a query says otherwise."""
+        return Shown(top=self._options.top)
+
     def _load_encoder(self) -> QueryEncoder:
         limits = [self.head.most_words, *([] if self._first is None else [self._first.head.most_words])]
         return QueryEncoder(self.cache, self._options.model, self._options.pretrained, self._device, *limits)
@@ -184,10 +158,11 @@ class Searcher:
             return self.head, self.gallery
         return self._first.head, self.first_gallery
 
-    def search(self, queries: Sequence[str]) -> Iterator[Answer]:
+    def search(self, queries: Sequence[str | Query]) -> Iterator[Answer]:
         """Answer each query (see `clean_query`): the best videos first, equal scores by id."""
         for first in range(0, len(queries), QUERIES_AT_ONCE):
-            some = queries[first : first + QUERIES_AT_ONCE]
+            asked = [self._query(one) for one in queries[first : first + QUERIES_AT_ONCE]]
+            some = [query.text for query in asked]
             texts = self.encoder.encode(some)
             if first == 0:
                 self._check_cost(texts, len(queries))
@@ -202,7 +177,10 @@ class Searcher:
                 score_AB = self.gallery.scores(TextBatch.gather(texts, together, self._device), videos)
                 for i, score_B in zip(together, score_AB, strict=True):
                     scored = Scored(videos, score_B)
-                    yield self._answer(some[i], single[i], scored, scored if found is None else found[i])
+                    yield self._answer(asked[i], single[i], scored, scored if found is None else found[i])
+
+    def _query(self, one: str | Query) -> Query:
+        return Query(one, shown=self.shown) if isinstance(one, str) else one
 
     def _first_scored(self, queries: Sequence[str], texts: TextFeatures, videos: NDArray[np.int64]) -> list[Scored] | None:
         """The videos with their scores in the first stage, for each query; None without --candidates-run."""
@@ -223,11 +201,12 @@ class Searcher:
                 "extract again"
             )
 
-    def _answer(self, query: str, text: TextBatch, scored: Scored, compared: Scored) -> Answer:
+    def _answer(self, asked: Query, text: TextBatch, scored: Scored, compared: Scored) -> Answer:
         """`compared`: the scores that tell a match from chance."""
+        query = asked.text
         self._require_numbers(query, scored)
         videos, score_B = scored
-        order = np.argsort(-score_B, kind="stable")[: self._options.top]
+        order = np.argsort(-score_B, kind="stable")[: asked.shown.top]
         measure, moments = find_moments(self.head, text.cut_to(self.head.most_words), self.gallery.videos, videos[order])
         hits = []
         for rank, (place, moment) in enumerate(zip(order.tolist(), moments, strict=True), start=1):
@@ -236,7 +215,7 @@ class Searcher:
             hits.append(Hit(rank, number, video_id, self.files.get(video_id, ""), float(score_B[place]), moment))
         cut, why = self.encoder.cut_of(query)
         known = self.encoder.tokenizer.knows_a_word(query) and (cut is None or cut.word != "")
-        return Answer(query, measure, hits, Notes(cut, why, not known, self._is_chance(text, compared)))
+        return Answer(str(asked), asked, measure, hits, Notes(cut, why, not known, self._is_chance(text, compared)), len(videos))
 
     def _check_cost(self, texts: TextFeatures, queries: int) -> None:
         """Say what it takes to score the videos of this many queries, or raise UserError if that is too much. `texts`: some of them."""

@@ -14,7 +14,8 @@ from data.base.writable import require_writable_file
 from search.options import SearchOptions
 
 if TYPE_CHECKING:  # torch loads late, so that --help answers at once
-    from search.searcher import Answer, CaptionHit, Searcher
+    from search.answer import Answer, CaptionHit
+    from search.searcher import Searcher
 
 
 _LINE_END = re.compile(r"\r\n|\n|\r")

@@ -158,11 +158,13 @@ def test_wrong_credentials_are_told_from_no_server(small_cache: Path, tmp_path: 
     with MilvusServer(tmp_path / "server", authorization=True) as server:
         engine = EngineOptions(engine="milvus", uri=server.uri)
         for token in (None, "root:wrong", "no-such-key"):
-            with pytest.raises(UserError, match=r"something answers at .*: check --token"):
-                build.main(of_engine(BuildOptions, replace(engine, token=token), small_cache))
-        with pytest.raises(UserError, match="check --token, http or https"):
-            build.main(of_engine(BuildOptions, replace(engine, uri=server.uri.replace("http", "https"), token="root:Milvus"), small_cache))
-        build.main(of_engine(BuildOptions, replace(engine, token="root:Milvus"), small_cache))
+            with pytest.raises(UserError, match=r"something answers at .*: check --milvus-token"):
+                build.main(of_engine(BuildOptions, replace(engine, milvus_token=token), small_cache))
+        with pytest.raises(UserError, match="check --milvus-token, http or https"):
+            build.main(
+                of_engine(BuildOptions, replace(engine, uri=server.uri.replace("http", "https"), milvus_token="root:Milvus"), small_cache)
+            )
+        build.main(of_engine(BuildOptions, replace(engine, milvus_token="root:Milvus"), small_cache))
         monkeypatch.setenv("MILVUS_TOKEN", "root:Milvus")
         assert rows_of(engine)
 
@@ -174,10 +176,12 @@ def test_an_encrypted_connection_trusts_whom_it_is_told_to(small_cache: Path, tm
         build.main(of_engine(BuildOptions, engine, small_cache))
         assert rows_of(replace(engine, tls_name="localhost"))
         for change in ({"tls_ca": other.certificate}, {"tls_ca": None}, {"tls_name": "elsewhere"}):
-            with pytest.raises(UserError, match=r"something answers at .*: check --token, http or https in --uri, --tls-ca and --tls-name"):
+            with pytest.raises(
+                UserError, match=r"something answers at .*: check --milvus-token, http or https in --uri, --tls-ca and --tls-name"
+            ):
                 build.main(of_engine(BuildOptions, replace(engine, **change), small_cache))
         plain = replace(engine, uri=server.uri.replace("https", "http"), tls_ca=None)
-        with pytest.raises(UserError, match="check --token, http or https in --uri"):
+        with pytest.raises(UserError, match="check --milvus-token, http or https in --uri"):
             build.main(of_engine(BuildOptions, plain, small_cache))
 
 

@@ -31,9 +31,8 @@ from evaluate.compare.results import Result
 from extract import ExtractOptions
 from extract.encode.reload import reload_clip
 from extract.plan.following import with_defaults
+from search.retrieval.files import video_folder
 from search.retrieval.queries import QueryEncoder
-from search.serve import ServeOptions
-from search.serve.server import _folder
 from tests.conftest import DEMO_CLIP, ROOT
 from train_head import TrainOptions
 from train_head.run import RunOptions, load_head
@@ -202,7 +201,7 @@ def test_a_cache_that_does_not_say_its_clip_or_videos_is_searched_by_what_is_nam
     with pytest.raises(UserError, match="does not say which CLIP made it: name it with --model and --pretrained"):
         QueryEncoder(cache, None, None, CPU, None)
     assert QueryEncoder(cache, DEMO_CLIP, None, CPU, None).encode(["a red ring"]).texts == ["a red ring"]
-    assert _folder(ServeOptions(cache.path, "zero-shot:glccl"), cache.extraction) is None
+    assert video_folder(None, cache.path, cache.extraction, "the page has no players") is None
     assert "does not say where its videos are" in capsys.readouterr().err
 
 

@@ -26,10 +26,11 @@ from data.cache import FeatureCache
 from data.cache.features import TextFeatures
 from extract import ExtractOptions
 from search import SearchOptions
+from search.answer import Answer
 from search.retrieval.moments import find_moments, timestamp
 from search.retrieval.queries import MAX_QUERY, clean_query
 from search.retrieval.shortlist import WholeGallery
-from search.searcher import QUERIES_AT_ONCE, Answer, Searcher
+from search.searcher import QUERIES_AT_ONCE, Searcher
 from search.serve import ServeOptions
 from tests.caches import BUDGET, QUERY, captions_of, jpeg, rewritten
 from tests.choice import long_but

@@ -23,8 +23,9 @@ from evaluate import EvaluateOptions
 from extract import ExtractOptions
 from extract.encode.clip import Clip, load_clip
 from search import SearchOptions
+from search.answer import Answer
 from search.retrieval.cut import count_cut
-from search.searcher import Answer, Searcher
+from search.searcher import Searcher
 from search.serve import ServeOptions, serving
 from search.serve.app import make_app
 from tests.caches import BUDGET, OLD, captions_of

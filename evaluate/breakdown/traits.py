@@ -11,18 +11,14 @@ from numpy.typing import NDArray
 
 from data.cache import FeatureCache
 from data.datasets.kinds import agreed
+from search.query.lengths import seconds_covered
 
 KIND, WORDS, SECONDS = TRAITS = ("kind", "words", "seconds")
 
 
 def video_seconds(cache: FeatureCache, ids: Sequence[str]) -> NDArray[np.float64]:
-    """The length of each video [B] in seconds, to a tenth: from its first to its last cached frame, and the 1 / fps for which the last one
-    stands. For imported features, whose rate is not known, the last frame counts nothing.
-
-    A cache does not hold the lengths of files, so this is the length to 1 / fps.
-    """
-    last = 1 / cache.settings["fps"] if "fps" in cache.settings else 0.0
-    return np.array([round(float(time_F[-1] - time_F[0]) + last, 1) for time_F in cache.videos(ids, memory_budget=0).seconds])
+    """The length of each video [B] in seconds: see `seconds_covered`."""
+    return seconds_covered(cache.videos(ids, memory_budget=0).seconds, cache)
 
 
 def traits_of_texts(

@@ -29,7 +29,7 @@ class EngineOptions:
     """With milvus: a file that ends in .db (Milvus Lite), or the address of a server or cluster, such as http://localhost:19530."""
     collection: Annotated[str, About.CANDIDATES] = "videos"
     """With milvus: name of the collections, NAME_frames and NAME_pooled."""
-    token: Annotated[str | None, About.CANDIDATES] = None
+    milvus_token: Annotated[str | None, About.CANDIDATES] = None
     """With milvus: USER:PASSWORD or API key of the server. Other users of the machine can read a command line; the environment variable
     MILVUS_TOKEN, which is the default, they cannot."""
     tls_ca: Annotated[Path | None, About.CANDIDATES] = None
@@ -41,7 +41,7 @@ class EngineOptions:
 def check_engine(options: EngineOptions) -> None:
     """Raise UserError for options that do not go together, or that cannot be right."""
     if options.engine == "faiss":
-        for name in ("uri", "token", "tls_ca", "tls_name"):
+        for name in ("uri", "milvus_token", "tls_ca", "tls_name"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is for --engine milvus: add it, or leave this option out")
         return
@@ -61,8 +61,8 @@ def is_file(uri: str) -> bool:
 
 def _check_uri(options: EngineOptions, uri: str) -> None:
     if is_file(uri):
-        if options.token is not None or options.tls_ca is not None or options.tls_name is not None:
-            raise UserError("--token, --tls-ca and --tls-name are for the address of a server, and --uri is a file: leave them out")
+        if options.milvus_token is not None or options.tls_ca is not None or options.tls_name is not None:
+            raise UserError("--milvus-token, --tls-ca and --tls-name are for the address of a server, and --uri is a file: leave them out")
         return
     try:
         parts = urlsplit(uri)
@@ -73,7 +73,7 @@ def _check_uri(options: EngineOptions, uri: str) -> None:
     if not valid:
         raise UserError(f"--uri {uri} must be a file that ends in {FILE_ENDING}, or an address such as http://localhost:19530")
     if parts.username is not None:
-        raise UserError(f"--uri holds a password, which lines of this program would show: give it by --token or {TOKEN_VARIABLE}")
+        raise UserError(f"--uri holds a password, which lines of this program would show: give it by --milvus-token or {TOKEN_VARIABLE}")
     if parts.scheme == "http" and (options.tls_ca is not None or options.tls_name is not None):
         raise UserError(f"--tls-ca and --tls-name are for an encrypted connection: begin --uri {uri} with https")
     if options.tls_ca is not None and not options.tls_ca.is_file():

@@ -10,8 +10,9 @@ import jinja2
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder
 from data.sampling import choose_frames
+from search.answer import Answer, Hit
 from search.retrieval.moments import MEANING, timestamp
-from search.searcher import Answer, Hit, Searcher
+from search.searcher import Searcher
 
 TEMPLATES = Path(__file__).parent / "templates"
 FRAMES_SHOWN = 12

@@ -15,11 +15,13 @@ from torch.nn.functional import normalize
 from data.cache.features import VideoFeatures
 from train_head.heads import Head, TextBatch, VideoBatch
 
-Measure = Literal["sentence", "words", "cosine"]
+Measure = Literal["sentence", "words", "cosine", "picture", "mixed"]
 MEANING: dict[Measure, str] = {
     "sentence": "weight given the whole sentence (alpha of GLCCL)",
     "words": "mean weight given its words (beta of GLCCL)",
     "cosine": "cosine with the sentence",
+    "picture": "cosine with the picture",
+    "mixed": "agreement with the words and the picture",
 }
 
 

@@ -5,7 +5,6 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from data.store.address import address_of as store_at
 from search.serve.options import ServeOptions
 
 if TYPE_CHECKING:  # numpy, pandas and torch load late, so that --help answers at once
-    from data.cache.extraction import Extraction
     from search.searcher import Searcher
 
 MAX_HEADER = 2**22
@@ -86,6 +84,7 @@ def make_server(searcher: "Searcher", options: ServeOptions, listening: socket.s
     """A server of the page around this searcher."""
     import waitress
 
+    from search.retrieval.files import video_folder
     from search.serve.app import make_app
 
     # A thumbnail that waits for another is not worth a line in the terminal.
@@ -93,7 +92,8 @@ def make_server(searcher: "Searcher", options: ServeOptions, listening: socket.s
     taken, kept = searcher.head.most_words, searcher.cache.settings["max_words"]
     if taken is not None and taken < kept:
         print(f"the head of {options.run} cuts queries to {taken} tokens; the cache keeps {kept}", file=sys.stderr)
-    app = make_app(searcher, _folder(options, searcher.cache.extraction), searcher.scored_by, options.host)
+    folder = video_folder(options.videos, options.cache, searcher.cache.extraction, "the page has no players")
+    app = make_app(searcher, folder, searcher.scored_by, options.host)
     return waitress.create_server(
         app,
         sockets=[listening],
@@ -124,19 +124,3 @@ def _listen(options: ServeOptions) -> socket.socket:
         raise UserError(
             f"cannot listen on --host {options.host} --port {options.port} ({reason}): choose another, such as --port 0"
         ) from error
-
-
-def _folder(options: ServeOptions, extraction: "Extraction") -> Path | None:
-    """The folder of video files; None if it is not named and no longer exists at its old path."""
-    if options.videos is not None:
-        if not options.videos.is_dir():
-            raise UserError(f"--videos {options.videos} is not a folder: name the folder of the video files, or leave it out")
-        return options.videos
-    if extraction.videos is None:
-        print(f"{options.cache} does not say where its videos are: the page has no players; add --videos FOLDER", file=sys.stderr)
-        return None
-    before = Path(extraction.videos)
-    if before.is_dir():
-        return before
-    print(f"the videos are no longer in {before}: the page has no players; add --videos FOLDER", file=sys.stderr)
-    return None

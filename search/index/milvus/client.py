@@ -80,7 +80,7 @@ class Milvus:
             secure |= {"secure": True, "server_name": options.tls_name or ""}
             if options.tls_ca is not None:
                 secure["server_pem_path"] = str(options.tls_ca)
-        token = options.token if options.token is not None else environ.get(TOKEN_VARIABLE, "")
+        token = options.milvus_token if options.milvus_token is not None else environ.get(TOKEN_VARIABLE, "")
         uri = self._path if self.file else self.name
         self._opens = self.file and self._path not in _servers_of_files()
         with self._failures("open"), _reason_of_file(self.file) as reasons:
@@ -148,14 +148,14 @@ class Milvus:
         message = _ATTEMPTS.sub("", one_line(Exception(getattr(error, "message", "") or error)))
         said = f"{getattr(error, 'code', '')} {message}"
         if any(word in said for word in _REFUSED):
-            return UserError(f"Milvus at {self.name} refuses the credentials: give USER:PASSWORD by --token or {TOKEN_VARIABLE}")
+            return UserError(f"Milvus at {self.name} refuses the credentials: give USER:PASSWORD by --milvus-token or {TOKEN_VARIABLE}")
         if any(word in said for word in _NO_ROOM):
             return UserError(f"Milvus at {self.name} has no room ({message}): make room, then run the same command again")
         if self.file and _LOCKED in message:
             return UserError(f"--uri {self.name} is open in another process, and Milvus Lite takes one: end it, or use a server")
         if not self.file and "illegal connection params" in said and _listens(self.name):
             return UserError(
-                f"something answers at {self.name}, but not as Milvus does to known users: check --token, http or https in --uri, "
+                f"something answers at {self.name}, but not as Milvus does to known users: check --milvus-token, http or https in --uri, "
                 "--tls-ca and --tls-name"
             )
         if not self.file and any(word in said for word in _GONE):

@@ -1,0 +1,142 @@
+"""Filters: which videos of a gallery may be found, by path, length, date of the file, and the columns of a table.
+
+Shape suffix: B videos of the gallery.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from fnmatch import fnmatchcase
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.base.errors import UserError
+from data.base.quoting import quote
+
+Operator: TypeAlias = Literal["=", "!=", "<=", ">=", "<", ">", "~"]
+_CONDITION = re.compile(r"\s*(?P<column>.+?)\s*(?P<operator>!=|<=|>=|=|<|>|~)\s*(?P<value>.*?)\s*")
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`COLUMN OPERATOR VALUE`. Numbers and dates compare as such if cell and value both are; other text compares without regard to case.
+    `~` is "contains"."""
+
+    column: str
+    operator: Operator
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.column}{self.operator}{self.value}"
+
+
+@dataclass(frozen=True)
+class Filter:
+    """All of these must hold.
+
+    path: shell patterns, of which one must match the file's path below the video folder, or the id; `*` also matches `/`. A pattern
+        without wildcards matches any path that contains it.
+    min_length, max_length: seconds of the video.
+    since, until: date of the file, both included, in local time.
+    where: conditions on the columns of the user's table.
+    """
+
+    path: tuple[str, ...] = ()
+    min_length: float | None = None
+    max_length: float | None = None
+    since: date | None = None
+    until: date | None = None
+    where: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What filters look at, for every video of the gallery.
+
+    length_B: seconds, to 1 / fps. mtime_ns_B: modification time of the file, 0 if unknown. table: the cells of the user's table by column,
+    "" where a video has none; None without a table.
+    """
+
+    ids: Sequence[str]
+    files: Sequence[str]
+    length_B: NDArray[np.float64]
+    mtime_ns_B: NDArray[np.int64]
+    table: Mapping[str, Sequence[str]] | None = None
+
+
+def parse_condition(text: str, name: str) -> Condition:
+    """Read `COLUMN OPERATOR VALUE`. `name` is what the user calls the option, for errors. Raises UserError."""
+    found = _CONDITION.fullmatch(text)
+    if found is None:
+        raise UserError(f"{name} {quote(text)} must be COLUMN=VALUE, or with !=, <, <=, >, >= or ~ (contains) in place of =")
+    return Condition(found["column"], found["operator"], found["value"])  # type: ignore[arg-type]
+
+
+def parse_date(text: str, name: str) -> date:
+    """Read a date such as 2024-05-31. Raises UserError."""
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError as error:
+        raise UserError(f"{name} {quote(text)} must be a date such as 2024-05-31") from error
+
+
+def kept(wanted: Filter, of: Attributes) -> NDArray[np.bool_]:
+    """Which videos pass the filter [B]. A video whose date is unknown, or which the table does not list, passes no condition on it.
+
+    Raises UserError for conditions without a table, or on a column that the table lacks.
+    """
+    kept_B = np.ones(len(of.ids), dtype=bool)
+    if wanted.path:
+        patterns = [pattern if _WILDCARD.search(pattern) else f"*{pattern}*" for pattern in wanted.path]
+        kept_B &= [
+            any(fnmatchcase(name, pattern) for pattern in patterns for name in (file, video_id) if name)
+            for file, video_id in zip(of.files, of.ids, strict=True)
+        ]
+    if wanted.min_length is not None:
+        kept_B &= of.length_B >= wanted.min_length
+    if wanted.max_length is not None:
+        kept_B &= of.length_B <= wanted.max_length
+    if wanted.since is not None or wanted.until is not None:
+        days = [_day(int(mtime_ns)) for mtime_ns in of.mtime_ns_B]
+        first, last = wanted.since or date.min, wanted.until or date.max
+        kept_B &= [day is not None and first <= day <= last for day in days]
+    for condition in wanted.where:
+        kept_B &= [_holds(condition, cell) for cell in _column(condition, of)]
+    return kept_B
+
+
+def _day(mtime_ns: int) -> date | None:
+    return datetime.fromtimestamp(mtime_ns / 1e9, UTC).astimezone().date() if mtime_ns else None
+
+
+def _column(condition: Condition, of: Attributes) -> Sequence[str]:
+    if of.table is None:
+        raise UserError(f"a condition on the column {quote(condition.column)} needs a table: name one with --table")
+    folded = {name.casefold(): cells for name, cells in of.table.items()}
+    if condition.column.casefold() not in folded:
+        raise UserError(f"the table of --table has no column {quote(condition.column)}: it has {', '.join(map(quote, of.table))}")
+    return folded[condition.column.casefold()]
+
+
+def _holds(condition: Condition, cell: str) -> bool:
+    if not cell:
+        return False
+    if condition.operator == "~":
+        return condition.value.casefold() in cell.casefold()
+    order = _order(cell, condition.value)
+    return {"=": order == 0, "!=": order != 0, "<": order < 0, "<=": order <= 0, ">": order > 0, ">=": order >= 0}[condition.operator]
+
+
+def _order(cell: str, value: str) -> int:
+    """-1, 0 or 1, as the cell is less than, equal to or greater than the value: as numbers if both are, else as text. Dates such as
+    2024-05-31 sort as text."""
+    try:
+        left, right = float(cell), float(value)
+        return (left > right) - (left < right)
+    except ValueError:
+        one, other = cell.casefold(), value.casefold()
+        return (one > other) - (one < other)

@@ -1,0 +1,131 @@
+"""Reads a query from text: the fields of a command line, of the page's address, or of a JSON request.
+
+The three have the same names, but for the case of options: `--min-length` is `min_length` elsewhere.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from data.base.errors import UserError
+from data.base.quoting import quote
+from search.query.filters import Filter, parse_condition, parse_date
+from search.query.query import MOST_SHOWN, PICTURE_WEIGHT, Like, Picture, Query, Shown
+from search.retrieval.queries import clean_query
+
+FIELDS = (
+    "q",
+    "like",
+    "not",
+    "weight",
+    "path",
+    "min_length",
+    "max_length",
+    "since",
+    "until",
+    "where",
+    "top",
+    "skip",
+    "threshold",
+    "moments",
+    "apart",
+    "fold",
+)
+"""The fields of a query, besides its picture. `path` and `where` may be repeated."""
+
+Named = Callable[[str], str]
+"""What the user calls a field."""
+
+
+def parse_query(given: Mapping[str, Sequence[str]], named: Named, picture: Picture | None = None, shown: Shown | None = None) -> Query:
+    """The query of these fields, each with its values; the last one counts of fields that cannot repeat. Empty fields are not given.
+
+    `shown` has the defaults of what is shown. Raises UserError, by the name that `named` gives to a field.
+    """
+    default = shown or Shown()
+    assert set(given) <= set(FIELDS), set(given) - set(FIELDS)
+
+    def last(field: str) -> str | None:
+        values = [value for value in given.get(field, ()) if value.strip()]
+        return values[-1] if values else None
+
+    def number(field: str, low: float, high: float = math.inf, whole: bool = False) -> float | None:
+        text = last(field)
+        return None if text is None else _number(text, named(field), low, high, whole)
+
+    def whole(field: str, low: int, default: int) -> int:
+        found = number(field, low, MOST_SHOWN if field != "skip" else 10**9, whole=True)
+        return default if found is None else int(found)
+
+    def chosen(field: str, low: float, high: float, default: float | None) -> float | None:
+        found = number(field, low, high)
+        return default if found is None else found
+
+    def day(field: str) -> str | None:
+        return last(field)
+
+    text, like, without = last("q"), last("like"), last("not")
+    if text is None and like is None and picture is None:
+        if without is not None:
+            raise UserError(f"{named('not')} needs something to look for beside it: add words, a picture or {named('like')}")
+        raise UserError("the query is empty: describe what to look for")
+    since, until = day("since"), day("until")
+    weight = number("weight", 0, 1)
+    if weight is not None and (text is None or (like is None and picture is None)):
+        raise UserError(f"{named('weight')} weighs a picture against words: give both, or leave it out")
+    return Query(
+        text="" if text is None else clean_query(text),
+        picture=picture,
+        like=None if like is None else parse_like(like, named("like")),
+        without="" if without is None else clean_query(without),
+        weight=PICTURE_WEIGHT if weight is None else weight,
+        filter=Filter(
+            path=tuple(value for value in given.get("path", ()) if value.strip()),
+            min_length=number("min_length", 0),
+            max_length=number("max_length", 0),
+            since=None if since is None else parse_date(since, named("since")),
+            until=None if until is None else parse_date(until, named("until")),
+            where=tuple(parse_condition(value, named("where")) for value in given.get("where", ()) if value.strip()),
+        ),
+        shown=Shown(
+            top=whole("top", 1, default.top),
+            skip=whole("skip", 0, default.skip),
+            threshold=chosen("threshold", -math.inf, math.inf, default.threshold),
+            moments=whole("moments", 1, default.moments),
+            apart=chosen("apart", 0, math.inf, default.apart) or 0.0,
+            fold=chosen("fold", -1, 1, default.fold),
+        ),
+    )
+
+
+def parse_like(text: str, name: str) -> Like:
+    """Read VIDEO or VIDEO@TIME; what follows the last @ is a time if it is a number or h:mm:ss. An id that ends so needs a time as well."""
+    video_id, at, time = text.rpartition("@")
+    seconds = _clock(time) if at else None
+    if seconds is None:
+        return Like(text)
+    if not video_id:
+        raise UserError(f"{name} {quote(text)} must be VIDEO or VIDEO@TIME, with the time in seconds or as 1:23.4")
+    return Like(video_id, seconds)
+
+
+def _clock(text: str) -> float | None:
+    """Seconds of a number or of h:mm:ss; None if it is neither."""
+    try:
+        parts = [float(part) for part in text.split(":")]
+    except ValueError:
+        return None
+    if not 1 <= len(parts) <= 3 or any(not math.isfinite(part) or part < 0 for part in parts):
+        return None
+    return sum(part * 60.0**place for place, part in enumerate(reversed(parts)))
+
+
+def _number(text: str, name: str, low: float, high: float, whole: bool) -> float:
+    kind = "a whole number" if whole else "a number"
+    bounds = f" from {low:,} to {high:,}" if math.isfinite(high) else f" of at least {low:,}" if math.isfinite(low) else ""
+    try:
+        value = float(int(text)) if whole else float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and low <= value <= high):
+        raise UserError(f"{name} {quote(text)} must be {kind}{bounds}")
+    return value

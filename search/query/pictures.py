@@ -1,0 +1,57 @@
+"""Reads the picture of a query, which may come from anybody: its size is limited before it is decoded."""
+
+import io
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from data.base.errors import UserError
+from data.base.quoting import quote
+from search.query.query import Picture
+
+MAX_BYTES = 20 * 2**20
+"""Bytes of a picture file: more than a telephone's camera writes."""
+MAX_PIXELS = 100_000_000
+"""Pixels of a picture: 300 MB when decoded."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM")
+
+
+def read_picture(path: Path, name: str) -> Picture:
+    """The picture in a file. `name` is what the user calls the option, for errors. Raises UserError if it is none, or too large."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{name} {path} cannot be read ({error.strerror}): name a picture file") from error
+    return decode_picture(content, path.name, f"{name} {path}")
+
+
+def decode_picture(content: bytes, name: str, place: str) -> Picture:
+    """The picture in these bytes, upright, in RGB, its first frame if it moves. `place` begins an error.
+
+    Raises UserError if it is no picture of a known format, or exceeds MAX_BYTES or MAX_PIXELS.
+    """
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{place}: the picture has more than {MAX_BYTES // 2**20} MiB: make it smaller")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own limit warns; the one below is checked before anything is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                pixels = image.width * image.height
+                if pixels > MAX_PIXELS:
+                    raise UserError(f"{place}: the picture has {pixels:,} pixels: make it smaller, {MAX_PIXELS:,} at most")
+                return Picture(name, _on_black(ImageOps.exif_transpose(image)))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+        raise UserError(f"{place}: {quote(name)} is no picture that can be read: use JPEG, PNG or WebP") from error
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """In RGB; transparency over black, as extraction shows it."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    black = Image.new("RGBA", layered.size, (0, 0, 0, 255))
+    black.alpha_composite(layered)
+    return black.convert("RGB")

@@ -44,6 +44,10 @@ class Failure:
     span: Span = WHOLE_FILE
     file_digest: str = ""
 
+    def line(self) -> str:
+        """The failure in a line."""
+        return f"failed: {self.file}: {self.reason}{': ' * bool(self.last_words)}{self.last_words}"
+
     def is_about(self, file: os.stat_result, digest: Callable[[], str]) -> bool:
         """True if the file has not changed since it failed. `digest` is called only if nothing but the time of change differs."""
         if self.file_size != file.st_size:

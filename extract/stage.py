@@ -36,7 +36,7 @@ from extract.encode.image.inside import Inside
 from extract.encode.image.patches import Patches
 from extract.encode.preprocessing import from_cache, from_options
 from extract.encode.texts import Unread, encode_texts, find_unread
-from extract.encode.videos import AddedTokens, PrefetchedVideos, worker_count
+from extract.encode.videos import PrefetchedVideos, worker_count
 from extract.failures import SHARED_FILES, Failure, failures_file, read_failures
 from extract.fetch import fetch_model
 from extract.options import ExtractOptions
@@ -80,7 +80,7 @@ def extract(options: ExtractOptions) -> Outcome:
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """What to extract. `recorded` holds the settings of the cache and is empty if there is none."""
 
     options: ExtractOptions
@@ -90,7 +90,7 @@ class _Request:
     recorded: dict[str, Any]
 
 
-def _read(options: ExtractOptions) -> _Request:
+def read_request(options: ExtractOptions) -> Request:
     """Fill in the options and read the data set. Raises UserError if options conflict or the data set is incomplete."""
     require_folder(options.cache, "--cache")
     preset = find_preset(options.dataset, options.preset, options.annotations)
@@ -115,19 +115,19 @@ def _read(options: ExtractOptions) -> _Request:
             print(visible(note), file=sys.stderr)
     if not options.allow_missing and not options.dry_run:
         require_complete(dataset, preset, options.videos)
-    return _Request(options, preset, dataset, own, recorded)
+    return Request(options, preset, dataset, own, recorded)
 
 
 def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     start = time.perf_counter()
     shard = _shard(options, processes)
-    request = _read(options)
+    request = read_request(options)
     options, preset, dataset, own = request.options, request.preset, request.dataset, request.own
-    clip = _load(options, request.recorded)
+    clip = load_model(options, request.recorded)
     max_words = options.max_words or min(preset.max_words or clip.context_length, clip.context_length)
     if max_words > clip.context_length:
         raise UserError(f"--max-words {max_words}: {options.model} takes at most {clip.context_length} tokens")
-    settings = _settings(options, clip, max_words)
+    settings = settings_of(options, clip, max_words)
     processes.agree(_facts(options, settings, dataset))
     cache = _open_cache(options, clip, settings, shard, processes)
     if options.segment is not None:
@@ -137,7 +137,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     todo = find_todo(dataset, cache, options, shard)
     if options.dry_run or cache is None:
         found = report(options.dataset, dataset, preset, options.videos) | unlisted_of(dataset, cache, own, options)
-        dry_run(options, found, todo, cache, clip, max_words, _limits(), TEXTS_A_PART)
+        dry_run(options, found, todo, cache, clip, max_words, limits(), TEXTS_A_PART)
         if not options.allow_missing:
             require_complete(dataset, preset, options.videos)
         return Outcome(options.cache, 0)
@@ -150,7 +150,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     # Decoding begins while the texts are encoded.
     with PrefetchedVideos(todo.videos, clip, options, cache) as videos:
         _extract_texts(todo.texts, clip, cache, max_words, options.quiet)
-        writer = Writer(cache, _limits(), shard, todo.known, todo.outdated, Patches.of(options.tokens))
+        writer = Writer(cache, limits(), shard, todo.known, todo.outdated, Patches.of(options.tokens))
         failures = _extract_videos(videos, len(todo.videos), writer, options)
     failed = _print_failures(todo.known, failures, options.cache / failures_file(share))
     with_file = int(dataset.videos["file"].iloc[shard[0] :: shard[1]].notna().sum())
@@ -162,7 +162,7 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     if processes.world_size > 1:
         # Reopen the cache to see what the others wrote, and merge their lists of failures.
         cache = FeatureCache(options.cache)
-        Writer(cache, _limits(), (0, 1), list(read_failures(cache.path, SHARED_FILES).values()), todo.outdated).flush()
+        Writer(cache, limits(), (0, 1), list(read_failures(cache.path, SHARED_FILES).values()), todo.outdated).flush()
     cache.listings.complete(own.name, with_failures(listed, dataset, cache), share)
     unread = find_unread(dataset.captions["caption"], cache, clip)
     if options.prune:
@@ -172,7 +172,8 @@ def _extract(options: ExtractOptions, processes: ProcessGroup) -> Outcome:
     return outcome
 
 
-def _load(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
+def load_model(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
+    """The CLIP that the options or the settings of the cache, `recorded`, name. Raises UserError if it cannot be loaded."""
     assert options.model is not None
     assert options.precision is not None
     if not options.quiet:
@@ -202,7 +203,7 @@ def _announce(todo: Todo) -> None:
 def _print_failures(known: Sequence[Failure], failures: Sequence[Failure], file: Path) -> int:
     """Print the first failures, of this run and of earlier runs that were not retried, and return the number of all. `file` lists all."""
     failed = [failure for some in (failures, known) for failure in sorted(some, key=lambda failure: failure.video_id)]
-    lines = [f"failed: {one.file}: {one.reason}{': ' * bool(one.last_words)}{one.last_words}" for one in failed]
+    lines = [one.line() for one in failed]
     for line in first_of(lines, f"{file} lists all"):
         print(visible(line), file=sys.stderr)
     if known:
@@ -383,7 +384,8 @@ def _check_segment(options: ExtractOptions, preset: Preset) -> None:
         raise UserError(f"--segment {options.segment}: must be at least {1 / options.fps:g} s, so that each segment has a frame")
 
 
-def _limits() -> PartLimits:
+def limits() -> PartLimits:
+    """When a part is written."""
     return PartLimits(VIDEOS_A_PART, BYTES_A_PART, SECONDS_A_PART)
 
 
@@ -393,7 +395,7 @@ def _splits(dataset: Dataset, preset: Preset, cache: FeatureCache) -> dict[str, 
     return {split: counts | {"videos_decoded": int((done == split).sum())} for split, counts in splits_of(dataset, preset).items()}
 
 
-def _settings(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, Any]:
+def settings_of(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str, Any]:
     """Exactly the settings that determine the bytes of the features."""
     return {
         "weights": clip.digest,
@@ -431,11 +433,7 @@ def _extract_videos(videos: PrefetchedVideos, count: int, writer: Writer, option
             for done, video in enumerate(videos, start=1):
                 if isinstance(video, Failure):
                     failures.append(video)
-                    writer.failures.append(video)
-                elif isinstance(video, AddedTokens):
-                    writer.add_tokens(video)
-                else:
-                    writer.add(video)
+                writer.take(video)
                 progress.update(note=_note(videos.timings, writer, len(failures), count - done, worker_count(options)))
     finally:
         # Also on an interrupt, so that encoded videos are kept.

@@ -51,6 +51,15 @@ class Writer:
         self._whole = shard[1] == 1
         self._entries, self._tokens, self._bytes, self._since = list[VideoEntry](), list[VideoEntry](), 0, time.monotonic()
 
+    def take(self, video: VideoEntry | AddedTokens | Failure) -> None:
+        """Add what became of a video."""
+        if isinstance(video, Failure):
+            self.failures.append(video)
+        elif isinstance(video, AddedTokens):
+            self.add_tokens(video)
+        else:
+            self.add(video)
+
     def add(self, entry: VideoEntry) -> None:
         """Add a video with its patch tokens, if any, and write a part if a limit is reached."""
         self._entries.append(entry)

@@ -61,11 +61,14 @@ class Searcher:
     As a context manager, it closes the cache's files and the index at the end. Features that are in memory need no closing.
     """
 
-    def __init__(self, options: RetrievalOptions, queries: bool = True, execution: Execution = ONE_BY_ONE) -> None:
+    def __init__(
+        self, options: RetrievalOptions, queries: bool = True, execution: Execution = ONE_BY_ONE, encoder: QueryEncoder | None = None
+    ) -> None:
         """Load the head and the features, and encode the gallery.
 
         `queries`: load CLIP as well, before the features, so that a wrong CLIP fails early. `execution`: how the head computes;
-        `benchmarks.search` compares two ways.
+        `benchmarks.search` compares two ways. `encoder`: of a searcher with the same options and settings of the cache, in place of
+        loading CLIP.
 
         Raises UserError if the cache, the run or the videos do not exist, or if the run does not fit the cache.
         """
@@ -78,7 +81,7 @@ class Searcher:
         check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
         if options.candidates is not None:
             require_index(options.index, [options.candidates_from])
-        self._options, self._device = options, find_device(options.device)
+        self._options, self._execution, self._device = options, execution, find_device(options.device)
         self.cache = FeatureCache(options.cache)
         self.files = listed_videos(options, self.cache)
         _check_candidates(options, len(self.files))
@@ -97,11 +100,17 @@ class Searcher:
             self.scored_by += f", which re-ranks the {options.candidates:,} best of {self._first.name} for every query"
         # Before CLIP and the features are loaded, so that a wrong address fails early.
         collection = _collection(options, self.cache, self._max_frames)
-        self._encoder = self._load_encoder() if queries else None
+        self._encoder = encoder or (self._load_encoder() if queries else None)
         self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget), collection is not None)
         self.attributes = self._attributes()
         self.shortlist = _shortlist(options, self.cache, self.gallery, collection, lambda: self.encoder.content_words)
         self._said_no_chance = False
+
+    def reopened(self) -> "Searcher":
+        """A searcher of the cache as it is now. It shares the CLIP of this one, and loads all else anew: for a moment, two galleries are in
+        memory. Raises UserError like the constructor."""
+        same = FeatureCache(self._options.cache).digest == self.cache.digest
+        return Searcher(self._options, execution=self._execution, encoder=self._encoder if same else None)
 
     def __enter__(self) -> "Searcher":
         return self
@@ -115,6 +124,11 @@ class Searcher:
         self.gallery.videos.close()
         if self.first_gallery is not None:
             self.first_gallery.videos.close()
+
+    @property
+    def max_frames(self) -> int | None:
+        """Frames of each video that the head sees, None for all."""
+        return self._max_frames
 
     @property
     def encoder(self) -> QueryEncoder:

@@ -18,6 +18,7 @@ from search.pages.page import TEMPLATES
 from search.retrieval.files import VideoFiles
 from search.serve.answering import Answering
 from search.serve.pages import Pages
+from search.watch.watcher import Watcher
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'self'; script-src 'self'; "
@@ -29,11 +30,12 @@ HEADERS = {
 }
 RETRY_S = "5"
 """Seconds after which to ask again when the queue was full, or a store did not answer."""
-STATIC = {"search.css": "text/css", "search.js": "text/javascript"}
+STATIC = {"search.css": "text/css", "search.js": "text/javascript", "search_watch.js": "text/javascript"}
 
 
-def make_app(answering: Answering, videos: Path | None, run: str, host: str) -> flask.Flask:
-    """The application. `videos`: folder of the video files, None for a page without players; `host`: the host name of the server."""
+def make_app(answering: Answering, videos: Path | None, run: str, host: str, watcher: Watcher | None = None) -> flask.Flask:
+    """The application. `videos`: folder of the video files, None for a page without players; `host`: the host name of the server;
+    `watcher`: what --watch does, which the page shows."""
     app = flask.Flask(__name__, static_folder=None, template_folder=None)
     searcher = answering.searcher
     pages = Pages(answering, VideoFiles(videos, searcher.files, searcher.cache), run)
@@ -65,6 +67,9 @@ def make_app(answering: Answering, videos: Path | None, run: str, host: str) -> 
     app.add_url_rule("/results", "results", pages.results)
     app.add_url_rule("/thumbnail/<int:number>/<int:frame>", "thumbnail", pages.thumbnail)
     app.add_url_rule("/video/<int:number>", "video", pages.video)
+    if watcher is not None:
+        pages.show_watched(watcher.status)
+        app.add_url_rule("/watch", "watch", pages.watch)
     for name, kind in STATIC.items():
         app.add_url_rule(f"/{name}", name, partial(flask.send_file, TEMPLATES / name, mimetype=kind))
     return app

@@ -20,3 +20,8 @@ class ServeOptions(RetrievalOptions):
     """Port to listen on; 0 picks a free port."""
     queue: Annotated[int, About.MACHINE] = 64
     """Requests that may wait while others are answered. More are refused with status 503. Queries that wait are answered together."""
+    watch: Annotated[bool, About.INPUT] = False
+    """While serving, extract what is new in the folders of videos that the cache was made from, and drop what is gone. For plain folders,
+    without captions."""
+    watch_every: Annotated[float, About.INPUT] = 5.0
+    """With --watch: seconds between two looks at the folders. A file is read once two looks in a row find it unchanged."""

@@ -1,6 +1,6 @@
 """The handlers of the page: HTML, thumbnails and video files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +15,7 @@ from search.retrieval.files import VideoFiles
 from search.retrieval.moments import MEANING
 from search.retrieval.queries import MAX_QUERY
 from search.serve.answering import Answering
+from search.watch.status import Status
 
 
 class Pages:
@@ -31,6 +32,14 @@ class Pages:
     def results(self) -> flask.Response:
         """The answer alone, for the page's script."""
         return self._answered("search_answer.html")
+
+    def show_watched(self, status: Callable[[], Status]) -> None:
+        """Let the page show what --watch does."""
+        self._templates.globals["watched"] = status
+
+    def watch(self) -> flask.Response:
+        """What --watch does, alone, for the page's script."""
+        return flask.Response(self._templates.get_template("search_watch.html").render(), mimetype="text/html")
 
     def thumbnail(self, number: int, frame: int) -> flask.Response:
         """The thumbnail of a frame."""

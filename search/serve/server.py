@@ -15,6 +15,7 @@ from search.serve.options import ServeOptions
 if TYPE_CHECKING:  # numpy, pandas and torch load late, so that --help answers at once
     from search.searcher import Searcher
     from search.serve.answering import Answering
+    from search.watch.watcher import Watcher
 
 MAX_HEADER = 2**22
 """Bytes of a request line and headers. It exceeds what browsers send, so that the page itself can reject an overlong query."""
@@ -32,8 +33,8 @@ def main(options: ServeOptions) -> None:
 
     Raises UserError if the port is taken, or if the cache, the run or the videos do not exist or do not fit.
     """
-    with _listen(options) as listening, answering(options) as answers:
-        server = make_server(answers, options, listening)
+    with _listen(options) as listening, watched_answering(options) as (answers, watcher):
+        server = make_server(answers, options, listening, watcher)
         print(f"searching {store_at(options.cache) or options.cache} at {address_of(listening)} (Ctrl-C to stop)", flush=True)
         server.run()
     # waitress swallows the interrupt and returns.
@@ -43,8 +44,8 @@ def main(options: ServeOptions) -> None:
 @contextmanager
 def serving(options: ServeOptions) -> Iterator[str]:
     """Serve the page from a thread of this process and yield its address. For tests and tools that drive a browser."""
-    with _listen(options) as listening, answering(options) as answers:
-        server = make_server(answers, options, listening)
+    with _listen(options) as listening, watched_answering(options) as (answers, watcher):
+        server = make_server(answers, options, listening, watcher)
         thread = Thread(target=server.run, daemon=True)
         thread.start()
         try:
@@ -60,6 +61,22 @@ def answering(options: ServeOptions) -> Iterator["Answering"]:
 
     with Answering(load(options), options.queue) as made:
         yield made
+
+
+@contextmanager
+def watched_answering(options: ServeOptions) -> Iterator[tuple["Answering", "Watcher | None"]]:
+    """`answering`, and with --watch the watcher that keeps it up to date. Raises UserError, before anything is loaded, if nothing can be
+    watched."""
+    if not options.watch:
+        with answering(options) as answers:
+            yield answers, None
+        return
+    from search.watch.folders import find_folders
+    from search.watch.watcher import Watcher
+
+    folders = find_folders(options)
+    with answering(options) as answers, Watcher(options, answers, folders) as watcher:
+        yield answers, watcher
 
 
 def load(options: ServeOptions) -> "Searcher":
@@ -91,8 +108,8 @@ def stop(server: Any, thread: Thread) -> None:
     server.close()
 
 
-def make_server(answers: "Answering", options: ServeOptions, listening: socket.socket) -> Any:
-    """A server of the page around these answers."""
+def make_server(answers: "Answering", options: ServeOptions, listening: socket.socket, watcher: "Watcher | None" = None) -> Any:
+    """A server of the page around these answers, which shows what the watcher does."""
     import waitress
 
     from search.retrieval.files import video_folder
@@ -106,7 +123,7 @@ def make_server(answers: "Answering", options: ServeOptions, listening: socket.s
     if taken is not None and taken < kept:
         print(f"the head of {options.run} cuts queries to {taken} tokens; the cache keeps {kept}", file=sys.stderr)
     folder = video_folder(options.videos, options.cache, searcher.cache.extraction, "the page has no players")
-    app = make_app(answers, folder, searcher.scored_by, options.host)
+    app = make_app(answers, folder, searcher.scored_by, options.host, watcher)
     return waitress.create_server(
         app,
         sockets=[listening],

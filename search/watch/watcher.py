@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from threading import Event, Thread
@@ -104,7 +105,9 @@ class Watcher:
                     self._show(reading=step.reading, number=step.number, count=step.count, since=None)
                     if step.written > written or not written:
                         written = step.written
-                        self._reopen()
+                        # Too few videos yet, perhaps. At the end, the reason is shown.
+                        with suppress(UserError):
+                            self._reopen()
             if self._stopped.is_set():
                 return
             self._reopen()

@@ -59,6 +59,7 @@ def answering(options: ServeOptions) -> Iterator["Answering"]:
     from search.serve.answering import Answering
 
     with Answering(load(options), options.queue) as made:
+        made.prepare()
         yield made
 
 

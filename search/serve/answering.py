@@ -15,7 +15,7 @@ from data.base.errors import Unavailable, UserError
 from data.cache.features import TextFeatures
 from search.answer import Answer, CaptionHit
 from search.query.query import Query
-from search.searcher import QUERIES_AT_ONCE, Searcher
+from search.searcher import Searcher
 from search.serve.options import ServeOptions
 
 LONGEST_WAIT_S = 30.0
@@ -43,7 +43,7 @@ class Answering:
     same thread, so that torch keeps one team of threads and one set of buffers, however many requests there are.
     """
 
-    def __init__(self, searcher: Searcher, queue: int = ServeOptions.queue, at_once: int = QUERIES_AT_ONCE) -> None:
+    def __init__(self, searcher: Searcher, queue: int = ServeOptions.queue, at_once: int = ServeOptions.queries_at_once) -> None:
         """Start the thread. The searcher is closed with this object. `queue`: the number of requests that may wait while others are
         answered."""
         self._searcher, self._queue, self._at_once = searcher, queue, at_once

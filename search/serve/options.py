@@ -20,3 +20,5 @@ class ServeOptions(RetrievalOptions):
     """Port to listen on; 0 picks a free port."""
     queue: Annotated[int, About.MACHINE] = 64
     """Requests that may wait while others are answered. More are refused with status 503. Queries that wait are answered together."""
+    queries_at_once: Annotated[int, About.MACHINE] = 16
+    """Queries that are answered together, in one pass over the gallery, if so many wait; at most 16. 1 answers one after another."""

@@ -25,3 +25,5 @@ class ServeOptions(RetrievalOptions):
     without captions."""
     watch_every: Annotated[float, About.INPUT] = 5.0
     """With --watch: seconds between two looks at the folders. A file is read once two looks in a row find it unchanged."""
+    queries_at_once: Annotated[int, About.MACHINE] = 16
+    """Queries that are answered together, in one pass over the gallery, if so many wait; at most 16. 1 answers one after another."""

@@ -57,9 +57,13 @@ def serving(options: ServeOptions) -> Iterator[str]:
 @contextmanager
 def answering(options: ServeOptions) -> Iterator["Answering"]:
     """A queue in front of a searcher that has loaded everything."""
+    from search.searcher import QUERIES_AT_ONCE
     from search.serve.answering import Answering
 
-    with Answering(load(options), options.queue) as made:
+    if not 1 <= options.queries_at_once <= QUERIES_AT_ONCE:
+        raise UserError(f"--queries-at-once {options.queries_at_once} must be a number from 1 to {QUERIES_AT_ONCE}")
+    with Answering(load(options), options.queue, options.queries_at_once) as made:
+        made.prepare()
         yield made
 
 
@@ -113,7 +117,6 @@ def make_server(answers: "Answering", options: ServeOptions, listening: socket.s
     import waitress
 
     from search.retrieval.files import video_folder
-    from search.searcher import QUERIES_AT_ONCE
     from search.serve.app import make_app
 
     # A thumbnail that waits for another is not worth a line in the terminal.
@@ -127,7 +130,7 @@ def make_server(answers: "Answering", options: ServeOptions, listening: socket.s
     return waitress.create_server(
         app,
         sockets=[listening],
-        threads=options.queue + QUERIES_AT_ONCE + SPARE_THREADS,
+        threads=options.queue + options.queries_at_once + SPARE_THREADS,
         channel_request_lookahead=1,  # to see that a client is gone
         max_request_header_size=MAX_HEADER,
         max_request_body_size=MAX_BODY,

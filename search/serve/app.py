@@ -15,7 +15,6 @@ from werkzeug.exceptions import HTTPException
 
 from data.base.errors import UserError
 from search.pages.page import TEMPLATES
-from search.retrieval.files import VideoFiles
 from search.searcher import Searcher
 from search.serve.answering import Answering
 from search.serve.pages import Pages
@@ -28,13 +27,13 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-STATIC = {"search.css": "text/css", "search.js": "text/javascript"}
+STATIC = {"search.css": "text/css"} | dict.fromkeys(("search.js", "picture.js", "results.js", "keys.js"), "text/javascript")
 
 
 def make_app(searcher: Searcher, videos: Path | None, run: str, host: str) -> flask.Flask:
     """The application. `videos`: folder of the video files, None for a page without players; `host`: the host name of the server."""
     app = flask.Flask(__name__, static_folder=None, template_folder=None)
-    pages = Pages(Answering(searcher), VideoFiles(videos, searcher.files, searcher.cache), run)
+    pages = Pages(Answering(searcher), videos, run)
     names = {"localhost", socket.gethostname().lower(), host.lower()}
 
     @app.before_request
@@ -57,10 +56,11 @@ def make_app(searcher: Searcher, videos: Path | None, run: str, host: str) -> fl
     def user_error(error: UserError) -> flask.Response:
         return flask.Response(f"{error}\n", 503, mimetype="text/plain")
 
-    app.add_url_rule("/", "page", pages.page)
-    app.add_url_rule("/results", "results", pages.results)
-    app.add_url_rule("/thumbnail/<int:number>/<int:frame>", "thumbnail", pages.thumbnail)
-    app.add_url_rule("/video/<int:number>", "video", pages.video)
+    app.add_url_rule("/", "page", pages.page, methods=["GET", "POST"])
+    app.add_url_rule("/results", "results", pages.results, methods=["GET", "POST"])
+    # An id may hold slashes, also two in a row.
+    app.add_url_rule("/thumbnail/<path:video_id>/<int:frame>", "thumbnail", pages.thumbnail, merge_slashes=False)
+    app.add_url_rule("/video/<path:video_id>", "video", pages.video, merge_slashes=False)
     for name, kind in STATIC.items():
         app.add_url_rule(f"/{name}", name, partial(flask.send_file, TEMPLATES / name, mimetype=kind))
     return app

@@ -130,7 +130,7 @@ def _query_seconds(candidates: IndexedGallery, gallery: Gallery, texts: Any) -> 
     for a in range(QUERIES_TIMED + 1):
         text = TextBatch.gather(texts, [a], DEVICE)
         start = time.perf_counter()
-        gallery.scores(text, candidates.candidates(texts, a, 10))
+        gallery.scores(text, candidates.for_text(texts, a))
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 

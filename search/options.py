@@ -30,6 +30,13 @@ class RetrievalOptions(EngineOptions, GalleryOptions):
     candidates_run: Annotated[str | None, About.CANDIDATES] = None
     """Folder of a run, or zero-shot:HEAD, that finds the candidates in place of an index: it scores all videos, and --run the K best of
     them, with K from --candidates. For heads too slow for all videos. Default: find candidates with an index."""
+    table: Annotated[Path | None, About.INPUT] = None
+    """Table of anything about the videos, in any format that extract reads, with a column `video` of ids or file names: a query may be
+    limited by its columns. Default: none."""
+    query_prefix: Annotated[str, About.INPUT] = ""
+    """Words before every query, such as "a video of"."""
+    query_template: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, About.INPUT] = ()
+    """A wording of every query, such as "a video of {}"; may be given several times, and the scores of all wordings are averaged."""
     search_params: Annotated[str | None, About.CANDIDATES] = None
     """With milvus: parameters of a query, such as nprobe=64 for more lists, or ef=400. Default: an eighth of the lists."""
     model: Annotated[str | None, About.MODEL] = None
@@ -58,6 +65,38 @@ class SearchOptions(RetrievalOptions):
     query: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to look for. All words together form one query, with or without quotes. Put options before or after the words, not between
     them; after --, words may begin with a dash."""
+    image: Annotated[Path | None, About.INPUT] = None
+    """Picture to look for, alone or together with the words: a video is as near as its nearest frame, by cosine."""
+    like: Annotated[str | None, About.INPUT] = None
+    """Look for more like this: VIDEO, the id of a video, or VIDEO@TIME for its frame nearest to a time, in seconds or as 1:23.4."""
+    not_: Annotated[str | None, About.INPUT] = None
+    """Words whose scores count against a video."""
+    weight: Annotated[float | None, About.INPUT] = None
+    """Weight of --image and --like beside the words, from 0 to 1. Default: 0.5."""
+    path: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, About.FILTER] = ()
+    """Find only videos whose path below the folder, or id, matches this shell pattern, such as "holidays/*.mp4"; without wildcards,
+    contains it. May be given several times; one must match."""
+    min_length: Annotated[float | None, About.FILTER] = None
+    """Find only videos of at least this many seconds, to 1 / fps."""
+    max_length: Annotated[float | None, About.FILTER] = None
+    """Find only videos of at most this many seconds."""
+    since: Annotated[str | None, About.FILTER] = None
+    """Find only videos whose file was last changed on this day, such as 2024-05-31, or later."""
+    until: Annotated[str | None, About.FILTER] = None
+    """Find only videos whose file was last changed on this day or before."""
+    where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, About.FILTER] = ()
+    """Find only videos for which this holds in --table: COLUMN=VALUE, or with !=, <, <=, >, >= or ~ (contains). May be given several
+    times; all must hold."""
+    threshold: Annotated[float | None, About.OUTPUT] = None
+    """Show only results with at least this score."""
+    skip: Annotated[int, About.OUTPUT] = 0
+    """Leave out so many of the best results: the page after the first is --skip 10."""
+    moments: Annotated[int, About.OUTPUT] = 1
+    """Number of moments to show of each video."""
+    apart: Annotated[float, About.OUTPUT] = 5.0
+    """Least number of seconds between the moments of a video."""
+    fold: Annotated[float | None, About.OUTPUT] = None
+    """Fold a video into a better result if the cosine of their mean frames is at least this, such as 0.98. Default: fold nothing."""
     each: Annotated[bool, About.INPUT] = False
     """Treat each argument as a separate query instead of joining all of them into one."""
     queries: Annotated[str | None, About.INPUT] = None

@@ -3,11 +3,10 @@
 Shape suffixes: A texts, B videos.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +25,22 @@ from search.index.milvus.opening import Found, find_collection, open_collection
 from search.index.options import check_engine
 from search.index.words import ContentWords
 from search.options import RetrievalOptions
-from search.query.query import Query, Shown
+from search.query.filters import Attributes, kept
+from search.query.lengths import seconds_covered
+from search.query.query import Like, Query, Shown
+from search.query.table import read_table
+from search.query.wordings import Wordings
 from search.retrieval.chance import RANDOM_QUERIES, Chance
 from search.retrieval.cut import count_cut
 from search.retrieval.first_stage import check_first_stage, load_first_stage
 from search.retrieval.gallery import Gallery
 from search.retrieval.listed import listed_videos
-from search.retrieval.moments import find_moments
+from search.retrieval.moments import find_moments, further_moments, timestamp
+from search.retrieval.near import mean_vector, nearness
 from search.retrieval.notes import Notes
+from search.retrieval.parts import Part, Plan, combined, parts_of
 from search.retrieval.queries import QueryEncoder, cut_texts
+from search.retrieval.ranking import Scored, page_of
 from search.retrieval.shortlist import IndexedGallery, Shortlist, WholeGallery
 from train_head.heads import Execution, Head, TextBatch
 from train_head.run import RunOptions, check_words, load_head, temperature_line
@@ -47,13 +53,6 @@ CHANCE_FLOPS = 1e13
 """Most work for the comparison of the first query of a length with random words: minutes on a slow machine."""
 ONE_BY_ONE = Execution(few_texts=True)
 """Optimized for one or a few texts at a time."""
-
-
-class Scored(NamedTuple):
-    """Ascending indices of videos [B], and their scores with one query [B]."""
-
-    videos: NDArray[np.int64]
-    score_B: NDArray[np.float32]
 
 
 class Searcher:
@@ -74,6 +73,7 @@ class Searcher:
             raise UserError(f"--top {options.top} must be at least 1")
         if options.max_frames is not None and options.max_frames < 1:
             raise UserError(f"--max-frames {options.max_frames} must be at least 1")
+        self._wordings = Wordings(options.query_prefix, options.query_template)
         _check_engine(options)
         check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
         if options.candidates is not None:
@@ -99,6 +99,7 @@ class Searcher:
         collection = _collection(options, self.cache, self._max_frames)
         self._encoder = self._load_encoder() if queries else None
         self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget), collection is not None)
+        self.attributes = self._attributes()
         self.shortlist = _shortlist(options, self.cache, self.gallery, collection, lambda: self.encoder.content_words)
         self._said_no_chance = False
 
@@ -121,6 +122,17 @@ class Searcher:
         if self._encoder is None:
             self._encoder = self._load_encoder()
         return self._encoder
+
+    def _attributes(self) -> Attributes:
+        """What filters look at. Raises UserError if --table cannot be read."""
+        ids, table = self.gallery.ids, self._options.table
+        return Attributes(
+            ids,
+            [self.files.get(video_id, "") for video_id in ids],
+            seconds_covered(self.gallery.videos.seconds, self.cache),
+            np.array([self.cache.stamp(video_id).file_mtime_ns for video_id in ids], dtype=np.int64),
+            None if table is None else read_table(table, ids, self.files, self._options.quiet).columns,
+        )
 
     @property
     def shown(self) -> Shown:
@@ -149,8 +161,7 @@ class Searcher:
     @cached_property
     def _chance(self) -> Chance:
         head, gallery = self._over_all()
-        top = self._options.top
-        return Chance(gallery, self.encoder, lambda texts, r: self.shortlist.candidates(texts, r, top), float(head.scale().detach()))
+        return Chance(gallery, self.encoder, self.shortlist.for_text, float(head.scale().detach()))
 
     def _over_all(self) -> tuple[Head, Gallery]:
         """The head that sees most of the gallery, with its gallery: that of --candidates-run, if there is one."""
@@ -159,37 +170,102 @@ class Searcher:
         return self._first.head, self.first_gallery
 
     def search(self, queries: Sequence[str | Query]) -> Iterator[Answer]:
-        """Answer each query (see `clean_query`): the best videos first, equal scores by id."""
+        """Answer each query, the best videos first, equal scores by id. A text alone (see `clean_query`) is a query for it.
+
+        Raises UserError for a filter, or a video to be like, that does not fit the gallery, and if a score is NaN.
+        """
         for first in range(0, len(queries), QUERIES_AT_ONCE):
-            asked = [self._query(one) for one in queries[first : first + QUERIES_AT_ONCE]]
-            some = [query.text for query in asked]
-            texts = self.encoder.encode(some)
-            if first == 0:
+            plans = [self.plan(query) for query in queries[first : first + QUERIES_AT_ONCE]]
+            texts, numbers = self._encode(plans)
+            if first == 0 and texts is not None:
                 self._check_cost(texts, len(queries))
-            single = [TextBatch.gather(texts, [i], self._device) for i in range(len(some))]
-            listed = [self.shortlist.candidates(texts, i, self._options.top) for i in range(len(some))]
-            found = self._first_scored(some, texts, listed[0])
+            listed = [self._listed(plan, texts, numbers) for plan in plans]
+            found = self._first_scored(plans, texts, numbers, listed)
             candidates = listed if found is None else [_best(scored, self._options.candidates) for scored in found]
             # Neighbouring queries with the same candidates are scored together.
-            for _, group in groupby(range(len(some)), [videos.tobytes() for videos in candidates].__getitem__):
+            for _, group in groupby(range(len(plans)), [videos.tobytes() for videos in candidates].__getitem__):
                 together = list(group)
                 videos = candidates[together[0]]
-                score_AB = self.gallery.scores(TextBatch.gather(texts, together, self._device), videos)
-                for i, score_B in zip(together, score_AB, strict=True):
+                scores = self._scores(self.gallery, [plans[i] for i in together], texts, numbers, videos)
+                for i, score_B in zip(together, scores, strict=True):
+                    asked = self._batches(plans[i], texts, numbers)
                     scored = Scored(videos, score_B)
-                    yield self._answer(asked[i], single[i], scored, scored if found is None else found[i])
+                    yield self._answer(plans[i], asked, scored, scored if found is None else found[i])
 
-    def _query(self, one: str | Query) -> Query:
-        return Query(one, shown=self.shown) if isinstance(one, str) else one
+    def plan(self, query: str | Query) -> Plan:
+        """The query with the vectors of its pictures, and the videos that its filter lets through. Raises UserError if there are none."""
+        query = Query(query, shown=self.shown) if isinstance(query, str) else query
+        vectors = [] if query.picture is None else [self.encoder.encode_picture(query.picture)]
+        kept_B = kept(query.filter, self.attributes)
+        if query.like is not None:
+            number = self.number(query.like.video_id)
+            vectors.append(self._vector_of(query.like, number))
+            kept_B[number] = False
+        if not kept_B.any():
+            others = "" if query.like is None else f" besides {quote(query.like.video_id)}"
+            raise UserError(f"of {len(kept_B):,} videos, the filter lets none through{others}: loosen it")
+        return Plan(query, parts_of(query, self._wordings, vectors), None if kept_B.all() else np.flatnonzero(kept_B))
 
-    def _first_scored(self, queries: Sequence[str], texts: TextFeatures, videos: NDArray[np.int64]) -> list[Scored] | None:
+    def _vector_of(self, like: Like, number: int) -> NDArray[np.float32]:
+        """The feature of the frame nearest to the time, or the mean of all frames."""
+        features, seconds_F = self.gallery.videos, self.gallery.videos.seconds[number]
+        if like.seconds is None:
+            return mean_vector(features, number)
+        end = float(seconds_F[0]) + float(self.attributes.length_B[number])
+        if not float(seconds_F[0]) - 1 <= like.seconds <= end + 1:
+            raise UserError(f"like {like}: the video goes from {timestamp(seconds_F[0])} to {timestamp(end)}: name a time within it")
+        frame_FD, _ = features.frames.gather([number])
+        frame_D: NDArray[np.float32] = frame_FD[int(np.abs(seconds_F - like.seconds).argmin())].cpu().numpy()
+        return frame_D
+
+    def _encode(self, plans: Sequence[Plan]) -> tuple[TextFeatures | None, dict[str, int]]:
+        """The features of all texts of these queries, and their numbers; None if there is no text."""
+        distinct = list(dict.fromkeys(text for plan in plans for text in plan.texts))
+        return (self.encoder.encode(distinct) if distinct else None), {text: i for i, text in enumerate(distinct)}
+
+    def _batches(self, plan: Plan, texts: TextFeatures | None, numbers: Mapping[str, int]) -> list[TextBatch]:
+        """The wordings of what a query asks for, a batch each."""
+        return [] if texts is None else [TextBatch.gather(texts, [numbers[text]], self._device) for text in plan.asked_texts]
+
+    def _listed(self, plan: Plan, texts: TextFeatures | None, numbers: Mapping[str, int]) -> NDArray[np.int64]:
+        """The candidates of all parts that count for a video."""
+        lists = [self.shortlist.for_vector(part.vector_D, plan.within) for part in plan.wanted if part.vector_D is not None]
+        if texts is not None:
+            lists += [self.shortlist.for_text(texts, numbers[text], plan.within) for part in plan.wanted for text in part.texts]
+        return lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
+
+    def _scores(
+        self, gallery: Gallery, plans: Sequence[Plan], texts: TextFeatures | None, numbers: Mapping[str, int], videos: NDArray[np.int64]
+    ) -> list[NDArray[np.float32]]:
+        """The scores of these videos for each query [B], all of its texts in one pass over the gallery."""
+        distinct = list(dict.fromkeys(text for plan in plans for text in plan.texts))
+        by_text: dict[str, NDArray[np.float32]] = {}
+        if texts is not None and distinct:
+            score_AB = gallery.scores(TextBatch.gather(texts, [numbers[text] for text in distinct], self._device), videos)
+            by_text = dict(zip(distinct, score_AB, strict=True))
+            for text, score_B in by_text.items():
+                self._require_numbers(text, Scored(videos, score_B))
+
+        def of_part(part: Part) -> NDArray[np.float32]:
+            if part.vector_D is not None:
+                return nearness(gallery.videos, part.vector_D, videos, gallery.threads)
+            scores = [by_text[text] for text in part.texts]
+            return scores[0] if len(scores) == 1 else np.mean(scores, axis=0)
+
+        return [combined(plan.parts, [of_part(part) for part in plan.parts]) for plan in plans]
+
+    def _first_scored(
+        self, plans: Sequence[Plan], texts: TextFeatures | None, numbers: Mapping[str, int], listed: Sequence[NDArray[np.int64]]
+    ) -> list[Scored] | None:
         """The videos with their scores in the first stage, for each query; None without --candidates-run."""
         if self.first_gallery is None:
             return None
-        score_AB = self.first_gallery.scores(TextBatch.gather(texts, range(len(queries)), self._device), videos)
-        found = [Scored(videos, score_B) for score_B in score_AB]
-        for query, scored in zip(queries, found, strict=True):
-            self._require_numbers(query, scored)
+        found = []
+        for _, group in groupby(range(len(plans)), [videos.tobytes() for videos in listed].__getitem__):
+            together = list(group)
+            videos = listed[together[0]]
+            scores = self._scores(self.first_gallery, [plans[i] for i in together], texts, numbers, videos)
+            found += [Scored(videos, score_B) for score_B in scores]
         return found
 
     def _require_numbers(self, query: str, scored: Scored) -> None:
@@ -201,21 +277,38 @@ class Searcher:
                 "extract again"
             )
 
-    def _answer(self, asked: Query, text: TextBatch, scored: Scored, compared: Scored) -> Answer:
-        """`compared`: the scores that tell a match from chance."""
-        query = asked.text
-        self._require_numbers(query, scored)
-        videos, score_B = scored
-        order = np.argsort(-score_B, kind="stable")[: asked.shown.top]
-        measure, moments = find_moments(self.head, text.cut_to(self.head.most_words), self.gallery.videos, videos[order])
-        hits = []
-        for rank, (place, moment) in enumerate(zip(order.tolist(), moments, strict=True), start=1):
-            number = int(videos[place])
-            video_id = self.gallery.ids[number]
-            hits.append(Hit(rank, number, video_id, self.files.get(video_id, ""), float(score_B[place]), moment))
-        cut, why = self.encoder.cut_of(query)
-        known = self.encoder.tokenizer.knows_a_word(query) and (cut is None or cut.word != "")
-        return Answer(str(asked), asked, measure, hits, Notes(cut, why, not known, self._is_chance(text, compared)), len(videos))
+    def _answer(self, plan: Plan, texts: Sequence[TextBatch], scored: Scored, compared: Scored) -> Answer:
+        """`texts`: the wordings of what is asked for. `compared`: the scores that tell a match from chance."""
+        query, shown = plan.query, plan.query.shown
+        placed, found = page_of(scored, shown, self.gallery.videos)
+        numbers = [int(scored.videos[one.place]) for one in placed]
+        cut_to_head = [text.cut_to(self.head.most_words) for text in texts]
+        measure, moments = find_moments(self.head, cut_to_head, self.gallery.videos, numbers, plan.vectors, query.weight)
+        ids, hits = self.gallery.ids, []
+        for one, number, moment in zip(placed, numbers, moments, strict=True):
+            hits.append(
+                Hit(
+                    rank=one.rank,
+                    number=number,
+                    video_id=ids[number],
+                    file=self.files.get(ids[number], ""),
+                    score=float(scored.score_B[one.place]),
+                    moment=moment,
+                    length=float(self.attributes.length_B[number]),
+                    further=further_moments(moment, shown.moments - 1, shown.apart),
+                    folded=tuple(ids[other] for other in one.folded),
+                )
+            )
+        return Answer(str(query), query, measure, hits, self._notes(plan, texts, compared), found)
+
+    def _notes(self, plan: Plan, texts: Sequence[TextBatch], compared: Scored) -> Notes:
+        """What there is to know about the words. Only a single text that may find every video is compared with random words."""
+        if not texts:
+            return Notes(None, "", no_known_word=False, no_better_than_random=False)
+        first = plan.asked_texts[0]
+        cut, why = self.encoder.cut_of(first)
+        known = self.encoder.tokenizer.knows_a_word(plan.query.text) and (cut is None or cut.word != "")
+        return Notes(cut, why, not known, plan.plain_text is not None and self._is_chance(texts[0], compared))
 
     def _check_cost(self, texts: TextFeatures, queries: int) -> None:
         """Say what it takes to score the videos of this many queries, or raise UserError if that is too much. `texts`: some of them."""

@@ -15,9 +15,12 @@ from search.options import SearchOptions
 
 if TYPE_CHECKING:  # torch loads late, so that --help answers at once
     from search.answer import Answer, CaptionHit
+    from search.query.query import Query
     from search.searcher import Searcher
 
 
+FOLDED_NAMED = 3
+"""Near-duplicates of a result that are named."""
 _LINE_END = re.compile(r"\r\n|\n|\r")
 """Line ends as editors write them. `str.splitlines` also splits at characters that occur within texts."""
 
@@ -38,12 +41,47 @@ def answer(options: SearchOptions) -> list["Answer"]:
             with Searcher(options, queries=False) as searcher:
                 _print_captions(searcher, options.video, options)
             return []
-        with Searcher(options) as searcher:
+        # Videos like another are found without CLIP.
+        with Searcher(options, queries=any(query.text or query.without or query.picture for query in queries)) as searcher:
             return _search(searcher, queries, options)
 
 
-def _queries(options: SearchOptions) -> list[str]:
-    """All queries, cleaned."""
+def _queries(options: SearchOptions) -> list["Query"]:
+    """All queries. They differ only in their words."""
+    from search.query.parse import parse_query
+    from search.query.pictures import read_picture
+    from search.query.query import Shown
+
+    texts = _texts(options)
+    if options.video is not None:
+        return []
+    values = {
+        "like": options.like,
+        "not": options.not_,
+        "weight": options.weight,
+        "min_length": options.min_length,
+        "max_length": options.max_length,
+        "since": options.since,
+        "until": options.until,
+        "skip": options.skip,
+        "threshold": options.threshold,
+        "moments": options.moments,
+        "apart": options.apart,
+        "fold": options.fold,
+    }
+    given = {field: [str(value)] for field, value in values.items() if value is not None}
+    given |= {"path": list(options.path), "where": list(options.where)}
+    shown, picture = Shown(top=options.top), None if options.image is None else read_picture(options.image, "--image")
+    return [parse_query({**given, "q": [text]}, _option, picture, shown) for text in texts or [""]]
+
+
+def _option(field: str) -> str:
+    """What a field of a query is called on the command line."""
+    return f"--{field.replace('_', '-')}"
+
+
+def _texts(options: SearchOptions) -> list[str]:
+    """The words of all queries, cleaned."""
     from search.retrieval.queries import clean_query
 
     given = list(options.query)
@@ -54,15 +92,16 @@ def _queries(options: SearchOptions) -> list[str]:
     queries = [clean_query(query) for query in given]
     if options.queries is not None:
         queries += _lines(options.queries, "--queries", options.quiet)
+    other = options.image is not None or options.like is not None
     if options.video is not None:
-        if queries or options.html:
-            raise UserError("--video ranks captions: leave out the queries and --html")
+        if queries or options.html or other:
+            raise UserError("--video ranks captions: leave out the queries, --image, --like and --html")
         if options.candidates_run is not None:
             raise UserError("--candidates-run finds videos for a query, and --video ranks captions: leave one of them out")
         return []
     if options.captions is not None:
         raise UserError(f"--captions {options.captions} is for --video: name a video too, or use --queries")
-    if not queries:
+    if not queries and not other:
         raise UserError('there is no query: add one, such as "a cat on a chair", or name a file of queries with --queries')
     return queries
 
@@ -111,7 +150,7 @@ def _decoded(content: bytes, encoding: str, named: str) -> str:
         ) from error
 
 
-def _search(searcher: "Searcher", queries: Sequence[str], options: SearchOptions) -> list["Answer"]:
+def _search(searcher: "Searcher", queries: Sequence["Query"], options: SearchOptions) -> list["Answer"]:
     from data.base.progress import Progress
     from search.pages.page import write_page
     from search.retrieval.moments import MEANING
@@ -144,6 +183,11 @@ def _as_text(answer: "Answer") -> Iterator[str]:
     for hit in answer.hits:
         name = hit.video_id if hit.file in ("", hit.video_id) else f"{hit.video_id} ({hit.file})"
         yield f"{hit.rank:4} {hit.score:8.3f}  {timestamp(hit.moment.seconds)}  {visible(name)}"
+        if hit.further:
+            yield f"{'':13}  also at {', '.join(map(timestamp, hit.times[1:]))}"
+        if hit.folded:
+            named = [*map(visible, hit.folded[:FOLDED_NAMED]), *["…"] * (len(hit.folded) > FOLDED_NAMED)]
+            yield f"{'':13}  and {len(hit.folded):,} like it: {', '.join(named)}"
 
 
 def _as_dict(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> dict[str, Any]:

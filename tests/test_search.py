@@ -118,7 +118,7 @@ def test_a_cosine_is_with_the_frames_that_the_head_compares(cache: FeatureCache,
     texts, videos = cache.texts([caption], BUDGET), cache.videos([video], BUDGET)
     torch.manual_seed(0)
     head = make_head(name, HeadConfig(cache.dimension, 64, 100.0, max_frames=40, temporal="seq-transf", temporal_positions=40))
-    measure, moments = find_moments(head, TextBatch.gather(texts, [0], torch.device("cpu")), videos, [0])
+    measure, moments = find_moments(head, [TextBatch.gather(texts, [0], torch.device("cpu"))], videos, [0])
     batch = VideoBatch.gather(videos, [0], torch.device("cpu"))
     frame_FD = (batch.frame_BFD if name == "xclip" else head.temporal_frames(batch))[0].detach().double()
     sentence_D = texts.sentences.gather([0])[0][0].double()
@@ -165,8 +165,8 @@ def test_a_search_that_reads_candidates_from_the_disk_leaves_no_file_open(
 class EverySecond(WholeGallery):
     """What an index may do: name only some of the videos."""
 
-    def candidates(self, texts: TextFeatures, number: int, count: int) -> NDArray[np.int64]:
-        return super().candidates(texts, number, count)[int(texts.words.length_N[number]) % 2 :: 2]
+    def for_text(self, texts: TextFeatures, number: int, within: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        return super().for_text(texts, number, within)[int(texts.words.length_N[number]) % 2 :: 2]
 
 
 def test_candidates_are_scored_exactly_and_nothing_else_is(options: SearchOptions, cache: FeatureCache) -> None:

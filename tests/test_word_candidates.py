@@ -143,7 +143,7 @@ def test_search_and_evaluation_find_the_same_candidates(cache: FeatureCache, tmp
     assert (tmp_path / "frames").is_dir()
     texts = searcher.encoder.encode(captions)
     for a, caption in enumerate(captions):
-        assert searcher.shortlist.candidates(texts, a, 3).tolist() == sorted(brute_force(cache, caption, K))
+        assert searcher.shortlist.for_text(texts, a).tolist() == sorted(brute_force(cache, caption, K))
 
 
 def test_a_query_without_content_words_is_found_by_its_sentence(cache: FeatureCache) -> None:

@@ -189,7 +189,7 @@ def query_engine(place: Place, path: Path, exact_AK: NDArray[np.int64]) -> Row:
 
     def scored(a: int) -> None:
         text = TextBatch.gather(texts, [a], CPU)
-        gallery.scores(text, shortlist.candidates(texts, a, 10))
+        gallery.scores(text, shortlist.for_text(texts, a))
 
     scored(0)
     row[f"and {CANDIDATES} scored exactly, ms"] = statistics.median(_milliseconds(scored))

@@ -28,6 +28,7 @@ class About(StrEnum):
     """The box of --help that lists an option. Goes into the annotation of the field: `lr: Annotated[float, About.OPTIMIZER]`."""
 
     INPUT = "input"
+    FILTER = "filter"
     CACHE = "cache"
     MODEL = "model"
     SAMPLING = "sampling"
@@ -144,7 +145,9 @@ def _grouped(options_type: type[Any], values: Mapping[str, Any]) -> Callable[...
     for field in dataclasses.fields(options_type):
         default = values.get(field.name, field.default)
         hint: Any = hints[field.name]
-        hint = Annotated[hint, tyro.conf.arg(help=texts.get(field.name), help_behavior_hint=_default_shown)]
+        # Python's own words are written with an underscore behind them.
+        name = field.name.rstrip("_") if field.name.endswith("_") else None
+        hint = Annotated[hint, tyro.conf.arg(name=name, help=texts.get(field.name), help_behavior_hint=_default_shown)]
         group = next((mark for mark in getattr(hints[field.name], "__metadata__", ()) if isinstance(mark, About)), "other")
         member = (field.name, hint) if default is dataclasses.MISSING else (field.name, hint, dataclasses.field(default=default))
         groups.setdefault(group, []).append(member)

@@ -30,7 +30,7 @@ _WANTED = {int: "a whole number", float: "a number", bool: "true or false", str:
 
 def write_options(path: Path, options: Any, prog: str) -> None:
     """Write a command's options to a file; `PROG --options PATH` repeats the command. Raises UserError if the file cannot be written."""
-    values = {name.replace("_", "-"): _listed(value) for name, value in dataclasses.asdict(options).items()}
+    values = {name.rstrip("_").replace("_", "-"): _listed(value) for name, value in dataclasses.asdict(options).items()}
     # YAML is dumped as ASCII: a file name that is not UTF-8 is escaped and survives the round trip.
     write_atomically(path, f"# {prog} --options {path.name}\n{yaml.safe_dump(values, sort_keys=False, width=1000)}")
 
@@ -44,6 +44,7 @@ def read_options(path: Path, options_type: type[Any], prog: str) -> dict[str, An
     found: dict[str, Any] = {}
     for key, value in _mapping(path).items():
         name = key.removeprefix("--").replace("-", "_")
+        name = f"{name}_" if f"{name}_" in hints else name
         if name not in hints:
             raise UserError(f"--options {path}: {quote(key)} is not an option of {prog}{_close(name, hints)}")
         if name in found:

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data.base.errors import UserError
 from data.base.progress import Progress
@@ -21,6 +22,7 @@ from extract.encode.reload import reload_clip
 from extract.encode.texts import encode_texts
 from extract.encode.tokens import Cut, Tokenizer
 from search.index.words import ContentWords
+from search.query.query import Picture
 
 MAX_QUERY = 10_000
 """Characters. CLIP reads a few hundred at most; the longest paragraph in the field's data sets has fewer than 5,000."""
@@ -99,6 +101,12 @@ class QueryEncoder:
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of a few queries, each encoded in a batch of its own so that they do not depend on each other."""
         return self._features(texts, [entry for batch in encode_texts(texts, self._clip, self._max_words, 1) for entry in batch])
+
+    def encode_picture(self, picture: Picture) -> NDArray[np.float32]:
+        """The feature of a picture [D], prepared as frames are, and rounded as in the cache."""
+        image_CHW = self._clip.to_tensor(self._clip.shrink(picture.image))
+        feature_D: NDArray[np.float32] = self._clip.encode_images(image_CHW[None]).feature_ND[0].astype(self._dtype).astype(np.float32)
+        return feature_D
 
     def encode_many(self, texts: Sequence[str], quiet: bool) -> TextFeatures:
         """Features of many captions, encoded in batches as in extraction."""

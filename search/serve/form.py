@@ -21,29 +21,30 @@ LABELS = {
     "not": "But not",
     "weight": "Picture against words",
     "path": "Folder or name",
-    "min_length": "At least (seconds)",
-    "max_length": "At most (seconds)",
-    "since": "From",
-    "until": "To",
+    "min_length": "At least so many seconds",
+    "max_length": "At most so many seconds",
+    "since": "File changed since",
+    "until": "File changed until",
     "where": "Condition on the table",
     "top": "Results a page",
     "skip": "Results to skip",
     "threshold": "Lowest score",
     "moments": "Moments of a video",
     "apart": "Seconds between moments",
-    "fold": "Near-duplicates from cosine",
+    "fold": "Fold near-duplicates",
 }
 """What the page calls each field."""
-FILTERS = {
+CHIPS = {
+    "not": "but not {}",
     "path": "in {}",
     "min_length": "at least {} s long",
     "max_length": "at most {} s long",
-    "since": "from {}",
-    "until": "until {}",
+    "since": "changed since {}",
+    "until": "changed until {}",
     "where": "{}",
     "threshold": "score of at least {}",
 }
-"""The fields that keep videos out, and how the page names a value of each."""
+"""The fields that narrow a query, and how the page names a value of each."""
 REPEATED = ("path", "where")
 """The fields of which every value counts."""
 
@@ -53,7 +54,7 @@ class TooLong(UserError):
 
 
 class Chip(NamedTuple):
-    """A filter of the query, for people, and its place in the form."""
+    """What narrows the query, for people, and its place in the form."""
 
     text: str
     field: str
@@ -79,8 +80,8 @@ class Form:
 
     @property
     def chips(self) -> Iterator[Chip]:
-        """The filters of the query."""
-        for field, text in FILTERS.items():
+        """What narrows the query."""
+        for field, text in CHIPS.items():
             # The last value counts of a field that cannot repeat.
             for value in self.fields.get(field, ())[0 if field in REPEATED else -1 :]:
                 yield Chip(text.format(value), field, value)

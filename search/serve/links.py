@@ -9,6 +9,7 @@ from search.pages.addresses import Addresses
 from search.query.query import Like
 from search.retrieval.files import VideoFiles
 from search.searcher import Searcher
+from search.serve.form import CHIPS
 
 ABOUT_THE_QUERY = frozenset({"q", "like", "not", "weight", "skip"})
 """Fields that say what is looked for; the others, which say where and how much, stay when something else is."""
@@ -32,9 +33,9 @@ class Links(Addresses):
         kept = [other for other in self._fields[field] if other != value]
         return address({**self._fields, field: kept, "skip": []})
 
-    def unfiltered(self, filters: Sequence[str]) -> str:
-        """The same query without these fields."""
-        return address({field: values for field, values in self._fields.items() if field not in (*filters, "skip")})
+    def unfiltered(self) -> str:
+        """The same query without what narrows it."""
+        return address({field: values for field, values in self._fields.items() if field not in (*CHIPS, "skip")})
 
     def words(self, text: str) -> str:
         """These words, with nothing else."""

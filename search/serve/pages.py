@@ -1,6 +1,7 @@
 """The handlers of the page: HTML, thumbnails and video files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -10,6 +11,7 @@ import flask
 from data.base.errors import Unavailable, UserError
 from data.base.quoting import path_text
 from search.pages.page import clock, environment, shortened
+from search.query.filters import Filter, kept
 from search.query.parse import parse_query
 from search.query.pictures import MAX_BYTES
 from search.query.query import Like
@@ -18,9 +20,13 @@ from search.retrieval.moments import MEANING
 from search.retrieval.queries import MAX_QUERY
 from search.searcher import Searcher
 from search.serve.answering import Answering
-from search.serve.form import FILTERS, LABELS, Form, TooLong, label, read_form, read_upload
+from search.serve.form import LABELS, Chip, Form, TooLong, label, read_form, read_upload
 from search.serve.links import Links, version
 
+MOMENTS = 3
+"""Moments shown of a video unless the query says otherwise."""
+NEAR = 0.98
+"""Cosine from which near-duplicates are folded, where somebody wants that."""
 EXAMPLES = 3
 """Captions that a page without a query suggests."""
 A_YEAR = 365 * 24 * 3600
@@ -74,29 +80,28 @@ class Pages:
         """Render the template with the answer to what was asked; status 400 or 413 for a bad query, 503 if a store does not answer."""
         start, searcher = perf_counter(), self._answering.searcher
         form = Form({}, asked=False)
-        found: dict[str, Any] = {"query": None, "answer": None, "captions": None, "like": None, "error": None}
+        found: dict[str, Any] = dict.fromkeys(("query", "answer", "passing", "captions", "like", "error"))
         status = 200
         try:
             form = read_form(flask.request)
             form.require_short()
-            found.update(self._found(form, searcher))
+            found |= self._found(form, searcher)
         except UserError as error:
             found["error"] = str(error)
             status = 503 if isinstance(error, Unavailable) else 413 if isinstance(error, TooLong) else 400
             # What is too long is not sent back.
             form = Form({}, asked=True) if status == 413 else form
-        links = Links(searcher, self._files(searcher), form.fields)
         content = self._templates.get_template(template).render(
             **found,
             title=_title(form, found),
             form=form,
-            links=links,
+            links=Links(searcher, self._files(searcher), form.fields),
             labels=LABELS,
-            filters=[*FILTERS],
+            columns=[*searcher.attributes.table or ()],
+            near=NEAR,
             status=status,
             seconds=perf_counter() - start,
             run=self._run,
-            columns=[],
             total=len(searcher.gallery.ids),
             examples=lambda: _spread(searcher.cache.names("texts"), EXAMPLES),
             longest=MAX_QUERY,
@@ -108,14 +113,23 @@ class Pages:
     def _found(self, form: Form, searcher: Searcher) -> dict[str, Any]:
         """What the template shows of an answer. Raises UserError."""
         if form.asked:
-            query = parse_query(form.fields, label, read_upload(flask.request), searcher.shown)
+            query = parse_query(form.fields, label, read_upload(flask.request), replace(searcher.shown, moments=MOMENTS))
+            found = {"query": query, "like": _like(query.like, searcher)}
+            if not kept(query.filter, searcher.attributes).any():
+                return found | {"passing": _passing(form, searcher)}
             answer = self._answering.answer(query)
-            return {"query": query, "answer": answer, "meaning": MEANING[answer.measure], "like": _like(query.like, searcher)}
+            return found | {"answer": answer, "passing": {}, "meaning": MEANING[answer.measure]}
         if form.captions:
             if form.captions not in searcher.files:
                 flask.abort(404)
             return {"captions": self._answering.captions(searcher.number(form.captions))}
         return {}
+
+
+def _passing(form: Form, searcher: Searcher) -> dict[Chip, int]:
+    """How many videos each filter lets through, alone."""
+    alone = {chip: parse_query({"q": ["-"], chip.field: [chip.value]}, label).filter for chip in form.chips}
+    return {chip: int(kept(one, searcher.attributes).sum()) for chip, one in alone.items() if one != Filter()}
 
 
 def _like(like: Like | None, searcher: Searcher) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ export async function showPicture(file) {
 // `search` is called whenever the picture has changed.
 export function listenForPictures(search) {
   document.getElementById("send").hidden = true; // a picture is searched for as soon as it is there
+  document.getElementById("also").hidden = false;
   const take = (file) => {
     const heaviest = Number(field.dataset.heaviest);
     field.value = "";

@@ -18,7 +18,7 @@ export function stripOf(result) {
 class Strip {
   constructor(element) {
     this.element = element;
-    this.stage = element.parentElement.querySelector(".stage");
+    this.stage = element.closest(".result").querySelector(".stage");
     this.player = this.stage?.querySelector("video");
     this.frames = [...element.querySelectorAll("li")];
     this.at = this.frames.findIndex((frame) => frame.classList.contains("best"));

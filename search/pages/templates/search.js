@@ -79,7 +79,8 @@ function go(address, picture) {
 function fill(address, picture) {
   const given = new URLSearchParams(address);
   for (const control of form.querySelectorAll("input[name]:not([type=file])")) {
-    control.value = REPEATED.includes(control.name) ? "" : given.get(control.name) ?? "";
+    if (control.type === "checkbox") control.checked = given.has(control.name);
+    else control.value = REPEATED.includes(control.name) ? "" : given.get(control.name) ?? "";
   }
   showPicture(picture);
 }

@@ -24,6 +24,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 import train_head.sweep.runs
 from data.base.version import version
@@ -215,6 +216,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, st
     table[["video", "caption", "split"]].to_csv(folder / "table.csv", index=False)
     for video in (own / "videos").glob("*.mp4"):
         shutil.copy(video, folder / "videos")
+    Image.new("RGB", (64, 48), "red").save(folder / "ring.jpg")
     run(
         f"""python -m extract --dataset table --videos videos/ --annotations table.csv --cache cache/ --model {DEMO_CLIP} \\
             --device cpu --quiet

@@ -1,7 +1,6 @@
 """Reads the picture of a query, which may come from anybody: its size is limited before it is decoded."""
 
 import io
-import warnings
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -12,9 +11,9 @@ from search.query.query import Picture
 
 MAX_BYTES = 20 * 2**20
 """Bytes of a picture file: more than a telephone's camera writes."""
-MAX_PIXELS = 100_000_000
-"""Pixels of a picture: 300 MB when decoded."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM")
+MAX_PIXELS = 80_000_000
+"""Pixels of a picture: 240 MB when decoded, and below the number at which Pillow warns."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 def read_picture(path: Path, name: str) -> Picture:
@@ -35,15 +34,14 @@ def decode_picture(content: bytes, name: str, place: str) -> Picture:
     if len(content) > MAX_BYTES:
         raise UserError(f"{place}: the picture has more than {MAX_BYTES // 2**20} MiB: make it smaller")
     try:
-        with warnings.catch_warnings():
-            # Pillow's own limit warns; the one below is checked before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                pixels = image.width * image.height
-                if pixels > MAX_PIXELS:
-                    raise UserError(f"{place}: the picture has {pixels:,} pixels: make it smaller, {MAX_PIXELS:,} at most")
-                return Picture(name, _on_black(ImageOps.exif_transpose(image)))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return Picture(name, _on_black(ImageOps.exif_transpose(image)))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow raises these too, when it has read no more than the header.
+        raise UserError(f"{place}: the picture has more than {MAX_PIXELS:,} pixels: make it smaller") from error
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise UserError(f"{place}: {quote(name)} is no picture that can be read: use JPEG, PNG or WebP") from error
 
 

@@ -1,0 +1,355 @@
+"""Pictures, more like this, words that count against, wordings, filters, pages, moments and near-duplicates, against plain references."""
+
+import io
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+import search
+from data.base.errors import UserError
+from data.cache import FeatureCache
+from data.cache.features import Ragged, VideoFeatures
+from search import SearchOptions
+from search.answer import Answer
+from search.query.filters import Attributes, Condition, Filter, kept, parse_condition
+from search.query.parse import parse_like, parse_query
+from search.query.pictures import MAX_BYTES, decode_picture, read_picture
+from search.query.query import Like, Query, Shown
+from search.query.table import read_table
+from search.retrieval.moments import Moment, further_moments
+from search.retrieval.ranking import Scored, page_of
+from search.retrieval.shortlist import IndexedGallery
+from search.searcher import Searcher
+from tests.caches import rewritten
+
+RINGS, CUBES = "a red ring", "a large blue cube"
+ALL = Shown(top=1000)
+
+
+@pytest.fixture(scope="module")
+def options(cache_path: Path) -> SearchOptions:
+    return SearchOptions(cache=cache_path, run="zero-shot:glccl", device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def searcher(options: SearchOptions) -> Searcher:
+    return Searcher(options)
+
+
+def ask(searcher: Searcher, query: Query) -> Answer:
+    return next(searcher.search([query]))
+
+
+def scores(answer: Answer) -> dict[str, float]:
+    return {hit.video_id: hit.score for hit in answer.hits}
+
+
+def frames(cache: FeatureCache, video_id: str) -> NDArray[np.float64]:
+    """The unit frames of a video [F, D]."""
+    frame_FD = cache.frames(video_id).astype(np.float64)
+    unit_FD: NDArray[np.float64] = frame_FD / np.linalg.norm(frame_FD, axis=1, keepdims=True)
+    return unit_FD
+
+
+def z(values: Sequence[float]) -> NDArray[np.float64]:
+    """Standard scores."""
+    standard: NDArray[np.float64] = (np.asarray(values) - np.mean(values)) / np.std(values)
+    return standard
+
+
+def frame_file(video: Path, seconds: float, out: Path) -> Path:
+    """A frame of a video, as ffmpeg itself writes it."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-ss", str(seconds), "-i", str(video), "-frames:v", "1", str(out)]
+    subprocess.run(command, check=True)
+    return out
+
+
+def test_a_frame_finds_its_moment_and_scores_are_cosines_with_the_nearest_frame(
+    searcher: Searcher, cache: FeatureCache, demo_set: Path, tmp_path: Path
+) -> None:
+    seconds = float(cache.seconds("video7")[2])
+    picture = read_picture(frame_file(demo_set / "videos" / "video7.mp4", seconds, tmp_path / "frame.png"), "--image")
+    answer = ask(searcher, Query(picture=picture, shown=ALL))
+    assert answer.measure == "picture"
+    assert (answer.hits[0].video_id, answer.hits[0].moment.seconds) == ("video7", seconds)
+    assert answer.hits[0].score == pytest.approx(1, abs=1e-3)
+    vector_D = searcher.encoder.encode_picture(picture).astype(np.float64)
+    for hit in answer.hits:
+        cosine_F = frames(cache, hit.video_id) @ vector_D / np.linalg.norm(vector_D)
+        assert hit.score == pytest.approx(cosine_F.max(), abs=1e-5)
+        np.testing.assert_allclose(hit.moment.weight_F, cosine_F, atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [None, 2.2])
+def test_more_like_this_leaves_the_video_out_and_needs_no_clip(options: SearchOptions, cache: FeatureCache, seconds: float | None) -> None:
+    searcher = Searcher(options, queries=False)
+    answer = ask(searcher, Query(like=Like("video7", seconds), shown=ALL))
+    assert searcher._encoder is None
+    own_FD = frames(cache, "video7")
+    vector_D = own_FD.mean(axis=0) if seconds is None else own_FD[np.abs(cache.seconds("video7") - seconds).argmin()]
+    expected = {name: (frames(cache, name) @ vector_D).max() / np.linalg.norm(vector_D) for name in cache.names("videos")}
+    del expected["video7"]
+    assert scores(answer) == pytest.approx(expected, abs=1e-5)
+    assert [hit.score for hit in answer.hits] == sorted(scores(answer).values(), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("like", "line"),
+    [
+        (Like("video77"), "has no video 'video77': did you mean"),
+        (Like("video7", 99.0), r"like video7@99: the video goes from .* to .*: name"),
+    ],
+)
+def test_a_video_or_time_that_is_not_there(searcher: Searcher, like: Like, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        ask(searcher, Query(like=like))
+
+
+def test_parts_are_added_as_standard_scores_by_their_weights(searcher: Searcher) -> None:
+    words, like, unwanted = (ask(searcher, replace(query, shown=ALL)) for query in (Query(RINGS), Query(like=Like("video7")), Query(CUBES)))
+    ids = sorted(scores(like))
+    of_words, of_like, of_unwanted = ([scores(answer)[name] for name in ids] for answer in (words, like, unwanted))
+    mixed = ask(searcher, Query(RINGS, like=Like("video7"), without=CUBES, weight=0.3, shown=ALL))
+    expected = 0.7 * z(of_words) + 0.3 * z(of_like) - 0.5 * z(of_unwanted)
+    assert scores(mixed) == pytest.approx(dict(zip(ids, expected, strict=True)), abs=1e-3)
+    assert mixed.measure == "mixed"
+    assert mixed.query == f"{RINGS}, like video7, not {CUBES}"
+    for hit in mixed.hits:
+        assert hit.moment.weight_F[hit.moment.frame] == max(hit.moment.weight_F)
+        assert {0.0, 1.0} <= set(hit.moment.weight_F) or set(hit.moment.weight_F) == {1.0}
+
+
+def test_wordings_are_averaged_and_a_prefix_comes_before_the_words(options: SearchOptions, searcher: Searcher) -> None:
+    wordings = ["a video of a red ring", "a red ring on the left"]
+    alone = [scores(answer) for answer in searcher.search([Query(text, shown=ALL) for text in wordings])]
+    several = Searcher(replace(options, query_template=("a video of {}", "{} on the left")))
+    expected = {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]}
+    assert scores(ask(several, Query(RINGS, shown=ALL))) == pytest.approx(expected, abs=1e-4)
+    before = Searcher(replace(options, query_prefix="a video of"))
+    assert scores(ask(before, Query(RINGS, shown=ALL))) == alone[0]
+    for wrong in ({"query_template": ("a video",)}, {"query_template": ("{}",), "query_prefix": "a"}):
+        with pytest.raises(UserError, match=r"--query-(template|prefix)"):
+            Searcher(replace(options, **wrong))
+
+
+def test_queries_of_all_kinds_score_together_as_alone(searcher: Searcher) -> None:
+    queries = [
+        Query(RINGS),
+        Query(like=Like("video7")),
+        Query(RINGS, filter=Filter(path=("video1*",))),
+        Query(CUBES, without=RINGS),
+        Query(CUBES, filter=Filter(path=("video1*",))),
+        Query(RINGS, like=Like("video3", 1.0)),
+    ]
+    together = list(searcher.search(queries))
+    for query, answer in zip(queries, together, strict=True):
+        alone = ask(searcher, query)
+        assert [hit.video_id for hit in answer.hits] == [hit.video_id for hit in alone.hits]
+        assert scores(answer) == pytest.approx(scores(alone), abs=1e-4)
+
+
+@pytest.mark.parametrize("pattern", ["video1*", "video2?.mp4", "deo3"])
+def test_a_filter_ranks_what_it_lets_through_as_without_it(options: SearchOptions, searcher: Searcher, pattern: str) -> None:
+    whole = ask(searcher, Query(RINGS, shown=ALL))
+    shell = pattern if any(mark in pattern for mark in "*?") else f"*{pattern}*"
+    passed = [hit for hit in whole.hits if fnmatchcase(hit.file, shell) or fnmatchcase(hit.video_id, shell)]
+    assert 0 < len(passed) < len(whole.hits)
+    answer = ask(searcher, Query(RINGS, filter=Filter(path=(pattern,)), shown=ALL))
+    assert [hit.video_id for hit in answer.hits] == [hit.video_id for hit in passed]
+    assert answer.found == len(passed)
+    assert scores(answer) == pytest.approx({hit.video_id: hit.score for hit in passed}, abs=1e-4)
+    indexed = Searcher(replace(options, candidates=10))
+    assert isinstance(indexed.shortlist, IndexedGallery)
+    few = ask(indexed, Query(like=Like("video60"), filter=Filter(path=(pattern,))))
+    expected = ask(searcher, Query(like=Like("video60"), filter=Filter(path=(pattern,))))
+    assert [hit.video_id for hit in few.hits] == [hit.video_id for hit in expected.hits]
+
+
+def test_a_filter_that_lets_nothing_through_says_so(searcher: Searcher) -> None:
+    with pytest.raises(UserError, match=r"of 62 videos, the filter lets none through: loosen it"):
+        ask(searcher, Query(RINGS, filter=Filter(min_length=1e6)))
+
+
+DAYS = st.dates(date(2023, 12, 30), date(2024, 1, 3))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a/1.mp4", "b/1.mp4", "b/2.mov"]), st.integers(0, 3), DAYS | st.none()), min_size=1),
+    st.lists(st.sampled_from(["a/*", "*.mp4", "b"]), max_size=2),
+    st.tuples(*[st.integers(0, 3) | st.none()] * 2),
+    st.tuples(*[DAYS | st.none()] * 2),
+)
+def test_filters_keep_what_passes_all_of_them(
+    videos: list[tuple[str, int, date | None]],
+    paths: list[str],
+    lengths: tuple[int | None, int | None],
+    days: tuple[date | None, date | None],
+) -> None:
+    noons = [0 if day is None else int(datetime(day.year, day.month, day.day, 12).timestamp() * 1e9) for _, _, day in videos]
+    names = [name for name, _, _ in videos]
+    of = Attributes(names, names, np.array([float(length) for _, length, _ in videos]), np.array(noons, dtype=np.int64))
+    expected = []
+    for name, length, day in videos:
+        fits = not paths or any(fnmatchcase(name, path) if "*" in path else path in name for path in paths)
+        fits &= lengths[0] is None or length >= lengths[0]
+        fits &= lengths[1] is None or length <= lengths[1]
+        fits &= days == (None, None) or (day is not None and (days[0] or day) <= day <= (days[1] or day))
+        expected.append(fits)
+    assert kept(Filter(tuple(paths), *lengths, *days), of).tolist() == expected
+
+
+def test_conditions_compare_numbers_as_numbers_and_text_without_case() -> None:
+    cells = {"Year": ["2019", "2021", "", "12"], "place": ["Rome", "Paris", "rome", ""], "shot on": ["2024-05-01", "2024-04-30", "", "x"]}
+    of = Attributes(list("abcd"), [""] * 4, np.zeros(4), np.zeros(4, dtype=np.int64), cells)
+    for text, expected in {
+        "year>=2019": "ab",
+        "year<100": "d",
+        "place = ROME": "ac",
+        "place!=rome": "b",
+        "place~ar": "b",
+        "shot on<=2024-04-30": "b",
+        "shot on>=2024-05": "ad",
+    }.items():
+        condition = parse_condition(text, "--where")
+        assert [name for name, passed in zip("abcd", kept(Filter(where=(condition,)), of), strict=True) if passed] == list(expected), text
+    with pytest.raises(UserError, match=r"no column 'colour': it has 'Year', 'place', 'shot on'"):
+        kept(Filter(where=(Condition("colour", "=", "red"),)), of)
+    with pytest.raises(UserError, match="needs a table: name one with --table"):
+        kept(Filter(where=(Condition("year", "=", "1"),)), replace(of, table=None))
+
+
+def test_a_table_names_videos_by_id_file_or_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("file;place\nv1.mp4;Rome\nclips/v2.mp4;Paris\nv3;Oslo\nother.mp4;Bonn\nv1;Lost\n")
+    files = {"id1": "v1.mp4", "id2": "clips/v2.mp4", "id3": "v3.webm", "id4": ""}
+    assert read_table(table, list(files), files, quiet=False).columns["place"] == ["Rome", "Paris", "Oslo", ""]
+    assert "1 of 5 rows name no video of the gallery" in capsys.readouterr().err
+    table.write_text("name,place\nv9,Rome\n")
+    with pytest.raises(UserError, match=r"none of its columns 'name', 'place' names the videos: call one of them video"):
+        read_table(table, list(files), files, quiet=True)
+    table.write_text("video,place\nv9,Rome\n")
+    with pytest.raises(UserError, match=r"names no video of the gallery \('v9'\): write ids or file names"):
+        read_table(table, list(files), files, quiet=True)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=9), st.integers(1, 9), st.integers(0, 9), st.integers(-3, 3) | st.none())
+def test_pages_and_a_threshold_are_parts_of_the_whole_ranking(values: list[int], top: int, skip: int, threshold: int | None) -> None:
+    score_B = np.array(values, dtype=np.float32)
+    nothing = VideoFeatures([], Ragged.in_memory(np.zeros((0, 1)), np.zeros(1, dtype=np.int64)), [])
+    placed, found = page_of(Scored(np.arange(len(values)), score_B), Shown(top, skip, threshold), nothing)
+    passed = [i for i in sorted(range(len(values)), key=lambda i: (-values[i], i)) if threshold is None or values[i] >= threshold]
+    assert found == len(passed)
+    assert [(one.rank, one.place) for one in placed] == [(skip + i + 1, place) for i, place in enumerate(passed[skip : skip + top])]
+
+
+@given(st.lists(st.floats(0, 1, width=16), min_size=1, max_size=12), st.integers(1, 5), st.integers(0, 4))
+def test_further_moments_are_the_best_that_are_apart(weights: list[float], count: int, apart: int) -> None:
+    seconds = [float(second) for second in range(len(weights))]
+    chosen: list[int] = []
+    for frame in sorted(seconds, key=lambda second: (-weights[int(second)], second)):
+        if len(chosen) < count and all(abs(frame - other) >= apart for other in chosen):
+            chosen.append(int(frame))
+    moment = Moment(int(np.argmax(weights)), 0.0, seconds, weights)
+    found = (moment.frame, *further_moments(moment, count - 1, float(apart)))
+    assert list(found) == (list(dict.fromkeys(chosen)) if apart else chosen)
+
+
+def test_near_duplicates_are_folded_into_the_best_of_them(cache: FeatureCache, options: SearchOptions, tmp_path: Path) -> None:
+    made = rewritten(cache, tmp_path / "cache", {"video1": "a", "video2": "b", "video3": "c"})
+    copies = rewritten(cache, tmp_path / "copies", {"video1": "copy of a", "video2": "copy of b"})
+    for file in Path(copies.path).glob("videos-*.h5"):
+        file.rename(Path(made.path) / file.name)
+    searcher = Searcher(replace(options, cache=made.path, all=True, model="local-dir:demo/clip"), queries=False)
+    plain = ask(searcher, Query(like=Like("c")))
+    folded = ask(searcher, Query(like=Like("c"), shown=Shown(fold=0.9999)))
+    assert [hit.video_id for hit in plain.hits] in (["a", "copy of a", "b", "copy of b"], ["b", "copy of b", "a", "copy of a"])
+    assert [(hit.rank, hit.video_id, hit.folded) for hit in folded.hits] == [
+        (rank, name, (f"copy of {name}",)) for rank, name in enumerate([hit.video_id for hit in plain.hits][::2], start=1)
+    ]
+
+
+def picture_bytes(size: tuple[int, int], kind: str = "PNG", mode: str = "RGB") -> bytes:
+    content = io.BytesIO()
+    Image.new(mode, size).save(content, kind)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", "is no picture"),
+        (b"no picture", "is no picture"),
+        (picture_bytes((4, 4))[:40], "is no picture"),
+        (picture_bytes((20_000, 20_000), mode="1"), "more than 80,000,000 pixels: make it smaller"),
+        (bytes(MAX_BYTES + 1), "more than 20 MiB: make it smaller"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "is no picture"),
+    ],
+    ids=["empty", "text", "cut", "bomb", "large", "postscript"],
+)
+def test_what_is_no_picture_or_too_large_is_one_line(content: bytes, line: str) -> None:
+    with pytest.raises(UserError, match=line) as raised:
+        decode_picture(content, "a.png", "image")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({}, "the query is empty: describe"),
+        ({"not": ["a"]}, "not needs something to look for"),
+        ({"q": ["a"], "weight": ["0.5"]}, "weight weighs a picture against words: give both"),
+        ({"q": ["a"], "like": ["b"], "weight": ["1.5"]}, "weight '1.5' must be a number from 0 to 1"),
+        ({"q": ["a"], "skip": ["1.5"]}, "skip '1.5' must be a whole number from 0 to"),
+        ({"q": ["a"], "top": ["0"]}, "top '0' must be a whole number from 1 to 1,000"),
+        ({"q": ["a"], "min_length": ["nan"]}, "min_length 'nan' must be a number of at least 0"),
+        ({"q": ["a"], "since": ["yesterday"]}, "since 'yesterday' must be a date such as 2024-05-31"),
+        ({"q": ["a"], "where": ["year"]}, "where 'year' must be COLUMN=VALUE"),
+        ({"q": ["a"], "moments": ["x"]}, "moments 'x' must be a whole number from 1"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, list[str]], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        parse_query(fields, str)
+
+
+@pytest.mark.parametrize(
+    ("text", "like"),
+    [
+        ("a", Like("a")),
+        ("a@3", Like("a", 3.0)),
+        ("a@1:02.5", Like("a", 62.5)),
+        ("a@b", Like("a@b")),
+        ("me@home.mp4", Like("me@home.mp4")),
+        ("a@1:0:0", Like("a", 3600.0)),
+        ("a@-1", Like("a@-1")),
+        ("a@nan", Like("a@nan")),
+    ],
+)
+def test_what_follows_the_last_at_sign_is_a_time_if_it_looks_like_one(text: str, like: Like) -> None:
+    assert parse_like(text, "--like") == like
+
+
+def test_from_the_command_line(options: SearchOptions, demo_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = frame_file(demo_set / "videos" / "video7.mp4", 1, tmp_path / "frame.png")
+    asked = replace(options, query=(RINGS,), image=image, not_=CUBES, weight=0.9, path=("video*",), moments=3, apart=1.0, top=3, skip=1)
+    answer = search.main(asked)[0]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{RINGS}, the picture frame.png, not {CUBES}"
+    assert [hit.rank for hit in answer.hits] == [2, 3, 4]
+    assert all(len(hit.times) == 3 for hit in answer.hits if len(hit.moment.seconds_F) >= 3)
+    assert sum("also at" in line for line in said) == sum(len(hit.times) > 1 for hit in answer.hits)
+    with pytest.raises(UserError, match=r"--image .*gone.png cannot be read"):
+        search.main(replace(asked, image=tmp_path / "gone.png"))
+    with pytest.raises(UserError, match="--video ranks captions: leave out"):
+        search.main(replace(asked, query=(), video="video1"))

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flask import Request
+from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from data.base.errors import UserError
+from search.pages.page import shortened
 from search.query.parse import FIELDS
 from search.query.pictures import MAX_BYTES, decode_picture
 from search.query.query import Picture
@@ -103,22 +105,32 @@ def label(field: str) -> str:
 def read_form(request: Request) -> Form:
     """The fields of the form in an address or in the body of a POST. Raises TooLong."""
     # Set before anything is read: what exceeds it is refused unread.
-    request.max_content_length = MAX_BYTES + MAX_FIELDS
+    request.max_content_length, request.max_form_memory_size = MAX_BYTES + MAX_FIELDS, MAX_FIELDS
     try:
-        sent, files = (request.form, request.files) if request.method == "POST" else (request.args, {})
+        sent = request.form if request.method == "POST" else request.args
     except RequestEntityTooLarge as error:
-        raise TooLong(f"the picture has more than {MAX_BYTES // 2**20} MiB: make it smaller") from error
-    fields = {field: values for field in FIELDS if (values := [value for value in sent.getlist(field) if value.strip()])}
-    if "q" not in fields or not ("like" in fields or "image" in files):
+        most = f"a picture may have {MAX_BYTES // 2**20} MiB, and words {MAX_QUERY:,} characters"
+        raise TooLong(f"this search is too large: make it smaller; {most}") from error
+    upload = _upload(request)
+    # An id, or the name of a folder, may have spaces around it.
+    given = {field: sent.getlist(field) if field in ("like", "path") else map(clean_text, sent.getlist(field)) for field in FIELDS}
+    fields = {field: values for field in FIELDS if (values := [value for value in given[field] if value.strip()])}
+    if "q" not in fields or not ("like" in fields or upload):
         # The page sends the weight that it shows; what it weighed may have been taken out since.
         fields.pop("weight", None)
-    return Form(fields, any(field in sent for field in FIELDS) or "image" in files, sent.get("captions", ""), sent.get("image", ""))
+    asked = request.method == "POST" or any(field in sent for field in FIELDS)
+    return Form(fields, asked, sent.get("captions", ""), shortened(sent.get("image", "")))
 
 
 def read_upload(request: Request) -> Picture | None:
     """The picture of a POST, if it has one. Raises UserError if it is none or too large."""
-    upload = request.files.get("image") if request.method == "POST" else None
-    if upload is None or not upload.filename:
+    upload = _upload(request)
+    if upload is None:
         return None
-    name = clean_text(upload.filename)
-    return decode_picture(upload.stream.read(MAX_BYTES + 1), name, "this search")
+    return decode_picture(upload.stream.read(MAX_BYTES + 1), shortened(clean_text(upload.filename or "")), "this search")
+
+
+def _upload(request: Request) -> FileStorage | None:
+    """The file of the form, if one was chosen."""
+    upload = request.files.get("image") if request.method == "POST" else None
+    return upload if upload is not None and upload.filename else None

@@ -97,7 +97,7 @@ class Pages:
             form=form,
             links=Links(searcher, self._files(searcher), form.fields),
             labels=LABELS,
-            columns=[*searcher.attributes.table or ()],
+            columns=list(searcher.attributes.table or ()),
             near=NEAR,
             status=status,
             seconds=perf_counter() - start,
@@ -148,8 +148,5 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
 
 def _title(form: Form, found: dict[str, Any]) -> str:
     """The title, which browser tabs and the history show."""
-    if found["captions"]:
-        asked = f"captions of {form.captions}"
-    else:
-        asked = str(found["query"]) if found["query"] else form.value("q").strip()
+    asked = f"captions of {form.captions}" if found["captions"] else str(found["query"] or form.value("q"))
     return f"{shortened(asked)} - video search" if asked else "Video search"

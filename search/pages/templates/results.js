@@ -36,6 +36,7 @@ class Strip {
     this.when = document.createElement("span");
     this.when.className = "when";
     this.stage?.append(this.large, this.when);
+    if (this.player?.poster) this.cover();
     this.mark();
     this.show(null);
     this.listen();
@@ -90,6 +91,22 @@ class Strip {
     });
   }
 
+  // Until it plays, the player is its picture and one button.
+  cover() {
+    const button = document.createElement("button");
+    button.className = "play";
+    button.type = "button";
+    button.textContent = "▶";
+    button.setAttribute("aria-label", `play ${this.element.closest(".result").dataset.video}`);
+    button.addEventListener("click", () => {
+      this.play();
+      this.player.focus();
+    });
+    this.player.controls = false;
+    this.button = button;
+    this.stage.append(button);
+  }
+
   // The frame nearest to the pointer.
   nearest({ clientX, clientY }) {
     const distances = this.frames.map((frame) => {
@@ -133,6 +150,8 @@ class Strip {
   play(seconds = Number(this.frames[this.at].dataset.seconds)) {
     const { player } = this;
     if (!player) return;
+    player.controls = true;
+    this.button?.remove();
     const seek = () => {
       player.currentTime = seconds;
       // If the browser refuses to play, the frame at that moment is still shown.

@@ -1,6 +1,7 @@
 """Reads what a browser sends: the fields of the page's form, and its picture."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -127,7 +128,9 @@ def read_upload(request: Request) -> Picture | None:
     upload = _upload(request)
     if upload is None:
         return None
-    return decode_picture(upload.stream.read(MAX_BYTES + 1), shortened(clean_text(upload.filename or "")), "this search")
+    with closing(upload):  # a large one lies in a file
+        content = upload.stream.read(MAX_BYTES + 1)
+    return decode_picture(content, shortened(clean_text(upload.filename or "")), "this search")
 
 
 def _upload(request: Request) -> FileStorage | None:

@@ -25,6 +25,7 @@ class Strip {
     this.moved = false; // away from what the stage shows by itself
     // A slider holds no links. The moments above it are links still.
     for (const link of element.querySelectorAll("a")) link.replaceWith(...link.childNodes);
+    element.firstElementChild.setAttribute("aria-hidden", "true"); // its value says what there is to say
     element.setAttribute("role", "slider");
     element.setAttribute("aria-label", element.dataset.name);
     element.setAttribute("aria-valuemin", 1);

@@ -42,7 +42,7 @@ class Served:
 
     def found(self) -> set[str]:
         """The videos that a query finds; it shows all of the gallery."""
-        return set(re.findall(r"[\w/-]+\.mp4", self.page(f"results?q={quote('a red ring')}")))
+        return set(re.findall(r'data-video="(\S+)"', self.page(f"results?q={quote('a red ring')}")))
 
     def watch(self) -> str:
         """The text of what the page shows about the folder."""

@@ -1,7 +1,7 @@
 """Renders search results as HTML, for the file of `python -m search --html` and for the served page."""
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from data.base.whole_files import write_atomically
 from data.base.writable import make_folder
 from data.sampling import choose_frames
 from search.answer import Answer, Hit
+from search.pages.addresses import Addresses
 from search.retrieval.moments import MEANING, timestamp
 from search.searcher import Searcher
 
 TEMPLATES = Path(__file__).parent / "templates"
 FRAMES_SHOWN = 12
-"""Frames shown of each video, evenly spaced; the best frame is shown as well."""
+"""Frames shown of each video, evenly spaced; those of its moments are shown as well."""
 MAX_TITLE = 60
 """Characters of a query in a page title."""
 
@@ -25,14 +26,13 @@ MAX_TITLE = 60
 class FrameView:
     """A frame of a result, as a page shows it."""
 
-    timestamp: str
     seconds: float
     weight: float
     height: float
     """Height of its bar, relative to the tallest bar of the video."""
     best: bool
     image: str
-    """URL of its thumbnail, empty if there is none."""
+    """Address of its thumbnail, empty if there is none."""
 
 
 def shortened(text: str) -> str:
@@ -40,37 +40,53 @@ def shortened(text: str) -> str:
     return text if len(text) <= MAX_TITLE else f"{text[: MAX_TITLE - 1]}…"
 
 
+def clock(seconds: float) -> str:
+    """Seconds as people write them: 61.25 is 1:01.2, and 61 is 1:01."""
+    return timestamp(seconds).removeprefix("0:").removeprefix("0").removesuffix(".0")
+
+
 def environment() -> jinja2.Environment:
     """The template environment. It escapes every value, so that values are never markup."""
     found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined)
-    found.filters["timestamp"] = timestamp
+    found.filters["clock"] = clock
     found.filters["shortened"] = shortened
+    found.globals["frames_of"] = frames_of
     return found
 
 
-def frame_views(hit: Hit, image: Callable[[int], str]) -> Iterator[FrameView]:
-    """The frames to show of a result; `image` maps a frame index to the URL of its thumbnail."""
+def frames_of(hit: Hit, addresses: Addresses) -> list[FrameView]:
+    """The frames to show of a result, in order."""
     moment = hit.moment
     highest = max(*moment.weight_F, 0.0)
-    for frame in sorted({*choose_frames(len(moment.weight_F), FRAMES_SHOWN).tolist(), moment.frame}):
+    found = []
+    for frame in sorted({*choose_frames(len(moment.weight_F), FRAMES_SHOWN).tolist(), moment.frame, *hit.further}):
         weight = moment.weight_F[frame]
         share = max(weight, 0.0) / highest if highest > 0 else 0.0
-        seconds = moment.seconds_F[frame]
-        yield FrameView(timestamp(seconds), seconds, weight, round(share, 3), frame == moment.frame, image(frame))
+        image = addresses.thumbnail(hit.video_id, frame)
+        found.append(FrameView(moment.seconds_F[frame], weight, round(share, 3), frame == moment.frame, image))
+    return found
+
+
+class _Embedded(Addresses):
+    """Thumbnails as data: addresses."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self._searcher = searcher
+        self._read: tuple[str, list[bytes]] = ("", [])
+
+    def thumbnail(self, video_id: str, frame: int) -> str:
+        if self._read[0] != video_id:
+            self._read = (video_id, self._searcher.thumbnails(self._searcher.number(video_id)))
+        images = self._read[1]
+        return _data_url(images[frame]) if images and images[frame] else ""
 
 
 def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: str) -> None:
     """Write the answers into one self-contained HTML file."""
-
-    def frames(hit: Hit) -> list[FrameView]:
-        images = searcher.thumbnails(hit.number)
-        return list(frame_views(hit, lambda frame: _data_url(images[frame]) if images and images[frame] else ""))
-
     template = environment().get_template("search_file.html")
     content = template.render(
         answers=answers,
-        frames=frames,
-        video=lambda _hit: "",
+        addresses=_Embedded(searcher),
         run=run,
         cache=str(searcher.cache.path),
         videos=len(searcher.gallery.ids),

@@ -15,7 +15,6 @@ from werkzeug.exceptions import HTTPException
 
 from data.base.errors import UserError
 from search.pages.page import TEMPLATES
-from search.retrieval.files import VideoFiles
 from search.serve.answering import Answering
 from search.serve.pages import Pages
 from search.watch.watcher import Watcher
@@ -30,15 +29,14 @@ HEADERS = {
 }
 RETRY_S = "5"
 """Seconds after which to ask again when the queue was full, or a store did not answer."""
-STATIC = {"search.css": "text/css", "search.js": "text/javascript", "search_watch.js": "text/javascript"}
+STATIC = {"search.css": "text/css"} | dict.fromkeys(("search.js", "picture.js", "results.js", "keys.js", "watch.js"), "text/javascript")
 
 
 def make_app(answering: Answering, videos: Path | None, run: str, host: str, watcher: Watcher | None = None) -> flask.Flask:
     """The application. `videos`: folder of the video files, None for a page without players; `host`: the host name of the server;
     `watcher`: what --watch does, which the page shows."""
     app = flask.Flask(__name__, static_folder=None, template_folder=None)
-    searcher = answering.searcher
-    pages = Pages(answering, VideoFiles(videos, searcher.files, searcher.cache), run)
+    pages = Pages(answering, videos, run)
     names = {"localhost", socket.gethostname().lower(), host.lower()}
 
     @app.before_request
@@ -63,10 +61,11 @@ def make_app(answering: Answering, videos: Path | None, run: str, host: str, wat
     def user_error(error: UserError) -> flask.Response:
         return flask.Response(f"{error}\n", 503, mimetype="text/plain")
 
-    app.add_url_rule("/", "page", pages.page)
-    app.add_url_rule("/results", "results", pages.results)
-    app.add_url_rule("/thumbnail/<int:number>/<int:frame>", "thumbnail", pages.thumbnail)
-    app.add_url_rule("/video/<int:number>", "video", pages.video)
+    app.add_url_rule("/", "page", pages.page, methods=["GET", "POST"])
+    app.add_url_rule("/results", "results", pages.results, methods=["GET", "POST"])
+    # An id may hold slashes, also two in a row.
+    app.add_url_rule("/thumbnail/<path:video_id>/<int:frame>", "thumbnail", pages.thumbnail, merge_slashes=False)
+    app.add_url_rule("/video/<path:video_id>", "video", pages.video, merge_slashes=False)
     if watcher is not None:
         pages.show_watched(watcher.status)
         app.add_url_rule("/watch", "watch", pages.watch)

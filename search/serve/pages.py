@@ -1,6 +1,8 @@
 """The handlers of the page: HTML, thumbnails and video files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -8,25 +10,39 @@ import flask
 
 from data.base.errors import Unavailable, UserError
 from data.base.quoting import path_text
-from search.answer import Hit
-from search.pages.page import FrameView, environment, frame_views, shortened
-from search.query.parse import FIELDS, parse_query
+from search.pages.page import clock, environment, shortened
+from search.query.filters import Filter, kept
+from search.query.parse import parse_query
+from search.query.pictures import MAX_BYTES
+from search.query.query import Like
 from search.retrieval.files import VideoFiles
 from search.retrieval.moments import MEANING
 from search.retrieval.queries import MAX_QUERY
+from search.searcher import Searcher
 from search.serve.answering import Answering
+from search.serve.form import LABELS, Chip, Form, TooLong, label, read_form, read_upload
+from search.serve.links import Links, version
 from search.watch.status import Status
+
+MOMENTS = 3
+"""Moments shown of a video unless the query says otherwise."""
+NEAR = 0.98
+"""Cosine from which near-duplicates are folded, where somebody wants that."""
+EXAMPLES = 3
+"""Captions that a page without a query suggests."""
+A_YEAR = 365 * 24 * 3600
 
 
 class Pages:
-    """The handlers."""
+    """The handlers. Each takes the searcher once, so that a request sees one gallery though another may take its place."""
 
-    def __init__(self, answering: Answering, files: VideoFiles, run: str) -> None:
-        self._answering, self._files, self._run = answering, files, run
+    def __init__(self, answering: Answering, videos: Path | None, run: str) -> None:
+        """`videos`: folder of the video files, None for a page without players. `run`: what scores, for people."""
+        self._answering, self._videos, self._run = answering, videos, run
         self._templates = environment()
 
     def page(self) -> flask.Response:
-        """The whole page. It includes the answer to a query in the address, so that it works without scripts."""
+        """The whole page. It includes the answer to the query in the address or in the form, so that it works without scripts."""
         return self._answered("search_page.html")
 
     def results(self) -> flask.Response:
@@ -41,20 +57,24 @@ class Pages:
         """What --watch does, alone, for the page's script."""
         return flask.Response(self._templates.get_template("search_watch.html").render(), mimetype="text/html")
 
-    def thumbnail(self, number: int, frame: int) -> flask.Response:
-        """The thumbnail of a frame."""
+    def thumbnail(self, video_id: str, frame: int) -> flask.Response:
+        """The thumbnail of a frame. Its present version stays as it is for ever; without one, the browser asks again every time."""
         searcher = self._answering.searcher
-        images = searcher.thumbnails(number) if number < len(searcher.gallery.ids) else []
+        images = searcher.thumbnails(searcher.number(video_id)) if video_id in searcher.files else []
         if frame >= len(images) or not images[frame]:
             flask.abort(404)
         response = flask.Response(images[frame], mimetype="image/jpeg")
-        response.cache_control.max_age = 3600
+        response.cache_control.private = True
+        if flask.request.args.get("v") == version(searcher, video_id):
+            response.cache_control.max_age = A_YEAR
+            response.cache_control.immutable = True
+        else:
+            response.cache_control.no_cache = True
         return response
 
-    def video(self, number: int) -> flask.Response:
+    def video(self, video_id: str) -> flask.Response:
         """A video file, or the requested range of it."""
-        ids = self._answering.searcher.gallery.ids
-        path = self._files.path_of(ids[number]) if number < len(ids) else None
+        path = self._files(self._answering.searcher).path_of(video_id)
         if path is None:
             flask.abort(404)
         # Flask would derive name and ETag from the path, which may contain bytes that are not text.
@@ -62,60 +82,80 @@ class Pages:
         tag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
         return flask.send_file(path, conditional=True, download_name=path_text(path.name), etag=tag)
 
+    def _files(self, searcher: Searcher) -> VideoFiles:
+        return VideoFiles(self._videos, searcher.files, searcher.cache)
+
     def _answered(self, template: str) -> flask.Response:
-        """Render the template with the answer to the query in the address, or the captions of v (the number of a video); status 400 or 413
-        for a bad query, 503 if a store does not answer."""
-        given = {field: flask.request.args.getlist(field) for field in FIELDS if field in flask.request.args}
-        number = flask.request.args.get("v", type=int)
-        searcher = self._answering.searcher
-        asked = " ".join(given.get("q", [""])[-1:])
-        values: dict[str, Any] = {"query": asked, "error": None, "answer": None, "captions": None}
-        status, start = 200, perf_counter()
+        """Render the template with the answer to what was asked; status 400 or 413 for a bad query, 503 if a store does not answer."""
+        start, searcher = perf_counter(), self._answering.searcher
+        form = Form({}, asked=False)
+        found: dict[str, Any] = dict.fromkeys(("query", "answer", "passing", "captions", "like", "error"))
+        status = 200
         try:
-            if given:
-                if len(asked) > MAX_QUERY:
-                    status = 413
-                    values["query"] = ""
-                query = parse_query(given, str, shown=searcher.shown)
-                values["query"] = query.text
-                values["answer"] = self._answering.answer(query)
-                values["meaning"] = MEANING[values["answer"].measure]
-            elif number is not None:
-                if not 0 <= number < len(searcher.gallery.ids):
-                    flask.abort(404)
-                values["video_id"] = searcher.gallery.ids[number]
-                values["captions"] = self._answering.captions(number)
+            form = read_form(flask.request)
+            form.require_short()
+            found |= self._found(form, searcher)
         except UserError as error:
-            values["error"], status = str(error), max(status, 503 if isinstance(error, Unavailable) else 400)
+            found["error"] = str(error)
+            status = 503 if isinstance(error, Unavailable) else 413 if isinstance(error, TooLong) else 400
+            # What is too long is not sent back.
+            form = Form({}, asked=True) if status == 413 else form
         content = self._templates.get_template(template).render(
-            **values,
-            title=_title(values),
+            **found,
+            title=_title(form, found),
+            form=form,
+            links=Links(searcher, self._files(searcher), form.fields),
+            labels=LABELS,
+            columns=list(searcher.attributes.table or ()),
+            near=NEAR,
+            status=status,
             seconds=perf_counter() - start,
-            frames=self._frames,
-            video=self._video_url,
-            of_captions=self._caption_link if searcher.cache.names("texts") else None,
             run=self._run,
-            videos=len(searcher.gallery.ids),
+            total=len(searcher.gallery.ids),
+            examples=lambda: _spread(searcher.cache.names("texts"), EXAMPLES),
             longest=MAX_QUERY,
+            heaviest=MAX_BYTES,
+            scripted=template == "search_answer.html",
         )
         return flask.Response(content, status, mimetype="text/html")
 
-    def _frames(self, hit: Hit) -> list[FrameView]:
-        kept = self._answering.searcher.has_thumbnails(hit.number)
+    def _found(self, form: Form, searcher: Searcher) -> dict[str, Any]:
+        """What the template shows of an answer. Raises UserError."""
+        if form.asked:
+            query = parse_query(form.fields, label, read_upload(flask.request), replace(searcher.shown, moments=MOMENTS))
+            found = {"query": query, "like": _like(query.like, searcher)}
+            if not kept(query.filter, searcher.attributes).any():
+                return found | {"passing": _passing(form, searcher)}
+            answer = self._answering.answer(query)
+            return found | {"answer": answer, "passing": {}, "meaning": MEANING[answer.measure]}
+        if form.captions:
+            if form.captions not in searcher.files:
+                flask.abort(404)
+            return {"captions": self._answering.captions(searcher.number(form.captions))}
+        return {}
 
-        def image(frame: int) -> str:
-            return flask.url_for("thumbnail", number=hit.number, frame=frame) if kept else ""
 
-        return list(frame_views(hit, image))
-
-    def _caption_link(self, hit: Hit) -> str:
-        return flask.url_for("page", v=hit.number)
-
-    def _video_url(self, hit: Hit) -> str:
-        return "" if self._files.path_of(hit.video_id) is None else flask.url_for("video", number=hit.number)
+def _passing(form: Form, searcher: Searcher) -> dict[Chip, int]:
+    """How many videos each filter lets through, alone."""
+    alone = {chip: parse_query({"q": ["-"], chip.field: [chip.value]}, label).filter for chip in form.chips}
+    return {chip: int(kept(one, searcher.attributes).sum()) for chip, one in alone.items() if one != Filter()}
 
 
-def _title(values: Mapping[str, Any]) -> str:
+def _like(like: Like | None, searcher: Searcher) -> dict[str, Any] | None:
+    """The moment whose likes are shown: its video, when it is, and the frame nearest to it."""
+    if like is None or like.video_id not in searcher.files:
+        return None
+    times_F = searcher.gallery.videos.seconds[searcher.number(like.video_id)]
+    frame = len(times_F) // 2 if like.seconds is None else int(abs(times_F - like.seconds).argmin())
+    return {"video_id": like.video_id, "at": "" if like.seconds is None else clock(like.seconds), "frame": frame}
+
+
+def _spread(texts: Sequence[str], count: int) -> list[str]:
+    """So many of the texts, evenly spaced."""
+    return [*texts[:: max(1, len(texts) // count)]][:count]
+
+
+def _title(form: Form, found: dict[str, Any]) -> str:
     """The title, which browser tabs and the history show."""
-    asked = f"captions of {values['video_id']}" if values["captions"] else values["query"]
+    asked = f"captions of {form.captions}" if found["captions"] else str(found["query"] or form.value("q"))
     return f"{shortened(asked)} - video search" if asked else "Video search"

@@ -166,9 +166,9 @@ def test_a_page_without_a_query_says_what_to_try(client: FlaskClient, cache: Fea
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
-        ({"q": "a", "since": "soon"}, "“File changed since” 'soon' must be a date such as 2024-05-31"),
+        ({"q": "a", "since": "soon"}, "“Changed since” 'soon' must be a date such as 2024-05-31"),
         ({"q": "a", "top": "0"}, "“Results a page” '0' must be a whole number from 1 to 1,000"),
-        ({"q": "a", "where": "camera"}, "“Condition on the table” 'camera' must be COLUMN=VALUE"),
+        ({"q": "a", "where": "camera"}, "“Table condition” 'camera' must be COLUMN=VALUE"),
         ({"q": "a", "where": "colour=red"}, "the table of --table has no column 'colour': it has 'video', 'camera'"),
         ({"like": "tow"}, "has no video 'tow': did you mean 'two'?"),
         ({"not": "a cube"}, "“But not” needs something to look for beside it"),
@@ -626,15 +626,15 @@ def test_the_address_holds_the_search(open_page: OpenPage, address: str) -> None
     page = open_page(address)
     page.get_by_label("What happens in the video?").fill(QUERY)
     page.get_by_text("Filters and options").click()
-    page.get_by_label("At least so many seconds").fill("1")
-    page.get_by_label("Condition on the table").fill("camera=phone")
+    page.get_by_label("Shortest (seconds)").fill("1")
+    page.get_by_label("Table condition").fill("camera=phone")
     page.get_by_label("Fold near-duplicates").check()
     page.get_by_label("Results a page").fill("1")
     page.get_by_role("button", name="Search").click()
     expect(settled(page)).to_have_count(1)
     expected = {"q": QUERY, "min_length": "1", "where": "camera=phone", "top": "1", "fold": "0.98"}
     assert asked(page) == expected
-    expect(page.get_by_label("Condition on the table")).to_have_value("")  # it is shown above the results now
+    expect(page.get_by_label("Table condition")).to_have_value("")  # it is shown above the results now
     page.get_by_role("button", name="Search").click()
     expect(page.locator("#status")).to_contain_text(re.compile("1.1 of 2"))
     assert asked(page) == expected
@@ -652,4 +652,4 @@ def test_the_address_holds_the_search(open_page: OpenPage, address: str) -> None
     expect(page.locator("#status")).to_contain_text(re.compile("2.2 of 2"))
     page.get_by_role("link", name="Video search").click()
     expect(page.locator("#status")).to_have_text("Search 6 videos")
-    expect(page.get_by_label("At least so many seconds")).to_have_value("")
+    expect(page.get_by_label("Shortest (seconds)")).to_have_value("")

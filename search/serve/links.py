@@ -23,6 +23,9 @@ class Links(Addresses):
     def __init__(self, searcher: Searcher, files: VideoFiles, fields: Mapping[str, Sequence[str]]) -> None:
         """`fields`: those of the query that is answered."""
         self._searcher, self._files, self._fields = searcher, files, fields
+        # Each is asked for many times in one page.
+        self._versions: dict[str, str] = {}
+        self._players: dict[str, str] = {}
 
     def page(self, skip: int) -> str:
         """Another page of the same results."""
@@ -50,11 +53,16 @@ class Links(Addresses):
         """The thumbnail of a frame, in its present version."""
         if "thumbnails" not in self._searcher.cache.images_of(video_id):
             return ""
-        return flask.url_for("thumbnail", video_id=video_id, frame=frame, v=version(self._searcher, video_id))
+        if video_id not in self._versions:
+            self._versions[video_id] = version(self._searcher, video_id)
+        return flask.url_for("thumbnail", video_id=video_id, frame=frame, v=self._versions[video_id])
 
     def video(self, video_id: str) -> str:
         """The file, if it is there."""
-        return "" if self._files.path_of(video_id) is None else flask.url_for("video", video_id=video_id)
+        if video_id not in self._players:
+            there = self._files.path_of(video_id) is not None
+            self._players[video_id] = flask.url_for("video", video_id=video_id) if there else ""
+        return self._players[video_id]
 
     def captions(self, video_id: str) -> str:
         """The captions that fit the video best."""

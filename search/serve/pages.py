@@ -124,9 +124,14 @@ class Pages:
         if form.asked:
             query = parse_query(form.fields, label, read_upload(flask.request), replace(searcher.shown, moments=MOMENTS))
             found = {"query": query, "like": _like(query.like, searcher)}
-            if not kept(query.filter, searcher.attributes).any():
+            try:
+                answer = self._answering.answer(query)
+            except Unavailable:
+                raise
+            except UserError:
+                if kept(query.filter, searcher.attributes).any():
+                    raise
                 return found | {"passing": _passing(form, searcher)}
-            answer = self._answering.answer(query)
             return found | {"answer": answer, "passing": {}, "meaning": MEANING[answer.measure]}
         if form.captions:
             if form.captions not in searcher.files:

@@ -14,6 +14,7 @@ from extract.encode.videos import PrefetchedVideos
 from extract.failures import Failure
 from extract.options import ExtractOptions
 from extract.plan.listing import require_own_ids, to_list, with_failures
+from extract.plan.renamed import renamed_entries
 from extract.plan.segments import cut_into_segments
 from extract.plan.todo import find_todo
 from extract.stage import limits, load_model, read_request, settings_of
@@ -37,8 +38,9 @@ class Step:
 def extract_one_by_one(options: ExtractOptions, files: Collection[Path], tell: Callable[[Step], None]) -> None:
     """Bring the cache, which must exist, up to date with these files of a plain folder, and tell of each step before it is done.
 
-    What is gone leaves the listing at once. The first video is written as soon as it is encoded. Later ones are written together, after
-    as much time as has passed already, so that hundreds of videos make a few parts and none waits for longer than LONGEST_S.
+    What is gone leaves the listing at once, and a file that was renamed keeps its features. The first new video is written as soon as it is
+    encoded. Later ones are written together, after as much time as has passed already, so that hundreds of videos make a few parts and none
+    waits for longer than LONGEST_S.
 
     The options that are not given follow the cache. Sound parts are taken for granted: `python -m extract` checks them. Raises UserError
     if the folder or the cache cannot be used.
@@ -55,9 +57,12 @@ def extract_one_by_one(options: ExtractOptions, files: Collection[Path], tell: C
     listed = to_list(dataset, cache, own, options.videos)
     # Nobody evaluates on a folder without captions, so its listing need not wait until all videos are done.
     cache.listings.complete(own.name, with_failures(listed, dataset, cache))
-    patches = Patches.of(options.tokens)
-    writer = Writer(cache, limits(), (0, 1), todo.known, todo.outdated, patches)
-    count = len(todo.videos)
+    # Patch tokens would have to be copied too.
+    renamed = [] if options.tokens else list(renamed_entries(todo.videos, cache))
+    cache.write_videos(renamed)
+    left = todo.videos[~todo.videos["video_id"].isin([entry.video_id for entry in renamed])]
+    writer = Writer(cache, limits(), (0, 1), todo.known, todo.outdated, Patches.of(options.tokens))
+    count = len(left)
     written = 0
     try:
         if count:
@@ -66,7 +71,7 @@ def extract_one_by_one(options: ExtractOptions, files: Collection[Path], tell: C
             cache.require(settings_of(options, clip, options.max_words))
             begin = flushed = time.monotonic()
         for number in range(1, count + 1):
-            video = todo.videos.iloc[[number - 1]]
+            video = left.iloc[[number - 1]]
             tell(Step(path_text(video["file"].iloc[0].relative_to(options.videos)), number, count, written))
             with PrefetchedVideos(video, clip, options, cache) as videos:
                 for one in videos:

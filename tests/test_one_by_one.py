@@ -102,6 +102,34 @@ def test_a_file_that_failed_is_not_read_again_until_it_changes(
     assert read_failures(options.cache) == {}
 
 
+def test_a_file_that_was_renamed_keeps_its_features(options: ExtractOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = FeatureCache(options.cache)
+    (options.videos / "in").mkdir()
+    (options.videos / "video1.mp4").rename(options.videos / "in" / "other.mp4")
+    shutil.copyfile(options.videos / "video2.mp4", options.videos / "copy.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr("extract.one_by_one.load_model", lambda *given: pytest.fail("a video was extracted again"))
+        extract_one_by_one(options, files(options), lambda step: None)
+    assert searched(options) == {"in/other.mp4", "video2.mp4", "copy.mp4"}
+    after = FeatureCache(options.cache)
+    for old, new in (("video1.mp4", "in/other.mp4"), ("video2.mp4", "copy.mp4")):
+        np.testing.assert_array_equal(after.frames(new), before.frames(old))
+        np.testing.assert_array_equal(after.seconds(new), before.seconds(old))
+        assert after.images("thumbnails", new) == before.images("thumbnails", old)
+        assert after.decoder(new) == before.decoder(old)
+        assert after.stamp(new)._replace(file_mtime_ns=0) == before.stamp(old)._replace(file_mtime_ns=0)
+    # A file of the same length is another one.
+    changed = options.videos / "copy.mp4"
+    content = changed.read_bytes()
+    changed.write_bytes(content[:-1000] + bytes(1000))
+    steps: list[Step] = []
+    extract_one_by_one(options, files(options), steps.append)
+    assert steps[0].reading == "copy.mp4"
+    # A plain extraction finds nothing left to do.
+    extract.main(options)
+    assert len(FeatureCache(options.cache).names("videos")) == 4
+
+
 def test_a_video_that_was_replaced_by_a_broken_file_is_not_searched(options: ExtractOptions) -> None:
     (options.videos / "video1.mp4").write_bytes(b"no video")
     extract_one_by_one(options, files(options), lambda step: None)
@@ -132,7 +160,7 @@ def test_a_cache_of_other_settings_is_refused_before_anything_is_read(options: E
 
 
 @pytest.mark.long
-def test_hundreds_of_videos_make_a_few_parts(options: ExtractOptions, demo_set: Path) -> None:
+def test_many_videos_make_a_few_parts(options: ExtractOptions, demo_set: Path) -> None:
     for number in range(3, 40):
         os.link(demo_set / "videos" / f"video{number}.mp4", options.videos / f"video{number}.mp4")
     extract_one_by_one(options, files(options), lambda step: None)

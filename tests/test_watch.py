@@ -15,6 +15,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
+from playwright.sync_api import expect
 
 import extract
 from data.base.errors import UserError
@@ -25,6 +26,7 @@ from extract import ExtractOptions
 from search import serve
 from search.serve import ServeOptions
 from search.watch.folders import find_folders
+from tests.browser import OpenPage
 from tests.conftest import DEMO_CLIP, ROOT
 from tests.waiting import wait_until
 
@@ -121,6 +123,24 @@ def test_changes_of_all_kinds_are_followed_while_queries_are_answered(options: S
         cache = FeatureCache(options.cache)
         assert cache.written_ns("video4.mp4") == before["video4.mp4"]
         assert cache.written_ns("video2.mp4") > before["video2.mp4"]
+
+
+@pytest.mark.long
+def test_in_a_browser_the_line_follows(options: ServeOptions, demo_set: Path, open_page: OpenPage) -> None:
+    folder = options.cache.parent / "videos"
+    (folder / "broken.mp4").write_bytes(b"no video")
+    with watched(options) as served:
+        page = open_page(served.address, viewport={"width": 360, "height": 640})
+        line = page.locator("#watch p")
+        expect(line).to_contain_text("up to date since", timeout=60_000)
+        listed = page.locator("#watch details")
+        listed.get_by_text("1 could not be read: broken.mp4").click()
+        expect(listed.get_by_role("listitem")).to_contain_text("broken.mp4: ")
+        (folder / "also<b>.mp4").write_bytes(b"no video either")
+        expect(listed.get_by_text("2 could not be read")).to_be_visible(timeout=60_000)
+        expect(listed.get_by_role("listitem")).to_have_count(2)  # it stays open
+        expect(listed).to_contain_text("also<b>.mp4: ")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 @pytest.mark.long

@@ -9,7 +9,6 @@ from typing import Any
 import flask
 
 from data.base.errors import Unavailable, UserError
-from data.base.quoting import path_text
 from search.pages.page import clock, environment, shortened
 from search.query.filters import Filter, kept
 from search.query.parse import parse_query
@@ -22,6 +21,7 @@ from search.searcher import Searcher
 from search.serve.answering import Answering
 from search.serve.form import LABELS, Chip, Form, TooLong, label, read_form, read_upload
 from search.serve.links import Links, version
+from search.serve.sending import send_video
 from search.watch.status import Status
 
 MOMENTS = 3
@@ -77,10 +77,7 @@ class Pages:
         path = self._files(self._answering.searcher).path_of(video_id)
         if path is None:
             flask.abort(404)
-        # Flask would derive name and ETag from the path, which may contain bytes that are not text.
-        found = path.stat()
-        tag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
-        return flask.send_file(path, conditional=True, download_name=path_text(path.name), etag=tag)
+        return send_video(path)
 
     def _files(self, searcher: Searcher) -> VideoFiles:
         return VideoFiles(self._videos, searcher.files, searcher.cache)

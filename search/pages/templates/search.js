@@ -29,6 +29,7 @@ async function fetched(address, picture) {
     request.body.append("image", picture, picture.name);
   }
   const response = await fetch("/results" + (picture ? "" : address), request);
+  if (response.status === 401) location.reload(); // the login has ended: the page asks for it, and returns here
   const content = await response.text();
   return { content, ok: response.ok, isPage: Boolean(response.headers.get("Content-Type")?.startsWith("text/html")) };
 }

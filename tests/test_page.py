@@ -63,6 +63,12 @@ def options(cache_path: Path, demo_set: Path, videos: Path, tmp_path_factory: py
     return ServeOptions(cache=made.path, run="zero-shot:glccl", videos=videos, table=cameras, port=0, device="cpu", quiet=True)
 
 
+def client_of(searcher: Searcher, options: ServeOptions) -> FlaskClient:
+    app = make_app(Answering(searcher), options.videos, options.run, options.host)
+    app.testing = True  # an exception in a page fails the test
+    return app.test_client()
+
+
 @pytest.fixture(scope="module")
 def searcher(options: ServeOptions) -> Searcher:
     return Searcher(options)
@@ -70,9 +76,7 @@ def searcher(options: ServeOptions) -> Searcher:
 
 @pytest.fixture
 def client(searcher: Searcher, options: ServeOptions) -> FlaskClient:
-    app = make_app(Answering(searcher), options.videos, options.run, options.host)
-    app.testing = True  # an exception in a page fails the test
-    return app.test_client()
+    return client_of(searcher, options)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +159,7 @@ def test_a_page_without_a_query_says_what_to_try(client: FlaskClient, cache: Fea
     page = client.get("/").text
     assert "Search 6 videos" in page
     assert "For example" not in page  # this cache has no captions
-    captioned = make_app(Answering(Searcher(replace(options, cache=cache.path, table=None))), None, options.run, options.host).test_client()
+    captioned = client_of(Searcher(replace(options, cache=cache.path, table=None)), options)
     examples = re.findall(r'For example, <a href="([^"]*)">([^<]*)</a>', captioned.get("/").text)
     assert len({text for _, text in examples}) == 3
     for to, text in examples:
@@ -236,7 +240,7 @@ def test_thumbnails_are_kept_until_there_are_others(client: FlaskClient, searche
     for other in (image.partition("?")[0], image + "x"):
         asked = client.get(other)
         assert (asked.data, asked.cache_control.no_cache, asked.cache_control.max_age) == (client.get(image).data, True, None)
-    fewer = make_app(Answering(Searcher(replace(options, max_frames=2))), options.videos, options.run, options.host).test_client()
+    fewer = client_of(Searcher(replace(options, max_frames=2)), options)
     images = [unescape(found) for found in re.findall(r'<img src="([^"]*)"', fewer.get("/", query_string=ONE).text)]
     assert len(images) == 2
     assert not {*images} & {unescape(found) for found in re.findall(r'<img src="([^"]*)"', page)}

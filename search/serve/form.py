@@ -32,7 +32,7 @@ LABELS = {
     "top": "Results a page",
     "skip": "Results to skip",
     "threshold": "Lowest score",
-    "moments": "Moments of a video",
+    "moments": "Moments a video",
     "apart": "Seconds between moments",
     "fold": "Fold near-duplicates",
 }

@@ -29,8 +29,9 @@ async function fetched(address, picture) {
     request.body.append("image", picture, picture.name);
   }
   const response = await fetch("/results" + (picture ? "" : address), request);
+  if (response.status === 401) location.reload(); // the login has ended: the page asks for it, and returns here
   const content = await response.text();
-  return { content, ok: response.ok, isPage: response.headers.get("Content-Type").startsWith("text/html") };
+  return { content, ok: response.ok, isPage: Boolean(response.headers.get("Content-Type")?.startsWith("text/html")) };
 }
 
 // Shows the answer to the query of an address: all that the page holds is drawn anew from it. `again`: whether one that is kept will do.
@@ -111,8 +112,7 @@ document.addEventListener("click", (event) => {
   if (link.origin !== location.origin || link.pathname !== "/") return;
   event.preventDefault();
   // Another page of results, or other filters, belong to the same picture; another moment, words or captions do not.
-  const aside = new URLSearchParams(link.search);
-  const stays = link.closest(".pages, .asked, .hints") && !aside.has("q", "") && link.search !== "";
+  const stays = link.closest(".pages, .asked, .hints") && link.search;
   go(link.search, stays ? shownPicture() : null).then(() => {
     scrollTo(0, 0);
     (answer.querySelector(".result") ?? document.getElementById("query")).focus({ preventScroll: true });

@@ -26,6 +26,7 @@ from extract.plan.listing import prune
 from search import SearchOptions
 from search import main as find
 from search.searcher import Searcher
+from search.serve.answering import Answering
 from search.serve.app import make_app
 from tests.conftest import DEMO_CLIP
 from tests.videos import numbered_video
@@ -332,7 +333,7 @@ def test_a_page_plays_the_file_that_a_video_was_made_from(options: ExtractOption
     rows.write_text("video_id,video,caption,split\nmine,v0.mp4,a ring,test\n")
     main(replace(options, videos=other, annotations=rows))
     searcher = Searcher(SearchOptions(options.cache, "zero-shot:mean", device="cpu", quiet=True), queries=False)
-    client = make_app(searcher, options.videos, "zero-shot:mean", "localhost").test_client()
+    client = make_app(Answering(searcher), options.videos, "zero-shot:mean", "localhost").test_client()
     for name, status in (("v0.mp4", 200), ("mine", 404)):
         with client.get(f"/video/{searcher.number(name)}") as response:
             assert response.status_code == status

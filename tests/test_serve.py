@@ -31,6 +31,7 @@ from search.retrieval.moments import timestamp
 from search.retrieval.queries import MAX_QUERY
 from search.searcher import Searcher
 from search.serve import ServeOptions
+from search.serve.answering import Answering
 from search.serve.app import HEADERS, make_app
 from search.serve.server import stop
 from tests.browser import OpenPage
@@ -93,7 +94,7 @@ def searcher(options: ServeOptions) -> Searcher:
 
 @pytest.fixture
 def client(searcher: Searcher, options: ServeOptions) -> FlaskClient:
-    app = make_app(searcher, options.videos, options.run, options.host)
+    app = make_app(Answering(searcher), options.videos, options.run, options.host)
     app.testing = True  # an exception in a page fails the test
     return app.test_client()
 
@@ -291,7 +292,7 @@ def test_captions_of_a_video_are_ranked_where_the_cache_has_some(client: FlaskCl
     assert page.status_code == 400
     assert "has no captions" in page.text
     searcher = Searcher(replace(options, cache=cache.path, top=3))
-    whole = make_app(searcher, None, options.run, options.host).test_client()
+    whole = make_app(Answering(searcher), None, options.run, options.host).test_client()
     assert whole.get("/?q=a").text.count(">its captions</a>") == 3
     table = whole.get("/?v=5").text
     assert f"<title>captions of {searcher.gallery.ids[5]} - video search</title>" in table
@@ -303,7 +304,7 @@ def test_captions_of_a_video_are_ranked_where_the_cache_has_some(client: FlaskCl
 
 
 def test_queries_that_come_together_are_answered_as_those_that_come_alone(searcher: Searcher, options: ServeOptions) -> None:
-    app = make_app(searcher, options.videos, options.run, options.host)
+    app = make_app(Answering(searcher), options.videos, options.run, options.host)
 
     def scores(query: str) -> list[str]:
         return re.findall(r"score (-?[\d.]+)", app.test_client().get("/results", query_string={"q": query}).text)

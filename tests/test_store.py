@@ -33,6 +33,7 @@ from extract import ExtractOptions
 from extract import main as extract
 from search.options import RetrievalOptions
 from search.searcher import Searcher
+from search.serve.answering import Answering
 from search.serve.app import make_app
 from tests.caches import BUDGET, QUERY
 from tests.choice import long_but
@@ -179,7 +180,7 @@ def test_a_store_that_goes_away_fails_queries_and_not_the_server(
 ) -> None:
     publish(cache_path, address)
     searcher = Searcher(with_candidates(address, index))
-    client = make_app(searcher, None, "run", "127.0.0.1").test_client()
+    client = make_app(Answering(searcher), None, "run", "127.0.0.1").test_client()
     s3.stop()
     try:
         answer = client.get("/results?q=a+ring")

@@ -27,6 +27,7 @@ from search.answer import Answer
 from search.retrieval.cut import count_cut
 from search.searcher import Searcher
 from search.serve import ServeOptions, serving
+from search.serve.answering import Answering
 from search.serve.app import make_app
 from tests.caches import BUDGET, OLD, captions_of
 from tests.conftest import DEMO_CLIP
@@ -181,7 +182,7 @@ def test_long_queries_are_told_apart_and_longer_ones_are_said_to_be_cut(
     noted = f'class="note">The query was cut after &#39;{LAST}&#39; (64 tokens).</p>'
     assert (tmp_path / "page.html").read_text().count(noted) == 2
     served = ServeOptions(cache=texts_cache.path, run="zero-shot:glccl", device="cpu", quiet=True)
-    client = make_app(Searcher(served), None, served.run, served.host).test_client()
+    client = make_app(Answering(Searcher(served)), None, served.run, served.host).test_client()
     assert noted in client.get("/", query_string={"q": CUT[0]}).text
     assert noted not in client.get("/results", query_string={"q": "a red ring"}).text
 
@@ -271,7 +272,7 @@ def test_what_a_query_means_nothing_is_said_everywhere(cache_path: Path, tmp_pat
     search.main(asked)
     assert f"vbnm xcvq\n  note: {unknown}\n  note: {chance}\n" in capsys.readouterr().out
     served = ServeOptions(cache=cache_path, run=asked.run, device="cpu", quiet=True)
-    client = make_app(Searcher(served), None, served.run, served.host).test_client()
+    client = make_app(Answering(Searcher(served)), None, served.run, served.host).test_client()
     for content in (page.read_text(), client.get("/", query_string={"q": "vbnm xcvq"}).text):
         assert content.count('<p class="note">') == 2
         assert 'class="note">The model&#39;s vocabulary has no word of this query' in content

@@ -1,29 +1,173 @@
-"""Answers queries of many threads with one searcher, which is not thread-safe."""
+"""Answers the queries of many threads with one searcher: those that wait are answered together."""
 
-from threading import Lock
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from time import monotonic
+from typing import Any
 
+import flask
+
+from data.base.errors import Unavailable
 from data.cache.features import TextFeatures
 from search.answer import Answer, CaptionHit
 from search.query.query import Query
-from search.searcher import Searcher
+from search.searcher import QUERIES_AT_ONCE, Searcher
+from search.serve.options import ServeOptions
+
+LONGEST_WAIT_S = 30.0
+"""A request that has waited for longer is dropped: whoever asked has given up or asked again."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What one thread waits for: the answer to a query, or the captions of the video of this number."""
+
+    asked: Query | int
+    gone: Callable[[], bool]
+    """Whether the client has closed its connection."""
+    since: float = field(default_factory=monotonic)
+    answer: "Future[Any]" = field(default_factory=Future)
 
 
 class Answering:
-    """One query at a time: each keeps every core busy."""
+    """A queue in front of a searcher, which is not thread-safe, and the thread that empties it.
 
-    def __init__(self, searcher: Searcher) -> None:
-        self.searcher = searcher
+    The thread takes all queries that wait, up to `at_once`, and scores them in one pass over the gallery on all cores. It is always the
+    same thread, so that torch keeps one team of threads and one set of buffers, however many requests there are.
+    """
+
+    def __init__(self, searcher: Searcher, queue: int = ServeOptions.queue, at_once: int = QUERIES_AT_ONCE) -> None:
+        """Start the thread. The searcher is closed with this object. `queue`: the number of requests that may wait while others are
+        answered."""
+        self._searcher, self._queue, self._at_once = searcher, queue, at_once
         self._captions: TextFeatures | None = None
-        self._one_at_a_time = Lock()
+        self._requests: deque[_Request] = deque()
+        self._changed = Condition()
+        self._closed = False
+        self._next: Searcher | None = None
+        self._thread = Thread(target=self._run, name="answering", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Answering":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def searcher(self) -> Searcher:
+        """The current searcher. Another thread may call only what does not compute: ids, thumbnails and the like."""
+        return self._searcher
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests in the queue."""
+        return len(self._requests)
 
     def answer(self, query: Query) -> Answer:
-        """The answer to a query. Raises UserError."""
-        with self._one_at_a_time:
-            return next(self.searcher.search([query]))
+        """The answer to a query. Raises UserError, and Unavailable if too many requests wait, or if this one waited for too long."""
+        answer: Answer = self._enqueue(query).result()
+        return answer
 
     def captions(self, number: int) -> list[CaptionHit]:
-        """The captions of the gallery that fit a video best. Raises UserError if there are none."""
-        with self._one_at_a_time:
-            if self._captions is None:
-                self._captions = self.searcher.cached_captions()
-            return self.searcher.captions(number, self._captions)
+        """The captions of the gallery that fit a video best. Raises UserError if there are none, and Unavailable like `answer`."""
+        found: list[CaptionHit] = self._enqueue(number).result()
+        return found
+
+    def replace(self, searcher: Searcher) -> None:
+        """Answer everything that waits, and all later requests, with another searcher. Returns when the old one is closed. Only one thread
+        may call this."""
+        with self._changed:
+            if self._closed:
+                searcher.close()
+                return
+            assert self._next is None
+            self._next = searcher
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._next is None)
+
+    def close(self) -> None:
+        """End the thread, and close the searcher. What still waits is refused."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._searcher.close()
+
+    def _enqueue(self, asked: Query | int) -> "Future[Any]":
+        request = _Request(asked, _gone())
+        with self._changed:
+            if self._closed:
+                raise Unavailable("the server is stopping: ask again when it has started")
+            if len(self._requests) >= self._queue:
+                raise Unavailable(f"{self._queue:,} requests are waiting already: try again in a few seconds")
+            self._requests.append(request)
+            self._changed.notify_all()
+        return request.answer
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._requests or self._next is not None or self._closed)
+                if self._next is not None:
+                    self._searcher.close()
+                    self._searcher, self._next, self._captions = self._next, None, None
+                    self._changed.notify_all()
+                if self._closed:
+                    break
+                batch = self._next_batch()
+            self._compute(batch)
+        for request in self._requests:
+            request.answer.set_exception(Unavailable("the server is stopping: ask again when it has started"))
+
+    def _next_batch(self) -> list[_Request]:
+        """The first request that waits, and if it is a query, all queries next to it."""
+        batch: list[_Request] = []
+        while self._requests and len(batch) < self._at_once:
+            alone = isinstance(self._requests[0].asked, int)
+            if alone and batch:
+                break
+            request = self._requests.popleft()
+            if request.gone() or monotonic() - request.since > LONGEST_WAIT_S:
+                request.answer.set_exception(Unavailable("the server is too busy to answer now: try again in a minute"))
+                continue
+            batch.append(request)
+            if alone:
+                break
+        return batch
+
+    def _compute(self, batch: Sequence[_Request]) -> None:
+        if not batch:
+            return
+        queries = [request.asked for request in batch if isinstance(request.asked, Query)]
+        try:
+            if queries:
+                for request, answer in zip(batch, list(self._searcher.search(queries)), strict=True):
+                    request.answer.set_result(answer)
+            else:
+                (request,) = batch
+                request.answer.set_result(self._captions_of(request.asked))
+        except Exception as error:
+            # A store that does not answer one query does not answer its neighbours either, each after a wait of its own.
+            if len(batch) == 1 or isinstance(error, Unavailable):
+                for request in batch:
+                    request.answer.set_exception(error)
+                return
+            # Find the query at fault in halves, so that its neighbours get their answers.
+            self._compute(batch[: len(batch) // 2])
+            self._compute(batch[len(batch) // 2 :])
+
+    def _captions_of(self, number: object) -> list[CaptionHit]:
+        assert isinstance(number, int)
+        if self._captions is None:
+            self._captions = self._searcher.cached_captions()
+        return self._searcher.captions(number, self._captions)
+
+
+def _gone() -> Callable[[], bool]:
+    """A function that says whether the client of the current HTTP request has closed its connection."""
+    found: Callable[[], bool] | None = flask.request.environ.get("waitress.client_disconnected") if flask.has_request_context() else None
+    return found or (lambda: False)

@@ -16,7 +16,6 @@ from werkzeug.exceptions import HTTPException
 from data.base.errors import UserError
 from search.pages.page import TEMPLATES
 from search.retrieval.files import VideoFiles
-from search.searcher import Searcher
 from search.serve.answering import Answering
 from search.serve.pages import Pages
 
@@ -28,13 +27,16 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+RETRY_S = "5"
+"""Seconds after which to ask again when the queue was full, or a store did not answer."""
 STATIC = {"search.css": "text/css", "search.js": "text/javascript"}
 
 
-def make_app(searcher: Searcher, videos: Path | None, run: str, host: str) -> flask.Flask:
+def make_app(answering: Answering, videos: Path | None, run: str, host: str) -> flask.Flask:
     """The application. `videos`: folder of the video files, None for a page without players; `host`: the host name of the server."""
     app = flask.Flask(__name__, static_folder=None, template_folder=None)
-    pages = Pages(Answering(searcher), VideoFiles(videos, searcher.files, searcher.cache), run)
+    searcher = answering.searcher
+    pages = Pages(answering, VideoFiles(videos, searcher.files, searcher.cache), run)
     names = {"localhost", socket.gethostname().lower(), host.lower()}
 
     @app.before_request
@@ -45,6 +47,8 @@ def make_app(searcher: Searcher, videos: Path | None, run: str, host: str) -> fl
     @app.after_request
     def secure(response: flask.Response) -> flask.Response:
         response.headers.update(HEADERS)
+        if response.status_code == 503:
+            response.headers.setdefault("Retry-After", RETRY_S)
         return response
 
     @app.errorhandler(HTTPException)

@@ -18,3 +18,5 @@ class ServeOptions(RetrievalOptions):
     """Address to listen on; 0.0.0.0 lets every machine on the network search and watch."""
     port: Annotated[int, About.OUTPUT] = 8000
     """Port to listen on; 0 picks a free port."""
+    queue: Annotated[int, About.MACHINE] = 64
+    """Requests that may wait while others are answered. More are refused with status 503. Queries that wait are answered together."""

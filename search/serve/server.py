@@ -14,13 +14,17 @@ from search.serve.options import ServeOptions
 
 if TYPE_CHECKING:  # numpy, pandas and torch load late, so that --help answers at once
     from search.searcher import Searcher
+    from search.serve.answering import Answering
 
 MAX_HEADER = 2**22
 """Bytes of a request line and headers. It exceeds what browsers send, so that the page itself can reject an overlong query."""
 MAX_BODY = 2**16
 """Bytes of a request body. Nothing reads it."""
-REQUESTS_AT_ONCE = 8
-"""More than the number of connections that a browser opens to one server."""
+MOST_QUEUED = 1024
+"""Each request that waits holds a thread."""
+SPARE_THREADS = 8
+"""Threads beside those that wait for an answer: for thumbnails, and to refuse what finds the queue full. More than the number of
+connections that a browser opens to one server."""
 
 
 def main(options: ServeOptions) -> None:
@@ -28,8 +32,8 @@ def main(options: ServeOptions) -> None:
 
     Raises UserError if the port is taken, or if the cache, the run or the videos do not exist or do not fit.
     """
-    with _listen(options) as listening, loaded(options) as searcher:
-        server = make_server(searcher, options, listening)
+    with _listen(options) as listening, answering(options) as answers:
+        server = make_server(answers, options, listening)
         print(f"searching {store_at(options.cache) or options.cache} at {address_of(listening)} (Ctrl-C to stop)", flush=True)
         server.run()
     # waitress swallows the interrupt and returns.
@@ -39,8 +43,8 @@ def main(options: ServeOptions) -> None:
 @contextmanager
 def serving(options: ServeOptions) -> Iterator[str]:
     """Serve the page from a thread of this process and yield its address. For tests and tools that drive a browser."""
-    with _listen(options) as listening, loaded(options) as searcher:
-        server = make_server(searcher, options, listening)
+    with _listen(options) as listening, answering(options) as answers:
+        server = make_server(answers, options, listening)
         thread = Thread(target=server.run, daemon=True)
         thread.start()
         try:
@@ -50,7 +54,15 @@ def serving(options: ServeOptions) -> Iterator[str]:
 
 
 @contextmanager
-def loaded(options: ServeOptions) -> Iterator["Searcher"]:
+def answering(options: ServeOptions) -> Iterator["Answering"]:
+    """A queue in front of a searcher that has loaded everything."""
+    from search.serve.answering import Answering
+
+    with Answering(load(options), options.queue) as made:
+        yield made
+
+
+def load(options: ServeOptions) -> "Searcher":
     """A searcher that has loaded everything and answered one query, so that compiled code and models are in memory."""
     from search.searcher import Searcher
     from train_head.compiling import announce_compiling
@@ -59,8 +71,7 @@ def loaded(options: ServeOptions) -> Iterator["Searcher"]:
         searcher = Searcher(options)
         for _ in searcher.search(["anything"]):
             pass
-    with searcher:
-        yield searcher
+    return searcher
 
 
 def stop(server: Any, thread: Thread) -> None:
@@ -80,24 +91,27 @@ def stop(server: Any, thread: Thread) -> None:
     server.close()
 
 
-def make_server(searcher: "Searcher", options: ServeOptions, listening: socket.socket) -> Any:
-    """A server of the page around this searcher."""
+def make_server(answers: "Answering", options: ServeOptions, listening: socket.socket) -> Any:
+    """A server of the page around these answers."""
     import waitress
 
     from search.retrieval.files import video_folder
+    from search.searcher import QUERIES_AT_ONCE
     from search.serve.app import make_app
 
     # A thumbnail that waits for another is not worth a line in the terminal.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    searcher = answers.searcher
     taken, kept = searcher.head.most_words, searcher.cache.settings["max_words"]
     if taken is not None and taken < kept:
         print(f"the head of {options.run} cuts queries to {taken} tokens; the cache keeps {kept}", file=sys.stderr)
     folder = video_folder(options.videos, options.cache, searcher.cache.extraction, "the page has no players")
-    app = make_app(searcher, folder, searcher.scored_by, options.host)
+    app = make_app(answers, folder, searcher.scored_by, options.host)
     return waitress.create_server(
         app,
         sockets=[listening],
-        threads=REQUESTS_AT_ONCE,
+        threads=options.queue + QUERIES_AT_ONCE + SPARE_THREADS,
+        channel_request_lookahead=1,  # to see that a client is gone
         max_request_header_size=MAX_HEADER,
         max_request_body_size=MAX_BODY,
         ident=None,
@@ -113,6 +127,8 @@ def address_of(listening: socket.socket) -> str:
 
 
 def _listen(options: ServeOptions) -> socket.socket:
+    if not 1 <= options.queue <= MOST_QUEUED:
+        raise UserError(f"--queue {options.queue} must be a number from 1 to {MOST_QUEUED:,}")
     if not 0 <= options.port < 2**16:
         raise UserError(f"--port {options.port} must be a number from 0 to {2**16 - 1}")
     try:

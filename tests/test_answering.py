@@ -1,0 +1,220 @@
+"""Many queries at once: what waits is answered together, and nobody spoils or blocks the answers of others."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from time import sleep
+
+import flask
+import pytest
+
+from data.base.errors import Unavailable, UserError
+from search.answer import Answer
+from search.query.query import Query, Shown
+from search.searcher import QUERIES_AT_ONCE, Searcher
+from search.serve import ServeOptions
+from search.serve.answering import Answering
+
+COLOURS = ("red", "blue", "green", "white", "yellow")
+QUERIES = [Query(f"a {colour} {shape}") for colour in COLOURS for shape in ("cross", "star", "heart")]
+
+
+class Observed(Searcher):
+    """A searcher that waits until it is let go, and notes the queries that it is given."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        super().__init__(options)
+        self.go, self.entered, self.closed = Event(), Event(), False
+        self.batches: list[list[str]] = []
+
+    def search(self, queries: Sequence[str | Query]) -> Iterator[Answer]:
+        self.entered.set()
+        assert self.go.wait(60)
+        assert not self.closed
+        self.batches.append([str(query) for query in queries])
+        for query in queries:
+            if "unlucky" in str(query):
+                raise UserError("a query that fails: leave it out")
+            if "broken" in str(query):
+                raise RuntimeError("a defect")
+            if "store" in str(query):
+                raise Unavailable("the store does not answer: try again later")
+        yield from super().search(queries)
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+@pytest.fixture(scope="module")
+def options(cache_path: Path) -> ServeOptions:
+    return ServeOptions(cache=cache_path, run="zero-shot:glccl", device="cpu", quiet=True, top=3)
+
+
+@pytest.fixture
+def searcher(options: ServeOptions) -> Iterator[Observed]:
+    made = Observed(options)
+    yield made
+    made.go.set()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as made:
+        yield made
+
+
+def ask(answers: Answering, pool: ThreadPoolExecutor, queries: Sequence[Query]) -> list["Future[Answer]"]:
+    """Ask one query after another, each in a thread of its own; return when all of them wait, the first at the searcher."""
+    asked = []
+    for i, query in enumerate(queries):
+        asked.append(pool.submit(answers.answer, query))
+        while answers.waiting < i:
+            sleep(0.001)
+        if i == 0:
+            searcher = answers.searcher
+            assert isinstance(searcher, Observed)
+            assert searcher.entered.wait(60)
+    return asked
+
+
+def shown(answer: Answer) -> list[tuple[str, float]]:
+    return [(hit.video_id, hit.score) for hit in answer.hits]
+
+
+def test_queries_that_wait_are_scored_together_and_answered_as_alone(searcher: Observed, pool: ThreadPoolExecutor) -> None:
+    with Answering(searcher) as answers:
+        found = ask(answers, pool, [*QUERIES, *QUERIES])
+        searcher.go.set()
+        together = [one.result() for one in found]
+        assert [len(batch) for batch in searcher.batches] == [1, QUERIES_AT_ONCE, 2 * len(QUERIES) - 1 - QUERIES_AT_ONCE]
+        assert searcher.batches[1] == [query.text for query in [*QUERIES, *QUERIES][1 : 1 + QUERIES_AT_ONCE]]
+        for query, answer in zip([*QUERIES, *QUERIES], together, strict=True):
+            assert answer.asked is query
+            alone = answers.answer(query)
+            assert [name for name, _ in shown(answer)] == [name for name, _ in shown(alone)]
+            assert [score for _, score in shown(answer)] == pytest.approx([score for _, score in shown(alone)], rel=2**-9)
+
+
+def test_each_query_is_shown_as_it_asked(searcher: Observed, pool: ThreadPoolExecutor) -> None:
+    asked = [Query("a red cross", shown=Shown(top=top)) for top in (1, 2, 4)]
+    with Answering(searcher) as answers:
+        found = ask(answers, pool, asked)
+        searcher.go.set()
+        assert [len(one.result().hits) for one in found] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("word", "error"), [("unlucky", UserError), ("broken", RuntimeError)])
+def test_a_query_that_fails_does_not_spoil_its_neighbours(
+    searcher: Observed, pool: ThreadPoolExecutor, word: str, error: type[Exception]
+) -> None:
+    queries = [*QUERIES[:4], Query(f"an {word} star"), *QUERIES[4:9]]
+    with Answering(searcher) as answers:
+        found = ask(answers, pool, queries)
+        searcher.go.set()
+        for query, one in zip(queries, found, strict=True):
+            if word in query.text:
+                with pytest.raises(error):
+                    one.result()
+            else:
+                assert one.result().query == query.text
+        assert answers.answer(QUERIES[0]).hits
+
+
+def test_a_store_that_does_not_answer_is_asked_once_for_the_whole_batch(searcher: Observed, pool: ThreadPoolExecutor) -> None:
+    with Answering(searcher) as answers:
+        found = ask(answers, pool, [QUERIES[0], *QUERIES[:3], Query("a store")])
+        searcher.go.set()
+        assert found[0].result().hits
+        for one in found[1:]:
+            with pytest.raises(Unavailable, match="the store does not answer"):
+                one.result()
+        assert len(searcher.batches) == 2
+
+
+def test_a_full_queue_refuses_and_goes_on(searcher: Observed, pool: ThreadPoolExecutor) -> None:
+    with Answering(searcher, queue=3) as answers:
+        found = ask(answers, pool, QUERIES[:4])
+        with pytest.raises(Unavailable, match="3 requests are waiting already: try again in a few seconds"):
+            answers.answer(QUERIES[4])
+        searcher.go.set()
+        assert [one.result().query for one in found] == [query.text for query in QUERIES[:4]]
+        assert answers.answer(QUERIES[4]).hits
+        assert answers.waiting == 0
+
+
+def test_who_is_gone_or_waited_too_long_costs_no_work(
+    searcher: Observed, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_as_client(query: Query) -> Answer:
+        with flask.Flask("a client that leaves").test_request_context(environ_base={"waitress.client_disconnected": lambda: True}):
+            return answers.answer(query)
+
+    with Answering(searcher) as answers:
+        ask(answers, pool, QUERIES[:1])
+        left = pool.submit(ask_as_client, QUERIES[1])
+        while answers.waiting < 1:
+            sleep(0.001)
+        searcher.go.set()
+        with pytest.raises(Unavailable):
+            left.result()
+        assert searcher.batches == [[QUERIES[0].text]]
+
+        searcher.go.clear()
+        searcher.entered.clear()
+        first, late = ask(answers, pool, QUERIES[2:4])
+        monkeypatch.setattr("search.serve.answering.LONGEST_WAIT_S", -1)
+        searcher.go.set()
+        assert first.result().hits
+        with pytest.raises(Unavailable, match="too busy to answer now: try again"):
+            late.result()
+        assert searcher.batches[1:] == [[QUERIES[2].text]]
+
+
+def test_captions_wait_in_the_same_queue(searcher: Observed, pool: ThreadPoolExecutor) -> None:
+    with Answering(searcher) as answers:
+        found = ask(answers, pool, QUERIES[:3])
+        captions = pool.submit(answers.captions, 4)
+        while answers.waiting < 3:
+            sleep(0.001)
+        after = pool.submit(answers.answer, QUERIES[3])
+        searcher.go.set()
+        assert [hit.caption for hit in captions.result()] == [hit.caption for hit in searcher.captions(4, searcher.cached_captions())]
+        assert [one.result().query for one in [*found, after]] == [query.text for query in QUERIES[:4]]
+
+
+def test_another_searcher_takes_over_between_batches(searcher: Observed, options: ServeOptions, pool: ThreadPoolExecutor) -> None:
+    with Answering(searcher) as answers:
+        found = ask(answers, pool, QUERIES[:2])
+        before = answers.captions
+        follower = Observed(options)
+        follower.go.set()
+        replaced = pool.submit(answers.replace, follower)
+        assert not replaced.done()
+        assert answers.searcher is searcher
+        searcher.go.set()
+        replaced.result()
+        assert answers.searcher is follower
+        assert searcher.closed
+        assert [one.result().query for one in found] == [query.text for query in QUERIES[:2]]
+        assert searcher.batches[0] == [QUERIES[0].text]
+        assert before(0) == answers.captions(0)
+        assert answers.answer(QUERIES[2]).hits
+        assert follower.batches[-1] == [QUERIES[2].text]
+    assert follower.closed
+
+
+def test_a_server_that_stops_refuses_what_waits(searcher: Observed, pool: ThreadPoolExecutor) -> None:
+    answers = Answering(searcher)
+    first, waits = ask(answers, pool, QUERIES[:2])
+    stopping = pool.submit(answers.close)
+    while not answers._closed:
+        sleep(0.001)
+    searcher.go.set()
+    stopping.result()
+    assert first.result().hits
+    with pytest.raises(Unavailable, match="the server is stopping"):
+        waits.result()
+    with pytest.raises(Unavailable, match="the server is stopping"):
+        answers.answer(QUERIES[0])

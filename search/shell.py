@@ -203,7 +203,8 @@ def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions)
     hits: list[CaptionHit] = searcher.captions(number, texts)
     cut = searcher.cut_of_captions(texts.texts, cached=options.captions is None)
     if options.json:
-        print(json.dumps({**captions_record(searcher.gallery.ids[number], hits, searcher), "captions": len(texts.texts), "captions_cut": cut}))
+        record = captions_record(searcher.gallery.ids[number], hits, searcher)
+        print(json.dumps({**record, "captions": len(texts.texts), "captions_cut": cut}))
         return
     print(visible(video_id))
     for hit in hits:

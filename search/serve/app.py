@@ -17,6 +17,7 @@ from data.base.errors import UserError
 from search.pages.page import TEMPLATES
 from search.retrieval.files import VideoFiles
 from search.serve.answering import Answering
+from search.serve.api import Api, refusal
 from search.serve.pages import Pages
 
 HEADERS = {
@@ -55,16 +56,17 @@ def make_app(answering: Answering, videos: Path | None, run: str, host: str) -> 
     def http_error(error: HTTPException) -> flask.Response:
         # Keep the headers of the error: for a range that cannot be served, they give the size of the file.
         headers = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
-        return flask.Response(f"{error.code} {error.name}: {error.description}\n", error.code, headers, mimetype="text/plain")
+        return refusal(f"{error.code} {error.name}: {error.description}", error.code or 500, headers)
 
     @app.errorhandler(UserError)
     def user_error(error: UserError) -> flask.Response:
-        return flask.Response(f"{error}\n", 503, mimetype="text/plain")
+        return refusal(str(error), 503)
 
     app.add_url_rule("/", "page", pages.page)
     app.add_url_rule("/results", "results", pages.results)
     app.add_url_rule("/thumbnail/<int:number>/<int:frame>", "thumbnail", pages.thumbnail)
     app.add_url_rule("/video/<int:number>", "video", pages.video)
+    Api(answering, videos).register(app)
     for name, kind in STATIC.items():
         app.add_url_rule(f"/{name}", name, partial(flask.send_file, TEMPLATES / name, mimetype=kind))
     return app

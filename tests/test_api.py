@@ -10,17 +10,23 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import schemathesis
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, settings
 from PIL import Image
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from werkzeug.test import TestResponse
 
 import search
 from data.cache import FeatureCache
 from search import SearchOptions
 from search.query.parse import FIELDS
+from search.query.query import Shown
 from search.searcher import Searcher
 from search.serve import ServeOptions
 from search.serve.answering import Answering
+from search.serve.api.description import description
+from search.serve.api.handlers import VIDEOS_LISTED
 from search.serve.app import make_app
 from tests.caches import QUERY, jpeg, rewritten
 
@@ -326,3 +332,37 @@ def test_every_field_and_every_address_is_described(client: FlaskClient) -> None
             response = client.post("/api/search", json={"q": QUERY, field: value})
             # The demo set has no videos of holidays, nor of these years.
             assert response.status_code == 200 or "the filter lets none through" in response.text
+
+
+DESCRIBED = schemathesis.openapi.from_dict(description(Shown(), VIDEOS_LISTED, "/"))
+"""What schemathesis turns into requests, right ones and wrong ones, those at every bound among them."""
+BESIDE_THE_SCHEMA = (
+    "the query is empty",
+    "not needs something to look for",
+    "weight weighs a picture against words",
+    "the filter lets none through",
+    "the table of --table has no column",
+    "has no video",
+    "name a time within it",
+    "is no picture that can be read",
+)
+"""Errors of requests that the schema lets through: it cannot relate the fields of an address, and does not know the gallery."""
+
+
+def check(case: schemathesis.Case, client: FlaskClient) -> None:
+    response = case.call(app=client.application)
+    known = response.status_code == 400 and any(line in response.text for line in BESIDE_THE_SCHEMA)
+    case.validate_response(response, excluded_checks=[positive_data_acceptance] if known else [])
+
+
+@DESCRIBED.parametrize()
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_the_description_is_true(case: schemathesis.Case, client: FlaskClient) -> None:
+    check(case, client)
+
+
+@pytest.mark.long
+@DESCRIBED.parametrize()
+@settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_the_description_is_true_of_many_more_requests(case: schemathesis.Case, client: FlaskClient) -> None:
+    check(case, client)

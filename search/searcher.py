@@ -288,9 +288,11 @@ class Searcher:
         placed, found = page_of(scored, shown, self.gallery.videos)
         numbers = [int(scored.videos[one.place]) for one in placed]
         cut_to_head = [text.cut_to(self.head.most_words) for text in texts]
-        measure, moments = find_moments(self.head, cut_to_head, self.gallery.videos, numbers, plan.vectors, query.weight)
+        # A page without results says how frames are weighed, too.
+        weighed = numbers or [int(scored.videos[0])]
+        measure, moments = find_moments(self.head, cut_to_head, self.gallery.videos, weighed, plan.vectors, query.weight)
         ids, hits = self.gallery.ids, []
-        for one, number, moment in zip(placed, numbers, moments, strict=True):
+        for one, number, moment in zip(placed, numbers, moments[: len(numbers)], strict=True):
             hits.append(
                 Hit(
                     rank=one.rank,

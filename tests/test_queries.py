@@ -340,6 +340,12 @@ def test_what_follows_the_last_at_sign_is_a_time_if_it_looks_like_one(text: str,
     assert parse_like(text, "--like") == like
 
 
+@pytest.mark.parametrize("shown", [Shown(threshold=1e9), Shown(skip=1000), Shown(skip=1000, fold=0.9)])
+def test_a_page_may_have_no_results(searcher: Searcher, shown: Shown) -> None:
+    answer = ask(searcher, Query(RINGS, shown=shown))
+    assert (answer.hits, answer.measure) == ([], "sentence")
+
+
 def test_from_the_command_line(options: SearchOptions, demo_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = frame_file(demo_set / "videos" / "video7.mp4", 1, tmp_path / "frame.png")
     asked = replace(options, query=(RINGS,), image=image, not_=CUBES, weight=0.9, path=("video*",), moments=3, apart=1.0, top=3, skip=1)

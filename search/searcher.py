@@ -131,6 +131,11 @@ class Searcher:
         return self._max_frames
 
     @property
+    def options(self) -> RetrievalOptions:
+        """What is searched, and how."""
+        return self._options
+
+    @property
     def encoder(self) -> QueryEncoder:
         """The cache's CLIP, loaded when first needed: if all captions of a video are cached, it never is."""
         if self._encoder is None:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.base.errors import UserError
 from data.base.quoting import visible
@@ -152,6 +152,7 @@ def _decoded(content: bytes, encoding: str, named: str) -> str:
 
 def _search(searcher: "Searcher", queries: Sequence["Query"], options: SearchOptions) -> list["Answer"]:
     from data.base.progress import Progress
+    from search.output.record import answer_record
     from search.pages.page import write_page
     from search.retrieval.moments import MEANING
 
@@ -162,7 +163,7 @@ def _search(searcher: "Searcher", queries: Sequence["Query"], options: SearchOpt
         for answer in searcher.search(queries):
             answers.append(answer)
             progress.update()
-            print(json.dumps(_as_dict(answer, searcher, options)) if options.json else "\n".join(_as_text(answer)), flush=True)
+            print(json.dumps(answer_record(answer, searcher)) if options.json else "\n".join(_as_text(answer)), flush=True)
     if not options.json:
         of_run = options.candidates_run
         found = "" if of_run is None else f", of which the {options.candidates:,} best of {of_run} are scored with {options.run}"
@@ -190,36 +191,9 @@ def _as_text(answer: "Answer") -> Iterator[str]:
             yield f"{'':13}  and {len(hit.folded):,} like it: {', '.join(named)}"
 
 
-def _as_dict(answer: "Answer", searcher: "Searcher", options: SearchOptions) -> dict[str, Any]:
-    """The answer for JSON output."""
-    from search.retrieval.moments import timestamp
-
-    return {
-        "query": answer.query,
-        "run": options.run,
-        "temperatures": searcher.head.temperatures(),
-        "gallery": len(searcher.gallery.ids),
-        **({} if options.candidates_run is None else {"candidates": options.candidates, "candidates_run": options.candidates_run}),
-        **answer.notes.as_dict(),
-        "results": [
-            {
-                "rank": hit.rank,
-                "video_id": hit.video_id,
-                "file": hit.file or None,
-                "score": hit.score,
-                "moment": {
-                    "seconds": hit.moment.seconds,
-                    "clock": timestamp(hit.moment.seconds),
-                    "by": answer.measure,
-                    "weight": hit.moment.weight_F[hit.moment.frame],
-                },
-            }
-            for hit in answer.hits
-        ],
-    }
-
-
 def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions) -> None:
+    from search.output.record import captions_record
+
     number = searcher.number(video_id)
     if options.captions is None:
         texts = searcher.cached_captions()
@@ -229,16 +203,8 @@ def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions)
     hits: list[CaptionHit] = searcher.captions(number, texts)
     cut = searcher.cut_of_captions(texts.texts, cached=options.captions is None)
     if options.json:
-        results = [{"rank": hit.rank, "caption": hit.caption, "score": hit.score} for hit in hits]
-        record = {
-            "video_id": video_id,
-            "run": options.run,
-            "temperatures": searcher.head.temperatures(),
-            "captions": len(texts.texts),
-            "captions_cut": cut,
-            "results": results,
-        }
-        print(json.dumps(record))
+        record = captions_record(searcher.gallery.ids[number], hits, searcher)
+        print(json.dumps({**record, "captions": len(texts.texts), "captions_cut": cut}))
         return
     print(visible(video_id))
     for hit in hits:

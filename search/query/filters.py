@@ -17,7 +17,8 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 
 Operator: TypeAlias = Literal["=", "!=", "<=", ">=", "<", ">", "~"]
-_CONDITION = re.compile(r"\s*(?P<column>.+?)\s*(?P<operator>!=|<=|>=|=|<|>|~)\s*(?P<value>.*?)\s*")
+_CONDITION = re.compile("(?P<column>.+?)(?P<operator>!=|<=|>=|=|<|>|~)(?P<value>.*)", re.DOTALL)
+"""Without blanks, whose patterns beside `.+?` would take hours for a text of thousands of them."""
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -70,10 +71,10 @@ class Attributes:
 
 def parse_condition(text: str, name: str) -> Condition:
     """Read `COLUMN OPERATOR VALUE`. `name` is what the user calls the option, for errors. Raises UserError."""
-    found = _CONDITION.fullmatch(text)
+    found = _CONDITION.fullmatch(text.strip())
     if found is None:
         raise UserError(f"{name} {quote(text)} must be COLUMN=VALUE, or with !=, <, <=, >, >= or ~ (contains) in place of =")
-    return Condition(found["column"], found["operator"], found["value"])  # type: ignore[arg-type]
+    return Condition(found["column"].strip(), found["operator"], found["value"].strip())  # type: ignore[arg-type]
 
 
 def parse_date(text: str, name: str) -> date:
@@ -101,7 +102,7 @@ def kept(wanted: Filter, of: Attributes) -> NDArray[np.bool_]:
     if wanted.max_length is not None:
         kept_B &= of.length_B <= wanted.max_length
     if wanted.since is not None or wanted.until is not None:
-        days = [_day(int(mtime_ns)) for mtime_ns in of.mtime_ns_B]
+        days = [file_day(int(mtime_ns)) for mtime_ns in of.mtime_ns_B]
         first, last = wanted.since or date.min, wanted.until or date.max
         kept_B &= [day is not None and first <= day <= last for day in days]
     for condition in wanted.where:
@@ -109,7 +110,8 @@ def kept(wanted: Filter, of: Attributes) -> NDArray[np.bool_]:
     return kept_B
 
 
-def _day(mtime_ns: int) -> date | None:
+def file_day(mtime_ns: int) -> date | None:
+    """The day of a modification time, in local time; None for 0, which means unknown."""
     return datetime.fromtimestamp(mtime_ns / 1e9, UTC).astimezone().date() if mtime_ns else None
 
 

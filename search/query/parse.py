@@ -5,6 +5,7 @@ The three have the same names, but for the case of options: `--min-length` is `m
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from data.base.errors import UserError
 from data.base.quoting import quote
@@ -32,6 +33,32 @@ FIELDS = (
 )
 """The fields of a query, besides its picture. `path` and `where` may be repeated."""
 
+REPEATED = ("path", "where")
+MOST_VALUES = 100
+"""Most values of a field that may be repeated."""
+
+
+class Bounds(NamedTuple):
+    """The numbers that a field takes, both bounds included."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+
+
+NUMBERS = {
+    "weight": Bounds(0, 1),
+    "min_length": Bounds(0),
+    "max_length": Bounds(0),
+    "top": Bounds(1, MOST_SHOWN, whole=True),
+    "skip": Bounds(0, 10**9, whole=True),
+    "threshold": Bounds(),
+    "moments": Bounds(1, MOST_SHOWN, whole=True),
+    "apart": Bounds(0),
+    "fold": Bounds(-1, 1),
+}
+"""The fields that are numbers."""
+
 Named = Callable[[str], str]
 """What the user calls a field."""
 
@@ -48,28 +75,31 @@ def parse_query(given: Mapping[str, Sequence[str]], named: Named, picture: Pictu
         values = [value for value in given.get(field, ()) if value.strip()]
         return values[-1] if values else None
 
-    def number(field: str, low: float, high: float = math.inf, whole: bool = False) -> float | None:
+    def number(field: str) -> float | None:
         text = last(field)
-        return None if text is None else _number(text, named(field), low, high, whole)
+        return None if text is None else _number(text, named(field), NUMBERS[field])
 
-    def whole(field: str, low: int, default: int) -> int:
-        found = number(field, low, MOST_SHOWN if field != "skip" else 10**9, whole=True)
+    def whole(field: str, default: int) -> int:
+        found = number(field)
         return default if found is None else int(found)
 
-    def chosen(field: str, low: float, high: float, default: float | None) -> float | None:
-        found = number(field, low, high)
+    def chosen(field: str, default: float | None) -> float | None:
+        found = number(field)
         return default if found is None else found
 
-    def day(field: str) -> str | None:
-        return last(field)
+    def several(field: str) -> list[str]:
+        values = [value for value in given.get(field, ()) if value.strip()]
+        if len(values) > MOST_VALUES:
+            raise UserError(f"{named(field)} has {len(values):,} values: give {MOST_VALUES} or fewer")
+        return values
 
     text, like, without = last("q"), last("like"), last("not")
     if text is None and like is None and picture is None:
         if without is not None:
             raise UserError(f"{named('not')} needs something to look for beside it: add words, a picture or {named('like')}")
         raise UserError("the query is empty: describe what to look for")
-    since, until = day("since"), day("until")
-    weight = number("weight", 0, 1)
+    since, until = last("since"), last("until")
+    weight = number("weight")
     if weight is not None and (text is None or (like is None and picture is None)):
         raise UserError(f"{named('weight')} weighs a picture against words: give both, or leave it out")
     return Query(
@@ -79,20 +109,20 @@ def parse_query(given: Mapping[str, Sequence[str]], named: Named, picture: Pictu
         without="" if without is None else clean_query(without),
         weight=PICTURE_WEIGHT if weight is None else weight,
         filter=Filter(
-            path=tuple(value for value in given.get("path", ()) if value.strip()),
-            min_length=number("min_length", 0),
-            max_length=number("max_length", 0),
+            path=tuple(several("path")),
+            min_length=number("min_length"),
+            max_length=number("max_length"),
             since=None if since is None else parse_date(since, named("since")),
             until=None if until is None else parse_date(until, named("until")),
-            where=tuple(parse_condition(value, named("where")) for value in given.get("where", ()) if value.strip()),
+            where=tuple(parse_condition(value, named("where")) for value in several("where")),
         ),
         shown=Shown(
-            top=whole("top", 1, default.top),
-            skip=whole("skip", 0, default.skip),
-            threshold=chosen("threshold", -math.inf, math.inf, default.threshold),
-            moments=whole("moments", 1, default.moments),
-            apart=chosen("apart", 0, math.inf, default.apart) or 0.0,
-            fold=chosen("fold", -1, 1, default.fold),
+            top=whole("top", default.top),
+            skip=whole("skip", default.skip),
+            threshold=chosen("threshold", default.threshold),
+            moments=whole("moments", default.moments),
+            apart=chosen("apart", default.apart) or 0.0,
+            fold=chosen("fold", default.fold),
         ),
     )
 
@@ -119,13 +149,14 @@ def _clock(text: str) -> float | None:
     return sum(part * 60.0**place for place, part in enumerate(reversed(parts)))
 
 
-def _number(text: str, name: str, low: float, high: float, whole: bool) -> float:
+def _number(text: str, name: str, bounds: Bounds) -> float:
+    low, high, whole = bounds
     kind = "a whole number" if whole else "a number"
-    bounds = f" from {low:,} to {high:,}" if math.isfinite(high) else f" of at least {low:,}" if math.isfinite(low) else ""
+    limits = f" from {low:,} to {high:,}" if math.isfinite(high) else f" of at least {low:,}" if math.isfinite(low) else ""
     try:
         value = float(int(text)) if whole else float(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         value = math.nan
     if not (math.isfinite(value) and low <= value <= high):
-        raise UserError(f"{name} {quote(text)} must be {kind}{bounds}")
+        raise UserError(f"{name} {quote(text)} must be {kind}{limits}")
     return value

@@ -14,6 +14,7 @@ from data.base.errors import UserError
 from search.pages.page import TEMPLATES
 from search.serve.access import Access
 from search.serve.answering import Answering
+from search.serve.api import Api, refusal
 from search.serve.connections import MAX_BODY
 from search.serve.pages import Pages
 from search.watch.watcher import Watcher
@@ -55,17 +56,18 @@ def make_app(
     def http_error(error: HTTPException) -> flask.Response:
         # Keep the headers of the error: for a range that cannot be served, they give the size of the file.
         headers = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
-        return flask.Response(f"{error.code} {error.name}: {error.description}\n", error.code, headers, mimetype="text/plain")
+        return refusal(f"{error.code} {error.name}: {error.description}", error.code or 500, headers)
 
     @app.errorhandler(UserError)
     def user_error(error: UserError) -> flask.Response:
-        return flask.Response(f"{error}\n", 503, mimetype="text/plain")
+        return refusal(str(error), 503)
 
     app.add_url_rule("/", "page", pages.page, methods=["GET", "POST"])
     app.add_url_rule("/results", "results", pages.results, methods=["GET", "POST"])
     # An id may hold slashes, also two in a row.
     app.add_url_rule("/thumbnail/<path:video_id>/<int:frame>", "thumbnail", pages.thumbnail, merge_slashes=False)
     app.add_url_rule("/video/<path:video_id>", "video", pages.video, merge_slashes=False)
+    Api(answering, videos).register(app)
     if watcher is not None:
         pages.show_watched(watcher.status)
         app.add_url_rule("/watch", "watch", pages.watch)

@@ -20,8 +20,8 @@ from search.retrieval.queries import MAX_QUERY
 from search.searcher import Searcher
 from search.serve.answering import Answering
 from search.serve.form import LABELS, Chip, Form, TooLong, label, read_form, read_upload
-from search.serve.links import Links, version
-from search.serve.sending import send_video
+from search.serve.links import Links
+from search.serve.sending import send_thumbnail, send_video
 from search.watch.status import Status
 
 MOMENTS = 3
@@ -30,7 +30,6 @@ NEAR = 0.98
 """Cosine from which near-duplicates are folded, where somebody wants that."""
 EXAMPLES = 3
 """Captions that a page without a query suggests."""
-A_YEAR = 365 * 24 * 3600
 
 
 class Pages:
@@ -60,24 +59,13 @@ class Pages:
     def thumbnail(self, video_id: str, frame: int) -> flask.Response:
         """The thumbnail of a frame. Its present version stays as it is for ever; without one, the browser asks again every time."""
         searcher = self._answering.searcher
-        images = searcher.thumbnails(searcher.number(video_id)) if video_id in searcher.files else []
-        if frame >= len(images) or not images[frame]:
+        if video_id not in searcher.files:
             flask.abort(404)
-        response = flask.Response(images[frame], mimetype="image/jpeg")
-        response.cache_control.private = True
-        if flask.request.args.get("v") == version(searcher, video_id):
-            response.cache_control.max_age = A_YEAR
-            response.cache_control.immutable = True
-        else:
-            response.cache_control.no_cache = True
-        return response
+        return send_thumbnail(searcher, searcher.number(video_id), frame)
 
     def video(self, video_id: str) -> flask.Response:
         """A video file, or the requested range of it."""
-        path = self._files(self._answering.searcher).path_of(video_id)
-        if path is None:
-            flask.abort(404)
-        return send_video(path)
+        return send_video(self._files(self._answering.searcher).path_of(video_id))
 
     def _files(self, searcher: Searcher) -> VideoFiles:
         return VideoFiles(self._videos, searcher.files, searcher.cache)

@@ -1,4 +1,4 @@
-"""Sends a file, or the range of it that a player asks for."""
+"""Sends what belongs to a video: its thumbnails, and its file or the range of it that a player asks for."""
 
 from pathlib import Path
 
@@ -7,14 +7,36 @@ from werkzeug.http import parse_range_header
 from werkzeug.wsgi import wrap_file
 
 from data.base.quoting import path_text
+from search.searcher import Searcher
+from search.serve.links import version
+
+A_YEAR = 365 * 24 * 3600
 
 
-def send_video(path: Path) -> flask.Response:
-    """The file, or the requested range of it.
+def send_thumbnail(searcher: Searcher, number: int, frame: int) -> flask.Response:
+    """The thumbnail of a frame of the video of this number; status 404 if there is none. With its present version in the address, it stays
+    as it is for ever; without, the browser asks again every time."""
+    images = searcher.thumbnails(number)
+    if frame >= len(images) or not images[frame]:
+        flask.abort(404, "there is no such thumbnail")
+    response = flask.Response(images[frame], mimetype="image/jpeg")
+    response.cache_control.private = True
+    if flask.request.args.get("v") == version(searcher, searcher.gallery.ids[number]):
+        response.cache_control.max_age = A_YEAR
+        response.cache_control.immutable = True
+    else:
+        response.cache_control.no_cache = True
+    return response
+
+
+def send_video(path: Path | None) -> flask.Response:
+    """The file of a video, or the requested range of it; status 404 for None.
 
     A range is handed to the server as a file, as a whole file is, and not as pieces: a client that reads slowly would hold the thread that
     makes them.
     """
+    if path is None:
+        flask.abort(404, "the file of this video is not here")
     # Flask would derive name and ETag from the path, which may contain bytes that are not text.
     found = path.stat()
     tag = f"{found.st_mtime_ns:x}-{found.st_size:x}"

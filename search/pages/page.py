@@ -7,10 +7,12 @@ from pathlib import Path
 
 import jinja2
 
+from data.base.links import address
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder
 from data.sampling import choose_frames
 from search.answer import Answer, Hit
+from search.retrieval.files import VideoFiles
 from search.retrieval.moments import MEANING, timestamp
 from search.searcher import Searcher
 
@@ -59,18 +61,22 @@ def frame_views(hit: Hit, image: Callable[[int], str]) -> Iterator[FrameView]:
         yield FrameView(timestamp(seconds), seconds, weight, round(share, 3), frame == moment.frame, image(frame))
 
 
-def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: str) -> None:
-    """Write the answers into one self-contained HTML file."""
+def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: str, files: VideoFiles) -> None:
+    """Write the answers into one HTML file that holds all it shows, except for the videos, which it links where they are known."""
 
     def frames(hit: Hit) -> list[FrameView]:
         images = searcher.thumbnails(hit.number)
         return list(frame_views(hit, lambda frame: _data_url(images[frame]) if images and images[frame] else ""))
 
+    def video(hit: Hit) -> str:
+        found = files.path_of(hit.video_id)
+        return "" if found is None else address(found, path)
+
     template = environment().get_template("search_file.html")
     content = template.render(
         answers=answers,
         frames=frames,
-        video=lambda _hit: "",
+        video=video,
         run=run,
         cache=str(searcher.cache.path),
         videos=len(searcher.gallery.ids),

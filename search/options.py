@@ -105,7 +105,17 @@ class SearchOptions(RetrievalOptions):
     """Id of a video: rank captions for it instead of answering queries."""
     captions: Annotated[Path | None, About.INPUT] = None
     """File of texts for --video, one per line. Default: all captions in the cache."""
+    videos: Annotated[Path | None, About.INPUT] = None
+    """Folder of the video files, for --html, --csv, --m3u and --clips. Default: the folder they were extracted from, if it still exists."""
     html: Annotated[Path | None, About.OUTPUT] = None
-    """Write the results to this HTML file as well, with thumbnails if the cache has them."""
+    """Write the results to this HTML file as well, with thumbnails if the cache has them, and links to the moments."""
+    csv: Annotated[Path | None, About.OUTPUT] = None
+    """Write the moments to this CSV file as well, one a line, with links to them."""
+    m3u: Annotated[Path | None, About.OUTPUT] = None
+    """Write the moments to this playlist as well, for VLC."""
+    clips: Annotated[Path | None, About.OUTPUT] = None
+    """Cut the moments into clips in this folder."""
+    around: Annotated[float | None, About.OUTPUT] = None
+    """Seconds before and after each moment that --clips and --m3u take. Default: 3."""
     json: Annotated[bool, About.OUTPUT] = False
     """Print the results as JSON on standard output, one line per query, in order."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from data.base.errors import UserError
 from data.base.quoting import visible
-from data.base.writable import require_writable_file
 from search.options import SearchOptions
+from search.output.written import check_outputs, find_files, write_outputs
 
 if TYPE_CHECKING:  # torch loads late, so that --help answers at once
     from search.answer import Answer, CaptionHit
@@ -26,13 +26,12 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 def answer(options: SearchOptions) -> list["Answer"]:
-    """Print the answers, write them to the --html file if one is named, and return them. With --video, only print captions.
+    """Print the answers, write the files that are named, and return them. With --video, only print captions.
 
     Raises UserError if there is no query, if the video is unknown, or if the cache, run and CLIP do not fit each other.
     """
     queries = _queries(options)
-    if options.html is not None:
-        require_writable_file(options.html, "--html")
+    check_outputs(options)
     from search.searcher import Searcher
     from train_head.compiling import announce_compiling
 
@@ -94,8 +93,8 @@ def _texts(options: SearchOptions) -> list[str]:
         queries += _lines(options.queries, "--queries", options.quiet)
     other = options.image is not None or options.like is not None
     if options.video is not None:
-        if queries or options.html or other:
-            raise UserError("--video ranks captions: leave out the queries, --image, --like and --html")
+        if queries or other or options.html or options.csv or options.m3u or options.clips:
+            raise UserError("--video ranks captions: leave out the queries, --image, --like, --html, --csv, --m3u and --clips")
         if options.candidates_run is not None:
             raise UserError("--candidates-run finds videos for a query, and --video ranks captions: leave one of them out")
         return []
@@ -153,9 +152,9 @@ def _decoded(content: bytes, encoding: str, named: str) -> str:
 def _search(searcher: "Searcher", queries: Sequence["Query"], options: SearchOptions) -> list["Answer"]:
     from data.base.progress import Progress
     from search.output.record import answer_record
-    from search.pages.page import write_page
     from search.retrieval.moments import MEANING
 
+    files = find_files(searcher, options)
     answers = []
     # On a terminal, the answers themselves show the progress.
     quiet = options.quiet or len(queries) == 1 or sys.stdout.isatty()
@@ -168,9 +167,8 @@ def _search(searcher: "Searcher", queries: Sequence["Query"], options: SearchOpt
         of_run = options.candidates_run
         found = "" if of_run is None else f", of which the {options.candidates:,} best of {of_run} are scored with {options.run}"
         print(f"{len(searcher.gallery.ids):,} videos{found}; each moment is the frame with the largest {MEANING[answers[0].measure]}")
-    if options.html is not None:
-        write_page(options.html, searcher, answers, searcher.scored_by)
-        print(f"the same results with thumbnails: {options.html}", file=sys.stderr)
+    if files is not None:
+        write_outputs(searcher, answers, files, options)
     return answers
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import evaluate
 import extract
 import train_head
+from data.base.links import address
 from data.cache import FeatureCache
 from data.compute.processes import ProcessGroup
 from data.datasets.kinds import MAX_KIND
@@ -28,7 +29,7 @@ from evaluate.inputs import EvaluationInputs, load
 from evaluate.ranks import RankTables
 from evaluate.report import zero_shot
 from evaluate.report.collect import Collected
-from evaluate.report.links import address, find_links
+from evaluate.report.links import find_links
 from evaluate.report.queries import query_table
 from evaluate.report.training import TrainingLog, read_log
 from evaluate.report.variance import ratio_in_words

@@ -1,11 +1,10 @@
 """Links from the report to the files of videos, and to moments in them."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
+from data.base.links import address, time_fragment
 from data.base.quoting import path_text
 from data.cache import FeatureCache
 from data.datasets.files import files_named
@@ -29,11 +28,11 @@ class Links:
         span = self.spans.get(video_id)
         if span is None:
             return self.of[video_id]
-        return f"{self.at(video_id, span.begin)}{'' if span.end is None else f',{_seconds(span.end)}'}"
+        return f"{self.of[video_id]}{time_fragment(span.begin, span.end)}"
 
     def at(self, video_id: str, seconds: float) -> str:
         """The address of a moment, as a media fragment: clips/a%20dog.mp4#t=3.5."""
-        return f"{self.of[video_id]}#t={_seconds(seconds)}"
+        return f"{self.of[video_id]}{time_fragment(seconds)}"
 
 
 def find_links(cache: FeatureCache, split: Split, page: Path, video_ids: Iterable[str]) -> Links:
@@ -64,20 +63,6 @@ def find_links(cache: FeatureCache, split: Split, page: Path, video_ids: Iterabl
         which = "the videos" if unknown == len(wanted) else f"{unknown:,} of the {len(wanted):,} videos on this page"
         notes.append(f"The cache does not say where the files of {which} are, so they are not linked.")
     return Links(found, spans, " ".join(notes) or None)
-
-
-def address(file: Path, page: Path) -> str:
-    """The address of a file on a page: relative where both lie in one folder other than the root, so that both can move together."""
-    # As a browser does, which removes ".." from an address without a look at the disk: links are not resolved.
-    file, folder = Path(os.path.abspath(file)), Path(os.path.abspath(page)).parent
-    if Path(os.path.commonpath([file, folder])) == Path(file.anchor):
-        return "file://" + quote(os.fsencode(file))
-    relative = os.path.relpath(file, folder)
-    return quote(os.fsencode(relative))
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def _files(cache: FeatureCache, split: Split, video_ids: Sequence[str]) -> tuple[dict[str, list[Path]], dict[str, Span]]:

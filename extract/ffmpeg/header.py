@@ -74,6 +74,12 @@ def read_header(log: str) -> Header:
     return header if unknown else header.beginning(0.0 if begins is None else begins - start)
 
 
+def rate_of(log: str) -> float | None:
+    """Pictures a second of the video stream that is decoded, as its header announces them or ffmpeg estimates; None if neither does."""
+    found = re.search(r" (\d+(?:\.\d+)?)(k?) tbr\b", _decoded_stream(log))
+    return float(found[1]) * (1000.0 if found[2] else 1.0) if found else None
+
+
 def _length(log: str, start: float) -> float | None:
     """Seconds from the start of the file to its end, regardless of the first time stamp."""
     found = re.search(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)", log, re.MULTILINE)

@@ -1,1 +1,1 @@
-"""Writes what a search found."""
+"""Writes what a search found: JSON, a table, a playlist, and clips of the moments."""

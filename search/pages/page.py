@@ -7,11 +7,13 @@ from pathlib import Path
 
 import jinja2
 
+from data.base.links import address
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder
 from data.sampling import choose_frames
 from search.answer import Answer, Hit
 from search.pages.addresses import Addresses
+from search.retrieval.files import VideoFiles
 from search.retrieval.moments import MEANING, timestamp
 from search.searcher import Searcher
 
@@ -67,11 +69,11 @@ def frames_of(hit: Hit, addresses: Addresses) -> list[FrameView]:
     return found
 
 
-class _Embedded(Addresses):
-    """Thumbnails as data: addresses."""
+class _OfFile(Addresses):
+    """Thumbnails as data: addresses, and videos by their files."""
 
-    def __init__(self, searcher: Searcher) -> None:
-        self._searcher = searcher
+    def __init__(self, page: Path, searcher: Searcher, files: VideoFiles) -> None:
+        self._page, self._searcher, self._files = page, searcher, files
         self._read: tuple[str, list[bytes]] = ("", [])
 
     def thumbnail(self, video_id: str, frame: int) -> str:
@@ -80,13 +82,17 @@ class _Embedded(Addresses):
         images = self._read[1]
         return _data_url(images[frame]) if images and images[frame] else ""
 
+    def video(self, video_id: str) -> str:
+        found = self._files.path_of(video_id)
+        return "" if found is None else address(found, self._page)
 
-def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: str) -> None:
-    """Write the answers into one self-contained HTML file."""
+
+def write_page(path: Path, searcher: Searcher, answers: Sequence[Answer], run: str, files: VideoFiles) -> None:
+    """Write the answers into one HTML file that holds all it shows, except for the videos, which it links where they are known."""
     template = environment().get_template("search_file.html")
     content = template.render(
         answers=answers,
-        addresses=_Embedded(searcher),
+        addresses=_OfFile(path, searcher, files),
         run=run,
         cache=str(searcher.cache.path),
         videos=len(searcher.gallery.ids),

@@ -15,7 +15,15 @@ from demo import generate
 from extract import ExtractOptions, main
 from tests.once import made_once
 
-pytest_plugins = ["tests.browser", "tests.decoding", "tests.plain_towers", "tests.stores", "tests.table_files", "tests.tiny_encoders"]
+pytest_plugins = [
+    "tests.browser",
+    "tests.decoding",
+    "tests.plain_towers",
+    "tests.search_pages",
+    "tests.stores",
+    "tests.table_files",
+    "tests.tiny_encoders",
+]
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

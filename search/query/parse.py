@@ -46,13 +46,15 @@ class Bounds(NamedTuple):
     whole: bool = False
 
 
+LARGEST = 10**9
+"""The largest number that is taken where no other bound makes sense: scores are float32, which ends below the largest float."""
 NUMBERS = {
     "weight": Bounds(0, 1),
     "min_length": Bounds(0),
     "max_length": Bounds(0),
     "top": Bounds(1, MOST_SHOWN, whole=True),
-    "skip": Bounds(0, 10**9, whole=True),
-    "threshold": Bounds(),
+    "skip": Bounds(0, LARGEST, whole=True),
+    "threshold": Bounds(-LARGEST, LARGEST),
     "moments": Bounds(1, MOST_SHOWN, whole=True),
     "apart": Bounds(0),
     "fold": Bounds(-1, 1),

@@ -4,7 +4,7 @@ from typing import Any
 
 from search.query.parse import NUMBERS, REPEATED
 from search.query.query import Shown
-from search.serve.api.schemas import RECORDS, Schema, field_schemas, query_schema
+from search.serve.api.schemas import RECORDS, Schema, field_schemas, form_schema, json_schema
 
 ERRORS = {
     400: "A field is wrong or unknown, or names what the gallery lacks; or the host name is foreign.",
@@ -112,7 +112,7 @@ def _body(of_fields: dict[str, Schema]) -> dict[str, Any]:
     return {
         "required": True,
         "content": {
-            "application/json": {"schema": query_schema(of_fields, picture=False), "examples": {"words": {"value": example}}},
-            "multipart/form-data": {"schema": query_schema(of_fields, picture=True), "encoding": numbers},
+            "application/json": {"schema": json_schema(of_fields), "examples": {"words": {"value": example}}},
+            "multipart/form-data": {"schema": form_schema(of_fields), "encoding": numbers},
         },
     }

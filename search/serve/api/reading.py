@@ -125,14 +125,14 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _picture(files: Mapping[str, Sequence[FileStorage]]) -> Picture | None:
-    """The picture of a form, None if it has none."""
+def _picture(files: Mapping[str, Sequence[FileStorage]]) -> Picture:
+    """The picture of a form."""
     for field, uploads in files.items():
         _require_known(field, ("image",))
         if len(uploads) > 1:
             raise UserError(f"{field} has {len(uploads):,} pictures: give one")
     if "image" not in files:
-        return None
+        raise UserError("the form has no picture in the field image: add one, or send the fields as application/json")
     (upload,) = files["image"]
     content = upload.stream.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:

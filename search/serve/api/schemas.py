@@ -73,19 +73,26 @@ def _kind(field: str) -> Schema:
     return {"type": "array", "items": text, "maxItems": MOST_VALUES} if field in REPEATED else text
 
 
-def query_schema(of_fields: dict[str, Schema], picture: bool) -> Schema:
-    """The object of a POST. `picture`: as a form, which may have one."""
-    properties, subjects = dict(of_fields), ["q", "like"]
-    if picture:
-        properties["image"] = {"description": "The picture to look for: JPEG, PNG or WebP.", "type": "string", "format": "binary"}
-        subjects.append("image")
-    pictures = subjects[1:]
+def json_schema(of_fields: dict[str, Schema]) -> Schema:
+    """The JSON object of a POST."""
     return {
         "type": "object",
-        "properties": properties,
+        "properties": of_fields,
         "additionalProperties": False,
-        "anyOf": [{"required": [field]} for field in subjects],
-        "dependentSchemas": {"weight": {"required": ["q"], "anyOf": [{"required": [field]} for field in pictures]}},
+        "anyOf": [{"required": ["q"]}, {"required": ["like"]}],
+        "dependentRequired": {"weight": ["q", "like"]},
+    }
+
+
+def form_schema(of_fields: dict[str, Schema]) -> Schema:
+    """The form of a POST, with a picture."""
+    picture: Schema = {"description": "The picture to look for: JPEG, PNG or WebP.", "type": "string", "format": "binary"}
+    return {
+        "type": "object",
+        "properties": {"image": picture, **of_fields},
+        "additionalProperties": False,
+        "required": ["image"],
+        "dependentRequired": {"weight": ["q"]},
     }
 
 

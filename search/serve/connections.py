@@ -23,7 +23,7 @@ CHECK_S = 5
 """Seconds between looks for connections to close."""
 
 
-class TimedChannel(HTTPChannel):
+class TimedChannel(HTTPChannel):  # type: ignore[misc] # waitress has no types
     """A connection that is closed if a request takes too long to arrive, though bytes trickle in."""
 
     def __init__(self, *args: Any, **named: Any) -> None:

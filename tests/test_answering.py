@@ -7,13 +7,15 @@ from threading import Event
 from time import sleep
 
 import flask
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.base.errors import Unavailable, UserError
 from data.cache import FeatureCache
 from search.answer import Answer
-from search.query.query import Query, Shown
+from search.query.query import Picture, Query, Shown
 from search.retrieval.queries import QueryEncoder
 from search.searcher import QUERIES_AT_ONCE, Searcher
 from search.serve import ServeOptions
@@ -259,3 +261,17 @@ def test_texts_encoded_together_are_those_encoded_alone(options: ServeOptions) -
         assert found_N.tolist() == expected_N.tolist()
         # Float32 may round either way to one of two neighbours in float16.
         torch.testing.assert_close(found_RD.float(), expected_RD.float(), rtol=2**-10, atol=2**-14)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (57, 400), (16, 16), (1, 1)])
+def test_a_picture_waits_in_the_size_that_clip_sees(options: ServeOptions, size: tuple[int, int]) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    searcher = Searcher(options)
+    query = Query(picture=Picture("noise.png", noise))
+    expected = next(searcher.search([query]))
+    assert query.picture is not None
+    small = searcher.encoder.shrunk(query.picture)
+    assert max(small.image.size) <= 64
+    np.testing.assert_array_equal(searcher.encoder.encode_picture(small), searcher.encoder.encode_picture(query.picture))
+    with Answering(searcher) as answers:
+        assert shown(answers.answer(query)) == shown(expected)

@@ -14,7 +14,7 @@ from search.retrieval.files import VideoFiles
 from search.retrieval.moments import MEANING
 from search.retrieval.queries import MAX_QUERY
 from search.serve.answering import Answering
-from search.serve.sending import send_video
+from search.serve.sending import send_thumbnail, send_video
 
 
 class Pages:
@@ -35,20 +35,14 @@ class Pages:
     def thumbnail(self, number: int, frame: int) -> flask.Response:
         """The thumbnail of a frame."""
         searcher = self._answering.searcher
-        images = searcher.thumbnails(number) if number < len(searcher.gallery.ids) else []
-        if frame >= len(images) or not images[frame]:
+        if number >= len(searcher.gallery.ids):
             flask.abort(404)
-        response = flask.Response(images[frame], mimetype="image/jpeg")
-        response.cache_control.max_age = 3600
-        return response
+        return send_thumbnail(searcher, number, frame)
 
     def video(self, number: int) -> flask.Response:
         """A video file, or the requested range of it."""
         ids = self._answering.searcher.gallery.ids
-        path = self._files.path_of(ids[number]) if number < len(ids) else None
-        if path is None:
-            flask.abort(404)
-        return send_video(path)
+        return send_video(self._files.path_of(ids[number]) if number < len(ids) else None)
 
     def _answered(self, template: str) -> flask.Response:
         """Render the template with the answer to the query in the address, or the captions of v (the number of a video); status 400 or 413

@@ -30,9 +30,9 @@ def send_thumbnail(searcher: Searcher, number: int, frame: int) -> flask.Respons
 
 
 def send_video(path: Path | None) -> flask.Response:
-    """The file of a video, or the requested range of it; status 404 for None.
+    """A video file, or the requested range of it; status 404 for None.
 
-    A range is handed to the server as a file, as a whole file is, and not as pieces: a client that reads slowly would hold the thread that
+    A range is handed to waitress as a file, as a whole file is, and not in pieces: a client that reads slowly would hold the thread that
     makes them.
     """
     if path is None:
@@ -41,9 +41,9 @@ def send_video(path: Path | None) -> flask.Response:
     found = path.stat()
     tag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
     response = flask.send_file(path, conditional=True, download_name=path_text(path.name), etag=tag)
-    asked = parse_range_header(flask.request.headers.get("Range"))
-    place = asked.range_for_length(found.st_size) if asked is not None and response.status_code == 206 else None
-    # Another server than waitress may not stop at the length of the answer.
+    asked = parse_range_header(flask.request.headers.get("Range")) if response.status_code == 206 else None
+    place = None if asked is None else asked.range_for_length(found.st_size)
+    # Another server may not stop at the length of the answer.
     if place is not None and flask.request.method == "GET" and "wsgi.file_wrapper" in flask.request.environ:
         response.close()
         file = path.open("rb")

@@ -128,8 +128,8 @@ def run_ffmpeg(
     """Run the graph in a subprocess. Returns what `read` makes of its standard output, and its log (standard error).
 
     `source` replaces SOURCE in the graph, and `target` TARGET. `feed` is written to standard input. `processes` lets another thread kill
-    ffmpeg. `showinfo` is the name of the showinfo filter in the graph. Raises FfmpegFailed if ffmpeg ends with an error, or is still running
-    after `time_limit_s` seconds and is killed with its children; UserError if it cannot be started.
+    ffmpeg. `showinfo` is the name of the showinfo filter in the graph. Raises FfmpegFailed if ffmpeg ends with an error, or is still
+    running after `time_limit_s` seconds and is killed with its children; UserError if it cannot be started.
     """
     command = graph.global_args("-nostdin" if feed is None else "-hide_banner", "-nostats", "-loglevel", "repeat+level+info").compile(
         cmd=find_ffmpeg()

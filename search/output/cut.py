@@ -1,12 +1,15 @@
 """Cuts a stretch out of a video file: a copy of its packets where a key frame allows that, otherwise encoded again."""
 
+import errno
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.base.errors import UserError
 from data.base.whole_files import written_whole
 from extract.decode.reasons import reason_of
 from extract.ffmpeg.clock import TINY_S, Clocks
@@ -230,7 +233,12 @@ def _has_pictures(clip: Path) -> bool:
 
 
 def _write(source: Path, target: Path, seek: dict[str, Any], **options: Any) -> None:
-    """Run ffmpeg from a file to a file. Raises FfmpegFailed."""
+    """Run ffmpeg from a file to a file. Raises FfmpegFailed, and UserError if the disk is full."""
     # Chapters would keep the times that they had in the file.
     graph = video_file(**seek).output(TARGET, sn=None, dn=None, map_chapters=-1, **options).overwrite_output()
-    run_ffmpeg(graph, source=source, target=target, read=lambda running: running.stdout.read(), time_limit_s=LIMIT_S)
+    try:
+        run_ffmpeg(graph, source=source, target=target, read=lambda running: running.stdout.read(), time_limit_s=LIMIT_S)
+    except FfmpegFailed as error:
+        if os.strerror(errno.ENOSPC) in error.log:
+            raise UserError(f"{target.parent} has no room for a clip: make room or choose another --clips") from error
+        raise

@@ -192,7 +192,7 @@ def test_clips_replace_their_like_and_nothing_else(tmp_path: Path) -> None:
     content = mine.read_bytes()
     rows = [row(path), row(mine, rank=2, video_id="w"), row(None, rank=3, video_id="x\ny"), row(path, 100.0, rank=4)]
     said = write_clips(folder, rows, 1.0, quiet=True)
-    assert said.startswith(f"1 clips in {folder}: 1 copied; 1 left out (")
+    assert said.startswith(f"1 clip in {folder}: 1 copied; 1 left out (")
     for why, example in ((IN_THE_WAY, "w"), (GONE, "x\\ny"), (cut.NO_PICTURES, "v")):
         assert f"1 left out ({why}, as of {example})" in said
     assert (folder / "other.mp4").read_text() == "kept"

@@ -19,10 +19,10 @@ from extract.ffmpeg.packets import read_packets
 from search.output import cut
 from search.output.clips import GONE, IN_THE_WAY, clip_names, write_clips
 from search.output.cut import CannotCut, Clip, Cutter
-from search.output.rows import Row
 from tests.choice import long_but
 from tests.conftest import ROOT
 from tests.decoding import hanging_decoder
+from tests.moment_rows import row
 from tests.videos import SIDE, convert, cut_video, frame_number, numbered_video
 from tests.waiting import wait_until
 
@@ -31,14 +31,6 @@ PLAIN = {"c:v": "libx264", "g": 10, "sc_threshold": 0, "pix_fmt": "yuv420p"}
 NOT_UTF_8 = os.fsdecode(b"- %d #\xff\n.mp4")
 BEEP_S = 3.0
 """When the sound of a video begins."""
-
-
-def row(path: Path | None, seconds: float = 3.0, **values: Any) -> Row:
-    return Row(
-        **{"number": 1, "query": "a ring", "rank": 1, "video_id": "v", "file": "v.mp4", "score": 1.0, "weight": 0.5} | values,
-        seconds=seconds,
-        path=path,
-    )
 
 
 def source(path: Path, **options: Any) -> Path:
@@ -71,13 +63,13 @@ def beep(clip: Path) -> float:
     return int((np.abs(sound) > 0.1).argmax()) / 8000
 
 
-COPIED = {
+COPIED: dict[str, dict[str, Any]] = {
     "a.mp4": {},
     "a.mov": {},
     "a.mkv": {},
     "a.webm": {"c:v": "libvpx-vp9", "deadline": "realtime", "cpu-used": 8},
 }
-ENCODED = {
+ENCODED: dict[str, tuple[dict[str, Any], str]] = {
     "one key frame.mp4": ({"g": 600}, cut.NO_KEY),
     "open groups.mp4": ({"g": 11, "x264-params": "open-gop=1:bframes=2:b-adapt=0"}, cut.NO_KEY),
     "a.gif": ({"c:v": "gif", "pix_fmt": "pal8"}, cut.OTHER_CONTAINER),
@@ -127,6 +119,21 @@ def test_sound_that_players_do_not_expect_in_mp4_is_encoded(tmp_path: Path) -> N
     assert beep(clip.path) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("begin", [2.0, 2.7])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_time_0_is_the_first_picture_of_a_video_that_starts_after_its_sound(tmp_path: Path, suffix: str, begin: float) -> None:
+    """As the times of moments are."""
+    silent, path = source(tmp_path / "silent.mp4"), tmp_path / f"a.{suffix}"
+    tone = ffmpeg.input("sine=d=9", f="lavfi")
+    convert(ffmpeg.output(ffmpeg.input(str(silent), itsoffset=3), tone, str(path), **PLAIN | {"c:a": "aac"}))
+    assert numbers(path)[:3] == [0, 1, 2]
+    clip = Cutter().cut(path, begin, 4.0, tmp_path / "clip")
+    assert clip.again == ("" if begin == 2.0 else cut.NO_KEY)
+    expected = range(round(begin * FPS), 40)
+    assert numbers(clip.path)[: len(expected)] == list(expected)
+
+
 def test_pictures_at_uneven_times_stay_where_they_were(tmp_path: Path) -> None:
     """Of a picture that began long before, the clip shows what was on the screen."""
     path = source(tmp_path / "a.mp4", vf="select=not(mod(n\\,15))", fps_mode="vfr", g=600)
@@ -173,7 +180,7 @@ def test_names_are_never_read_as_something_else(tmp_path: Path, name: str, monke
     path = source(tmp_path / "a.mp4").rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     folder = Path(f"{name} clips")
-    said = write_clips(folder, [row(path, video_id="../../" + "é%-" * 100), row(path, 5.0)], 1.0, quiet=True)
+    said = write_clips(folder, [row(path, 3.0, video_id="../../" + "é%-" * 100), row(path, 5.0)], 1.0, quiet=True)
     assert said == f"2 clips in {folder}: 2 copied"
     assert {one.name for one in tmp_path.iterdir()} == {name, folder.name}
     short, long = sorted(folder.iterdir(), key=lambda one: len(one.name))
@@ -190,7 +197,7 @@ def test_clips_replace_their_like_and_nothing_else(tmp_path: Path) -> None:
     # A clip of earlier was itself searched, as the second result.
     mine = source(folder / "02-w-0m03.0s.mp4")
     content = mine.read_bytes()
-    rows = [row(path), row(mine, rank=2, video_id="w"), row(None, rank=3, video_id="x\ny"), row(path, 100.0, rank=4)]
+    rows = [row(path, 3.0), row(mine, 3.0, rank=2, video_id="w"), row(None, rank=3, video_id="x\ny"), row(path, 100.0, rank=4)]
     said = write_clips(folder, rows, 1.0, quiet=True)
     assert said.startswith(f"1 clip in {folder}: 1 copied; 1 left out (")
     for why, example in ((IN_THE_WAY, "w"), (GONE, "x\\ny"), (cut.NO_PICTURES, "v")):

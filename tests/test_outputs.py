@@ -23,9 +23,9 @@ from data.span import Span
 from extract.decode.sample import Sampling, sample_frames
 from search import SearchOptions
 from search.output.playlist import write_playlist
-from search.output.rows import Row
 from search.output.table import COLUMNS, write_table
 from tests.caches import QUERY
+from tests.moment_rows import row
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -33,11 +33,6 @@ NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @pytest.fixture
 def options(cache_path: Path) -> SearchOptions:
     return SearchOptions(cache=cache_path, run="zero-shot:glccl", query=(QUERY,), top=3, moments=2, apart=1.0, device="cpu", quiet=True)
-
-
-def row(path: Path | None, **values: Any) -> Row:
-    given = {"number": 1, "query": "a ring", "rank": 1, "video_id": "v", "file": "v.mp4", "score": 1.0, "seconds": 4.0, "weight": 0.5}
-    return Row(**given | values, path=path)
 
 
 def pixels(picture: Image.Image) -> NDArray[np.int16]:
@@ -96,9 +91,8 @@ def test_a_search_leaves_a_table_a_playlist_links_and_clips(
 def test_what_has_changed_is_left_out_and_counted(
     options: SearchOptions, demo_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = replace(
-        options, moments=1, videos=tmp_path / "videos", csv=tmp_path / "a.csv", m3u=tmp_path / "a.m3u", clips=tmp_path / "clips"
-    )
+    table = tmp_path / "a.csv"
+    asked = replace(options, moments=1, videos=tmp_path / "videos", csv=table, m3u=tmp_path / "a.m3u", clips=tmp_path / "clips")
     shutil.copytree(demo_set / "videos", tmp_path / "videos")
     [answer] = search.main(replace(asked, clips=None))
     changed, gone, _ = (tmp_path / "videos" / hit.file for hit in answer.hits)
@@ -110,13 +104,13 @@ def test_what_has_changed_is_left_out_and_counted(
     assert "a playlist of 1 moment:" in said
     assert "gone or have changed: 2\n" in said
     assert f"; 2 left out (its file is unknown, gone or has changed, as of {answer.hits[0].video_id})" in said
-    assert pd.read_csv(asked.csv)["path"].isna().tolist() == [True, True, False]
+    assert pd.read_csv(table)["path"].isna().tolist() == [True, True, False]
     assert [path.name[:2] for path in (tmp_path / "clips").iterdir()] == ["03"]
 
 
 def test_what_cannot_be_written_or_does_not_go_together_is_one_line(options: SearchOptions, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for change, line in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"clips": tmp_path / "file"}, "--clips .*file is a file: name a folder"),
         ({"csv": tmp_path}, "--csv .* is a folder: name a file"),
         ({"m3u": tmp_path}, "--m3u .* is a folder: name a file"),
@@ -126,7 +120,8 @@ def test_what_cannot_be_written_or_does_not_go_together_is_one_line(options: Sea
         ({"videos": tmp_path}, "--videos .* is for --html, --csv, --m3u and --clips"),
         ({"videos": tmp_path / "no", "csv": tmp_path / "a"}, "--videos .*no is not a folder"),
         ({"query": (), "video": "video0.mp4", "csv": tmp_path / "a"}, "--video ranks captions: leave out"),
-    ):
+    ]
+    for change, line in refused:
         with pytest.raises(UserError, match=line):
             # Before anything is read.
             search.main(replace(options, cache=tmp_path / "gone", **change))

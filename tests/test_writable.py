@@ -308,6 +308,16 @@ def test_results_stay_where_new_ones_cannot_all_be_written(cache_path: Path, tmp
         assert {file: file.read_bytes() for file in disk.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.long
+def test_a_disk_that_fills_up_ends_the_cutting_of_clips(cache_path: Path, tmp_path: Path) -> None:
+    asked = SearchOptions(cache=cache_path, run="zero-shot:mean", query=("a ring",), clips=tmp_path / "disk", device="cpu", quiet=True)
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=20k", "none"):
+        with pytest.raises(UserError, match=r"/disk has no room for a clip: make room or choose another --clips"):
+            search.main(asked)
+        assert all(path.suffix == ".mp4" for path in (tmp_path / "disk").iterdir())
+
+
 def test_results_stay_where_new_ones_cannot_take_their_places(tmp_path: Path) -> None:
     """Of a folder that was made meanwhile, with something in it."""
     out = tmp_path / "results"

@@ -20,8 +20,7 @@ from extract.ffmpeg.packets import Packet, Packets, read_packets
 from extract.ffmpeg.run import TARGET, FfmpegFailed, Processes, run_ffmpeg
 
 KEY_NEAR_S = 0.5
-"""A copy starts at a key frame, at most so many seconds early: less than a viewer notices, and more than twice as much would often double
-the lead of a short clip."""
+"""A copy may begin so many seconds early, at a key frame. The three seconds that by default come before a moment then hardly differ."""
 
 LEAD_S = 30.0
 """Seconds to start decoding ahead of the start in a container without an index. Key frames are usually closer together."""

@@ -173,6 +173,9 @@ def outputs(place: Path, gone: Path) -> Iterator[tuple[Callable[[], object], Pat
     yield partial(evaluate.main, replace(evaluated, candidates_from="both")), place / "frames", "--index"
     yield partial(compare.main, CompareOptions(results=(gone,), out=place)), place, "--out"
     yield partial(search.main, replace(searched, html=place / "a" / "page.html")), place / "a" / "page.html", "--html"
+    yield partial(search.main, replace(searched, csv=place / "a.csv")), place / "a.csv", "--csv"
+    yield partial(search.main, replace(searched, m3u=place / "a.m3u")), place / "a.m3u", "--m3u"
+    yield partial(search.main, replace(searched, clips=place)), place, "--clips"
     yield partial(search.main, replace(searched, candidates=20, index=place)), place / "frames", "--index"
     yield partial(generate.main, GenerateOptions(out=place)), place, "--out"
     yield partial(train_clip.main, TrainClipOptions(out=place)), place, "--out"
@@ -303,6 +306,16 @@ def test_results_stay_where_new_ones_cannot_all_be_written(cache_path: Path, tmp
                 command()
         (disk / "filling").unlink()
         assert {file: file.read_bytes() for file in disk.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.long
+def test_a_disk_that_fills_up_ends_the_cutting_of_clips(cache_path: Path, tmp_path: Path) -> None:
+    asked = SearchOptions(cache=cache_path, run="zero-shot:mean", query=("a ring",), clips=tmp_path / "disk", device="cpu", quiet=True)
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=20k", "none"):
+        with pytest.raises(UserError, match=r"/disk has no room for a clip: make room or choose another --clips"):
+            search.main(asked)
+        assert all(path.suffix == ".mp4" for path in (tmp_path / "disk").iterdir())
 
 
 def test_results_stay_where_new_ones_cannot_take_their_places(tmp_path: Path) -> None:

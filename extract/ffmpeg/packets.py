@@ -14,8 +14,12 @@ DISCARDED = 4
 
 
 class Packet(NamedTuple):
-    """A packet of the video stream. `shown` is when its picture is, `until` when it ends, in seconds; `key` if decoding can start there."""
+    """A packet of the video stream, with times in seconds: `decoded` and `shown` are when its picture is, `until` is when that ends.
 
+    `key` if decoding can start there.
+    """
+
+    decoded: float
     shown: float
     until: float
     key: bool
@@ -47,10 +51,11 @@ def read_packets(path: Path, begin: float, length: float, time_limit_s: float) -
                 above, below = map(int, text[7:].split("/"))
                 tick = above / below
             elif text.startswith("0,"):
-                _, _, shown, duration, _, _, *more = (cell.strip() for cell in text.split(","))
+                _, decoded, shown, duration, _, _, *more = (cell.strip() for cell in text.split(","))
                 flags = next((int(cell[2:], 16) for cell in more if cell.startswith("F=")), 1)
                 if not flags & DISCARDED:
-                    found.append(Packet(int(shown) * tick, (int(shown) + int(duration)) * tick, bool(flags & 1)))
+                    until = int(shown) + int(duration)
+                    found.append(Packet(int(decoded) * tick, int(shown) * tick, until * tick, bool(flags & 1)))
         return found, codecs
 
     # ffmpeg counts from the start of the file only if it seeks. No -map: it then takes the streams that it takes for decoding.

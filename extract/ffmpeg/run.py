@@ -23,6 +23,9 @@ from extract.ffmpeg.watchdog import Watchdog
 SOURCE = "SOURCE"
 """Placeholder for the input file in a graph. ffmpeg-python does not accept every file name, so the path is substituted afterwards."""
 
+TARGET = "TARGET"
+"""Placeholder for the output file in a graph."""
+
 CONSEQUENCES = re.compile(
     "Error opening (input|output) files?[: ]|Error opening input: Invalid argument|Task finished with error"
     "|Terminating thread with return code|Nothing was written into output file|Decode error rate|after EOF|before EOF"
@@ -115,6 +118,7 @@ def run_ffmpeg(
     graph: Any,
     *,
     source: Path | None = None,
+    target: Path | None = None,
     feed: bytes | None = None,
     read: Callable[[Running], Result],
     time_limit_s: float,
@@ -123,16 +127,16 @@ def run_ffmpeg(
 ) -> tuple[Result, str]:
     """Run the graph in a subprocess. Returns what `read` makes of its standard output, and its log (standard error).
 
-    `source` replaces SOURCE in the graph. `feed` is written to standard input. `processes` lets another thread kill ffmpeg. `showinfo` is
-    the name of the showinfo filter in the graph. Raises FfmpegFailed if ffmpeg ends with an error, or is still running after `time_limit_s`
-    seconds and is killed with its children; UserError if it cannot be started.
+    `source` replaces SOURCE in the graph, and `target` TARGET. `feed` is written to standard input. `processes` lets another thread kill
+    ffmpeg. `showinfo` is the name of the showinfo filter in the graph. Raises FfmpegFailed if ffmpeg ends with an error, or is still
+    running after `time_limit_s` seconds and is killed with its children; UserError if it cannot be started.
     """
     command = graph.global_args("-nostdin" if feed is None else "-hide_banner", "-nostats", "-loglevel", "repeat+level+info").compile(
         cmd=find_ffmpeg()
     )
-    if source is not None:
-        # The prefix file: keeps ffmpeg from reading a colon or a leading dash in the name as syntax.
-        command = [f"file:{os.path.abspath(source)}" if argument == SOURCE else argument for argument in command]
+    # The prefix file: keeps ffmpeg from reading a colon or a leading dash in the name as syntax.
+    files = {name: f"file:{os.path.abspath(path)}" for name, path in ((SOURCE, source), (TARGET, target)) if path is not None}
+    command = [files.get(argument, argument) for argument in command]
     # stderr goes to a file: a pipe that nobody reads fills up and blocks the process.
     with _log_file() as log_file:
         process = _start(command, subprocess.DEVNULL if feed is None else subprocess.PIPE, log_file)

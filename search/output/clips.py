@@ -38,13 +38,13 @@ def write_clips(folder: Path, rows: Sequence[Row], around: float, quiet: bool) -
                 left_out[str(error)] += 1
                 example.setdefault(str(error), row.video_id)
             progress.update(note=f"{left_out.total():,} left out" if left_out else "")
-    copied = done.pop("", 0)
+    cut, copied = done.total(), done.pop("", 0)
     parts = [f"{copied:,} copied"] if copied else []
     parts += [f"{count:,} encoded again ({why})" for why, count in done.most_common()]
     skipped = "; ".join(f"{count:,} left out ({why}, as of {visible(example[why])})" for why, count in left_out.most_common())
     if not parts:
         raise UserError(f"no clip could be cut: {skipped}; name the folder of the unchanged files with --videos, or extract again")
-    return f"{copied + done.total():,} clips in {folder}: {'; '.join([*parts, *[skipped] * bool(skipped)])}"
+    return f"{cut:,} clip{'s' * (cut != 1)} in {folder}: {'; '.join([*parts, *[skipped] * bool(skipped)])}"
 
 
 def _cut(cutter: Cutter, row: Row, target: Path, around: float, sources: set[Path]) -> str:

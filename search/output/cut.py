@@ -1,12 +1,15 @@
 """Cuts a stretch out of a video file: a copy of its packets where a key frame allows that, otherwise encoded again."""
 
+import errno
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.base.errors import UserError
 from data.base.whole_files import written_whole
 from extract.decode.reasons import reason_of
 from extract.ffmpeg.clock import TINY_S, Clocks
@@ -14,11 +17,10 @@ from extract.ffmpeg.header import Header, rate_of, read_header
 from extract.ffmpeg.input import video_file
 from extract.ffmpeg.log import is_error
 from extract.ffmpeg.packets import Packet, Packets, read_packets
-from extract.ffmpeg.run import FfmpegFailed, Processes, run_ffmpeg
+from extract.ffmpeg.run import TARGET, FfmpegFailed, Processes, run_ffmpeg
 
 KEY_NEAR_S = 0.5
-"""A copy starts at a key frame, at most so many seconds early: less than a viewer notices, and more than twice as much would often double
-the lead of a short clip."""
+"""A copy may begin so many seconds early, at a key frame. The three seconds that by default come before a moment then hardly differ."""
 
 LEAD_S = 30.0
 """Seconds to start decoding ahead of the start in a container without an index. Key frames are usually closer together."""
@@ -26,8 +28,12 @@ LEAD_S = 30.0
 LIMIT_S = 600.0
 """Seconds that one run of ffmpeg may take."""
 
-SLACK_S = 0.25
-"""Seconds by which a copy may be shorter or longer than wanted: pictures are stored in another order than they are shown in."""
+SLACK_S = 0.05
+"""Seconds by which a copy may be shorter or longer than its packets: containers round times, and some do not keep how long the last picture
+stays."""
+
+TICK_S = 0.001
+"""The coarsest unit of time of the containers that are copied: that of Matroska."""
 
 LEAST_FPS, MOST_FPS, USUAL_FPS = 10.0, 60.0, 25.0
 """Pictures a second of an encoded clip: at least, at most, and where the file announces none. Slides and screen recordings, whose pictures
@@ -153,14 +159,25 @@ def _key_frame(packets: list[Packet]) -> Packet | None:
 def _copied(source: _Source, packets: Packets, start: float, length: float, key: Packet, target: Path, container: str) -> Clip | None:
     """A clip whose packets are copied from the key frame on; None if it does not come out whole."""
     path = target.with_name(f"{target.name}.{container}")
-    length -= key.shown
-    expected = min(length, max(one.until for one in packets.video) - key.shown)
+    # ffmpeg ends a copy by the time of decoding, which comes before that of showing.
+    last = max(one.decoded for one in packets.video if one.shown < length)
+    kept = [one for one in packets.video if key.decoded <= one.decoded <= last]
+    expected = max(one.until for one in kept) - key.shown
     fast = {"movflags": "+faststart"} if container == "mp4" else {}
-    # Seeking may land on an earlier key frame, whose packets are dropped up to the time sought: half a tick of Matroska before this one.
-    sought = max(0.0, start + key.shown - 0.0005)
+    # Seeking may land on an earlier key frame, whose packets are dropped up to the time sought, just before this one.
+    sought = max(0.0, start + key.shown - TICK_S / 2)
     try:
         with written_whole(path) as temporary:
-            _write(source.path, temporary, {"ss": f"{sought:.6f}"}, format=container, c="copy", copypriorss=0, t=f"{length:.6f}", **fast)
+            _write(
+                source.path,
+                temporary,
+                {"ss": f"{sought:.6f}"},
+                format=container,
+                c="copy",
+                copypriorss=0,
+                t=f"{last - key.shown + TICK_S:.6f}",
+                **fast,
+            )
             _require_whole(temporary, expected)
     except (_NotWhole, FfmpegFailed):
         return None
@@ -215,7 +232,12 @@ def _has_pictures(clip: Path) -> bool:
 
 
 def _write(source: Path, target: Path, seek: dict[str, Any], **options: Any) -> None:
-    """Run ffmpeg from a file to a file. Raises FfmpegFailed."""
-    # Chapters keep the times that they had in the file. The name behind file: is not read as syntax.
-    graph = video_file(**seek).output(f"file:{target.absolute()}", sn=None, dn=None, map_chapters=-1, **options).overwrite_output()
-    run_ffmpeg(graph, source=source, read=lambda running: running.stdout.read(), time_limit_s=LIMIT_S)
+    """Run ffmpeg from a file to a file. Raises FfmpegFailed, and UserError if the disk is full."""
+    # Chapters would keep the times that they had in the file.
+    graph = video_file(**seek).output(TARGET, sn=None, dn=None, map_chapters=-1, **options).overwrite_output()
+    try:
+        run_ffmpeg(graph, source=source, target=target, read=lambda running: running.stdout.read(), time_limit_s=LIMIT_S)
+    except FfmpegFailed as error:
+        if os.strerror(errno.ENOSPC) in error.log:
+            raise UserError(f"{target.parent} has no room for a clip: make room or choose another --clips") from error
+        raise

@@ -79,10 +79,14 @@ def write_outputs(searcher: "Searcher", answers: "Sequence[Answer]", files: "Vid
     if options.csv is not None:
         changed = write_table(options.csv, rows)
         quoted = f"; texts that a spreadsheet would take for formulas got an apostrophe in front: {changed:,}" if changed else ""
-        print(f"a table of {len(rows):,} moments: {options.csv}{quoted}", file=sys.stderr)
+        print(f"a table of {_moments(len(rows))}: {options.csv}{quoted}", file=sys.stderr)
     if options.m3u is not None:
         left_out = write_playlist(options.m3u, rows, around)
         why = f"; left out, because their files are unknown, gone or have changed: {left_out:,}" if left_out else ""
-        print(f"a playlist of {len(rows) - left_out:,} moments: {options.m3u}{why}", file=sys.stderr)
+        print(f"a playlist of {_moments(len(rows) - left_out)}: {options.m3u}{why}", file=sys.stderr)
     if options.clips is not None:
         print(write_clips(Path(options.clips), rows, around, options.quiet), file=sys.stderr)
+
+
+def _moments(count: int) -> str:
+    return f"{count:,} moment{'s' * (count != 1)}"

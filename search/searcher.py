@@ -89,7 +89,7 @@ class Searcher:
             options.run, self.cache, self._device, execution, max_frames=options.max_frames, tau=options.tau, kappa=options.kappa
         )
         changed = temperature_line(self.head, record)
-        if changed:
+        if changed and encoder is None:  # else the other searcher has said it
             say(changed)
         self.scored_by = f"{options.run}{changed and ', with '}{changed}"
         """The run, and the temperatures that differ from it, for people."""

@@ -18,14 +18,12 @@ import pytest
 from playwright.sync_api import expect
 
 import extract
-from benchmarks.engines.server import MilvusServer
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from data.cli.options_file import read_options
 from data.merge import MergeOptions, merge
 from extract import ExtractOptions
-from search import build, serve
-from search.build import BuildOptions
+from search import serve
 from search.serve import ServeOptions
 from search.watch.folders import find_folders
 from tests.browser import OpenPage
@@ -196,17 +194,6 @@ def test_the_index_of_candidates_follows(options: ServeOptions, demo_set: Path, 
         served.wait_for({"video3.mp4", "video4.mp4"}, "up to date")
 
 
-@pytest.mark.server
-def test_the_collection_of_a_server_follows(options: ServeOptions, demo_set: Path, tmp_path: Path) -> None:
-    pytest.importorskip("milvus", reason="the wheel of the Milvus server is for Linux on x86-64")
-    with MilvusServer(tmp_path / "server", session_s=10) as server:
-        build.main(BuildOptions(options.cache, engine="milvus", uri=server.uri, collection="watched", quiet=True))
-        with watched(replace(options, candidates=2, top=2, engine="milvus", uri=server.uri, collection="watched")) as served:
-            drop(demo_set, served.folder, 3)
-            (served.folder / "video1.mp4").unlink()
-            served.wait_for({"video2.mp4", "video3.mp4"}, "up to date")
-
-
 @pytest.mark.long
 def test_an_extraction_that_is_killed_is_said_and_tried_again(
     options: ServeOptions, demo_set: Path, monkeypatch: pytest.MonkeyPatch
@@ -287,7 +274,7 @@ def test_what_cannot_be_watched_is_refused_at_the_start(options: ServeOptions, c
     refused("is a merged one: name the folder that it was merged from", cache=merged)
     refused("--watch: --cache s3://bucket/videos is in a store", cache=Path("s3://bucket/videos"))
     refused("has demo \\(demo\\): extract a folder without annotations", cache=cache_path)
-    refused("--watch with --engine milvus needs a server", engine="milvus", uri="vectors.db")
+    refused("--watch brings an index of faiss up to date, not a collection", engine="milvus", uri="http://localhost:19530")
     refused("--all searches what is gone as well", all=True)
     refused("--watch-every 0 must be a number of seconds above 0", watch_every=0.0)
     refused("has videos \\(folder\\): extract a folder without annotations", name="other")

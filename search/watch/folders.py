@@ -20,7 +20,6 @@ from data.datasets.containers import is_video_name
 from data.datasets.folders import VideoFolder
 from data.store.address import require_folder
 from extract.options import ExtractOptions
-from search.index.options import is_file
 from search.serve.options import ServeOptions
 
 FOLLOWED = ("thumbnails", "store_pixels", "tokens", "segment", "allow_partial", "follow_links", "time_limit", "decoder")
@@ -53,8 +52,8 @@ def find_folders(options: ServeOptions) -> list[WatchedFolder]:
         raise UserError(f"--watch-every {options.watch_every:g} must be a number of seconds above 0")
     if options.all:
         raise UserError("--all searches what is gone as well, and --watch drops it: leave one of them out")
-    if options.engine == "milvus" and options.uri is not None and is_file(options.uri):
-        raise UserError("--watch with --engine milvus needs a server, and --uri is a file: name an address, or use --engine faiss")
+    if options.engine == "milvus":
+        raise UserError("--watch brings an index of faiss up to date, not a collection of --engine milvus: leave one of the two out")
     require_folder(options.cache, "--watch: --cache")
     if options.cache.is_file():
         raise UserError(f"--watch adds to the cache, and {options.cache} is a merged one: name the folder that it was merged from")

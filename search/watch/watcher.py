@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Event, Thread
 from time import monotonic
@@ -18,8 +18,6 @@ from extract.failures import read_failures
 from search.index import faiss_store
 from search.index.candidates import index_for
 from search.index.commands import FillOptions
-from search.index.milvus import store
-from search.index.options import EngineOptions
 from search.retrieval.listed import listed_videos
 from search.searcher import Searcher
 from search.serve.answering import Answering
@@ -139,13 +137,13 @@ class Watcher:
     def _update_index(self, old: Searcher, cache: FeatureCache, files: Mapping[str, str]) -> None:
         """Bring the index of candidates up to date as search.add does, unless it lives in memory and is made with the searcher."""
         options = self._options
-        if options.candidates is None or options.candidates_run is not None or (options.engine == "faiss" and options.index is None):
+        if options.index is None or options.candidates is None:
             return
-        shared = {name: getattr(options, name) for name in (field.name for field in fields(EngineOptions))}
+        vectors = index_for(options.candidates_from)
         fill = FillOptions(
-            cache=options.cache, candidates_from=index_for(options.candidates_from), max_frames=old.max_frames, quiet=True, **shared
+            cache=options.cache, index=options.index, name=options.name, candidates_from=vectors, max_frames=old.max_frames, quiet=True
         )
-        for _ in faiss_store.fill(fill, cache, list(files)) if options.engine == "faiss" else store.fill(fill, cache, list(files), (0, 1)):
+        for _ in faiss_store.fill(fill, cache, list(files)):
             pass
 
     def _unread(self) -> tuple[Unread, ...]:

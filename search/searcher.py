@@ -174,14 +174,16 @@ class Searcher:
             return self.head, self.gallery
         return self._first.head, self.first_gallery
 
-    def search(self, queries: Sequence[str | Query]) -> Iterator[Answer]:
+    def search(self, queries: Sequence[str | Query], in_batches: bool = False) -> Iterator[Answer]:
         """Answer each query, the best videos first, equal scores by id. A text alone (see `clean_query`) is a query for it.
+
+        `in_batches`: encode the texts of QUERIES_AT_ONCE queries together (see `QueryEncoder.encode_together`), for many who wait.
 
         Raises UserError for a filter, or a video to be like, that does not fit the gallery, and if a score is NaN.
         """
         for first in range(0, len(queries), QUERIES_AT_ONCE):
             plans = [self.plan(query) for query in queries[first : first + QUERIES_AT_ONCE]]
-            texts, numbers = self._encode(plans)
+            texts, numbers = self._encode(plans, in_batches)
             if first == 0 and texts is not None:
                 self._check_cost(texts, len(queries))
             listed = [self._listed(plan, texts, numbers) for plan in plans]
@@ -223,10 +225,13 @@ class Searcher:
         frame_D: NDArray[np.float32] = frame_FD[int(np.abs(seconds_F - like.seconds).argmin())].cpu().numpy()
         return frame_D
 
-    def _encode(self, plans: Sequence[Plan]) -> tuple[TextFeatures | None, dict[str, int]]:
+    def _encode(self, plans: Sequence[Plan], in_batches: bool) -> tuple[TextFeatures | None, dict[str, int]]:
         """The features of all texts of these queries, and their numbers; None if there is no text."""
         distinct = list(dict.fromkeys(text for plan in plans for text in plan.texts))
-        return (self.encoder.encode(distinct) if distinct else None), {text: i for i, text in enumerate(distinct)}
+        if not distinct:
+            return None, {}
+        encode = self.encoder.encode_together if in_batches else self.encoder.encode
+        return encode(distinct), {text: i for i, text in enumerate(distinct)}
 
     def _batches(self, plan: Plan, texts: TextFeatures | None, numbers: Mapping[str, int]) -> list[TextBatch]:
         """The wordings of what a query asks for, a batch each."""

@@ -8,13 +8,16 @@ from time import sleep
 
 import flask
 import pytest
+import torch
 
 from data.base.errors import Unavailable, UserError
+from data.cache import FeatureCache
 from search.answer import Answer
 from search.query.query import Query, Shown
+from search.retrieval.queries import QueryEncoder
 from search.searcher import QUERIES_AT_ONCE, Searcher
 from search.serve import ServeOptions
-from search.serve.answering import Answering
+from search.serve.answering import USUAL_WORDS, Answering
 
 COLOURS = ("red", "blue", "green", "white", "yellow")
 QUERIES = [Query(f"a {colour} {shape}") for colour in COLOURS for shape in ("cross", "star", "heart")]
@@ -28,7 +31,7 @@ class Observed(Searcher):
         self.go, self.entered, self.closed = Event(), Event(), False
         self.batches: list[list[str]] = []
 
-    def search(self, queries: Sequence[str | Query]) -> Iterator[Answer]:
+    def search(self, queries: Sequence[str | Query], in_batches: bool = False) -> Iterator[Answer]:
         self.entered.set()
         assert self.go.wait(60)
         assert not self.closed
@@ -40,7 +43,7 @@ class Observed(Searcher):
                 raise RuntimeError("a defect")
             if "store" in str(query):
                 raise Unavailable("the store does not answer: try again later")
-        yield from super().search(queries)
+        yield from super().search(queries, in_batches)
 
     def close(self) -> None:
         self.closed = True
@@ -205,6 +208,31 @@ def test_another_searcher_takes_over_between_batches(searcher: Observed, options
     assert follower.closed
 
 
+def test_queries_of_every_usual_length_are_asked_while_nobody_waits(
+    searcher: Observed, options: ServeOptions, pool: ThreadPoolExecutor
+) -> None:
+    def lengths(of: Searcher) -> list[int]:
+        while of._chance._levels.keys() != expected:
+            sleep(0.01)
+        return sorted(of._chance._levels)
+
+    expected = {words + searcher.encoder.tokenizer.empty_length for words in USUAL_WORDS}
+    with Answering(searcher) as answers:
+        answers.prepare()
+        assert searcher.entered.wait(60)
+        waits = pool.submit(answers.answer, QUERIES[0])
+        while answers.waiting < 1:
+            sleep(0.001)
+        searcher.go.set()
+        assert waits.result().hits
+        assert searcher.batches[1] == [QUERIES[0].text]
+        assert lengths(searcher) == sorted(expected)
+        follower = Observed(options)
+        follower.go.set()
+        answers.replace(follower)
+        assert lengths(follower) == sorted(expected)
+
+
 def test_a_server_that_stops_refuses_what_waits(searcher: Observed, pool: ThreadPoolExecutor) -> None:
     answers = Answering(searcher)
     first, waits = ask(answers, pool, QUERIES[:2])
@@ -218,3 +246,16 @@ def test_a_server_that_stops_refuses_what_waits(searcher: Observed, pool: Thread
         waits.result()
     with pytest.raises(Unavailable, match="the server is stopping"):
         answers.answer(QUERIES[0])
+
+
+def test_texts_encoded_together_are_those_encoded_alone(options: ServeOptions) -> None:
+    """Texts of every length, so that some share a batch and are padded, against the encoder's own, one at a time."""
+    encoder = QueryEncoder(FeatureCache(options.cache), None, None, torch.device("cpu"), None)
+    texts = [encoder.tokenizer.random_words(words, seed) for words in (1, 2, 3, 5, 8, 13, 25, 60) for seed in range(3)]
+    together, alone = encoder.encode_together(texts[::-1]), encoder.encode(texts[::-1])
+    assert together.texts == texts[::-1]
+    for found, expected in ((together.words, alone.words), (together.sentences, alone.sentences)):
+        (found_RD, found_N), (expected_RD, expected_N) = (ragged.gather(range(len(texts))) for ragged in (found, expected))
+        assert found_N.tolist() == expected_N.tolist()
+        # Float32 may round either way to one of two neighbours in float16.
+        torch.testing.assert_close(found_RD.float(), expected_RD.float(), rtol=2**-10, atol=2**-14)

@@ -83,6 +83,15 @@ def picture(size: int = 8, kind: str = "PNG") -> bytes:
     return content.getvalue()
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Whether two records are the same but for the rounding of a server that encodes several texts at once."""
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(alike(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return one == (pytest.approx(other, abs=5e-3) if isinstance(other, float) else other)
+
+
 def uploaded(client: FlaskClient, content: bytes) -> TestResponse:
     """The answer to a picture. The client would leave the file open to which it writes a form of megabytes."""
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
@@ -101,7 +110,8 @@ def test_an_address_and_an_object_give_what_the_command_prints(
         client.get("/api/search", query_string=fields),
         client.post("/api/search", json={**fields, "top": 4.0}),
     ):
-        assert (response.status_code, response.json) == (200, printed)
+        assert response.status_code == 200
+        assert alike(response.json, printed)
     assert (printed["found"], printed["gallery"], printed["by"]) == (2, len(IDS), "cosine")
     (result,) = printed["results"]
     assert result["rank"] == 2
@@ -119,7 +129,8 @@ def test_a_picture_finds_what_the_command_finds(
     printed = json.loads(capsys.readouterr().out)
     form = {"q": QUERY, "weight": "0.75", "image": (io.BytesIO(file.read_bytes()), file.name)}
     response = client.post("/api/search", data=form)
-    assert (response.status_code, response.json) == (200, printed)
+    assert response.status_code == 200
+    assert alike(response.json, printed)
     assert printed["by"] == "mixed"
 
 
@@ -181,7 +192,7 @@ def test_captions_of_a_video_are_ranked_as_the_command_ranks_them(
     search.main(SearchOptions(Path(cache.path), options.run, video="video3", top=3, device="cpu", quiet=True, json=True))
     printed = json.loads(capsys.readouterr().out)
     assert captions is not None
-    assert captions.items() <= printed.items()
+    assert alike(captions, {name: printed[name] for name in captions})
     assert len(captions["results"]) == 3
 
 
@@ -205,7 +216,7 @@ def test_captions_of_a_video_are_ranked_as_the_command_ranks_them(
         ({"q": "a", "where": ["year"]}, "where 'year' must be COLUMN=VALUE"),
         ({"q": "a", "where": ["year" + " " * 9_000]}, "must be COLUMN=VALUE"),
         ({"q": "a", "where": ["size=1"]}, "the table of --table has no column 'size'"),
-        ({"q": "a", "path": ["a"] * 101}, "path has 101 values: give 100 or fewer"),
+        ({"q": "a", "path": ["a"] * 21}, "path has 21 values: give 20 or fewer"),
         ({"q": "a", "path": ["nowhere"]}, "the filter lets none through"),
         ({"like": "nowhere"}, "has no video 'nowhere'"),
     ],

@@ -39,6 +39,7 @@ class About(StrEnum):
     METRICS = "metrics"
     CANDIDATES = "candidate"
     FAILURES = "failure"
+    ACCESS = "access"
     MACHINE = "machine"
     OUTPUT = "output"
 

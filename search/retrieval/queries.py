@@ -19,7 +19,7 @@ from data.cache.features import Ragged, TextFeatures
 from data.sampling import choose_words
 from extract.encode.clip import BATCH
 from extract.encode.reload import reload_clip
-from extract.encode.texts import encode_texts
+from extract.encode.texts import encode_texts, encode_together
 from extract.encode.tokens import Cut, Tokenizer
 from search.index.words import ContentWords
 from search.query.query import Picture
@@ -101,6 +101,11 @@ class QueryEncoder:
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of a few queries, each encoded in a batch of its own so that they do not depend on each other."""
         return self._features(texts, [entry for batch in encode_texts(texts, self._clip, self._max_words, 1) for entry in batch])
+
+    def encode_together(self, texts: Sequence[str]) -> TextFeatures:
+        """Like `encode`, but in few batches, which takes less than half of the time for a dozen texts. Single numbers may be rounded to the
+        next one."""
+        return self._features(texts, encode_together(texts, self._clip, self._max_words))
 
     def encode_picture(self, picture: Picture) -> NDArray[np.float32]:
         """The feature of a picture [D], prepared as frames are, and rounded as in the cache."""

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import monotonic
@@ -10,15 +11,18 @@ from typing import Any
 
 import flask
 
-from data.base.errors import Unavailable
+from data.base.errors import Unavailable, UserError
 from data.cache.features import TextFeatures
 from search.answer import Answer, CaptionHit
 from search.query.query import Query
-from search.searcher import QUERIES_AT_ONCE, Searcher
+from search.searcher import Searcher
 from search.serve.options import ServeOptions
 
 LONGEST_WAIT_S = 30.0
 """A request that has waited for longer is dropped: whoever asked has given up or asked again."""
+
+USUAL_WORDS = range(1, 15)
+"""Words of the queries that people type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,7 @@ class Answering:
     same thread, so that torch keeps one team of threads and one set of buffers, however many requests there are.
     """
 
-    def __init__(self, searcher: Searcher, queue: int = ServeOptions.queue, at_once: int = QUERIES_AT_ONCE) -> None:
+    def __init__(self, searcher: Searcher, queue: int = ServeOptions.queue, at_once: int = ServeOptions.queries_at_once) -> None:
         """Start the thread. The searcher is closed with this object. `queue`: the number of requests that may wait while others are
         answered."""
         self._searcher, self._queue, self._at_once = searcher, queue, at_once
@@ -48,6 +52,8 @@ class Answering:
         self._changed = Condition()
         self._closed = False
         self._next: Searcher | None = None
+        self._prepares = False
+        self._lengths: deque[int] = deque()
         self._thread = Thread(target=self._run, name="answering", daemon=True)
         self._thread.start()
 
@@ -76,6 +82,14 @@ class Answering:
         """The captions of the gallery that fit a video best. Raises UserError if there are none, and Unavailable like `answer`."""
         found: list[CaptionHit] = self._enqueue(number).result()
         return found
+
+    def prepare(self) -> None:
+        """Ask this searcher, and any later one, a query of every usual length while nobody waits: the first of a length is compared with
+        random words (see `search.retrieval.chance`), which takes several times as long as the next."""
+        with self._changed:
+            self._prepares = True
+            self._lengths.extend(USUAL_WORDS)
+            self._changed.notify_all()
 
     def replace(self, searcher: Searcher) -> None:
         """Answer everything that waits, and all later requests, with another searcher. Returns when the old one is closed. Only one thread
@@ -111,17 +125,29 @@ class Answering:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._requests or self._next is not None or self._closed)
+                self._changed.wait_for(lambda: self._requests or self._lengths or self._next is not None or self._closed)
                 if self._next is not None:
-                    self._searcher.close()
-                    self._searcher, self._next, self._captions = self._next, None, None
-                    self._changed.notify_all()
+                    self._take_over(self._next)
                 if self._closed:
                     break
                 batch = self._next_batch()
-            self._compute(batch)
+            if batch:
+                self._compute(batch)
+            elif self._lengths:
+                self._ask_random_words(self._lengths.popleft())
         for request in self._requests:
             request.answer.set_exception(Unavailable("the server is stopping: ask again when it has started"))
+
+    def _take_over(self, searcher: Searcher) -> None:
+        self._searcher.close()
+        self._searcher, self._next, self._captions = searcher, None, None
+        self._lengths = deque(USUAL_WORDS if self._prepares else ())
+        self._changed.notify_all()
+
+    def _ask_random_words(self, length: int) -> None:
+        # Who asks later is told what is wrong.
+        with suppress(UserError):
+            list(self._searcher.search([self._searcher.encoder.tokenizer.random_words(length, seed=0)]))
 
     def _next_batch(self) -> list[_Request]:
         """The first request that waits, and if it is a query, all queries next to it."""
@@ -140,12 +166,10 @@ class Answering:
         return batch
 
     def _compute(self, batch: Sequence[_Request]) -> None:
-        if not batch:
-            return
         queries = [request.asked for request in batch if isinstance(request.asked, Query)]
         try:
             if queries:
-                for request, answer in zip(batch, list(self._searcher.search(queries)), strict=True):
+                for request, answer in zip(batch, list(self._searcher.search(queries, in_batches=True)), strict=True):
                     request.answer.set_result(answer)
             else:
                 (request,) = batch

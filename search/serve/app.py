@@ -1,14 +1,11 @@
-"""The search page: a Flask application around one searcher.
+"""The search page: a Flask application around the answers of a searcher.
 
-Any other page in the user's browser can send requests to a local server. So queries are never treated as markup, no request
-changes anything, only files that the cache lists are served, and foreign host names are refused (DNS rebinding).
+Queries are never treated as markup, no request changes anything, and only files that the cache lists are served. `search.serve.access` says
+who may ask.
 """
 
-import ipaddress
-import socket
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import flask
 from werkzeug.exceptions import HTTPException
@@ -16,15 +13,18 @@ from werkzeug.exceptions import HTTPException
 from data.base.errors import UserError
 from search.pages.page import TEMPLATES
 from search.retrieval.files import VideoFiles
+from search.serve.access import Access
 from search.serve.answering import Answering
 from search.serve.api import Api, refusal
+from search.serve.connections import MAX_BODY
 from search.serve.pages import Pages
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # With no-referrer, browsers would not say which origin a form of this page comes from.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
@@ -33,17 +33,15 @@ RETRY_S = "5"
 STATIC = {"search.css": "text/css", "search.js": "text/javascript"}
 
 
-def make_app(answering: Answering, videos: Path | None, run: str, host: str) -> flask.Flask:
+OPEN = Access()
+
+
+def make_app(answering: Answering, videos: Path | None, run: str, host: str, access: Access = OPEN) -> flask.Flask:
     """The application. `videos`: folder of the video files, None for a page without players; `host`: the host name of the server."""
     app = flask.Flask(__name__, static_folder=None, template_folder=None)
     searcher = answering.searcher
     pages = Pages(answering, VideoFiles(videos, searcher.files, searcher.cache), run)
-    names = {"localhost", socket.gethostname().lower(), host.lower()}
-
-    @app.before_request
-    def refuse_foreign_names() -> None:
-        if not _is_own(flask.request.host, names):
-            flask.abort(400, "open this page at the address that the server printed; other host names are refused")
+    access.install(app, host, MAX_BODY)
 
     @app.after_request
     def secure(response: flask.Response) -> flask.Response:
@@ -70,18 +68,3 @@ def make_app(answering: Answering, videos: Path | None, run: str, host: str) -> 
     for name, kind in STATIC.items():
         app.add_url_rule(f"/{name}", name, partial(flask.send_file, TEMPLATES / name, mimetype=kind))
     return app
-
-
-def _is_own(host: str, names: set[str]) -> bool:
-    """Whether a Host header names this machine, by one of its names or by an IP address, which DNS cannot redirect."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    if name in names:
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

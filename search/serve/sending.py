@@ -1,8 +1,10 @@
-"""Sends what belongs to a video: its thumbnails and its file."""
+"""Sends what belongs to a video: a thumbnail, or its file and the ranges of it that a player asks for."""
 
 from pathlib import Path
 
 import flask
+from werkzeug.http import parse_range_header
+from werkzeug.wsgi import wrap_file
 
 from data.base.quoting import path_text
 from search.searcher import Searcher
@@ -18,11 +20,22 @@ def send_thumbnail(searcher: Searcher, number: int, frame: int) -> flask.Respons
     return response
 
 
-def send_video(path: Path | None) -> flask.Response:
-    """A video file, or the requested range of it; status 404 for None."""
-    if path is None:
-        flask.abort(404, "the file of this video is not here")
+def send_video(path: Path) -> flask.Response:
+    """The file, or the requested range of it.
+
+    A range is handed to the server as a file, as a whole file is, and not as pieces: a client that reads slowly would hold the thread that
+    makes them.
+    """
     # Flask would derive name and ETag from the path, which may contain bytes that are not text.
     found = path.stat()
     tag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
-    return flask.send_file(path, conditional=True, download_name=path_text(path.name), etag=tag)
+    response = flask.send_file(path, conditional=True, download_name=path_text(path.name), etag=tag)
+    asked = parse_range_header(flask.request.headers.get("Range"))
+    place = asked.range_for_length(found.st_size) if asked is not None and response.status_code == 206 else None
+    # Another server than waitress may not stop at the length of the answer.
+    if place is not None and flask.request.method == "GET" and "wsgi.file_wrapper" in flask.request.environ:
+        response.close()
+        file = path.open("rb")
+        file.seek(place[0])
+        response.response = wrap_file(flask.request.environ, file)
+    return response

@@ -16,12 +16,8 @@ if TYPE_CHECKING:  # numpy, pandas and torch load late, so that --help answers a
     from search.searcher import Searcher
     from search.serve.answering import Answering
 
-MAX_HEADER = 2**22
-"""Bytes of a request line and headers. It exceeds what browsers send, so that the page itself can reject an overlong query."""
-MAX_BODY = 2**16
-"""Bytes of a request body. Nothing reads it."""
-MOST_QUEUED = 1024
-"""Each request that waits holds a thread."""
+MOST_QUEUED = 256
+"""Each request that waits holds a thread and a connection."""
 SPARE_THREADS = 8
 """Threads beside those that wait for an answer: for thumbnails, and to refuse what finds the queue full. More than the number of
 connections that a browser opens to one server."""
@@ -56,9 +52,13 @@ def serving(options: ServeOptions) -> Iterator[str]:
 @contextmanager
 def answering(options: ServeOptions) -> Iterator["Answering"]:
     """A queue in front of a searcher that has loaded everything."""
+    from search.searcher import QUERIES_AT_ONCE
     from search.serve.answering import Answering
 
-    with Answering(load(options), options.queue) as made:
+    if not 1 <= options.queries_at_once <= QUERIES_AT_ONCE:
+        raise UserError(f"--queries-at-once {options.queries_at_once} must be a number from 1 to {QUERIES_AT_ONCE}")
+    with Answering(load(options), options.queue, options.queries_at_once) as made:
+        made.prepare()
         yield made
 
 
@@ -93,11 +93,11 @@ def stop(server: Any, thread: Thread) -> None:
 
 def make_server(answers: "Answering", options: ServeOptions, listening: socket.socket) -> Any:
     """A server of the page around these answers."""
-    import waitress
-
     from search.retrieval.files import video_folder
-    from search.searcher import QUERIES_AT_ONCE
+    from search.serve.access import Access
     from search.serve.app import make_app
+    from search.serve.connections import make_waitress
+    from search.serve.login import find_token
 
     # A thumbnail that waits for another is not worth a line in the terminal.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
@@ -106,16 +106,9 @@ def make_server(answers: "Answering", options: ServeOptions, listening: socket.s
     if taken is not None and taken < kept:
         print(f"the head of {options.run} cuts queries to {taken} tokens; the cache keeps {kept}", file=sys.stderr)
     folder = video_folder(options.videos, options.cache, searcher.cache.extraction, "the page has no players")
-    app = make_app(answers, folder, searcher.scored_by, options.host)
-    return waitress.create_server(
-        app,
-        sockets=[listening],
-        threads=options.queue + QUERIES_AT_ONCE + SPARE_THREADS,
-        channel_request_lookahead=1,  # to see that a client is gone
-        max_request_header_size=MAX_HEADER,
-        max_request_body_size=MAX_BODY,
-        ident=None,
-    )
+    access = Access(find_token(options.token), options.rate, options.public_host)
+    app = make_app(answers, folder, searcher.scored_by, options.host, access)
+    return make_waitress(app, listening, options.queue + options.queries_at_once + SPARE_THREADS, options.trusted_proxy)
 
 
 def address_of(listening: socket.socket) -> str:
@@ -126,9 +119,17 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def _listen(options: ServeOptions) -> socket.socket:
+def _check(options: ServeOptions) -> None:
+    """Raise UserError for options that cannot be right, before anything is loaded."""
+    from search.serve.access import check_access
+
+    check_access(options)
     if not 1 <= options.queue <= MOST_QUEUED:
         raise UserError(f"--queue {options.queue} must be a number from 1 to {MOST_QUEUED:,}")
+
+
+def _listen(options: ServeOptions) -> socket.socket:
+    _check(options)
     if not 0 <= options.port < 2**16:
         raise UserError(f"--port {options.port} must be a number from 0 to {2**16 - 1}")
     try:

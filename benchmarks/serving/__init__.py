@@ -1,0 +1,1 @@
+"""Measures the server of the search page under many clients."""

@@ -38,7 +38,7 @@ from tests.waiting import wait_until
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 GENERATED = {f"docs/{name}.md" for name in ("design/ablations", "design/encoders", "reference/commands", "reference/layout")}
-NEVER_RUN = frozenset({"needs-dataset", "needs-gpu", "needs-cluster", "needs-browser", "takes-minutes"})
+NEVER_RUN = frozenset({"needs-dataset", "needs-gpu", "needs-cluster", "needs-browser", "needs-server", "takes-minutes"})
 MARKS = NEVER_RUN | {"needs-network", "long", "until-ctrl-c"}
 TIME_LIMIT_S = 120
 

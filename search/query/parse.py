@@ -34,7 +34,7 @@ FIELDS = (
 """The fields of a query, besides its picture. `path` and `where` may be repeated."""
 
 REPEATED = ("path", "where")
-MOST_VALUES = 100
+MOST_VALUES = 20
 """Most values of a field that may be repeated."""
 
 

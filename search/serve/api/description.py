@@ -9,6 +9,7 @@ from search.serve.api.schemas import RECORDS, Schema, field_schemas, form_schema
 ERRORS = {
     400: "A field is wrong or unknown, or names what the gallery lacks; or the host name is foreign.",
     401: "The server wants a token.",
+    403: "The page of another site made the browser ask.",
     404: "There is no such thing.",
     405: "The address takes other methods.",
     413: "The body is too large.",
@@ -17,7 +18,7 @@ ERRORS = {
     429: "Too many requests.",
     503: "The server is too busy, or a store does not answer.",
 }
-ALWAYS = (400, 401, 405, 429, 503)
+ALWAYS = (400, 401, 403, 405, 429, 503)
 """What any request may get."""
 INTRODUCTION = """Finds videos, and the best moments in them, by words, by a picture or by another moment.
 
@@ -63,7 +64,7 @@ def description(shown: Shown, listed: int, root: str) -> dict[str, Any]:
                 "parameters": [video_id, frame],
                 "get": _operation("getThumbnail", "The thumbnail of a frame", {"image/jpeg": {}}, (404,)),
             },
-            "/api/health": {"get": _operation("getHealth", "Whether the server answers", _json("Health"))},
+            "/api/health": {"get": {**_operation("getHealth", "Whether the server answers", _json("Health")), "security": []}},
             "/api/openapi.json": {
                 "get": _operation("getDescription", "This description", {"application/json": {"schema": {"type": "object"}}})
             },
@@ -93,7 +94,8 @@ def _operation(
         responses["206"] = {"description": "The range that the header Range asks for.", "content": content}
     for status in sorted((*ALWAYS, *errors)):
         responses[str(status)] = {"description": ERRORS[status], "content": _json("Error")}
-    responses["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 0}, "description": "Seconds."}}
+    for status in ("429", "503"):
+        responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 0}, "description": "Seconds."}}
     found: dict[str, Any] = {"operationId": name, "summary": summary, "responses": responses}
     if query is not None:
         found["parameters"] = [_parameter(field, schema) for field, schema in query.items()]

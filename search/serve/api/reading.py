@@ -19,7 +19,7 @@ from search.query.query import Picture, Query, Shown
 from search.retrieval.queries import MAX_QUERY, clean_text
 
 MAX_FIELDS = 2**18
-"""Bytes of the fields of a request, besides its picture."""
+"""Bytes of a JSON object. The server limits what a form with a picture may have."""
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 """A number of JSON."""
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -37,7 +37,6 @@ def read_query(request: flask.Request, shown: Shown) -> Query:
         request.max_content_length = MAX_FIELDS
         given = _values(_json_object(request.get_data()))
     elif request.mimetype == "multipart/form-data":
-        request.max_content_length = MAX_BYTES + MAX_FIELDS
         picture = _picture(request.files.to_dict(flat=False))
         given = _texts(request.form.to_dict(flat=False))
     else:

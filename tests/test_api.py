@@ -93,7 +93,7 @@ def alike(one: Any, other: Any) -> bool:
         return list(one) == list(other) and all(alike(one[name], other[name]) for name in one)
     if isinstance(one, list):
         return len(one) == len(other) and all(map(alike, one, other))
-    return one == (pytest.approx(other, abs=5e-3) if isinstance(other, float) else other)
+    return bool(one == (pytest.approx(other, abs=5e-3) if isinstance(other, float) else other))
 
 
 def uploaded(client: FlaskClient, content: bytes) -> TestResponse:
@@ -214,6 +214,7 @@ def test_captions_of_a_video_are_ranked_as_the_command_ranks_them(
         ({"q": "a", "top": 1.5}, "top '1.5' must be a whole number|top 1.5 must be a whole number"),
         ({"q": "a", "top": 10**400}, "must be a whole number from 1"),
         ({"q": "a", "min_length": 10**400}, "must be a number of at least 0"),
+        ({"q": "a", "threshold": 1e39}, "threshold '1e+39' must be a number from -1,000,000,000 to 1,000,000,000"),
         ({"q": "a", "fold": "high"}, "fold 'high' must be a number"),
         ({"q": "a", "weight": 0.5}, "weight weighs a picture against words"),
         ({"q": "a", "since": "yesterday"}, "since 'yesterday' must be a date such as 2024-05-31"),

@@ -2,22 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
-from time import sleep
 
 import flask
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.base.errors import Unavailable, UserError
 from data.cache import FeatureCache
 from search.answer import Answer
-from search.query.query import Query, Shown
+from search.query.query import Picture, Query, Shown
 from search.retrieval.queries import QueryEncoder
 from search.searcher import QUERIES_AT_ONCE, Searcher
 from search.serve import ServeOptions
-from search.serve.answering import USUAL_WORDS, Answering
+from search.serve.answering import Answering
+from tests.waiting import wait_until
 
 COLOURS = ("red", "blue", "green", "white", "yellow")
 QUERIES = [Query(f"a {colour} {shape}") for colour in COLOURS for shape in ("cross", "star", "heart")]
@@ -68,13 +71,16 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
+def at_least(answers: Answering, count: int) -> bool:
+    return answers.waiting >= count
+
+
 def ask(answers: Answering, pool: ThreadPoolExecutor, queries: Sequence[Query]) -> list["Future[Answer]"]:
     """Ask one query after another, each in a thread of its own; return when all of them wait, the first at the searcher."""
     asked = []
     for i, query in enumerate(queries):
         asked.append(pool.submit(answers.answer, query))
-        while answers.waiting < i:
-            sleep(0.001)
+        wait_until(partial(at_least, answers, i), "the requests are in the queue")
         if i == 0:
             searcher = answers.searcher
             assert isinstance(searcher, Observed)
@@ -157,8 +163,7 @@ def test_who_is_gone_or_waited_too_long_costs_no_work(
     with Answering(searcher) as answers:
         ask(answers, pool, QUERIES[:1])
         left = pool.submit(ask_as_client, QUERIES[1])
-        while answers.waiting < 1:
-            sleep(0.001)
+        wait_until(lambda: answers.waiting >= 1, "1 requests in the queue")
         searcher.go.set()
         with pytest.raises(Unavailable):
             left.result()
@@ -179,8 +184,7 @@ def test_captions_wait_in_the_same_queue(searcher: Observed, pool: ThreadPoolExe
     with Answering(searcher) as answers:
         found = ask(answers, pool, QUERIES[:3])
         captions = pool.submit(answers.captions, 4)
-        while answers.waiting < 3:
-            sleep(0.001)
+        wait_until(lambda: answers.waiting >= 3, "3 requests in the queue")
         after = pool.submit(answers.answer, QUERIES[3])
         searcher.go.set()
         assert [hit.caption for hit in captions.result()] == [hit.caption for hit in searcher.captions(4, searcher.cached_captions())]
@@ -209,20 +213,20 @@ def test_another_searcher_takes_over_between_batches(searcher: Observed, options
 
 
 def test_queries_of_every_usual_length_are_asked_while_nobody_waits(
-    searcher: Observed, options: ServeOptions, pool: ThreadPoolExecutor
+    searcher: Observed, options: ServeOptions, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("search.serve.answering.USUAL_WORDS", (2, 5))
+
     def lengths(of: Searcher) -> list[int]:
-        while of._chance._levels.keys() != expected:
-            sleep(0.01)
+        wait_until(lambda: of._chance._levels.keys() == expected, "all lengths")
         return sorted(of._chance._levels)
 
-    expected = {words + searcher.encoder.tokenizer.empty_length for words in USUAL_WORDS}
+    expected = {words + searcher.encoder.tokenizer.empty_length for words in (2, 5)}
     with Answering(searcher) as answers:
         answers.prepare()
         assert searcher.entered.wait(60)
         waits = pool.submit(answers.answer, QUERIES[0])
-        while answers.waiting < 1:
-            sleep(0.001)
+        wait_until(lambda: answers.waiting >= 1, "1 requests in the queue")
         searcher.go.set()
         assert waits.result().hits
         assert searcher.batches[1] == [QUERIES[0].text]
@@ -237,8 +241,7 @@ def test_a_server_that_stops_refuses_what_waits(searcher: Observed, pool: Thread
     answers = Answering(searcher)
     first, waits = ask(answers, pool, QUERIES[:2])
     stopping = pool.submit(answers.close)
-    while not answers._closed:
-        sleep(0.001)
+    wait_until(lambda: answers._closed, "the server begins to stop")
     searcher.go.set()
     stopping.result()
     assert first.result().hits
@@ -259,3 +262,17 @@ def test_texts_encoded_together_are_those_encoded_alone(options: ServeOptions) -
         assert found_N.tolist() == expected_N.tolist()
         # Float32 may round either way to one of two neighbours in float16.
         torch.testing.assert_close(found_RD.float(), expected_RD.float(), rtol=2**-10, atol=2**-14)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (57, 400), (16, 16), (1, 1)])
+def test_a_picture_waits_in_the_size_that_clip_sees(options: ServeOptions, size: tuple[int, int]) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    searcher = Searcher(options)
+    query = Query(picture=Picture("noise.png", noise))
+    expected = next(searcher.search([query]))
+    assert query.picture is not None
+    small = searcher.encoder.shrunk(query.picture)
+    assert max(small.image.size) <= 64
+    np.testing.assert_array_equal(searcher.encoder.encode_picture(small), searcher.encoder.encode_picture(query.picture))
+    with Answering(searcher) as answers:
+        assert shown(answers.answer(query)) == shown(expected)

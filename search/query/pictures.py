@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from threading import Lock
 
 from PIL import Image, ImageOps
 
@@ -14,6 +15,9 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 80_000_000
 """Pixels of a picture: 240 MB when decoded, and below the number at which Pillow warns."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+_DECODING = Lock()
+"""A large picture takes 500 MB while it is decoded and turned upright, so that threads of a server take turns."""
 
 
 def read_picture(path: Path, name: str) -> Picture:
@@ -34,7 +38,7 @@ def decode_picture(content: bytes, name: str, place: str) -> Picture:
     if len(content) > MAX_BYTES:
         raise UserError(f"{place}: the picture has more than {MAX_BYTES // 2**20} MiB: make it smaller")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _DECODING, Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             return Picture(name, _on_black(ImageOps.exif_transpose(image)))

@@ -107,6 +107,10 @@ class QueryEncoder:
         next one."""
         return self._features(texts, encode_together(texts, self._clip, self._max_words))
 
+    def shrunk(self, picture: Picture) -> Picture:
+        """The picture in the size that CLIP sees. Its feature stays the same, bit for bit."""
+        return replace(picture, image=self._clip.shrink(picture.image))
+
     def encode_picture(self, picture: Picture) -> NDArray[np.float32]:
         """The feature of a picture [D], prepared as frames are, and rounded as in the cache."""
         image_CHW = self._clip.to_tensor(self._clip.shrink(picture.image))

@@ -22,6 +22,7 @@ BURST_S = 10
 """A client may ask as often at once as it may in this many seconds."""
 MOST_PARTS = 64
 """Fields of a form: those of a query, and some that repeat."""
+THUMBNAILS = ("/thumbnail/", "/api/thumbnails/")
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -73,7 +74,7 @@ class _Limited:
 
     def refuse(self) -> None:
         """Raise TooManyRequests."""
-        if flask.request.path in OPEN_PATHS or "/thumbnail" in flask.request.path:
+        if flask.request.path in OPEN_PATHS or flask.request.path.startswith(THUMBNAILS):
             return
         wait_s = self._rates.seconds_to_wait(flask.request.remote_addr or "")
         if wait_s:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition, Thread
 from time import monotonic
 from typing import Any
@@ -75,6 +75,9 @@ class Answering:
 
     def answer(self, query: Query) -> Answer:
         """The answer to a query. Raises UserError, and Unavailable if too many requests wait, or if this one waited for too long."""
+        if query.picture is not None:
+            # The whole picture may have 240 MB, and many may wait.
+            query = replace(query, picture=self._searcher.encoder.shrunk(query.picture))
         answer: Answer = self._enqueue(query).result()
         return answer
 

@@ -23,7 +23,7 @@ CHECK_S = 5
 """Seconds between looks for connections to close."""
 
 
-class TimedChannel(HTTPChannel):
+class TimedChannel(HTTPChannel):  # type: ignore[misc]
     """A connection that is closed if a request takes too long to arrive, though bytes trickle in."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -63,6 +63,7 @@ def make_waitress(app: Any, listening: socket.socket, threads: int, trusted_prox
         channel_timeout=IDLE_S,
         cleanup_interval=CHECK_S,
         channel_request_lookahead=1,  # to see that a client is gone
+        recv_bytes=2**18,  # what has arrived of long headers is searched anew after every piece
         asyncore_use_poll=True,  # select() ends at 1,024 descriptors
         log_socket_errors=False,
         ident=None,

@@ -42,10 +42,7 @@ class Pages:
     def video(self, number: int) -> flask.Response:
         """A video file, or the requested range of it."""
         ids = self._answering.searcher.gallery.ids
-        path = self._files.path_of(ids[number]) if number < len(ids) else None
-        if path is None:
-            flask.abort(404)
-        return send_video(path)
+        return send_video(self._files.path_of(ids[number]) if number < len(ids) else None)
 
     def _answered(self, template: str) -> flask.Response:
         """Render the template with the answer to the query in the address, or the captions of v (the number of a video); status 400 or 413

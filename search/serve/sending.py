@@ -1,4 +1,4 @@
-"""Sends what belongs to a video: a thumbnail, or its file and the ranges of it that a player asks for."""
+"""Sends what belongs to a video: its thumbnails and its file."""
 
 from pathlib import Path
 
@@ -20,19 +20,21 @@ def send_thumbnail(searcher: Searcher, number: int, frame: int) -> flask.Respons
     return response
 
 
-def send_video(path: Path) -> flask.Response:
-    """The file, or the requested range of it.
+def send_video(path: Path | None) -> flask.Response:
+    """A video file, or the requested range of it; status 404 for None.
 
-    A range is handed to the server as a file, as a whole file is, and not as pieces: a client that reads slowly would hold the thread that
+    A range is handed to waitress as a file, as a whole file is, and not in pieces: a client that reads slowly would hold the thread that
     makes them.
     """
+    if path is None:
+        flask.abort(404, "the file of this video is not here")
     # Flask would derive name and ETag from the path, which may contain bytes that are not text.
     found = path.stat()
     tag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
     response = flask.send_file(path, conditional=True, download_name=path_text(path.name), etag=tag)
-    asked = parse_range_header(flask.request.headers.get("Range"))
-    place = asked.range_for_length(found.st_size) if asked is not None and response.status_code == 206 else None
-    # Another server than waitress may not stop at the length of the answer.
+    asked = parse_range_header(flask.request.headers.get("Range")) if response.status_code == 206 else None
+    place = None if asked is None else asked.range_for_length(found.st_size)
+    # Another server may not stop at the length of the answer.
     if place is not None and flask.request.method == "GET" and "wsgi.file_wrapper" in flask.request.environ:
         response.close()
         file = path.open("rb")

@@ -94,8 +94,8 @@ def _operation(
         responses["206"] = {"description": "The range that the header Range asks for.", "content": content}
     for status in sorted((*ALWAYS, *errors)):
         responses[str(status)] = {"description": ERRORS[status], "content": _json("Error")}
-    for status in ("429", "503"):
-        responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 0}, "description": "Seconds."}}
+    for later in ("429", "503"):
+        responses[later]["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 0}, "description": "Seconds."}}
     found: dict[str, Any] = {"operationId": name, "summary": summary, "responses": responses}
     if query is not None:
         found["parameters"] = [_parameter(field, schema) for field, schema in query.items()]

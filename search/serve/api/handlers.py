@@ -88,10 +88,7 @@ class Api:
     def file(self, video_id: str) -> flask.Response:
         """The file of a video, or the requested range of it."""
         searcher = self._answering.searcher
-        path = self._path_of(searcher, video_id)
-        if path is None:
-            flask.abort(404, "the gallery has no video of this id, or its file is not here")
-        return send_video(path)
+        return send_video(self._path_of(searcher, video_id))
 
     def captions(self, video_id: str) -> flask.Response:
         """The captions of the gallery that fit a video best."""

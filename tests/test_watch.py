@@ -51,7 +51,7 @@ class Served:
         return " ".join(re.sub("<[^>]+>", "", self.page("watch")).split())
 
     def wait_for(self, videos: set[str], line: str) -> None:
-        wait_until(lambda: re.search(line, self.watch()) and self.found() == videos, f"{videos} with {line!r}")
+        wait_until(lambda: re.search(line, self.watch()) and self.found() == videos, f"{videos} with {line!r}", limit_s=240)
 
 
 @pytest.fixture
@@ -84,6 +84,7 @@ def watched(options: ServeOptions) -> Iterator[Served]:
         yield Served(options.cache.parent / "videos", address)
 
 
+@pytest.mark.long
 def test_what_is_new_is_found_and_what_is_gone_is_not(options: ServeOptions, demo_set: Path) -> None:
     folder = options.cache.parent / "videos"
     drop(demo_set, folder, 3, "new/video3.mp4")

@@ -15,15 +15,18 @@ from tests.plain_heads import rounding
 from tests.torch_threads import threads
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Execution, HeadConfig, make_head
-from train_head.kernels.fused import COLUMNS, FEW_ROWS, ROWS, fused_score, lane_videos, tile_texts
+from train_head.kernels.fused import COLUMNS, FEW_ROWS, FEW_UNIT, ROWS, fused_score, lane_videos, tile_texts
 from train_head.kernels.plain import prepare_texts, prepare_videos, score
 from train_head.kernels.threads import without_subnormals
 
 Problem = tuple[TextBatch, VideoBatch, dict[str, Tensor]]
 
 
-def fused(texts: TextBatch, videos: VideoBatch, head: dict[str, Tensor], kappa: float = 0.01, threads: int = 2, rows: int = ROWS) -> Tensor:
-    return 100 * fused_score(tile_texts(texts, head, threads, rows), lane_videos(videos), head, threads, kappa=kappa)
+def fused(
+    texts: TextBatch, videos: VideoBatch, head: dict[str, Tensor], kappa: float = 0.01, threads: int = 2, few: bool = False
+) -> Tensor:
+    tiled = tile_texts(texts, head, threads, *((FEW_ROWS, FEW_UNIT) if few else (ROWS, ROWS)))
+    return 100 * fused_score(tiled, lane_videos(videos), head, threads, kappa=kappa)
 
 
 def plain(texts: TextBatch, videos: VideoBatch, head: dict[str, Tensor], kappa: float = 0.01) -> Tensor:
@@ -82,7 +85,7 @@ def test_a_text_longer_than_a_tile() -> None:
 @given(seed=st.integers(0, 10**6), texts=st.integers(1, 90), videos=st.integers(1, 150), few=st.booleans())
 def test_not_a_bit_depends_on_order_or_neighbours(seed: int, texts: int, videos: int, few: bool) -> None:
     """On small tiles with texts that are longer than a tile among them."""
-    score = partial(fused, rows=FEW_ROWS if few else ROWS)
+    score = partial(fused, few=few)
     text_batch, video_batch, head = problem(seed, texts // (5 if few else 1) + 1, videos, longest=40 if few else 12)
     texts = len(text_batch.length_A)
     scores = score(text_batch, video_batch, head)
@@ -96,18 +99,19 @@ def test_not_a_bit_depends_on_order_or_neighbours(seed: int, texts: int, videos:
 def test_small_tiles_give_the_scores_of_large_ones() -> None:
     """To rounding: products of another shape may add in another order."""
     given_ = problem(12, texts=25, videos=90, longest=40)
-    torch.testing.assert_close(fused(*given_, kappa=0.05, rows=FEW_ROWS), fused(*given_, kappa=0.05), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(fused(*given_, kappa=0.05, few=True), fused(*given_, kappa=0.05), rtol=1e-5, atol=1e-4)
 
 
 def test_few_texts_fill_small_tiles_alone() -> None:
     texts, _, head = problem(13, texts=30, videos=1, longest=60)
     with torch.no_grad():
-        tiles = tile_texts(texts, head, 1, FEW_ROWS).tiles
+        tiles = tile_texts(texts, head, 1, FEW_ROWS, FEW_UNIT).tiles
     assert sorted(np.concatenate([tile.texts for tile in tiles]).tolist()) == list(range(30))
     for tile in tiles:
         size = tile.rows.stop - tile.rows.start
-        assert all(-(-int(texts.length_A[a] + 1) // FEW_ROWS) * FEW_ROWS == size for a in tile.texts)
-        assert tile.starts[-1] <= size
+        assert all(-(-int(texts.length_A[a] + 1) // FEW_ROWS) == -(-size // FEW_ROWS) for a in tile.texts)
+        assert 0 <= size - tile.starts[-1] < FEW_UNIT
+        assert size % FEW_UNIT == 0
 
 
 def trained(texts: TextBatch, videos: VideoBatch, head: dict[str, Tensor], score: object = fused) -> list[Tensor]:

@@ -13,7 +13,7 @@ from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.glim import frame_weights
 from train_head.heads.base import DEFAULT_EXECUTION, SCORES, AuthorsPadding, Execution, FrameWeights, Head, HeadConfig, aggregate_flops
 from train_head.kernels.blocks import TextBlock, VideoBlock
-from train_head.kernels.fused import FEW_ROWS, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
+from train_head.kernels.fused import FEW_ROWS, FEW_UNIT, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
 from train_head.kernels.loops import compilable
 from train_head.kernels.plain import Frames, Guides, prepare_texts, prepare_videos, score
 
@@ -70,8 +70,8 @@ class GlcclHead(Head):
 
     def encode_texts(self, batch: TextBatch) -> Any:
         if compilable(batch.sentence_AD):
-            rows = FEW_ROWS if self.execution.few_texts else ROWS
-            return tile_texts(self.positions(batch), self.matrices(), torch.get_num_threads(), rows)
+            rows, unit = (FEW_ROWS, FEW_UNIT) if self.execution.few_texts else (ROWS, ROWS)
+            return tile_texts(self.positions(batch), self.matrices(), torch.get_num_threads(), rows, unit)
         return super().encode_texts(batch)
 
     def encode_frames(self, batch: EncodedFrames) -> Any:

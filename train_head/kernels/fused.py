@@ -41,7 +41,9 @@ from train_head.temperatures import KAPPA, TAU
 ROWS = 8 * GRAIN
 """Rows of a tile, which holds whole texts and padding. Longer texts go into tiles of a multiple of ROWS."""
 FEW_ROWS = GRAIN
-"""Rows of a tile in search, where a single text would leave a tile of ROWS nearly empty. Fits about three captions."""
+"""Most rows of a tile in search, where a single text would leave a tile of ROWS nearly empty. Fits about three captions."""
+FEW_UNIT = GRAIN // 2
+"""Rows of a product in search. A tile has a multiple of them: one is enough for a single caption."""
 SENTENCES = GRAIN
 """Rows of a product of sentences with M_g."""
 PANEL = 4 * GRAIN
@@ -103,13 +105,15 @@ class LanedVideos:
     count: int
 
 
-def tile_texts(batch: TextBatch, head: Mapping[str, Tensor], threads: int, rows: int = ROWS) -> TiledTexts:
+def tile_texts(batch: TextBatch, head: Mapping[str, Tensor], threads: int, rows: int = ROWS, unit: int = ROWS) -> TiledTexts:
     """Arrange texts in tiles of `rows` rows and map them by the learned matrices M_l and M_g, on this many threads.
 
-    Products of different shapes may round differently, so scores may differ in their last bits between values of `rows`.
+    unit: rows of a product without gradients, which divide `rows`. Products of different shapes may round differently, so scores may
+    differ in their last bits between units.
     """
+    assert rows % unit == 0, (rows, unit)
     length_A = batch.length_A.numpy()
-    tiles = _pack(length_A, rows)
+    tiles = _pack(length_A, rows, unit)
     words, texts = len(batch.word_RD), len(length_A)
     first_A = np.cumsum(length_A) - length_A
     # The source of each row: index into all words, then all sentences, then one zero row.
@@ -128,10 +132,10 @@ def tile_texts(batch: TextBatch, head: Mapping[str, Tensor], threads: int, rows:
         mapped_RD, norm_inverse_R = torch.empty_like(raw_RD), torch.empty(len(raw_RD), dtype=raw_RD.dtype)
 
         def work(tile: Tile, _: None) -> None:
-            mapped_RD[tile.rows], norm_inverse_R[tile.rows] = _map(raw_RD[tile.rows], torch.from_numpy(tile.starts[1:] - 1), head, rows)
+            mapped_RD[tile.rows], norm_inverse_R[tile.rows] = _map(raw_RD[tile.rows], torch.from_numpy(tile.starts[1:] - 1), head, unit)
 
         parallel(threads, work, tiles, lambda: None)
-    return TiledTexts(raw_RD, mapped_RD, norm_inverse_R, tiles, rows, texts)
+    return TiledTexts(raw_RD, mapped_RD, norm_inverse_R, tiles, unit, texts)
 
 
 def _map(raw_RD: Tensor, sentences: Tensor, head: Mapping[str, Tensor], rows: int | None = None) -> tuple[Tensor, Tensor]:
@@ -147,12 +151,13 @@ def _map(raw_RD: Tensor, sentences: Tensor, head: Mapping[str, Tensor], rows: in
     return word_RD.index_copy(0, sentences, sentence_AD[: len(sentences)]), norm_inverse_R
 
 
-def _pack(length_A: NDArray[np.int64], tile_rows: int) -> list[Tile]:
-    """Pack texts into tiles by first fit, longest text first. The size of a tile is a multiple of `tile_rows`.
+def _pack(length_A: NDArray[np.int64], tile_rows: int, unit: int) -> list[Tile]:
+    """Pack texts into tiles of a multiple of `tile_rows` by first fit, longest text first.
 
-    With gradients, tiles are trimmed to their contents.
+    Tiles are trimmed to a multiple of `unit`; with gradients, to their contents.
     """
-    unit = 1 if torch.is_grad_enabled() else tile_rows
+    if torch.is_grad_enabled():
+        unit = 1
     members: list[list[int]] = []
     sizes: list[int] = []
     room: list[int] = []

@@ -134,6 +134,17 @@ def test_time_0_is_the_first_picture_of_a_video_that_starts_after_its_sound(tmp_
     assert numbers(clip.path)[: len(expected)] == list(expected)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_first_picture_that_comes_soon_after_the_sound_can_be_copied(tmp_path: Path, suffix: str) -> None:
+    silent, path = source(tmp_path / "silent.mp4"), tmp_path / f"a.{suffix}"
+    tone = ffmpeg.input("sine=d=6", f="lavfi")
+    convert(ffmpeg.output(ffmpeg.input(str(silent), itsoffset=0.15), tone, str(path), **PLAIN | {"c:a": "aac"}))
+    clip = Cutter().cut(path, 0.0, 2.0, tmp_path / "clip")
+    assert clip.again == ""
+    assert numbers(clip.path)[:15] == list(range(15))
+
+
 def test_pictures_at_uneven_times_stay_where_they_were(tmp_path: Path) -> None:
     """Of a picture that began long before, the clip shows what was on the screen."""
     path = source(tmp_path / "a.mp4", vf="select=not(mod(n\\,15))", fps_mode="vfr", g=600)

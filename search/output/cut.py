@@ -145,13 +145,14 @@ def _container(source: _Source) -> tuple[str, str]:
 
 
 def _key_frame(packets: list[Packet]) -> Packet | None:
-    """The last key frame in the KEY_NEAR_S before time 0 before which no picture is shown that is stored after it; None if there is none.
+    """The last key frame in the KEY_NEAR_S before time 0, or the first picture of the file if that comes later; None if there is none.
 
-    Such a picture may need one before the key frame, and would be missing from a copy.
+    A key frame does not count if a picture that is stored after it is shown before it: that may need a picture before the key frame.
     """
     near = None
+    latest = max(TICK_S, min(one.shown for one in packets))
     for place, one in enumerate(packets):
-        if one.key and -KEY_NEAR_S <= one.shown <= TINY_S and all(later.shown >= one.shown for later in packets[place:]):
+        if one.key and -KEY_NEAR_S <= one.shown <= latest and all(later.shown >= one.shown for later in packets[place:]):
             near = one
     return near
 

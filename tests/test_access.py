@@ -261,6 +261,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(client_of: MakeClient) -> 
     assert client.get("/search.js", buffered=True, environ_base={"REMOTE_ADDR": "192.0.2.9"}).status_code == 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trusted", [None, "127.0.0.1"])
 def test_only_a_trusted_proxy_says_where_a_request_came_from(options: ServeOptions, trusted: str | None) -> None:
     """Over a socket: the tries to log in are counted by address, and the cookie is for TLS alone."""
@@ -281,6 +282,7 @@ def test_only_a_trusted_proxy_says_where_a_request_came_from(options: ServeOptio
     assert statuses == (expected if trusted else [*expected[:LOGINS_AT_ONCE], 429, 429])
 
 
+@pytest.mark.long
 def test_in_a_browser_a_person_logs_in_once(options: ServeOptions, open_page: OpenPage) -> None:
     with serve.serving(options) as url:
         page = open_page(f"{url}login")

@@ -101,6 +101,7 @@ def test_what_cannot_be_copied_is_encoded_from_the_picture_on(tmp_path: Path, na
     assert read_packets(clip.path, 0.0, 10.0, 60.0).codec == "h264"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("begin", long_but([2.3], [2.3, 2.7]))
 def test_the_sound_comes_along_in_time(tmp_path: Path, begin: float) -> None:
     """A copy from the key frame at 2.0, and an encoded clip."""
@@ -145,6 +146,7 @@ def test_a_first_picture_that_comes_soon_after_the_sound_can_be_copied(tmp_path:
     assert numbers(clip.path)[:15] == list(range(15))
 
 
+@pytest.mark.long
 def test_pictures_at_uneven_times_stay_where_they_were(tmp_path: Path) -> None:
     """Of a picture that began long before, the clip shows what was on the screen."""
     path = source(tmp_path / "a.mp4", vf="select=not(mod(n\\,15))", fps_mode="vfr", g=600)
@@ -161,6 +163,7 @@ def test_a_clip_ends_where_the_file_does(tmp_path: Path, begin: float, end: floa
     assert numbers(clip.path) == list(expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("begin", long_but([2.7], [2.0, 2.7]))
 def test_a_turned_video_stays_turned(tmp_path: Path, begin: float) -> None:
     wide = source(tmp_path / "wide.mp4", vf=f"scale={SIDE * 2}:{SIDE + 1},pad={SIDE * 2}:{SIDE + 2}")
@@ -172,6 +175,7 @@ def test_a_turned_video_stays_turned(tmp_path: Path, begin: float) -> None:
     assert sizes == {(SIDE + 2, SIDE * 2)}
 
 
+@pytest.mark.long
 def test_of_a_file_that_breaks_off_there_is_what_is_left(tmp_path: Path) -> None:
     path = cut_video(tmp_path / "cut.mp4", FRAMES, FPS, 0.7)
     left = numbers(path)
@@ -229,6 +233,7 @@ def test_a_file_that_is_no_video_is_named_with_the_reason(tmp_path: Path) -> Non
     assert [one.name for one in tmp_path.iterdir()] == ["a.mp4"]
 
 
+@pytest.mark.long
 def test_an_interrupt_leaves_no_half_clip(tmp_path: Path) -> None:
     """While ffmpeg writes, which here it never ends to do."""
     path, (program, child) = source(tmp_path / "a.mp4"), hanging_decoder(tmp_path, "tmp -y")
@@ -276,6 +281,7 @@ def test_names_of_clips_stay_in_the_folder_differ_and_sort(found: list[tuple[int
     assert starts == sorted(starts)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("begin", long_but([3.0], [0.0, 0.2, 1.4, 3.0, 4.4]))
 @pytest.mark.parametrize(
     "name", long_but(["bikes.mp4"], ["bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4", "nasa_13013.mp4", "av1_video.mkv"])

@@ -16,6 +16,8 @@ from extract.failures import read_failures
 from extract.one_by_one import Step, extract_one_by_one
 from tests.conftest import DEMO_CLIP
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def options(demo_set: Path, tmp_path: Path) -> ExtractOptions:
@@ -159,7 +161,6 @@ def test_a_cache_of_other_settings_is_refused_before_anything_is_read(options: E
     assert ("videos", "video3.mp4") not in FeatureCache(options.cache)
 
 
-@pytest.mark.long
 def test_many_videos_make_a_few_parts(options: ExtractOptions, demo_set: Path) -> None:
     for number in range(3, 40):
         os.link(demo_set / "videos" / f"video{number}.mp4", options.videos / f"video{number}.mp4")

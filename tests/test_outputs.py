@@ -131,7 +131,7 @@ def test_what_cannot_be_written_or_does_not_go_together_is_one_line(options: Sea
 @example("=HYPERLINK(1)", "'quoted")
 @example('a "ring"\r\nand, more', "-8y1Q0rA3n8_117_122")
 @given(NAMES, NAMES)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_a_table_gives_texts_back_and_none_is_a_formula(tmp_path_factory: pytest.TempPathFactory, query: str, video_id: str) -> None:
     path = tmp_path_factory.getbasetemp() / "table.csv"
     changed = write_table(path, [row(Path("/videos/a #1;b.mp4"), query=query, video_id=video_id)])
@@ -147,7 +147,7 @@ def test_a_table_gives_texts_back_and_none_is_a_formula(tmp_path_factory: pytest
 @example("a\n#EXTINF:1,b", b"/videos/a\n#EXTM3U")
 @example("a", b"/videos/\xff#.mp4")
 @example("a", b"/videos/a b%20.mp4 ")
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(NAMES, st.binary(min_size=1, max_size=20).filter(lambda name: not {0, ord("/")} & {*name}).map(lambda name: b"/videos/" + name))
 def test_no_name_breaks_a_playlist(tmp_path_factory: pytest.TempPathFactory, video_id: str, name: bytes) -> None:
     path, file = tmp_path_factory.getbasetemp() / "list.m3u", Path(os.fsdecode(name))

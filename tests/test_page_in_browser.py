@@ -15,6 +15,8 @@ from tests.caches import QUERY
 from tests.choice import long_but
 from tests.search_pages import ONE
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", autouse=True)
 def patience() -> Iterator[None]:
@@ -41,7 +43,6 @@ def settled(page: Page) -> Locator:
     return page.locator(".result")
 
 
-@pytest.mark.long
 def test_a_picture_that_is_chosen_is_searched_for_and_kept_on_the_way_back(open_page: OpenPage, address: str, page_picture: Path) -> None:
     page = open_page(address)
     page.get_by_label("Or look for a picture").set_input_files(page_picture)
@@ -78,7 +79,6 @@ DROP = """([content, type]) => {
 }"""
 
 
-@pytest.mark.long
 def test_a_picture_is_dropped_on_the_page_and_paged_through(
     open_page: OpenPage, address: str, page_picture: Path, page_errors: list[str]
 ) -> None:
@@ -97,7 +97,6 @@ def test_a_picture_is_dropped_on_the_page_and_paged_through(
     page_errors.clear()  # its status
 
 
-@pytest.mark.long
 def test_what_is_no_picture_gets_an_answer_in_the_page(open_page: OpenPage, address: str, page_errors: list[str]) -> None:
     page = open_page(address)
     page.evaluate(DROP, [[1, 2, 3], "text/plain"])
@@ -161,7 +160,6 @@ def scrub(page: Page) -> tuple[Locator, Locator, list[FloatRect]]:
     return result, strip, [box for box in boxes if box is not None]
 
 
-@pytest.mark.long
 def test_the_strip_shows_what_the_pointer_is_over_and_plays_what_is_clicked(open_page: OpenPage, address: str) -> None:
     page = open_page(address + "?" + urlencode(ONE))
     result, strip, boxes = scrub(page)
@@ -182,7 +180,6 @@ def test_the_strip_shows_what_the_pointer_is_over_and_plays_what_is_clicked(open
     )
 
 
-@pytest.mark.long
 def test_the_strip_follows_a_finger(open_page: OpenPage, address: str) -> None:
     page = open_page(address + "?" + urlencode(ONE), has_touch=True, viewport={"width": 360, "height": 800})
     result, strip, boxes = scrub(page)
@@ -243,7 +240,6 @@ VISIBLE = """() => {
 }"""
 
 
-@pytest.mark.long
 def test_the_focus_goes_from_the_form_through_the_results_and_is_seen(open_page: OpenPage, address: str) -> None:
     page = open_page(address + "?" + urlencode(ONE))
     settled(page)
@@ -318,7 +314,6 @@ def test_the_page_fits_and_nothing_moves_as_pictures_come(open_page: OpenPage, a
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.long
 def test_pictures_far_below_are_not_loaded(open_page: OpenPage, address: str) -> None:
     page = open_page(address, viewport={"width": 360, "height": 300})
     loaded: list[str] = []
@@ -332,7 +327,6 @@ def test_pictures_far_below_are_not_loaded(open_page: OpenPage, address: str) ->
     assert not images[-1][1]
 
 
-@pytest.mark.long
 def test_a_server_that_is_gone_or_refuses_is_said(open_page: OpenPage, address: str, page_errors: list[str]) -> None:
     page = open_page(address)
     page.route("**/results**", lambda route: route.fulfill(status=429, content_type="text/plain", body="429: <b>later</b>"))
@@ -346,7 +340,6 @@ def test_a_server_that_is_gone_or_refuses_is_said(open_page: OpenPage, address: 
     page_errors.clear()
 
 
-@pytest.mark.long
 def test_the_address_holds_the_search(open_page: OpenPage, address: str) -> None:
     page = open_page(address)
     page.get_by_label("What happens in the video?").fill(QUERY)

@@ -3,10 +3,9 @@
 Shape suffixes: A texts, B videos.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +18,8 @@ from data.cache.features import TextFeatures
 from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
 from search.answer import Answer, CaptionHit, Hit
-from search.index.candidates import candidate_index, check_candidates, index_for, is_there, require_index
-from search.index.engine import Engine
-from search.index.milvus.opening import Found, find_collection, open_collection
-from search.index.options import check_engine
-from search.index.words import ContentWords
+from search.index.candidates import is_there
+from search.opening import check_candidates_of, check_options, find_vectors, open_shortlist
 from search.options import RetrievalOptions
 from search.query.filters import Attributes, kept
 from search.query.lengths import seconds_covered
@@ -32,16 +28,16 @@ from search.query.table import read_table
 from search.query.wordings import Wordings
 from search.retrieval.chance import RANDOM_QUERIES, Chance
 from search.retrieval.cut import count_cut
-from search.retrieval.first_stage import check_first_stage, load_first_stage
+from search.retrieval.first_stage import load_first_stage
 from search.retrieval.gallery import Gallery
 from search.retrieval.listed import listed_videos
 from search.retrieval.moments import find_moments, further_moments, timestamp
-from search.retrieval.near import mean_vector, nearness
+from search.retrieval.near import mean_vector
 from search.retrieval.notes import Notes
-from search.retrieval.parts import Part, Plan, combined, parts_of
+from search.retrieval.parts import Plan, parts_of
 from search.retrieval.queries import QueryEncoder, cut_texts
 from search.retrieval.ranking import Scored, page_of
-from search.retrieval.shortlist import IndexedGallery, Shortlist, WholeGallery
+from search.scoring import EncodedTexts, candidates_of_plan, neighbours, scores_of
 from train_head.heads import Execution, Head, TextBatch
 from train_head.run import RunOptions, check_words, load_head, temperature_line
 from train_head.scoring.cost import check_cost, work
@@ -72,19 +68,12 @@ class Searcher:
 
         Raises UserError if the cache, the run or the videos do not exist, or if the run does not fit the cache.
         """
-        if options.top < 1:
-            raise UserError(f"--top {options.top} must be at least 1")
-        if options.max_frames is not None and options.max_frames < 1:
-            raise UserError(f"--max-frames {options.max_frames} must be at least 1")
         self._wordings = Wordings(options.query_prefix, options.query_template)
-        _check_engine(options)
-        check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
-        if options.candidates is not None:
-            require_index(options.index, [options.candidates_from])
+        check_options(options)
         self._options, self._execution, self._device = options, execution, find_device(options.device)
         self.cache = FeatureCache(options.cache)
         self.files = listed_videos(options, self.cache)
-        _check_candidates(options, len(self.files))
+        check_candidates_of(options, len(self.files))
         self.head, record = load_head(
             options.run, self.cache, self._device, execution, max_frames=options.max_frames, tau=options.tau, kappa=options.kappa
         )
@@ -99,11 +88,11 @@ class Searcher:
             self._first = load_first_stage(options.candidates_run, self.cache, self._device, execution)
             self.scored_by += f", which re-ranks the {options.candidates:,} best of {self._first.name} for every query"
         # Before CLIP and the features are loaded, so that a wrong address fails early.
-        collection = _collection(options, self.cache, self._max_frames)
+        collection = find_vectors(options, self.cache, self._max_frames)
         self._encoder = encoder or (self._load_encoder() if queries else None)
         self.gallery, self.first_gallery = self._galleries(budget_bytes(options.memory_budget), collection is not None)
         self.attributes = self._attributes()
-        self.shortlist = _shortlist(options, self.cache, self.gallery, collection, lambda: self.encoder.content_words)
+        self.shortlist = open_shortlist(options, self.cache, self.gallery, collection, lambda: self.encoder.content_words)
         self._said_no_chance = False
 
     def reopened(self) -> "Searcher":
@@ -197,19 +186,16 @@ class Searcher:
         """
         for first in range(0, len(queries), QUERIES_AT_ONCE):
             plans = [self.plan(query) for query in queries[first : first + QUERIES_AT_ONCE]]
-            texts, numbers = self._encode(plans, in_batches)
-            if first == 0 and texts is not None:
-                self._check_cost(texts, len(queries))
-            listed = [self._listed(plan, texts, numbers) for plan in plans]
-            found = self._first_scored(plans, texts, numbers, listed)
+            texts = self._encode(plans, in_batches)
+            if first == 0 and texts.features is not None:
+                self._check_cost(texts.features, len(queries))
+            listed = [candidates_of_plan(self.shortlist, plan, texts) for plan in plans]
+            found = self._first_scored(plans, texts, listed)
             candidates = listed if found is None else [_best(scored, self._options.candidates) for scored in found]
-            # Neighbouring queries with the same candidates are scored together.
-            for _, group in groupby(range(len(plans)), [videos.tobytes() for videos in candidates].__getitem__):
-                together = list(group)
-                videos = candidates[together[0]]
-                scores = self._scores(self.gallery, [plans[i] for i in together], texts, numbers, videos)
+            for videos, together in neighbours(candidates):
+                scores = scores_of(self.gallery, [plans[i] for i in together], texts, videos)
                 for i, score_B in zip(together, scores, strict=True):
-                    asked = self._batches(plans[i], texts, numbers)
+                    asked = [texts.batch([text]) for text in plans[i].asked_texts]
                     scored = Scored(videos, score_B)
                     yield self._answer(plans[i], asked, scored, scored if found is None else found[i])
 
@@ -239,67 +225,21 @@ class Searcher:
         frame_D: NDArray[np.float32] = frame_FD[int(np.abs(seconds_F - like.seconds).argmin())].cpu().numpy()
         return frame_D
 
-    def _encode(self, plans: Sequence[Plan], in_batches: bool) -> tuple[TextFeatures | None, dict[str, int]]:
-        """The features of all texts of these queries, and their numbers; None if there is no text."""
+    def _encode(self, plans: Sequence[Plan], in_batches: bool) -> EncodedTexts:
+        """The features of all texts of these queries."""
         distinct = list(dict.fromkeys(text for plan in plans for text in plan.texts))
-        if not distinct:
-            return None, {}
-        encode = self.encoder.encode_together if in_batches else self.encoder.encode
-        return encode(distinct), {text: i for i, text in enumerate(distinct)}
+        encode = self.encoder.encode_together if distinct and in_batches else self.encoder.encode if distinct else None
+        return EncodedTexts(distinct, None if encode is None else encode(distinct), self._device)
 
-    def _batches(self, plan: Plan, texts: TextFeatures | None, numbers: Mapping[str, int]) -> list[TextBatch]:
-        """The wordings of what a query asks for, a batch each."""
-        return [] if texts is None else [TextBatch.gather(texts, [numbers[text]], self._device) for text in plan.asked_texts]
-
-    def _listed(self, plan: Plan, texts: TextFeatures | None, numbers: Mapping[str, int]) -> NDArray[np.int64]:
-        """The candidates of all parts that count for a video."""
-        lists = [self.shortlist.for_vector(part.vector_D, plan.within) for part in plan.wanted if part.vector_D is not None]
-        if texts is not None:
-            lists += [self.shortlist.for_text(texts, numbers[text], plan.within) for part in plan.wanted for text in part.texts]
-        return lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
-
-    def _scores(
-        self, gallery: Gallery, plans: Sequence[Plan], texts: TextFeatures | None, numbers: Mapping[str, int], videos: NDArray[np.int64]
-    ) -> list[NDArray[np.float32]]:
-        """The scores of these videos for each query [B], all of its texts in one pass over the gallery."""
-        distinct = list(dict.fromkeys(text for plan in plans for text in plan.texts))
-        by_text: dict[str, NDArray[np.float32]] = {}
-        if texts is not None and distinct:
-            score_AB = gallery.scores(TextBatch.gather(texts, [numbers[text] for text in distinct], self._device), videos)
-            by_text = dict(zip(distinct, score_AB, strict=True))
-            for text, score_B in by_text.items():
-                self._require_numbers(text, Scored(videos, score_B))
-
-        def of_part(part: Part) -> NDArray[np.float32]:
-            if part.vector_D is not None:
-                return nearness(gallery.videos, part.vector_D, videos, gallery.threads)
-            scores = [by_text[text] for text in part.texts]
-            return scores[0] if len(scores) == 1 else np.mean(scores, axis=0)
-
-        return [combined(plan.parts, [of_part(part) for part in plan.parts]) for plan in plans]
-
-    def _first_scored(
-        self, plans: Sequence[Plan], texts: TextFeatures | None, numbers: Mapping[str, int], listed: Sequence[NDArray[np.int64]]
-    ) -> list[Scored] | None:
+    def _first_scored(self, plans: Sequence[Plan], texts: EncodedTexts, listed: Sequence[NDArray[np.int64]]) -> list[Scored] | None:
         """The videos with their scores in the first stage, for each query; None without --candidates-run."""
         if self.first_gallery is None:
             return None
         found = []
-        for _, group in groupby(range(len(plans)), [videos.tobytes() for videos in listed].__getitem__):
-            together = list(group)
-            videos = listed[together[0]]
-            scores = self._scores(self.first_gallery, [plans[i] for i in together], texts, numbers, videos)
+        for videos, together in neighbours(listed):
+            scores = scores_of(self.first_gallery, [plans[i] for i in together], texts, videos)
             found += [Scored(videos, score_B) for score_B in scores]
         return found
-
-    def _require_numbers(self, query: str, scored: Scored) -> None:
-        nan_B = np.isnan(scored.score_B)
-        if nan_B.any():
-            video_id = self.gallery.ids[scored.videos[int(nan_B.argmax())]]
-            raise UserError(
-                f"the score of {quote(query)} and video {video_id} is NaN: train the head again with a lower --lr, or, if it is untrained, "
-                "extract again"
-            )
 
     def _answer(self, plan: Plan, texts: Sequence[TextBatch], scored: Scored, compared: Scored) -> Answer:
         """`texts`: the wordings of what is asked for. `compared`: the scores that tell a match from chance."""
@@ -423,52 +363,3 @@ class Searcher:
 def _best(scored: Scored, count: int | None) -> NDArray[np.int64]:
     """The best `count` of these videos, ascending. Of equal scores, those listed first count as better."""
     return np.sort(scored.videos[np.argsort(-scored.score_B, kind="stable")[:count]])
-
-
-def _check_engine(options: RetrievalOptions) -> None:
-    """Raise UserError for an engine that does not go with the other options."""
-    check_engine(options)
-    if options.engine == "faiss":
-        if options.search_params is not None:
-            raise UserError("--search-params is for --engine milvus: add it, or leave this option out")
-        return
-    if options.candidates_run is not None:
-        raise UserError("--engine milvus finds candidates in a collection, --candidates-run with a run: leave one of them out")
-    if options.candidates is None:
-        raise UserError("--engine milvus finds candidates: say how many, such as --candidates 100")
-
-
-def _check_candidates(options: RetrievalOptions, videos: int) -> None:
-    """Raise UserError for a number of candidates that this many videos, or the other options, rule out. An empty gallery has an error of
-    its own."""
-    if options.candidates is None:
-        if options.index is not None:
-            raise UserError(f"--index {options.index} is for --candidates: add a number of candidates, such as --candidates 100")
-        return
-    if videos:
-        check_candidates(options.candidates, videos)
-    if options.candidates < options.top:
-        raise UserError(f"--candidates {options.candidates} must be at least --top {options.top}")
-
-
-def _collection(options: RetrievalOptions, cache: FeatureCache, max_frames: int | None) -> Found | None:
-    """The collection of --engine milvus. Raises UserError if it cannot be searched."""
-    if options.engine != "milvus":
-        return None
-    return find_collection(options, options.search_params, cache, index_for(options.candidates_from), max_frames)
-
-
-def _shortlist(
-    options: RetrievalOptions, cache: FeatureCache, gallery: Gallery, collection: Found | None, words: Callable[[], ContentWords]
-) -> Shortlist:
-    """The videos that are scored first: all of them, or with --candidates and without --candidates-run the ones that an engine finds."""
-    if options.candidates is None or options.candidates_run is not None:
-        return WholeGallery(len(gallery.ids))
-    vectors = index_for(options.candidates_from)
-    engine: Engine
-    if collection is not None:
-        engine = open_collection(collection, cache, gallery.videos, vectors, options.quiet)
-    else:
-        folder = None if options.index is None else options.index / vectors
-        engine = candidate_index(cache, gallery.videos, vectors, folder, quiet=options.quiet)
-    return IndexedGallery(engine, options.candidates, words if options.candidates_from == "words" else None)

@@ -279,6 +279,30 @@ def test_near_duplicates_are_folded_into_the_best_of_them(cache: FeatureCache, o
     ]
 
 
+@pytest.mark.parametrize(("top", "skip", "fold"), [(3, 0, 0.9), (400, 0, 0.95), (5, 20, 0.9), (400, 0, 1.0)])
+def test_folding_compares_each_video_with_the_better_results(top: int, skip: int, fold: float) -> None:
+    videos, rng = 400, np.random.default_rng(0)
+    frame_BD = rng.standard_normal((videos, 4)).astype(np.float32)
+    frame_BD[videos // 2 :] = 3 * frame_BD[: videos // 2]
+    unit_BD = frame_BD.astype(np.float64) / np.linalg.norm(frame_BD, axis=1, keepdims=True)
+    score_B = rng.permutation(videos).astype(np.float32)
+    plain: list[tuple[int, list[int]]] = []
+    for place in np.argsort(-score_B).tolist():
+        likeness = [(float(unit_BD[place] @ unit_BD[better]), folded) for better, folded in plain]
+        if likeness and max(near for near, _ in likeness) >= fold - 1e-5:
+            max(likeness, key=lambda one: one[0])[1].append(place)
+        elif len(plain) == top + skip:
+            break
+        else:
+            plain.append((place, []))
+    features = VideoFeatures([], Ragged.in_memory(frame_BD, np.arange(videos + 1)), [])
+    placed, found = page_of(Scored(np.arange(videos), score_B), Shown(top, skip, fold=fold), features)
+    assert found == videos
+    assert [(one.rank, one.place, list(one.folded)) for one in placed] == [
+        (rank, place, folded) for rank, (place, folded) in enumerate(plain[skip:], start=skip + 1)
+    ]
+
+
 def picture_bytes(size: tuple[int, int], kind: str = "PNG", mode: str = "RGB") -> bytes:
     content = io.BytesIO()
     Image.new(mode, size).save(content, kind)

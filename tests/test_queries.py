@@ -219,7 +219,8 @@ def test_conditions_compare_numbers_as_numbers_and_text_without_case() -> None:
         "place!=rome": "b",
         "place~ar": "b",
         "shot on<=2024-04-30": "b",
-        "shot on>=2024-05": "ad",
+        "shot on>=2024-05": "a",
+        "shot on!=2024-05-01": "bd",
     }.items():
         condition = parse_condition(text, "--where")
         assert [name for name, passed in zip("abcd", kept(Filter(where=(condition,)), of), strict=True) if passed] == list(expected), text
@@ -227,6 +228,35 @@ def test_conditions_compare_numbers_as_numbers_and_text_without_case() -> None:
         kept(Filter(where=(Condition("colour", "=", "red"),)), of)
     with pytest.raises(UserError, match="needs a table: name one with --table"):
         kept(Filter(where=(Condition("year", "=", "1"),)), replace(of, table=None))
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        ("year>=2020", ["2020", "2,021", "2021-01-31T08:00:00"]),
+        ("year<2020", ["19.5", "-3e2"]),
+        ("year=2020", ["2020"]),
+        ("year==2020", ["2020"]),
+        ("year!=2020", ["19.5", "-3e2", "2,021", "2021-01-31T08:00:00", "nan", "inf", "unknown", "e", "."]),
+        ("year<=9", ["-3e2"]),
+        ("year=nan", ["nan"]),
+        ("year>=m", ["nan", "unknown"]),
+        ("year=2021-01-31", ["2021-01-31T08:00:00"]),
+        ("year<=2021-01-31", ["2020", "2021-01-31T08:00:00"]),
+        ("year>2021-01", []),
+        ("year>=2021-01-31 07:59", ["2021-01-31T08:00:00"]),
+        ("year~2", ["-3e2", "2020", "2,021", "2021-01-31T08:00:00"]),
+    ],
+)
+def test_numbers_and_dates_compare_with_their_like_alone(text: str, cells: list[str]) -> None:
+    column = ["", "19.5", "-3e2", "2020", "2,021", "2021-01-31T08:00:00", "nan", "inf", "unknown", "e", "."]
+    of = Attributes(column, column, np.zeros(len(column)), np.zeros(len(column), dtype=np.int64), {"year": column})
+    passed_B = kept(Filter(where=(parse_condition(text, "--where"),)), of)
+    assert [cell for cell, passed in zip(column, passed_B, strict=True) if passed] == cells
+    with pytest.raises(
+        UserError, match=r"'day>2020-01-01' compares numbers or dates, and its column has none \('31.12.2020'\): write them"
+    ):
+        kept(Filter(where=(Condition("day", ">", "2020-01-01"),)), replace(of, table={"day": ["31.12.2020", *[""] * (len(column) - 1)]}))
 
 
 def test_a_table_names_videos_by_id_file_or_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

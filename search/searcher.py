@@ -28,7 +28,7 @@ from search.options import RetrievalOptions
 from search.query.filters import Attributes, kept
 from search.query.lengths import seconds_covered
 from search.query.query import Like, Query, Shown
-from search.query.table import read_table
+from search.query.table import read_table, require_table
 from search.query.wordings import Wordings
 from search.retrieval.chance import RANDOM_QUERIES, Chance
 from search.retrieval.cut import count_cut
@@ -77,6 +77,8 @@ class Searcher:
         if options.max_frames is not None and options.max_frames < 1:
             raise UserError(f"--max-frames {options.max_frames} must be at least 1")
         self._wordings = Wordings(options.query_prefix, options.query_template)
+        if options.table is not None:
+            require_table(options.table)
         _check_engine(options)
         check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
         if options.candidates is not None:
@@ -148,10 +150,18 @@ class Searcher:
         return Attributes(
             ids,
             [self.files.get(video_id, "") for video_id in ids],
-            seconds_covered(self.gallery.videos.seconds, self.cache),
+            seconds_covered(self._all_seconds(), self.cache),
             np.array([self.cache.stamp(video_id).file_mtime_ns for video_id in ids], dtype=np.int64),
             None if table is None else read_table(table, ids, self.files, self._options.quiet).columns,
         )
+
+    def _all_seconds(self) -> list[NDArray[np.float64]]:
+        """The times of the frames of each video. A single one of them, of --max-frames, does not tell how long a video is."""
+        if self._max_frames != 1:
+            return self.gallery.videos.seconds
+        videos = self.cache.videos(self.gallery.ids, memory_budget=0)
+        videos.close()
+        return videos.seconds
 
     @property
     def shown(self) -> Shown:
@@ -219,7 +229,7 @@ class Searcher:
         vectors = [] if query.picture is None else [self.encoder.encode_picture(query.picture)]
         kept_B = kept(query.filter, self.attributes)
         if query.like is not None:
-            number = self.number(query.like.video_id)
+            number = self._number_of(query.like.video_id)
             vectors.append(self._vector_of(query.like, number))
             kept_B[number] = False
         if not kept_B.any():
@@ -369,6 +379,11 @@ class Searcher:
             say(f"note: results are not compared with those of random words, which takes {work(flops)} with head {head.name}")
         self._said_no_chance = True
         return False
+
+    def _number_of(self, name: str) -> int:
+        """Like `number`, of an id, or of a file that one video alone has."""
+        found = [video_id for video_id, file in self.files.items() if file == name] if path_text(name) not in self.files else []
+        return self.number(found[0] if len(found) == 1 else name)
 
     def number(self, video_id: str) -> int:
         """The index of a video in the gallery. Raises UserError, suggesting similar ids, if there is no such video."""

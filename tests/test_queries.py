@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -413,3 +414,49 @@ def test_from_the_command_line(options: SearchOptions, demo_set: Path, tmp_path:
         search.main(replace(asked, image=tmp_path / "gone.png"))
     with pytest.raises(UserError, match="--video ranks captions: leave out"):
         search.main(replace(asked, query=(), video="video1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"video": "video1", "query": (), "not_": "a", "skip": 2}, "--video ranks captions: leave out --not, --skip$"),
+        ({"video": "video1", "query": (), "path": ("a",), "where": ("a=1",)}, "leave out --path, --where$"),
+        ({"apart": 1.0}, "--apart 1 is for --moments: ask for two or more"),
+        ({"query": (), "like": "video1", "query_prefix": "a"}, "are for words: add some, or leave them out"),
+        ({"table": Path("a.csv")}, "--table a.csv is for --where: add a condition"),
+        ({"table": Path("gone.csv"), "where": ("a=1",)}, "--table gone.csv is missing: name the file"),
+        ({"table": Path("docs"), "where": ("a=1",)}, "--table docs is a folder: name the file"),
+        ({"table": Path("a.csv"), "where": ("a=1",), "csv": Path("docs/../a.csv")}, "would replace the file of --table: name another"),
+        ({"queries": "README.md", "html": Path("README.md")}, "would replace the file of --queries: name another"),
+    ],
+)
+def test_an_option_that_would_change_nothing_or_overwrite_its_input_is_refused(
+    options: SearchOptions, changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        search.main(replace(options, **{"query": (RINGS,), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({"threshold": 2.0}, ["like video1", "  no results: no score reaches --threshold 2", "  found: 0 of 62 videos"]),
+        ({"skip": 61}, ["like video1", "  no results: --skip 61 leaves out all results"]),
+        (
+            {"path": ("video2?",), "skip": 10},
+            [*["like video1", "  no results: --skip 10 leaves out all results"], "  found: 10 of 62 videos"],
+        ),
+    ],
+)
+def test_an_empty_page_says_why(
+    options: SearchOptions, changes: dict[str, Any], lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    search.main(replace(options, query=(), like="video1", **changes))
+    assert capsys.readouterr().out.splitlines()[:-1] == lines
+
+
+def test_a_file_names_its_video_and_one_frame_of_many_does_not_shorten_it(options: SearchOptions, searcher: Searcher) -> None:
+    by_file = ask(searcher, Query(like=Like("video1.mp4")))
+    assert scores(by_file) == scores(ask(searcher, Query(like=Like("video1"))))
+    with Searcher(replace(options, max_frames=1), queries=False) as single:
+        assert single.attributes.length_B.tolist() == searcher.attributes.length_B.tolist()

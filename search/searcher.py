@@ -25,7 +25,7 @@ from search.index.milvus.opening import Found, find_collection, open_collection
 from search.index.options import check_engine
 from search.index.words import ContentWords
 from search.options import RetrievalOptions
-from search.query.filters import Attributes, kept
+from search.query.filters import Attributes, Filter, kept
 from search.query.lengths import seconds_covered
 from search.query.query import Like, Query, Shown
 from search.query.table import read_table, require_table
@@ -49,6 +49,8 @@ from train_head.scoring.cost import check_cost, work
 QUERIES_AT_ONCE = 16
 """Queries scored in one pass over the gallery, which reads its features from memory once for all of them."""
 CAPTIONS_AT_ONCE = 256
+SEGMENT = "#t="
+"""What stands between the name of a file and the times of a segment in an id."""
 CHANCE_FLOPS = 1e13
 """Most work for the comparison of the first query of a length with random words: minutes on a slow machine."""
 ONE_BY_ONE = Execution(few_texts=True)
@@ -229,9 +231,11 @@ class Searcher:
         vectors = [] if query.picture is None else [self.encoder.encode_picture(query.picture)]
         kept_B = kept(query.filter, self.attributes)
         if query.like is not None:
-            number = self._number_of(query.like.video_id)
+            number = self._number_of(query.like)
             vectors.append(self._vector_of(query.like, number))
             kept_B[number] = False
+        if not kept_B.any() and query.filter == Filter():
+            raise UserError(f"the gallery has no video besides {quote(self.gallery.ids[number])}: leave --like out, or extract others")
         if not kept_B.any():
             others = "" if query.like is None else f" besides {quote(query.like.video_id)}"
             raise UserError(f"of {len(kept_B):,} videos, the filter lets none through{others}: loosen it")
@@ -380,10 +384,17 @@ class Searcher:
         self._said_no_chance = True
         return False
 
-    def _number_of(self, name: str) -> int:
-        """Like `number`, of an id, or of a file that one video alone has."""
-        found = [video_id for video_id, file in self.files.items() if file == name] if path_text(name) not in self.files else []
-        return self.number(found[0] if len(found) == 1 else name)
+    def _number_of(self, like: Like) -> int:
+        """Like `number`, of an id; or of a file that one video alone has, or whose segments are videos, of which the time chooses one."""
+        name = path_text(like.video_id)
+        found = [] if name in self.files else [video_id for video_id, file in self.files.items() if file == name]
+        if len(found) == 1:
+            return self.number(found[0])
+        whole = {video_id.partition(SEGMENT)[0] for video_id in found}
+        if like.seconds is None or len(whole) != 1:
+            return self.number(name)
+        numbers, seconds = [self.number(video_id) for video_id in found], like.seconds
+        return min(numbers, key=lambda number: float(np.abs(self.gallery.videos.seconds[number] - seconds).min()))
 
     def number(self, video_id: str) -> int:
         """The index of a video in the gallery. Raises UserError, suggesting similar ids, if there is no such video."""

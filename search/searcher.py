@@ -343,11 +343,13 @@ class Searcher:
 
     def _notes(self, plan: Plan, texts: Sequence[TextBatch], compared: Scored) -> Notes:
         """What there is to know about the words. Only a single text that may find every video is compared with random words."""
+        cuts = [self.encoder.cut_of(text) for text in plan.texts]
+        cut, why = next((one for one in cuts if one[0] is not None), (None, ""))
         if not texts:
-            return Notes(None, "", no_known_word=False, no_better_than_random=False)
-        first = plan.asked_texts[0]
-        cut, why = self.encoder.cut_of(first)
-        known = self.encoder.tokenizer.knows_a_word(plan.query.text) and (cut is None or cut.word != "")
+            return Notes(cut, why, no_known_word=False, no_better_than_random=False)
+        # The words that are looked for come first.
+        first, _ = cuts[0]
+        known = self.encoder.tokenizer.knows_a_word(plan.query.text) and (first is None or first.word != "")
         return Notes(cut, why, not known, plan.plain_text is not None and self._is_chance(texts[0], compared))
 
     def _check_cost(self, texts: TextFeatures, queries: int) -> None:

@@ -423,6 +423,7 @@ def test_from_the_command_line(options: SearchOptions, demo_set: Path, tmp_path:
         ({"video": "video1", "query": (), "path": ("a",), "where": ("a=1",)}, "leave out --path, --where$"),
         ({"apart": 1.0}, "--apart 1 is for --moments: ask for two or more"),
         ({"query": (), "like": "video1", "query_prefix": "a"}, "are for words: add some, or leave them out"),
+        ({"query_prefix": "a {} of"}, "--query-prefix 'a {} of' has a place for the query: give it as --query-template"),
         ({"table": Path("a.csv")}, "--table a.csv is for --where: add a condition"),
         ({"table": Path("gone.csv"), "where": ("a=1",)}, "--table gone.csv is missing: name the file"),
         ({"table": Path("docs"), "where": ("a=1",)}, "--table docs is a folder: name the file"),
@@ -460,3 +461,14 @@ def test_a_file_names_its_video_and_one_frame_of_many_does_not_shorten_it(option
     assert scores(by_file) == scores(ask(searcher, Query(like=Like("video1"))))
     with Searcher(replace(options, max_frames=1), queries=False) as single:
         assert single.attributes.length_B.tolist() == searcher.attributes.length_B.tolist()
+
+
+@pytest.mark.parametrize(("changes", "asked"), [({}, {"without": "ring " * 80}), ({"query_template": ("{}", "ring " * 80 + "{}")}, {})])
+def test_every_text_that_is_cut_is_noted(
+    options: SearchOptions, searcher: Searcher, changes: dict[str, Any], asked: dict[str, str]
+) -> None:
+    with Searcher(replace(options, **changes), encoder=searcher.encoder) as worded:
+        for query in (Query(RINGS, **asked), Query(like=Like("video1"), **asked)):  # type: ignore[arg-type]
+            notes = ask(worded, query).notes
+            assert (notes.cut is not None) == (bool(asked) or query.text != "")
+            assert not notes.no_known_word

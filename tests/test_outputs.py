@@ -96,7 +96,7 @@ def test_what_has_changed_is_left_out_and_counted(
     options: SearchOptions, demo_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "a.csv"
-    asked = replace(options, moments=1, videos=tmp_path / "videos", csv=table, m3u=tmp_path / "a.m3u", clips=tmp_path / "clips")
+    asked = replace(options, moments=1, apart=5.0, videos=tmp_path / "videos", csv=table, m3u=tmp_path / "a.m3u", clips=tmp_path / "clips")
     shutil.copytree(demo_set / "videos", tmp_path / "videos")
     [answer] = search.main(replace(asked, clips=None))
     changed, gone, _ = (tmp_path / "videos" / hit.file for hit in answer.hits)

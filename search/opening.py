@@ -10,6 +10,7 @@ from search.index.milvus.opening import Found, find_collection, open_collection
 from search.index.options import check_engine
 from search.index.words import ContentWords
 from search.options import RetrievalOptions
+from search.query.table import require_table
 from search.retrieval.first_stage import check_first_stage
 from search.retrieval.gallery import Gallery
 from search.retrieval.shortlist import IndexedGallery, Shortlist, WholeGallery
@@ -21,6 +22,8 @@ def check_options(options: RetrievalOptions) -> None:
         raise UserError(f"--top {options.top} must be at least 1")
     if options.max_frames is not None and options.max_frames < 1:
         raise UserError(f"--max-frames {options.max_frames} must be at least 1")
+    if options.table is not None:
+        require_table(options.table)
     _check_engine(options)
     check_first_stage(options.candidates_run, options.candidates, options.index, options.candidates_from)
     if options.candidates is not None:

@@ -68,7 +68,7 @@ class SearchOptions(RetrievalOptions):
     image: Annotated[Path | None, About.INPUT] = None
     """Picture to look for, alone or together with the words: a video is as near as its nearest frame, by cosine."""
     like: Annotated[str | None, About.INPUT] = None
-    """Look for more like this: VIDEO, the id of a video, or VIDEO@TIME for its frame nearest to a time, in seconds or as 1:23.4."""
+    """Look for more like this: VIDEO, the id or file of a video, or VIDEO@TIME for its frame nearest to a time, in seconds or as 1:23.4."""
     not_: Annotated[str | None, About.INPUT] = None
     """Words whose scores count against a video."""
     weight: Annotated[float | None, About.INPUT] = None

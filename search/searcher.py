@@ -21,7 +21,7 @@ from search.answer import Answer, CaptionHit, Hit
 from search.index.candidates import is_there
 from search.opening import check_candidates_of, check_options, find_vectors, open_shortlist
 from search.options import RetrievalOptions
-from search.query.filters import Attributes, kept
+from search.query.filters import Attributes, Filter, kept
 from search.query.lengths import seconds_covered
 from search.query.query import Like, Query, Shown
 from search.query.table import read_table
@@ -45,6 +45,8 @@ from train_head.scoring.cost import check_cost, work
 QUERIES_AT_ONCE = 16
 """Queries scored in one pass over the gallery, which reads its features from memory once for all of them."""
 CAPTIONS_AT_ONCE = 256
+SEGMENT = "#t="
+"""What stands between the name of a file and the times of a segment in an id."""
 CHANCE_FLOPS = 1e13
 """Most work for the comparison of the first query of a length with random words: minutes on a slow machine."""
 ONE_BY_ONE = Execution(few_texts=True)
@@ -137,10 +139,18 @@ class Searcher:
         return Attributes(
             ids,
             [self.files.get(video_id, "") for video_id in ids],
-            seconds_covered(self.gallery.videos.seconds, self.cache),
+            seconds_covered(self._all_seconds(), self.cache),
             np.array([self.cache.stamp(video_id).file_mtime_ns for video_id in ids], dtype=np.int64),
             None if table is None else read_table(table, ids, self.files, self._options.quiet).columns,
         )
+
+    def _all_seconds(self) -> list[NDArray[np.float64]]:
+        """The times of the frames of each video. A single one of them, of --max-frames, does not tell how long a video is."""
+        if self._max_frames != 1:
+            return self.gallery.videos.seconds
+        videos = self.cache.videos(self.gallery.ids, memory_budget=0)
+        videos.close()
+        return videos.seconds
 
     @property
     def shown(self) -> Shown:
@@ -205,9 +215,11 @@ class Searcher:
         vectors = [] if query.picture is None else [self.encoder.encode_picture(query.picture)]
         kept_B = kept(query.filter, self.attributes)
         if query.like is not None:
-            number = self.number(query.like.video_id)
+            number = self._number_of(query.like)
             vectors.append(self._vector_of(query.like, number))
             kept_B[number] = False
+        if not kept_B.any() and query.filter == Filter():
+            raise UserError(f"the gallery has no video besides {quote(self.gallery.ids[number])}: leave --like out, or extract others")
         if not kept_B.any():
             others = "" if query.like is None else f" besides {quote(query.like.video_id)}"
             raise UserError(f"of {len(kept_B):,} videos, the filter lets none through{others}: loosen it")
@@ -269,11 +281,13 @@ class Searcher:
 
     def _notes(self, plan: Plan, texts: Sequence[TextBatch], compared: Scored) -> Notes:
         """What there is to know about the words. Only a single text that may find every video is compared with random words."""
+        cuts = [self.encoder.cut_of(text) for text in plan.texts]
+        cut, why = next((one for one in cuts if one[0] is not None), (None, ""))
         if not texts:
-            return Notes(None, "", no_known_word=False, no_better_than_random=False)
-        first = plan.asked_texts[0]
-        cut, why = self.encoder.cut_of(first)
-        known = self.encoder.tokenizer.knows_a_word(plan.query.text) and (cut is None or cut.word != "")
+            return Notes(cut, why, no_known_word=False, no_better_than_random=False)
+        # The words that are looked for come first.
+        first, _ = cuts[0]
+        known = self.encoder.tokenizer.knows_a_word(plan.query.text) and (first is None or first.word != "")
         return Notes(cut, why, not known, plan.plain_text is not None and self._is_chance(texts[0], compared))
 
     def _check_cost(self, texts: TextFeatures, queries: int) -> None:
@@ -309,6 +323,18 @@ class Searcher:
             say(f"note: results are not compared with those of random words, which takes {work(flops)} with head {head.name}")
         self._said_no_chance = True
         return False
+
+    def _number_of(self, like: Like) -> int:
+        """Like `number`, of an id; or of a file that one video alone has, or whose segments are videos, of which the time chooses one."""
+        name = path_text(like.video_id)
+        found = [] if name in self.files else [video_id for video_id, file in self.files.items() if file == name]
+        if len(found) == 1:
+            return self.number(found[0])
+        whole = {video_id.partition(SEGMENT)[0] for video_id in found}
+        if like.seconds is None or len(whole) != 1:
+            return self.number(name)
+        numbers, seconds = [self.number(video_id) for video_id in found], like.seconds
+        return min(numbers, key=lambda number: float(np.abs(self.gallery.videos.seconds[number] - seconds).min()))
 
     def number(self, video_id: str) -> int:
         """The index of a video in the gallery. Raises UserError, suggesting similar ids, if there is no such video."""

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:  # torch loads late, so that --help answers at once
 
 FOLDED_NAMED = 3
 """Near-duplicates of a result that are named."""
+FOR_QUERIES = (
+    *("image", "like", "not_", "weight", "query_prefix", "query_template", "path", "min_length", "max_length", "since", "until", "table"),
+    *("where", "threshold", "skip", "moments", "apart", "fold", "html", "csv", "m3u", "clips", "around"),
+)
+"""Options that --video, which ranks captions, has no use for."""
 _LINE_END = re.compile(r"\r\n|\n|\r")
 """Line ends as editors write them. `str.splitlines` also splits at characters that occur within texts."""
 
@@ -54,6 +60,7 @@ def _queries(options: SearchOptions) -> list["Query"]:
     texts = _texts(options)
     if options.video is not None:
         return []
+    _check_used(options, bool(texts))
     values = {
         "like": options.like,
         "not": options.not_,
@@ -76,7 +83,17 @@ def _queries(options: SearchOptions) -> list["Query"]:
 
 def _option(field: str) -> str:
     """What a field of a query is called on the command line."""
-    return f"--{field.replace('_', '-')}"
+    return f"--{field.strip('_').replace('_', '-')}"
+
+
+def _check_used(options: SearchOptions, words: bool) -> None:
+    """Raise UserError for an option that changes nothing without another. `words`: whether any query has some."""
+    if options.table is not None and not options.where:
+        raise UserError(f"--table {options.table} is for --where: add a condition on a column, or leave it out")
+    if options.apart != SearchOptions.apart and options.moments == 1:
+        raise UserError(f"--apart {options.apart:g} is for --moments: ask for two or more, or leave it out")
+    if (options.query_prefix or options.query_template) and not (words or options.not_):
+        raise UserError("--query-prefix and --query-template are for words: add some, or leave them out")
 
 
 def _texts(options: SearchOptions) -> list[str]:
@@ -93,8 +110,10 @@ def _texts(options: SearchOptions) -> list[str]:
         queries += _lines(options.queries, "--queries", options.quiet)
     other = options.image is not None or options.like is not None
     if options.video is not None:
-        if queries or other or options.html or options.csv or options.m3u or options.clips:
-            raise UserError("--video ranks captions: leave out the queries, --image, --like, --html, --csv, --m3u and --clips")
+        defaults = {one.name: one.default for one in fields(options)}
+        given = ["the queries"] * bool(queries) + [_option(one) for one in FOR_QUERIES if getattr(options, one) != defaults[one]]
+        if given:
+            raise UserError(f"--video ranks captions: leave out {', '.join(given)}")
         if options.candidates_run is not None:
             raise UserError("--candidates-run finds videos for a query, and --video ranks captions: leave one of them out")
         return []
@@ -162,7 +181,10 @@ def _search(searcher: "Searcher", queries: Sequence["Query"], options: SearchOpt
         for answer in searcher.search(queries):
             answers.append(answer)
             progress.update()
-            print(json.dumps(answer_record(answer, searcher)) if options.json else "\n".join(_as_text(answer)), flush=True)
+            print(
+                json.dumps(answer_record(answer, searcher)) if options.json else "\n".join(_as_text(answer, len(searcher.gallery.ids))),
+                flush=True,
+            )
     if not options.json:
         of_run = options.candidates_run
         found = "" if of_run is None else f", of which the {options.candidates:,} best of {of_run} are scored with {options.run}"
@@ -172,13 +194,18 @@ def _search(searcher: "Searcher", queries: Sequence["Query"], options: SearchOpt
     return answers
 
 
-def _as_text(answer: "Answer") -> Iterator[str]:
-    """The lines that print an answer."""
+def _as_text(answer: "Answer", videos: int) -> Iterator[str]:
+    """The lines that print an answer. `videos`: in the gallery."""
+    from search.query.filters import Filter
     from search.retrieval.moments import timestamp
 
     yield answer.query
     for note in answer.notes.lines():
         yield f"  note: {note}"
+    shown = answer.asked.shown
+    if not answer.hits:
+        why = f"no score reaches --threshold {shown.threshold:g}" if not answer.found else f"--skip {shown.skip:,} leaves out all results"
+        yield f"  no results: {why}"
     for hit in answer.hits:
         name = hit.video_id if hit.file in ("", hit.video_id) else f"{hit.video_id} ({hit.file})"
         yield f"{hit.rank:4} {hit.score:8.3f}  {timestamp(hit.moment.seconds)}  {visible(name)}"
@@ -187,6 +214,8 @@ def _as_text(answer: "Answer") -> Iterator[str]:
         if hit.folded:
             named = [*map(visible, hit.folded[:FOLDED_NAMED]), *["…"] * (len(hit.folded) > FOLDED_NAMED)]
             yield f"{'':13}  and {len(hit.folded):,} like it: {', '.join(named)}"
+    if shown.threshold is not None or answer.asked.filter != Filter():
+        yield f"  found: {answer.found:,} of {videos:,} videos"
 
 
 def _print_captions(searcher: "Searcher", video_id: str, options: SearchOptions) -> None:

@@ -17,15 +17,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+import extract
 import search
 from data.base.errors import UserError
 from data.span import Span
+from extract import ExtractOptions
 from extract.decode.sample import Sampling, sample_frames
 from search import SearchOptions
 from search.output.playlist import write_playlist
 from search.output.table import COLUMNS, write_table
 from tests.caches import QUERY
+from tests.conftest import DEMO_CLIP
 from tests.moment_rows import row
+from tests.videos import numbered_video
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -92,7 +96,7 @@ def test_what_has_changed_is_left_out_and_counted(
     options: SearchOptions, demo_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "a.csv"
-    asked = replace(options, moments=1, videos=tmp_path / "videos", csv=table, m3u=tmp_path / "a.m3u", clips=tmp_path / "clips")
+    asked = replace(options, moments=1, apart=5.0, videos=tmp_path / "videos", csv=table, m3u=tmp_path / "a.m3u", clips=tmp_path / "clips")
     shutil.copytree(demo_set / "videos", tmp_path / "videos")
     [answer] = search.main(replace(asked, clips=None))
     changed, gone, _ = (tmp_path / "videos" / hit.file for hit in answer.hits)
@@ -106,6 +110,25 @@ def test_what_has_changed_is_left_out_and_counted(
     assert f"; 2 left out (its file is unknown, gone or has changed, as of {answer.hits[0].video_id})" in said
     assert pd.read_csv(table)["path"].isna().tolist() == [True, True, False]
     assert [path.name[:2] for path in (tmp_path / "clips").iterdir()] == ["03"]
+
+
+@pytest.mark.long
+def test_files_of_all_sources_and_segments_of_a_file_are_found(tmp_path: Path) -> None:
+    numbered_video(tmp_path / "one" / "long.mp4", 60, 5)
+    numbered_video(tmp_path / "two" / "sub" / "other.mp4", 20, 5)
+    made = ExtractOptions(videos=tmp_path / "one", cache=tmp_path / "cache", model=DEMO_CLIP, device="cpu", quiet=True)
+    extract.main(replace(made, segment=4.0))
+    extract.main(replace(made, videos=tmp_path / "two"))
+    table = tmp_path / "found.csv"
+    asked = SearchOptions(cache=made.cache, run="zero-shot:mean", like="long.mp4@9", csv=table, device="cpu", quiet=True)
+    search.main(asked)
+    found = pd.read_csv(table)
+    assert sorted(found["video_id"]) == ["long.mp4#t=0,4", "long.mp4#t=4,8", "sub/other.mp4"]
+    assert sorted(found["path"]) == [str(tmp_path / name) for name in ("one/long.mp4", "one/long.mp4", "two/sub/other.mp4")]
+    with pytest.raises(UserError, match=r"has no video 'long.mp4': did you mean 'long.mp4#t="):
+        search.main(replace(asked, like="long.mp4"))
+    with pytest.raises(UserError, match=r"the gallery has no video besides 'sub/other.mp4': leave --like out"):
+        search.main(replace(asked, like="sub/other.mp4", name="two"))
 
 
 def test_what_cannot_be_written_or_does_not_go_together_is_one_line(options: SearchOptions, tmp_path: Path) -> None:

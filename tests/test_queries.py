@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -219,7 +220,8 @@ def test_conditions_compare_numbers_as_numbers_and_text_without_case() -> None:
         "place!=rome": "b",
         "place~ar": "b",
         "shot on<=2024-04-30": "b",
-        "shot on>=2024-05": "ad",
+        "shot on>=2024-05": "a",
+        "shot on!=2024-05-01": "bd",
     }.items():
         condition = parse_condition(text, "--where")
         assert [name for name, passed in zip("abcd", kept(Filter(where=(condition,)), of), strict=True) if passed] == list(expected), text
@@ -227,6 +229,35 @@ def test_conditions_compare_numbers_as_numbers_and_text_without_case() -> None:
         kept(Filter(where=(Condition("colour", "=", "red"),)), of)
     with pytest.raises(UserError, match="needs a table: name one with --table"):
         kept(Filter(where=(Condition("year", "=", "1"),)), replace(of, table=None))
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        ("year>=2020", ["2020", "2,021", "2021-01-31T08:00:00"]),
+        ("year<2020", ["19.5", "-3e2"]),
+        ("year=2020", ["2020"]),
+        ("year==2020", ["2020"]),
+        ("year!=2020", ["19.5", "-3e2", "2,021", "2021-01-31T08:00:00", "nan", "inf", "unknown", "e", "."]),
+        ("year<=9", ["-3e2"]),
+        ("year=nan", ["nan"]),
+        ("year>=m", ["nan", "unknown"]),
+        ("year=2021-01-31", ["2021-01-31T08:00:00"]),
+        ("year<=2021-01-31", ["2020", "2021-01-31T08:00:00"]),
+        ("year>2021-01", []),
+        ("year>=2021-01-31 07:59", ["2021-01-31T08:00:00"]),
+        ("year~2", ["-3e2", "2020", "2,021", "2021-01-31T08:00:00"]),
+    ],
+)
+def test_numbers_and_dates_compare_with_their_like_alone(text: str, cells: list[str]) -> None:
+    column = ["", "19.5", "-3e2", "2020", "2,021", "2021-01-31T08:00:00", "nan", "inf", "unknown", "e", "."]
+    of = Attributes(column, column, np.zeros(len(column)), np.zeros(len(column), dtype=np.int64), {"year": column})
+    passed_B = kept(Filter(where=(parse_condition(text, "--where"),)), of)
+    assert [cell for cell, passed in zip(column, passed_B, strict=True) if passed] == cells
+    with pytest.raises(
+        UserError, match=r"'day>2020-01-01' compares numbers or dates, and its column has none \('31.12.2020'\): write them"
+    ):
+        kept(Filter(where=(Condition("day", ">", "2020-01-01"),)), replace(of, table={"day": ["31.12.2020", *[""] * (len(column) - 1)]}))
 
 
 def test_a_table_names_videos_by_id_file_or_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,6 +307,30 @@ def test_near_duplicates_are_folded_into_the_best_of_them(cache: FeatureCache, o
     assert [hit.video_id for hit in plain.hits] in (["a", "copy of a", "b", "copy of b"], ["b", "copy of b", "a", "copy of a"])
     assert [(hit.rank, hit.video_id, hit.folded) for hit in folded.hits] == [
         (rank, name, (f"copy of {name}",)) for rank, name in enumerate([hit.video_id for hit in plain.hits][::2], start=1)
+    ]
+
+
+@pytest.mark.parametrize(("top", "skip", "fold"), [(3, 0, 0.9), (400, 0, 0.95), (5, 20, 0.9), (400, 0, 1.0)])
+def test_folding_compares_each_video_with_the_better_results(top: int, skip: int, fold: float) -> None:
+    videos, rng = 400, np.random.default_rng(0)
+    frame_BD = rng.standard_normal((videos, 4)).astype(np.float32)
+    frame_BD[videos // 2 :] = 3 * frame_BD[: videos // 2]
+    unit_BD = frame_BD.astype(np.float64) / np.linalg.norm(frame_BD, axis=1, keepdims=True)
+    score_B = rng.permutation(videos).astype(np.float32)
+    plain: list[tuple[int, list[int]]] = []
+    for place in np.argsort(-score_B).tolist():
+        likeness = [(float(unit_BD[place] @ unit_BD[better]), folded) for better, folded in plain]
+        if likeness and max(near for near, _ in likeness) >= fold - 1e-5:
+            max(likeness, key=lambda one: one[0])[1].append(place)
+        elif len(plain) == top + skip:
+            break
+        else:
+            plain.append((place, []))
+    features = VideoFeatures([], Ragged.in_memory(frame_BD, np.arange(videos + 1)), [])
+    placed, found = page_of(Scored(np.arange(videos), score_B), Shown(top, skip, fold=fold), features)
+    assert found == videos
+    assert [(one.rank, one.place, list(one.folded)) for one in placed] == [
+        (rank, place, folded) for rank, (place, folded) in enumerate(plain[skip:], start=skip + 1)
     ]
 
 
@@ -359,3 +414,61 @@ def test_from_the_command_line(options: SearchOptions, demo_set: Path, tmp_path:
         search.main(replace(asked, image=tmp_path / "gone.png"))
     with pytest.raises(UserError, match="--video ranks captions: leave out"):
         search.main(replace(asked, query=(), video="video1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"video": "video1", "query": (), "not_": "a", "skip": 2}, "--video ranks captions: leave out --not, --skip$"),
+        ({"video": "video1", "query": (), "path": ("a",), "where": ("a=1",)}, "leave out --path, --where$"),
+        ({"apart": 1.0}, "--apart 1 is for --moments: ask for two or more"),
+        ({"query": (), "like": "video1", "query_prefix": "a"}, "are for words: add some, or leave them out"),
+        ({"query_prefix": "a {} of"}, "--query-prefix 'a {} of' has a place for the query: give it as --query-template"),
+        ({"table": Path("a.csv")}, "--table a.csv is for --where: add a condition"),
+        ({"table": Path("gone.csv"), "where": ("a=1",)}, "--table gone.csv is missing: name the file"),
+        ({"table": Path("docs"), "where": ("a=1",)}, "--table docs is a folder: name the file"),
+        ({"table": Path("a.csv"), "where": ("a=1",), "csv": Path("docs/../a.csv")}, "would replace the file of --table: name another"),
+        ({"queries": "README.md", "html": Path("README.md")}, "would replace the file of --queries: name another"),
+    ],
+)
+def test_an_option_that_would_change_nothing_or_overwrite_its_input_is_refused(
+    options: SearchOptions, changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        search.main(replace(options, **{"query": (RINGS,), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({"threshold": 2.0}, ["like video1", "  no results: no score reaches --threshold 2", "  found: 0 of 62 videos"]),
+        ({"skip": 61}, ["like video1", "  no results: --skip 61 leaves out all results"]),
+        (
+            {"path": ("video2?",), "skip": 10},
+            [*["like video1", "  no results: --skip 10 leaves out all results"], "  found: 10 of 62 videos"],
+        ),
+    ],
+)
+def test_an_empty_page_says_why(
+    options: SearchOptions, changes: dict[str, Any], lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    search.main(replace(options, query=(), like="video1", **changes))
+    assert capsys.readouterr().out.splitlines()[:-1] == lines
+
+
+def test_a_file_names_its_video_and_one_frame_of_many_does_not_shorten_it(options: SearchOptions, searcher: Searcher) -> None:
+    by_file = ask(searcher, Query(like=Like("video1.mp4")))
+    assert scores(by_file) == scores(ask(searcher, Query(like=Like("video1"))))
+    with Searcher(replace(options, max_frames=1), queries=False) as single:
+        assert single.attributes.length_B.tolist() == searcher.attributes.length_B.tolist()
+
+
+@pytest.mark.parametrize(("changes", "asked"), [({}, {"without": "ring " * 80}), ({"query_template": ("{}", "ring " * 80 + "{}")}, {})])
+def test_every_text_that_is_cut_is_noted(
+    options: SearchOptions, searcher: Searcher, changes: dict[str, Any], asked: dict[str, str]
+) -> None:
+    with Searcher(replace(options, **changes), encoder=searcher.encoder) as worded:
+        for query in (Query(RINGS, **asked), Query(like=Like("video1"), **asked)):  # type: ignore[arg-type]
+            notes = ask(worded, query).notes
+            assert (notes.cut is not None) == (bool(asked) or query.text != "")
+            assert not notes.no_known_word

@@ -23,11 +23,16 @@ MOST_AROUND_S = 300.0
 def check_outputs(options: SearchOptions) -> None:
     """Raise UserError if a file or folder cannot be written, or for options that do not go together."""
     files = {"--html": options.html, "--csv": options.csv, "--m3u": options.m3u}
+    read = {"--table": options.table, "--image": options.image, "--queries": options.queries}
+    inputs = {option: path for option, path in read.items() if path is not None}
     named = {option: path for option, path in files.items() if path is not None}
     for option, path in named.items():
         same = [other for other in named if os.path.realpath(named[other]) == os.path.realpath(path)]
         if len(same) > 1:
             raise UserError(f"{' and '.join(same)} are one file, {path}: name another for one of them")
+        for other, source in inputs.items():
+            if os.path.realpath(source) == os.path.realpath(path):
+                raise UserError(f"{option} {path} would replace the file of {other}: name another")
         require_writable_file(path, option)
     if options.clips is not None:
         require_writable_folder(options.clips, "--clips")
@@ -58,7 +63,10 @@ def find_files(searcher: "Searcher", options: SearchOptions) -> "VideoFiles | No
     folder = video_folder(options.videos, options.cache, searcher.cache.extraction, "results are not linked to them")
     if folder is None and (options.clips or options.m3u):
         raise UserError("--clips and --m3u need the files of the videos: name their folder with --videos")
-    return VideoFiles(folder, searcher.files, searcher.cache)
+    # Each source may have a folder of its own.
+    sources = {} if options.videos is not None else searcher.cache.listings.sources()
+    further = [Path(source.folder) for source in sources.values() if source.folder is not None]
+    return VideoFiles(folder, searcher.files, searcher.cache, further)
 
 
 def write_outputs(searcher: "Searcher", answers: "Sequence[Answer]", files: "VideoFiles", options: SearchOptions) -> None:

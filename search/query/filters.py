@@ -17,15 +17,19 @@ from data.base.errors import UserError
 from data.base.quoting import quote
 
 Operator: TypeAlias = Literal["=", "!=", "<=", ">=", "<", ">", "~"]
-_CONDITION = re.compile("(?P<column>.+?)(?P<operator>!=|<=|>=|=|<|>|~)(?P<value>.*)", re.DOTALL)
+_CONDITION = re.compile("(?P<column>.+?)(?P<operator>!=|<=|>=|==?|<|>|~)(?P<value>.*)", re.DOTALL)
 """Without blanks, whose patterns beside `.+?` would take hours for a text of thousands of them."""
+_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+"""With or without commas between thousands."""
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([ T].*)?)?)?", re.ASCII)
+"""A year, or as much of a date and time as is known, from the year on."""
 _WILDCARD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """`COLUMN OPERATOR VALUE`. Numbers and dates compare as such if cell and value both are; other text compares without regard to case.
-    `~` is "contains"."""
+    """`COLUMN OPERATOR VALUE`. A number or a date compares with cells that are one too, and differs from all others; other text compares
+    without regard to case. `~` is "contains"."""
 
     column: str
     operator: Operator
@@ -74,7 +78,8 @@ def parse_condition(text: str, name: str) -> Condition:
     found = _CONDITION.fullmatch(text.strip())
     if found is None:
         raise UserError(f"{name} {quote(text)} must be COLUMN=VALUE, or with !=, <, <=, >, >= or ~ (contains) in place of =")
-    return Condition(found["column"].strip(), found["operator"], found["value"].strip())  # type: ignore[arg-type]
+    operator = "=" if found["operator"] == "==" else found["operator"]
+    return Condition(found["column"].strip(), operator, found["value"].strip())  # type: ignore[arg-type]
 
 
 def parse_date(text: str, name: str) -> date:
@@ -88,7 +93,7 @@ def parse_date(text: str, name: str) -> date:
 def kept(wanted: Filter, of: Attributes) -> NDArray[np.bool_]:
     """Which videos pass the filter [B]. A video whose date is unknown, or which the table does not list, passes no condition on it.
 
-    Raises UserError for conditions without a table, or on a column that the table lacks.
+    Raises UserError for conditions without a table, on a column that the table lacks, or that compare numbers or dates where it has none.
     """
     kept_B = np.ones(len(of.ids), dtype=bool)
     if wanted.path:
@@ -106,7 +111,9 @@ def kept(wanted: Filter, of: Attributes) -> NDArray[np.bool_]:
         first, last = wanted.since or date.min, wanted.until or date.max
         kept_B &= [day is not None and first <= day <= last for day in days]
     for condition in wanted.where:
-        kept_B &= [_holds(condition, cell) for cell in _column(condition, of)]
+        cells = _column(condition, of)
+        _require_like(condition, cells)
+        kept_B &= [_holds(condition, cell) for cell in cells]
     return kept_B
 
 
@@ -124,21 +131,45 @@ def _column(condition: Condition, of: Attributes) -> Sequence[str]:
     return folded[condition.column.casefold()]
 
 
+def _require_like(condition: Condition, cells: Sequence[str]) -> None:
+    """Raise UserError if a number or date is compared with cells of which none is one."""
+    filled = [cell for cell in cells if cell]
+    if condition.operator in ("<", "<=", ">", ">=") and filled and all(_order(cell, condition.value) is None for cell in filled):
+        raise UserError(
+            f"{quote(str(condition))} compares numbers or dates, and its column has none ({quote(filled[0])}): write them like 1234.5 and "
+            "2024-05-31"
+        )
+
+
 def _holds(condition: Condition, cell: str) -> bool:
     if not cell:
         return False
     if condition.operator == "~":
         return condition.value.casefold() in cell.casefold()
     order = _order(cell, condition.value)
+    if order is None:
+        return condition.operator == "!="
     return {"=": order == 0, "!=": order != 0, "<": order < 0, "<=": order <= 0, ">": order > 0, ">=": order >= 0}[condition.operator]
 
 
-def _order(cell: str, value: str) -> int:
-    """-1, 0 or 1, as the cell is less than, equal to or greater than the value: as numbers if both are, else as text. Dates such as
-    2024-05-31 sort as text."""
-    try:
-        left, right = float(cell), float(value)
+def _order(cell: str, value: str) -> int | None:
+    """-1, 0 or 1, as the cell is less than, equal to or greater than the value; None if only the value is a number or a date.
+
+    Of dates, as much counts as the value says: the cell 2024-05-31 08:00 equals 2024-05-31, and 2024-05.
+    """
+    left, right = _number(cell), _number(value)
+    if left is not None and right is not None:
         return (left > right) - (left < right)
-    except ValueError:
+    if _DATE.fullmatch(value) and _DATE.fullmatch(cell):
+        # A T or a blank may stand before the time.
+        one, other = cell[: len(value)].replace("T", " "), value.replace("T", " ")
+    elif right is not None or _DATE.fullmatch(value):
+        return None
+    else:
         one, other = cell.casefold(), value.casefold()
-        return (one > other) - (one < other)
+    return (one > other) - (one < other)
+
+
+def _number(text: str) -> float | None:
+    """The number that a text is; None if it is none. NaN, as some programs write an empty cell, is none."""
+    return float(text.replace(",", "")) if _NUMBER.fullmatch(text) and any(map(str.isdigit, text)) else None

@@ -22,6 +22,12 @@ class Table:
     columns: Mapping[str, Sequence[str]]
 
 
+def require_table(path: Path) -> None:
+    """Raise UserError if the file of --table is not there."""
+    if not path.is_file():
+        raise UserError(f"--table {path} is {'a folder' if path.is_dir() else 'missing'}: name the file of the table")
+
+
 def read_table(path: Path, ids: Sequence[str], files: Mapping[str, str], quiet: bool) -> Table:
     """Read the table of --table: any format that `extract --annotations` reads, with a column that holds ids or file names.
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.base.errors import UserError
@@ -14,20 +15,21 @@ from extract.plan.digest import file_digest
 class VideoFiles:
     """The files of a gallery. With no folder, no video has one."""
 
-    def __init__(self, folder: Path | None, files: dict[str, str], cache: FeatureCache) -> None:
-        """`files`: the path of each video below the folder, by id, empty if unknown."""
-        self.folder = None if folder is None else folder.resolve()
+    def __init__(self, folder: Path | None, files: dict[str, str], cache: FeatureCache, further: Sequence[Path] = ()) -> None:
+        """`files`: the path of each video below its folder, by id, empty if unknown. `further`: folders of other sources of the cache."""
+        self._folders = dict.fromkeys(one.resolve() for one in (folder, *further) if one is not None)
         self._files, self._cache = files, cache
 
     def path_of(self, video_id: str) -> Path | None:
-        """The file that the cache lists for a video. It must be unchanged and inside the folder, links resolved; otherwise None."""
+        """The file that the cache lists for a video. It must be unchanged and inside a folder, links resolved; otherwise None."""
         name = self._files.get(video_id)
-        if self.folder is None or name is None:
+        if name is None:
             return None
-        for path in (one.resolve() for one in files_named(self.folder, name)):
-            # Another source may have a file of the same name in another folder.
-            if path.is_relative_to(self.folder) and os.path.isfile(path) and self._is_made_from(video_id, path):
-                return path
+        for folder in self._folders:
+            for path in (one.resolve() for one in files_named(folder, name)):
+                # Another source may have a file of the same name in another folder.
+                if path.is_relative_to(folder) and os.path.isfile(path) and self._is_made_from(video_id, path):
+                    return path
         return None
 
     def _is_made_from(self, video_id: str, path: Path) -> bool:

@@ -1,6 +1,6 @@
 """Which part of a ranking an answer shows: threshold, near-duplicates, pages.
 
-Shape suffixes: B videos, in the order of `videos`.
+Shape suffixes: B videos, in the order of `videos`; M videos that are compared at once; K results; D joint dimension.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from data.cache.features import VideoFeatures
 from search.query.query import Shown
 from search.retrieval.near import mean_vector
+
+FOLDED_AT_ONCE = 128
+"""Videos that are compared with the results before them in one product of matrices."""
+ROUNDING = 1e-6
+"""By which the cosine of two copies may be less than 1."""
 
 
 class Scored(NamedTuple):
@@ -43,17 +48,22 @@ def page_of(scored: Scored, shown: Shown, features: VideoFeatures) -> tuple[list
 def _folded(videos: NDArray[np.int64], order: list[int], wanted: int, fold: float, features: VideoFeatures) -> list[Placed]:
     """The first `wanted` results of which none is a near-duplicate of a better one, with those that follow directly folded in."""
     kept: list[Placed] = []
-    vectors: list[NDArray[np.float32]] = []
-    for place in order:
-        number = int(videos[place])
-        mean_D = mean_vector(features, number)
-        near = np.stack(vectors) @ mean_D if vectors else np.zeros(0, dtype=np.float32)
-        if len(near) and near.max() >= fold:
-            like = int(near.argmax())
-            kept[like] = kept[like]._replace(folded=(*kept[like].folded, number))
-        elif len(kept) == wanted:
-            break
-        else:
-            kept.append(Placed(len(kept) + 1, place))
-            vectors.append(mean_D)
+    vectors_KD = np.empty((0, 0), dtype=np.float32)
+    for first in range(0, len(order), FOLDED_AT_ONCE):
+        places = order[first : first + FOLDED_AT_ONCE]
+        mean_MD = np.stack([mean_vector(features, int(videos[place])) for place in places])
+        if not kept:
+            vectors_KD = np.empty((min(wanted, len(order)), mean_MD.shape[1]), dtype=np.float32)
+        before, own_MM = len(kept), mean_MD @ mean_MD.T
+        near_MK = np.concatenate((mean_MD @ vectors_KD[:before].T, np.empty_like(own_MM)), axis=1)
+        for place, near_K, own_M, mean_D in zip(places, near_MK, own_MM.T, mean_MD, strict=True):
+            like = int(near_K[: len(kept)].argmax()) if kept else 0
+            if kept and near_K[like] >= fold - ROUNDING:
+                kept[like] = kept[like]._replace(folded=(*kept[like].folded, int(videos[place])))
+            elif len(kept) == wanted:
+                return kept
+            else:
+                near_MK[:, len(kept)] = own_M
+                vectors_KD[len(kept)] = mean_D
+                kept.append(Placed(len(kept) + 1, place))
     return kept

@@ -79,7 +79,8 @@ class Pages:
         try:
             form = read_form(flask.request)
             form.require_short()
-            found |= self._found(form, searcher)
+            more, searcher = self._found(form, searcher)
+            found |= more
         except UserError as error:
             found["error"] = str(error)
             status = 503 if isinstance(error, Unavailable) else 413 if isinstance(error, TooLong) else 400
@@ -104,25 +105,25 @@ class Pages:
         )
         return flask.Response(content, status, mimetype="text/html")
 
-    def _found(self, form: Form, searcher: Searcher) -> dict[str, Any]:
-        """What the template shows of an answer. Raises UserError."""
+    def _found(self, form: Form, searcher: Searcher) -> tuple[dict[str, Any], Searcher]:
+        """What the template shows of an answer, and the searcher that gave it. Raises UserError."""
         if form.asked:
             query = parse_query(form.fields, label, read_upload(flask.request), replace(searcher.shown, moments=MOMENTS))
-            found = {"query": query, "like": _like(query.like, searcher)}
             try:
-                answer = self._answering.answer(query)
+                answer, searcher = self._answering.answer(query)
             except Unavailable:
                 raise
             except UserError:
                 if kept(query.filter, searcher.attributes).any():
                     raise
-                return found | {"passing": _passing(form, searcher)}
-            return found | {"answer": answer, "passing": {}, "meaning": MEANING[answer.measure]}
+                return {"query": query, "like": _like(query.like, searcher), "passing": _passing(form, searcher)}, searcher
+            found = {"query": query, "like": _like(query.like, searcher), "answer": answer, "passing": {}}
+            return found | {"meaning": MEANING[answer.measure]}, searcher
         if form.captions:
             if form.captions not in searcher.files:
                 flask.abort(404)
-            return {"captions": self._answering.captions(searcher.number(form.captions))}
-        return {}
+            return {"captions": self._answering.captions(form.captions)}, searcher
+        return {}, searcher
 
 
 def _passing(form: Form, searcher: Searcher) -> dict[Chip, int]:

@@ -1,7 +1,9 @@
-"""Finds the file of a video: below the folder of the videos, and only if the features were made from it."""
+"""Finds the file of a video: below a folder of videos, and only if the features were made from it."""
 
 import os
 import sys
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from data.base.errors import UserError
@@ -12,7 +14,8 @@ from extract.plan.digest import file_digest
 
 
 class VideoFiles:
-    """The files of a gallery. With no folder, no video has one."""
+    """The files of a gallery. With no folder, no video has one. If the folder is the one that the cache was made from, its other sources have
+    their folders too."""
 
     def __init__(self, folder: Path | None, files: dict[str, str], cache: FeatureCache) -> None:
         """`files`: the path of each video below the folder, by id, empty if unknown."""
@@ -22,13 +25,28 @@ class VideoFiles:
     def path_of(self, video_id: str) -> Path | None:
         """The file that the cache lists for a video. It must be unchanged and inside the folder, links resolved; otherwise None."""
         name = self._files.get(video_id)
-        if self.folder is None or name is None:
+        if name is None:
             return None
-        for path in (one.resolve() for one in files_named(self.folder, name)):
-            # Another source may have a file of the same name in another folder.
-            if path.is_relative_to(self.folder) and os.path.isfile(path) and self._is_made_from(video_id, path):
-                return path
+        for folder in self._folders():
+            for path in (one.resolve() for one in files_named(folder, name)):
+                # Another source may have a file of the same name in another folder.
+                if path.is_relative_to(folder) and os.path.isfile(path) and self._is_made_from(video_id, path):
+                    return path
         return None
+
+    def _folders(self) -> Iterator[Path]:
+        if self.folder is not None:
+            yield self.folder
+            yield from self._further
+
+    @cached_property
+    def _further(self) -> list[Path]:
+        """The folders of the other sources, if no other place was named for the videos."""
+        made_from = self._cache.extraction.videos
+        if made_from is None or Path(made_from).resolve() != self.folder:
+            return []
+        named = [Path(source.folder).resolve() for source in self._cache.listings.sources().values() if source.folder is not None]
+        return [folder for folder in named if folder != self.folder]
 
     def _is_made_from(self, video_id: str, path: Path) -> bool:
         try:

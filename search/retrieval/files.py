@@ -14,8 +14,8 @@ from extract.plan.digest import file_digest
 
 
 class VideoFiles:
-    """The files of a gallery. With no folder, no video has one. If the folder is the one that the cache was made from, its other sources have
-    their folders too."""
+    """The files of a gallery. With no folder, no video has one. If the folder is the one that the cache was made from, the folders of its
+    other sources count too."""
 
     def __init__(self, folder: Path | None, files: dict[str, str], cache: FeatureCache) -> None:
         """`files`: the path of each video below the folder, by id, empty if unknown."""

@@ -47,6 +47,7 @@ class Answering:
         """Start the thread. The searcher is closed with this object. `queue`: the number of requests that may wait while others are
         answered."""
         self._searcher, self._queue, self._at_once = searcher, queue, at_once
+        self._replaced = 0
         self._captions: TextFeatures | None = None
         self._requests: deque[_Request] = deque()
         self._changed = Condition()
@@ -69,12 +70,18 @@ class Answering:
         return self._searcher
 
     @property
+    def replaced(self) -> int:
+        """How often another searcher has taken over."""
+        return self._replaced
+
+    @property
     def waiting(self) -> int:
         """The number of requests in the queue."""
         return len(self._requests)
 
     def answer(self, query: Query) -> tuple[Answer, Searcher]:
-        """The answer to a query, and the searcher that gave it, which may have come or gone while the query waited. Raises UserError, and Unavailable if too many requests wait, or if this one waited for too long."""
+        """The answer to a query, and the searcher that gave it, which may have taken over while the query waited. Raises UserError, and
+        Unavailable if too many requests wait, or if this one waited for too long."""
         if query.picture is not None:
             # The whole picture may have 240 MB, and many may wait.
             query = replace(query, picture=self._searcher.encoder.shrunk(query.picture))
@@ -145,6 +152,7 @@ class Answering:
     def _take_over(self, searcher: Searcher) -> None:
         self._searcher.close()
         self._searcher, self._next, self._captions = searcher, None, None
+        self._replaced += 1
         self._lengths = deque(USUAL_WORDS if self._prepares else ())
         self._changed.notify_all()
 

@@ -54,7 +54,10 @@ class Pages:
 
     def watch(self) -> flask.Response:
         """What --watch does, alone, for the page's script."""
-        return flask.Response(self._templates.get_template("search_watch.html").render(), mimetype="text/html")
+        # The number first: a gallery that comes in between is then told of by the next request.
+        replaced, total = self._answering.replaced, len(self._answering.searcher.gallery.ids)
+        content = self._templates.get_template("search_watch.html").render(replaced=replaced, total=total)
+        return flask.Response(content, mimetype="text/html")
 
     def thumbnail(self, video_id: str, frame: int) -> flask.Response:
         """The thumbnail of a frame. Its present version stays as it is for ever; without one, the browser asks again every time."""
@@ -72,7 +75,7 @@ class Pages:
 
     def _answered(self, template: str) -> flask.Response:
         """Render the template with the answer to what was asked; status 400 or 413 for a bad query, 503 if a store does not answer."""
-        start, searcher = perf_counter(), self._answering.searcher
+        start, replaced, searcher = perf_counter(), self._answering.replaced, self._answering.searcher
         form = Form({}, asked=False)
         found: dict[str, Any] = dict.fromkeys(("query", "answer", "passing", "captions", "like", "error"))
         status = 200
@@ -98,6 +101,7 @@ class Pages:
             seconds=perf_counter() - start,
             run=self._run,
             total=len(searcher.gallery.ids),
+            replaced=replaced,
             examples=lambda: _spread(searcher.cache.names("texts"), EXAMPLES),
             longest=MAX_QUERY,
             heaviest=MAX_BYTES,

@@ -342,7 +342,7 @@ class Searcher:
         if video_id not in self.files:
             near = get_close_matches(video_id, self.gallery.ids, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(map(quote, near))}?" if near else f"name another, such as {quote(self.gallery.ids[0])}"
-            raise UserError(f"the gallery of {self.cache.path} has no video {quote(video_id)}: {hint}")
+            raise UserError(f"the gallery has no video {quote(video_id)}: {hint}")
         return self.gallery.ids.index(video_id)
 
     def captions(self, number: int, texts: TextFeatures) -> list[CaptionHit]:

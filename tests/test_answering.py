@@ -20,6 +20,7 @@ from search.retrieval.queries import QueryEncoder
 from search.searcher import QUERIES_AT_ONCE, Searcher
 from search.serve import ServeOptions
 from search.serve.answering import Answering
+from search.serve.app import make_app
 from tests.waiting import wait_until
 
 COLOURS = ("red", "blue", "green", "white", "yellow")
@@ -75,11 +76,15 @@ def at_least(answers: Answering, count: int) -> bool:
     return answers.waiting >= count
 
 
+def answer_of(answers: Answering, query: Query) -> Answer:
+    return answers.answer(query)[0]
+
+
 def ask(answers: Answering, pool: ThreadPoolExecutor, queries: Sequence[Query]) -> list["Future[Answer]"]:
     """Ask one query after another, each in a thread of its own; return when all of them wait, the first at the searcher."""
     asked = []
     for i, query in enumerate(queries):
-        asked.append(pool.submit(answers.answer, query))
+        asked.append(pool.submit(answer_of, answers, query))
         wait_until(partial(at_least, answers, i), "the requests are in the queue")
         if i == 0:
             searcher = answers.searcher
@@ -101,7 +106,7 @@ def test_queries_that_wait_are_scored_together_and_answered_as_alone(searcher: O
         assert searcher.batches[1] == [query.text for query in [*QUERIES, *QUERIES][1 : 1 + QUERIES_AT_ONCE]]
         for query, answer in zip([*QUERIES, *QUERIES], together, strict=True):
             assert answer.asked is query
-            alone = answers.answer(query)
+            alone = answer_of(answers, query)
             assert [name for name, _ in shown(answer)] == [name for name, _ in shown(alone)]
             assert [score for _, score in shown(answer)] == pytest.approx([score for _, score in shown(alone)], rel=2**-9)
 
@@ -128,7 +133,7 @@ def test_a_query_that_fails_does_not_spoil_its_neighbours(
                     one.result()
             else:
                 assert one.result().query == query.text
-        assert answers.answer(QUERIES[0]).hits
+        assert answer_of(answers, QUERIES[0]).hits
 
 
 def test_a_store_that_does_not_answer_is_asked_once_for_the_whole_batch(searcher: Observed, pool: ThreadPoolExecutor) -> None:
@@ -149,7 +154,7 @@ def test_a_full_queue_refuses_and_goes_on(searcher: Observed, pool: ThreadPoolEx
             answers.answer(QUERIES[4])
         searcher.go.set()
         assert [one.result().query for one in found] == [query.text for query in QUERIES[:4]]
-        assert answers.answer(QUERIES[4]).hits
+        assert answer_of(answers, QUERIES[4]).hits
         assert answers.waiting == 0
 
 
@@ -158,7 +163,7 @@ def test_who_is_gone_or_waited_too_long_costs_no_work(
 ) -> None:
     def ask_as_client(query: Query) -> Answer:
         with flask.Flask("a client that leaves").test_request_context(environ_base={"waitress.client_disconnected": lambda: True}):
-            return answers.answer(query)
+            return answer_of(answers, query)
 
     with Answering(searcher) as answers:
         ask(answers, pool, QUERIES[:1])
@@ -183,9 +188,9 @@ def test_who_is_gone_or_waited_too_long_costs_no_work(
 def test_captions_wait_in_the_same_queue(searcher: Observed, pool: ThreadPoolExecutor) -> None:
     with Answering(searcher) as answers:
         found = ask(answers, pool, QUERIES[:3])
-        captions = pool.submit(answers.captions, 4)
+        captions = pool.submit(answers.captions, searcher.gallery.ids[4])
         wait_until(lambda: answers.waiting >= 3, "3 requests in the queue")
-        after = pool.submit(answers.answer, QUERIES[3])
+        after = pool.submit(answer_of, answers, QUERIES[3])
         searcher.go.set()
         assert [hit.caption for hit in captions.result()] == [hit.caption for hit in searcher.captions(4, searcher.cached_captions())]
         assert [one.result().query for one in [*found, after]] == [query.text for query in QUERIES[:4]]
@@ -194,7 +199,6 @@ def test_captions_wait_in_the_same_queue(searcher: Observed, pool: ThreadPoolExe
 def test_another_searcher_takes_over_between_batches(searcher: Observed, options: ServeOptions, pool: ThreadPoolExecutor) -> None:
     with Answering(searcher) as answers:
         found = ask(answers, pool, QUERIES[:2])
-        before = answers.captions
         follower = Observed(options)
         follower.go.set()
         replaced = pool.submit(answers.replace, follower)
@@ -206,8 +210,8 @@ def test_another_searcher_takes_over_between_batches(searcher: Observed, options
         assert searcher.closed
         assert [one.result().query for one in found] == [query.text for query in QUERIES[:2]]
         assert searcher.batches[0] == [QUERIES[0].text]
-        assert before(0) == answers.captions(0)
-        assert answers.answer(QUERIES[2]).hits
+        assert answers.captions(follower.gallery.ids[0]) == follower.captions(0, follower.cached_captions())
+        assert answers.answer(QUERIES[2])[1] is follower
         assert follower.batches[-1] == [QUERIES[2].text]
     assert follower.closed
 
@@ -224,7 +228,7 @@ def test_queries_of_every_usual_length_are_asked_while_nobody_waits(
     with Answering(searcher) as answers:
         answers.prepare()
         assert searcher.entered.wait(60)
-        waits = pool.submit(answers.answer, QUERIES[0])
+        waits = pool.submit(answer_of, answers, QUERIES[0])
         wait_until(lambda: answers.waiting >= 1, "1 requests in the queue")
         searcher.go.set()
         assert waits.result().hits
@@ -274,4 +278,28 @@ def test_a_picture_waits_in_the_size_that_clip_sees(options: ServeOptions, size:
     assert max(small.image.size) <= 64
     np.testing.assert_array_equal(searcher.encoder.encode_picture(small), searcher.encoder.encode_picture(query.picture))
     with Answering(searcher) as answers:
-        assert shown(answers.answer(query)) == shown(expected)
+        assert shown(answer_of(answers, query)) == shown(expected)
+
+
+def test_an_answer_of_a_new_gallery_is_shown_with_the_new_gallery(
+    searcher: Observed, page_options: ServeOptions, pool: ThreadPoolExecutor
+) -> None:
+    """A query that waits while the galleries change may find videos that the earlier one does not have."""
+    follower = Observed(page_options)
+    follower.go.set()
+    with Answering(searcher) as answers:
+        client = make_app(answers, None, "run", "127.0.0.1").test_client()
+        ask(answers, pool, QUERIES[:1])
+        asked = [pool.submit(client.get, path) for path in ("/results?q=a+cross", "/api/search?q=a+cross")]
+        wait_until(partial(at_least, answers, 2), "two requests in the queue")
+        gone = pool.submit(client.get, f"/results?captions={searcher.gallery.ids[0]}")
+        wait_until(partial(at_least, answers, 3), "three requests in the queue")
+        replaced = pool.submit(answers.replace, follower)
+        wait_until(lambda: answers._next is not None, "another searcher")
+        searcher.go.set()
+        replaced.result()
+        page, record = [one.result() for one in asked]
+        assert (page.status_code, record.status_code) == (200, 200)
+        assert page.text.count("/thumbnail/two/") > 1
+        assert record.get_json()["gallery"] == len(follower.gallery.ids)
+        assert "the gallery has no video" in gone.result().text

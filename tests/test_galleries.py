@@ -25,6 +25,7 @@ from extract import ExtractOptions, main
 from extract.plan.listing import prune
 from search import SearchOptions
 from search import main as find
+from search.retrieval.files import VideoFiles
 from search.searcher import Searcher
 from search.serve.answering import Answering
 from search.serve.app import make_app
@@ -334,9 +335,12 @@ def test_a_page_plays_the_file_that_a_video_was_made_from(options: ExtractOption
     main(replace(options, videos=other, annotations=rows))
     searcher = Searcher(SearchOptions(options.cache, "zero-shot:mean", device="cpu", quiet=True), queries=False)
     client = make_app(Answering(searcher), options.videos, "zero-shot:mean", "localhost").test_client()
-    for name, status in (("v0.mp4", 200), ("mine", 404)):
-        with client.get(f"/video/{searcher.number(name)}") as response:
-            assert response.status_code == status
+    for name, folder in (("v0.mp4", options.videos), ("mine", other)):
+        with client.get(f"/video/{name}") as response:
+            assert response.data == (folder / "v0.mp4").read_bytes()
+    # Whoever names a folder means this one.
+    files = VideoFiles(other, searcher.files, searcher.cache)
+    assert (files.path_of("v0.mp4"), files.path_of("mine")) == (None, other / "v0.mp4")
 
 
 def test_shares_of_different_listings_are_not_joined(options: ExtractOptions, search: Search) -> None:

@@ -87,10 +87,10 @@ def test_a_search_that_filters_leave_empty_says_which_and_links_out_of_it(client
     answer = client.get("/", query_string={"q": QUERY, "where": "camera=phone", "min_length": "10000"})
     assert answer.status_code == 200
     assert ids_of(answer.text) == []
-    assert "No video passes all filters" in answer.text
+    assert "No video matches all filters" in answer.text
     hints = re.sub("<[^>]*>", "", answer.text)
-    assert "Search without “camera=phone”: 2 of 6 videos pass it" in hints
-    assert "Search without “at least 10000 s long”: 0 of 6 videos pass it" in hints
+    assert "Search without “camera=phone”, which 2 of 6 videos match" in hints
+    assert "Search without “at least 10000 s long”, which 0 of 6 videos match" in hints
     assert len(ids_of(client.get(links_of(answer.text, "Search without “at least.*")[0]).text)) == 2
     assert len(ids_of(client.get(links_of(answer.text, "Search all 6 videos")[0]).text)) == 6
     above = client.get("/", query_string={"q": QUERY, "threshold": "1e6"}).text
@@ -116,7 +116,7 @@ def test_a_page_without_a_query_says_what_to_try(client: FlaskClient, cache: Fea
         ({"q": "a", "since": "soon"}, "“Changed since” 'soon' must be a date such as 2024-05-31"),
         ({"q": "a", "top": "0"}, "“Results a page” '0' must be a whole number from 1 to 1,000"),
         ({"q": "a", "where": "camera"}, "“Table condition” 'camera' must be COLUMN=VALUE"),
-        ({"q": "a", "where": "colour=red"}, "the table of --table has no column 'colour': it has 'video', 'camera'"),
+        ({"q": "a", "where": "colour=red"}, "The table of --table has no column 'colour': it has 'video', 'camera'"),
         ({"like": "tow"}, "has no video 'tow': did you mean 'two'?"),
         ({"not": "a cube"}, "“But not” needs something to look for beside it"),
     ],
@@ -155,7 +155,7 @@ def test_more_like_this_looks_for_the_best_moment_among_the_same_videos(client: 
 def test_further_moments_and_near_duplicates_are_linked(client: FlaskClient) -> None:
     page = client.get("/", query_string={"q": QUERY, "moments": 3, "apart": 1, "fold": -1}).text
     (video_id,) = ids_of(page)
-    assert "and 5 like it" in page
+    assert "and 5 similar videos" in page
     assert len(links_of(page, "(two|three|four|five|six|a//b.*)")) == 5
     moments = re.findall(r'class="seek" href="([^"]*)" data-seconds="([^"]*)">[\d:.]+</a>', page.split('class="strip"')[0])
     assert len(moments) == 3
@@ -209,7 +209,7 @@ def test_a_picture_is_looked_for_alone_and_beside_words(client: FlaskClient, pag
         assert answer.status_code == 200
         assert len(ids_of(answer.text)) == 6
         assert "the picture a &lt;b&gt; picture.png" in answer.text
-        assert "cannot hold a picture" in answer.text
+        assert "does not hold the picture" in answer.text
         assert 'name="weight"' not in answer.text
     of_words = ids_of(client.get("/", query_string={"q": QUERY}).text)
     for weight, expected in (("0", of_words), ("1", ids_of(answer.text))):
@@ -218,7 +218,7 @@ def test_a_picture_is_looked_for_alone_and_beside_words(client: FlaskClient, pag
         assert f'name="weight" min="0" max="1" step="0.1" value="{float(weight)}"' in both
     # No file was chosen.
     assert ids_of(client.post("/", data={"q": QUERY, "weight": "0.5", "image": (io.BytesIO(), "")}).text) == of_words
-    assert "the query is empty" in client.post("/", data={"image": (io.BytesIO(), "")}).text
+    assert "The query is empty" in client.post("/", data={"image": (io.BytesIO(), "")}).text
 
 
 def test_pages_of_a_picture_need_the_picture(client: FlaskClient, page_picture: Path) -> None:
@@ -240,7 +240,7 @@ def test_pages_of_a_picture_need_the_picture(client: FlaskClient, page_picture: 
         (b"no picture", 400, "is no picture that can be read: use JPEG, PNG or WebP"),
         (b"", 400, "is no picture that can be read"),
         (b"x" * (MAX_BYTES + 1), 400, "the picture has more than 20 MiB: make it smaller"),
-        (b"x" * (MAX_BYTES + 2**20), 413, "this search is too large: make it smaller"),
+        (b"x" * (MAX_BYTES + 2**20), 413, "This search is too large: make it smaller"),
     ],
     ids=["text", "empty", "large", "larger"],
 )

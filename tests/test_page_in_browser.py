@@ -14,6 +14,7 @@ from tests.browser import OpenPage
 from tests.caches import QUERY
 from tests.choice import long_but
 from tests.search_pages import ONE
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
@@ -45,7 +46,7 @@ def settled(page: Page) -> Locator:
 
 def test_a_picture_that_is_chosen_is_searched_for_and_kept_on_the_way_back(open_page: OpenPage, address: str, page_picture: Path) -> None:
     page = open_page(address)
-    page.get_by_label("Or look for a picture").set_input_files(page_picture)
+    page.get_by_label("Or start from a picture").set_input_files(page_picture)
     expect(page.locator(".asked")).to_have_text(re.compile("the picture a <b> picture.png"))
     expect(settled(page)).to_have_count(6)
     expect(page.get_by_role("img", name="the picture a <b> picture.png")).to_be_visible()
@@ -93,14 +94,14 @@ def test_a_picture_is_dropped_on_the_page_and_paged_through(
     expect(page.locator(".asked")).to_contain_text("like ")
     expect(page.locator("#chosen")).to_be_hidden()
     page.get_by_role("link", name="remove: like").click()
-    expect(page.locator(".error")).to_contain_text("the query is empty")
+    expect(page.locator(".error")).to_contain_text("The query is empty")
     page_errors.clear()  # its status
 
 
 def test_what_is_no_picture_gets_an_answer_in_the_page(open_page: OpenPage, address: str, page_errors: list[str]) -> None:
     page = open_page(address)
     page.evaluate(DROP, [[1, 2, 3], "text/plain"])
-    assert page.get_by_label("Or look for a picture").evaluate("field => field.validationMessage") == "dropped is no picture."
+    assert page.get_by_label("Or start from a picture").evaluate("field => field.validationMessage") == "dropped is not a picture."
     page.evaluate(DROP, [[1, 2, 3], "image/png"])
     expect(page.locator(".error")).to_contain_text("is no picture that can be read")
     assert all("400" in error for error in page_errors)
@@ -145,7 +146,7 @@ def test_results_are_reached_and_played_by_the_keyboard(open_page: OpenPage, add
     page.keyboard.press("?")
     expect(page.get_by_text("earlier or later moment")).to_be_visible()
     # Keys that a voice or a slip may press can be turned off.
-    page.get_by_label("Keys without Ctrl").uncheck()
+    page.get_by_label("Single-key shortcuts").uncheck()
     results.nth(0).focus()
     page.keyboard.press("j")
     expect(results.nth(0)).to_be_focused()
@@ -371,3 +372,30 @@ def test_the_address_holds_the_search(open_page: OpenPage, address: str) -> None
     page.get_by_role("link", name="Video search").click()
     expect(page.locator("#status")).to_have_text("Search 6 videos")
     expect(page.get_by_label("Shortest (seconds)")).to_have_value("")
+
+
+def test_the_page_stays_where_it_was_when_it_is_loaded_again(open_page: OpenPage, address: str) -> None:
+    page = open_page(f"{address}?{urlencode({'q': QUERY})}", viewport={"width": 360, "height": 640})
+    expect(settled(page)).to_have_count(6)
+    page.evaluate("scrollTo(0, 700)")
+    wait_until(lambda: page.evaluate("history.state?.top") == 700, "the place is noted")
+    page.reload()
+    expect(settled(page)).to_have_count(6)
+    wait_until(lambda: page.evaluate("scrollY") == 700, "the place on the page")
+    page.goto(f"{address}search.css")
+    page.go_back()
+    wait_until(lambda: page.evaluate("scrollY") == 700, "the place on the page")
+
+
+def test_a_wrong_value_that_is_folded_away_is_shown(open_page: OpenPage, address: str, page_errors: list[str]) -> None:
+    page = open_page(address)
+    page.get_by_text("Filters and options").click()
+    page.get_by_label("Shortest (seconds)").fill("-1")
+    page.get_by_text("Filters and options").click()
+    page.get_by_label("What happens in the video?").fill(QUERY)
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_label("Shortest (seconds)")).to_be_focused()
+    # One that came with the address is in view, also without scripts.
+    page = open_page(f"{address}?q=a&top=0", java_script_enabled=False)
+    expect(page.get_by_label("Results a page")).to_be_visible()
+    page_errors.clear()  # its status

@@ -141,7 +141,7 @@ def test_hostile_queries_do_nothing_but_get_an_answer(client: FlaskClient, kind:
 def test_a_query_of_nothing_is_answered_with_a_line(client: FlaskClient, query: str) -> None:
     page = client.get(f"/?q={query}")
     assert page.status_code == 400
-    assert "the query is empty" in page.text
+    assert "The query is empty" in page.text
 
 
 def test_bytes_that_are_no_text_and_halves_of_characters_are_searched_as_marks(client: FlaskClient) -> None:
@@ -169,7 +169,7 @@ def test_too_long_a_query_is_refused_in_one_line(client: FlaskClient, size: int)
     page = client.get("/", query_string={"q": "x" * size})
     assert page.status_code == 413
     assert len(page.data) < len(client.get("/").data) + 1000
-    assert f"the query has {size:,} characters: shorten it" in page.text
+    assert f"The query has {size:,} characters: shorten it" in page.text
 
 
 @pytest.mark.parametrize(

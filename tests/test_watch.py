@@ -142,6 +142,23 @@ def test_in_a_browser_the_line_follows(options: ServeOptions, demo_set: Path, op
         expect(listed.get_by_role("listitem")).to_have_count(2)  # it stays open
         expect(listed).to_contain_text("also<b>.mp4: ")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        expect(listed.locator("summary")).to_be_focused()  # though the line was written anew
+
+
+@pytest.mark.long
+def test_in_a_browser_the_way_back_leads_to_the_gallery_as_it_is(options: ServeOptions, demo_set: Path, open_page: OpenPage) -> None:
+    with watched(options) as served:
+        page = open_page(served.address)
+        for query in ("a red ring", "a blue star"):
+            page.get_by_label("What happens in the video?").fill(query)
+            page.get_by_role("button", name="Search", exact=True).click()
+            expect(page.locator("#status")).to_contain_text(query)
+        expect(page.locator(".result")).to_have_count(2)
+        drop(demo_set, served.folder, 3)
+        expect(page.locator("footer")).to_contain_text("3 videos", timeout=60_000)
+        page.go_back()
+        expect(page.locator("#status")).to_contain_text("a red ring")
+        expect(page.locator(".result")).to_have_count(3)
 
 
 @pytest.mark.long

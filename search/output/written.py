@@ -63,10 +63,7 @@ def find_files(searcher: "Searcher", options: SearchOptions) -> "VideoFiles | No
     folder = video_folder(options.videos, options.cache, searcher.cache.extraction, "results are not linked to them")
     if folder is None and (options.clips or options.m3u):
         raise UserError("--clips and --m3u need the files of the videos: name their folder with --videos")
-    # Each source may have a folder of its own.
-    sources = {} if options.videos is not None else searcher.cache.listings.sources()
-    further = [Path(source.folder) for source in sources.values() if source.folder is not None]
-    return VideoFiles(folder, searcher.files, searcher.cache, further)
+    return VideoFiles(folder, searcher.files, searcher.cache)
 
 
 def write_outputs(searcher: "Searcher", answers: "Sequence[Answer]", files: "VideoFiles", options: SearchOptions) -> None:

@@ -1,8 +1,9 @@
-"""Finds the file of a video: below the folder of the videos, and only if the features were made from it."""
+"""Finds the file of a video: below a folder of videos, and only if the features were made from it."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from data.base.errors import UserError
@@ -13,24 +14,39 @@ from extract.plan.digest import file_digest
 
 
 class VideoFiles:
-    """The files of a gallery. With no folder, no video has one."""
+    """The files of a gallery. With no folder, no video has one. If the folder is the one that the cache was made from, the folders of its
+    other sources count too."""
 
-    def __init__(self, folder: Path | None, files: dict[str, str], cache: FeatureCache, further: Sequence[Path] = ()) -> None:
-        """`files`: the path of each video below its folder, by id, empty if unknown. `further`: folders of other sources of the cache."""
-        self._folders = dict.fromkeys(one.resolve() for one in (folder, *further) if one is not None)
+    def __init__(self, folder: Path | None, files: dict[str, str], cache: FeatureCache) -> None:
+        """`files`: the path of each video below the folder, by id, empty if unknown."""
+        self.folder = None if folder is None else folder.resolve()
         self._files, self._cache = files, cache
 
     def path_of(self, video_id: str) -> Path | None:
-        """The file that the cache lists for a video. It must be unchanged and inside a folder, links resolved; otherwise None."""
+        """The file that the cache lists for a video. It must be unchanged and inside the folder, links resolved; otherwise None."""
         name = self._files.get(video_id)
         if name is None:
             return None
-        for folder in self._folders:
+        for folder in self._folders():
             for path in (one.resolve() for one in files_named(folder, name)):
                 # Another source may have a file of the same name in another folder.
                 if path.is_relative_to(folder) and os.path.isfile(path) and self._is_made_from(video_id, path):
                     return path
         return None
+
+    def _folders(self) -> Iterator[Path]:
+        if self.folder is not None:
+            yield self.folder
+            yield from self._further
+
+    @cached_property
+    def _further(self) -> list[Path]:
+        """The folders of the other sources, if no other place was named for the videos."""
+        made_from = self._cache.extraction.videos
+        if made_from is None or Path(made_from).resolve() != self.folder:
+            return []
+        named = [Path(source.folder).resolve() for source in self._cache.listings.sources().values() if source.folder is not None]
+        return [folder for folder in named if folder != self.folder]
 
     def _is_made_from(self, video_id: str, path: Path) -> bool:
         try:

@@ -27,9 +27,9 @@ USUAL_WORDS = range(1, 15)
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """What one thread waits for: the answer to a query, or the captions of the video of this number."""
+    """What one thread waits for: the answer to a query, or the captions of the video of this id."""
 
-    asked: Query | int
+    asked: Query | str
     gone: Callable[[], bool]
     """Whether the client has closed its connection."""
     since: float = field(default_factory=monotonic)
@@ -47,6 +47,7 @@ class Answering:
         """Start the thread. The searcher is closed with this object. `queue`: the number of requests that may wait while others are
         answered."""
         self._searcher, self._queue, self._at_once = searcher, queue, at_once
+        self._replaced = 0
         self._captions: TextFeatures | None = None
         self._requests: deque[_Request] = deque()
         self._changed = Condition()
@@ -69,21 +70,28 @@ class Answering:
         return self._searcher
 
     @property
+    def replaced(self) -> int:
+        """How often another searcher has taken over."""
+        return self._replaced
+
+    @property
     def waiting(self) -> int:
         """The number of requests in the queue."""
         return len(self._requests)
 
-    def answer(self, query: Query) -> Answer:
-        """The answer to a query. Raises UserError, and Unavailable if too many requests wait, or if this one waited for too long."""
+    def answer(self, query: Query) -> tuple[Answer, Searcher]:
+        """The answer to a query, and the searcher that gave it, which may have taken over while the query waited. Raises UserError, and
+        Unavailable if too many requests wait, or if this one waited for too long."""
         if query.picture is not None:
             # The whole picture may have 240 MB, and many may wait.
             query = replace(query, picture=self._searcher.encoder.shrunk(query.picture))
-        answer: Answer = self._enqueue(query).result()
-        return answer
+        found: tuple[Answer, Searcher] = self._enqueue(query).result()
+        return found
 
-    def captions(self, number: int) -> list[CaptionHit]:
-        """The captions of the gallery that fit a video best. Raises UserError if there are none, and Unavailable like `answer`."""
-        found: list[CaptionHit] = self._enqueue(number).result()
+    def captions(self, video_id: str) -> list[CaptionHit]:
+        """The captions of the gallery that fit a video best. Raises UserError if there are none or no such video, and Unavailable like
+        `answer`."""
+        found: list[CaptionHit] = self._enqueue(video_id).result()
         return found
 
     def prepare(self) -> None:
@@ -114,7 +122,7 @@ class Answering:
         self._thread.join()
         self._searcher.close()
 
-    def _enqueue(self, asked: Query | int) -> "Future[Any]":
+    def _enqueue(self, asked: Query | str) -> "Future[Any]":
         request = _Request(asked, _gone())
         with self._changed:
             if self._closed:
@@ -144,6 +152,7 @@ class Answering:
     def _take_over(self, searcher: Searcher) -> None:
         self._searcher.close()
         self._searcher, self._next, self._captions = searcher, None, None
+        self._replaced += 1
         self._lengths = deque(USUAL_WORDS if self._prepares else ())
         self._changed.notify_all()
 
@@ -156,7 +165,7 @@ class Answering:
         """The first request that waits, and if it is a query, all queries next to it."""
         batch: list[_Request] = []
         while self._requests and len(batch) < self._at_once:
-            alone = isinstance(self._requests[0].asked, int)
+            alone = isinstance(self._requests[0].asked, str)
             if alone and batch:
                 break
             request = self._requests.popleft()
@@ -173,7 +182,7 @@ class Answering:
         try:
             if queries:
                 for request, answer in zip(batch, list(self._searcher.search(queries, in_batches=True)), strict=True):
-                    request.answer.set_result(answer)
+                    request.answer.set_result((answer, self._searcher))
             else:
                 (request,) = batch
                 request.answer.set_result(self._captions_of(request.asked))
@@ -187,8 +196,9 @@ class Answering:
             self._compute(batch[: len(batch) // 2])
             self._compute(batch[len(batch) // 2 :])
 
-    def _captions_of(self, number: object) -> list[CaptionHit]:
-        assert isinstance(number, int)
+    def _captions_of(self, video_id: object) -> list[CaptionHit]:
+        assert isinstance(video_id, str)
+        number = self._searcher.number(video_id)
         if self._captions is None:
             self._captions = self._searcher.cached_captions()
         return self._searcher.captions(number, self._captions)

@@ -54,7 +54,10 @@ class Pages:
 
     def watch(self) -> flask.Response:
         """What --watch does, alone, for the page's script."""
-        return flask.Response(self._templates.get_template("search_watch.html").render(), mimetype="text/html")
+        # The number first: a gallery that comes in between is then told of by the next request.
+        replaced, total = self._answering.replaced, len(self._answering.searcher.gallery.ids)
+        content = self._templates.get_template("search_watch.html").render(replaced=replaced, total=total)
+        return flask.Response(content, mimetype="text/html")
 
     def thumbnail(self, video_id: str, frame: int) -> flask.Response:
         """The thumbnail of a frame. Its present version stays as it is for ever; without one, the browser asks again every time."""
@@ -72,14 +75,15 @@ class Pages:
 
     def _answered(self, template: str) -> flask.Response:
         """Render the template with the answer to what was asked; status 400 or 413 for a bad query, 503 if a store does not answer."""
-        start, searcher = perf_counter(), self._answering.searcher
+        start, replaced, searcher = perf_counter(), self._answering.replaced, self._answering.searcher
         form = Form({}, asked=False)
         found: dict[str, Any] = dict.fromkeys(("query", "answer", "passing", "captions", "like", "error"))
         status = 200
         try:
             form = read_form(flask.request)
             form.require_short()
-            found |= self._found(form, searcher)
+            more, searcher = self._found(form, searcher)
+            found |= more
         except UserError as error:
             found["error"] = str(error)
             status = 503 if isinstance(error, Unavailable) else 413 if isinstance(error, TooLong) else 400
@@ -97,6 +101,7 @@ class Pages:
             seconds=perf_counter() - start,
             run=self._run,
             total=len(searcher.gallery.ids),
+            replaced=replaced,
             examples=lambda: _spread(searcher.cache.names("texts"), EXAMPLES),
             longest=MAX_QUERY,
             heaviest=MAX_BYTES,
@@ -104,25 +109,25 @@ class Pages:
         )
         return flask.Response(content, status, mimetype="text/html")
 
-    def _found(self, form: Form, searcher: Searcher) -> dict[str, Any]:
-        """What the template shows of an answer. Raises UserError."""
+    def _found(self, form: Form, searcher: Searcher) -> tuple[dict[str, Any], Searcher]:
+        """What the template shows of an answer, and the searcher that gave it. Raises UserError."""
         if form.asked:
             query = parse_query(form.fields, label, read_upload(flask.request), replace(searcher.shown, moments=MOMENTS))
-            found = {"query": query, "like": _like(query.like, searcher)}
             try:
-                answer = self._answering.answer(query)
+                answer, searcher = self._answering.answer(query)
             except Unavailable:
                 raise
             except UserError:
                 if kept(query.filter, searcher.attributes).any():
                     raise
-                return found | {"passing": _passing(form, searcher)}
-            return found | {"answer": answer, "passing": {}, "meaning": MEANING[answer.measure]}
+                return {"query": query, "like": _like(query.like, searcher), "passing": _passing(form, searcher)}, searcher
+            found = {"query": query, "like": _like(query.like, searcher), "answer": answer, "passing": {}}
+            return found | {"meaning": MEANING[answer.measure]}, searcher
         if form.captions:
             if form.captions not in searcher.files:
                 flask.abort(404)
-            return {"captions": self._answering.captions(searcher.number(form.captions))}
-        return {}
+            return {"captions": self._answering.captions(form.captions)}, searcher
+        return {}, searcher
 
 
 def _passing(form: Form, searcher: Searcher) -> dict[Chip, int]:

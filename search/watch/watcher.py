@@ -97,6 +97,8 @@ class Watcher:
     def _update(self, folder: WatchedFolder, finished: Seen) -> None:
         """Extract what is new of these files, and have each searched as soon as it is written."""
         written = 0
+        # What was being written is whole.
+        self._show(growing=0, since=None)
         try:
             with ExtractionProcess(folder.extraction, finished) as process:
                 for step in process.steps(self._stopped):

@@ -40,8 +40,8 @@ export function listenForPictures(search) {
     field.value = "";
     if (!file) return;
     // Told before it is sent.
-    if (file.size > heaviest) alertOf(`The picture has more than ${heaviest / 2 ** 20} MiB: make it smaller.`);
-    else if (!file.type.startsWith("image/")) alertOf(`${file.name} is no picture.`);
+    if (file.size > heaviest) alertOf(`The picture is larger than ${heaviest / 2 ** 20} MiB: choose a smaller one.`);
+    else if (!file.type.startsWith("image/")) alertOf(`${file.name} is not a picture.`);
     else showPicture(file).then(search);
   };
   field.addEventListener("change", () => take(field.files[0]));

@@ -99,6 +99,9 @@ form.addEventListener("submit", (event) => {
   go(asked(), shownPicture());
 });
 
+// A browser does not send a form with a wrong value, and cannot point at what is folded away.
+form.addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
+
 // The weight of a picture lies in the answer, which is replaced.
 answer.addEventListener("change", async (event) => {
   if (event.target.name !== "weight") return;
@@ -141,8 +144,14 @@ function tellOfPicture() {
   announce();
 }
 
+// With --watch, other videos are searched from now on.
+document.addEventListener("gallery", () => kept.clear());
+
+// The browser does not know how tall the page will be once its answer is drawn. Nothing can be noted while a page is loaded again.
 history.scrollRestoration = "manual";
+addEventListener("scrollend", () => history.replaceState({ ...history.state, top: scrollY }, ""));
 listenForPictures(() => go(asked(), shownPicture()));
 listenToKeys(answer);
 enliven(answer);
 if (history.state?.name) tellOfPicture();
+if (history.state?.top) scrollTo(0, history.state.top);

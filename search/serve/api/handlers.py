@@ -55,7 +55,7 @@ class Api:
     def search(self) -> flask.Response:
         """The answer to a query."""
         searcher = self._answering.searcher
-        return _answered(lambda: answer_record(self._answering.answer(read_query(flask.request, searcher.shown)), searcher))
+        return _answered(lambda: answer_record(*self._answering.answer(read_query(flask.request, searcher.shown))))
 
     def videos(self) -> flask.Response:
         """Some videos of the gallery, by id."""
@@ -93,9 +93,9 @@ class Api:
     def captions(self, video_id: str) -> flask.Response:
         """The captions of the gallery that fit a video best."""
         searcher = self._answering.searcher
-        number = _number(searcher, video_id)
+        _number(searcher, video_id)
         # A gallery without captions has none of this video.
-        return _answered(lambda: captions_record(video_id, self._answering.captions(number), searcher), 404)
+        return _answered(lambda: captions_record(video_id, self._answering.captions(video_id), searcher), 404)
 
     def thumbnail(self, video_id: str, frame: int) -> flask.Response:
         """The thumbnail of a frame."""

@@ -244,6 +244,8 @@ def test_a_wrong_field_is_refused_by_its_name(client: FlaskClient, sent: dict[st
         (b"[" * 100_000, "the body is no JSON"),
         (b'{"q": "a", "top": ' + b"9" * 5_000 + b"}", "the body is no JSON"),
         (b'{"q": "a", "threshold": NaN}', "the body is no JSON"),
+        (b'{"q": "a", "top": 1, "q": "b"}', "'q' is there more than once: give each field once"),
+        (b'{"like": "\\ud800"}', "has no video '?'"),
         (b"[]", "must be a JSON object"),
         (b"null", "must be a JSON object"),
         (b'{"q": null}', "q None must be a text"),

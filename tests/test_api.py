@@ -222,6 +222,7 @@ def test_captions_of_a_video_are_ranked_as_the_command_ranks_them(
         ({"q": "a", "where": ["year"]}, "where 'year' must be COLUMN=VALUE"),
         ({"q": "a", "where": ["year" + " " * 9_000]}, "must be COLUMN=VALUE"),
         ({"q": "a", "where": ["size=1"]}, "the table of --table has no column 'size'"),
+        ({"q": "a", "path": ["[" * 1_001]}, "path has 1,001 characters: shorten it to 1,000 or fewer"),
         ({"q": "a", "path": ["a"] * 21}, "path has 21 values: give 20 or fewer"),
         ({"q": "a", "path": ["nowhere"]}, "the filter lets none through"),
         ({"like": "nowhere"}, "has no video 'nowhere'"),

@@ -8,7 +8,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, Event
+from threading import Event
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from data.base.errors import Unavailable, UserError
 from search.query import pictures
 from search.query.pictures import FORMATS, MAX_BYTES, MAX_PIXELS, MOST_WAITING, decode_picture
 from tests.conftest import ROOT
+from tests.waiting import wait_until
 
 # Pillow's warnings about metadata. A picture may be shown in spite of them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -124,22 +125,12 @@ def test_a_bomb_is_refused_by_its_header(kind: str) -> None:
 
 
 def test_pictures_that_find_too_many_others_waiting_are_refused_for_now() -> None:
-    places = 1 + MOST_WAITING
-    with ThreadPoolExecutor(places) as pool, pytest.MonkeyPatch.context() as patch:
-        begun, go = Barrier(places + 1), Event()
-
-        class Held:
-            """A turn that comes when the test says so."""
-
-            def __enter__(self) -> None:
-                begun.wait(timeout=60)
-                go.wait(timeout=60)
-
-            def __exit__(self, *_: object) -> None: ...
-
-        patch.setattr(pictures, "_DECODING", Held())
+    places, go = 1 + MOST_WAITING, Event()
+    with ThreadPoolExecutor(places) as pool:
+        held = pictures._DECODER.submit(go.wait, 60)
+        wait_until(held.running, "the picture that is decoded")
         waiting = [pool.submit(decode_picture, WHOLE["PNG"], "a", "image") for _ in range(places)]
-        begun.wait(timeout=60)
+        wait_until(lambda: pictures._DECODER._work_queue.qsize() == places, "the pictures that wait")
         with pytest.raises(Unavailable, match="pictures are waiting"):
             decode_picture(WHOLE["PNG"], "a", "image")
         go.set()

@@ -1,8 +1,9 @@
 """Reads the picture of a query, which may come from anybody: its size is limited before it is decoded."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore
 
 from PIL import Image, ImageFile, ImageOps
 
@@ -13,14 +14,15 @@ from search.query.query import Picture
 MAX_BYTES = 20 * 2**20
 """Bytes of a picture file: more than a telephone's camera writes."""
 MAX_PIXELS = 80_000_000
-"""Pixels of a picture: 240 MB when decoded, and below the number at which Pillow warns."""
+"""Pixels of a picture: 320 MB when decoded, and below the number at which Pillow warns."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 MOST_WAITING = 16
 """Pictures that may wait for another to be decoded. Each holds a thread of the server."""
 
-_DECODING = Lock()
-"""A large picture takes several hundred MB while it is decoded and turned upright, so that threads of a server take turns."""
+_DECODER = ThreadPoolExecutor(1, "pictures")
+"""A large picture takes 300 to 700 MB while it is decoded and turned upright, so that threads of a server take turns. They also leave it to
+one thread: the C library keeps some of what each thread has freed."""
 _PLACES = BoundedSemaphore(1 + MOST_WAITING)
 
 
@@ -44,12 +46,7 @@ def decode_picture(content: bytes, name: str, place: str) -> Picture:
     if not _PLACES.acquire(blocking=False):
         raise Unavailable(f"{MOST_WAITING} pictures are waiting to be read already: try again in a few seconds")
     try:
-        with _DECODING, Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            _require_fast(image)
-            ImageOps.exif_transpose(image, in_place=True)
-            return Picture(name, _on_black(image))
+        return Picture(name, _DECODER.submit(_decoded, content).result())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow raises these too, when it has read no more than the header.
         raise UserError(f"{place}: the picture has more than {MAX_PIXELS:,} pixels: make it smaller") from error
@@ -57,6 +54,15 @@ def decode_picture(content: bytes, name: str, place: str) -> Picture:
         raise UserError(f"{place}: {quote(name)} is no picture that can be read: use JPEG, PNG or WebP") from error
     finally:
         _PLACES.release()
+
+
+def _decoded(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        _require_fast(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _on_black(image)
 
 
 def _require_fast(image: Image.Image) -> None:

@@ -1,6 +1,8 @@
 """The parser of requests: what waitress reads, in time that grows with the length alone."""
 
+import socket
 from itertools import pairwise
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from waitress.adjustments import Adjustments
 from waitress.parser import HTTPRequestParser
 
 from search.serve.connections import MAX_HEADER, MOST_HEADERS, BoundedParser
+from search.serve.server import address_of
 
 REQUESTS = {
     "a GET": b"GET /?q=a HTTP/1.1\r\nHost: localhost\r\nX: 1\r\nX: 2\r\n\r\n",
@@ -73,3 +76,14 @@ def test_headers_that_cannot_be_read_get_a_status(headers: bytes, code: int) -> 
     parser.received(b"GET / HTTP/1.1\r\n" + headers + b"\r\n")
     assert parser.completed
     assert parser.error.code == code
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("0.0.0.0", socket.AF_INET), ("::", socket.AF_INET6)])
+def test_the_printed_address_is_one_that_the_server_listens_on(host: str, family: socket.AddressFamily) -> None:
+    try:
+        listening = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with listening:
+        parts = urlsplit(address_of(listening))
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10).close()

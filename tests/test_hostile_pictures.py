@@ -3,8 +3,12 @@
 import io
 import resource
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -12,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.base.errors import UserError
-from search.query.pictures import FORMATS, MAX_BYTES, MAX_PIXELS, decode_picture
+from data.base.errors import Unavailable, UserError
+from search.query import pictures
+from search.query.pictures import FORMATS, MAX_BYTES, MAX_PIXELS, MOST_WAITING, decode_picture
+from tests.conftest import ROOT
+from tests.waiting import wait_until
 
 # Pillow's warnings about metadata. A picture may be shown in spite of them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -52,8 +59,12 @@ def white(width: int, height: int) -> bytes:
     return chunk(b"IDAT", zlib.compress((b"\x00" + b"\xff" * -(-width // 8)) * height, 9))
 
 
-def bmp(width: int, height: int) -> bytes:
-    return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+def bmp(width: int, height: int, depth: int = 24, compression: int = 0, content: bytes = b"") -> bytes:
+    """`content`: a palette of 256 colours for 8 bits, and pixels."""
+    colours = 256 if depth == 8 else 0
+    start = 54 + 4 * colours
+    sizes = (54 + len(content), 0, 0, start, 40, width, height, 1, depth, compression, 0, 0, 0, colours, 0)
+    return b"BM" + struct.pack("<IHHIIiiHHIIiiII", *sizes) + content
 
 
 def tiff(*entries: tuple[int, int, int, int]) -> bytes:
@@ -82,6 +93,9 @@ BROKEN: dict[str, Callable[[], bytes]] = {
     "a TIFF with a tag of four billion bytes": lambda: tiff(*SIDES, (270, 2, 2**32 - 1, 8), (273, 4, 1, 8), (279, 4, 1, 1024)),
     "a PPM of endless digits": lambda: b"P6\n" + b"9" * 10**6,
     "a PPM of negative size": lambda: b"P6\n-8 -8\n255\n" + bytes(100),
+    # These are whole, and Pillow reads them in Python: larger ones would take it minutes.
+    "a BMP of runs": lambda: bmp(8, 2, 8, 1, bytes(1024) + b"\x08\x00\x00\x00\x08\x00\x00\x01"),
+    "a PPM of written numbers": lambda: b"P3\n1 1\n255\n1 2 3\n",
 }
 TOO_MANY_PIXELS: dict[str, Callable[[], bytes]] = {
     "a PNG of 100 KB": lambda: png(30_000, 30_000, white(30_000, 30_000)),
@@ -108,6 +122,30 @@ def test_a_bomb_is_refused_by_its_header(kind: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert TOO_LARGE in refusal(content)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * 1024
+
+
+def test_pictures_that_find_too_many_others_waiting_are_refused_for_now() -> None:
+    places, go = 1 + MOST_WAITING, Event()
+    with ThreadPoolExecutor(places) as pool:
+        held = pictures._DECODER.submit(go.wait, 60)
+        wait_until(held.running, "the picture that is decoded")
+        waiting = [pool.submit(decode_picture, WHOLE["PNG"], "a", "image") for _ in range(places)]
+        wait_until(lambda: pictures._DECODER._work_queue.qsize() == places, "the pictures that wait")
+        with pytest.raises(Unavailable, match="pictures are waiting"):
+            decode_picture(WHOLE["PNG"], "a", "image")
+        go.set()
+        assert all(one.result().image.size == (32, 24) for one in waiting)
+    assert decode_picture(WHOLE["PNG"], "a", "image").image.size == (32, 24)
+
+
+@pytest.mark.long
+def test_a_large_transparent_picture_takes_no_more_memory_than_said() -> None:
+    side = 8_900
+    content = png(side, side, chunk(b"IDAT", zlib.compress(bytes((4 * side + 1) * side), 1)), depth=8, colour=6)
+    script = "import resource, sys; from search.query.pictures import decode_picture; decode_picture(sys.stdin.buffer.read(), 'a', 'a'); "
+    script += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    used = subprocess.run([sys.executable, "-c", script], input=content, capture_output=True, check=True, cwd=ROOT).stdout
+    assert int(used) < 1_000
 
 
 def test_bytes_beyond_the_limit_are_not_looked_at() -> None:

@@ -172,6 +172,13 @@ def test_too_long_a_query_is_refused_in_one_line(client: FlaskClient, size: int)
     assert f"The query has {size:,} characters: shorten it" in page.text
 
 
+def test_too_many_values_are_refused_in_one_line_and_not_shown(client: FlaskClient) -> None:
+    page = client.get("/", query_string={"path": [str(number) for number in range(3000)]})
+    assert page.status_code == 413
+    assert len(page.data) < len(client.get("/").data) + 1000
+    assert "“Folder or name” has 3,000 values: give 20 or fewer" in page.text
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -97,9 +97,10 @@ def kept(wanted: Filter, of: Attributes) -> NDArray[np.bool_]:
     """
     kept_B = np.ones(len(of.ids), dtype=bool)
     if wanted.path:
-        patterns = [pattern if _WILDCARD.search(pattern) else f"*{pattern}*" for pattern in wanted.path]
+        # fnmatch.fnmatchcase would keep the last 32,768 patterns compiled, which are GBs if they are long.
+        patterns = [re.compile(translate(one if _WILDCARD.search(one) else f"*{one}*")) for one in wanted.path]
         kept_B &= [
-            any(fnmatchcase(name, pattern) for pattern in patterns for name in (file, video_id) if name)
+            any(pattern.match(name) for pattern in patterns for name in (file, video_id) if name)
             for file, video_id in zip(of.files, of.ids, strict=True)
         ]
     if wanted.min_length is not None:

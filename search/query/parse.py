@@ -36,6 +36,8 @@ FIELDS = (
 REPEATED = ("path", "where")
 MOST_VALUES = 20
 """Most values of a field that may be repeated."""
+LONGEST_PATTERN = 1000
+"""Characters of a `path`. The time to compile a shell pattern grows with the square of its length."""
 
 
 class Bounds(NamedTuple):
@@ -95,6 +97,13 @@ def parse_query(given: Mapping[str, Sequence[str]], named: Named, picture: Pictu
             raise UserError(f"{named(field)} has {len(values):,} values: give {MOST_VALUES} or fewer")
         return values
 
+    def patterns(field: str) -> list[str]:
+        values = several(field)
+        for value in values:
+            if len(value) > LONGEST_PATTERN:
+                raise UserError(f"{named(field)} has {len(value):,} characters: shorten it to {LONGEST_PATTERN:,} or fewer")
+        return values
+
     text, like, without = last("q"), last("like"), last("not")
     if text is None and like is None and picture is None:
         if without is not None:
@@ -111,7 +120,7 @@ def parse_query(given: Mapping[str, Sequence[str]], named: Named, picture: Pictu
         without="" if without is None else clean_query(without),
         weight=PICTURE_WEIGHT if weight is None else weight,
         filter=Filter(
-            path=tuple(several("path")),
+            path=tuple(patterns("path")),
             min_length=number("min_length"),
             max_length=number("max_length"),
             since=None if since is None else parse_date(since, named("since")),

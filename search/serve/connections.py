@@ -6,11 +6,14 @@ from typing import Any
 
 import waitress
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 
 from search.query.pictures import MAX_BYTES
 
 MAX_HEADER = 2**22
 """Bytes of a request line and headers. It exceeds what browsers send, so that the page itself can reject an overlong query."""
+MOST_HEADERS = 200
+"""Lines of a request's headers. Browsers send about 20, and proxies add a few."""
 MAX_BODY = MAX_BYTES + 2**16
 """Bytes of a request body: a picture, and the form around it."""
 MOST_CONNECTIONS = 500
@@ -23,8 +26,46 @@ CHECK_S = 5
 """Seconds between looks for connections to close."""
 
 
+class BoundedParser(HTTPRequestParser):  # type: ignore[misc]
+    """A parser whose time grows with the length of the headers only. Waitress searches all that has come with every piece that arrives,
+    copies what is left for every blank line, and joins headers of the same name one by one: a few MB would keep its loop, which serves
+    everybody, busy for a minute."""
+
+    def __init__(self, adj: Any) -> None:
+        super().__init__(adj)
+        self._held = bytearray()
+
+    def received(self, data: bytes) -> int:
+        """Take what has arrived and return how many bytes of it belong to this request. Called by the channel."""
+        taken: int
+        if self.completed or self.body_rcv is not None:
+            taken = super().received(data)
+            return taken
+        before = len(self._held)
+        blank = 0 if before else len(data) - len(data.lstrip(b"\r\n"))
+        self._held += data[blank:]
+        if self._held.find(b"\r\n\r\n", max(0, before - 3)) < 0 and len(self._held) < MAX_HEADER:
+            return len(data)
+        whole = bytes(self._held)
+        self._held.clear()
+        taken = super().received(whole)
+        return blank + taken - before
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the request line and the headers. Raises ParsingError, for which waitress answers with status 400."""
+        if header_plus.count(b"\n") > MOST_HEADERS:
+            raise ParsingError(f"more than {MOST_HEADERS} lines of headers")
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            # Python refuses to read a number of thousands of digits.
+            raise ParsingError("Content-Length is invalid") from error
+
+
 class TimedChannel(HTTPChannel):  # type: ignore[misc]
     """A connection that is closed if a request takes too long to arrive, though bytes trickle in."""
+
+    parser_class = BoundedParser
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)

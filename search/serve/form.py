@@ -11,7 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from data.base.errors import UserError
 from search.pages.page import shortened
-from search.query.parse import FIELDS
+from search.query.parse import FIELDS, MOST_VALUES
 from search.query.pictures import MAX_BYTES, decode_picture
 from search.query.query import Picture
 from search.retrieval.queries import MAX_QUERY, clean_text
@@ -53,7 +53,7 @@ REPEATED = ("path", "where")
 
 
 class TooLong(UserError):
-    """A field that is longer than any query may be."""
+    """A field that is longer, or has more values, than any query may have."""
 
 
 class Chip(NamedTuple):
@@ -90,8 +90,10 @@ class Form:
                 yield Chip(text.format(value), field, value)
 
     def require_short(self) -> None:
-        """Raise TooLong for a value that is longer than any query may be."""
+        """Raise TooLong for more values, or a longer one, than any query may have."""
         for field, values in self.fields.items():
+            if len(values) > MOST_VALUES:
+                raise TooLong(f"{label(field)} has {len(values):,} values: give {MOST_VALUES} or fewer")
             longest = max(map(len, values))
             if longest > MAX_QUERY:
                 what = "the query" if field == "q" else label(field)

@@ -131,8 +131,7 @@ def make_server(answers: "Answering", options: ServeOptions, listening: socket.s
 def address_of(listening: socket.socket) -> str:
     """The URL of the page for a browser on this machine."""
     host, port = listening.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 

@@ -5,6 +5,7 @@ What a form of the page may contain, blank or unknown fields, is refused here: a
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -93,7 +94,8 @@ def _require_text(field: str, value: object) -> str:
         raise UserError(f"{field} has {len(value):,} characters: shorten it to {MAX_QUERY:,} or fewer")
     if not value.strip():
         raise UserError(f"{field} is empty: leave it out, or give it a value")
-    return value
+    # JSON can name half of a character, which no id has.
+    return value.encode("utf-8", "replace").decode("utf-8") if field == "like" else value
 
 
 def _number_text(field: str, value: object) -> str:
@@ -111,11 +113,22 @@ def _refuse_number(field: str, value: object) -> NoReturn:
 
 def _json_object(content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content, parse_constant=_refuse_constant)
+        found = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError('the body is no JSON: send an object of fields, such as {"q": "a red ring"}') from error
     if not isinstance(found, dict):
         raise UserError('the body must be a JSON object of fields, such as {"q": "a red ring"}')
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, in which Python would let the last of equal names count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise UserError(f"{quote(twice)} is there more than once: give each field once")
     return found
 
 

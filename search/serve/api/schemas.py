@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import fields
 from typing import Any, get_args
 
-from search.query.parse import FIELDS, MOST_VALUES, NUMBERS, REPEATED
+from search.query.parse import FIELDS, LONGEST_PATTERN, MOST_VALUES, NUMBERS, REPEATED
 from search.query.query import PICTURE_WEIGHT, Shown
 from search.retrieval.moments import Measure
 from search.retrieval.queries import MAX_QUERY
@@ -70,6 +70,8 @@ def _kind(field: str) -> Schema:
         return {"type": "string", "format": "date"}
     if field == "where":
         text["pattern"] = CONDITION
+    if field == "path":
+        text["maxLength"] = LONGEST_PATTERN
     return {"type": "array", "items": text, "maxItems": MOST_VALUES} if field in REPEATED else text
 
 

@@ -209,6 +209,19 @@ class Searcher:
                     scored = Scored(videos, score_B)
                     yield self._answer(plans[i], asked, scored, scored if found is None else found[i])
 
+    def warm_up(self) -> None:
+        """Score a query, so that compiled code and models are in memory. It is not compared with random words, which takes longer than all
+        the rest. Raises UserError if a query takes too long, or if its score is NaN."""
+        plan = self.plan("anything")
+        texts = self._encode([plan], in_batches=False)
+        assert texts.features is not None
+        self._check_cost(texts.features, 1)
+        listed = candidates_of_plan(self.shortlist, plan, texts)
+        found = self._first_scored([plan], texts, [listed])
+        videos = listed if found is None else _best(found[0], self._options.candidates)
+        scores_of(self.gallery, [plan], texts, videos)
+        find_moments(self.head, [texts.batch(plan.texts[:1]).cut_to(self.head.most_words)], self.gallery.videos, videos[:1])
+
     def plan(self, query: str | Query) -> Plan:
         """The query with the vectors of its pictures, and the videos that its filter lets through. Raises UserError if there are none."""
         query = Query(query, shown=self.shown) if isinstance(query, str) else query

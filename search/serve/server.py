@@ -80,14 +80,13 @@ def watched_answering(options: ServeOptions) -> Iterator[tuple["Answering", "Wat
 
 
 def load(options: ServeOptions) -> "Searcher":
-    """A searcher that has loaded everything and answered one query, so that compiled code and models are in memory."""
+    """A searcher that has loaded everything: see `Searcher.warm_up`."""
     from search.searcher import Searcher
     from train_head.compiling import announce_compiling
 
     with announce_compiling(options.quiet):
         searcher = Searcher(options)
-        for _ in searcher.search(["anything"]):
-            pass
+        searcher.warm_up()
     return searcher
 
 

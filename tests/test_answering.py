@@ -302,4 +302,4 @@ def test_an_answer_of_a_new_gallery_is_shown_with_the_new_gallery(
         assert (page.status_code, record.status_code) == (200, 200)
         assert page.text.count("/thumbnail/two/") > 1
         assert record.get_json()["gallery"] == len(follower.gallery.ids)
-        assert "the gallery has no video" in gone.result().text
+        assert "gallery has no video" in gone.result().text

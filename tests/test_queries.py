@@ -427,7 +427,7 @@ def test_from_the_command_line(options: SearchOptions, demo_set: Path, tmp_path:
         ({"table": Path("a.csv")}, "--table a.csv is for --where: add a condition"),
         ({"table": Path("gone.csv"), "where": ("a=1",)}, "--table gone.csv is missing: name the file"),
         ({"table": Path("docs"), "where": ("a=1",)}, "--table docs is a folder: name the file"),
-        ({"table": Path("a.csv"), "where": ("a=1",), "csv": Path("docs/../a.csv")}, "would replace the file of --table: name another"),
+        ({"table": Path("a.csv"), "where": ("a=1",), "csv": Path("tests/../a.csv")}, "would replace the file of --table: name another"),
         ({"queries": "README.md", "html": Path("README.md")}, "would replace the file of --queries: name another"),
     ],
 )

@@ -143,6 +143,7 @@ def test_in_a_browser_the_line_follows(options: ServeOptions, demo_set: Path, op
         expect(listed).to_contain_text("also<b>.mp4: ")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         expect(listed.locator("summary")).to_be_focused()  # though the line was written anew
+        page.close()
 
 
 @pytest.mark.long
@@ -159,6 +160,7 @@ def test_in_a_browser_the_way_back_leads_to_the_gallery_as_it_is(options: ServeO
         page.go_back()
         expect(page.locator("#status")).to_contain_text("a red ring")
         expect(page.locator(".result")).to_have_count(3)
+        page.close()  # before the server ends, of which the page would complain
 
 
 @pytest.mark.long

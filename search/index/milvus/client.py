@@ -31,7 +31,8 @@ _GONE = ("UNAVAILABLE", "Fail connecting", "Retry timeout", "Connection refused"
 _ATTEMPTS = re.compile(r"^\[\w+\] Retry run out of \d+ retry times, message=")
 _SLOW = ("DEADLINE_EXCEEDED",)
 _DROPPED = re.compile(r"collection not found|can't find collection|collection '\w+' does not exist")
-_LOADING = ("collection not loaded", "not ready", "channel not available", "no available shard")
+_LOADING = ("collection not loaded", "not ready", "channel not available", "no available shard", "grpcclient")
+"""What a server says that has just started; the last word while one of its parts does not reach another yet."""
 _LOCKED = "another process holds the lock"
 _ADDRESSES = ("MILVUS_URI", "MILVUS_DEFAULT_CONNECTION")
 _OF_LITE = ("LOCK", "collections")

@@ -18,7 +18,7 @@ from data.cache.features import TextFeatures
 from data.compute.device import budget_bytes, find_device
 from data.sampling import choose_frames
 from search.answer import Answer, CaptionHit, Hit
-from search.index.candidates import is_there
+from search.index.candidates import is_there, unit_vectors
 from search.opening import check_candidates_of, check_options, find_vectors, open_shortlist
 from search.options import RetrievalOptions
 from search.query.filters import Attributes, Filter, kept
@@ -32,7 +32,6 @@ from search.retrieval.first_stage import load_first_stage
 from search.retrieval.gallery import Gallery
 from search.retrieval.listed import listed_videos
 from search.retrieval.moments import find_moments, further_moments, timestamp
-from search.retrieval.near import mean_vector
 from search.retrieval.notes import Notes
 from search.retrieval.parts import Plan, parts_of
 from search.retrieval.queries import QueryEncoder, cut_texts
@@ -242,7 +241,9 @@ class Searcher:
         """The feature of the frame nearest to the time, or the mean of all frames."""
         features, seconds_F = self.gallery.videos, self.gallery.videos.seconds[number]
         if like.seconds is None:
-            return mean_vector(features, number)
+            mean_ND, _ = unit_vectors(features.frames, np.array([number]), "pooled")
+            mean_D: NDArray[np.float32] = mean_ND[0]
+            return mean_D
         end = float(seconds_F[0]) + float(self.attributes.length_B[number])
         if not float(seconds_F[0]) - 1 <= like.seconds <= end + 1:
             raise UserError(f"like {like}: the video goes from {timestamp(seconds_F[0])} to {timestamp(end)}: name a time within it")

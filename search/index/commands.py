@@ -1,7 +1,6 @@
 """What search.build, search.add, search.status and search.drop have in common."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -70,15 +69,3 @@ def check_fill(options: FillOptions) -> tuple[int, int]:
     if shard[1] > 1 and options.uri is not None and options.uri.endswith(".db"):
         raise UserError(f"--shard {options.shard}: one process at a time opens a file of Milvus Lite: name a server with --uri")
     return shard
-
-
-def plural(count: int, one: str) -> str:
-    """A count with its unit: 1 video, 2 videos."""
-    return f"{count:,} {one}{'' if count == 1 else 's'}"
-
-
-def lines_of(items: Iterator[tuple[str, object]]) -> str:
-    """Facts as aligned lines."""
-    pairs = [(name, str(value)) for name, value in items]
-    width = max(len(name) for name, _ in pairs)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in pairs)

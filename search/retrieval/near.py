@@ -40,10 +40,3 @@ def cosines(videos: VideoFeatures, vector_D: NDArray[np.float32], member: int) -
     cosine_F = normalize(frame_FD, dim=1) @ normalize(torch.from_numpy(vector_D), dim=0).to(frame_FD)
     found: NDArray[np.float32] = cosine_F.cpu().numpy()
     return found
-
-
-def mean_vector(videos: VideoFeatures, member: int) -> NDArray[np.float32]:
-    """The unit mean of a video's normalized frames [D]."""
-    frame_FD, _ = videos.frames.gather([member])
-    mean_D: NDArray[np.float32] = normalize(normalize(frame_FD, dim=1).mean(dim=0), dim=0).cpu().numpy()
-    return mean_D

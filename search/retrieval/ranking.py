@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.cache.features import VideoFeatures
+from search.index.candidates import unit_vectors
 from search.query.query import Shown
-from search.retrieval.near import mean_vector
 
 FOLDED_AT_ONCE = 128
 """Videos that are compared with the results before them in one product of matrices."""
@@ -51,7 +51,7 @@ def _folded(videos: NDArray[np.int64], order: list[int], wanted: int, fold: floa
     vectors_KD = np.empty((0, 0), dtype=np.float32)
     for first in range(0, len(order), FOLDED_AT_ONCE):
         places = order[first : first + FOLDED_AT_ONCE]
-        mean_MD = np.stack([mean_vector(features, int(videos[place])) for place in places])
+        mean_MD, _ = unit_vectors(features.frames, videos[places], "pooled")
         if not kept:
             vectors_KD = np.empty((min(wanted, len(order)), mean_MD.shape[1]), dtype=np.float32)
         before, own_MM = len(kept), mean_MD @ mean_MD.T

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data.base.children import ignore_interrupts
 from data.base.errors import UserError, check_seed, not_as_written
 from data.base.progress import Progress
 from data.base.whole_files import write_atomically, write_json
@@ -87,7 +88,7 @@ def main(options: GenerateOptions) -> Path:
     tasks = [task for task in tasks if not task[0].exists()]
     with (
         Progress("rendering", len(tasks), "videos", options.quiet) as progress,
-        ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), ignore_interrupts) as pool,
     ):
         for _ in pool.map(_render_video, tasks, chunksize=8):
             progress.update()

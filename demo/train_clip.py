@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from data.base.children import ignore_interrupts
 from data.base.errors import check_seed
+from data.base.progress import Progress
 from data.base.whole_files import write_whole
 from data.base.writable import make_folder, require_writable_folder
 from data.cli.command import run_command
@@ -138,9 +139,11 @@ def main(options: TrainClipOptions) -> Path:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, options.lr, total_steps=options.steps, pct_start=0.05, cycle_momentum=False)
     seen_ids: set[int] = set()
     start = time.perf_counter()
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        bar = tqdm(_batches(pool, options), total=options.steps, unit="step", mininterval=2)
-        for still_NHWC, captions in bar:
+    with (
+        Progress("training CLIP", options.steps, "steps") as progress,
+        ProcessPoolExecutor(1, get_context("spawn"), ignore_interrupts) as pool,
+    ):
+        for still_NHWC, captions in _batches(pool, options):
             # Resize as the evaluation transform does: bicubic with antialiasing.
             image_NCHW = nn.functional.interpolate(
                 torch.from_numpy(still_NHWC).permute(0, 3, 1, 2).float() / 255, size=64, mode="bicubic", antialias=True
@@ -159,7 +162,7 @@ def main(options: TrainClipOptions) -> Path:
             schedule.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=log(100))
-            bar.set_postfix(loss=f"{loss.item():.3f}", scale=f"{model.logit_scale.exp().item():.1f}")
+            progress.update(note=f"loss {loss.item():.3f}, logit scale {model.logit_scale.exp().item():.1f}")
     _save(model, seen_ids, config, options.out)
     print(f"{options.steps} steps in {time.perf_counter() - start:.0f} s -> {options.out}")
     return options.out

@@ -1,7 +1,6 @@
 """Extracts in a process of its own, so that queries keep the interpreter and a crash of a library does not end the server."""
 
 import os
-import signal
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from multiprocessing import get_context
@@ -11,8 +10,8 @@ from threading import Event
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from data.base import children
 from data.base.errors import LostProcess, UserError
-from data.base.interrupts import interrupt_on
 from extract.options import ExtractOptions
 
 if TYPE_CHECKING:  # torch loads in the process
@@ -33,12 +32,7 @@ class ExtractionProcess:
         context = get_context("spawn")
         self._ours, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=_run, args=(theirs, options, frozenset(files)), daemon=True)
-        # Control-C reaches every process of the terminal. A spawned process inherits this thread's mask, and this process ends it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        children.start(self._process)
         # The process must hold the only other end, so that the connection closes when it ends.
         theirs.close()
 
@@ -76,9 +70,8 @@ class ExtractionProcess:
 def _run(connection: Connection, options: ExtractOptions, files: frozenset[Path]) -> None:
     """Extract, and send every step; then None, or the UserError that ended it."""
     os.nice(NICENESS)
-    interrupt_on(signal.SIGTERM)
-    # The parent has stopped this process, or has died.
-    with suppress(KeyboardInterrupt, BrokenPipeError):
+    # The pipe breaks when the parent has died.
+    with children.until_terminated(), suppress(BrokenPipeError):
         from extract.one_by_one import extract_one_by_one
 
         try:

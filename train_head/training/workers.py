@@ -1,6 +1,5 @@
 """Runs independent jobs, such as the runs of a sweep, in separate processes of one thread each."""
 
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
@@ -10,8 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from data.base import children
 from data.base.errors import LostProcess, UserError
-from data.base.interrupts import interrupt_on
 
 _LEAVE_S = 30.0
 """Seconds that a terminated process has to end before it is killed."""
@@ -61,7 +60,7 @@ def _start(work: Callable[[State, Job], Result], state: State) -> tuple[SpawnPro
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, work, state), daemon=True)
-    process.start()
+    children.start(process)
     # The process must hold the only other end, so that the connection closes when it ends.
     theirs.close()
     return process, ours
@@ -92,11 +91,8 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 
 def _serve(connection: Connection, work: Callable[[State, Job], Result], state: State) -> None:
     """Run jobs from the connection until it closes or the parent sends SIGTERM."""
-    # Control-C reaches every process of the terminal. The parent handles it and ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    interrupt_on(signal.SIGTERM)
     torch.set_num_threads(1)
-    with suppress(KeyboardInterrupt):
+    with children.until_terminated():
         _work(connection, work, state)
 
 
@@ -104,9 +100,7 @@ def _work(connection: Connection, work: Callable[[State, Job], Result], state: S
     while True:
         try:
             job = connection.recv()
-        except EOFError:
-            # All jobs are done, or the parent has died. This process ends now, so it ignores a late SIGTERM.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        except EOFError:  # all jobs are done, or the parent has died
             return
         result: Result | UserError
         try:

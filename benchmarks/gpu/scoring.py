@@ -14,7 +14,6 @@ from benchmarks.gpu.place import Outcome, Place
 from benchmarks.heads import BASE, BUDGET, System, affordable, problem, score, warm_up
 from benchmarks.scoring import DIMENSION, Problem, off_identity
 from benchmarks.training import PATCHES, make_cache
-from data.cache import FeatureCache
 from evaluate.cost import measured
 from train_head.heads import HEADS, Head, HeadConfig
 from train_head.heads.glccl import GlcclHead

@@ -173,7 +173,8 @@ def differences(ours: Pictures, reference: Pictures) -> Row:
 def apart_in_values(one: Image.Image, other: Image.Image) -> NDArray[np.float32]:
     """Absolute differences of the values [H, W, C]."""
     first_HWC, second_HWC = (np.asarray(picture.convert("RGB"), dtype=np.float32) for picture in (one, other))
-    return np.abs(first_HWC - second_HWC)
+    apart_HWC: NDArray[np.float32] = np.abs(first_HWC - second_HWC)
+    return apart_HWC
 
 
 def make_all(place: Place) -> tuple[dict[str, Path], list[str]]:

@@ -5,6 +5,7 @@ Features are random, with caption lengths like those of MSR-VTT 1k-A: see `capti
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,7 +24,7 @@ from train_head.scoring.splits import Split
 MAX_WORDS = 32
 LARGE, SMALL = ((1000, 1000), (15_000, 1500)), ((40, 30),)
 """Texts and videos of the matrices."""
-MOST_FLOPS, MOST_FLOPS_SMALL = 5e13, 1e9
+MOST_FLOPS, MOST_FLOPS_CPU = 5e13, 1e9
 """A head that needs more floating-point operations than this for all pairs scores a part of them: about a second of an H100."""
 TIME_LIMIT_S = 75.0
 """After this time, no further head begins."""
@@ -53,15 +54,15 @@ def matrices(place: Place) -> Outcome:
 
     Beside them, on the same features: the two matrix products of words with frames, which GLCCL's scores need at the least, and the
     published formulation, on at most 1,000 x 1,000 pairs. A head that would take too many operations, such as tight or joint, scores a
-    part of the pairs too. Seconds are of all pairs, scaled from the texts and videos timed. Memory is the peak beyond what was held
-    before: features on the device, encoded videos and the score matrix. `glccl, ranks counted` is what an evaluation does, up to its
-    metrics. On small matrices, fixed costs hide what the heads cost.
+    part of the pairs too. Seconds are of all pairs, scaled from the texts and videos timed, with the features on the device before. Memory
+    is the peak beyond what was held before: encoded texts and videos, blocks of scores and the score matrix. `glccl, ranks counted` is what
+    an evaluation does, from features in the machine's memory to metrics.
     """
     start = time.perf_counter()
     figures: dict[str, dict[str, Figures]] = {}
     remarks: list[str] = []
     holds: dict[str, bool] = {}
-    most_flops = MOST_FLOPS_SMALL if place.small else MOST_FLOPS
+    most_flops = MOST_FLOPS if place.device.type == "cuda" and not place.small else MOST_FLOPS_CPU
     cache = make_cache(place.folder / "cache", 1, caption_lengths(20), PATCHES)
     for texts, videos in SMALL if place.small else LARGE:
         length_A, shape = caption_lengths(texts), f"{texts:,} x {videos:,}"
@@ -117,6 +118,7 @@ def measure_head(place: Place, head: Head, split: Split, length_A: list[int], mo
     pairs, scored = len(length_A) * len(split.videos.ids), texts * videos
     part = split if scored == pairs else problem(length_A[:texts], videos, head.READS_PATCHES)
     warm_up(head, length_A[:texts], videos)
+    part = replace(part, texts=part.texts.to(place.device), videos=part.videos.to(place.device))
     row = figures_of(place, partial(score, head, part), warm=False)
     return row | {SECONDS: row[SECONDS] * pairs / scored, "texts timed": texts, "videos timed": videos}
 

@@ -126,7 +126,8 @@ def problem(length_A: list[int], videos: int, patches: bool = False) -> Split:
 
 def score(head: Head, split: Split) -> None:
     """Score all pairs as an evaluation does."""
-    score_all_pairs(head, split.texts, split.videos, split.answers, [Matrix(len(split.texts.texts), len(split.videos.ids))], BUDGET)
+    matrix = Matrix(len(split.texts.texts), len(split.videos.ids), head.logit_scale.device)
+    score_all_pairs(head, split.texts, split.videos, split.answers, [matrix], BUDGET)
 
 
 def affordable(head: Head, length_A: list[int], videos: int, most_flops: float) -> tuple[int, int]:

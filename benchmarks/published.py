@@ -64,7 +64,7 @@ def published_all_pairs(
 ) -> Tensor:
     """The retrieval score [A, B] of all pairs, block by block."""
     texts, videos = len(sentence_AD), len(frame_BFD)
-    score_AB = torch.empty(texts, videos)
+    score_AB = torch.empty(texts, videos, device=sentence_AD.device)
     for a in range(0, texts, BLOCK):
         rows = slice(a, a + BLOCK)
         for b in range(0, videos, BLOCK):

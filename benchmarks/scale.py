@@ -145,7 +145,7 @@ def candidates_needed(path: Path, run: str) -> Row:
     asked = range(min(1000, len(split.answers)))
     texts = cache.texts([split.texts.texts[a] for a in asked], 2**30)
     answers = np.array([number[split.videos.ids[split.answers[a]]] for a in asked])
-    matrix = Matrix(len(texts.texts), len(gallery.ids))
+    matrix = Matrix(len(texts.texts), len(gallery.ids), head.logit_scale.device)
     score_all_pairs(head, texts, gallery, answers, [matrix], 2**30)
     every = torch.arange(len(gallery.ids)).expand(len(texts.texts), -1)
     exhaustive = candidate_metrics(every, matrix.score_AB, answers, len(gallery.ids))["text_to_video"]["R@10"]

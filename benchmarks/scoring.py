@@ -68,19 +68,20 @@ class ScoringOptions:
 
 
 class Matrix(Unshared):
-    """Collects all retrieval scores from `score_all_pairs`, where an evaluation would count ranks."""
+    """Collects all retrieval scores from `score_all_pairs`, where an evaluation would count ranks; on the head's device."""
 
-    def __init__(self, texts: int, videos: int) -> None:
-        self.score_AB = torch.empty(texts, videos)
+    def __init__(self, texts: int, videos: int, device: torch.device) -> None:
+        self.score_AB = torch.empty(texts, videos, device=device)
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Store a block."""
-        self.score_AB[texts[:, None], videos] = scores_SAB.mean(dim=0)
+        device = self.score_AB.device
+        self.score_AB[texts.to(device)[:, None], videos.to(device)] = scores_SAB.mean(dim=0)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Random features with given caption lengths, and a head whose matrices differ from the identity."""
+    """Random features with given caption lengths, and a head whose matrices differ from the identity. All sides run on its device."""
 
     texts: TextFeatures
     videos: VideoFeatures
@@ -96,19 +97,19 @@ class Problem:
             # Norms near 10, like those of CLIP's features.
             return Ragged.in_memory((torch.randn(int(offsets[-1]), DIMENSION, generator=generator) * 0.44).numpy(), offsets)
 
-        head = GlcclHead("glccl", HeadConfig(DIMENSION, max_words, logit_scale=100.0), execution)
-        with torch.no_grad():
-            for name, parameter in head.named_parameters():
-                if parameter.ndim == 2:
-                    spread = 0.1 if name.startswith("P") else DIMENSION**-0.5
-                    parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3 * spread)
+        head = off_identity(GlcclHead("glccl", HeadConfig(DIMENSION, max_words, logit_scale=100.0), execution), generator)
         texts = TextFeatures([""] * len(length_A), features(length_A), features([1] * len(length_A)))
         gallery = VideoFeatures([""] * videos, features([frames] * videos), [np.arange(frames, dtype=np.float64)] * videos)
         return cls(texts, gallery, head, max_words)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the head is."""
+        return self.head.logit_scale.device
+
     def ours(self) -> Tensor:
         """Retrieval scores [A, B], computed as in an evaluation, with a few blocks of videos in memory at a time."""
-        matrix = Matrix(len(self.texts.texts), len(self.videos.ids))
+        matrix = Matrix(len(self.texts.texts), len(self.videos.ids), self.device)
         answers = np.arange(len(self.texts.texts)) % len(self.videos.ids)
         score_all_pairs(self.head, self.texts, self.videos, answers, [matrix], memory_budget=HELD)
         return matrix.score_AB
@@ -117,7 +118,7 @@ class Problem:
     def uncompiled(self) -> Tensor:
         """The same with plain PyTorch operations, the fallback of the compiled loops: captions grouped by length, 256 videos at once."""
         texts, videos = self.batch()
-        score_AB = torch.empty(len(texts.length_A), len(videos.mask_BF))
+        score_AB = torch.empty(len(texts.length_A), len(videos.mask_BF), device=self.device)
         for first in range(0, len(videos.mask_BF), 256):
             columns = slice(first, first + 256)
             prepared = prepare_videos(videos.frame_BFD[columns], videos.mask_BF[columns])
@@ -136,15 +137,20 @@ class Problem:
         matrices = {name: value.detach() for name, value in self.head.named_parameters()}
         return published_all_pairs(*(inputs or self.inputs()), matrices)
 
-    def two_products(self) -> Callable[[], None]:
-        """Only the two matrix products of unpadded words with all frames, by torch.mm into preallocated memory."""
+    def two_products(self, most_rows: int | None = None) -> Callable[[], None]:
+        """Only the two matrix products of unpadded words with all frames, by torch.mm into preallocated memory.
+
+        `most_rows`: words at a time, where the products of all would not fit into memory.
+        """
         texts, videos = self.batch()
         frame_DC = videos.frame_BFD.flatten(0, 1).T.contiguous()
-        outs = [torch.empty(len(texts.word_RD), frame_DC.shape[1]) for _ in range(2)]
+        pieces = texts.word_RD.split(most_rows or len(texts.word_RD))
+        outs = [torch.empty(len(pieces[0]), frame_DC.shape[1], device=self.device) for _ in range(2)]
 
         def run() -> None:
-            for out in outs:
-                torch.mm(texts.word_RD, frame_DC, out=out)
+            for piece_RD in pieces:
+                for out in outs:
+                    torch.mm(piece_RD, frame_DC, out=out[: len(piece_RD)])
 
         return run
 
@@ -177,19 +183,28 @@ class Problem:
 
     def batch(self) -> tuple[TextBatch, VideoBatch]:
         """Everything as one batch."""
-        device = torch.device("cpu")
         return (
-            TextBatch.gather(self.texts, range(len(self.texts.texts)), device),
-            VideoBatch.gather(self.videos, range(len(self.videos.ids)), device),
+            TextBatch.gather(self.texts, range(len(self.texts.texts)), self.device),
+            VideoBatch.gather(self.videos, range(len(self.videos.ids)), self.device),
         )
 
     def inputs(self) -> Inputs:
         """All features, padded as the field's loaders pad them."""
         texts, videos = self.batch()
-        mask_AL = torch.arange(self.max_words) < texts.length_A[:, None]
-        word_ALD = torch.zeros(*mask_AL.shape, DIMENSION)
+        mask_AL = (torch.arange(self.max_words) < texts.length_A[:, None]).to(self.device)
+        word_ALD = torch.zeros(*mask_AL.shape, DIMENSION, device=self.device)
         word_ALD[mask_AL] = texts.word_RD
         return texts.sentence_AD, word_ALD, mask_AL, videos.frame_BFD, videos.mask_BF
+
+
+@torch.no_grad()
+def off_identity(head: GlcclHead, generator: torch.Generator) -> GlcclHead:
+    """The head, on a CPU, after a random change of its matrices, which start at the identity."""
+    for name, parameter in head.named_parameters():
+        if parameter.ndim == 2:
+            spread = 0.1 if name.startswith("P") else DIMENSION**-0.5
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3 * spread)
+    return head
 
 
 def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> Row:

@@ -126,7 +126,7 @@ def make_cache(path: Path, videos: int, length_A: list[int], patches: int = 0) -
 def measure(cache: FeatureCache, split: Split, options: TrainingOptions, temporal: str) -> dict[str, float]:
     """Steps per second, the fraction of a step that the data path takes, and the extrapolated time of a whole run."""
     trainer = make_trainer(cache, split, options, temporal)
-    batches = cycle(len(split.answers))
+    batches = cycle(len(split.answers), trainer.batch_size)
     step, path = [], []
     for turn in range(WARM_UP_STEPS + options.steps):
         texts = next(batches)
@@ -257,11 +257,11 @@ def make_trainer(
     return Trainer(build_head(train, cache).to(find_device(options.device)), train, split, processes or ProcessGroup())
 
 
-def cycle(captions: int) -> Iterator[NDArray[np.int64]]:
-    """Endless random batches."""
+def cycle(captions: int, size: int = BATCH) -> Iterator[NDArray[np.int64]]:
+    """Endless random batches of this many captions."""
     rng = np.random.default_rng(0)
     while True:
-        yield rng.choice(captions, BATCH, replace=False)
+        yield rng.choice(captions, size, replace=False)
 
 
 def synchronized_seconds(device: torch.device) -> float:

@@ -143,7 +143,7 @@ def all_candidates(
 def exact_top(run: str, cache: FeatureCache, names: Sequence[str], videos: VideoFeatures, answers: NDArray[np.int64]) -> Found:
     """The TOP videos of each text by exact scores, best first."""
     head, _ = load_head(run, cache, DEVICE)
-    matrix = Matrix(len(names), len(videos.ids))
+    matrix = Matrix(len(names), len(videos.ids), head.logit_scale.device)
     score_all_pairs(head, cache.texts(names, BUDGET, head.most_words), videos, answers, [matrix], 2**30)
     return np.argsort(-matrix.score_AB.numpy(), axis=1, kind="stable")[:, :TOP]
 

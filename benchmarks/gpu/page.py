@@ -1,0 +1,81 @@
+"""The Markdown page of a run of `benchmarks.gpu`: first what does not hold, then every step with its figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.gpu.run import Ran
+
+MACHINE = "machine"
+"""The step whose figures head the page."""
+
+
+def page(ran: Sequence[Ran], command: str, commit: str, date: str, small: bool) -> str:
+    """The page as text."""
+    facts = next((one.figures for one in ran if one.step == MACHINE and one.status == "done"), {})
+    lines = [f"# benchmarks.gpu: {facts.get('card', 'an unknown card')}", ""]
+    if small:
+        lines += ["Small sizes: the figures say nothing about speed.", ""]
+    lines += [*_table(["", ""], [["command", f"`{command}`"], ["commit", commit], ["date", date], *facts.items()]), ""]
+    lines += ["## What does not hold", "", *_wrong(ran), "", "## Steps", "", *_summary(ran)]
+    for one in ran:
+        if one.status == "done" and one.step != MACHINE:
+            lines += ["", *_section(one)]
+    return "\n".join(lines) + "\n"
+
+
+def _wrong(ran: Sequence[Ran]) -> list[str]:
+    lines = [f"- {one.step} failed: {one.why}" for one in ran if one.status == "failed"]
+    lines += [f"- {one.step}: {claim}" for one in ran for claim, holds in one.holds.items() if not holds]
+    return lines or ["Everything that was run holds."]
+
+
+def _summary(ran: Sequence[Ran]) -> list[str]:
+    rows = []
+    for one in ran:
+        claims = f"{sum(one.holds.values())} of {len(one.holds)}" if one.holds else ""
+        rows.append([one.step, one.about, one.status + (f": {one.why}" if one.why else ""), claims, f"{one.seconds:.0f}"])
+    return _table(["step", "what", "status", "claims that hold", "seconds"], rows)
+
+
+def _section(one: Ran) -> list[str]:
+    lines = [f"## {one.step}", "", f"{one.about}.", ""]
+    lines += [line for remark in one.remarks for line in (remark, "")]
+    # Those that do not hold come first.
+    lines += [f"- {'holds' if holds else '**does not hold**'}: {claim}" for claim, holds in sorted(one.holds.items(), key=lambda it: it[1])]
+    return "\n".join([*lines, "", *_figures(one.figures)]).strip().split("\n")
+
+
+def _figures(figures: Mapping[str, Any]) -> list[str]:
+    """Single figures in one table, and a table for each figure that is itself a mapping or a list of mappings."""
+    single = [[name, value] for name, value in figures.items() if not _rows(value)]
+    lines = [*_table(["figure", "value"], single), ""] if single else []
+    for name, value in figures.items():
+        if rows := _rows(value):
+            columns = list(dict.fromkeys(key for _, row in rows for key in row))
+            table = [[label, *(row.get(column, "") for column in columns)] for label, row in rows]
+            lines += [f"### {name}", "", *_table(["", *columns], table), ""]
+    return lines
+
+
+def _rows(value: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """The rows of a table of its own with their labels; empty if the value is a single figure."""
+    if isinstance(value, Mapping) and value:
+        return [(str(key), row if isinstance(row, Mapping) else {"value": row}) for key, row in value.items()]
+    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        return [(str(i), row) for i, row in enumerate(value, 1)]
+    return []
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    body = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+    return ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |", *body]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    return str(value).replace("|", "\\|").replace("\n", " ")

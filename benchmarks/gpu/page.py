@@ -25,7 +25,7 @@ def page(ran: Sequence[Ran], command: str, commit: str, date: str, small: bool) 
 
 def _wrong(ran: Sequence[Ran]) -> list[str]:
     lines = [f"- {one.step} failed: {one.why}" for one in ran if one.status == "failed"]
-    lines += [f"- {one.step}: {claim}" for one in ran for claim, holds in one.holds.items() if not holds]
+    lines += [f"- {one.step}: {claim}" for one in ran for claim in one.refuted]
     return lines or ["Everything that was run holds."]
 
 

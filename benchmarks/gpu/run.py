@@ -42,9 +42,14 @@ class Ran:
     remarks: list[str] = field(default_factory=list)
 
     @property
+    def refuted(self) -> list[str]:
+        """The claims that do not hold."""
+        return [claim for claim, holds in self.holds.items() if not holds]
+
+    @property
     def all_holds(self) -> bool:
         """Whether nothing failed. A step that was not run refutes nothing."""
-        return self.status != "failed" and all(self.holds.values())
+        return self.status != "failed" and not self.refuted
 
 
 def run_steps(options: GpuOptions, steps: Sequence[Step] = STEPS) -> list[Ran]:
@@ -96,20 +101,17 @@ def run_step(step: Step, options: GpuOptions, limit_s: float) -> Ran:
                     os.killpg(process.pid, signal.SIGKILL)
         seconds = round(time.monotonic() - start, 2)
         found = json.loads(result.read_text(encoding="utf-8")) if status is not None and result.exists() else {}
-    why = why or found.get("error") or _ending(status or 0)
+    why = why or found.get("error") or ("" if "holds" in found else _ending(status or 0))
     if why:
         return Ran(step.name, step.about, "failed", why, seconds, round(limit_s, 1))
     return Ran(step.name, step.about, "done", "", seconds, round(limit_s, 1), found["holds"], found["figures"], found["remarks"])
 
 
 def _ending(status: int) -> str:
-    """How a process ended that left no result; empty for status 0."""
-    if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    return f"exit status {status}" if status else ""
+    """How a process ended that left no result."""
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status} without a result"
 
 
 def _said(ran: Ran) -> str:
-    wrong = [claim for claim, holds in ran.holds.items() if not holds]
     state = f"{ran.status}: {ran.why}" if ran.why else f"{ran.seconds:.1f} s"
-    return f"{ran.step}: {state}{'; does not hold: ' if wrong else ''}{'; '.join(wrong)}"
+    return f"{ran.step}: {state}{'; does not hold: ' if ran.refuted else ''}{'; '.join(ran.refuted)}"

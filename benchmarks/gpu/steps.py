@@ -36,21 +36,17 @@ STEPS = (
     Step("training", f"{CORRECTNESS}.stages:training", "Losses of train_head against those of the CPU, and --resume", 4),
     Step("finetuning", f"{CORRECTNESS}.finetuning:finetuning", "train_head --finetune, with and without --grad-checkpointing", 4),
     Step("memory", f"{CORRECTNESS}.memory:memory", "What the commands say when memory is exhausted", 3),
-    Step(
-        "processes", f"{CORRECTNESS}.processes:sharing_one_device", "Training in two processes on one device (gloo) against one process", 3
-    ),
+    Step("processes", f"{CORRECTNESS}.processes:sharing_one_device", "Two processes on one device (gloo) against one process", 3),
     Step(
         "processes-nccl",
         f"{CORRECTNESS}.processes:one_device_each",
-        "Training in two processes on a device each (nccl) against one process",
+        "Two processes on a device each (nccl) against one process",
         3,
         Need.TWO_GPUS,
     ),
     Step("encoders", "benchmarks.gpu.extraction:encoders", "Frames a second of the encoders", 5),
     Step("workers", "benchmarks.gpu.extraction:workers", "Extraction by the number of workers", 4),
-    Step(
-        "decoding", "benchmarks.gpu.decoding:cuda_decoding", "Frames that ffmpeg decodes on the card against those of the CPU", 3, Need.CUDA
-    ),
+    Step("decoding", "benchmarks.gpu.decoding:cuda_decoding", "Frames decoded on the card against those of the CPU", 3, Need.CUDA),
     Step("scoring", "benchmarks.gpu.scoring:matrices", "Pairs a second of the heads", 4),
     Step("full-size-training", "benchmarks.gpu.training:full_size", "Steps of training at MSR-VTT's size", 5),
 )

@@ -70,15 +70,15 @@ TRAIN = ["--cache", "cache", "--out", "run"]
             torch.OutOfMemoryError(OF_CUDA),
             TrainOptions,
             TRAIN,
-            "the GPU has too little free memory (no room for 20.00 GiB more): use a --batch-size below 128 or a smaller --memory-budget or "
-            "--device cpu, or end other programs that use it",
+            "the GPU has too little free memory (no room for 20.00 GiB more): use a --batch-size below 128 with another --out, a smaller "
+            "--memory-budget or --device cpu, or end other programs that use it",
         ),
         (
             RuntimeError(OF_MPS),
             TrainOptions,
             [*TRAIN, "--finetune", "--batch-size", "16"],
-            "the GPU has too little free memory (no room for 25.00 MB more): use a --batch-size below 16 or --grad-checkpointing or a "
-            "smaller --memory-budget or --device cpu, or end other programs that use it",
+            "the GPU has too little free memory (no room for 25.00 MB more): use a --batch-size below 16 with another --out, "
+            "--grad-checkpointing, a smaller --memory-budget or --device cpu, or end other programs that use it",
         ),
         (
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
@@ -115,7 +115,7 @@ def test_memory_of_the_machine_by_whoever_asks_for_it(
     """Genuine failures: no machine has as much."""
     room = f" (no room for {asked} more)" if asked else ""
     said = said_of(allocate, TrainOptions, [*TRAIN, "--finetune", "--grad-checkpointing"], monkeypatch, capfd)
-    remedy = "use a --batch-size below 128 or a smaller --memory-budget, or end other programs that use it"
+    remedy = "use a --batch-size below 128 with another --out or a smaller --memory-budget, or end other programs that use it"
     assert said == f"error: this machine has too little free memory{room}: {remedy}\n"
     said = said_of(allocate, Plain, [], monkeypatch, capfd)
     assert said == f"error: this machine has too little free memory{room}: end other programs that use it\n"

@@ -81,7 +81,7 @@ class TrainOptions:
     logit scale trains at --lr / 1000, or at --clip-lr with --finetune. Default: adamw, or what --recipe says."""
     epochs: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(1)] = 5
     """Passes over the training captions."""
-    batch_size: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(2), SavesMemory("a --batch-size below {}")] = 128
+    batch_size: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(2), SavesMemory("a --batch-size below {} with another --out")] = 128
     """Captions (and their videos) per step, over all processes. Reduced to the number of training videos if there are fewer."""
     lr: Annotated[float, About.OPTIMIZER, Meaning.VARIED, AtLeast(0)] = 1e-4
     """Peak learning rate: linear warm-up over the first 10% of the steps, then cosine decay to zero. bert-adam begins at 0, and its

@@ -131,7 +131,7 @@ def _memory_line(memory: Exhausted, options: Any) -> str:
             remedies.append("--device cpu")
     where = "the GPU" if memory.on_gpu else "this machine"
     asked = f" (no room for {memory.asked} more)" if memory.asked else ""
-    use = f"use {' or '.join(remedies)}, or " if remedies else ""
+    use = f"use {', '.join(remedies[:-1])}{' or ' * (len(remedies) > 1)}{remedies[-1]}, or " if remedies else ""
     return f"{where} has too little free memory{asked}: {use}end other programs that use it"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.gpu.correctness.commands import run
+from benchmarks.gpu.correctness.commands import Word, run
 from benchmarks.gpu.correctness.losses import Losses, LossesOnCpu, load_data, take_steps, trainer_of
 from benchmarks.gpu.options import ROOT
 from benchmarks.gpu.place import Outcome, Place
@@ -24,7 +24,17 @@ def pixel_cache(folder: Path, train: int, device: str) -> Path:
     """Render videos and extract them with their pictures."""
     generate.main(generate.GenerateOptions(folder / "demo", train=train, val=4, test=4, quiet=True))
     videos, annotations = folder / "demo" / "videos", folder / "demo" / "annotations"
-    words = ["--dataset", "demo", "--videos", videos, "--annotations", annotations, "--model", f"local-dir:{CLIP}", "--store-pixels"]
+    words: list[Word] = [
+        "--dataset",
+        "demo",
+        "--videos",
+        videos,
+        "--annotations",
+        annotations,
+        "--model",
+        f"local-dir:{CLIP}",
+        "--store-pixels",
+    ]
     run("extract", *words, "--cache", folder / "cache", "--device", device, "--quiet")
     return folder / "cache"
 
@@ -47,7 +57,8 @@ def finetuning(place: Place) -> Outcome:
     if place.device.type == "cuda":
         figures |= {"peak MiB": plain_mib, "peak MiB with --grad-checkpointing": recomputed_mib}
         holds["--grad-checkpointing takes less memory"] = recomputed_mib < plain_mib
-    words = ["--finetune", "--grad-checkpointing", "--max-frames", 2, "--batch-size", batch, "--epochs", 2, "--device", place.device.type]
+    words: list[Word] = ["--finetune", "--grad-checkpointing", "--max-frames", 2, "--batch-size", batch, "--epochs", 2]
+    words += ["--device", place.device.type]
     run("train_head", "--cache", cache, "--out", options.out, *words, "--quiet")
     holds["the command writes the new CLIP"] = (options.out / CLIP_FOLDER).is_dir()
     return Outcome({**figures, "steps": steps, "captions of a step": batch}, holds)

@@ -64,7 +64,7 @@ class Size:
         generator = torch.Generator().manual_seed(seed)
 
         def rows(*shape: int) -> Tensor:
-            return torch.randn(*shape, self.dimension, generator=generator) * (10 * self.dimension**-0.5)
+            return torch.randn(*shape, self.dimension, generator=generator).mul(10 * self.dimension**-0.5)
 
         words_A = torch.randint(3, self.words + 1, (self.entries,), generator=generator)
         frames_B = torch.randint(1, self.frames + 1, (self.entries,), generator=generator)

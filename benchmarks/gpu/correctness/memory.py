@@ -23,12 +23,9 @@ def memory(place: Place) -> Outcome:
     # wti keeps the products of all words with all frames of the batch.
     videos, batch, smaller, mib = (4000, 2048, 16, 1500) if device == "cpu" else (10_000, 4096, 64, 600)
     cache = make_cache(place.folder / "cache", videos, 32).path
-    out = place.folder / "run"
     words: list[Word] = ["train_head", "--cache", cache, "--head", "wti", "--temporal", "none", "--epochs", 1, "--device", device]
-    words += ["--out", out, "--quiet"]
-    too_much = ended(LIMITED, device, mib, *words, "--batch-size", batch)
-    # The folder already holds the options of the run that failed.
-    less = ended(LIMITED, device, mib, *words, "--batch-size", smaller, "--resume")
+    too_much = ended(LIMITED, device, mib, *words, "--quiet", "--batch-size", batch, "--out", place.folder / "run")
+    less = ended(LIMITED, device, mib, *words, "--quiet", "--batch-size", smaller, "--out", place.folder / "another")
     holds = {"train_head: exhausted memory is one line with the remedy": _is_one_line(too_much, f"{REMEDY}{batch}")}
     holds["train_head: the remedy helps"] = less.returncode == 0
     said = {"train_head": _last(too_much)}

@@ -104,7 +104,7 @@ def test_memory_of_a_gpu(
 @pytest.mark.parametrize(
     ("allocate", "asked"),
     [
-        (lambda _: torch.empty(2**50), "4503599627370496 bytes"),
+        (lambda _: torch.empty(2**50), "4,294,967,296.0 MiB"),
         (lambda _: np.empty(2**50), "8.00 PiB"),
         (lambda _: bytearray(2**60), None),
     ],

@@ -88,8 +88,11 @@ def run_step(step: Step, options: GpuOptions, limit_s: float) -> Ran:
         result, folder = Path(name) / "result.json", Path(name) / "scratch"
         folder.mkdir()
         size = "small" if options.small else "full"
-        command = [sys.executable, "-m", "benchmarks.gpu.one_step", step.function, options.device, size, str(folder), str(result)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        # Its log then says where a crash in compiled code happened.
+        command = [sys.executable, "-X", "faulthandler", "-m", "benchmarks.gpu.one_step", step.function, options.device, size]
+        with subprocess.Popen(
+            [*command, str(folder), str(result)], cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+        ) as process:
             try:
                 status = process.wait(limit_s)
                 why = ""

@@ -15,16 +15,17 @@ from benchmarks.gpu.options import GpuOptions
 from benchmarks.gpu.page import page
 from benchmarks.gpu.place import Place
 from benchmarks.gpu.run import STEPS_FILE, Ran, run_step, run_steps
-from benchmarks.gpu.steps import STEPS, Need, Step, chosen
+from benchmarks.gpu.steps import STEPS, Step, chosen
 from data.base.errors import UserError
 from tests.gpu_steps import CHILD
 from tests.processes import is_alive
+from train_head.heads import Execution
 
 CPU = torch.device("cpu")
 
 
-def step(name: str, need: Need | None = None) -> Step:
-    return Step(name, f"tests.gpu_steps:{name}", f"A step to {name}", 1, need)
+def step(name: str, cuda_devices: int = 0) -> Step:
+    return Step(name, f"tests.gpu_steps:{name}", f"A step to {name}", 1, cuda_devices)
 
 
 @pytest.fixture
@@ -33,10 +34,10 @@ def options(tmp_path: Path) -> GpuOptions:
 
 
 def test_a_step_that_crashes_hides_no_other(options: GpuOptions) -> None:
-    ran = run_steps(options, [step("abort"), step("hang", Need.CUDA), step("refute")])
+    ran = run_steps(options, [step("abort"), step("hang", cuda_devices=2), step("refute")])
     assert [(one.step, one.status, one.why) for one in ran] == [
         ("abort", "failed", "killed by SIGABRT"),
-        ("hang", "not run", "it needs a CUDA device"),
+        ("hang", "not run", "it needs 2 CUDA devices, and there are 0"),
         ("refute", "done", ""),
     ]
     assert ran[2].holds == {"one is one": True, "one is two": False}
@@ -75,7 +76,12 @@ def test_the_page_begins_with_what_does_not_hold() -> None:
         Ran("machine", "The card", "done", figures={"card": "NVIDIA H100", "driver": "570.1"}),
         Ran("broken", "Breaks", "failed", "killed by SIGABRT"),
         Ran(
-            "checked", "Checks", "done", holds={"a": True, "b": False}, figures={"x": 1.23456, "rows": {"first": {"n": 1}}}, remarks=["So."]
+            "checked",
+            "Checks",
+            "done",
+            holds={"a": True, "b": False},
+            figures={"x": 1.23456, "first": {"n": 1}, "second": {"n": 2}, "sizes": {"large": {"n": 3}}},
+            remarks=["So."],
         ),
         Ran("later", "Comes later", "not run", "it needs two CUDA devices"),
     ]
@@ -88,7 +94,7 @@ def test_the_page_begins_with_what_does_not_hold() -> None:
     section = lines.index("## checked")
     assert wrong < lines.index("## Steps") < section
     assert lines[section + 4 :].index("- **does not hold**: b") < lines[section + 4 :].index("- holds: a")
-    assert {"So.", "| x | 1.235 |", "| first | 1 |", "### rows"} <= set(lines[section:])
+    assert {"So.", "| x | 1.235 |", "|  | n |", "| first | 1 |", "| second | 2 |", "### sizes", "| large | 3 |"} <= set(lines[section:])
     assert "Everything that was run holds." in page(ran[:1], "", "", "", small=True)
 
 
@@ -145,7 +151,7 @@ def test_an_error_as_small_as_tf32_makes_is_seen() -> None:
     """The bound of float32 is no wider than what TF32, with 11 bits of mantissa, does to features and weights."""
     size = heads.sizes(small=True)
     features = size.features(seed=2)
-    head = size.head("wti", "seq-transf", heads.Execution())
+    head = size.head("wti", "seq-transf", Execution())
     reference = heads.Reference.of(head, features, size.longest_sum * 2.0**-24)
     errors = reference.errors(heads.result(*heads.changed(head, features, 2.0**-11, seed=7)))
     assert errors["scores by bound"] > 1
@@ -159,7 +165,7 @@ def test_the_bound_of_losses_widens_with_every_step() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [one.name for one in STEPS if one.need is None])
+@pytest.mark.parametrize("name", [one.name for one in STEPS if not one.cuda_devices])
 def test_every_step_runs_on_the_cpu_and_holds(options: GpuOptions, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """As a user of the command would run it."""
     findings = report.main(GpuOptions(minutes=5, out=options.out, device="cpu", small=True, steps=name))

@@ -46,24 +46,23 @@ def _section(one: Ran) -> list[str]:
 
 
 def _figures(figures: Mapping[str, Any]) -> list[str]:
-    """Single figures in one table, and a table for each figure that is itself a mapping or a list of mappings."""
-    single = [[name, value] for name, value in figures.items() if not _rows(value)]
+    """Single figures in one table; those that are rows of the same columns in one; and under its name each that is a table itself."""
+    single = [[name, value] for name, value in figures.items() if not isinstance(value, Mapping)]
     lines = [*_table(["figure", "value"], single), ""] if single else []
+    rows: dict[tuple[str, ...], list[list[Any]]] = {}
     for name, value in figures.items():
-        if rows := _rows(value):
-            columns = list(dict.fromkeys(key for _, row in rows for key in row))
-            table = [[label, *(row.get(column, "") for column in columns)] for label, row in rows]
-            lines += [f"### {name}", "", *_table(["", *columns], table), ""]
+        if isinstance(value, Mapping) and not _is_table(value):
+            rows.setdefault(tuple(value), []).append([name, *value.values()])
+    for columns, of_columns in rows.items():
+        lines += [*_table(["", *columns], of_columns), ""]
+    for name, value in figures.items():
+        if _is_table(value):
+            lines += [f"### {name}", "", *_figures(value)]
     return lines
 
 
-def _rows(value: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    """The rows of a table of its own with their labels; empty if the value is a single figure."""
-    if isinstance(value, Mapping) and value:
-        return [(str(key), row if isinstance(row, Mapping) else {"value": row}) for key, row in value.items()]
-    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-        return [(str(i), row) for i, row in enumerate(value, 1)]
-    return []
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(row, Mapping) for row in value.values())
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

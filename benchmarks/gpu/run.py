@@ -104,15 +104,17 @@ def run_step(step: Step, options: GpuOptions, limit_s: float) -> Ran:
                     os.killpg(process.pid, signal.SIGKILL)
         seconds = round(time.monotonic() - start, 2)
         found = json.loads(result.read_text(encoding="utf-8")) if status is not None and result.exists() else {}
-    why = why or found.get("error") or ("" if "holds" in found else _ending(status or 0))
+    why = why or found.get("error", "") or _ending(status or 0, "holds" in found)
     if why:
         return Ran(step.name, step.about, "failed", why, seconds, round(limit_s, 1))
     return Ran(step.name, step.about, "done", "", seconds, round(limit_s, 1), found["holds"], found["figures"], found["remarks"])
 
 
-def _ending(status: int) -> str:
-    """How a process ended that left no result."""
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status} without a result"
+def _ending(status: int, has_result: bool) -> str:
+    """What is wrong with how a process ended; empty if nothing is."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}{' after its result' if has_result else ''}"
+    return "" if has_result and not status else f"exit status {status}{'' if has_result else ' without a result'}"
 
 
 def _said(ran: Ran) -> str:

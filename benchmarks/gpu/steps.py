@@ -2,18 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 
 from data.base.errors import UserError
-
-
-class Need(Enum):
-    """What a step needs beside a processor."""
-
-    CUDA = "a CUDA device"
-    TWO_GPUS = "two CUDA devices"
 
 
 @dataclass(frozen=True)
@@ -25,7 +17,8 @@ class Step:
     about: str
     share: float
     """How the minutes are divided: the step's share is this by the sum over all steps."""
-    need: Need | None = None
+    cuda_devices: int = 0
+    """The least number of CUDA devices."""
 
 
 CORRECTNESS = "benchmarks.gpu.correctness"
@@ -42,11 +35,11 @@ STEPS = (
         f"{CORRECTNESS}.processes:one_device_each",
         "Two processes on a device each (nccl) against one process",
         3,
-        Need.TWO_GPUS,
+        cuda_devices=2,
     ),
     Step("encoders", "benchmarks.gpu.extraction:encoders", "Frames a second of the encoders", 5),
     Step("workers", "benchmarks.gpu.extraction:workers", "Extraction by the number of workers", 4),
-    Step("decoding", "benchmarks.gpu.decoding:cuda_decoding", "Frames decoded on the card against those of the CPU", 3, Need.CUDA),
+    Step("decoding", "benchmarks.gpu.decoding:cuda_decoding", "Frames decoded on the card against those of the CPU", 3),
     Step("scoring", "benchmarks.gpu.scoring:matrices", "Pairs a second of the heads", 4),
     Step("full-size-training", "benchmarks.gpu.training:full_size", "Steps of training at MSR-VTT's size", 5),
 )
@@ -66,5 +59,4 @@ def chosen(names: str, steps: Sequence[Step] = STEPS) -> list[Step]:
 def lacking(step: Step, device: torch.device) -> str:
     """What the step needs and this machine or --device lacks; empty if nothing."""
     devices = torch.cuda.device_count() if device.type == "cuda" else 0
-    least = {None: 0, Need.CUDA: 1, Need.TWO_GPUS: 2}[step.need]
-    return "" if step.need is None or devices >= least else f"it needs {step.need.value}"
+    return "" if devices >= step.cuda_devices else f"it needs {step.cuda_devices} CUDA devices, and there are {devices}"

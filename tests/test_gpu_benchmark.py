@@ -72,6 +72,7 @@ def test_steps_are_reported_however_they_end(options: GpuOptions) -> None:
 
 
 def test_the_page_begins_with_what_does_not_hold() -> None:
+    figures = {"x": 1.23456, "first": {"n": 1}, "second": {"n": 2}, "sizes": {"large": {"n": 3}}}
     ran = [
         Ran("machine", "The card", "done", figures={"card": "NVIDIA H100", "driver": "570.1"}),
         Ran("broken", "Breaks", "failed", "killed by SIGABRT"),
@@ -80,7 +81,7 @@ def test_the_page_begins_with_what_does_not_hold() -> None:
             "Checks",
             "done",
             holds={"a": True, "b": False},
-            figures={"x": 1.23456, "first": {"n": 1}, "second": {"n": 2}, "sizes": {"large": {"n": 3}}},
+            figures=figures,
             remarks=["So."],
         ),
         Ran("later", "Comes later", "not run", "it needs two CUDA devices"),

@@ -41,9 +41,9 @@ def pixel_cache(folder: Path, train: int, device: str) -> Path:
 
 def finetuning(place: Place) -> Outcome:
     """The step."""
-    train, batch, steps = (8, 4, 3) if place.small else (48, 32, 10)
+    train, batch, steps, frames = (8, 4, 3, 2) if place.small else (48, 32, 10, 6)
     cache = pixel_cache(place.folder, train, place.device.type)
-    options = TrainOptions(cache, place.folder / "run", finetune=True, max_frames=2, batch_size=batch, lr=1e-4, epochs=2, quiet=True)
+    options = TrainOptions(cache, place.folder / "run", finetune=True, max_frames=frames, batch_size=batch, lr=1e-4, epochs=2, quiet=True)
     data = load_data(options)
     expected = LossesOnCpu.of(options, data, steps, LONGEST_SUM)
     plain_N, plain_mib = _steps(options, data, steps, place.device)
@@ -57,7 +57,7 @@ def finetuning(place: Place) -> Outcome:
     if place.device.type == "cuda":
         figures |= {"peak MiB": plain_mib, "peak MiB with --grad-checkpointing": recomputed_mib}
         holds["--grad-checkpointing takes less memory"] = recomputed_mib < plain_mib
-    words: list[Word] = ["--finetune", "--grad-checkpointing", "--max-frames", 2, "--batch-size", batch, "--epochs", 2]
+    words: list[Word] = ["--finetune", "--grad-checkpointing", "--max-frames", frames, "--batch-size", batch, "--epochs", 2]
     words += ["--device", place.device.type]
     run("train_head", "--cache", cache, "--out", options.out, *words, "--quiet")
     holds["the command writes the new CLIP"] = (options.out / CLIP_FOLDER).is_dir()

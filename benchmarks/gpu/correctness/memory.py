@@ -21,7 +21,7 @@ def memory(place: Place) -> Outcome:
     """The step."""
     device = place.device.type
     # wti keeps the products of all words with all frames of the batch.
-    videos, batch, smaller, mib = (2000, 1200, 60, 800) if device == "cpu" else (10_000, 4096, 64, 600)
+    videos, batch, smaller, mib = (2000, 1200, 60, 800) if device == "cpu" else (10_000, 4096, 64, 2000)
     cache = make_cache(place.folder / "cache", videos, 32).path
     words: list[Word] = ["train_head", "--cache", cache, "--head", "wti", "--temporal", "none", "--epochs", 1, "--device", device]
     too_much = ended(LIMITED, device, mib, *words, "--quiet", "--batch-size", batch, "--out", place.folder / "run")

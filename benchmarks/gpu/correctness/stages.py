@@ -80,7 +80,7 @@ def evaluated(cache: Path, head: str, device: str, folder: Path) -> Evaluated:
 
 def training(place: Place) -> Outcome:
     """Losses of every step from one seed; and a run that is killed and resumed."""
-    videos, dimension, batch, steps, epochs = (40, 16, 8, 6, 8) if place.small else (1200, 128, 64, 40, 12)
+    videos, dimension, batch, steps, epochs = (40, 16, 8, 6, 8) if place.small else (1200, 128, 64, 40, 4)
     cache = make_cache(place.folder / "cache", videos, dimension).path
     options = TrainOptions(cache, place.folder / "unused", batch_size=batch, lr=1e-3, epochs=epochs, quiet=True)
     data = load_data(options)

@@ -76,14 +76,7 @@ def test_the_page_begins_with_what_does_not_hold() -> None:
     ran = [
         Ran("machine", "The card", "done", figures={"card": "NVIDIA H100", "driver": "570.1"}),
         Ran("broken", "Breaks", "failed", "killed by SIGABRT"),
-        Ran(
-            "checked",
-            "Checks",
-            "done",
-            holds={"a": True, "b": False},
-            figures=figures,
-            remarks=["So."],
-        ),
+        Ran("checked", "Checks", "done", holds={"a": True, "b": False}, figures=figures, remarks=["So."]),
         Ran("later", "Comes later", "not run", "it needs two CUDA devices"),
     ]
     lines = page(ran, "python -m benchmarks.gpu", "abc", "today", small=False).splitlines()
@@ -131,7 +124,7 @@ def test_the_function_of_every_step_is_there(one: Step) -> None:
 
 
 def test_steps_are_chosen_by_name_and_keep_their_order() -> None:
-    assert [one.name for one in chosen("training,heads")] == ["heads", "training"]
+    assert [one.name for one in chosen("training,heads")] == ["machine", "heads", "training"]
     assert chosen("all") == list(STEPS)
 
 

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.gpu.run import Ran
-
-MACHINE = "machine"
-"""The step whose figures head the page."""
+from benchmarks.gpu.steps import MACHINE
 
 
 def page(ran: Sequence[Ran], command: str, commit: str, date: str, small: bool) -> str:
@@ -41,8 +39,10 @@ def _section(one: Ran) -> list[str]:
     lines = [f"## {one.step}", "", f"{one.about}.", ""]
     lines += [line for remark in one.remarks for line in (remark, "")]
     # Those that do not hold come first.
-    lines += [f"- {'holds' if holds else '**does not hold**'}: {claim}" for claim, holds in sorted(one.holds.items(), key=lambda it: it[1])]
-    return "\n".join([*lines, "", *_figures(one.figures)]).strip().split("\n")
+    claims = [f"- {'holds' if holds else '**does not hold**'}: {claim}" for claim, holds in sorted(one.holds.items(), key=lambda it: it[1])]
+    lines += [*claims, ""] if claims else []
+    lines += _figures(one.figures)
+    return lines[:-1]
 
 
 def _figures(figures: Mapping[str, Any]) -> list[str]:

@@ -21,9 +21,11 @@ class Step:
     """The least number of CUDA devices."""
 
 
+MACHINE = "machine"
+"""The step whose figures head the page. It is always run."""
 CORRECTNESS = "benchmarks.gpu.correctness"
 STEPS = (
-    Step("machine", "benchmarks.gpu.machine:facts", "The card, its driver and the versions of what computes", 1),
+    Step(MACHINE, "benchmarks.gpu.machine:facts", "The card, its driver and the versions of what computes", 1),
     Step("heads", f"{CORRECTNESS}.heads:heads", "Scores and gradients of every head against float64 on the CPU", 4),
     Step("evaluation", f"{CORRECTNESS}.stages:evaluation", "Metrics and ranks of evaluate against those of the CPU", 2),
     Step("training", f"{CORRECTNESS}.stages:training", "Losses of train_head against those of the CPU, and --resume", 4),
@@ -46,14 +48,14 @@ STEPS = (
 
 
 def chosen(names: str, steps: Sequence[Step] = STEPS) -> list[Step]:
-    """The steps of `--steps NAMES`, in their order. Raises UserError for a name that is none."""
+    """The steps of `--steps NAMES` and MACHINE, in their order. Raises UserError for a name that is none."""
     if names == "all":
         return list(steps)
     given = names.split(",")
     unknown = [name for name in given if name not in {step.name for step in steps}]
     if unknown:
         raise UserError(f"--steps {unknown[0]} is unknown: use all, or some of {','.join(step.name for step in steps)}")
-    return [step for step in steps if step.name in given]
+    return [step for step in steps if step.name in (MACHINE, *given)]
 
 
 def lacking(step: Step, device: torch.device) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
-from data.cli.meaning import DeviceName, Meaning
+from data.cli.meaning import DeviceName, Meaning, SavesMemory
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EvaluateOptions:
     """How ties count: by expectation over their orders, or as the field's reference code counts them, to compare with published results."""
     allow_missing: Annotated[bool, About.INPUT] = False
     """Leave out captions and videos whose features are missing, and report how many there are."""
-    memory_budget: Annotated[float | None, About.MACHINE, Meaning.FREE] = None
+    memory_budget: Annotated[float | None, About.MACHINE, Meaning.FREE, SavesMemory("a smaller --memory-budget")] = None
     """GiB of memory for features and scoring; scoring alone takes 0.3 at 512 dimensions. Features that do not fit are read from disk when
     they are used. Default: half of the machine's memory."""
     dual_softmax: Annotated[bool, About.METRICS] = False

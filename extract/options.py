@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
-from data.cli.meaning import DeviceName, Meaning, NewCache
+from data.cli.meaning import DeviceName, Meaning, NewCache, SavesMemory
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ExtractOptions:
     torchrun, whose processes share the work already."""
     process_timeout: Annotated[float, About.MACHINE, Meaning.FREE] = 60.0
     """Under torchrun: seconds without a heartbeat after which another process counts as lost."""
-    workers: Annotated[int | None, About.MACHINE, Meaning.FREE] = None
+    workers: Annotated[int | None, About.MACHINE, Meaning.FREE, SavesMemory("fewer --workers")] = None
     """Videos decoded in parallel. Default: one per processor core, divided among the processes on the machine."""
     decoder: Annotated[Literal["ffmpeg", "pyav"], About.MACHINE] = "ffmpeg"
     """ffmpeg, or pyav: PyAV decodes plain videos (pip install -r requirements-pyav.txt) and leaves the others to ffmpeg. Both give the same

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from data.cli.command_line import About
-from data.cli.meaning import DeviceName
+from data.cli.meaning import DeviceName, SavesMemory
 from search.index.options import EngineOptions
 from search.retrieval.listed import GalleryOptions
 
@@ -49,7 +49,7 @@ class RetrievalOptions(EngineOptions, GalleryOptions):
     """Temperature of the guidance, for glccl, its halves and glscl. Default: as in training; for zero-shot, the paper's, 5."""
     kappa: Annotated[float | None, About.INPUT] = None
     """Temperature of the interaction, for glccl, its halves and xclip. Default: as in training; for zero-shot, the paper's, 0.01."""
-    memory_budget: Annotated[float | None, About.MACHINE] = None
+    memory_budget: Annotated[float | None, About.MACHINE, SavesMemory("a smaller --memory-budget")] = None
     """GiB of memory for features and encoded videos. The rest is read or encoded anew for every query. Default: half of the machine's
     memory."""
     device: Annotated[DeviceName, About.MACHINE] = "auto"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import train_head
 from data.base.errors import UserError
-from data.compute.processes import ProcessGroup
+from data.compute.processes import ProcessGroup, has_own_device
 from tests.processes import finish, launch, start
 from train_head import TrainOptions
 
@@ -25,6 +25,20 @@ def test_seconds_without_a_sign_of_life_are_a_number_for_one_process_too(seconds
     """They are in the record of what it makes."""
     with pytest.raises(UserError, match=rf"--process-timeout {seconds:g}: at least "), ProcessGroup.joined(torch.device("cpu"), seconds):
         pass
+
+
+@pytest.mark.parametrize(
+    ("devices", "own"),
+    [
+        (["GPU-1", "GPU-2"], True),
+        (["GPU-1", "GPU-1"], False),
+        (["GPU-1", "GPU-2", "GPU-1"], False),
+        (["GPU-1", ""], False),
+        (["", ""], False),
+    ],
+)
+def test_nccl_is_for_processes_with_a_device_each(devices: list[str], own: bool) -> None:
+    assert has_own_device(devices) == own
 
 
 @pytest.mark.long

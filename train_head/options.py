@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from data.cli.command_line import About
-from data.cli.meaning import AtLeast, DeviceName, Meaning, NoneAs, Since
+from data.cli.meaning import AtLeast, DeviceName, Meaning, NoneAs, SavesMemory, Since
 from train_head.temperatures import KAPPA, TAU
 
 
@@ -81,7 +81,7 @@ class TrainOptions:
     logit scale trains at --lr / 1000, or at --clip-lr with --finetune. Default: adamw, or what --recipe says."""
     epochs: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(1)] = 5
     """Passes over the training captions."""
-    batch_size: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(2)] = 128
+    batch_size: Annotated[int, About.OPTIMIZER, Meaning.VARIED, AtLeast(2), SavesMemory("a --batch-size below {} with another --out")] = 128
     """Captions (and their videos) per step, over all processes. Reduced to the number of training videos if there are fewer."""
     lr: Annotated[float, About.OPTIMIZER, Meaning.VARIED, AtLeast(0)] = 1e-4
     """Peak learning rate: linear warm-up over the first 10% of the steps, then cosine decay to zero. bert-adam begins at 0, and its
@@ -96,7 +96,7 @@ class TrainOptions:
     freeze_layers: Annotated[int, About.FINETUNING, Meaning.FINETUNING] = 0
     """With --finetune: freeze the embeddings and this many blocks of each tower of CLIP, counted from the input. 0 freezes only the
     embeddings, -1 nothing."""
-    grad_checkpointing: Annotated[bool, About.FINETUNING, Meaning.FREE, Meaning.FINETUNING] = False
+    grad_checkpointing: Annotated[bool, About.FINETUNING, Meaning.FREE, Meaning.FINETUNING, SavesMemory("--grad-checkpointing")] = False
     """With --finetune: recompute CLIP's activations in the backward pass instead of storing them. Slower, less memory."""
     model: Annotated[str | None, About.FINETUNING, Meaning.FREE, Meaning.FINETUNING] = None
     """With --finetune: model name or folder of the CLIP that made the cache, if it has moved. Default: the one recorded in the cache."""
@@ -104,7 +104,7 @@ class TrainOptions:
     """With --finetune: the weights that made the cache, if they have moved. Default: those recorded in the cache."""
     allow_missing: Annotated[bool, About.INPUT] = False
     """Continue without the captions and videos whose features are missing."""
-    memory_budget: Annotated[float | None, About.MACHINE, Meaning.FREE] = None
+    memory_budget: Annotated[float | None, About.MACHINE, Meaning.FREE, SavesMemory("a smaller --memory-budget")] = None
     """GiB of features to keep in memory per split. Default: half of the machine's memory."""
     process_timeout: Annotated[float, About.MACHINE, Meaning.FREE] = 60.0
     """Under torchrun: seconds without a heartbeat after which another process counts as lost."""

@@ -16,6 +16,8 @@ from data.base.quoting import visible
 from data.base.streams import OUTPUT, open_streams
 from data.base.writable import NO_ROOM
 from data.cli.command_line import parse
+from data.cli.meaning import Meaning, SavesMemory, marks
+from data.compute.memory import Exhausted, exhausted
 
 PATH_ERRORS = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
@@ -109,7 +111,28 @@ def _run(
             raise
         print(f"error: {visible(line)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except (MemoryError, RuntimeError) as error:
+        memory = exhausted(error)
+        if memory is None or options is None:
+            raise
+        print(f"error: {_memory_line(memory, options)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
     sys.exit(status(result))
+
+
+def _memory_line(memory: Exhausted, options: Any) -> str:
+    """The error line for exhausted memory. The remedies are the options marked with SavesMemory that are not in use yet."""
+    remedies = []
+    for name, found in marks(type(options)).items():
+        value = getattr(options, name)
+        usable = value is not True and (Meaning.FINETUNING not in found or options.finetune)
+        remedies += [mark.how.format(value) for mark in found if isinstance(mark, SavesMemory) and usable]
+        if name == "device" and memory.on_gpu:
+            remedies.append("--device cpu")
+    where = "the GPU" if memory.on_gpu else "this machine"
+    asked = f" (no room for {memory.asked} more)" if memory.asked else ""
+    use = f"use {', '.join(remedies[:-1])}{' or ' * (len(remedies) > 1)}{remedies[-1]}, or " if remedies else ""
+    return f"{where} has too little free memory{asked}: {use}end other programs that use it"
 
 
 def _line(error: OSError, options: Any) -> str | None:

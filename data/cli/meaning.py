@@ -58,6 +58,13 @@ class Since:
     before: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class SavesMemory:
+    """How the option saves memory, for the error that says that memory is exhausted. {} stands for the option's value."""
+
+    how: str
+
+
 def marks(options_type: type[Any]) -> dict[str, tuple[Any, ...]]:
     """The marks of every option: the metadata of its annotation."""
     hints = get_type_hints(options_type, include_extras=True)

@@ -3,7 +3,8 @@ MASTER_PORT; and LOCAL_RANK, LOCAL_WORLD_SIZE if several run on one machine.
 
 The processes share a torch.distributed store, where each writes a heartbeat every second. A process without a heartbeat is named as lost
 after a time limit; one that computes for a long time still sends heartbeats and is waited for. gloo runs the collective operations, either
-right after a barrier or between processes that work in step.
+right after a barrier or between processes that work in step. nccl runs those on CUDA tensors of processes in step, if each has a device of
+its own; nccl refuses to share one. Otherwise the tensors pass through the memory of the CPU.
 """
 
 import json
@@ -11,7 +12,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -45,17 +46,20 @@ class ProcessGroup:
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank, self.world_size = rank, world_size
         self._rendezvous: _Rendezvous | None = None
+        self._nccl = False
+        """Whether collective operations take CUDA tensors as they are."""
 
     @classmethod
     @contextmanager
     def joined(
         cls, device: torch.device, time_limit: float, in_step: bool = False, remedy: str = GO_ON_WITH_ANY
     ) -> Iterator["ProcessGroup"]:
-        """Join the processes that were started together; a single process if WORLD_SIZE is not set. On CUDA, use device LOCAL_RANK.
+        """Join the processes that were started together; a single process if WORLD_SIZE is not set. On CUDA, use device LOCAL_RANK, or
+        share the devices if there are fewer of them than processes.
 
         time_limit: seconds without a heartbeat after which a process counts as lost.
         in_step: the processes run collective operations often, and after equal work: no barrier precedes them, and tensors on CUDA
-            use nccl.
+            use nccl where it works.
         remedy: what to tell the user to do if a process is lost.
 
         Raises LostProcess, naming the process, if one is lost, and UserError if another process ended with a UserError. An exception
@@ -74,11 +78,12 @@ class ProcessGroup:
         if in_step and device.type == "mps":
             raise UserError("--device mps trains in one process, because gloo cannot exchange its tensors: start one, or use --device cpu")
         if device.type == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            # A scheduler may also show every process its own device alone, as device 0.
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         group = cls(int(os.environ["RANK"]), world_size)
         group._rendezvous = _Rendezvous(group.rank, world_size, time_limit, in_step, remedy)
         try:
-            group._rendezvous.connect("cpu:gloo,cuda:nccl" if in_step and device.type == "cuda" else "gloo")
+            group._nccl = group._rendezvous.connect(device)
             yield group
             group._rendezvous.leave()
         except (KeyboardInterrupt, Exception) as error:
@@ -119,10 +124,11 @@ class ProcessGroup:
         """The tensors of all processes, by rank (all-gather). Shapes must be equal in all processes."""
         if self._rendezvous is None:
             return [tensor]
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.world_size)]
+        own = self._exchanged(tensor).contiguous()
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(self.world_size)]
         with self._rendezvous.collective():
-            distributed.all_gather(parts, tensor.contiguous())
-        return parts
+            distributed.all_gather(parts, own)
+        return [part.to(tensor.device) for part in parts]
 
     def _reduce(self, tensors: tuple[Tensor, ...], operation: Any) -> None:
         if self._rendezvous is None:
@@ -130,7 +136,19 @@ class ProcessGroup:
         with self._rendezvous.collective():
             for tensor in tensors:
                 assert tensor.is_contiguous()
-                distributed.all_reduce(tensor, operation)
+                reduced = self._exchanged(tensor)
+                distributed.all_reduce(reduced, operation)
+                if reduced is not tensor:
+                    tensor.copy_(reduced)
+
+    def _exchanged(self, tensor: Tensor) -> Tensor:
+        """The tensor where collective operations can take it: itself, or a copy on the CPU."""
+        return tensor if self._nccl else tensor.cpu()
+
+
+def has_own_device(devices: Sequence[str]) -> bool:
+    """Whether every process computes on a CUDA device of its own. `devices`: the device of each process by its UUID; empty for the CPU."""
+    return all(devices) and len(set(devices)) == len(devices)
 
 
 def on_this_machine() -> int:
@@ -167,17 +185,22 @@ class _Rendezvous:
         self._heartbeats = threading.Thread(target=self._send_heartbeats, args=(heartbeat_store,), daemon=True)
         self._heartbeats.start()
 
-    def connect(self, backend: str) -> None:
-        """Wait until all processes have started, and connect them with this backend."""
+    def connect(self, device: torch.device) -> bool:
+        """Wait until all processes have started, and connect them. Returns whether nccl takes CUDA tensors."""
         self.barrier(_START_LIMITS * self._limit)
+        nccl = False
+        if self._in_step:
+            own = str(torch.cuda.get_device_properties().uuid) if device.type == "cuda" else ""
+            nccl = has_own_device(self.exchange("device", own))
         with self._naming_lost_process():
             distributed.init_process_group(
-                backend,
+                "cpu:gloo,cuda:nccl" if nccl else "gloo",
                 store=PrefixStore("merging", self._store),
                 rank=self._rank,
                 world_size=self._world_size,
                 timeout=timedelta(seconds=self._limit * (_STEP_LIMITS if self._in_step else 1)),
             )
+        return nccl
 
     def barrier(self, time_limit: float | None = None) -> None:
         with self._naming_lost_store():

@@ -15,7 +15,7 @@ import tyro
 
 from data.base.errors import UserError
 from data.cli.command_line import About, help_texts
-from data.cli.meaning import DeviceName, Meaning, NoneAs, marks, options_with
+from data.cli.meaning import DeviceName, Meaning, NoneAs, SavesMemory, marks, options_with
 from train_head.options import TrainOptions
 
 
@@ -49,11 +49,11 @@ class Sweep:
     """Source in the cache, by the name that extract gave it. Default: all sources with captions, together."""
     allow_missing: Annotated[bool, About.INPUT] = False
     """Continue without the captions and videos whose features are missing."""
-    memory_budget: Annotated[float | None, About.MACHINE] = None
+    memory_budget: Annotated[float | None, About.MACHINE, SavesMemory("a smaller --memory-budget")] = None
     """GiB of features to keep in memory per split. Default: half of the machine's memory."""
     device: Annotated[DeviceName, About.MACHINE] = "auto"
     """Device to train on. auto takes CUDA if available, else the CPU. mps is for GPUs of Apple, and untested."""
-    processes: Annotated[int | None, About.MACHINE] = None
+    processes: Annotated[int | None, About.MACHINE, SavesMemory("fewer --processes")] = None
     """Runs to train in parallel. Does not affect results. Default: one per core; 1 on a GPU."""
     quiet: Annotated[bool, About.OUTPUT] = False
     """Show no progress."""
@@ -111,7 +111,7 @@ def sweep_options(of: type[TrainOptions]) -> type[Any]:
     members: list[Any] = []
     for name in options_with(of, Meaning.VARIED):
         kind = _Kind.of(of, name)
-        box = [mark for mark in marks(of)[name] if isinstance(mark, About)]
+        box = [mark for mark in marks(of)[name] if isinstance(mark, About | SavesMemory)]
         argument = tyro.conf.arg(help=texts.get(name, ""), metavar=f"{kind.metavar()},...")
         members.append((name, Annotated[str, *box, argument], dataclasses.field(default=kind.written(_default(of, name)))))
     return dataclasses.make_dataclass("SweepOptions", members, bases=(Sweep,), namespace={"of": of, "__doc__": Sweep.__doc__}, frozen=True)

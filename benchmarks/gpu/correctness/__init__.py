@@ -1,0 +1,1 @@
+"""Steps that compare what the device computes with the CPU's results."""

@@ -26,8 +26,8 @@ from extract import ExtractOptions
 from extract.decode.sample import Sampling, sample_frames
 from extract.encode.clip import Clip, load_clip
 from extract.encode.library import open_clip
+from extract.encode.pictures.resize import LARGEST_SCALE, DeviceResize, ResizeOn, as_picture, as_tensor
 from extract.encode.preprocessing import INTERPOLATIONS, RESIZE_MODES, Preprocessing
-from extract.encode.resize import LARGEST_SCALE, DeviceResize, ResizeOn, as_picture, as_tensor
 from search.query.pictures import read_picture
 from search.retrieval.queries import QueryEncoder
 from tests.choice import long_but
@@ -86,7 +86,8 @@ def by_pillow(image: Image.Image, rules: Preprocessing, size: tuple[int, int]) -
 def apart(found_CHW: torch.Tensor, expected: Image.Image) -> NDArray[np.int64]:
     """How many levels each value differs by."""
     found_HWC = found_CHW.permute(1, 2, 0).cpu().numpy()
-    assert (found_HWC.dtype, found_HWC.shape) == (np.uint8, (expected.height, expected.width, 3))
+    assert found_CHW.dtype == torch.uint8
+    assert found_HWC.shape == (expected.height, expected.width, 3)
     return np.abs(found_HWC.astype(np.int64) - np.asarray(expected, dtype=np.int64))
 
 
@@ -215,8 +216,8 @@ def test_from_videos_to_metrics_and_the_picture_of_a_query(
     made = FeatureCache(extract.main(replace(asked, pictures="stored", max_frames=12, max_words=cache.settings["max_words"])))
     recall = []
     for number, one in enumerate((cache, made)):
-        asked = EvaluateOptions(one.path, "zero-shot:mean", out=tmp_path / f"{number}", device="cpu", quiet=True, report=False)
-        recall.append(json.loads((evaluate(asked) / "metrics.json").read_text())["text_to_video"]["R@5"])
+        evaluation = EvaluateOptions(one.path, "zero-shot:mean", out=tmp_path / f"{number}", device="cpu", quiet=True, report=False)
+        recall.append(json.loads((evaluate(evaluation) / "metrics.json").read_text())["text_to_video"]["R@5"])
     assert recall[1] == pytest.approx(recall[0], abs=10)
     encoder = QueryEncoder(made, None, None, CPU, None)
     # As ffmpeg writes it, without loss.

@@ -26,8 +26,8 @@ from extract.encode.image.inside import UNCHANGED, Inside
 from extract.encode.image.patches import Patches, PatchTower, patch_tower
 from extract.encode.library import OF_A_CONFIGURATION
 from extract.encode.models import DTYPES, Model, Precision, find_model
+from extract.encode.pictures.resize import DeviceResize, ResizeOn, as_picture, as_tensor
 from extract.encode.preprocessing import Preprocessing
-from extract.encode.resize import DeviceResize, ResizeOn, as_picture, as_tensor
 from extract.encode.tokens import SpecialTokens, Tokenizer
 from extract.encode.towers import HuggingFaceTower, TextTower, pooled, text_tower
 

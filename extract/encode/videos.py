@@ -27,13 +27,13 @@ from extract.decode.frames import Cuda
 from extract.decode.pictures import pixels_file, read_pixels, small, thumbnail_file
 from extract.decode.pyav import PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
-from extract.encode.ahead import Ahead
 from extract.encode.clip import BATCH, Clip
 from extract.encode.image.batches import EncodedVideo, video_encoder
 from extract.encode.image.inside import Inside
 from extract.encode.image.patches import Patches
+from extract.encode.pictures.ahead import Ahead
+from extract.encode.pictures.resize import as_tensor
 from extract.encode.prefetch import Prefetcher
-from extract.encode.resize import as_tensor
 from extract.failures import Failure
 from extract.ffmpeg.run import Processes
 from extract.options import ExtractOptions

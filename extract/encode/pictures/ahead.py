@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from extract.encode.clip import Clip
-from extract.encode.resize import as_picture, to_device
+from extract.encode.pictures.resize import as_picture, to_device
 
 
 class Ahead:

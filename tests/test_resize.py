@@ -28,6 +28,7 @@ from extract.encode.clip import Clip, load_clip
 from extract.encode.library import open_clip
 from extract.encode.pictures.resize import LARGEST_SCALE, DeviceResize, ResizeOn, as_picture, as_tensor
 from extract.encode.preprocessing import INTERPOLATIONS, RESIZE_MODES, Preprocessing
+from extract.one_by_one import extract_one_by_one
 from search.query.pictures import read_picture
 from search.retrieval.queries import QueryEncoder
 from tests.choice import long_but
@@ -174,6 +175,10 @@ def test_features_depend_on_neither_workers_nor_other_videos(options: ExtractOpt
     assert len(together[0]) == len(SIZES)
     assert together[0] == together[1]
     assert features(FeatureCache(extract.main(one_video))) == {ONE: together[0][ONE]}
+    # What a server that watches the folder adds, which follows the cache.
+    added = Path(shutil.copy(options.videos / "37x53.mp4", one_video.videos))
+    extract_one_by_one(replace(one_video, resize_on=None), [one_video.videos / ONE, added], lambda step: None)
+    assert features(FeatureCache(one_video.cache)) == {name: together[0][name] for name in (ONE, added.name)}
 
 
 def test_a_cache_keeps_to_its_resizing(one_video: ExtractOptions, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class ResizingOptions:
 
 def rates(paths: Sequence[Path], model: str, repeats: int) -> list[Row]:
     """Processor seconds of each video, for every side, and the share of them that is not decoding."""
-    clips = {on: load_clip(model, "random", torch.device("cpu"), resize_on=on) for on in ("cpu", "device")}  # type: ignore[arg-type]
+    clips = {on: load_clip(model, "random", torch.device("cpu"), resize_on=on) for on in ("cpu", "device")}
     steps: dict[str, Callable[[Image.Image], object]] = {
         "decode": np.array,
         "decode, Pillow": clips["cpu"].crop,

@@ -104,6 +104,9 @@ class ExtractOptions:
     decode_device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, NewCache("cpu")] = "auto"
     """Where ffmpeg decodes. auto is the CPU, or the device that an existing cache was made with. CUDA is opt-in and part of the cache's
     identity, because the difference of its pixels has not been measured."""
+    resize_on: Annotated[Literal["cpu", "device"] | None, About.MACHINE, NewCache("cpu")] = None
+    """Where pictures are resized. cpu: on the processor cores, by Pillow, as open_clip does. device: on --device, by torchvision, which
+    leaves the cores to decoding; pixels differ slightly. Part of the cache's identity. Default: the cache's, or cpu."""
     device: Annotated[DeviceName, About.MACHINE, Meaning.FREE] = "auto"
     """Where CLIP runs; auto uses CUDA if available, else the CPU. mps is for GPUs of Apple, and untested."""
     seed: Annotated[int, About.MODEL, Meaning.FREE] = 0

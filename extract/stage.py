@@ -181,7 +181,10 @@ def load_model(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
     special = recorded.get("special_tokens", "letters")
     pictures = (from_cache(recorded) if recorded else {}) | from_options(options)
     device, patches, inside = find_device(options.device), Patches.of(options.tokens), Inside.of(options)
-    clip = load_clip(options.model, options.pretrained, device, options.seed, options.precision, pictures, special, patches, inside)
+    assert options.resize_on is not None
+    clip = load_clip(
+        *(options.model, options.pretrained, device, options.seed, options.precision, pictures, special, patches, inside, options.resize_on)
+    )
     if clip.guessed and not options.quiet:
         print(clip.guessed, file=sys.stderr)
     return clip

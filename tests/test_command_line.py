@@ -304,7 +304,7 @@ def test_a_cache_says_with_what_each_source_was_extracted(cache_path: Path, extr
     used = ExtractOptions(**read_options(cache_path / "options-demo.yaml", ExtractOptions, "extract"))
     given: dict[str, Any] = {name: value for name, value in vars(extract_options).items() if value is not None}
     # What was not given is there as it was used.
-    given |= {"decode_device": "cpu"}
+    given |= {"decode_device": "cpu", "resize_on": "cpu"}
     # A copy of the folder that was extracted into.
     given.pop("cache")
     assert {name: getattr(used, name) for name in given} == given

@@ -19,7 +19,7 @@ IMPORTED = "imported"
 """The setting that marks a cache of imported features. Its value is the version of the settings below."""
 CONTEXT_LENGTH = 77
 """CLIP's: assumed if the JSON does not say how many tokens a text may have."""
-IMAGES = ("image_size", "image_mean", "image_std", "image_resize", "image_fill")
+IMAGES = ("image_size", "image_mean", "image_std", "image_resize", "image_fill", "resize_on")
 """The keys of `preprocessing`, as extraction records them."""
 INSIDE = ("token_shift", "token_clusters")
 """The keys of what happened inside the vision tower, as extraction records them; left out if nothing did."""
@@ -29,6 +29,7 @@ IMAGE_VALUES = {
     "image_std": "a list of three numbers",
     "image_resize": 'text such as "bicubic, shortest"',
     "image_fill": "a whole number",
+    "resize_on": 'the text "device"',
 }
 LARGEST_SCALE = 1e6
 """Above any logit scale."""
@@ -47,7 +48,8 @@ class About:
     weights: the SHA-256 that extraction records for these weights.
     logit_scale: the factor of the scores, not its logarithm.
     context_length: tokens of the longest text, start and end included.
-    preprocessing: how pictures were prepared: `image_size`, `image_mean`, `image_std`, `image_resize`, `image_fill`.
+    preprocessing: how pictures were prepared: `image_size`, `image_mean`, `image_std`, `image_resize`, `image_fill`,
+        `resize_on`.
     token_shift: true if patches were shifted between frames (`extract --token-shift`).
     token_clusters: how patches were clustered over frames, in the form of `extract --token-clusters`.
     """
@@ -145,6 +147,8 @@ def _is_recorded(name: str, value: Any) -> bool:
         return isinstance(value, str) and len(value.split(", ")) == 2
     if name == "image_fill":
         return type(value) is int
+    if name == "resize_on":
+        return isinstance(value, str) and value == "device"
     length, kinds = (2, (int,)) if name == "image_size" else (3, (int, float))
     return isinstance(value, list) and len(value) == length and all(type(number) in kinds for number in value)
 

@@ -26,6 +26,7 @@ from extract.encode.image.inside import UNCHANGED, Inside
 from extract.encode.image.patches import Patches, PatchTower, patch_tower
 from extract.encode.library import OF_A_CONFIGURATION
 from extract.encode.models import DTYPES, Model, Precision, find_model
+from extract.encode.pictures.resize import DeviceResize, ResizeOn, as_picture, as_tensor
 from extract.encode.preprocessing import Preprocessing
 from extract.encode.tokens import SpecialTokens, Tokenizer
 from extract.encode.towers import HuggingFaceTower, TextTower, pooled, text_tower
@@ -54,7 +55,7 @@ class Clip:
     `digest` is the SHA-256 of the weights' names, shapes and float32 values; it does not depend on the file format. `architecture` is the
     SHA-256 of the configuration, which determines how the weights are used (activation, number of heads): open_clip's `config`, and
     transformers' `tower_config` of a Hugging Face text tower. `guessed` describes the preprocessing if it was guessed because the weights
-    came without one, and is None otherwise.
+    came without one, and is None otherwise. `resize_on` says who resizes pictures: Pillow on the CPU, or torchvision on the device.
     """
 
     model: Any
@@ -69,6 +70,7 @@ class Clip:
     precision: Precision
     preprocessing: Preprocessing
     guessed: str | None
+    resize_on: ResizeOn = "cpu"
 
     @property
     def architecture(self) -> str:
@@ -99,13 +101,20 @@ class Clip:
 
     def image_settings(self) -> dict[str, Any]:
         """The preprocessing as plain values for the cache's settings."""
-        return self.preprocessing.settings(_image_size(self.model))
+        resized = {"resize_on": self.resize_on} if self.resize_on != "cpu" else {}
+        return self.preprocessing.settings(_image_size(self.model)) | resized
 
     def shrink(self, image: Image.Image) -> Image.Image:
         """First half of open_clip's transform: resize and crop. The result is small, so many can be held in memory."""
+        if self._device_resize is not None:
+            return as_picture(self._device_resize(image))
         for step in self.transform.transforms[: self._first_tensor_step()]:
             image = step(image)
         return image
+
+    def crop(self, image: Image.Image) -> Tensor:
+        """The values of a picture from `shrink`, uint8 [C, H, W]: where they were computed, on the device or the CPU."""
+        return as_tensor(self.shrink(image)) if self._device_resize is None else self._device_resize(image)
 
     def to_tensor(self, image: Image.Image) -> Tensor:
         """Second half of the transform: a picture from `shrink` -> [C, H, W] float32, normalised."""
@@ -114,6 +123,24 @@ class Clip:
             tensor = step(tensor)
         assert isinstance(tensor, Tensor)
         return tensor
+
+    def normalised(self, image_NCHW: Tensor) -> Tensor:
+        """Second half of the transform, computed on the device: uint8 values -> float32, with the bits that `to_tensor` gives."""
+        most_111, mean_C11, std_C11 = self._normalisation
+        return image_NCHW.to(self.device).float().div_(most_111).sub_(mean_C11).div_(std_C11)
+
+    @cached_property
+    def _device_resize(self) -> DeviceResize | None:
+        return DeviceResize(self.preprocessing, _image_size(self.model), self.device) if self.resize_on == "device" else None
+
+    @cached_property
+    def _normalisation(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Largest value of a picture, mean and standard deviation: tensors, since CUDA multiplies by the reciprocal of a Python number."""
+        most_111, mean_C11, std_C11 = (
+            torch.tensor(value, device=self.device).reshape(-1, 1, 1)
+            for value in ((255.0,), self.preprocessing.mean, self.preprocessing.std)
+        )
+        return most_111, mean_C11, std_C11
 
     def _first_tensor_step(self) -> int:
         return [type(step).__name__ for step in self.transform.transforms].index("MaybeToTensor")
@@ -207,14 +234,15 @@ def load_clip(
     special_tokens: SpecialTokens = "letters",
     patches: Patches | None = None,
     inside: Inside = UNCHANGED,
+    resize_on: ResizeOn = "cpu",
 ) -> Clip:
     """Load a CLIP by open_clip's names.
 
     `model` is one of open_clip's model names, `local-dir:PATH` or `hf-hub:NAME`. `pretrained` is one of open_clip's tags, a weights file,
     `random` (weights drawn from `seed`), or None if the model brings its own weights. `pictures` holds fields of `Preprocessing` that
     override those of the weights. `special_tokens` says how a special token inside a text is read. `patches` are patch tokens that will
-    be asked for, and `inside` says what will happen inside the image tower. The digest is computed before the weights are cast to
-    `precision`.
+    be asked for, and `inside` says what will happen inside the image tower. `resize_on` says who resizes pictures. The digest is computed
+    before the weights are cast to `precision`.
 
     Raises UserError if the model, its tokenizer or the weights are unknown, unavailable, or do not fit each other; if the features do not
     have the joint dimension; if its preprocessing is unknown; and, before weights are loaded, if the image tower cannot
@@ -255,6 +283,7 @@ def load_clip(
         precision=precision,
         preprocessing=preprocessing,
         guessed=guessed,
+        resize_on=resize_on,
     )
     if isinstance(clip.text, HuggingFaceTower):
         # What transformers computes depends on values, such as the mask, so that `check_features` could not run it. A text of the full

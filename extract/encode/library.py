@@ -26,9 +26,9 @@ OF_A_FILE = (*OF_A_CONFIGURATION, EOFError, StopIteration, SafetensorError, pick
 def open_clip() -> ModuleType:
     """Import open_clip, even if torchvision cannot load its compiled operators.
 
-    open_clip needs torchvision only for image transforms. Next to a CPU-only torch, the usual torchvision wheel cannot load its compiled
-    operators, and its import fails because it registers Python implementations for operators that are not declared. In that case their
-    schemas are declared here so that the import succeeds; nothing ever calls them.
+    Only image transforms need torchvision. Next to a CPU-only torch, the usual torchvision wheel cannot load its compiled operators, and
+    its import fails because it registers Python implementations for operators that are not declared. In that case their schemas are
+    declared here so that the import succeeds; nothing ever calls them.
 
     Raises UserError if open_clip is not installed. Training and evaluation on cached features do not need it.
     """
@@ -50,6 +50,12 @@ def _import_open_clip() -> ModuleType:
         torchvision: Any = importlib.import_module("torchvision")
         torchvision.operator_schemas = library  # keep a reference: a Library undeclares its operators when it is freed
     return importlib.import_module("open_clip")
+
+
+def torchvision_functional() -> ModuleType:
+    """torchvision's transforms of tensors. Raises UserError as `open_clip` does."""
+    open_clip()
+    return importlib.import_module("torchvision.transforms.v2.functional")
 
 
 def list_models() -> list[str]:

@@ -42,7 +42,14 @@ def reload_clip(
     open_clip()  # fail here if it is not installed, not with the message that the CLIP has moved
     try:
         clip = load_clip(
-            name, weights, device, made.seed, precision or settings.get("precision", "fp32"), pictures, settings["special_tokens"]
+            name,
+            weights,
+            device,
+            made.seed,
+            precision or settings.get("precision", "fp32"),
+            pictures,
+            settings["special_tokens"],
+            resize_on=settings.get("resize_on", "cpu"),
         )
     except UserError as error:
         if model or pretrained:

@@ -1,6 +1,7 @@
 """Encode videos: threads decode ahead, each with its own ffmpeg, and frames are encoded in batches of several videos.
 
-Frames reach the encoder in pieces, so the number of workers and the queue length bound the frames in memory, however long a video is.
+Frames reach the encoder in pieces, so the number of workers and the queue length bound the frames in memory, however long a video is. They
+wait in the encoder's size, with a byte for each value; of full size is only the frame that a worker has just decoded.
 Features do not depend on the order in which videos are decoded.
 
 Shape suffixes: N frames of a piece, C channels, H and W sides.
@@ -30,6 +31,8 @@ from extract.encode.clip import BATCH, Clip
 from extract.encode.image.batches import EncodedVideo, video_encoder
 from extract.encode.image.inside import Inside
 from extract.encode.image.patches import Patches
+from extract.encode.pictures.ahead import Ahead
+from extract.encode.pictures.resize import as_tensor
 from extract.encode.prefetch import Prefetcher
 from extract.failures import Failure
 from extract.ffmpeg.run import Processes
@@ -44,7 +47,7 @@ QUEUED_PER_WORKER, MIN_QUEUED = 2, 8
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive frames of a video, preprocessed."""
+    """Consecutive frames of a video as `Ahead.piece` gives them, uint8."""
 
     video_id: str
     image_NCHW: torch.Tensor
@@ -100,7 +103,7 @@ class PrefetchedVideos:
     def __init__(self, todo: pd.DataFrame, clip: Clip, options: ExtractOptions, cache: FeatureCache | None = None) -> None:
         assert options.fps is not None
         assert options.dtype is not None
-        self._clip, self._options, self._cache = clip, options, cache
+        self._ahead, self._options, self._cache = Ahead(clip), options, cache
         self._encoder = video_encoder(clip, Inside.of(options), Patches.of(options.tokens), options.dtype)
         self.timings = self._encoder.timings
         processes = Processes()
@@ -155,7 +158,7 @@ class PrefetchedVideos:
                 done[item.video_id] = item
                 encoded = self._encoder.end(item.video_id)
             else:
-                encoded = self._encoder.put(item.video_id, item.image_NCHW)
+                encoded = self._encoder.put(item.video_id, self._ahead.normalised(item.image_NCHW))
             for video in encoded:
                 yield _entry(done.pop(video.video_id), video)
         for video in self._encoder.flush():
@@ -169,23 +172,24 @@ class PrefetchedVideos:
         def queue_piece(final: bool) -> None:
             nonlocal blocked_s
             if piece and (final or len(piece) == BATCH):
-                before = time.perf_counter()
-                put(_Piece(row.video_id, torch.stack(piece)))
-                blocked_s += time.perf_counter() - before
+                ready = _Piece(row.video_id, self._ahead.piece(piece))
                 piece.clear()
+                before = time.perf_counter()
+                put(ready)
+                blocked_s += time.perf_counter() - before
 
         kept = _Kept()
 
-        def shrink(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-            return self._clip.shrink(image), small(image) if row.thumbnails else None
+        def shrink(image: Image.Image) -> tuple[torch.Tensor, Image.Image | None]:
+            return self._ahead.crop(image), small(image) if row.thumbnails else None
 
-        def take(shrunk: tuple[Image.Image, Image.Image | None]) -> None:
-            picture, whole = shrunk
+        def take(shrunk: tuple[torch.Tensor, Image.Image | None]) -> None:
+            crop_CHW, whole = shrunk
             if whole is not None:
                 kept.thumbnails.append(thumbnail_file(whole))
             if row.pixels:
-                kept.pixels.append(pixels_file(picture))
-            piece.append(self._clip.to_tensor(picture))
+                kept.pixels.append(pixels_file(self._ahead.picture(crop_CHW)))
+            piece.append(crop_CHW)
             queue_piece(final=False)
 
         span = Span.of_cells(row.start, row.end)
@@ -198,7 +202,7 @@ class PrefetchedVideos:
             # A cached video that was cut short has the frames that it has: whether these are the same is checked below.
             sampling = replace(self._sampling, allow_partial=self._sampling.allow_partial or row.only_tokens)
             if row.stored:
-                sampled = self._stored(row.video_id, lambda picture: take((picture, None)))
+                sampled = self._stored(row.video_id, lambda picture: take((as_tensor(picture), None)))
             elif sampling.max_frames is None:
                 sampled = sample_frames(row.file, sampling, lambda image: take(shrink(image)), span)
             else:

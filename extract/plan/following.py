@@ -35,7 +35,7 @@ def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, A
     names = ("precision", "dtype", *recipe)
     followed = {name: recorded[name] for name in names} if recorded else {}
     if recorded:
-        followed["decode_device"] = recorded.get("decode_device", "cpu")
+        followed |= {name: recorded.get(name, "cpu") for name in ("decode_device", "resize_on")}
         if not (options.token_shift or options.token_clusters):
             # Else opening the cache says that it has the other one.
             followed |= {name: recorded[name] for name in ("token_shift", "token_clusters") if name in recorded}

@@ -1,5 +1,6 @@
 """The other ways to decode: PyAV in processes of its own, and CUDA. tests/test_decode.py runs over PyAV too."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -78,6 +79,8 @@ ENCODED: dict[str, dict[str, Any]] = {
     "full range.mp4": H264 | {"pix_fmt": "yuvj420p", "color_range": "pc"},
     "bt709.mp4": H264 | {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709"},
     "open groups.mp4": H264 | {"x264-params": "open-gop=1:keyint=20:bframes=6:b-pyramid=normal"},
+    "short groups.mp4": H264 | {"x264-params": "keyint=13:min-keyint=1:bframes=5:b-pyramid=normal"},
+    "parameters in the stream.mp4": H264 | {"x264-params": "keyint=13:repeat-headers=1"},
     "no key frames.mp4": H264 | {"x264-params": "intra-refresh=1:keyint=30"},
     "fragments.mp4": H264 | {"movflags": "frag_keyframe+empty_moov"},
     "h264.mkv": H264,
@@ -95,6 +98,28 @@ def test_skipping_frames_changes_none_of_the_others(tmp_path: Path, pyav: PyavPr
         found = sample_frames(path, Sampling(fps, pyav=pyav), pixels)
         assert found.decoder == "pyav"
         assert_same(found, sample_frames(path, Sampling(fps), pixels), bound=0)
+
+
+def test_packets_that_nothing_wanted_depends_on_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of groups of 13 frames, those behind the wanted one; all of them where a packet among them says more than a slice."""
+    av = pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
+    monkeypatch.syspath_prepend(WORKER.parent)
+    worker = importlib.import_module(WORKER.stem)
+    rule = {"fps": "1", "display": False, "late": 1, "longest_still": 600}
+    kept = {}
+    for name, told in (("plain", ""), ("told", ":aud=1:nal-hrd=vbr:vbv-maxrate=500:vbv-bufsize=500"), ("open", ":open-gop=1:bframes=3")):
+        path = tmp_path / f"{name}.mp4"
+        settings = {"x264-params": f"keyint=13:min-keyint=13:scenecut=0:bframes=0{told}"}
+        convert(pattern(size="64x64", rate=26, duration=4).output(str(path), **H264 | settings))
+        with av.open(str(path)) as container:
+            video = worker.Video(container, rule)
+            # Frames 0, 52 and 79 of 104, of which every 13th begins afresh.
+            wanted = [packet.pts for packet in (video.packets[i] for i in (0, 52, 79))]
+            order = {packet.pts: i for i, packet in enumerate(video.packets)}
+            kept[name] = [order[packet.pts] for packet in worker.needed(video.packets, wanted, video.context)]
+    assert kept["plain"] == [0, 52, 78, 79]
+    assert kept["told"] == [*range(80)]
+    assert kept["open"][-1] == 79
 
 
 def test_a_copy_that_begins_between_key_frames_gives_the_same(tmp_path: Path, pyav: PyavProcesses) -> None:

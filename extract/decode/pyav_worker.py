@@ -14,7 +14,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,11 @@ LONGEST_S = 600
 """In a longer video seeking may be cheaper, which ffmpeg does."""
 
 MICROSECONDS = 1_000_000
+
+IDR = 5
+SLICES_ONLY = {1, IDR, 9, 12}
+"""Types of H.264 units (H.264, table 7-1) that matter to no picture after the next IDR: slices, delimiters, filler. Parameter sets and
+supplemental information may hold beyond it."""
 
 
 class NotPlain(Exception):
@@ -90,7 +95,7 @@ class Video:
     def pictures(self, wanted: list[int]) -> Iterator[Any]:
         """Decode these sampled frames, in order."""
         times = Counter(self.stamps[k] for k in wanted)
-        for packet in [*self.packets, None]:
+        for packet in [*needed(self.packets, times.keys(), self.context), None]:
             # Decode a non-reference frame only if it is wanted itself.
             self.context.skip_frame = "DEFAULT" if packet is None or packet.pts in times else "NONREF"
             for frame in self.context.decode(packet):
@@ -106,6 +111,41 @@ class Video:
             if not times:
                 return
         raise NotPlain("frames that the decoder does not give")
+
+
+def needed(packets: list[Any], wanted: Collection[int], context: Any) -> Iterator[Any]:
+    """The packets that the frames with the time stamps `wanted` may depend on, in order.
+
+    Nothing after an IDR picture of H.264 depends on anything before it. So the packets between a wanted frame and the next IDR picture are
+    left out if no wanted frame is among them, and so are those after the last wanted frame.
+    """
+    since: list[Any] = []
+    for packet in packets:
+        if since and _starts_afresh(packet, context) and all(_units(one, context) <= SLICES_ONLY for one in since):
+            since = []
+        since.append(packet)
+        if packet.pts in wanted:
+            yield from since
+            since = []
+
+
+def _starts_afresh(packet: Any, context: Any) -> bool:
+    return packet.is_keyframe and IDR in _units(packet, context)
+
+
+def _units(packet: Any, context: Any) -> set[int]:
+    """Types of the units in an H.264 packet, each of which follows its length (ISO/IEC 14496-15). {0} if the packet has another form."""
+    extra = context.extradata
+    if context.name != "h264" or not extra or len(extra) < 5 or extra[0] != 1:
+        return {0}
+    width = (extra[4] & 3) + 1
+    content = memoryview(packet)
+    found: set[int] = set()
+    place = 0
+    while place + width < len(content):
+        found.add(content[place + width] & 31)
+        place += width + int.from_bytes(content[place : place + width])
+    return found if place == len(content) else {0}
 
 
 def _on_screen(packets: list[Any], start: int, a_tick: Fraction, longest: Fraction) -> list[int]:

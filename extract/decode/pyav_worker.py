@@ -79,6 +79,8 @@ class Video:
         # With threads, frames come out later, but skip_frame is set packet by packet.
         context.thread_count = 1
         context.thread_type = "NONE"
+        # A decoder that conceals damage takes from pictures that it would not have seen here: let it fail, so that ffmpeg decodes the video.
+        context.options = {**context.options, "err_detect": "explode"}
         self.context = context
         self.size: tuple[int, int] = (context.width, context.height)
         self.packets = [packet for packet in container.demux(stream) if packet.size]

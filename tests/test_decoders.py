@@ -21,7 +21,7 @@ import extract
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
-from extract.decode.decoders import check_decoder
+from extract.decode.decoders import AUTO_VIDEOS, check_decoder, pyav_for
 from extract.decode.frames import CUDA_FAILURES, Cuda
 from extract.decode.pyav import WORKER, PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
@@ -216,6 +216,29 @@ def test_a_decoder_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"pip install -r requirements-pyav\.txt"):
         extract.main(options)
+
+
+def test_auto_is_pyav_for_many_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """And only where it gives the pixels of ffmpeg, which a worker that ends at once does not."""
+    pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
+    options = ExtractOptions(tmp_path, tmp_path / "cache", decode_device="cpu")
+    chosen = pyav_for(options, AUTO_VIDEOS, Processes())
+    assert chosen is not None
+    chosen.close()
+    for other, videos in (
+        (options, AUTO_VIDEOS - 1),
+        (replace(options, decoder="ffmpeg"), AUTO_VIDEOS),
+        (replace(options, decode_device="cuda"), AUTO_VIDEOS),
+    ):
+        assert pyav_for(other, videos, Processes()) is None
+    assert capsys.readouterr() == ("", "")
+    (tmp_path / "worker.py").write_text("")
+    monkeypatch.setattr("extract.decode.pyav.WORKER", tmp_path / "worker.py")
+    assert pyav_for(options, AUTO_VIDEOS, Processes()) is None
+    assert capsys.readouterr().err == "PyAV does not give the pixels of ffmpeg on this machine: ffmpeg decodes all videos\n"
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert pyav_for(options, AUTO_VIDEOS, Processes()) is None
+    assert capsys.readouterr() == ("", "")
 
 
 def cuda_is_missing(tmp_path: Path) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
+import av.logging
 
 CODECS = {"h264", "hevc", "vp9", "av1", "libdav1d"}
 PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
@@ -79,7 +80,7 @@ class Video:
         # With threads, frames come out later, but skip_frame is set packet by packet.
         context.thread_count = 1
         context.thread_type = "NONE"
-        # A decoder that conceals damage takes from pictures that it would not have seen here: let it fail, so that ffmpeg decodes the video.
+        # Damage is concealed with other pictures, some of which are not decoded here: fail instead, so that ffmpeg decodes the video.
         context.options = {**context.options, "err_detect": "explode"}
         self.context = context
         self.size: tuple[int, int] = (context.width, context.height)
@@ -94,13 +95,17 @@ class Video:
         if len(self.stamps) < int(container.duration * fps / MICROSECONDS):
             raise NotPlain("fewer frames than the header announces")
 
-    def pictures(self, wanted: list[int]) -> Iterator[Any]:
-        """Decode these sampled frames, in order."""
+    def pictures(self, wanted: list[int], told: list[tuple[int, str, str]]) -> Iterator[Any]:
+        """Decode these sampled frames, in order. `told` holds the libraries' messages so far: level, component and text."""
         times = Counter(self.stamps[k] for k in wanted)
         for packet in [*needed(self.packets, times.keys(), self.context), None]:
             # Decode a non-reference frame only if it is wanted itself.
             self.context.skip_frame = "DEFAULT" if packet is None or packet.pts in times else "NONREF"
-            for frame in self.context.decode(packet):
+            frames = self.context.decode(packet)
+            # Not every concealed picture counts as an error.
+            if any(text.startswith("concealing") for _, _, text in told):
+                raise NotPlain("a damaged picture")
+            for frame in frames:
                 repeats = times.pop(frame.pts, 0)
                 if not repeats:
                     continue
@@ -183,10 +188,13 @@ def answer(request: dict[str, Any], requests: BinaryIO, out: BinaryIO) -> None:
     if Path(path).stat().st_size > LARGEST_BYTES:
         raise NotPlain("a large file")
     options = {"protocol_whitelist": "file", "max_pixels": str(request["max_pixels"])}
-    with av.open(f"file:{path}", format=container_of(path), options=options, metadata_errors="replace") as container:
+    with (
+        av.logging.Capture() as told,
+        av.open(f"file:{path}", format=container_of(path), options=options, metadata_errors="replace") as container,
+    ):
         video = Video(container, request)
         _say(out, {"count": len(video.stamps)})
-        for frame in video.pictures(json.loads(requests.readline())):
+        for frame in video.pictures(json.loads(requests.readline()), told):
             pixels = frame.to_ndarray(format="rgb24").tobytes()
             out.write(b"P6\n%d %d\n255\n" % (frame.width, frame.height))
             out.write(pixels)
@@ -199,6 +207,9 @@ def _say(out: BinaryIO, what: dict[str, Any]) -> None:
 
 def serve(requests: BinaryIO, out: BinaryIO) -> None:
     """Answer requests until the other side closes the pipe or ends."""
+    av.logging.set_level(av.logging.INFO)
+    # A message that equals the last one of another video counts too.
+    av.logging.set_skip_repeated(False)
     while line := requests.readline():
         try:
             answer(json.loads(line), requests, out)

@@ -98,9 +98,10 @@ class ExtractOptions:
     """Under torchrun: seconds without a heartbeat after which another process counts as lost."""
     workers: Annotated[int | None, About.MACHINE, Meaning.FREE, SavesMemory("fewer --workers")] = None
     """Videos decoded in parallel. Default: one per processor core, divided among the processes on the machine."""
-    decoder: Annotated[Literal["ffmpeg", "pyav"], About.MACHINE] = "ffmpeg"
+    decoder: Annotated[Literal["auto", "ffmpeg", "pyav"], About.MACHINE] = "auto"
     """ffmpeg, or pyav: PyAV decodes plain videos (pip install -r requirements-pyav.txt) and leaves the others to ffmpeg. Both give the same
-    frames."""
+    frames. auto is pyav if PyAV is installed, gives the pixels of ffmpeg on this machine, and has 100 videos or more to decode; else
+    ffmpeg."""
     decode_device: Annotated[Literal["auto", "cpu", "cuda"], About.MACHINE, NewCache("cpu")] = "auto"
     """Where ffmpeg decodes. auto is the CPU, or the device that an existing cache was made with. CUDA is opt-in and part of the cache's
     identity, because the difference of its pixels has not been measured."""

@@ -1,5 +1,6 @@
 """The other ways to decode: PyAV in processes of its own, and CUDA. tests/test_decode.py runs over PyAV too."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import extract
 from data.base.errors import UserError
 from data.cache import FeatureCache
 from extract import ExtractOptions
-from extract.decode.decoders import check_decoder
+from extract.decode.decoders import AUTO_VIDEOS, check_decoder, pyav_for
 from extract.decode.frames import CUDA_FAILURES, Cuda
 from extract.decode.pyav import WORKER, PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
@@ -78,6 +79,8 @@ ENCODED: dict[str, dict[str, Any]] = {
     "full range.mp4": H264 | {"pix_fmt": "yuvj420p", "color_range": "pc"},
     "bt709.mp4": H264 | {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709"},
     "open groups.mp4": H264 | {"x264-params": "open-gop=1:keyint=20:bframes=6:b-pyramid=normal"},
+    "short groups.mp4": H264 | {"x264-params": "keyint=13:min-keyint=1:bframes=5:b-pyramid=normal"},
+    "parameters in the stream.mp4": H264 | {"x264-params": "keyint=13:repeat-headers=1"},
     "no key frames.mp4": H264 | {"x264-params": "intra-refresh=1:keyint=30"},
     "fragments.mp4": H264 | {"movflags": "frag_keyframe+empty_moov"},
     "h264.mkv": H264,
@@ -97,6 +100,28 @@ def test_skipping_frames_changes_none_of_the_others(tmp_path: Path, pyav: PyavPr
         assert_same(found, sample_frames(path, Sampling(fps), pixels), bound=0)
 
 
+def test_packets_that_nothing_wanted_depends_on_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of groups of 13 frames, those behind the wanted one; all of them where a packet among them says more than a slice."""
+    av = pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
+    monkeypatch.syspath_prepend(WORKER.parent)
+    worker = importlib.import_module(WORKER.stem)
+    rule = {"fps": "1", "display": False, "late": 1, "longest_still": 600}
+    kept = {}
+    for name, told in (("plain", ""), ("told", ":aud=1:nal-hrd=vbr:vbv-maxrate=500:vbv-bufsize=500"), ("open", ":open-gop=1:bframes=3")):
+        path = tmp_path / f"{name}.mp4"
+        settings = {"x264-params": f"keyint=13:min-keyint=13:scenecut=0:bframes=0{told}"}
+        convert(pattern(size="64x64", rate=26, duration=4).output(str(path), **H264 | settings))
+        with av.open(str(path)) as container:
+            video = worker.Video(container, rule)
+            # Frames 0, 52 and 79 of 104, of which every 13th begins afresh.
+            wanted = [packet.pts for packet in (video.packets[i] for i in (0, 52, 79))]
+            order = {packet.pts: i for i, packet in enumerate(video.packets)}
+            kept[name] = [order[packet.pts] for packet in worker.needed(video.packets, wanted, video.context)]
+    assert kept["plain"] == [0, 52, 78, 79]
+    assert kept["told"] == [*range(80)]
+    assert kept["open"][-1] == 79
+
+
 def test_a_copy_that_begins_between_key_frames_gives_the_same(tmp_path: Path, pyav: PyavProcesses) -> None:
     whole, path = tmp_path / "whole.mp4", tmp_path / "copy.mp4"
     convert(pattern(size="64x64", rate=25, duration=5).output(str(whole), g=50, **H264))
@@ -105,9 +130,10 @@ def test_a_copy_that_begins_between_key_frames_gives_the_same(tmp_path: Path, py
 
 
 def test_damaged_files_end_as_with_ffmpeg(tmp_path: Path, pyav: PyavProcesses, capfd: pytest.CaptureFixture[str]) -> None:
-    """The same frames, or the same failure, and no words but the failure's."""
+    """The same frames, or the same failure, and no words but the failure's. Of every group of 13 frames, PyAV decodes only the first ones:
+    where a damaged key frame borrows from the frame before, that is not the frame that ffmpeg has."""
     whole, path = tmp_path / "whole.mp4", tmp_path / "damaged.mp4"
-    convert(pattern(size="130x98", rate=25, duration=4).output(str(whole), g=25, **H264))
+    convert(pattern(size="130x98", rate=25, duration=4).output(str(whole), g=13, **H264))
     rng = np.random.default_rng(1)
 
     def outcome(sampling: Sampling) -> Sampled[bytes] | str:
@@ -190,6 +216,29 @@ def test_a_decoder_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"pip install -r requirements-pyav\.txt"):
         extract.main(options)
+
+
+def test_auto_is_pyav_for_many_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """And only where it gives the pixels of ffmpeg, which a worker that ends at once does not."""
+    pytest.importorskip("av", reason="PyAV is not installed: requirements-pyav.txt")
+    options = ExtractOptions(tmp_path, tmp_path / "cache", decode_device="cpu")
+    chosen = pyav_for(options, AUTO_VIDEOS, Processes())
+    assert chosen is not None
+    chosen.close()
+    for other, videos in (
+        (options, AUTO_VIDEOS - 1),
+        (replace(options, decoder="ffmpeg"), AUTO_VIDEOS),
+        (replace(options, decode_device="cuda"), AUTO_VIDEOS),
+    ):
+        assert pyav_for(other, videos, Processes()) is None
+    assert capsys.readouterr() == ("", "")
+    (tmp_path / "worker.py").write_text("")
+    monkeypatch.setattr("extract.decode.pyav.WORKER", tmp_path / "worker.py")
+    assert pyav_for(options, AUTO_VIDEOS, Processes()) is None
+    assert capsys.readouterr().err == "PyAV does not give the pixels of ffmpeg on this machine: ffmpeg decodes all videos\n"
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert pyav_for(options, AUTO_VIDEOS, Processes()) is None
+    assert capsys.readouterr() == ("", "")
 
 
 def cuda_is_missing(tmp_path: Path) -> str:

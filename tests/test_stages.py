@@ -516,6 +516,8 @@ def test_an_interrupt_keeps_what_is_encoded(demo_set: Path, tmp_path: Path, caps
     )
     given: list[str | Path] = ["--dataset", "table", "--videos", tmp_path, "--annotations", table, "--cache", cache, "--device", "cpu"]
     command = [sys.executable, "-m", "extract", *map(str, given), "--model", DEMO_CLIP, "--quiet", "--follow-links"]
+    # The one that hangs here is an ffmpeg.
+    command += ["--decoder", "ffmpeg"]
     program, child = hanging_decoder(tmp_path, hangs_on="copy 155.mp4")
     environment = os.environ | {"IMAGEIO_FFMPEG_EXE": str(program)}
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

@@ -1,25 +1,32 @@
-"""Check that the decoder works before any video is opened: a broken one would fail on all of them."""
+"""Check that the decoder works before any video is opened, and choose the one that `--decoder auto` stands for."""
 
+import importlib.util
+import sys
 import tempfile
 import time
+from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from data.base.errors import UserError
 from data.span import WHOLE_FILE
 from extract.decode.by_ffmpeg import by_ffmpeg
 from extract.decode.frames import Cuda, DecodeFailed, Sampling
-from extract.decode.pyav import require_pyav
+from extract.decode.pyav import PyavProcesses, require_pyav
 from extract.decode.sample import sample_frames
-from extract.ffmpeg.run import START_LIMIT_S, encode_video, find_ffmpeg, require_ffmpeg, unusable
+from extract.ffmpeg.run import START_LIMIT_S, Processes, encode_video, find_ffmpeg, require_ffmpeg, unusable
 from extract.options import ExtractOptions
 
 TRIAL_SIDE = 256
 """Side of the trial video in pixels. GPUs refuse much smaller videos."""
 
 TRIAL_LIMIT_S = 60.0
+
+AUTO_VIDEOS = 100
+"""`--decoder auto` leaves fewer videos to ffmpeg: on several short ones PyAV saves no more than its start and its trial take."""
 
 
 def check_decoder(options: ExtractOptions) -> None:
@@ -35,6 +42,39 @@ def check_decoder(options: ExtractOptions) -> None:
     _try_ffmpeg()
     if options.decode_device == "cuda":
         _try_cuda()
+
+
+def pyav_for(options: ExtractOptions, videos: int, processes: Processes) -> PyavProcesses | None:
+    """PyAV's processes for a run that decodes this number of videos; None if ffmpeg decodes all of them.
+
+    With `--decoder auto`, says so on standard error if PyAV does not give the pixels of ffmpeg.
+    """
+    if options.decoder == "ffmpeg":
+        return None
+    pyav = PyavProcesses(processes)
+    if options.decoder == "pyav":
+        return pyav
+    if options.decode_device == "cuda" or videos < AUTO_VIDEOS or importlib.util.find_spec("av") is None:
+        return None
+    if _gives_pixels_of_ffmpeg(pyav):
+        return pyav
+    pyav.close()
+    if not options.quiet:
+        print("PyAV does not give the pixels of ffmpeg on this machine: ffmpeg decodes all videos", file=sys.stderr)
+    return None
+
+
+def _gives_pixels_of_ffmpeg(pyav: PyavProcesses) -> bool:
+    """Compare the two on a small H.264 video of noise. Their libraries may be of different versions."""
+    noise = np.random.default_rng(0).integers(0, 256, (10, 98, 130, 3), dtype=np.uint8)
+    # An ffmpeg without H.264's encoder cannot make the video.
+    with tempfile.TemporaryDirectory() as folder, suppress(UserError, DecodeFailed):
+        video = Path(folder) / "trial.mp4"
+        encode_video(video, noise.tobytes(), 130, 98, 5)
+        expected = sample_frames(video, Sampling(5, time_limit_s=TRIAL_LIMIT_S), Image.Image.tobytes)
+        found = sample_frames(video, Sampling(5, time_limit_s=TRIAL_LIMIT_S, pyav=pyav), Image.Image.tobytes)
+        return found.decoder == "pyav" and found.pictures == expected.pictures
+    return False
 
 
 def _try_ffmpeg() -> None:

@@ -14,13 +14,14 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
+import av.logging
 
 CODECS = {"h264", "hevc", "vp9", "av1", "libdav1d"}
 PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
@@ -34,6 +35,11 @@ LONGEST_S = 600
 """In a longer video seeking may be cheaper, which ffmpeg does."""
 
 MICROSECONDS = 1_000_000
+
+IDR = 5
+SLICES_ONLY = {1, IDR, 9, 12}
+"""Types of H.264 units (H.264, table 7-1) that matter to no picture after the next IDR: slices, delimiters, filler. Parameter sets and
+supplemental information may hold beyond it."""
 
 
 class NotPlain(Exception):
@@ -74,6 +80,8 @@ class Video:
         # With threads, frames come out later, but skip_frame is set packet by packet.
         context.thread_count = 1
         context.thread_type = "NONE"
+        # Damage is concealed with other pictures, some of which are not decoded here: fail instead, so that ffmpeg decodes the video.
+        context.options = {**context.options, "err_detect": "explode"}
         self.context = context
         self.size: tuple[int, int] = (context.width, context.height)
         self.packets = [packet for packet in container.demux(stream) if packet.size]
@@ -87,13 +95,17 @@ class Video:
         if len(self.stamps) < int(container.duration * fps / MICROSECONDS):
             raise NotPlain("fewer frames than the header announces")
 
-    def pictures(self, wanted: list[int]) -> Iterator[Any]:
-        """Decode these sampled frames, in order."""
+    def pictures(self, wanted: list[int], told: list[tuple[int, str, str]]) -> Iterator[Any]:
+        """Decode these sampled frames, in order. `told` holds the libraries' messages so far: level, component and text."""
         times = Counter(self.stamps[k] for k in wanted)
-        for packet in [*self.packets, None]:
+        for packet in [*needed(self.packets, times.keys(), self.context), None]:
             # Decode a non-reference frame only if it is wanted itself.
             self.context.skip_frame = "DEFAULT" if packet is None or packet.pts in times else "NONREF"
-            for frame in self.context.decode(packet):
+            frames = self.context.decode(packet)
+            # Not every concealed picture counts as an error.
+            if any(text.startswith("concealing") for _, _, text in told):
+                raise NotPlain("a damaged picture")
+            for frame in frames:
                 repeats = times.pop(frame.pts, 0)
                 if not repeats:
                     continue
@@ -106,6 +118,41 @@ class Video:
             if not times:
                 return
         raise NotPlain("frames that the decoder does not give")
+
+
+def needed(packets: list[Any], wanted: Collection[int], context: Any) -> Iterator[Any]:
+    """The packets that the frames with the time stamps `wanted` may depend on, in order.
+
+    Nothing after an IDR picture of H.264 depends on anything before it. So the packets between a wanted frame and the next IDR picture are
+    left out if no wanted frame is among them, and so are those after the last wanted frame.
+    """
+    since: list[Any] = []
+    for packet in packets:
+        if since and _starts_afresh(packet, context) and all(_units(one, context) <= SLICES_ONLY for one in since):
+            since = []
+        since.append(packet)
+        if packet.pts in wanted:
+            yield from since
+            since = []
+
+
+def _starts_afresh(packet: Any, context: Any) -> bool:
+    return packet.is_keyframe and IDR in _units(packet, context)
+
+
+def _units(packet: Any, context: Any) -> set[int]:
+    """Types of the units in an H.264 packet, each of which follows its length (ISO/IEC 14496-15). {0} if the packet has another form."""
+    extra = context.extradata
+    if context.name != "h264" or not extra or len(extra) < 5 or extra[0] != 1:
+        return {0}
+    width = (extra[4] & 3) + 1
+    content = memoryview(packet)
+    found: set[int] = set()
+    place = 0
+    while place + width < len(content):
+        found.add(content[place + width] & 31)
+        place += width + int.from_bytes(content[place : place + width])
+    return found if place == len(content) else {0}
 
 
 def _on_screen(packets: list[Any], start: int, a_tick: Fraction, longest: Fraction) -> list[int]:
@@ -141,10 +188,13 @@ def answer(request: dict[str, Any], requests: BinaryIO, out: BinaryIO) -> None:
     if Path(path).stat().st_size > LARGEST_BYTES:
         raise NotPlain("a large file")
     options = {"protocol_whitelist": "file", "max_pixels": str(request["max_pixels"])}
-    with av.open(f"file:{path}", format=container_of(path), options=options, metadata_errors="replace") as container:
+    with (
+        av.logging.Capture() as told,
+        av.open(f"file:{path}", format=container_of(path), options=options, metadata_errors="replace") as container,
+    ):
         video = Video(container, request)
         _say(out, {"count": len(video.stamps)})
-        for frame in video.pictures(json.loads(requests.readline())):
+        for frame in video.pictures(json.loads(requests.readline()), told):
             pixels = frame.to_ndarray(format="rgb24").tobytes()
             out.write(b"P6\n%d %d\n255\n" % (frame.width, frame.height))
             out.write(pixels)
@@ -157,6 +207,9 @@ def _say(out: BinaryIO, what: dict[str, Any]) -> None:
 
 def serve(requests: BinaryIO, out: BinaryIO) -> None:
     """Answer requests until the other side closes the pipe or ends."""
+    av.logging.set_level(av.logging.INFO)
+    # A message that equals the last one of another video counts too.
+    av.logging.set_skip_repeated(False)
     while line := requests.readline():
         try:
             answer(json.loads(line), requests, out)

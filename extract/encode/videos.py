@@ -23,9 +23,9 @@ from data.base.quoting import path_text
 from data.cache import FeatureCache, VideoEntry
 from data.compute.processes import on_this_machine
 from data.span import Span
+from extract.decode.decoders import pyav_for
 from extract.decode.frames import Cuda
 from extract.decode.pictures import pixels_file, read_pixels, small, thumbnail_file
-from extract.decode.pyav import PyavProcesses
 from extract.decode.sample import DecodeFailed, Sampled, Sampling, sample_frames
 from extract.encode.clip import BATCH, Clip
 from extract.encode.image.batches import EncodedVideo, video_encoder
@@ -108,7 +108,7 @@ class PrefetchedVideos:
         self.timings = self._encoder.timings
         processes = Processes()
         limit = None if options.max_frames == "all" else options.max_frames
-        self._pyav = PyavProcesses(processes) if options.decoder == "pyav" else None
+        self._pyav = pyav_for(options, len(todo), processes)
         cuda = Cuda() if options.decode_device == "cuda" else None
         self._sampling = Sampling(
             options.fps,

@@ -10,11 +10,11 @@ ROOT = Path(__file__).parent.parent.parent
 class EncodingOptions:
     """Measure ways to encode pictures on a CPU, and how near their features are to those of float32."""
 
-    models: str = "ViT-B-32,ViT-B-16,RN50,PE-Core-B-16"
+    models: str = "ViT-B-32,RN50,PE-Core-B-16"
     """CLIP models, by open_clip's names, separated by commas; their weights are random."""
     threads: int = 2
     """Threads of torch."""
-    repeats: int = 3
+    repeats: int = 2
     """Batches of each way; medians are compared."""
     compiled: str = "ViT-B-32"
     """Which of these models to compile with torch.compile as well, separated by commas; each takes a minute or two. Empty for none."""

@@ -56,7 +56,11 @@ class ExtractOptions:
     """display: pictures as a player shows them, deinterlaced, with square pixels and transparency over black. stored: pictures as the usual
     loaders of the field's data sets return them. Default: the preset's; display for a folder or a table."""
     precision: Annotated[Literal["fp32", "bf16", "fp16"] | None, About.MODEL, NewCache("fp32")] = None
-    """Precision that CLIP computes in; part of the cache's identity. fp32 never uses TF32. Default: the cache's, or fp32."""
+    """Precision that CLIP computes in; part of the cache's identity. fp32 never uses TF32. On a CPU, bf16 is several times as fast if the
+    processor computes with it (AVX-512 BF16, AMX), and slow if not. Default: the cache's, or fp32."""
+    matmul: Annotated[Literal["blas", "onednn"] | None, About.MODEL, NewCache("blas")] = None
+    """What computes the layers of --precision fp32 on a CPU: torch's BLAS, often MKL, or oneDNN. On AMD processors oneDNN can be almost
+    twice as fast, to 1e-5 the same features. Part of the cache's identity. Default: the cache's, or blas."""
     dtype: Annotated[Literal["float16", "float32"] | None, About.CACHE, NewCache("float16")] = None
     """Data type of the cached features. Default: the cache's, or float16."""
     thumbnails: Annotated[bool, About.CACHE] = True

@@ -25,6 +25,7 @@ from data.cli.meaning import Meaning, options_without
 from data.cli.options_file import write_options
 from data.compute.device import find_device
 from data.compute.processes import ProcessGroup
+from data.compute.processor import slow_here
 from data.datasets import Dataset, Preset, find_preset, read_dataset
 from data.datasets.accounting import Counts, left_alone, report, require_complete, splits_of, summary_line
 from data.datasets.adapters.table import FOLDER
@@ -176,14 +177,20 @@ def load_model(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
     """The CLIP that the options or the settings of the cache, `recorded`, name. Raises UserError if it cannot be loaded."""
     assert options.model is not None
     assert options.precision is not None
+    assert options.matmul is not None
     if not options.quiet:
         print(f"loading {options.model}, weights: {options.pretrained or 'its own'}", file=sys.stderr)
     special = recorded.get("special_tokens", "letters")
     pictures = (from_cache(recorded) if recorded else {}) | from_options(options)
     device, patches, inside = find_device(options.device), Patches.of(options.tokens), Inside.of(options)
     assert options.resize_on is not None
+    slow = slow_here(options.precision, device)
+    if slow and not options.quiet:
+        print(slow, file=sys.stderr)
     clip = load_clip(
-        *(options.model, options.pretrained, device, options.seed, options.precision, pictures, special, patches, inside, options.resize_on)
+        *(options.model, options.pretrained, device, options.seed, options.precision, pictures, special, patches, inside),
+        resize_on=options.resize_on,
+        matmul=options.matmul,
     )
     if clip.guessed and not options.quiet:
         print(clip.guessed, file=sys.stderr)
@@ -413,6 +420,8 @@ def settings_of(options: ExtractOptions, clip: Clip, max_words: int) -> dict[str
         "precision": clip.precision,
         "dtype": options.dtype,
         **({} if clip.tokenizer.identity is None else {"tokenizer": clip.tokenizer.identity}),
+        # Caches from before there was a choice are BLAS's.
+        **({} if clip.matmul == "blas" else {"matmul": clip.matmul}),
         **({"decode_device": "cuda"} if options.decode_device == "cuda" else {}),
         **Inside.of(options).settings(),
     }

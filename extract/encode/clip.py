@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from data.base.errors import UserError, one_line
 from data.cache import ClipParts
-from data.compute.arithmetic import exact_arithmetic
+from data.compute.arithmetic import Matmul, exact_arithmetic
+from data.compute.processor import Precision, require_matmul
 from data.compute.shapes import GRAIN
 from extract.encode.image.blocks import Blocks, Front, find_blocks
 from extract.encode.image.inside import UNCHANGED, Inside
 from extract.encode.image.patches import Patches, PatchTower, patch_tower
 from extract.encode.library import OF_A_CONFIGURATION
-from extract.encode.models import DTYPES, Model, Precision, find_model
+from extract.encode.models import DTYPES, Model, find_model
 from extract.encode.pictures.resize import DeviceResize, ResizeOn, as_picture, as_tensor
 from extract.encode.preprocessing import Preprocessing
 from extract.encode.tokens import SpecialTokens, Tokenizer
@@ -68,6 +69,7 @@ class Clip:
     config: dict[str, Any]
     tower_config: dict[str, Any] | None
     precision: Precision
+    matmul: Matmul
     preprocessing: Preprocessing
     guessed: str | None
     resize_on: ResizeOn = "cpu"
@@ -168,7 +170,7 @@ class Clip:
             return EncodedImages(_on_host(self.image_features(padded_NCHW)[:count]))
         tower = self.patch_tower
         assert tower is not None
-        with exact_arithmetic():
+        with exact_arithmetic(self.matmul):
             feature_ND, patch_NMW = tower.encode(padded_NCHW)
             patch_NMD = patches.choose(tower.tokens(patch_NMW))
         return EncodedImages(_on_host(feature_ND[:count]), _on_host(patch_NMD[:count]))
@@ -177,12 +179,12 @@ class Clip:
     def encode_front(self, front: Front, image_NCHW: Tensor) -> Tensor:
         """The tokens [N, P, W] that a front of the image tower makes of at most BATCH preprocessed pictures, on the device."""
         padded_NCHW = padded(image_NCHW).to(self.device, DTYPES[self.precision])
-        with exact_arithmetic():
+        with exact_arithmetic(self.matmul):
             return front(padded_NCHW)[: len(image_NCHW)]
 
     def image_features(self, image_NCHW: Tensor) -> Tensor:
         """Unnormalised image features [N, D] of any number of preprocessed pictures on the device, with gradients."""
-        with exact_arithmetic():
+        with exact_arithmetic(self.matmul):
             return pooled(self.model.encode_image(image_NCHW, normalize=False))
 
     def positions(self, length: int) -> int:
@@ -202,7 +204,7 @@ class Clip:
 
     def text_features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
         """Like `encode_texts`, for any number of texts on the device, with gradients."""
-        with exact_arithmetic():
+        with exact_arithmetic(self.matmul):
             return self.text.features(ids_NL)
 
     def parts(self) -> ClipParts:
@@ -235,6 +237,7 @@ def load_clip(
     patches: Patches | None = None,
     inside: Inside = UNCHANGED,
     resize_on: ResizeOn = "cpu",
+    matmul: Matmul = "blas",
 ) -> Clip:
     """Load a CLIP by open_clip's names.
 
@@ -242,12 +245,13 @@ def load_clip(
     `random` (weights drawn from `seed`), or None if the model brings its own weights. `pictures` holds fields of `Preprocessing` that
     override those of the weights. `special_tokens` says how a special token inside a text is read. `patches` are patch tokens that will
     be asked for, and `inside` says what will happen inside the image tower. `resize_on` says who resizes pictures. The digest is computed
-    before the weights are cast to `precision`.
+    before the weights are cast to `precision`. `matmul` computes float32 layers on the CPU.
 
     Raises UserError if the model, its tokenizer or the weights are unknown, unavailable, or do not fit each other; if the features do not
     have the joint dimension; if its preprocessing is unknown; and, before weights are loaded, if the image tower cannot
-    give these patch tokens or do what `inside` says.
+    give these patch tokens or do what `inside` says, or `matmul` does not fit.
     """
+    require_matmul(matmul, precision)
     found = find_model(model, pretrained)
     preprocessing, guessed = found.preprocessing(pictures or {})
     tokenizer = found.tokenizer(special_tokens)
@@ -281,6 +285,7 @@ def load_clip(
         config=found.config,
         tower_config=found.tower_config(),
         precision=precision,
+        matmul=matmul,
         preprocessing=preprocessing,
         guessed=guessed,
         resize_on=resize_on,

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from data.base.errors import UserError, one_line
 from data.cache.extraction import LOCAL_DIR
+from data.compute.processor import Precision
 from extract.encode.byte_pair import BytePairTokenizer
 from extract.encode.downloads import (
     check_vocabulary,
@@ -41,7 +42,6 @@ TOWER_FILE = "config.json"
 CONTEXT_LENGTH = 77
 """open_clip's, of a configuration that does not give one."""
 
-Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -8,9 +8,10 @@ import torch
 from data.base.errors import UserError
 from data.base.quoting import quote
 from data.cache import FeatureCache
+from data.compute.processor import Precision
 from extract.encode.clip import Clip, load_clip
 from extract.encode.library import open_clip
-from extract.encode.models import HUB, LOCAL, RANDOM, Precision
+from extract.encode.models import HUB, LOCAL, RANDOM
 from extract.encode.preprocessing import from_cache
 from extract.encode.texts import encode_texts
 
@@ -42,14 +43,9 @@ def reload_clip(
     open_clip()  # fail here if it is not installed, not with the message that the CLIP has moved
     try:
         clip = load_clip(
-            name,
-            weights,
-            device,
-            made.seed,
-            precision or settings.get("precision", "fp32"),
-            pictures,
-            settings["special_tokens"],
+            *(name, weights, device, made.seed, precision or settings.get("precision", "fp32"), pictures, settings["special_tokens"]),
             resize_on=settings.get("resize_on", "cpu"),
+            matmul=settings.get("matmul", "blas"),
         )
     except UserError as error:
         if model or pretrained:

@@ -35,6 +35,7 @@ def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, A
     names = ("precision", "dtype", *recipe)
     followed = {name: recorded[name] for name in names} if recorded else {}
     if recorded:
+        followed["matmul"] = recorded.get("matmul", "blas")
         followed |= {name: recorded.get(name, "cpu") for name in ("decode_device", "resize_on")}
         if not (options.token_shift or options.token_clusters):
             # Else opening the cache says that it has the other one.

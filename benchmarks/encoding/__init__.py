@@ -1,0 +1,1 @@
+"""Ways to encode pictures on a CPU."""

@@ -16,7 +16,6 @@ from benchmarks.gpu.launches.counts import count_scores, count_step, random_head
 from benchmarks.gpu.launches.fake_cuda import CUDA, fake_cuda
 from data.compute.staging import to_device
 from data.metrics import RankCounter
-from data.sampling import choose_words
 from extract.encode.clip import load_clip
 from tests.choice import long_but
 from tests.conftest import DEMO_CLIP, ROOT
@@ -66,7 +65,8 @@ def test_a_training_step_never_waits_for_the_device(name: str) -> None:
 def test_a_step_on_features_that_do_not_fit_on_the_device_never_waits_for_it() -> None:
     counts = count_step("mean", "seq-transf", batch=8, free_bytes=0)
     assert not counts.waits
-    assert counts.staged > count_step("mean", "seq-transf", batch=8).staged - 4
+    # A copy of the rows takes the place of each copy of their indices.
+    assert counts.staged == count_step("mean", "seq-transf", batch=8).staged
 
 
 def test_a_block_of_scores_is_read_once() -> None:
@@ -104,7 +104,6 @@ def test_texts_with_padding_and_texts_cut_are_those_of_the_cpu() -> None:
             assert not counts.waits
             assert torch.equal(changed.word_RD.cpu(), change(here).word_RD)
             counts.clear()
-    assert len(choose_words(12, 4)) == 4
 
 
 @pytest.mark.parametrize("name", ["joint", "tight"])

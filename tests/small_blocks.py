@@ -8,7 +8,7 @@ from evaluate import EvaluateOptions, main
 
 def small_main(options: EvaluateOptions) -> object:
     """Blocks of two videos, bins of four, shards of two or three."""
-    train_head.scoring.pairs.FRAMES_PER_BLOCK = 24
+    train_head.scoring.pairs.FRAMES_PER_BLOCK = {"cpu": 24}
     search.index.vectors.SHARD_VECTORS = 25
     return main(options)
 

@@ -145,7 +145,7 @@ def test_reranked_scores_are_those_of_all_pairs(
     patches_cache: FeatureCache, name: str, memory_budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the temporal encoder: a head that reads frames from before it gets both."""
-    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", 60)
+    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", {"cpu": 60})
     split = load_split(patches_cache, "test", None, 2**30, patches=True)
     assert sum(split.videos.frames.length_N) > 60
     torch.manual_seed(0)

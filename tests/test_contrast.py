@@ -150,7 +150,7 @@ def collected(head: Head, split: Split, memory_budget: int = 2**30) -> tuple[Con
 @pytest.fixture
 def split(patches_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> Split:
     """The demo's test split, scored in blocks of one or two videos; two videos share a caption."""
-    monkeypatch.setattr(train_head.scoring.pairs, "FRAMES_PER_BLOCK", 24)
+    monkeypatch.setattr(train_head.scoring.pairs, "FRAMES_PER_BLOCK", {"cpu": 24})
     split = load_split(patches_cache, "test", preset=None, memory_budget=2**30, patches=True)
     captions = list(split.texts.texts)
     first, other = 0, int(np.flatnonzero(split.answers != split.answers[0])[0])

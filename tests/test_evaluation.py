@@ -161,7 +161,7 @@ def test_post_processing_equals_that_of_the_whole_matrix(
     """In small blocks, and with videos encoded anew for each."""
     head, split, score_SAB = scored
     monkeypatch.setattr("train_head.heads.glccl.GlcclHead.WORDS_PER_STRIP", 100)
-    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", 40)
+    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", {"cpu": 40})
     result = read(evaluate.main(replace(options, dual_softmax=True, query_bank=50, memory_budget=0)))
     rows = {row["name"]: row for row in result["post_processing"]}
     assert list(rows) == ["dual softmax", "QB-Norm, 50 captions"]

@@ -196,7 +196,7 @@ def test_blocks_cover_every_pair_once(patches_cache: FeatureCache, head_name: st
     found = []
     for words, frames, budget in ((100, 80, 0), (100, 80, 10**6), (10**6, 10**6, BUDGET)):
         monkeypatch.setattr(type(head), "WORDS_PER_STRIP", words)
-        monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", frames)
+        monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", {"cpu": frames})
         found.append(all_scores(head, split, memory_budget=budget).score_SAB)
     assert torch.equal(found[0], found[1]), "scores depend on the budget"
     assert torch.equal(found[0], found[2]), "scores depend on the blocks"

@@ -139,7 +139,7 @@ def ranks_on_disk(out: Path) -> list[list[tuple[int, int]]]:
 def test_with_all_as_candidates_the_ranks_are_those_of_all_pairs(
     cache_path: Path, tmp_path: Path, runs: dict[str, str], run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", 60)
+    monkeypatch.setattr("train_head.scoring.pairs.FRAMES_PER_BLOCK", {"cpu": 60})
     main(evaluation(cache_path, tmp_path / "all", runs.get(run, run)))
     main(evaluation(cache_path, tmp_path / "two", runs.get(run, run), candidates="24", candidates_run=runs["wti"]))
     for name in RANKS_FILES.values():

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from data.cache.features import TextFeatures, VideoFeatures
+from data.compute.staging import to_device
 from data.sampling import choose_words
 
 
@@ -40,8 +41,8 @@ class TextBatch:
         if self.real_A is None:
             return self
         place_R = torch.cat([torch.arange(length) for length in self.length_A.tolist()])
-        is_word_R = (place_R < self.real_A.repeat_interleave(self.length_A)).to(self.word_RD.device)
-        return TextBatch(self.sentence_AD, self.word_RD[is_word_R], self.real_A)
+        row_R = (place_R < self.real_A.repeat_interleave(self.length_A)).nonzero()[:, 0]
+        return TextBatch(self.sentence_AD, self.word_RD[to_device(row_R, self.word_RD.device)], self.real_A)
 
     def cut_to(self, most_words: int | None) -> "TextBatch":
         """The same texts with at most this many words each: see `choose_words`. For texts without padding."""
@@ -51,16 +52,16 @@ class TextBatch:
         kept = [choose_words(length, most_words) for length in self.length_A.tolist()]
         first_A = self.length_A.cumsum(dim=0) - self.length_A
         row_R = torch.cat([first + torch.from_numpy(rows) for first, rows in zip(first_A.tolist(), kept, strict=True)])
-        return TextBatch(self.sentence_AD, self.word_RD[row_R.to(self.word_RD.device)], torch.tensor([len(rows) for rows in kept]))
+        return TextBatch(self.sentence_AD, self.word_RD[to_device(row_R, self.word_RD.device)], torch.tensor([len(rows) for rows in kept]))
 
     def padded_to(self, words: int) -> "TextBatch":
         """The same texts with `words` rows each: zero rows follow those that a text has. No text may have more."""
         assert int(self.length_A.max()) <= words
-        filled_AL = (torch.arange(words) < self.length_A[:, None]).to(self.word_RD.device)
-        word_ALD = self.word_RD.new_zeros(*filled_AL.shape, self.word_RD.shape[1])
-        word_ALD[filled_AL] = self.word_RD
+        filled_AL = torch.arange(words) < self.length_A[:, None]
+        word_RD = self.word_RD.new_zeros(filled_AL.numel(), self.word_RD.shape[1])
+        word_RD[_places(filled_AL, self.word_RD.device)] = self.word_RD
         length_A = torch.full_like(self.length_A, words)
-        return TextBatch(self.sentence_AD, word_ALD.flatten(0, 1), length_A, self.length_A if self.real_A is None else self.real_A)
+        return TextBatch(self.sentence_AD, word_RD, length_A, self.length_A if self.real_A is None else self.real_A)
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,17 @@ class VideoBatch:
     @classmethod
     def of_rows(cls, rows_RD: Tensor, length_B: Tensor, patch_RMD: Tensor | None = None) -> "VideoBatch":
         """Pad videos given as concatenated frames [R, D] and frame counts [B], and their patch tokens if any."""
-        mask_BF = (torch.arange(int(length_B.max())) < length_B[:, None]).to(rows_RD.device)
-        full = bool((length_B == length_B[0]).all())
+        mask_BF = torch.arange(int(length_B.max())) < length_B[:, None]
+        place_R = None if mask_BF.all() else _places(mask_BF, rows_RD.device)
 
         def padded(rows_R: Tensor) -> Tensor:
-            if full:
+            if place_R is None:
                 return rows_R.view(*mask_BF.shape, *rows_R.shape[1:])
-            padded_BF: Tensor = rows_R.new_zeros(*mask_BF.shape, *rows_R.shape[1:])
-            padded_BF[mask_BF] = rows_R
-            return padded_BF
+            padded_R: Tensor = rows_R.new_zeros(mask_BF.numel(), *rows_R.shape[1:])
+            padded_R[place_R] = rows_R
+            return padded_R.view(*mask_BF.shape, *rows_R.shape[1:])
 
-        return cls(padded(rows_RD), mask_BF, None if patch_RMD is None else padded(patch_RMD))
+        return cls(padded(rows_RD), to_device(mask_BF, rows_RD.device), None if patch_RMD is None else padded(patch_RMD))
 
     def padded_to(self, frames: int) -> "VideoBatch":
         """The same videos with at least `frames` positions each: zero frames follow those of the batch."""
@@ -113,3 +114,9 @@ class EncodedFrames(VideoBatch):
         """Apply `change` to every tensor."""
         patch_BFMD, before_BFD = (None if tensor is None else change(tensor) for tensor in (self.patch_BFMD, self.before_BFD))
         return EncodedFrames(change(self.frame_BFD), change(self.mask_BF), patch_BFMD, before_BFD)
+
+
+def _places(mask: Tensor, device: torch.device) -> Tensor:
+    """The places of True in a mask on the CPU, counted through all its dimensions, as a tensor on the device. Indexing with a mask on the
+    device would wait for the number of them."""
+    return to_device(mask.flatten().nonzero()[:, 0], device)

@@ -47,15 +47,22 @@ def csc_loss(scores_SAB: Tensor, same_AB: Tensor | None = None, data: CscData = 
     """
     scores, a, b = scores_SAB.shape
     same = torch.eye(a, b, dtype=torch.bool, device=scores_SAB.device) if same_AB is None else same_AB.bool()
+    # Without looking at the diagonal, which would wait for a GPU.
+    lacking = a * b < 2 if same_AB is None else not same.any() or bool(same.all())
     if scores < 2:
         raise ValueError("CSC compares several scores of a pair, but this head has one")
-    if not same.any() or same.all():
+    if lacking:
         raise ValueError("CSC needs matching pairs and other pairs: use a batch of at least 2")
     # Equal to scores_SAB.var(dim=0), which is slow over the first of three dimensions.
     variance_AB = (scores_SAB - scores_SAB.mean(dim=0)).square().sum(dim=0) / (scores - 1)
     other = ~same if left_out_AB is None else ~(same | left_out_AB)
-    matching = variance_AB[same].mean()
-    others = variance_AB[other].sum() / other.sum().clamp(min=1)
+    if variance_AB.device.type == "cpu":
+        matching, others = variance_AB[same].mean(), variance_AB[other].sum()
+    else:
+        # Selecting would wait for the number of pairs.
+        matching, others = (variance_AB.masked_fill(~chosen, 0.0).sum() for chosen in (same, other))
+        matching = matching / same.sum()
+    others = others / other.sum().clamp(min=1)
     if data == "positive":
         others = others.detach()
     elif data == "negative":

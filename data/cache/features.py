@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.compute.staging import to_device
 from data.store.rows import fetch_rows
 
 _SPARE = 0.5
@@ -105,8 +106,8 @@ class Ragged:
         else:
             within_R = np.arange(length_N.sum()) - np.repeat(np.cumsum(length_N) - length_N, length_N)
             row_R = torch.from_numpy(np.repeat(self._first_N[index_N], length_N) + within_R)
-            rows_RD = self._values_TD[row_R.to(self._values_TD.device)]
-        return rows_RD.to(device).float(), torch.from_numpy(length_N)
+            rows_RD = self._values_TD[to_device(row_R, self._values_TD.device)]
+        return to_device(rows_RD, device).float(), torch.from_numpy(length_N)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Choose the device for tensors, and the memory budget for features."""
 
 import os
+from collections.abc import Mapping
 
 import torch
 
@@ -20,6 +21,11 @@ def find_device(name: DeviceName) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def by_device(size: Mapping[str, int], device: torch.device) -> int:
+    """A size for the device, from sizes by type: that of the CPU where the type has none."""
+    return size.get(device.type, size["cpu"])
 
 
 def synchronize(device: torch.device) -> None:

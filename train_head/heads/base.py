@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.base.errors import UserError
+from data.compute.staging import to_device
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.heads.decorrelation import ALPHAS, Alphas, best_matches, channel_loss, token_correlation
 from train_head.kernels.blocks import VIDEOS_PER_BLOCK, Encoded, TextBlock, VideoBlock, constant_shapes, text_blocks, video_blocks
@@ -331,9 +332,11 @@ class Head(nn.Module, ABC):
 
         self._run(work, [(i, j) for i in range(len(texts)) for j in range(len(videos))])
         rows_SAB = [torch.cat([parts[i, j] for j in range(len(videos))], dim=2) for i in range(len(texts))]
-        order_A, order_B = (torch.cat([encoded.rows for encoded in side]).argsort() for side in (texts, videos))
         whole_SAB = torch.cat(rows_SAB, dim=1)
-        return whole_SAB[:, order_A.to(whole_SAB.device)][:, :, order_B.to(whole_SAB.device)]
+        order_A, order_B = (
+            to_device(torch.cat([encoded.rows for encoded in side]).argsort(), whole_SAB.device) for side in (texts, videos)
+        )
+        return whole_SAB[:, order_A][:, :, order_B]
 
     def _run(self, work: Callable[[Any, None], None], jobs: Sequence[Any]) -> None:
         if constant_shapes(self.logit_scale):
@@ -415,6 +418,11 @@ def unit_mean(frame_BFD: Tensor, mask_BF: Tensor) -> Tensor:
     unit_BFD = unit(frame_BFD.masked_fill(~mask_BF[..., None], 0.0))
     # The sum has the same direction as the mean.
     return unit(unit_BFD.sum(dim=1))
+
+
+def picked(scores_SAB: Tensor, chosen: Sequence[int]) -> Tensor:
+    """The scores [.., A, B] with these indices. An index that is a list would be copied to a GPU, which the host waits for."""
+    return scores_SAB if list(chosen) == list(range(len(scores_SAB))) else torch.stack([scores_SAB[i] for i in chosen])
 
 
 def aggregate_flops(length: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data.compute.staging import to_device
 from train_head.batches import EncodedFrames, TextBatch
 from train_head.kernels.plain import inverse_norm
 from train_head.masking import FAR_BELOW
@@ -87,7 +88,7 @@ def word_rows(texts: TextBatch) -> WordRows:
     position_L = torch.arange(int(texts.length_A.max()))
     row_NL = first_N[:, None] + torch.minimum(position_L, texts.length_A[:, None] - 1)
     device = texts.word_RD.device
-    return WordRows(row_NL.to(device), (position_L < real_N[:, None]).to(device))
+    return WordRows(to_device(row_NL, device), to_device(position_L < real_N[:, None], device))
 
 
 def best_matches(texts: TextBatch, videos: EncodedFrames, *, padding: bool) -> Matches:

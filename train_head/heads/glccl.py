@@ -9,9 +9,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from data.compute.staging import to_device
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.glim import frame_weights
-from train_head.heads.base import DEFAULT_EXECUTION, SCORES, AuthorsPadding, Execution, FrameWeights, Head, HeadConfig, aggregate_flops
+from train_head.heads.base import (
+    DEFAULT_EXECUTION,
+    SCORES,
+    AuthorsPadding,
+    Execution,
+    FrameWeights,
+    Head,
+    HeadConfig,
+    aggregate_flops,
+    picked,
+)
 from train_head.kernels.blocks import TextBlock, VideoBlock
 from train_head.kernels.fused import FEW_ROWS, FEW_UNIT, ROWS, LanedVideos, TiledTexts, fused_score, lane_videos, tile_texts
 from train_head.kernels.loops import compilable
@@ -103,7 +114,7 @@ class GlcclHead(Head):
     def frame_weights(self, texts: TextBatch, videos: VideoBatch) -> FrameWeights:
         texts = texts.without_padding()
         word_ALD = pad_sequence(texts.word_RD.split(texts.length_A.tolist()), batch_first=True)
-        mask_AL = (torch.arange(word_ALD.shape[1]) < texts.length_A[:, None]).to(word_ALD.device)
+        mask_AL = to_device(torch.arange(word_ALD.shape[1]) < texts.length_A[:, None], word_ALD.device)
         frames = self._counted(self.apply_temporal(videos))
         given = (texts.sentence_AD, word_ALD, mask_AL, frames.frame_BFD, frames.mask_BF)
         alpha_ABF, beta_ABLF = frame_weights(*given, tau=self.config.tau, zeros_count=self.with_padding)
@@ -120,7 +131,7 @@ class GlcclHead(Head):
         return replace(batch, mask_BF=torch.ones_like(batch.mask_BF)) if self.with_padding else batch
 
     def _choose(self, score_SAB: Tensor) -> Tensor:
-        return score_SAB if len(self.chosen) == len(SCORES) else score_SAB[self.chosen]
+        return picked(score_SAB, self.chosen)
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d = self.config.dimension

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data.compute.staging import to_device
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.heads.base import DEFAULT_EXECUTION, Execution, FrameWeights, Head, HeadConfig, unit
 from train_head.kernels.blocks import Encoded, TextBlock, VideoBlock
@@ -111,8 +112,8 @@ class GlsclHead(Head):
         """Inter-consistency and intra-diversity."""
         both = [_concepts(self.encode_texts(texts)), _concepts(self.encode_frames(videos))]
         inter = (both[0] - both[1]).square().sum(dim=-1).mean()
-        others_QQ = ~torch.eye(QUERIES, dtype=torch.bool, device=inter.device)
-        intra = torch.stack([(p_NQD @ p_NQD.transpose(1, 2))[:, others_QQ].square().mean() for p_NQD in both]).mean()
+        other_P = to_device((~torch.eye(QUERIES, dtype=torch.bool)).flatten().nonzero()[:, 0], inter.device)
+        intra = torch.stack([(p_NQD @ p_NQD.transpose(1, 2)).flatten(1)[:, other_P].square().mean() for p_NQD in both]).mean()
         return {"inter": INTER * inter, "intra": INTRA * intra}
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,4 +127,4 @@ def _concepts(encoded: Any) -> Tensor:
     blocks: list[Encoded] = encoded
     rows_N = torch.cat([block.rows for block in blocks])
     concept_NQD = torch.cat([block.block.concept_NQD[: len(block.rows)] for block in blocks])
-    return concept_NQD[rows_N.argsort().to(concept_NQD.device)]
+    return concept_NQD[to_device(rows_N.argsort(), concept_NQD.device)]

@@ -39,6 +39,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data.compute.staging import to_device
 from train_head.batches import EncodedFrames, TextBatch
 from train_head.heads.base import DEFAULT_EXECUTION, AuthorsPadding, Execution, Head, HeadConfig, unit, unit_mean
 from train_head.heads.decorrelation import ALPHAS, Alphas, best_matches, channel_loss, token_correlation, vector_correlation, word_rows
@@ -63,7 +64,7 @@ class DpHead(Head):
         """The last word of each text. Padding of texts has no part in this head, nor has that of videos in its authors' code."""
         real_A = batch.length_A if batch.real_A is None else batch.real_A
         last_A = batch.length_A.cumsum(dim=0) - batch.length_A + real_A - 1
-        return TextBatch(batch.sentence_AD, batch.word_RD[last_A.to(batch.word_RD.device)], torch.ones_like(batch.length_A))
+        return TextBatch(batch.sentence_AD, batch.word_RD[to_device(last_A, batch.word_RD.device)], torch.ones_like(batch.length_A))
 
     def encode_text_block(self, block: TextBlock) -> Tensor:
         return unit(block.word_ALD[:, 0])

@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from data.compute.shapes import GRAIN
 from train_head.batches import EncodedFrames, TextBatch, VideoBatch
 from train_head.heads.base import DEFAULT_EXECUTION, AuthorsPadding, Execution, FrameWeights, Head, HeadConfig, unit
-from train_head.kernels.blocks import TextBlock, VideoBlock
+from train_head.kernels.blocks import TextBlock, VideoBlock, constant_shapes
 from train_head.kernels.noise import hash_videos, pair_keys
 from train_head.kernels.perturbed import chosen_places, perturbed_choice
 from train_head.kernels.plain import inverse_norm
@@ -45,7 +45,7 @@ SHARPNESS = 4.0
 """Factor of the frames' cosines before the softmax."""
 
 
-FRAMES_AT_ONCE = GRAIN
+FRAMES_AT_ONCE, FRAMES_ON_A_GPU = GRAIN, 4096
 """Frames whose patch tokens are scored at once without gradients."""
 
 
@@ -124,6 +124,11 @@ class Ts2Head(Head):
             score_RM: Tensor = checkpoint(self.selector, frame_RD, patch_RMD, use_reentrant=False, preserve_rng_state=False)
             chosen_RKD = self._averaged(score_RM, batch) @ patch_RMD if self.training else taken(score_RM, patch_RMD)
             return chosen_RKD.view(*batch.mask_BF.shape, CHOSEN, -1)
+        if not constant_shapes(patch_RMD):
+            # Those of padded frames too, whose number a GPU would have to be asked for.
+            parts = zip(frame_RD.split(FRAMES_ON_A_GPU), patch_RMD.split(FRAMES_ON_A_GPU), strict=True)
+            some = [taken(self.selector(frame_ND, patch_NMD), patch_NMD) for frame_ND, patch_NMD in parts]
+            return torch.cat(some).view(*batch.mask_BF.shape, CHOSEN, -1)
         chosen_RKD = patch_RMD.new_zeros(len(patch_RMD), CHOSEN, patch_RMD.shape[-1])
 
         def work(rows: Tensor, _: None) -> None:
@@ -133,8 +138,7 @@ class Ts2Head(Head):
             chosen_RKD[rows] = taken(self.selector(frame_RD[filled], some_RMD), some_RMD)[: len(rows)]
 
         real = batch.mask_BF.flatten().nonzero()[:, 0]
-        threads = torch.get_num_threads() if patch_RMD.device.type == "cpu" else 1
-        parallel(threads, work, real.split(FRAMES_AT_ONCE), lambda: None)
+        parallel(torch.get_num_threads(), work, real.split(FRAMES_AT_ONCE), lambda: None)
         return chosen_RKD.view(*batch.mask_BF.shape, CHOSEN, -1)
 
     def _averaged(self, score_RM: Tensor, batch: VideoBatch) -> Tensor:

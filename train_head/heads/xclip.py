@@ -30,6 +30,7 @@ from train_head.heads.base import (
     HeadConfig,
     aggregate_flops,
     chosen_scores,
+    picked,
     unit,
     unit_mean,
 )
@@ -103,7 +104,7 @@ class XclipHead(Head):
             words_PLL, frames_PFF = (torch.stack([self.get_parameter(name) for name in names]) for names in (OVER_WORDS, OVER_FRAMES))
             cosines = z_ALC, y_AC, x_ALB
             scores_SAB = aggregate_pairs(*cosines, texts.mask_AL.sum(dim=1), videos.counts_BF, words_PLL, frames_PFF, kappa)
-            return torch.cat([video_sentence_AB[None], scores_SAB])[self.chosen]
+            return picked(torch.cat([video_sentence_AB[None], scores_SAB]), self.chosen)
 
         video_word_AB = aggregate(x_ALB.transpose(1, 2), mask_A1L, matrix("P1", length), kappa)
         y_ABF = self.execution.product(texts.unit_sentence_AD, flat_RD).view(a, b, frames)
@@ -114,7 +115,7 @@ class XclipHead(Head):
         first_AB = aggregate(over_words_ABF, mask_1BF, matrix("P4", frames), kappa)
         over_frames_ABL = aggregate(z_ABLF, mask_1BF[..., None, :], matrix("P5", frames), kappa)
         second_AB = aggregate(over_frames_ABL, mask_A1L, matrix("P6", length), kappa)
-        return torch.stack([video_sentence_AB, video_word_AB, sentence_frame_AB, (first_AB + second_AB) / 2])[self.chosen]
+        return picked(torch.stack([video_sentence_AB, video_word_AB, sentence_frame_AB, (first_AB + second_AB) / 2]), self.chosen)
 
     def pair_flops(self, words: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.float64]:
         d = self.config.dimension

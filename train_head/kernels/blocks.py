@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from data.compute.device import by_device
 from data.compute.shapes import GRAIN
+from data.compute.staging import to_device
 from train_head.batches import EncodedFrames, TextBatch
 
 WORDS_STEP, FRAMES_STEP = 8, 4
@@ -24,9 +26,9 @@ TEXTS_PER_BLOCK = GRAIN // 2
 VIDEOS_PER_BLOCK = GRAIN
 LONG_VIDEO = 128
 """A video with more frames than this forms a block by itself."""
-TRAINED_TEXTS_PER_BLOCK = 16
+TRAINED_TEXTS_PER_BLOCK = {"cpu": 16, "cuda": 64}
 """Texts per block where shapes may vary. A block holds texts of similar length, since the cost of a text is quadratic in its padded
-length."""
+length. On a GPU every block launches the same kernels, whatever is in it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def constant_shapes(features: Tensor) -> bool:
 
 def text_blocks(batch: TextBatch, *, words: bool, alone: bool, most: int) -> list[TextBlock]:
     """Divide texts into blocks; with `alone`, one text per block. Pads no text beyond `most` words."""
+    device = batch.sentence_AD.device
     length_A = batch.length_A if words else torch.zeros_like(batch.length_A)
     size_A, count = length_A, len(length_A)
     if constant_shapes(batch.sentence_AD):
@@ -72,17 +75,20 @@ def text_blocks(batch: TextBatch, *, words: bool, alone: bool, most: int) -> lis
         members = [rows for size in size_A.unique() for rows in (size_A == size).nonzero()[:, 0].split(filled)]
     else:
         filled = 0
-        members = list(length_A.argsort(stable=True).split(TRAINED_TEXTS_PER_BLOCK if words else count))
+        members = list(length_A.argsort(stable=True).split(by_device(TRAINED_TEXTS_PER_BLOCK, device) if words else count))
     real_A = batch.length_A if batch.real_A is None else batch.real_A
     first_A = batch.length_A.cumsum(dim=0) - batch.length_A
-    device = batch.sentence_AD.device
     blocks = []
     for rows in members:
         slots = _filled(rows, filled)
         position_L = torch.arange(int(size_A[slots].max()))
         word_AL = first_A[slots, None] + torch.minimum(position_L, batch.length_A[slots, None] - 1)
         mask_AL = position_L < real_A[slots, None]
-        blocks.append(TextBlock(rows, batch.sentence_AD[slots.to(device)], batch.word_RD[word_AL.to(device)], mask_AL.to(device)))
+        blocks.append(
+            TextBlock(
+                rows, batch.sentence_AD[to_device(slots, device)], batch.word_RD[to_device(word_AL, device)], to_device(mask_AL, device)
+            )
+        )
     return blocks
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.compute.staging import to_device
 from train_head.kernels.loops import Floats, compiled
 
 LEVELS = 2**16
@@ -74,7 +75,9 @@ def hash_videos(frame_BFD: Tensor, mask_BF: Tensor) -> Tensor:
 def pair_keys(text_A: Tensor, video_B: Tensor, draw: Tensor | int = 0) -> Tensor:
     """The keys [B, A] of the noise of all pairs, from the hashes of texts and videos. Another `draw` gives other noise for every pair."""
     of_pair_BA = mix(text_A[None] * _signed(_FIRST) + video_B[:, None])
-    return mix(of_pair_BA + torch.as_tensor(draw, device=text_A.device) * _signed(_SECOND))
+    if not isinstance(draw, Tensor):
+        draw = torch.full((), draw, device=text_A.device)
+    return mix(of_pair_BA + draw.to(text_A.device) * _signed(_SECOND))
 
 
 @cache
@@ -82,6 +85,11 @@ def quantiles() -> Tensor:
     """The table [LEVELS]: quantiles of the standard normal distribution at (i + 1/2) / LEVELS, scaled to a variance of 1."""
     quantile: Tensor = torch.special.ndtri((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
     return quantile.div(quantile.square().mean().sqrt()).float()
+
+
+@cache
+def _quantiles_on(device: torch.device) -> Tensor:
+    return to_device(quantiles(), device)
 
 
 def words_of(dimension: int) -> int:
@@ -95,7 +103,7 @@ def noise(key: Tensor, sample: int, dimension: int) -> Tensor:
     place_W = torch.arange(sample * words, (sample + 1) * words, device=key.device) * _signed(_GOLDEN)
     word = mix(key[..., None] + place_W)
     part = torch.stack([_shifted(word, 16 * i) & (LEVELS - 1) for i in range(PARTS)], dim=-1)
-    return quantiles().to(key.device)[part].flatten(-2)[..., :dimension]
+    return _quantiles_on(key.device)[part].flatten(-2)[..., :dimension]
 
 
 @compiled

@@ -15,14 +15,21 @@ from torch import Tensor
 from data.base.errors import UserError
 from data.base.progress import Progress
 from data.cache.features import TextFeatures, VideoFeatures
+from data.compute.device import by_device
 from data.compute.processes import ProcessGroup
 from data.metrics import Metrics, NanScore, RankCounter, Ties
 from train_head.heads import Head, TextBatch, VideoBatch
+from train_head.heads.base import picked
 from train_head.kernels.blocks import VIDEOS_PER_BLOCK
 from train_head.kernels.threads import parallel
 
-FRAMES_PER_BLOCK = 3072
-"""Most frames, summed over videos, that a head scores at once; patch tokens count as frames."""
+FRAMES_PER_BLOCK = {"cpu": 3072, "cuda": 16_384}
+"""Most frames, summed over videos, that a head scores at once; patch tokens count as frames. A GPU launches the same kernels for a block,
+however large it is. What limits it there is memory: the largest tensor of the method has a number for every two words of a text and every
+video, 0.4 GB for 64 texts of 32 words and 16,384 frames, 12 of each video."""
+WORDS_PER_STRIP = {"cpu": 0, "cuda": 16_384}
+"""The fewest words of a strip of texts, whatever `Head.WORDS_PER_STRIP` says. The scores of a strip and a block of videos are read back
+together, which waits for a GPU: 512 texts of 32 words with 1,365 videos are 3 MB a score."""
 
 
 class Accumulator(Protocol):
@@ -63,7 +70,7 @@ class RankedScores:
 
     def update(self, scores_SAB: Tensor, texts: Tensor, videos: Tensor) -> None:
         """Count the block."""
-        means = [scores_SAB.mean(dim=0), *(scores_SAB[places].mean(dim=0) for places in self._chosen)]
+        means = [scores_SAB.mean(dim=0), *(picked(scores_SAB, places).mean(dim=0) for places in self._chosen)]
         self._counter.update(torch.stack(means), texts, videos)
 
     def share_answers(self, processes: ProcessGroup) -> None:
@@ -101,7 +108,10 @@ def score_all_pairs(
     if answers is None:
         answers = len(videos.ids) + np.arange(len(texts.texts))
     texts, videos = texts.to(device), videos.to(device)
-    strips, groups = _strips(answers, texts, head.WORDS_PER_STRIP), _groups(head, videos, memory_budget, processes)
+    strips, groups = (
+        _strips(answers, texts, max(head.WORDS_PER_STRIP, by_device(WORDS_PER_STRIP, device))),
+        _groups(head, videos, memory_budget, processes),
+    )
     held: list[range] = []
     encoded: dict[range, Any] = {}
     one_at_a_time = Lock()
@@ -167,7 +177,7 @@ def videos_per_block(head: Head, longest: int) -> int:
     those are fewer.
     """
     least = head.videos_at_once if head.videos_at_once < VIDEOS_PER_BLOCK else 1
-    size = max(least, FRAMES_PER_BLOCK // (longest * head.frame_vectors))
+    size = max(least, by_device(FRAMES_PER_BLOCK, head.logit_scale.device) // (longest * head.frame_vectors))
     return size - size % VIDEOS_PER_BLOCK if size > VIDEOS_PER_BLOCK else size
 
 

@@ -23,6 +23,7 @@ from data.base.whole_files import write_json
 from data.base.writable import make_folder
 from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
+from data.compute.staging import to_device
 from data.compute.tensors import write_tensors
 from extract.encode.clip import BATCH, Clip, weights_digest
 from extract.encode.models import CONFIG_FILE, TOWER_FILE
@@ -104,11 +105,11 @@ class FinetuneTrainer(Trainer):
         # Sorted by length, so that the tower processes no more positions than a piece's longest text needs.
         for rows in order_A.split(TEXTS_PER_PIECE):
             positions = max(self.clip.positions(int(length)) for length in length_A[rows])
-            sentence_ND, token_NLD = self._piece(self.clip.text_features, ids_AL[rows, :positions].to(self.device))
+            sentence_ND, token_NLD = self._piece(self.clip.text_features, to_device(ids_AL[rows, :positions], self.device))
             sentences.append(sentence_ND)
             words += [token_LD[: int(length)] for token_LD, length in zip(token_NLD, length_A[rows], strict=True)]
         place_A = order_A.argsort()
-        return TextBatch(torch.cat(sentences)[place_A.to(self.device)], torch.cat([words[i] for i in place_A]), length_A)
+        return TextBatch(torch.cat(sentences)[to_device(place_A, self.device)], torch.cat([words[i] for i in place_A]), length_A)
 
     def _video_batch(self, videos: NDArray[np.int64]) -> VideoBatch:
         # Encode each video once, even if several captions of the batch belong to it.
@@ -116,7 +117,7 @@ class FinetuneTrainer(Trainer):
         pictures = self.pixels.read(once)
         image_TCHW = torch.cat(pictures)
         feature_TD = torch.cat(
-            [self._piece(self.clip.image_features, part.to(self.device)) for part in image_TCHW.split(PICTURES_PER_PIECE)]
+            [self._piece(self.clip.image_features, to_device(part, self.device)) for part in image_TCHW.split(PICTURES_PER_PIECE)]
         )
         each = feature_TD.split([len(picture) for picture in pictures])
         length_B = torch.tensor([len(pictures[i]) for i in place_B])

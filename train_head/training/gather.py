@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from data.compute.processes import ProcessGroup
+from data.compute.staging import to_device
 from train_head.batches import EncodedFrames, TextBatch
 
 
@@ -54,9 +55,9 @@ def gather_texts(own: TextBatch, longest: int, processes: ProcessGroup) -> TextB
     word_MLD = gather(padded.word_RD.unflatten(0, (-1, longest)), processes, summed=True)
     lengths = [own.length_A, own.length_A if own.real_A is None else own.real_A]
     length_M, real_M = (gather(length_A.to(device), processes).cpu() for length_A in lengths)
-    kept_ML = (torch.arange(longest) < length_M[:, None]).to(device)
+    kept_R = to_device((torch.arange(longest) < length_M[:, None]).flatten().nonzero()[:, 0], device)
     sentence_MD = gather(own.sentence_AD, processes, summed=True)
-    return TextBatch(sentence_MD, word_MLD[kept_ML], length_M, None if own.real_A is None else real_M)
+    return TextBatch(sentence_MD, word_MLD.flatten(0, 1)[kept_R], length_M, None if own.real_A is None else real_M)
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], processes: ProcessGroup) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from data.compute.device import budget_bytes
+from data.compute.staging import to_device
 from data.metrics import Metrics
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Head, PairwiseHead
@@ -218,14 +219,14 @@ class HardNegativeTrainer(Trainer):
         score_P = self.head.pair_scores(
             self.head.encode_texts(text_batch),
             self.head.encode_videos(video_batch),
-            torch.from_numpy(text_places).to(self.device),
-            torch.from_numpy(video_places).to(self.device),
+            torch.from_numpy(text_places),
+            torch.from_numpy(video_places),
         )
         count = len(texts)
         true_A1, video_AN, text_AN = (part.view(count, -1) for part in score_P.split([count, to_video[1].size, to_text[1].size]))
         right_2AN = (self.answers.right(*pair) for pair in (to_video, to_text))
         video_AN, text_AN = (
-            score_AN.masked_fill(torch.from_numpy(right_AN).to(self.device), -torch.inf)
+            score_AN.masked_fill(to_device(torch.from_numpy(right_AN), self.device), -torch.inf)
             for score_AN, right_AN in zip((video_AN, text_AN), right_2AN, strict=True)
         )
         score_2AC = torch.stack([torch.cat([true_A1, video_AN], dim=1), torch.cat([true_A1, text_AN], dim=1)])

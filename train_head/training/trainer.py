@@ -18,6 +18,7 @@ from data.base.errors import UserError
 from data.base.progress import Progress
 from data.compute.device import budget_bytes
 from data.compute.processes import ProcessGroup
+from data.compute.staging import to_device
 from data.metrics import Metrics
 from train_head.batches import TextBatch, VideoBatch
 from train_head.heads import Head
@@ -254,7 +255,7 @@ class Trainer:
         For captions of the videos 7, 7, 9: [[F, T, F], [T, F, F], [F, F, F]].
         """
         video_A = torch.from_numpy(self.split.answers[texts])
-        return ((video_A[:, None] == video_A) & ~torch.eye(len(video_A), dtype=torch.bool)).to(self.device)
+        return to_device((video_A[:, None] == video_A) & ~torch.eye(len(video_A), dtype=torch.bool), self.device)
 
     def _check(self, epoch: int, losses_NK: Tensor, batches: NDArray[np.int64]) -> None:
         for (loss, *_), texts in zip(losses_NK.tolist(), batches, strict=True):

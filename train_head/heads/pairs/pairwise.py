@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from data.compute.device import by_device
 from data.compute.shapes import GRAIN
+from data.compute.staging import to_device
 from train_head.heads.base import Head
 from train_head.kernels.blocks import Encoded, constant_shapes
 
@@ -60,15 +62,15 @@ class PairwiseHead(Head):
         return self.in_pieces(self.score_rows, texts, videos)[None]
 
     def pair_scores(self, texts: Sequence[Encoded], videos: Sequence[Encoded], text_P: Tensor, video_P: Tensor) -> Tensor:
-        """The scores [P] of some pairs of encoded texts and videos, by their places in the batches [P]; for training.
+        """The scores [P] of some pairs of encoded texts and videos, by their places in the batches [P], on the CPU; for training.
 
         >>> pair_scores(head.encode_texts(texts), head.encode_videos(videos), torch.tensor([0, 0, 1]), torch.tensor([0, 5, 1]))
 
         Only these pairs pass through the blocks. Where `scores` keeps the shapes of its products constant, this does not, and the last bits
         may differ.
         """
-        found, places = [], []
-        for place_Q, row_Q, column_Q, some, others in _joined(texts, videos, text_P, video_P):
+        found, places, device = [], [], self.logit_scale.device
+        for place_Q, row_Q, column_Q, some, others in _joined(texts, videos, text_P, video_P, device):
             size = self._pairs_at_once(some, others)
             pieces = len(place_Q) > size
             for row_P, column_P in zip(row_Q.split(size), column_Q.split(size), strict=True):
@@ -78,7 +80,7 @@ class PairwiseHead(Head):
 
                 found.append(_recomputed(work, row_P, column_P) if pieces and torch.is_grad_enabled() else work(row_P, column_P))
             places.append(place_Q)
-        return torch.cat(found)[torch.cat(places).argsort()]
+        return torch.cat(found)[to_device(torch.cat(places).argsort(), device)]
 
     def in_pieces(self, work: Callable[..., Tensor], texts: Side, videos: Side) -> Tensor:
         """`work` for all pairs of a block [A, B, ...], on a few texts and videos at a time, which bounds the memory. With gradients, it is
@@ -118,7 +120,7 @@ class PairwiseHead(Head):
         return min(count_A, max(1, pairs // count_B)), min(count_B, pairs)
 
     def _pairs_at_once(self, texts: Side, videos: Side) -> int:
-        rows = ROWS_AT_ONCE.get(self.logit_scale.device.type, ROWS_AT_ONCE["cpu"])
+        rows = by_device(ROWS_AT_ONCE, self.logit_scale.device)
         return max(1, rows // self.positions_of(texts, videos))
 
 
@@ -129,21 +131,21 @@ def _recomputed(work: Callable[..., Tensor], *given: Tensor) -> Tensor:
 
 
 def _joined(
-    texts: Sequence[Encoded], videos: Sequence[Encoded], text_P: Tensor, video_P: Tensor
+    texts: Sequence[Encoded], videos: Sequence[Encoded], text_P: Tensor, video_P: Tensor, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Any, Any]]:
-    """Per block of texts and block of videos with pairs: their places among all pairs, their rows in both blocks, and the blocks."""
-    device = text_P.device
+    """Per block of texts and block of videos with pairs: their places among all pairs, on the CPU; their rows in both blocks, on the
+    device; and the blocks."""
     for some in texts:
         for others in videos:
             row_P, column_P = _rows_in(some, text_P), _rows_in(others, video_P)
             place_Q = ((row_P >= 0) & (column_P >= 0)).nonzero()[:, 0]
             if len(place_Q):
-                yield place_Q, row_P[place_Q].to(device), column_P[place_Q].to(device), some.block, others.block
+                yield place_Q, to_device(row_P[place_Q], device), to_device(column_P[place_Q], device), some.block, others.block
 
 
 def _rows_in(encoded: Encoded, index_P: Tensor) -> Tensor:
     """The rows [P] of these texts or videos of the batch in a block; -1 for those of other blocks."""
-    rows = encoded.rows.to(index_P.device)
-    row_N = torch.full((int(max(index_P.max(), rows.max())) + 1,), -1, device=index_P.device)
-    row_N[rows] = torch.arange(len(rows), device=index_P.device)
+    rows = encoded.rows
+    row_N = torch.full((int(max(index_P.max(), rows.max())) + 1,), -1)
+    row_N[rows] = torch.arange(len(rows))
     return row_N[index_P]

@@ -56,12 +56,13 @@ def demo_clip_loaded_once() -> Iterator[None]:
 
     loaded: dict[str, Clip] = {}
 
-    def load(*given: Any) -> Clip:
+    def load(*given: Any, **named: Any) -> Clip:
         if given[0] != DEMO_CLIP:
-            return load_clip(*given)
-        if repr(given) not in loaded:
-            loaded[repr(given)] = load_clip(*given)
-        return loaded[repr(given)]
+            return load_clip(*given, **named)
+        of_this = repr((given, named))
+        if of_this not in loaded:
+            loaded[of_this] = load_clip(*given, **named)
+        return loaded[of_this]
 
     with patch.object(extract.stage, "load_clip", load):
         yield

@@ -30,7 +30,7 @@ def test_attention_of_few_queries(queries: int, keys: int, masked: str, seed: in
     seen_QK[:, 0] = True
     mask = None if masked == "all seen" else torch.from_numpy(seen_QK)
     query, key, value = [torch.from_numpy(rows).expand(IMAGES, *rows.shape).contiguous() for rows in (query_HQW, key_HKW, value_HKW)]
-    with threads(2), torch.no_grad(), exact_arithmetic():
+    with threads(2), torch.no_grad(), exact_arithmetic(torch.device("cpu")):
         mixed_NHQW = scaled_dot_product_attention(query, key, value, attn_mask=mask).numpy()
     assert (mixed_NHQW == mixed_NHQW[:1]).all()
     scores_HQK = query_HQW.astype(np.float64) @ key_HKW.swapaxes(1, 2) / np.sqrt(WIDTH)
@@ -45,7 +45,7 @@ def test_gradients_pass_through_few_queries() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(3, HEADS, n, WIDTH, generator=generator).requires_grad_() for n in (1, 50, 50)]
     query, key, value = inputs
-    with exact_arithmetic():
+    with exact_arithmetic(torch.device("cpu")):
         found = torch.autograd.grad(scaled_dot_product_attention(query, key, value).square().sum(), inputs)
     doubles = [value.detach().double().requires_grad_() for value in inputs]
     weight_NHQK = (doubles[0] @ doubles[1].mT / WIDTH**0.5).softmax(dim=-1)

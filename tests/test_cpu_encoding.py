@@ -87,7 +87,7 @@ def test_gradients_pass_through_layers_of_onednn() -> None:
     input_NLW = torch.randn(3, 10, 32, generator=generator, requires_grad=True)
     found = []
     for matmul in ("blas", "onednn"):
-        with exact_arithmetic(matmul):
+        with exact_arithmetic(torch.device("cpu"), matmul):
             mixed_NLW = layer(input_NLW, input_NLW, input_NLW, need_weights=False)[0]
         found.append(torch.autograd.grad(mixed_NLW.square().sum(), [input_NLW, *layer.parameters()]))
     for one, other in zip(*found, strict=True):
@@ -101,7 +101,7 @@ def test_self_attention_in_one_operation() -> None:
     input_NLW = torch.randn(1, 50, 96, generator=torch.Generator().manual_seed(0)).repeat(BATCH, 1, 1)
     found = []
     for matmul in ("blas", "onednn"):
-        with torch.no_grad(), threads(2), exact_arithmetic(matmul):
+        with torch.no_grad(), threads(2), exact_arithmetic(torch.device("cpu"), matmul):
             found.append(layer(input_NLW, input_NLW, input_NLW, need_weights=False)[0])
     assert (found[1] == found[1][:1]).all()
     assert not torch.equal(*found)

@@ -118,7 +118,7 @@ def _encode(encode: Callable[..., Any], image_NCHW: Tensor) -> NDArray[np.float3
 
 
 def _autocast(clip: Clip, image_NCHW: Tensor) -> NDArray[np.float32]:
-    with torch.autocast("cpu", torch.bfloat16), exact_arithmetic():
+    with torch.autocast("cpu", torch.bfloat16), exact_arithmetic(torch.device("cpu")):
         return _encode(clip.model.encode_image, image_NCHW)
 
 

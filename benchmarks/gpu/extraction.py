@@ -23,8 +23,9 @@ from torch.nn.functional import normalize
 from benchmarks.extraction import DEMO_CLIP, ROOT
 from benchmarks.gpu.place import Outcome, Place
 from data.compute.device import synchronize
+from data.compute.processor import Precision
 from extract.encode.clip import BATCH, Clip, load_clip
-from extract.encode.models import RANDOM, Precision
+from extract.encode.models import RANDOM
 from extract.encode.towers import pooled
 from extract.ffmpeg.run import encode_video
 

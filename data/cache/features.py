@@ -12,11 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.compute.device import room_for
 from data.compute.staging import to_device
 from data.store.rows import fetch_rows
-
-_SPARE = 0.5
-"""Share of a device's free memory that features may use; the rest is for computing."""
 
 
 class Ragged:
@@ -85,7 +83,7 @@ class Ragged:
 
     def to(self, device: torch.device) -> "Ragged":
         """A copy on a CUDA device if the rows are in memory and the device has room for them; otherwise self."""
-        if self._values_TD is None or device.type != "cuda" or self._values_TD.nbytes > _SPARE * torch.cuda.mem_get_info(device)[0]:
+        if self._values_TD is None or device.type != "cuda" or self._values_TD.nbytes > room_for(self._values_TD.nbytes, device):
             return self
         return Ragged(self.length_N, self._values_TD.to(device), [])
 

@@ -20,19 +20,29 @@ Matmul = Literal["blas", "onednn"]
 
 
 @contextmanager
-def exact_arithmetic(matmul: Matmul = "blas") -> Iterator[None]:
-    """Compute without TF32, which would round the inputs of products to a 10-bit mantissa, and with `_PaddedQueries`.
-
-    With `matmul` onednn, layers on the CPU are computed by oneDNN, in float32 as well; the last bits differ.
-    """
-    layers = _OneDnnLayers() if matmul == "onednn" else nullcontext()
+def full_float32() -> Iterator[None]:
+    """Compute without TF32, which would round the inputs of products to a 10-bit mantissa."""
     products = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False), _PaddedQueries(), layers:
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = products
+
+
+@contextmanager
+def exact_arithmetic(device: torch.device, matmul: Matmul = "blas") -> Iterator[None]:
+    """Compute on the device without TF32, and on the CPU with `_PaddedQueries`.
+
+    With `matmul` onednn, layers on the CPU are computed by oneDNN, in float32 as well; the last bits differ.
+    """
+    # Elsewhere these modes would only slow every operation down.
+    of_the_cpu = device.type == "cpu"
+    queries = _PaddedQueries() if of_the_cpu else nullcontext()
+    layers = _OneDnnLayers() if of_the_cpu and matmul == "onednn" else nullcontext()
+    with full_float32(), queries, layers:
+        yield
 
 
 class _PaddedQueries(TorchDispatchMode):

@@ -8,6 +8,9 @@ import torch
 from data.base.errors import UserError
 from data.cli.meaning import DeviceName
 
+SPARE = 0.5
+"""Share of a device's free memory that features may use; the rest is for computing."""
+
 
 def find_device(name: DeviceName) -> torch.device:
     """The device of this name. `auto` is CUDA if there is a device, else the CPU; never MPS, which is untested.
@@ -26,6 +29,11 @@ def find_device(name: DeviceName) -> torch.device:
 def by_device(size: Mapping[str, int], device: torch.device) -> int:
     """A size for the device, from sizes by type: that of the CPU where the type has none."""
     return size.get(device.type, size["cpu"])
+
+
+def room_for(budget: int, device: torch.device) -> int:
+    """The bytes of a memory budget that tensors on the device may take: on CUDA at most SPARE of its free memory."""
+    return min(budget, int(SPARE * torch.cuda.mem_get_info(device)[0])) if device.type == "cuda" else budget
 
 
 def synchronize(device: torch.device) -> None:

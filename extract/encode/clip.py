@@ -22,6 +22,7 @@ from data.cache import ClipParts
 from data.compute.arithmetic import Matmul, exact_arithmetic
 from data.compute.processor import Precision, require_matmul
 from data.compute.shapes import GRAIN
+from data.compute.staging import to_device
 from extract.encode.image.blocks import Blocks, Front, find_blocks
 from extract.encode.image.inside import UNCHANGED, Inside
 from extract.encode.image.patches import Patches, PatchTower, patch_tower
@@ -165,12 +166,12 @@ class Clip:
     @torch.no_grad()
     def encode_images(self, image_NCHW: Tensor, patches: Patches | None = None) -> EncodedImages:
         """Features of at most BATCH preprocessed pictures, and the patch tokens that `patches` asks for, which need a `patch_tower`."""
-        count, padded_NCHW = len(image_NCHW), padded(image_NCHW).to(self.device, DTYPES[self.precision])
+        count, padded_NCHW = len(image_NCHW), to_device(padded(image_NCHW), self.device).to(DTYPES[self.precision])
         if patches is None:
             return EncodedImages(_on_host(self.image_features(padded_NCHW)[:count]))
         tower = self.patch_tower
         assert tower is not None
-        with exact_arithmetic(self.matmul):
+        with exact_arithmetic(self.device, self.matmul):
             feature_ND, patch_NMW = tower.encode(padded_NCHW)
             patch_NMD = patches.choose(tower.tokens(patch_NMW))
         return EncodedImages(_on_host(feature_ND[:count]), _on_host(patch_NMD[:count]))
@@ -178,13 +179,13 @@ class Clip:
     @torch.no_grad()
     def encode_front(self, front: Front, image_NCHW: Tensor) -> Tensor:
         """The tokens [N, P, W] that a front of the image tower makes of at most BATCH preprocessed pictures, on the device."""
-        padded_NCHW = padded(image_NCHW).to(self.device, DTYPES[self.precision])
-        with exact_arithmetic(self.matmul):
+        padded_NCHW = to_device(padded(image_NCHW), self.device).to(DTYPES[self.precision])
+        with exact_arithmetic(self.device, self.matmul):
             return front(padded_NCHW)[: len(image_NCHW)]
 
     def image_features(self, image_NCHW: Tensor) -> Tensor:
         """Unnormalised image features [N, D] of any number of preprocessed pictures on the device, with gradients."""
-        with exact_arithmetic(self.matmul):
+        with exact_arithmetic(self.device, self.matmul):
             return pooled(self.model.encode_image(image_NCHW, normalize=False))
 
     def positions(self, length: int) -> int:
@@ -199,12 +200,12 @@ class Clip:
         hidden state after the tower's final norm and projection. Most towers compute the sentence feature from one position in the same
         way: CLIP from the end token, SigLIP from the last position, CoCa from a class token. The others average the hidden states.
         """
-        sentence_ND, token_NLD = self.text_features(padded(ids_NL, batch).to(self.device))
+        sentence_ND, token_NLD = self.text_features(to_device(padded(ids_NL, batch), self.device))
         return np.asarray(sentence_ND[: len(ids_NL)].float().cpu()), np.asarray(token_NLD[: len(ids_NL)].float().cpu())
 
     def text_features(self, ids_NL: Tensor) -> tuple[Tensor, Tensor]:
         """Like `encode_texts`, for any number of texts on the device, with gradients."""
-        with exact_arithmetic(self.matmul):
+        with exact_arithmetic(self.device, self.matmul):
             return self.text.features(ids_NL)
 
     def parts(self) -> ClipParts:
@@ -406,4 +407,6 @@ def _on_host(feature: Tensor) -> NDArray[np.float32]:
 def padded(batch_N: Tensor, size: int = BATCH) -> Tensor:
     """Pad the batch to `size` rows by repeating its first row."""
     assert 0 < len(batch_N) <= size
+    if len(batch_N) == size:
+        return batch_N
     return torch.cat([batch_N, batch_N[:1].expand(size - len(batch_N), *batch_N.shape[1:])])

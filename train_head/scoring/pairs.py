@@ -15,7 +15,7 @@ from torch import Tensor
 from data.base.errors import UserError
 from data.base.progress import Progress
 from data.cache.features import TextFeatures, VideoFeatures
-from data.compute.device import by_device
+from data.compute.device import by_device, room_for
 from data.compute.processes import ProcessGroup
 from data.metrics import Metrics, NanScore, RankCounter, Ties
 from train_head.heads import Head, TextBatch, VideoBatch
@@ -95,7 +95,8 @@ def score_all_pairs(
     """Score every text with every video once and pass the blocks to the accumulators.
 
     `answers` [A] is the index of each text's video; None if the texts have no videos here. `memory_budget` limits the bytes of encoded
-    videos held at once; if it is too small for all videos, they are encoded twice. `what` labels the progress.
+    videos held at once, on CUDA besides half of what is free there; if it is too small for all videos, they are encoded twice. `what`
+    labels the progress.
 
     All texts of a video are in the same block. Blocks that hold answers come first, so that a RankCounter keeps little in memory. Several
     `processes` share the videos, and end with the same accumulators as a single process.
@@ -191,7 +192,7 @@ def _groups(head: Head, videos: VideoFeatures, memory_budget: int, processes: Pr
     size = videos_per_block(head, longest)
     blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
     blocks = blocks[len(blocks) * processes.rank // processes.world_size : len(blocks) * (processes.rank + 1) // processes.world_size]
-    group = max(1, memory_budget // (size * head.encoded_bytes(longest)))
+    group = max(1, room_for(memory_budget, head.logit_scale.device) // (size * head.encoded_bytes(longest)))
     return [blocks[first : first + group] for first in range(0, len(blocks), group)]
 
 

@@ -23,6 +23,7 @@ from data.base.whole_files import write_json
 from data.base.writable import make_folder
 from data.cache import FeatureCache
 from data.cache.features import Ragged, TextFeatures, VideoFeatures
+from data.compute.arithmetic import full_float32
 from data.compute.staging import to_device
 from data.compute.tensors import write_tensors
 from extract.encode.clip import BATCH, Clip, weights_digest
@@ -58,6 +59,11 @@ class FinetuneTrainer(Trainer):
         self.clip_weights = train_above(self.clip.model, towers(self.clip.model, self.clip.text_tower), self.options.freeze_layers)
         self.pixels = self._pixels(self.split)
         super().__post_init__()
+
+    def step(self, texts: NDArray[np.int64]) -> Tensor:
+        # The convolution of the patches would use TF32 in the backward pass, which CLIP's own context does not cover.
+        with full_float32():
+            return super().step(texts)
 
     def trained_clip(self) -> Named:
         return [(CLIP + name, parameter) for name, parameter in self.clip_weights.items()]

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.compute.device import synchronize
 from extract.encode.clip import BATCH, Clip, EncodedImages, padded
 from extract.encode.image.blocks import Back, Front
 from extract.encode.image.clusters import cluster_segment, middle, segment_bounds
@@ -303,6 +304,7 @@ class SegmentEncoder(VideoEncoder):
         batch, self._frames = self._frames[:BATCH], self._frames[BATCH:]
         with self.timings.encoding(len(batch)):
             token_NLW = self._clip.encode_front(self._front, torch.stack([image_CHW for _, image_CHW in batch]))
+            synchronize(self._clip.device)
         for (video_id, _), token_LW in zip(batch, token_NLW, strict=True):
             if video_id in self._videos:
                 self._videos[video_id].rows.append(token_LW)
@@ -322,6 +324,7 @@ class SegmentEncoder(VideoEncoder):
             for first, end in bounds:
                 segment = cluster_segment(torch.stack(rows[first:end]), self._clusters.medoids, self._prefix)
                 self._segments.append((video_id, *segment))
+            synchronize(self._clip.device)
         while len(self._segments) >= BATCH:
             yield from self._encode_segments()
 

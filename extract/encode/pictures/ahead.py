@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.compute.staging import to_device
 from extract.encode.clip import Clip
-from extract.encode.pictures.resize import as_picture, to_device
+from extract.encode.pictures.resize import as_picture
 
 
 class Ahead:

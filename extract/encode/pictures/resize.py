@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.compute.staging import to_device
 from extract.encode.library import torchvision_functional
 from extract.encode.preprocessing import Preprocessing
 
@@ -62,11 +63,6 @@ class DeviceResize:
         ratios = (height / to_height, width / to_width)
         ratio = min(ratios) if mode == "shortest" else max(ratios)
         return round(height / ratio), round(width / ratio)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on CUDA, copied from pinned memory without waiting for it. One that is there already is returned."""
-    return tensor if tensor.is_cuda else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def as_tensor(picture: Image.Image) -> Tensor:

@@ -23,7 +23,7 @@ from data.cache.listings import Listings
 from data.cache.tables import options_file
 from data.cli.meaning import Meaning, options_without
 from data.cli.options_file import write_options
-from data.compute.device import find_device
+from data.compute.device import find_device, unused_card
 from data.compute.processes import ProcessGroup
 from data.compute.processor import slow_here
 from data.datasets import Dataset, Preset, find_preset, read_dataset
@@ -184,9 +184,9 @@ def load_model(options: ExtractOptions, recorded: Mapping[str, Any]) -> Clip:
     pictures = (from_cache(recorded) if recorded else {}) | from_options(options)
     device, patches, inside = find_device(options.device), Patches.of(options.tokens), Inside.of(options)
     assert options.resize_on is not None
-    slow = slow_here(options.precision, device)
-    if slow and not options.quiet:
-        print(slow, file=sys.stderr)
+    slow = [slow_here(options.precision, device), unused_card(device) if options.device == "auto" else None]
+    if not options.quiet:
+        print(*(f"{line}\n" for line in slow if line), sep="", end="", file=sys.stderr)
     clip = load_clip(
         *(options.model, options.pretrained, device, options.seed, options.precision, pictures, special, patches, inside),
         resize_on=options.resize_on,

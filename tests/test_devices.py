@@ -13,7 +13,7 @@ import train_head
 from data.base.errors import UserError
 from data.cli.command_line import parse
 from data.cli.meaning import DeviceName
-from data.compute.device import find_device
+from data.compute.device import find_device, unused_card
 from data.compute.processes import ProcessGroup
 from evaluate import EvaluateOptions
 from extract import ExtractOptions
@@ -75,6 +75,16 @@ def test_auto_is_cuda_or_the_cpu_and_never_mps(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert find_device("auto").type == expected
     assert find_device("mps").type == "mps"
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is built for CUDA")
+def test_a_card_that_torch_is_not_built_for_is_told(tmp_path: Path) -> None:
+    assert unused_card(torch.device("cpu"), tmp_path / "nvidia0") is None
+    (tmp_path / "nvidia0").touch()
+    said = unused_card(torch.device("cpu"), tmp_path / "nvidia0")
+    assert said == f"computing on the CPU: this machine has a card of NVIDIA, but torch {torch.__version__} is built for the CPU alone"
+    with pytest.raises(UserError, match=r"no CUDA device \(it is built for the CPU alone\); use --device cpu or auto$"):
+        find_device("cuda")
 
 
 def test_training_on_mps_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

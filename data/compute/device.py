@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -18,12 +19,23 @@ def find_device(name: DeviceName) -> torch.device:
     Raises UserError for `cuda` or `mps` if torch sees no such device.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this torch sees no CUDA device; use --device cpu or auto")
+        raise UserError(f"--device cuda: this torch sees no CUDA device{_why_not()}; use --device cpu or auto")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this torch sees no GPU of Apple (it needs macOS on Apple silicon); use --device cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def unused_card(device: torch.device, card: Path = Path("/dev/nvidia0")) -> str | None:
+    """A line that says that a card of NVIDIA is here but torch cannot use it, for whoever computes on the CPU by `auto`; else None."""
+    if device.type == "cuda" or torch.version.cuda is not None or not card.exists():
+        return None
+    return f"computing on the CPU: this machine has a card of NVIDIA, but torch {torch.__version__} is built for the CPU alone"
+
+
+def _why_not() -> str:
+    return " (it is built for the CPU alone)" if torch.version.cuda is None else ""
 
 
 def by_device(size: Mapping[str, int], device: torch.device) -> int:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ffmpeg
 import numpy as np
@@ -67,8 +67,8 @@ def test_pyav_gives_the_pixels_of_ffmpeg(shared_videos: Path, pyav: PyavProcesse
         found = sample_frames(path, Sampling(max_frames=max_frames, pyav=pyav), pixels)
         assert_same(found, sample_frames(path, Sampling(max_frames=max_frames), pixels), bound=0)
         decoders[path.name] = found.decoder
-    # Two are of 10 bits, and one holds two video streams.
-    left_to_ffmpeg = {"h264_10bits.mp4", "h265_10bits.mp4", "nasa_13013.mp4"}
+    # Two are of 10 bits, one is HEVC of 8, and one holds two video streams.
+    left_to_ffmpeg = {"h264_10bits.mp4", "h265_10bits.mp4", "h265_video.mp4", "nasa_13013.mp4"}
     assert {name for name, decoder in decoders.items() if decoder == "cpu"} == left_to_ffmpeg
     assert set(decoders.values()) == {"cpu", "pyav"}
 
@@ -84,7 +84,6 @@ ENCODED: dict[str, dict[str, Any]] = {
     "no key frames.mp4": H264 | {"x264-params": "intra-refresh=1:keyint=30"},
     "fragments.mp4": H264 | {"movflags": "frag_keyframe+empty_moov"},
     "h264.mkv": H264,
-    "hevc.mp4": {"vcodec": "libx265", "pix_fmt": "yuv420p", "x265-params": "log-level=none"},
     "vp9.webm": {"vcodec": "libvpx-vp9", "pix_fmt": "yuv420p", "cpu-used": 8},
 }
 
@@ -98,6 +97,47 @@ def test_skipping_frames_changes_none_of_the_others(tmp_path: Path, pyav: PyavPr
         found = sample_frames(path, Sampling(fps, pyav=pyav), pixels)
         assert found.decoder == "pyav"
         assert_same(found, sample_frames(path, Sampling(fps), pixels), bound=0)
+
+
+LEFT: dict[str, dict[str, Any]] = {
+    "two fields.mp4": H264 | {"x264-params": "tff=1:keyint=20"},
+    "hevc.mp4": {"vcodec": "libx265", "pix_fmt": "yuv420p", "x265-params": "log-level=none"},
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+@pytest.mark.parametrize("kind", ["stored", "display"])
+def test_streams_whose_pixels_may_differ_are_left_to_ffmpeg(
+    tmp_path: Path, pyav: PyavProcesses, name: str, kind: Literal["stored", "display"]
+) -> None:
+    """The colours of two fields have rows of their own; damage in HEVC is not always told."""
+    path = tmp_path / name
+    convert(pattern(size="128x96", rate=25, duration=2).output(str(path), **LEFT[name]))
+    assert sample_frames(path, Sampling(pyav=pyav, pictures=kind), frame_number).decoder == "cpu"
+
+
+def test_times_in_the_order_of_decoding_are_left_to_ffmpeg(tmp_path: Path, pyav: PyavProcesses) -> None:
+    """Frames predicted from both sides, whose times the muxer has made up."""
+    whole, path = tmp_path / "whole.mp4", tmp_path / "times.mkv"
+    convert(pattern(size="64x64", rate=25, duration=4).output(str(whole), bf=3, **H264))
+    convert(ffmpeg.input(str(whole)).output(str(path), c="copy", **{"bsf:v": "setts=duration=1"}))
+    assert sample_frames(path, Sampling(7.0, pyav=pyav), frame_number).decoder == "cpu"
+
+
+def test_a_frame_before_a_change_of_range_has_its_own(tmp_path: Path, pyav: PyavProcesses) -> None:
+    """It waits in the decoder when the new parameters arrive, and the frames behind it are not decoded."""
+    both, path = tmp_path / "both.ts", tmp_path / "change.mkv"
+    for colours in ({"pix_fmt": "yuvj420p", "color_range": "pc"}, {"colorspace": "bt709"}):
+        # A transport stream repeats the parameters in front of every key frame, and can be continued with another.
+        part = tmp_path / "part.ts"
+        convert(pattern(size="160x120", rate=25, duration=3).output(str(part), **H264 | colours | {"x264-params": "keyint=20"}))
+        with both.open("ab") as file:
+            file.write(part.read_bytes())
+    convert(ffmpeg.input(str(both)).output(str(path), c="copy"))
+    for fps in (0.7, 4.0):
+        found = sample_frames(path, Sampling(fps, 7, pyav=pyav), pixels)
+        assert found.decoder == "pyav"
+        assert_same(found, sample_frames(path, Sampling(fps, 7), pixels), bound=0)
 
 
 def test_packets_that_nothing_wanted_depends_on_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +275,13 @@ def test_auto_is_pyav_for_many_videos(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "worker.py").write_text("")
     monkeypatch.setattr("extract.decode.pyav.WORKER", tmp_path / "worker.py")
     assert pyav_for(options, AUTO_VIDEOS, Processes()) is None
-    assert capsys.readouterr().err == "PyAV does not give the pixels of ffmpeg on this machine: ffmpeg decodes all videos\n"
+    said = "PyAV is left out on this machine (it does not give the pixels of ffmpeg): ffmpeg decodes all videos\n"
+    assert capsys.readouterr() == ("", said)
+    (tmp_path / "av.py").write_text("raise ImportError('libavcodec is too old')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert pyav_for(options, AUTO_VIDEOS, Processes()) is None
+    said = "PyAV is left out on this machine (it cannot be imported: ImportError: libavcodec is too old): ffmpeg decodes all videos\n"
+    assert capsys.readouterr() == ("", said)
     monkeypatch.setitem(sys.modules, "av", None)
     assert pyav_for(options, AUTO_VIDEOS, Processes()) is None
     assert capsys.readouterr() == ("", "")

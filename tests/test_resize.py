@@ -192,8 +192,8 @@ def test_a_cache_keeps_to_its_resizing(one_video: ExtractOptions, tmp_path: Path
     explicit = replace(one_video, max_frames=1, resize_on="cpu", cache=on_cpu.path)
     assert FeatureCache(extract.main(explicit)).settings == on_cpu.settings
     for cache, asked, said in (
-        (on_cpu, "device", "resize_on is None there and device here"),
-        (on_device, "cpu", "resize_on is device there and None here"),
+        (on_cpu, "device", "resize_on is cpu there and device here"),
+        (on_device, "cpu", "resize_on is device there and cpu here"),
     ):
         with pytest.raises(UserError, match=rf"was made with other settings \({said}\): use them, or another --cache$") as refusal:
             extract.main(replace(explicit, cache=cache.path, resize_on=asked))  # type: ignore[arg-type]

@@ -27,6 +27,9 @@ READABLE = (3, FORMAT)
 BEFORE_4: Mapping[str, Any] = {"pictures": "stored", "special_tokens": "tokens"}
 """Settings that a cache of format 3 does not record, with the values it was made by. New entries follow them too."""
 
+UNRECORDED: Mapping[str, str] = {"decode_device": "cpu", "matmul": "blas", "resize_on": "cpu"}
+"""Settings of an extraction that a cache records only if they have another value."""
+
 DTYPES = ("float16", "float32")
 REQUIRED = ("weights", "dimension", "max_words", "dtype")
 """The settings that every cache records."""
@@ -211,7 +214,8 @@ def require_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 def require_same(path: Path, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise UserError, naming every setting that differs, if a cache records other settings than these."""
-    recorded, given = {**BEFORE_4, **recorded}, {**BEFORE_4, **given}
+    usual = {**BEFORE_4, **UNRECORDED}
+    recorded, given = {**usual, **recorded}, {**usual, **given}
     differing = [
         f"{key} is {_short(recorded.get(key))} there and {_short(given.get(key))} here"
         for key in sorted({*recorded, *given})

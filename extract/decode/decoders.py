@@ -1,6 +1,7 @@
 """Check that the decoder works before any video is opened, and choose the one that `--decoder auto` stands for."""
 
 import importlib.util
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ TRIAL_SIDE = 256
 """Side of the trial video in pixels. GPUs refuse much smaller videos."""
 
 TRIAL_LIMIT_S = 60.0
+IMPORT_LIMIT_S = 30.0
 
 AUTO_VIDEOS = 100
 """`--decoder auto` leaves fewer videos to ffmpeg: on several short ones PyAV saves no more than its start and its trial take."""
@@ -56,12 +58,23 @@ def pyav_for(options: ExtractOptions, videos: int, processes: Processes) -> Pyav
         return pyav
     if options.decode_device == "cuda" or videos < AUTO_VIDEOS or importlib.util.find_spec("av") is None:
         return None
-    if _gives_pixels_of_ffmpeg(pyav):
+    why = _why_not_imported() or ("" if _gives_pixels_of_ffmpeg(pyav) else "it does not give the pixels of ffmpeg")
+    if not why:
         return pyav
     pyav.close()
     if not options.quiet:
-        print("PyAV does not give the pixels of ffmpeg on this machine: ffmpeg decodes all videos", file=sys.stderr)
+        print(f"PyAV is left out on this machine ({why}): ffmpeg decodes all videos", file=sys.stderr)
     return None
+
+
+def _why_not_imported() -> str:
+    """Why PyAV, which is installed, cannot be imported; empty if it can. Asked in a process, which may crash or hang."""
+    try:
+        done = subprocess.run([sys.executable, "-c", "import av"], capture_output=True, text=True, check=False, timeout=IMPORT_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return f"it is not imported after {IMPORT_LIMIT_S:g} s"
+    said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+    return f"it cannot be imported: {said[-1]}" if done.returncode else ""
 
 
 def _gives_pixels_of_ffmpeg(pyav: PyavProcesses) -> bool:

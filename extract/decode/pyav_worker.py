@@ -23,7 +23,8 @@ from typing import Any, BinaryIO
 import av
 import av.logging
 
-CODECS = {"h264", "hevc", "vp9", "av1", "libdav1d"}
+CODECS = {"h264", "vp9", "av1", "libdav1d"}
+"""Not HEVC: its decoders do not report all damage, and versions conceal it differently."""
 PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
 HDR = {16, 18}
 """The transfer functions smpte2084 and arib-std-b67, as numbered in H.273."""
@@ -40,6 +41,8 @@ IDR = 5
 SLICES_ONLY = {1, IDR, 9, 12}
 """Types of H.264 units (H.264, table 7-1) that matter to no picture after the next IDR: slices, delimiters, filler. Parameter sets and
 supplemental information may hold beyond it."""
+PARAMETERS = {7, 8, 13, 15}
+"""Types of units that hold parameters of sequences and pictures."""
 
 
 class NotPlain(Exception):
@@ -98,20 +101,26 @@ class Video:
     def pictures(self, wanted: list[int], told: list[tuple[int, str, str]]) -> Iterator[Any]:
         """Decode these sampled frames, in order. `told` holds the libraries' messages so far: level, component and text."""
         times = Counter(self.stamps[k] for k in wanted)
+        last = -math.inf
         for packet in [*needed(self.packets, times.keys(), self.context), None]:
             # Decode a non-reference frame only if it is wanted itself.
             self.context.skip_frame = "DEFAULT" if packet is None or packet.pts in times else "NONREF"
             frames = self.context.decode(packet)
-            # Not every concealed picture counts as an error.
-            if any(text.startswith("concealing") for _, _, text in told):
+            # Not every damaged picture counts as an error, nor is every concealed one told as one.
+            if any(level <= av.logging.ERROR or text.startswith("concealing") for level, _, text in told):
                 raise NotPlain("a damaged picture")
             for frame in frames:
+                # ffmpeg tells the order of frames by the decoder's, this worker by their times.
+                if frame.pts is None or frame.pts <= last:
+                    raise NotPlain("frames whose times do not grow")
+                last = frame.pts
                 repeats = times.pop(frame.pts, 0)
                 if not repeats:
                     continue
                 if frame.is_corrupt or frame.rotation or (frame.width, frame.height) != self.size or frame.format.name not in PLAIN_PIXELS:
                     raise NotPlain("a frame that is damaged, turned, or of another size")
-                if self.display and frame.interlaced_frame:
+                # To be deinterlaced for a display; otherwise its colours have half the rows of each field.
+                if frame.interlaced_frame:
                     raise NotPlain("a frame of two fields")
                 for _ in range(repeats):
                     yield frame
@@ -124,35 +133,45 @@ def needed(packets: list[Any], wanted: Collection[int], context: Any) -> Iterato
     """The packets that the frames with the time stamps `wanted` may depend on, in order.
 
     Nothing after an IDR picture of H.264 depends on anything before it. So the packets between a wanted frame and the next IDR picture are
-    left out if no wanted frame is among them, and so are those after the last wanted frame.
+    left out if no wanted frame is among them, and so are those after the last wanted frame. Where the parameters change, all are kept: a
+    picture that still waits in the decoder would come out with those of the next.
     """
     since: list[Any] = []
+    parameters: list[bytes] = []
     for packet in packets:
-        if since and _starts_afresh(packet, context) and all(_units(one, context) <= SLICES_ONLY for one in since):
+        units = _units(packet, context)
+        own = [unit for kind, unit in units if kind in PARAMETERS]
+        if (
+            since
+            and packet.is_keyframe
+            and IDR in (kind for kind, _ in units)
+            and own in ([], parameters)
+            and all(kind in SLICES_ONLY for one in since for kind, _ in _units(one, context))
+        ):
             since = []
+        parameters = own or parameters
         since.append(packet)
         if packet.pts in wanted:
             yield from since
             since = []
 
 
-def _starts_afresh(packet: Any, context: Any) -> bool:
-    return packet.is_keyframe and IDR in _units(packet, context)
-
-
-def _units(packet: Any, context: Any) -> set[int]:
-    """Types of the units in an H.264 packet, each of which follows its length (ISO/IEC 14496-15). {0} if the packet has another form."""
+def _units(packet: Any, context: Any) -> list[tuple[int, bytes]]:
+    """The units in an H.264 packet, each of which follows its length (ISO/IEC 14496-15): type, and the bytes of parameters. A single one of
+    type 0 if the packet has another form."""
     extra = context.extradata
+    other = [(0, b"")]
     if context.name != "h264" or not extra or len(extra) < 5 or extra[0] != 1:
-        return {0}
+        return other
     width = (extra[4] & 3) + 1
     content = memoryview(packet)
-    found: set[int] = set()
+    found = []
     place = 0
     while place + width < len(content):
-        found.add(content[place + width] & 31)
-        place += width + int.from_bytes(content[place : place + width])
-    return found if place == len(content) else {0}
+        kind, end = content[place + width] & 31, place + width + int.from_bytes(content[place : place + width])
+        found.append((kind, bytes(content[place + width : end]) if kind in PARAMETERS else b""))
+        place = end
+    return found if place == len(content) else other
 
 
 def _on_screen(packets: list[Any], start: int, a_tick: Fraction, longest: Fraction) -> list[int]:

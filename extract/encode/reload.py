@@ -8,6 +8,7 @@ import torch
 from data.base.errors import UserError
 from data.base.quoting import quote
 from data.cache import FeatureCache
+from data.cache.layout import UNRECORDED
 from data.compute.processor import Precision
 from extract.encode.clip import Clip, load_clip
 from extract.encode.library import open_clip
@@ -44,8 +45,8 @@ def reload_clip(
     try:
         clip = load_clip(
             *(name, weights, device, made.seed, precision or settings.get("precision", "fp32"), pictures, settings["special_tokens"]),
-            resize_on=settings.get("resize_on", "cpu"),
-            matmul=settings.get("matmul", "blas"),
+            resize_on=settings.get("resize_on", UNRECORDED["resize_on"]),
+            matmul=settings.get("matmul", UNRECORDED["matmul"]),
         )
     except UserError as error:
         if model or pretrained:

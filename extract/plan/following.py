@@ -11,7 +11,7 @@ from data.base.sealed import is_sound
 from data.cache import CLIP_FILE
 from data.cache.extraction import read_extraction
 from data.cache.hdf5 import open_file
-from data.cache.layout import read_patch_settings
+from data.cache.layout import UNRECORDED, read_patch_settings
 from data.cache.sources import Source, source_of
 from data.cli.meaning import Meaning, NewCache, marks, options_with
 from data.datasets import Preset, Shares, shares_of
@@ -35,8 +35,7 @@ def with_defaults(options: ExtractOptions, preset: Preset, recorded: dict[str, A
     names = ("precision", "dtype", *recipe)
     followed = {name: recorded[name] for name in names} if recorded else {}
     if recorded:
-        followed["matmul"] = recorded.get("matmul", "blas")
-        followed |= {name: recorded.get(name, "cpu") for name in ("decode_device", "resize_on")}
+        followed |= {name: recorded.get(name, usual) for name, usual in UNRECORDED.items()}
         if not (options.token_shift or options.token_clusters):
             # Else opening the cache says that it has the other one.
             followed |= {name: recorded[name] for name in ("token_shift", "token_clusters") if name in recorded}

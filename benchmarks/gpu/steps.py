@@ -27,8 +27,8 @@ CORRECTNESS = "benchmarks.gpu.correctness"
 STEPS = (
     Step(MACHINE, "benchmarks.gpu.machine:facts", "The card, its driver and the versions of what computes", 1),
     Step("heads", f"{CORRECTNESS}.heads:heads", "Scores and gradients of every head against float64 on the CPU", 4),
-    Step("evaluation", f"{CORRECTNESS}.stages:evaluation", "Metrics and ranks of evaluate against those of the CPU", 2),
-    Step("training", f"{CORRECTNESS}.stages:training", "Losses of train_head against those of the CPU, and --resume", 4),
+    Step("evaluation", f"{CORRECTNESS}.evaluation:evaluation", "Metrics and ranks of evaluate against those of the CPU", 2),
+    Step("training", f"{CORRECTNESS}.training:training", "Losses of train_head against those of the CPU, and --resume", 4),
     Step("finetuning", f"{CORRECTNESS}.finetuning:finetuning", "train_head --finetune, with and without --grad-checkpointing", 4),
     Step("memory", f"{CORRECTNESS}.memory:memory", "What the commands say when memory is exhausted", 3),
     Step("processes", f"{CORRECTNESS}.processes:sharing_one_device", "Two processes on one device (gloo) against one process", 3),

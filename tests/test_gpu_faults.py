@@ -9,11 +9,19 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.gpu.correctness import evaluation, heads, training
+from benchmarks.extraction import DEMO_CLIP
+from benchmarks.gpu.correctness import encoding, evaluation, heads, processes, recorded, training
 from benchmarks.gpu.correctness.bounds import largest, most
+from benchmarks.gpu.correctness.caches import make_cache
+from benchmarks.gpu.correctness.commands import run
 from benchmarks.gpu.correctness.evaluation import Evaluated
+from benchmarks.gpu.correctness.losses import load_data
+from benchmarks.gpu.place import Place
 from data.metrics import RankCounter
 from evaluate.ranks import RANKS_FILES, RankTables
+from extract.encode.clip import load_clip
+from extract.encode.pictures.resize import DeviceResize
+from train_head import TrainOptions
 from train_head.heads import HEADS, Execution
 from train_head.training.checkpoint import CHECKPOINT_FILE
 
@@ -138,3 +146,50 @@ def test_other_epochs_are_infinitely_far() -> None:
 
 def test_a_process_that_has_ended_was_not_killed(tmp_path: Path) -> None:
     assert not training.kill_after_checkpoint(["this"], tmp_path)
+
+
+def test_a_doubled_or_missing_gradient_of_two_processes_is_noticed() -> None:
+    one = {"0": torch.tensor([1.0, 2.0]).double(), "1": torch.tensor([1e-9]).double()}
+    shares = {"0": 1e-4, "1": 0.25}
+    assert processes.gradients_by_bound(one, {"0": one["0"] + 1e-4, "1": one["1"]}, shares) <= 1
+    for name, gradient in one.items():
+        assert processes.gradients_by_bound(one, {**one, name: 2 * gradient}, shares) > 1
+        assert not processes.gradients_by_bound(one, {**one, name: np.nan * gradient}, shares) <= 1
+    assert processes.gradients_by_bound(one, {"0": one["0"]}, shares) == np.inf
+
+
+@pytest.mark.long
+def test_gradients_are_recorded_before_they_are_clipped(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", 10, 8).path
+    words = ["--cache", cache, "--batch-size", 4, "--epochs", 1, "--device", "cpu", "--quiet"]
+    options = TrainOptions(cache, tmp_path / "unused", batch_size=4, lr=1e-4, epochs=1, quiet=True)
+    bounds = processes.shares(options, load_data(options), share=1e-6)
+    assert 0 < most(bounds.values()) < 1
+    run(processes.RECORDED, tmp_path / "found.safetensors", "train_head", "--out", tmp_path / "run", *words)
+    found = recorded.read(tmp_path / "found.safetensors")
+    assert found.keys() == bounds.keys()
+    # They would be 1 at most after clipping.
+    assert torch.cat([x.flatten() for x in found.values()]).norm() > 1
+
+
+def test_features_of_wrong_weights_are_noticed(tmp_path: Path) -> None:
+    clip = load_clip(DEMO_CLIP, None, torch.device("cpu"))
+    expected = encoding.of_clip(clip)
+    bounds = encoding.bounds_of(clip, expected, 1e-5)
+    again = encoding.of_clip(clip)
+    with torch.no_grad():
+        for parameter in clip.model.parameters():
+            # As TF32 rounds.
+            parameter.mul_(1 + 2.0**-11 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)))
+    wrong = encoding.of_clip(clip)
+    for kind, feature_ND in expected.items():
+        assert largest(again[kind] - feature_ND) == 0
+        assert largest(wrong[kind] - feature_ND) > bounds[kind]
+
+
+def test_pictures_that_are_shifted_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(torch.device("cpu"), small=True, folder=tmp_path)
+    assert all(encoding.resizing(place).holds.values())
+    resize = DeviceResize.__call__
+    monkeypatch.setattr(DeviceResize, "__call__", lambda self, image: resize(self, image).roll(1, -1))
+    assert not any(encoding.resizing(place).holds.values())

@@ -189,6 +189,7 @@ def test_features_of_wrong_weights_are_noticed(tmp_path: Path) -> None:
         assert largest(wrong[kind] - feature_ND) > bounds[kind]
 
 
+@pytest.mark.long
 def test_pictures_that_are_shifted_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(torch.device("cpu"), small=True, folder=tmp_path)
     monkeypatch.setattr(encoding, "SIZES", [(90, 70)])

@@ -13,7 +13,7 @@ from benchmarks.extraction import DEMO_CLIP
 from benchmarks.gpu.correctness import encoding, evaluation, heads, processes, recorded, training
 from benchmarks.gpu.correctness.bounds import largest, most
 from benchmarks.gpu.correctness.caches import make_cache
-from benchmarks.gpu.correctness.commands import run
+from benchmarks.gpu.correctness.commands import Word, run
 from benchmarks.gpu.correctness.evaluation import Evaluated
 from benchmarks.gpu.correctness.losses import load_data
 from benchmarks.gpu.place import Place
@@ -162,7 +162,7 @@ def test_a_doubled_or_missing_gradient_of_two_processes_is_noticed() -> None:
 @pytest.mark.long
 def test_gradients_are_recorded_before_they_are_clipped(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", 10, 8).path
-    words = ["--cache", cache, "--batch-size", 4, "--epochs", 1, "--device", "cpu", "--quiet"]
+    words: list[Word] = ["--cache", cache, "--batch-size", 4, "--epochs", 1, "--device", "cpu", "--quiet"]
     options = TrainOptions(cache, tmp_path / "unused", batch_size=4, lr=1e-4, epochs=1, quiet=True)
     bounds = processes.shares(options, load_data(options), share=1e-6)
     assert 0 < most(bounds.values()) < 1

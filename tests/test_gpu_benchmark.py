@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_step_over_its_limit_is_killed(options: GpuOptions, tmp_path: Path, mo
     monkeypatch.setenv("GPU_STEPS_FOLDER", str(tmp_path))
     (options.out / "logs").mkdir(parents=True)
     ran = run_step(step("hang"), options, limit_s=0.5)
-    assert (ran.status, ran.why, ran.all_holds) == ("failed", "over its limit of 0 s", False)
+    assert (ran.status, ran.why, ran.all_holds) == ("not finished", "over its limit of 0 s", False)
 
 
 @pytest.mark.long
@@ -77,19 +78,56 @@ def test_the_page_begins_with_what_does_not_hold() -> None:
         Ran("machine", "The card", "done", figures={"card": "NVIDIA H100", "driver": "570.1"}),
         Ran("broken", "Breaks", "failed", "killed by SIGABRT"),
         Ran("checked", "Checks", "done", holds={"a": True, "b": False}, figures=figures, remarks=["So."]),
-        Ran("later", "Comes later", "not run", "it needs two CUDA devices"),
+        Ran("slow", "Takes long", "not finished", "over its limit of 1 s"),
+        Ran("decoding", "Decodes", "done", unconfirmed=["HEVC: the card does not decode it"]),
+        Ran("later", "Comes later", "not run", "it needs two CUDA devices", needs_met=False),
     ]
     lines = page(ran, "python -m benchmarks.gpu", "abc", "today", small=False).splitlines()
     assert lines[0] == "# benchmarks.gpu: NVIDIA H100"
     wrong = lines.index("## What does not hold")
     assert lines[wrong + 2 : wrong + 4] == ["- broken failed: killed by SIGABRT", "- checked: b"]
+    assert lines[wrong + 4 : wrong + 13] == [
+        "",
+        "## Not confirmed",
+        "",
+        "Not everything was run.",
+        "",
+        "- slow: not finished: over its limit of 1 s",
+        "- later: not run: it needs two CUDA devices",
+        "- decoding: HEVC: the card does not decode it",
+        "",
+    ]
     assert "| driver | 570.1 |" in lines[:wrong]
     assert "| later | Comes later | not run: it needs two CUDA devices |  | 0 |" in lines
     section = lines.index("## checked")
     assert wrong < lines.index("## Steps") < section
     assert lines[section + 4 :].index("- **does not hold**: b") < lines[section + 4 :].index("- holds: a")
     assert {"So.", "| x | 1.235 |", "|  | n |", "| first | 1 |", "| second | 2 |", "### sizes", "| large | 3 |"} <= set(lines[section:])
-    assert "Everything that was run holds." in page(ran[:1], "", "", "", small=True)
+    assert "Nothing was refuted." in page(ran[:1], "", "", "", small=True)
+
+
+def test_a_page_on_which_nothing_ran_says_so() -> None:
+    ran = [Ran("machine", "The card", "done"), Ran("heads", "Heads", "not run", "the 1 minutes of --minutes are over")]
+    assert "## Not confirmed\n\nNothing was run.\n\n- heads: not run" in page(ran, "", "", "", small=True)
+    assert [one.all_holds for one in ran] == [True, False]
+
+
+def test_control_c_leaves_the_page_of_what_is_done(options: GpuOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(one: Step, *_: object) -> Ran:
+        if one.name == "heads":
+            # An earlier page must not pass for this one's.
+            assert not (options.out / "gpu.md").exists()
+            raise KeyboardInterrupt
+        return Ran(one.name, one.about, "done")
+
+    options.out.mkdir()
+    (options.out / "gpu.md").write_text("an old page")
+    monkeypatch.setattr("benchmarks.gpu.run.run_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"gpu.md has the steps that were done; the same command starts with the first step again"):
+        report.main(replace(options, steps="heads,training"))
+    written = (options.out / "gpu.md").read_text()
+    assert "- heads: not run: interrupted\n- training: not run: interrupted" in written
+    assert "| machine | " in written
 
 
 def test_the_exit_status_says_whether_all_holds(tmp_path: Path) -> None:
@@ -100,6 +138,7 @@ def test_the_exit_status_says_whether_all_holds(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"steps": "heads,best"}, "--steps best is unknown: use all, or some of machine,heads,"),
+        ({"steps": ""}, "--steps '' is unknown: use all, or some of machine,heads,"),
         ({"minutes": 0.0}, "--minutes 0 must be a number above 0"),
         ({"minutes": float("nan")}, "--minutes nan must be a number above 0"),
     ],
@@ -125,6 +164,7 @@ def test_the_function_of_every_step_is_there(one: Step) -> None:
 
 def test_steps_are_chosen_by_name_and_keep_their_order() -> None:
     assert [one.name for one in chosen("training,heads")] == ["machine", "heads", "training"]
+    assert [one.name for one in chosen(" training, heads")] == ["machine", "heads", "training"]
     assert chosen("all") == list(STEPS)
 
 
@@ -134,7 +174,7 @@ def test_the_machine_is_described(tmp_path: Path) -> None:
 
 def test_float32_is_within_its_bound_and_products_in_bf16_are_not() -> None:
     for name, temporal in (("mean", "none"), ("xpool", "none"), ("dp", "seq-lstm")):
-        found = heads.compare(name, temporal, heads.sizes(small=True), CPU)
+        found, _ = heads.compare(name, temporal, heads.sizes(small=True), CPU)
         assert 0 < found["float32"]["scores by bound"] < 1
         assert 0 < found["float32"]["gradient by bound"] < 1
         # bf16 has 8 bits of mantissa where float32 has 24.

@@ -42,6 +42,9 @@ THREADS = 4
 Pictures = Sampled[Image.Image]
 Decode = Callable[[Path], Pictures]
 Row = dict[str, float]
+MOST_APART = 2.0
+"""Mean difference of a value, of 255, that the conversion of colours explains: chroma is scaled in another way, and rounded."""
+MEAN = "mean difference of a value, of 255"
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,11 @@ def cuda_decoding(place: Place) -> Outcome:
     its place.
     """
     remarks: list[str] = []
+    unconfirmed: list[str] = []
     figures: dict[str, Row] = {}
     holds: dict[str, bool] = {}
     if place.device.type != "cuda" and importlib.util.find_spec("av") is None:
-        return Outcome({}, remarks=["neither a CUDA device nor PyAV is here to compare with"])
+        return Outcome({}, unconfirmed=["neither a CUDA device nor PyAV is here to compare with"])
     clips, left_out = make_all(place)
     remarks += left_out
     if REAL_VIDEOS.is_dir() and not place.small:
@@ -84,15 +88,19 @@ def cuda_decoding(place: Place) -> Outcome:
                 figures[name] = compare(side, decode, path)
             except DecodeFailed as error:
                 remarks.append(f"{name}: {side} does not decode it: {error}")
+                unconfirmed.append(f"{name}: {side} does not decode it")
             else:
                 holds[f"{name}: {side} gives as many frames as the CPU, at the same times"] = (
                     figures[name]["frames"] == figures[name][f"frames, {side}"] == figures[name]["frames compared"]
                 )
+                holds[f"{name}: pixels differ by {MOST_APART:g} of 255 on average at most"] = alike(figures[name])
+        if not figures:
+            unconfirmed = [f"{side} decodes nothing here: extraction decodes on the CPU"]
         first = next(iter(clips))
         if first in figures:
             many = [clips[first]] * (AT_ONCE_SMALL if place.small else AT_ONCE)
             figures[f"{first}, {THREADS} at once"] = rates(side, partial(all_at_once, decode, many), partial(all_at_once, on_cpu, many))
-    return Outcome(figures, holds, remarks)
+    return Outcome(figures, holds, remarks, unconfirmed)
 
 
 @contextmanager
@@ -164,10 +172,15 @@ def differences(ours: Pictures, reference: Pictures) -> Row:
     squares = [float(np.square(one).mean()) for one in apart]
     row: Row = {
         "frames compared": len(pairs),
-        "mean difference of a value, of 255": float(np.mean([one.mean() for one in apart])),
+        MEAN: float(np.mean([one.mean() for one in apart])),
         "largest difference of a value, of 255": float(max(one.max() for one in apart)),
     }
     return row | {"PSNR of the worst frame, dB": 10 * float(np.log10(255**2 / max(squares)))} if max(squares) else row
+
+
+def alike(row: Row) -> bool:
+    """Whether frames were compared and their values are close on average."""
+    return row.get(MEAN, float("inf")) <= MOST_APART
 
 
 def apart_in_values(one: Image.Image, other: Image.Image) -> NDArray[np.float32]:

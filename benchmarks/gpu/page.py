@@ -1,4 +1,4 @@
-"""The Markdown page of a run of `benchmarks.gpu`: first what does not hold, then every step with its figures."""
+"""The Markdown page of a run of `benchmarks.gpu`: first what does not hold and what is not confirmed, then every step with its figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ def page(ran: Sequence[Ran], command: str, commit: str, date: str, small: bool) 
     if small:
         lines += ["Small sizes: the figures say nothing about speed.", ""]
     lines += [*_table(["", ""], [["command", f"`{command}`"], ["commit", commit], ["date", date], *facts.items()]), ""]
-    lines += ["## What does not hold", "", *_wrong(ran), "", "## Steps", "", *_summary(ran)]
+    lines += ["## What does not hold", "", *_wrong(ran), "", *_unconfirmed(ran), "## Steps", "", *_summary(ran)]
     for one in ran:
         if one.status == "done" and one.step != MACHINE:
             lines += ["", *_section(one)]
@@ -24,7 +24,17 @@ def page(ran: Sequence[Ran], command: str, commit: str, date: str, small: bool) 
 def _wrong(ran: Sequence[Ran]) -> list[str]:
     lines = [f"- {one.step} failed: {one.why}" for one in ran if one.status == "failed"]
     lines += [f"- {one.step}: {claim}" for one in ran for claim in one.refuted]
-    return lines or ["Everything that was run holds."]
+    return lines or ["Nothing was refuted."]
+
+
+def _unconfirmed(ran: Sequence[Ran]) -> list[str]:
+    """What was not run, not finished, or could not be checked."""
+    left = [one for one in ran if one.status in ("not run", "not finished")]
+    lines = [f"- {one.step}: {one.status}: {one.why}" for one in left]
+    lines += [f"- {one.step}: {what}" for one in ran for what in one.unconfirmed]
+    nothing = not any(one.status == "done" and one.step != MACHINE for one in ran)
+    heading = ["Nothing was run.", ""] if nothing else ["Not everything was run.", ""] if left else []
+    return ["## Not confirmed", "", *heading, *lines, ""] if heading or lines else []
 
 
 def _summary(ran: Sequence[Ran]) -> list[str]:

@@ -27,3 +27,5 @@ class Outcome:
     figures: dict[str, Any]
     holds: dict[str, bool] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    unconfirmed: list[str] = field(default_factory=list)
+    """What could not be checked here, such as a codec that the card does not decode."""

@@ -21,7 +21,7 @@ from data.base.errors import UserError
 from data.base.whole_files import write_atomically
 from data.base.writable import make_folder, require_writable_folder
 
-STEPS_FILE, LOGS = "steps.jsonl", "logs"
+PAGE_FILE, STEPS_FILE, LOGS = "gpu.md", "steps.jsonl", "logs"
 LEAST_S = 1.0
 """A step with less time than this is not started."""
 
@@ -32,14 +32,18 @@ class Ran:
 
     step: str
     about: str
-    status: Literal["done", "failed", "not run"]
+    status: Literal["done", "failed", "not finished", "not run"]
     why: str = ""
-    """Why it failed or was not run."""
+    """Why it failed, was not finished or was not run."""
     seconds: float = 0.0
     limit_s: float = 0.0
+    needs_met: bool = True
+    """Whether this machine has what the step needs."""
     holds: dict[str, bool] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    unconfirmed: list[str] = field(default_factory=list)
+    """What the step could not check."""
 
     @property
     def refuted(self) -> list[str]:
@@ -48,12 +52,23 @@ class Ran:
 
     @property
     def all_holds(self) -> bool:
-        """Whether nothing failed. A step that was not run refutes nothing."""
-        return self.status != "failed" and not self.refuted
+        """Whether it was done, or this machine lacks what it needs, and no claim is refuted."""
+        return (self.status == "done" or not self.needs_met) and not self.refuted
+
+
+class Interrupted(Exception):
+    """Control-C; with what is known of every chosen step."""
+
+    def __init__(self, ran: list[Ran]) -> None:
+        super().__init__("interrupted")
+        self.ran = ran
 
 
 def run_steps(options: GpuOptions, steps: Sequence[Step] = STEPS) -> list[Ran]:
-    """Run the chosen steps, and write a line of STEPS_FILE after each. Raises UserError for options that do not fit, before any work."""
+    """Run the chosen steps, and write a line of STEPS_FILE after each.
+
+    Raises UserError for options that do not fit, before any work; and Interrupted.
+    """
     if not 0 < options.minutes < float("inf"):
         raise UserError(f"--minutes {options.minutes:g} must be a number above 0")
     todo = chosen(options.steps, steps)
@@ -61,6 +76,9 @@ def run_steps(options: GpuOptions, steps: Sequence[Step] = STEPS) -> list[Ran]:
         raise UserError("this torch sees no CUDA device: run on a machine that has one, or try the steps with --device cpu --small")
     require_writable_folder(options.out)
     make_folder(options.out / LOGS)
+    # A page of an earlier run would pass for that of this one.
+    for name in (PAGE_FILE, STEPS_FILE):
+        (options.out / name).unlink(missing_ok=True)
     device = torch.device(options.device)
     until = time.monotonic() + 60 * options.minutes
     ran: list[Ran] = []
@@ -69,11 +87,15 @@ def run_steps(options: GpuOptions, steps: Sequence[Step] = STEPS) -> list[Ran]:
         left = until - time.monotonic()
         shares = [other.share for other in todo[i:] if not lacking(other, device)]
         if why:
-            ran.append(Ran(step.name, step.about, "not run", why))
+            ran.append(Ran(step.name, step.about, "not run", why, needs_met=False))
         elif left < LEAST_S:
             ran.append(Ran(step.name, step.about, "not run", f"the {options.minutes:g} minutes of --minutes are over"))
         else:
-            ran.append(run_step(step, options, left * step.share / sum(shares)))
+            try:
+                ran.append(run_step(step, options, left * step.share / sum(shares)))
+            except KeyboardInterrupt:
+                ran += [Ran(other.name, other.about, "not run", "interrupted", needs_met=not lacking(other, device)) for other in todo[i:]]
+                raise Interrupted(ran) from None
         print(_said(ran[-1]), file=sys.stderr, flush=True)
         write_atomically(options.out / STEPS_FILE, "".join(json.dumps(asdict(one)) + "\n" for one in ran))
     return ran
@@ -105,9 +127,11 @@ def run_step(step: Step, options: GpuOptions, limit_s: float) -> Ran:
         seconds = round(time.monotonic() - start, 2)
         found = json.loads(result.read_text(encoding="utf-8")) if status is not None and result.exists() else {}
     why = why or found.get("error", "") or _ending(status or 0, "holds" in found)
+    if status is None:
+        return Ran(step.name, step.about, "not finished", why, seconds, round(limit_s, 1))
     if why:
         return Ran(step.name, step.about, "failed", why, seconds, round(limit_s, 1))
-    return Ran(step.name, step.about, "done", "", seconds, round(limit_s, 1), found["holds"], found["figures"], found["remarks"])
+    return Ran(step.name, step.about, "done", "", seconds, round(limit_s, 1), **found)
 
 
 def _ending(status: int, has_result: bool) -> str:

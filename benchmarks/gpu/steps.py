@@ -27,8 +27,8 @@ CORRECTNESS = "benchmarks.gpu.correctness"
 STEPS = (
     Step(MACHINE, "benchmarks.gpu.machine:facts", "The card, its driver and the versions of what computes", 1),
     Step("heads", f"{CORRECTNESS}.heads:heads", "Scores and gradients of every head against float64 on the CPU", 4),
-    Step("evaluation", f"{CORRECTNESS}.stages:evaluation", "Metrics and ranks of evaluate against those of the CPU", 2),
-    Step("training", f"{CORRECTNESS}.stages:training", "Losses of train_head against those of the CPU, and --resume", 4),
+    Step("evaluation", f"{CORRECTNESS}.evaluation:evaluation", "Metrics and ranks of evaluate against those of the CPU", 2),
+    Step("training", f"{CORRECTNESS}.training:training", "Losses of train_head against those of the CPU, and --resume", 4),
     Step("finetuning", f"{CORRECTNESS}.finetuning:finetuning", "train_head --finetune, with and without --grad-checkpointing", 4),
     Step("memory", f"{CORRECTNESS}.memory:memory", "What the commands say when memory is exhausted", 3),
     Step("processes", f"{CORRECTNESS}.processes:sharing_one_device", "Two processes on one device (gloo) against one process", 3),
@@ -39,6 +39,8 @@ STEPS = (
         3,
         cuda_devices=2,
     ),
+    Step("features", f"{CORRECTNESS}.encoding:features", "CLIP's features in float32 against those of the CPU", 1),
+    Step("resizing", f"{CORRECTNESS}.encoding:resizing", "Pictures of --resize-on device against those of the CPU", 1),
     Step("encoders", "benchmarks.gpu.extraction:encoders", "Frames a second of the encoders", 5),
     Step("workers", "benchmarks.gpu.extraction:workers", "Extraction by the number of workers", 4),
     Step("decoding", "benchmarks.gpu.decoding:cuda_decoding", "Frames decoded on the card against those of the CPU", 3),
@@ -51,10 +53,10 @@ def chosen(names: str, steps: Sequence[Step] = STEPS) -> list[Step]:
     """The steps of `--steps NAMES` and MACHINE, in their order. Raises UserError for a name that is none."""
     if names == "all":
         return list(steps)
-    given = names.split(",")
+    given = [name.strip() for name in names.split(",")]
     unknown = [name for name in given if name not in {step.name for step in steps}]
     if unknown:
-        raise UserError(f"--steps {unknown[0]} is unknown: use all, or some of {','.join(step.name for step in steps)}")
+        raise UserError(f"--steps {unknown[0] or repr(names)} is unknown: use all, or some of {','.join(step.name for step in steps)}")
     return [step for step in steps if step.name in (MACHINE, *given)]
 
 

@@ -3,12 +3,13 @@
 float32 has a bound, from the problem's own conditioning. A sum of K products in float32, in any order, is the exact one of factors
 changed by up to K * 2^-24 of themselves. So float32 may move a result as far as such changes of features and weights move it in float64:
 three times the worst of DRAWS draws, since no draw is the worst there is, and the same share of the largest entry for what follows the
-products. Where a draw changes a choice among tokens (ts2), the bound is wide. bf16 and TF32 are stated without a bound. Errors are relative
-to the largest score, and to the largest entry of the gradient.
+products. The gradient of each parameter has a bound of its own: see `gradient_bound`. bf16 and TF32 are stated without a bound. Errors are
+relative to the largest score, and to the largest entry of the gradient.
 
 Shape suffixes: A texts, B videos, R words of all texts (or frames of all videos), M patch tokens of a frame, D joint dimension, S scores.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.correctness.bounds import ROUNDING_ONLY, gradient_bound, largest, most
 from benchmarks.gpu.place import Outcome, Place
 from train_head.heads import HEADS, Execution, Head, HeadConfig, TextBatch, VideoBatch, make_head
 from train_head.losses import contrastive_loss, csc_loss
@@ -26,6 +28,8 @@ DRAWS = 3
 PATCHES = 4
 LSTM_HEADS = ("mean", "glccl")
 """Heads to try behind seq-lstm. The encoder does not depend on the head."""
+NOISY_HEADS = ("tmass", "ts2")
+"""Heads whose noise belongs to the bits of the features: with other features it is another, so that only weights are changed."""
 CSC_WEIGHT = 0.5
 
 
@@ -104,12 +108,13 @@ class Result:
 
     def moved(self, other: "Result") -> tuple[float, dict[str, float]]:
         """The largest differences: of the scores, and of the gradient of each parameter."""
-        gradients = {name: _largest(gradient - other.gradients[name]) for name, gradient in self.gradients.items()}
-        return _largest(self.scores_SAB - other.scores_SAB), gradients
+        assert self.gradients.keys() == other.gradients.keys(), "other parameters have gradients"
+        gradients = {name: largest(gradient - other.gradients[name]) for name, gradient in self.gradients.items()}
+        return largest(self.scores_SAB - other.scores_SAB), gradients
 
     def largest(self) -> tuple[float, float]:
         """The largest score and the largest entry of the gradient, in absolute value."""
-        return _largest(self.scores_SAB), max(map(_largest, self.gradients.values()))
+        return largest(self.scores_SAB), most(map(largest, self.gradients.values()))
 
 
 def result(head: Head, features: Features) -> Result:
@@ -138,8 +143,7 @@ def changed(head: Head, features: Features, share: float, seed: int) -> tuple[He
     with torch.no_grad():
         for parameter in copy.parameters():
             parameter.copy_(change(parameter))
-    # The noise of tmass belongs to the bits of the features: with other features it is another.
-    return copy, features if head.name == "tmass" else features.each(change)
+    return copy, features if head.name in NOISY_HEADS else features.each(change)
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,25 @@ class Reference:
         exact = result(deepcopy(wide), wide_features)
         draws = [exact.moved(result(*changed(wide, wide_features, share, seed))) for seed in range(DRAWS)]
         largest_score, largest_gradient = exact.largest()
-        gradients = {name: 3 * max(of_gradients[name] for _, of_gradients in draws) + share * largest_gradient for name in exact.gradients}
-        return cls(exact, 3 * max(of_scores for of_scores, _ in draws) + share * largest_score, gradients)
+        gradients = {
+            name: gradient_bound(largest(gradient), most(of_gradients[name] for _, of_gradients in draws), largest_gradient, share)
+            for name, gradient in exact.gradients.items()
+        }
+        reference = cls(exact, 3 * most(of_scores for of_scores, _ in draws) + share * largest_score, gradients)
+        assert math.isfinite(most([reference.scores_bound, *gradients.values()])), "the exact result is not finite"
+        return reference
+
+    @property
+    def rounding_only(self) -> list[str]:
+        """The parameters whose exact gradient is zero, such as a bias in front of a softmax: their bound is of the whole gradient."""
+        _, largest_gradient = self.exact.largest()
+        return [name for name, gradient in self.exact.gradients.items() if largest(gradient) <= ROUNDING_ONLY * largest_gradient]
+
+    @property
+    def wide(self) -> list[str]:
+        """The other parameters whose bound is as large as their gradient, so that a wrong scale could go unnoticed."""
+        skipped = self.rounding_only
+        return [name for name, x in self.exact.gradients.items() if name not in skipped and largest(x) <= self.gradient_bounds[name]]
 
     def errors(self, found: Result) -> dict[str, float]:
         """The errors of scores and gradient, relative to their largest entries, and as shares of their bounds."""
@@ -166,9 +187,9 @@ class Reference:
         largest_score, largest_gradient = self.exact.largest()
         return {
             "scores": of_scores / largest_score,
-            "gradient": max(of_gradients.values()) / largest_gradient,
+            "gradient": most(of_gradients.values()) / largest_gradient,
             "scores by bound": of_scores / self.scores_bound,
-            "gradient by bound": max(error / self.gradient_bounds[name] for name, error in of_gradients.items()),
+            "gradient by bound": most(error / self.gradient_bounds[name] for name, error in of_gradients.items()),
         }
 
 
@@ -183,11 +204,16 @@ def tf32() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def compare(name: str, temporal: str, size: Size, device: torch.device) -> dict[str, dict[str, float]]:
-    """The errors of one head by precision: float32, bf16 and on CUDA tf32."""
+def reference_of(head: Head, size: Size) -> tuple[Reference, Features]:
+    """The reference of a head in float32 on the CPU, and the features that it is of."""
     features = size.features(seed=2)
+    return Reference.of(head, features, share=size.longest_sum * 2.0**-24), features
+
+
+def compare(name: str, temporal: str, size: Size, device: torch.device) -> tuple[dict[str, dict[str, float]], Reference]:
+    """The errors of one head by precision, float32, bf16 and on CUDA tf32, and what they are relative to."""
     head = size.head(name, temporal, Execution())
-    reference = Reference.of(head, features, share=size.longest_sum * 2.0**-24)
+    reference, features = reference_of(head, size)
     low = size.head(name, temporal, Execution(products=torch.bfloat16, temporal=torch.bfloat16)).to(device)
     head, features = head.to(device), features.each(lambda x: x.to(device))
     # tmass draws other noise in every step.
@@ -197,7 +223,7 @@ def compare(name: str, temporal: str, size: Size, device: torch.device) -> dict[
         head.load_state_dict(start)
         with tf32():
             found["tf32"] = reference.errors(result(head, features))
-    return found
+    return found, reference
 
 
 def cases() -> list[tuple[str, str]]:
@@ -210,21 +236,21 @@ def heads(place: Place) -> Outcome:
     """The step."""
     figures: dict[str, dict[str, Any]] = {}
     holds = {}
+    zero, wide = [], []
     for name, temporal in cases():
         label = name if temporal == "none" else f"{name} behind {temporal}"
-        found = compare(name, temporal, sizes(place.small), place.device)
+        found, reference = compare(name, temporal, sizes(place.small), place.device)
         exact = found["float32"]
-        holds[f"{label}: float32 is within its bound"] = max(exact["scores by bound"], exact["gradient by bound"]) <= 1
+        holds[f"{label}: float32 is within its bound"] = most([exact["scores by bound"], exact["gradient by bound"]]) <= 1
+        zero += [f"{label}: {parameter}" for parameter in reference.rounding_only]
+        wide += [f"{label}: {parameter}" for parameter in reference.wide]
         figures[label] = {
             f"{precision}, {what}": value for precision, errors in found.items() for what, value in _stated(precision, errors)
         }
     remark = "Errors against float64 on the CPU, relative to the largest score and to the largest entry of the gradient."
-    return Outcome({"errors": figures}, holds, [remark])
+    named = {"gradients that are rounding alone": zero or "none", "gradients with a bound wider than they are": wide or "none"}
+    return Outcome({"errors": figures, **named}, holds, [remark])
 
 
 def _stated(precision: str, errors: dict[str, float]) -> list[tuple[str, float]]:
     return [(what, value) for what, value in errors.items() if precision == "float32" or "bound" not in what]
-
-
-def _largest(x: Tensor) -> float:
-    return float(x.abs().max()) if x.numel() else 0.0

@@ -3,12 +3,14 @@
 The last line is JSON. No GPU is needed or used: see `benchmarks.gpu.launches.fake_cuda`.
 """
 
+import argparse
 import json
 
 from benchmarks.gpu.launches.counts import every_count
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.gpu.launches", description=__doc__).parse_args()
     counts = every_count()
     for name, of_work in counts.items():
         for work, figures in of_work.items():

@@ -65,8 +65,13 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         started.wait()
 
     pool = ThreadPoolExecutor(threads, "scoring", initialise)
-    for _ in range(threads):
-        pool.submit(int)
+    try:
+        for _ in range(threads):
+            pool.submit(int)
+    except RuntimeError:
+        # A thread could not start. Without this, those that did would wait for it, and the program could not end.
+        started.abort()
+        raise
     started.wait()
     torch.set_num_threads(before)
     return pool

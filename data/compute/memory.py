@@ -80,6 +80,12 @@ def exhausted(error: BaseException) -> Exhausted | None:
     return Exhausted(lack, _amount(*asked.groups()) if asked else "", said, getattr(error, _IN_USE, {}))
 
 
+def raise_if_exhausted(error: Exception) -> None:
+    """Re-raise an error that says that memory is exhausted, so that nobody is told that the file it came from is damaged."""
+    if exhausted(error) is not None:
+        raise error
+
+
 def _lack(error: BaseException, said: str) -> Lack | None:
     torch = sys.modules.get("torch")
     # torch raises a plain RuntimeError for memory of the CPU, of MPS, and of what CUDA's libraries allocate themselves.

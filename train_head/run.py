@@ -19,6 +19,7 @@ from data.base.version import require_known
 from data.base.whole_files import write_atomically, write_json
 from data.cache import ClipParts, FeatureCache
 from data.cache.features import TextFeatures
+from data.compute.memory import raise_if_exhausted
 from data.compute.tensors import read_tensors, write_tensors
 from train_head.heads import (
     DEFAULT_EXECUTION,
@@ -167,6 +168,7 @@ def load_head(
     try:
         head.load_state_dict(read_tensors(Path(run) / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
+        raise_if_exhausted(error)
         line = f"--run {run}: {WEIGHTS_FILE} is damaged or missing ({one_line(error)}): train it again"
         raise not_as_written(Path(run) / WEIGHTS_FILE, error, line) from error
     return head.to(device), {"run": run, **record}

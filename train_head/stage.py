@@ -19,6 +19,7 @@ from data.cache import FeatureCache
 from data.cli.meaning import Meaning, filled, options_without
 from data.cli.options_file import OPTIONS_FILE, write_options
 from data.compute.device import budget_bytes, find_device
+from data.compute.memory import in_use
 from data.compute.processes import ProcessGroup
 from data.datasets import preset_named
 from data.metrics import DIRECTIONS, RECALL_SUM, Metrics
@@ -98,7 +99,7 @@ def train(options: TrainOptions) -> Path:
         if processes.rank == 0:
             _print_plan(options, data, batch)
         try:
-            with announce_compiling(options.quiet or processes.rank > 0):
+            with announce_compiling(options.quiet or processes.rank > 0), in_use(batch_size=batch):
                 head, record, _ = fit(options, data, device, processes, keep=True)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"run the same command with --resume to go on from the last checkpoint in {options.out}") from stop

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.base.errors import UserError, not_as_written
+from data.base.errors import UserError, not_as_written, one_line
 from data.base.quoting import quote
 from data.base.sealed import SEAL_BYTES
+from data.compute.memory import exhausted
 from data.store.path import CachePath, StorePath
 from data.store.rows import Layout, StoredArrays, StoredRows
 
@@ -176,6 +177,10 @@ def append(group: Group, name: str, rows: NDArray[Any]) -> None:
 
 def damaged_file(path: CachePath, error: Exception) -> UserError:
     """The error for a file that is damaged or cannot be read."""
+    if exhausted(error) is not None:
+        # A damaged length asks for too much memory as well.
+        line = f"{path} cannot be read ({one_line(error)}): end other programs that use memory"
+        return UserError(f"{line}; if there is enough, the file is damaged: run extract again, which repairs the cache")
     return not_as_written(path, error, f"{path} is damaged ({error}): run extract again, which repairs the cache")
 
 

@@ -16,8 +16,8 @@ from data.base.quoting import visible
 from data.base.streams import OUTPUT, open_streams
 from data.base.writable import NO_ROOM
 from data.cli.command_line import parse
-from data.cli.meaning import Meaning, SavesMemory, marks
-from data.compute.memory import Exhausted, exhausted
+from data.cli.meaning import AtLeast, Meaning, SavesMemory, marks
+from data.compute.memory import SAY_SO, Exhausted, Lack, exhausted
 
 PATH_ERRORS = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
@@ -105,17 +105,14 @@ def _run(
     except KeyboardInterrupt as stop:
         print(f"interrupted; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except OSError as error:
-        line = _line(error, options)
+    except SAY_SO as error:
+        line = _line(error, options) if isinstance(error, OSError) else None
+        memory = exhausted(error) if line is None and options is not None else None
+        if memory is not None:
+            line = _memory_line(memory, options)
         if line is None:
             raise
         print(f"error: {visible(line)}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except (MemoryError, RuntimeError) as error:
-        memory = exhausted(error)
-        if memory is None or options is None:
-            raise
-        print(f"error: {_memory_line(memory, options)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     sys.exit(status(result))
 
@@ -124,15 +121,26 @@ def _memory_line(memory: Exhausted, options: Any) -> str:
     """The error line for exhausted memory. The remedies are the options marked with SavesMemory that are not in use yet."""
     remedies = []
     for name, found in marks(type(options)).items():
-        value = getattr(options, name)
-        usable = value is not True and (Meaning.FINETUNING not in found or options.finetune)
+        value = memory.in_use.get(name, getattr(options, name))
+        value = min(value) if isinstance(value, tuple) else value  # of a sweep
+        usable = value is not True and AtLeast(value) not in found and (Meaning.FINETUNING not in found or options.finetune)
         remedies += [mark.how.format(value) for mark in found if isinstance(mark, SavesMemory) and usable]
-        if name == "device" and memory.on_gpu:
+        if name == "device" and memory.lack is Lack.GPU:
             remedies.append("--device cpu")
-    where = "the GPU" if memory.on_gpu else "this machine"
     asked = f" (no room for {memory.asked} more)" if memory.asked else ""
     use = f"use {', '.join(remedies[:-1])}{' or ' * (len(remedies) > 1)}{remedies[-1]}, or " if remedies else ""
-    return f"{where} has too little free memory{asked}: {use}end other programs that use it"
+    end = "end other programs that use it"
+    match memory.lack:
+        case Lack.THREADS:
+            end = "end other programs, or raise the limits (ulimit -u, ulimit -v)"
+            return f"no more threads or processes can be started, for lack of memory or by the limit of processes (ulimit -u): {use}{end}"
+        case Lack.PERHAPS:
+            bug = "; if there was enough, it is a bug to report"
+            return f"oneDNN, which computes on the CPU, failed ({memory.said}), perhaps for too little free memory: {use}{end}{bug}"
+        case Lack.GPU:
+            return f"the GPU has too little free memory{asked}: {use}{end}"
+        case Lack.MACHINE:
+            return f"this machine has too little free memory{asked}: {use}{end}"
 
 
 def _line(error: OSError, options: Any) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 from data.base.errors import UserError, one_line
 from data.base.writable import UNWRITABLE
 from data.cache.extraction import LOCAL_DIR
+from data.compute.memory import raise_if_exhausted
 from extract.encode.library import OF_A_FILE, silent
 
 _FORMS = (
@@ -104,6 +105,7 @@ def downloaded(fetch: Callable[[], str | Path], name: str, pretrained: str | Non
     except UserError:
         raise
     except OF_A_FILE as error:
+        raise_if_exhausted(error)
         which = named_as(name, pretrained)
         full = [str(warning.message) for warning in warned if "disk space" in str(warning.message)]
         cause = _cause(error)

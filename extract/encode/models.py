@@ -16,6 +16,7 @@ from torch import nn
 
 from data.base.errors import UserError, one_line
 from data.cache.extraction import LOCAL_DIR
+from data.compute.memory import raise_if_exhausted
 from data.compute.processor import Precision
 from extract.encode.byte_pair import BytePairTokenizer
 from extract.encode.downloads import (
@@ -123,6 +124,7 @@ class Model:
         except UserError:
             raise
         except OF_A_FILE as error:
+            raise_if_exhausted(error)
             raise UserError(self._not_fetched("the configuration of its text tower", TOWER_FILE, tower, error)) from error
         kind = _kind_of_network(file)
         if kind is None:
@@ -269,6 +271,7 @@ class Model:
                 # OpenAI published TorchScript archives, which torch.load does not read with weights_only.
                 open_clip().load_checkpoint(network, str(path), strict=True, weights_only=not _is_torchscript(path))
         except OF_A_FILE as error:
+            raise_if_exhausted(error)
             named = self.tag is None and self.folder is None
             where = f"--pretrained {self.pretrained}" if named else str(path)
             raise UserError(f"{where} does not hold weights of {self.name}: {one_line(error)}") from error

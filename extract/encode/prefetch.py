@@ -38,15 +38,21 @@ class Prefetcher(Generic[Job, Item]):
         self._threads = [threading.Thread(target=self._loop) for _ in range(workers)]
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:
+            # Python calls no __exit__ for this, and the threads that did start would keep the program from ending.
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stopped.set()
         self._stop()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # it was started
+                thread.join()
 
     def __iter__(self) -> Iterator[Item]:
         running = len(self._threads)

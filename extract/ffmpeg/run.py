@@ -17,6 +17,7 @@ import imageio_ffmpeg
 
 from data.base.errors import UserError
 from data.base.whole_files import written_whole
+from data.compute.memory import raise_if_exhausted
 from extract.ffmpeg.log import LOG_BYTES, Log, is_error
 from extract.ffmpeg.watchdog import Watchdog
 
@@ -212,6 +213,7 @@ def _start(command: list[str], stdin: int, stderr: int | IO[bytes]) -> "subproce
     try:
         return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True)
     except OSError as error:
+        raise_if_exhausted(error)
         program = command[0]
         why = "is a folder" if os.path.isdir(program) else f"cannot be started ({error.strerror})"
         raise unusable(program, why) from error

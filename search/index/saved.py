@@ -23,6 +23,7 @@ from data.base.errors import UserError, not_as_written, one_line
 from data.base.sealed import SEAL_BYTES, is_sound, write_sealed
 from data.base.whole_files import locked_folder, remove_stale, write_json
 from data.base.writable import make_folder
+from data.compute.memory import raise_if_exhausted
 from search.index.vectors import Shard, VideoIndex
 
 FORMAT = 3
@@ -158,6 +159,7 @@ def _shard(folder: Path, name: str, numbers: Sequence[int]) -> Shard:
     try:
         return Shard(faiss.deserialize_index(content), np.array(numbers, dtype=np.int64))
     except RuntimeError as error:
+        raise_if_exhausted(error)
         raise UserError(f"the index {folder} is damaged ({name}: {one_line(error)}): delete it") from error
 
 

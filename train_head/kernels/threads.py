@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from typing import TypeVar
 
 import numpy as np
@@ -62,11 +62,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         torch.set_num_threads(1)
         # A thread takes torch's global setting at its first query. Query now, before the main thread restores the setting.
         torch.get_num_threads()
-        started.wait()
+        with suppress(BrokenBarrierError):
+            started.wait()
 
     pool = ThreadPoolExecutor(threads, "scoring", initialise)
-    for _ in range(threads):
-        pool.submit(int)
+    try:
+        for _ in range(threads):
+            pool.submit(int)
+    except RuntimeError:
+        # A thread could not start. Without this, those that did would wait for it, and the program could not end.
+        started.abort()
+        raise
     started.wait()
     torch.set_num_threads(before)
     return pool

@@ -11,6 +11,7 @@ import torch
 
 from data.base import children
 from data.base.errors import LostProcess, UserError
+from data.compute.memory import SAY_SO, OutOfMemory, exhausted
 
 _LEAVE_S = 30.0
 """Seconds that a terminated process has to end before it is killed."""
@@ -26,8 +27,9 @@ def in_processes(count: int, work: Callable[[State, Job], Result], state: State,
 
     >>> for run, row in in_processes(4, train_one, loaded, runs): ...
 
-    `state` is sent to each process once. Re-raises a UserError of a job here. Raises LostProcess if a process ends before its job does; if
-    an exception ended it, the process has printed the traceback. All processes end with the iteration, however that ends.
+    `state` is sent to each process once. Re-raises a UserError of a job here. Raises OutOfMemory if memory was exhausted in a job, and
+    LostProcess if a process ends before its job does; if another exception ended it, the process has printed the traceback. All processes
+    end with the iteration, however that ends.
     """
     waiting = iter(jobs)
     busy: dict[Connection, tuple[SpawnProcess, Job]] = {}
@@ -67,13 +69,13 @@ def _start(work: Callable[[State, Job], Result], state: State) -> tuple[SpawnPro
 
 
 def _receive(connection: Connection, process: SpawnProcess, job: object) -> Any:
-    """The result of a job. Raises the job's UserError, or LostProcess if the process has ended."""
+    """The result of a job. Raises the job's UserError or OutOfMemory, or LostProcess if the process has ended."""
     try:
         result = connection.recv()
     except EOFError:
         process.join()
         raise LostProcess(f"the process at work on {job} ended with status {process.exitcode}: {_WHY}") from None
-    if isinstance(result, UserError):
+    if isinstance(result, UserError | OutOfMemory):
         raise result
     return result
 
@@ -102,10 +104,15 @@ def _work(connection: Connection, work: Callable[[State, Job], Result], state: S
             job = connection.recv()
         except EOFError:  # all jobs are done, or the parent has died
             return
-        result: Result | UserError
+        result: Result | UserError | OutOfMemory
         try:
             result = work(state, job)
         except UserError as error:
             result = error
+        except SAY_SO as error:
+            memory = exhausted(error)
+            if memory is None:
+                raise
+            result = OutOfMemory(memory)
         with suppress(BrokenPipeError):
             connection.send(result)

@@ -178,6 +178,8 @@ def test_a_line_of_progress_has_counts_rates_and_time_left(
 ) -> None:
     """Where stderr is no terminal; here a line for every video."""
     monkeypatch.setattr("data.base.progress.SECONDS_BETWEEN_LINES", 0.0)
+    # A fast machine is done before a rate would be shown.
+    monkeypatch.setattr("data.base.progress.SHORTEST_S", 0.0)
     monkeypatch.setattr("extract.stage.VIDEOS_A_PART", 1)
     (options.videos / "text.mp4").write_text("no video")
     numbered_video(options.videos / "good2.mp4", 100, 5)

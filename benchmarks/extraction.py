@@ -29,11 +29,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from benchmarks.measure import Timing, peak_mib, time_interleaved
+from benchmarks.measure import Timing, conclude, peak_mib, time_interleaved
 from data.base.errors import UserError
-from data.base.provenance import provenance
-from data.base.whole_files import write_json
-from data.base.writable import make_folder, require_writable_file
+from data.base.writable import require_writable_file
 from data.cli.command import run_command
 from data.sampling import choose_frames
 from extract import ExtractOptions, main
@@ -237,18 +235,6 @@ def memory_rows(videos: int, folder: Path) -> list[Row]:
     return rows
 
 
-def markdown(rows: list[Row]) -> str:
-    """A Markdown table with one column per key; missing cells are empty."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_cell(row.get(column)) for column in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
 def make_shape(options: ExtractionOptions, folder: Path, shape: str) -> list[Path]:
     """Make the clips of one shape, in a folder of that name."""
     width, height, count = (320, 240, options.clips) if shape == "MSR-VTT" else (640, 480, max(options.clips // 3, 1))
@@ -300,10 +286,7 @@ def measure(options: ExtractionOptions) -> Path:
         for work in options.only:
             print(work, file=sys.stderr)
             rows += measured[work]()
-    print(markdown(rows))
-    make_folder(options.out.parent)
-    write_json(options.out, {"rows": rows, "provenance": provenance(options)})
-    print(json.dumps([{key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in row.items()} for row in rows]))
+    conclude(rows, options.out, options)
     return options.out
 
 

@@ -1,16 +1,21 @@
-"""Measures runs: wall time, CPU time (which depends less on other work on the machine), and peak memory."""
+"""Measures runs: wall time, CPU time (which depends less on other work on the machine), and peak memory; and concludes a benchmark."""
 
+import json
 import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from data.base.provenance import provenance
+from data.base.whole_files import write_json
+from data.base.writable import make_folder
 
 Row = dict[str, float]
 """Figures by their name."""
@@ -96,3 +101,19 @@ def resident_of(pid: int | Literal["self"]) -> float:
 def _status_mib(pid: int | Literal["self"], name: str) -> float:
     found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) / 1024 if found else 0.0
+
+
+def conclude(rows: Sequence[Mapping[str, Any]], out: Path, options: Any) -> None:
+    """Print a Markdown table, write the rows, to four digits, and where they are from to `out`, and print them as a last line of JSON."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    print("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+    make_folder(out.parent)
+    rounded = [{key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+    write_json(out, {"rows": rounded, "provenance": provenance(options)})
+    print(json.dumps(rounded))
+
+
+def _cell(value: object) -> str:
+    """Empty for a figure that a row lacks."""
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,6 +1,5 @@
 """Run the rounds, compare the frames, print a table, and write the figures to a file."""
 
-import json
 import statistics
 import sys
 import tempfile
@@ -15,11 +14,9 @@ from benchmarks.decoders.clips import make_clips
 from benchmarks.decoders.options import DecodersOptions
 from benchmarks.decoders.processes import ReaderFailed, ReaderProcess, link_libraries
 from benchmarks.decoders.readers import READERS
-from benchmarks.measure import Timing
+from benchmarks.measure import Timing, conclude
 from data.base.errors import UserError
-from data.base.provenance import provenance
-from data.base.whole_files import write_json
-from data.base.writable import make_folder, require_writable_file
+from data.base.writable import require_writable_file
 from extract.decode.sample import DecodeFailed, Sampling, sample_frames
 
 FIRST = next(iter(READERS))
@@ -49,10 +46,7 @@ def main(options: DecodersOptions) -> Path:
             kinds = {str(options.videos): _videos(options.videos)}
         libraries = link_libraries(folder / "libraries")
         rows = [row for kind, paths in kinds.items() for row in _compare(kind, paths, options, folder, libraries)]
-    print(markdown(rows))
-    make_folder(options.out.parent)
-    write_json(options.out, {"rows": rows, "provenance": provenance(options)})
-    print(json.dumps(rows))
+    conclude(rows, options.out, options)
     return options.out
 
 
@@ -99,7 +93,8 @@ def _compare(kind: str, paths: Sequence[Path], options: DecodersOptions, folder:
     for (_, workers), row in rows.items():
         reference = rows["decord2", workers]
         if "wall s" in row and "wall s" in reference:
-            row |= {f"{kind} of decord2": row[f"{kind} s"] / reference[f"{kind} s"] for kind in ("wall", "CPU")}
+            # The clock of processor time has steps of 10 ms: a clip may take none.
+            row |= {f"{kind} of decord2": row[f"{kind} s"] / reference[f"{kind} s"] for kind in ("wall", "CPU") if reference[f"{kind} s"]}
     return sorted(rows.values(), key=lambda row: row["workers"])
 
 
@@ -120,15 +115,3 @@ def _difference(expected: Path, found: Path) -> Row:
         return {"note": f"{len(other)} frames, not {len(one)}"}
     apart = np.abs(one - other)
     return {"equal frames": float((apart.max(axis=(1, 2, 3)) == 0).mean()), "mean apart": float(apart.mean()), "largest": int(apart.max())}
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table with one column per key; missing cells are empty."""
-    columns = list(dict.fromkeys(column for row in rows for column in row if column != "note"))
-    columns += ["note"] if any("note" in row for row in rows) else []
-    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -6,7 +6,6 @@ torchvision on the CPU. The sides run alternately. Processor time includes ffmpe
 is that of `extract` with two workers, without its ffmpeg processes. It prints a Markdown table and, as the last line, JSON.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -22,12 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.extraction import CLIPS, DEMO_CLIP, ROOT, make_clip, markdown
-from benchmarks.measure import peak_mib, time_interleaved
+from benchmarks.extraction import CLIPS, DEMO_CLIP, ROOT, make_clip
+from benchmarks.measure import conclude, peak_mib, time_interleaved
 from data.base.errors import UserError
-from data.base.provenance import provenance
-from data.base.whole_files import write_json
-from data.base.writable import make_folder, require_writable_file
+from data.base.writable import require_writable_file
 from data.cli.command import run_command
 from extract.decode.sample import Sampling, sample_frames
 from extract.encode.clip import load_clip
@@ -125,10 +122,7 @@ def measure(options: ResizingOptions) -> Path:
             memory = {on: peak(folder, Path(name) / f"cache of {size} {on}", on) for on in ("cpu", "device")}
             rows += [{"size": size, "side": f"extract --resize-on {on}", "peak MiB": used} for on, used in memory.items()]
             shutil.rmtree(folder)
-    print(markdown(rows))
-    make_folder(options.out.parent)
-    write_json(options.out, {"rows": rows, "provenance": provenance(options)})
-    print(json.dumps([{key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in row.items()} for row in rows]))
+    conclude(rows, options.out, options)
     return options.out
 
 
